@@ -1,0 +1,314 @@
+"""The law of a run: nine statuses, nine events, nineteen transitions.
+
+Everything this project knows about what may happen to a run stands in `TRANSITIONS` and `_HELD_IN` below, and nowhere
+else: the moves of a run, the pictures, the README's table and the judge of recorded runs are derived from these rows
+or tested against them. This module must not know about time, storage, JSON or people: it has no input and no output.
+
+An event always leads to the same status, wherever it is asked. So a row answers two questions at once: "may this be
+asked here?" (is there a row for it) and "where does that lead?" (the target of any row of the event).
+
+A rule that does not fit a row becomes a column. A status is terminal when no row leaves it; nobody lists those by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, Literal, Self, TypeAlias
+
+import attrs
+
+from runstate.errors import IllegalTransition, LawError, TerminalStatus
+
+__all__ = [
+    "LAW",
+    "TRANSITIONS",
+    "Basis",
+    "Field",
+    "Law",
+    "RunEvent",
+    "RunStatus",
+    "Stamp",
+    "Transition",
+    "allowed_events",
+    "documented",
+    "is_terminal",
+    "shortest_path",
+    "target_of",
+]
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. Each member says what it means, who moves the run on, and what happens if nobody does."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    QUEUED = "queued", "Waits for a worker, which starts it. If none comes, it expires."
+    IN_PROGRESS = (
+        "in_progress",
+        "A worker is at work on it, and ends it or asks for tools. If it dies, another takes over.",
+    )
+    REQUIRES_ACTION = (
+        "requires_action",
+        "Waits for the outputs of its tools, from whoever created it. If none come, it expires.",
+    )
+    CANCELLING = (
+        "cancelling",
+        "Someone asked to cancel it. Its worker confirms, or ends it first. Otherwise it expires.",
+    )
+    COMPLETED = "completed", "Ended well. Nothing leaves it."
+    INCOMPLETE = "incomplete", "Ended at a token limit, with what it had. Nothing leaves it."
+    FAILED = "failed", "Ended by an error, which last_error tells. Nothing leaves it."
+    CANCELLED = "cancelled", "Ended because someone asked. Nothing leaves it."
+    EXPIRED = "expired", "Ended by its deadline. Nothing leaves it."
+
+
+class RunEvent(StrEnum):
+    """What is asked of a run. Each has exactly one target."""
+
+    START = "start"
+    REQUIRE_ACTION = "require_action"
+    SUBMIT_TOOL_OUTPUTS = "submit_tool_outputs"
+    REQUEST_CANCEL = "request_cancel"
+    CONFIRM_CANCEL = "confirm_cancel"
+    COMPLETE = "complete"
+    MARK_INCOMPLETE = "mark_incomplete"
+    FAIL = "fail"
+    EXPIRE = "expire"
+
+
+class Basis(StrEnum):
+    """Why a row is in the table: the vendor documented it, or real servers and clients are known to do it."""
+
+    DOCUMENTED = "documented"
+    ALLOWED = "allowed"
+
+
+Stamp: TypeAlias = Literal["started_at", "cancelled_at", "failed_at", "completed_at"]
+"""A field that a transition writes the time into (Unix seconds)."""
+
+Field: TypeAlias = Literal["expires_at", "required_action", "last_error", "incomplete_details", "usage"]
+"""A field that has a value in some statuses and is null in all others."""
+
+
+@attrs.frozen
+class Transition:
+    """One row of the law: `event`, asked in `source`, leads to `target` and writes the time into `stamp`."""
+
+    event: RunEvent
+    source: RunStatus
+    target: RunStatus
+    stamp: Stamp | None
+    basis: Basis
+    evidence: str = ""
+
+
+# What a refusal teaches besides the run's name: worked out once for each (status, event), then only looked up.
+_Lesson: TypeAlias = tuple[type[IllegalTransition], tuple[RunEvent, ...], tuple[RunEvent, ...] | None]
+
+# Short names: aligned rows read better, and a look-up in a module costs less than one in an Enum.
+QUEUED: Final = RunStatus.QUEUED
+IN_PROGRESS: Final = RunStatus.IN_PROGRESS
+REQUIRES_ACTION: Final = RunStatus.REQUIRES_ACTION
+CANCELLING: Final = RunStatus.CANCELLING
+COMPLETED: Final = RunStatus.COMPLETED
+INCOMPLETE: Final = RunStatus.INCOMPLETE
+FAILED: Final = RunStatus.FAILED
+CANCELLED: Final = RunStatus.CANCELLED
+EXPIRED: Final = RunStatus.EXPIRED
+
+START: Final = RunEvent.START
+REQUIRE_ACTION: Final = RunEvent.REQUIRE_ACTION
+SUBMIT_TOOL_OUTPUTS: Final = RunEvent.SUBMIT_TOOL_OUTPUTS
+REQUEST_CANCEL: Final = RunEvent.REQUEST_CANCEL
+CONFIRM_CANCEL: Final = RunEvent.CONFIRM_CANCEL
+COMPLETE: Final = RunEvent.COMPLETE
+MARK_INCOMPLETE: Final = RunEvent.MARK_INCOMPLETE
+FAIL: Final = RunEvent.FAIL
+EXPIRE: Final = RunEvent.EXPIRE
+
+_DOCUMENTED: Final = Basis.DOCUMENTED
+_ALLOWED: Final = Basis.ALLOWED
+_row = Transition
+
+# fmt: off
+TRANSITIONS: Final[tuple[Transition, ...]] = (
+    # upon this            in this          go there         and stamp       because      as
+    _row(START,               QUEUED,          IN_PROGRESS,     "started_at",   _DOCUMENTED, "seen 141 times"),
+    _row(REQUIRE_ACTION,      IN_PROGRESS,     REQUIRES_ACTION, None,           _DOCUMENTED, "seen 9 times"),
+    _row(SUBMIT_TOOL_OUTPUTS, REQUIRES_ACTION, QUEUED,          None,           _DOCUMENTED, "seen 15 times"),
+    _row(REQUEST_CANCEL,      IN_PROGRESS,     CANCELLING,      None,           _DOCUMENTED, "seen 12 times"),
+    _row(REQUEST_CANCEL,      QUEUED,          CANCELLING,      None,           _ALLOWED,    "clients do it"),
+    _row(REQUEST_CANCEL,      REQUIRES_ACTION, CANCELLING,      None,           _ALLOWED,    "clients do it"),
+    _row(CONFIRM_CANCEL,      CANCELLING,      CANCELLED,       "cancelled_at", _DOCUMENTED, "seen 3 times"),
+    _row(COMPLETE,            IN_PROGRESS,     COMPLETED,       "completed_at", _DOCUMENTED, "seen 106 times"),
+    _row(COMPLETE,            CANCELLING,      COMPLETED,       "completed_at", _ALLOWED,    "the end won the race"),
+    _row(MARK_INCOMPLETE,     IN_PROGRESS,     INCOMPLETE,      "completed_at", _DOCUMENTED, "seen 12 times"),
+    _row(MARK_INCOMPLETE,     CANCELLING,      INCOMPLETE,      "completed_at", _ALLOWED,    "the end won the race"),
+    _row(FAIL,                IN_PROGRESS,     FAILED,          "failed_at",    _DOCUMENTED, "seen 5 times"),
+    _row(FAIL,                QUEUED,          FAILED,          "failed_at",    _ALLOWED,    "dispatch can fail"),
+    _row(FAIL,                REQUIRES_ACTION, FAILED,          "failed_at",    _ALLOWED,    "a system can fail"),
+    _row(FAIL,                CANCELLING,      FAILED,          "failed_at",    _ALLOWED,    "the end won the race"),
+    _row(EXPIRE,              QUEUED,          EXPIRED,         "completed_at", _DOCUMENTED, "the deadline passed"),
+    _row(EXPIRE,              IN_PROGRESS,     EXPIRED,         "completed_at", _DOCUMENTED, "the deadline passed"),
+    _row(EXPIRE,              REQUIRES_ACTION, EXPIRED,         "completed_at", _DOCUMENTED, "the deadline passed"),
+    _row(EXPIRE,              CANCELLING,      EXPIRED,         "completed_at", _ALLOWED,    "runs get stuck there"),
+)
+
+BIRTH: Final = QUEUED  # 89 of 89 recorded creates
+
+# The fields that come and go with the status. Stamps are not here: once written, they stay.
+_HELD_IN: Final[Mapping[Field, Literal["live", "terminal"] | RunStatus]] = {
+    "expires_at":         "live",
+    "required_action":    REQUIRES_ACTION,
+    "last_error":         FAILED,
+    "incomplete_details": INCOMPLETE,
+    "usage":              "terminal",
+}
+# fmt: on
+
+
+@attrs.frozen(eq=False)
+class Law:
+    """A table of transitions and every look-up that can be derived from it.
+
+    `LAW` is the one that runs obey; `documented()` is its documented part. Tests and pictures may build others.
+
+    Raises `LawError` when a row stands twice or an event has two targets.
+    """
+
+    transitions: tuple[Transition, ...]
+    statuses: tuple[RunStatus, ...] = attrs.field(init=False, default=tuple(RunStatus))
+    events: tuple[RunEvent, ...] = attrs.field(init=False)
+    _rows: dict[tuple[RunStatus, RunEvent], Transition] = attrs.field(init=False, repr=False)
+    _targets: dict[RunEvent, RunStatus] = attrs.field(init=False, repr=False)
+    _live: frozenset[RunStatus] = attrs.field(init=False, repr=False)
+    _lessons: dict[tuple[RunStatus, RunEvent], _Lesson] = attrs.field(init=False, repr=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        rows: dict[tuple[RunStatus, RunEvent], Transition] = {}
+        targets: dict[RunEvent, RunStatus] = {}
+        for row in self.transitions:
+            if (row.source, row.event) in rows:
+                raise LawError(f"{row.event} from {row.source} stands in the table twice")
+            if targets.setdefault(row.event, row.target) is not row.target:
+                raise LawError(f"{row.event} leads to both {targets[row.event]} and {row.target}")
+            rows[row.source, row.event] = row
+        write = object.__setattr__  # the class is frozen for everybody else
+        write(self, "events", tuple(event for event in RunEvent if event in targets))
+        write(self, "_rows", rows)
+        write(self, "_targets", targets)
+        write(self, "_live", frozenset(row.source for row in self.transitions))
+
+    def find(self, status: RunStatus, event: RunEvent) -> Transition | None:
+        """Return the row for `event` asked in `status`, or None where it is illegal."""
+        return self._rows.get((status, event))
+
+    def target_of(self, event: RunEvent) -> RunStatus:
+        """Return the one status that `event` leads to. Raises `LawError` if no row has the event."""
+        try:
+            return self._targets[event]
+        except KeyError:
+            raise LawError(f"no transition of this law has the event {event}") from None
+
+    def sources_of(self, event: RunEvent) -> frozenset[RunStatus]:
+        """Return the statuses in which `event` may be asked."""
+        return frozenset(row.source for row in self.transitions if row.event is event)
+
+    def allowed_events(self, status: RunStatus) -> tuple[RunEvent, ...]:
+        """Return the events that may be asked in `status`, in the order of `RunEvent`; none in a terminal one."""
+        return tuple(event for event in self.events if (status, event) in self._rows)
+
+    def is_terminal(self, status: RunStatus) -> bool:
+        """Tell whether no row leaves `status`."""
+        return status not in self._live
+
+    def holds(self, field: Field, status: RunStatus) -> bool:
+        """Tell whether `field` has a value in `status` (LIFECYCLE, "The stamps"); it is null in all others."""
+        held_in = _HELD_IN[field]
+        if held_in == "live":
+            return not self.is_terminal(status)
+        if held_in == "terminal":
+            return self.is_terminal(status)
+        return status is held_in
+
+    def shortest_path(self, source: RunStatus, target: RunStatus) -> tuple[RunEvent, ...] | None:
+        """Return the fewest events from `source` to `target`; () from a status to itself, None if no way leads there.
+
+        Among equally short ways the one whose rows come first in the table wins.
+        """
+        reached: dict[RunStatus, tuple[RunEvent, ...]] = {source: ()}
+        frontier = [source]
+        while frontier and target not in reached:
+            ahead: list[RunStatus] = []
+            for row in (row for status in frontier for row in self.transitions if row.source is status):
+                if row.target not in reached:
+                    reached[row.target] = (*reached[row.source], row.event)
+                    ahead.append(row.target)
+            frontier = ahead
+        return reached.get(target)
+
+    def path_to_event(self, status: RunStatus, event: RunEvent) -> tuple[RunEvent, ...] | None:
+        """Return the fewest events from `status` on that end with `event`; None if no way leads there."""
+        ways = (self.shortest_path(status, source) for source in RunStatus if (source, event) in self._rows)
+        return min(((*way, event) for way in ways if way is not None), key=len, default=None)
+
+    def refusal(self, run_id: str, status: RunStatus, event: RunEvent) -> IllegalTransition:
+        """Return the error for `event` refused in `status`: what is allowed there, and the shortest way."""
+        lesson = self._lessons.get((status, event))
+        if lesson is None:
+            kind = TerminalStatus if self.is_terminal(status) else IllegalTransition
+            lesson = (kind, self.allowed_events(status), self.path_to_event(status, event))
+            self._lessons[status, event] = lesson
+        kind, allowed, path = lesson
+        return kind(run_id, status, event, allowed, path)
+
+    def only(self, basis: Basis) -> Law:
+        """Return the law made of the rows with this basis alone."""
+        return Law(tuple(row for row in self.transitions if row.basis is basis))
+
+
+def check_complete(law: Law) -> None:
+    """Hold a law to what users rely on. Raises `LawError` for the first thing that does not hold.
+
+    Every status can be reached from birth; every live status can expire and can fail, so no run is stuck for ever; and
+    two transitions into one status never disagree about the stamp.
+    """
+    for status in RunStatus:
+        if law.shortest_path(BIRTH, status) is None:
+            raise LawError(f"no way leads from {BIRTH} to {status}")
+        for event in (EXPIRE, FAIL):
+            if not law.is_terminal(status) and law.find(status, event) is None:
+                raise LawError(f"{status} is live, but cannot {event}")
+    stamps: dict[RunStatus, Stamp | None] = {}
+    for row in law.transitions:
+        if stamps.setdefault(row.target, row.stamp) != row.stamp:
+            raise LawError(f"{row.target} is stamped both {stamps[row.target]} and {row.stamp}")
+
+
+def _law_of_runs(rows: tuple[Transition, ...]) -> Law:
+    law = Law(rows)
+    check_complete(law)
+    return law
+
+
+LAW: Final = _law_of_runs(TRANSITIONS)
+"""The law that every run obeys: all nineteen transitions."""
+
+_DOCUMENTED_LAW: Final = LAW.only(Basis.DOCUMENTED)
+
+allowed_events = LAW.allowed_events
+target_of = LAW.target_of
+is_terminal = LAW.is_terminal
+shortest_path = LAW.shortest_path
+
+
+def documented() -> Law:
+    """Return the law made of the eleven documented transitions alone."""
+    return _DOCUMENTED_LAW
