@@ -1,0 +1,392 @@
+"""What a run does: birth, the nine moves, and the questions it can answer.
+
+Every move reads the clock and checks its arguments, then asks the law and writes. From the law's answer to the last
+write there is no call, so no other thread comes in between: of many that ask at once one wins, and the others are
+refused by what it left. (CPython's global lock promises that. Without it, or with many processes, runs belong in a
+store.)
+
+The writes stand in each move, one a line, because a shared helper would be such a call. That they are the law's writes,
+no more and no less, is a test over all rows.
+"""
+
+from __future__ import annotations
+
+import random
+from binascii import b2a_base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Self, TypeAlias, get_args
+
+from runstate import checks, wire
+from runstate.clock import reader as _clock
+from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
+from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.record import JsonObject, ResponseFormat, RunRecord, ToolChoice, faults_of
+from runstate.values import (
+    NO_USAGE,
+    ErrorCode,
+    IncompleteDetails,
+    IncompleteReason,
+    LastError,
+    RequiredAction,
+    ToolCall,
+    TruncationStrategy,
+    Usage,
+    demand,
+)
+
+__all__ = ["DEFAULT_EXPIRES_IN_S", "Run", "new_run_id"]
+
+DEFAULT_EXPIRES_IN_S: Final = 600  # 725 of 725 recorded runs
+
+# What each move asks of the law, looked up once.
+_START, _REQUIRE, _SUBMIT = RunEvent.START, RunEvent.REQUIRE_ACTION, RunEvent.SUBMIT_TOOL_OUTPUTS
+_REQUEST, _CONFIRM = RunEvent.REQUEST_CANCEL, RunEvent.CONFIRM_CANCEL
+_COMPLETE, _CUT, _FAIL, _EXPIRE = RunEvent.COMPLETE, RunEvent.MARK_INCOMPLETE, RunEvent.FAIL, RunEvent.EXPIRE
+_MAY_START, _STARTED = LAW.sources_of(_START), LAW.target_of(_START)
+_MAY_REQUIRE, _REQUIRED = LAW.sources_of(_REQUIRE), LAW.target_of(_REQUIRE)
+_MAY_SUBMIT, _SUBMITTED = LAW.sources_of(_SUBMIT), LAW.target_of(_SUBMIT)
+_MAY_REQUEST, _REQUESTED = LAW.sources_of(_REQUEST), LAW.target_of(_REQUEST)
+_MAY_CONFIRM, _CONFIRMED = LAW.sources_of(_CONFIRM), LAW.target_of(_CONFIRM)
+_MAY_COMPLETE, _COMPLETED = LAW.sources_of(_COMPLETE), LAW.target_of(_COMPLETE)
+_MAY_CUT, _INCOMPLETE = LAW.sources_of(_CUT), LAW.target_of(_CUT)
+_MAY_FAIL, _FAILED = LAW.sources_of(_FAIL), LAW.target_of(_FAIL)
+_MAY_EXPIRE, _EXPIRED = LAW.sources_of(_EXPIRE), LAW.target_of(_EXPIRE)
+_refusal = LAW.refusal
+
+_Settings: TypeAlias = tuple[Any, ...]  # the values of _SETTINGS, in that order
+_SETTINGS: Final = (
+    "instructions",
+    "tools",
+    "metadata",
+    "max_prompt_tokens",
+    "max_completion_tokens",
+    "truncation_strategy",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "temperature",
+    "top_p",
+)
+_AUTO: Final = TruncationStrategy()
+_NO_PAIRS: Final[Mapping[str, str]] = {}
+_DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
+_NOTHING: Final[JsonObject] = {}
+
+_ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
+_CUT_AT: Final[Mapping[str, IncompleteDetails]] = {word: IncompleteDetails(word) for word in get_args(IncompleteReason)}
+
+# base64 with its 64 characters in ASCII order and safe in a URL, so that ids sort as the bytes they spell.
+_SORTED_BASE64: Final = bytes.maketrans(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
+    b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz",
+)
+
+
+def new_run_id(now: float | None = None) -> str:
+    """Return `run_` and 24 url-safe characters: 54 bits of microseconds, then 90 random ones, so that ids sort by time.
+
+    `now` is in Unix seconds; without it the clock is asked. An id is a name, not a secret.
+
+    >>> new_run_id(1) < new_run_id(1.5) < new_run_id(1_700_000_000) < new_run_id()
+    True
+    """
+    microseconds = int((_clock.time() if now is None else now) * 1_000_000)
+    number = (microseconds << 90) | random.getrandbits(90)
+    return "run_" + b2a_base64(number.to_bytes(18, "big"), newline=False).translate(_SORTED_BASE64).decode()
+
+
+def _given(at: int) -> int:
+    """Return the time a caller gave. Raises `InvalidRun` if it is none."""
+    if at.__class__ is not int or not 0 <= at < checks.YEAR_10000:
+        demand(checks.seconds("at", at))
+    return at
+
+
+def _used(usage: object) -> Usage:
+    """Return the usage a caller gave. Raises `InvalidRun` if it is none."""
+    if not isinstance(usage, Usage):
+        raise InvalidRun([Fault("usage", f"expected a Usage, got {checks.kind_of(usage)}")])
+    return usage
+
+
+def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
+    return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {value!r}")])
+
+
+def _faults_at_birth(names: Mapping[str, object], settings: _Settings, expires_in_s: object) -> Iterator[Fault]:
+    yield from faults_of(names)
+    for setting, value, default in zip(_SETTINGS, settings, _DEFAULTS, strict=True):
+        if value is not default:
+            # A recorded run may lack any of these; a new one has them, except where null is the default.
+            if value is None:
+                yield Fault(setting, "expected a value, got null")
+            yield from faults_of({setting: value})
+    yield from checks.count(least=1)("expires_in_s", expires_in_s)
+
+
+class Run(RunRecord):
+    """A run: the `thread.run` of the Assistants API, which only the nine moves change, in place, all or nothing.
+
+    Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
+    where the run stands raises `IllegalTransition` (`TerminalStatus` if it has ended); arguments that no run can take
+    raise `InvalidRun`. After either the run is as it was. What each move writes is LIFECYCLE's, "The stamps".
+
+    >>> run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_700_000_000)
+    >>> run.start(at=1_700_000_001)
+    >>> run.complete(Usage(12, 30), at=1_700_000_004)
+    >>> run.status, run.completed_at, run.expires_at
+    (<RunStatus.COMPLETED: 'completed'>, 1700000004, None)
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        thread_id: str,
+        assistant_id: str,
+        model: str,
+        id: str | None = None,  # noqa: A002
+        instructions: str | None = None,
+        tools: Sequence[JsonObject] = (),
+        metadata: Mapping[str, str] = _NO_PAIRS,
+        max_prompt_tokens: int | None = None,
+        max_completion_tokens: int | None = None,
+        truncation_strategy: TruncationStrategy = _AUTO,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+        response_format: ResponseFormat = "auto",
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        expires_in_s: int = DEFAULT_EXPIRES_IN_S,
+        at: int | None = None,
+    ) -> Self:
+        """Return a new run: queued, with its deadline `expires_in_s` seconds after its birth.
+
+        Without an `id` one is made (`new_run_id`). Raises `InvalidRun` with every fault of the arguments.
+        """
+        now = _clock.time() if at is None else _given(at)
+        settings: _Settings = (
+            *(instructions, tools, metadata, max_prompt_tokens, max_completion_tokens, truncation_strategy),
+            *(tool_choice, parallel_tool_calls, response_format, temperature, top_p),
+        )
+        # A run with names and nothing else is common, and the checks of all settings cost more than its birth.
+        if (
+            settings == _DEFAULTS
+            and (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
+            and (thread_id and assistant_id and model)
+            and (id is None or (id.__class__ is str and id))
+            and (expires_in_s.__class__ is int and expires_in_s > 0)
+        ):
+            settings = _DEFAULTS  # 1 equals True, but only True is a boolean
+        else:
+            names = {"thread_id": thread_id, "assistant_id": assistant_id, "model": model}
+            demand(_faults_at_birth(names if id is None else {"id": id, **names}, settings, expires_in_s))
+            settings = (instructions, tuple(tools), dict(metadata), *settings[3:])
+        run = cls.__new__(cls)
+        run._id = new_run_id(now) if id is None else id
+        run._created_at = born = int(now)
+        run._expires_at = born + expires_in_s
+        run._status = BIRTH
+        run._fill(thread_id, assistant_id, model, settings)
+        return run
+
+    def _fill(self, thread_id: str, assistant_id: str, model: str, settings: _Settings) -> None:
+        """Write what a new run has besides its id, status and times. Everything has been checked."""
+        self._thread_id = thread_id
+        self._assistant_id = assistant_id
+        self._model = model
+        (
+            self._instructions,
+            self._tools,
+            self._metadata,
+            self._max_prompt_tokens,
+            self._max_completion_tokens,
+            self._truncation_strategy,
+            self._tool_choice,
+            self._parallel_tool_calls,
+            self._response_format,
+            self._temperature,
+            self._top_p,
+        ) = settings
+        self._started_at = self._cancelled_at = self._failed_at = self._completed_at = None
+        self._required_action = self._last_error = self._incomplete_details = self._usage = None
+        self._extra = _NOTHING
+
+    # --- the nine moves -------------------------------------------------------------------------------------------
+
+    def start(self, *, at: int | None = None) -> None:
+        """A worker begins, or goes on after a tool round: in_progress, `started_at` stamped anew."""
+        at = int(_clock.time()) if at is None else _given(at)
+        if (status := self._status) not in _MAY_START:
+            raise _refusal(self._id, status, _START)
+        self._status = _STARTED
+        self._started_at = at
+
+    def require_action(self, calls: RequiredAction | Iterable[ToolCall], *, at: int | None = None) -> None:
+        """Wait for the outputs of `calls` (at least one): requires_action. No time is stamped, `at` only checked."""
+        if at is not None:
+            _given(at)
+        action = calls if isinstance(calls, RequiredAction) else RequiredAction(calls)
+        if (status := self._status) not in _MAY_REQUIRE:
+            raise _refusal(self._id, status, _REQUIRE)
+        self._status = _REQUIRED
+        self._required_action = action
+
+    def submit_tool_outputs(self, outputs: Mapping[str, str], *, at: int | None = None) -> None:
+        """Answer all calls at once, `{call id: output}`: queued again, for the next free worker. `at` is only checked.
+
+        Raises `ToolOutputsMismatch` unless the ids are exactly those of the required calls. The run does not keep the
+        outputs; they belong to the thread.
+        """
+        if at is not None:
+            _given(at)
+        action = self._required_action
+        fits = action is not None and outputs.keys() == action.id_set
+        if (status := self._status) not in _MAY_SUBMIT:
+            raise _refusal(self._id, status, _SUBMIT)
+        if not fits or self._required_action is not action:
+            raise ToolOutputsMismatch(self._id, () if action is None else action.call_ids, tuple(outputs))
+        self._status = _SUBMITTED
+        self._required_action = None
+
+    def request_cancel(self, *, at: int | None = None) -> None:
+        """Ask that the run be cancelled: cancelling, until its worker confirms or ends it. `at` is only checked."""
+        if at is not None:
+            _given(at)
+        if (status := self._status) not in _MAY_REQUEST:
+            raise _refusal(self._id, status, _REQUEST)
+        self._status = _REQUESTED
+        self._required_action = None
+
+    def confirm_cancel(self, usage: Usage | None = None, *, at: int | None = None) -> None:
+        """Say that the work has stopped: cancelled, `cancelled_at` stamped."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else _used(usage)
+        if (status := self._status) not in _MAY_CONFIRM:
+            raise _refusal(self._id, status, _CONFIRM)
+        self._status = _CONFIRMED
+        self._cancelled_at = at
+        self._expires_at = None
+        self._usage = usage
+
+    def complete(self, usage: Usage | None = None, *, at: int | None = None) -> None:
+        """End well: completed, `completed_at` stamped. Also out of cancelling, when the end wins the race."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else _used(usage)
+        if (status := self._status) not in _MAY_COMPLETE:
+            raise _refusal(self._id, status, _COMPLETE)
+        self._status = _COMPLETED
+        self._completed_at = at
+        self._expires_at = None
+        self._usage = usage
+
+    def mark_incomplete(self, reason: IncompleteReason, usage: Usage | None = None, *, at: int | None = None) -> None:
+        """End at a token limit: incomplete, with its reason, `completed_at` stamped."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else _used(usage)
+        if reason not in _CUT_AT:
+            raise _one_of(_CUT_AT, "reason", reason)
+        details = _CUT_AT[reason]
+        if (status := self._status) not in _MAY_CUT:
+            raise _refusal(self._id, status, _CUT)
+        self._status = _INCOMPLETE
+        self._completed_at = at
+        self._expires_at = None
+        self._incomplete_details = details
+        self._usage = usage
+
+    def fail(self, code: ErrorCode, message: str, usage: Usage | None = None, *, at: int | None = None) -> None:
+        """End by an error: failed, with `last_error`, `failed_at` stamped."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else _used(usage)
+        if code not in _ERROR_CODES:
+            raise _one_of(_ERROR_CODES, "code", code)
+        error = LastError(code, message)
+        if (status := self._status) not in _MAY_FAIL:
+            raise _refusal(self._id, status, _FAIL)
+        self._status = _FAILED
+        self._failed_at = at
+        self._expires_at = None
+        self._required_action = None
+        self._last_error = error
+        self._usage = usage
+
+    def expire(self, usage: Usage | None = None, *, at: int | None = None) -> None:
+        """End by the deadline: expired, `completed_at` stamped. Whether it is due is the caller's to ask (`is_due`)."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else _used(usage)
+        if (status := self._status) not in _MAY_EXPIRE:
+            raise _refusal(self._id, status, _EXPIRE)
+        self._status = _EXPIRED
+        self._completed_at = at
+        self._expires_at = None
+        self._required_action = None
+        self._usage = usage
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended."""
+        return LAW.is_terminal(self._status)
+
+    @property
+    def allowed_events(self) -> tuple[RunEvent, ...]:
+        """The events that may be asked where it stands; none when it has ended."""
+        return LAW.allowed_events(self._status)
+
+    def is_due(self, now: float | None = None) -> bool:
+        """Tell whether the deadline has come at `now` (Unix seconds, else the clock's). Never of an ended run."""
+        left = self.seconds_left(now)
+        return left is not None and left <= 0
+
+    def seconds_left(self, now: float | None = None) -> float | None:
+        """Return the seconds until the deadline, negative past it; None for an ended run, which has none."""
+        deadline = self._expires_at
+        if deadline is None:
+            return None
+        return deadline - (_clock.time() if now is None else now)
+
+    def over_budget(self, usage: Usage | None = None) -> IncompleteReason | None:
+        """Return the limit that `usage` (else the run's own) is past, ready for `mark_incomplete`; None within both.
+
+        A run may use its limit to the last token. The prompt's limit is asked first.
+        """
+        used = self._usage if usage is None else _used(usage)
+        if used is None:
+            return None
+        if self._max_prompt_tokens is not None and used.prompt_tokens > self._max_prompt_tokens:
+            return "max_prompt_tokens"
+        if self._max_completion_tokens is not None and used.completion_tokens > self._max_completion_tokens:
+            return "max_completion_tokens"
+        return None
+
+    # --- JSON -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Self:
+        """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with every fault."""
+        return cls._restore(wire.decode(data))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with every fault."""
+        return cls._restore(wire.decode(wire.parse(text)))
+
+    @classmethod
+    def _restore(cls, fields: Mapping[str, object]) -> Self:
+        """Return the run with these attributes, which have been checked."""
+        run = cls.__new__(cls)
+        for field, value in fields.items():
+            setattr(run, f"_{field}", value)
+        return run
+
+    def to_dict(self, spelling: wire.Spelling = "snake") -> dict[str, Any]:
+        """Return the JSON object, every key present, spelled `snake` (`started_at`) or `camel` (`startedAt`)."""
+        return wire.encode(self, spelling)
+
+    def to_json(self, spelling: wire.Spelling = "snake") -> str:
+        """Return the JSON text of `to_dict`, in one line of ASCII."""
+        return wire.dump(self, spelling)

@@ -1,0 +1,189 @@
+"""The small objects inside a run: what it waits for, why it ended, what it used (LIFECYCLE, "The object").
+
+They are frozen and check themselves: one that exists is well-formed. `extra` keeps the keys that a newer server adds,
+so that they come back on writing; where a known key holds an object, its unknown keys stand in `extra` under the same
+key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final, Literal, TypeAlias, cast
+
+import attrs
+
+from runstate import checks
+from runstate.errors import Fault, InvalidRun
+
+__all__ = [
+    "NO_USAGE",
+    "ErrorCode",
+    "IncompleteDetails",
+    "IncompleteReason",
+    "LastError",
+    "RequiredAction",
+    "ToolCall",
+    "TruncationStrategy",
+    "Usage",
+]
+
+ErrorCode: TypeAlias = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+"""Why a run failed."""
+
+IncompleteReason: TypeAlias = Literal["max_completion_tokens", "max_prompt_tokens"]
+"""Which limit ended an incomplete run."""
+
+_NOTHING: Final[Mapping[str, object]] = {}
+
+
+def demand(faults: Iterable[Fault]) -> None:
+    """Raise `InvalidRun` with all of them if there are any."""
+    found = tuple(faults)
+    if found:
+        raise InvalidRun(found)
+
+
+@attrs.frozen
+class ToolCall:
+    """A call that a run waits for: the id to answer under, the tool's name, its arguments as JSON text.
+
+    >>> ToolCall("call_1", "weather", '{"city": "Paris"}')
+    ToolCall(id='call_1', name='weather', arguments='{"city": "Paris"}', type='function')
+    """
+
+    id: str
+    name: str
+    arguments: str = "{}"
+    type: str = "function"
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        demand(self._faults())
+
+    def _faults(self) -> Iterator[Fault]:
+        yield from checks.name("id", self.id)
+        yield from checks.name("name", self.name)
+        yield from checks.text("arguments", self.arguments)
+        yield from checks.name("type", self.type)
+
+
+def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    return tuple(calls)
+
+
+@attrs.frozen
+class RequiredAction:
+    """What a run in requires_action waits for: at least one call, each under an id of its own.
+
+    >>> RequiredAction([ToolCall("call_1", "weather")]).call_ids
+    ('call_1',)
+    """
+
+    tool_calls: tuple[ToolCall, ...] = attrs.field(converter=_calls)
+    type: str = "submit_tool_outputs"
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+    call_ids: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
+    """The ids to answer under, in order."""
+    id_set: AbstractSet[str] = attrs.field(init=False, repr=False, eq=False)
+    """The same ids, for comparing with the keys of the outputs."""
+
+    def __attrs_post_init__(self) -> None:
+        demand(self._faults())
+        object.__setattr__(self, "call_ids", tuple(call.id for call in self.tool_calls))
+        object.__setattr__(self, "id_set", frozenset(self.call_ids))
+
+    def _faults(self) -> Iterator[Fault]:
+        yield from checks.name("type", self.type)
+        if not self.tool_calls:
+            yield Fault("tool_calls", "is empty: there must be a call to wait for")
+        seen: set[str] = set()
+        for index, call in enumerate(cast("Sequence[object]", self.tool_calls)):
+            at = f"tool_calls[{index}]"
+            if not isinstance(call, ToolCall):
+                yield Fault(at, f"expected a ToolCall, got {checks.kind_of(call)}")
+            elif call.id in seen:
+                yield Fault(f"{at}.id", f"stands twice: {call.id!r}")
+            else:
+                seen.add(call.id)
+
+
+@attrs.frozen
+class LastError:
+    """Why a run failed: a code (`ErrorCode`; recorded runs may carry others) and a sentence."""
+
+    code: str
+    message: str
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        demand((*checks.name("code", self.code), *checks.text("message", self.message)))
+
+
+@attrs.frozen
+class IncompleteDetails:
+    """Which limit ended an incomplete run (`IncompleteReason`; recorded runs may carry others)."""
+
+    reason: str
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        demand(checks.name("reason", self.reason))
+
+
+@attrs.frozen
+class TruncationStrategy:
+    """How much of the thread the model sees: `auto`, or the `last_messages` (at least 1)."""
+
+    type: str = "auto"
+    last_messages: int | None = None
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        demand(self._faults())
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.type not in ("auto", "last_messages"):
+            yield Fault("type", f"expected 'auto' or 'last_messages', got {self.type!r}")
+        yield from _LAST_MESSAGES("last_messages", self.last_messages)
+        if self.type == "last_messages" and self.last_messages is None:
+            yield Fault("last_messages", "is missing: the type 'last_messages' needs a number")
+
+
+_LAST_MESSAGES: Final = checks.optional(checks.count(least=1))
+_TOKENS: Final = checks.count(least=0)
+
+
+@attrs.frozen
+class Usage:
+    """The tokens a run used. The total, where it is not given, is the sum.
+
+    >>> Usage(12, 30)
+    Usage(prompt_tokens=12, completion_tokens=30, total_tokens=42)
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = attrs.field(
+        default=attrs.Factory(lambda self: _sum(self.prompt_tokens, self.completion_tokens), takes_self=True)
+    )
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        demand(self._faults())
+
+    def _faults(self) -> Iterator[Fault]:
+        yield from _TOKENS("prompt_tokens", self.prompt_tokens)
+        yield from _TOKENS("completion_tokens", self.completion_tokens)
+        yield from _TOKENS("total_tokens", self.total_tokens)
+
+
+def _sum(prompt_tokens: object, completion_tokens: object) -> int:
+    """Return the sum; 0 where one is no number, which the checks then report by its name."""
+    if isinstance(prompt_tokens, int) and isinstance(completion_tokens, int):
+        return prompt_tokens + completion_tokens
+    return 0
+
+
+NO_USAGE: Final = Usage()
+"""What a run that used nothing carries when it has ended."""

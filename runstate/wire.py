@@ -1,0 +1,360 @@
+"""Runs as JSON: read tolerantly, write strictly (LIFECYCLE, "Reading and writing").
+
+Reading takes snake_case and the camelCase of the JavaScript client, each at every level whose keys are known; lets
+every key be absent but the twelve that all recorded runs have; keeps unknown keys; and reports all faults of an
+object at once, each with its path. Writing spells every key one way and leaves none out. What belongs to the user
+(metadata, tools, a JSON schema) is never respelled.
+
+Input is bounded: 16 MiB of text, 64 levels deep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import attrs
+
+from runstate import checks
+from runstate.errors import Fault, InvalidRun, RunDecodeError
+from runstate.lifecycle import RunStatus
+from runstate.record import FIELDS, RunRecord, faults_of
+from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
+
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "OLDEST", "Spelling", "decode", "dump", "encode", "parse"]
+
+Spelling: TypeAlias = Literal["snake", "camel"]
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_DEPTH: Final = 64
+_MAX_FAULTS: Final = 100  # enough to mend an object by, too few to fill a memory
+
+OLDEST: Final = (
+    *("id", "object", "created_at", "thread_id", "assistant_id", "status"),
+    *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "last_error"),
+)
+"""The keys that every recorded run has; all others may be absent."""
+
+_NESTED: Final = (
+    *("submit_tool_outputs", "submit_tool_approval", "tool_calls"),
+    *("prompt_tokens", "completion_tokens", "total_tokens", "last_messages"),
+)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+_CAMEL: Final = {name: _camel(name) for name in (*FIELDS, *_NESTED)}
+_SNAKE: Final = {camel: name for name, camel in _CAMEL.items()}
+
+
+# --- text to values ---------------------------------------------------------------------------------------------------
+
+
+class _Twice(dict[str, object]):
+    """An object in whose text a key stood twice, until the fault has been reported with its path."""
+
+    repeated: tuple[str, ...] = ()
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    twice = _Twice(found)
+    seen: set[str] = set()
+    twice.repeated = tuple(key for key, _ in pairs if key in seen or seen.add(key))
+    return twice
+
+
+def parse(text: str | bytes) -> object:
+    """Return the value that JSON text spells. Raises `RunDecodeError` with the place, also for what JSON forbids.
+
+    That is: no text but UTF-8, no NaN or Infinity, no key twice in an object, 16 MiB and 64 levels at most.
+    """
+    if len(text) > MAX_BYTES:
+        raise RunDecodeError([Fault("", f"expected at most {MAX_BYTES} bytes, got {len(text)}")])
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            raise RunDecodeError([Fault("", f"byte {error.start} is not UTF-8")]) from None
+    try:
+        value = cast("object", json.loads(text, object_pairs_hook=_object))
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise RunDecodeError([Fault("", f"not JSON at {place}: {error.msg}")]) from None
+    except RecursionError:
+        raise RunDecodeError([Fault("", f"nested deeper than {MAX_DEPTH} levels")]) from None
+    except ValueError:  # the interpreter's own bound on the digits of an integer
+        raise RunDecodeError([Fault("", "a number has too many digits")]) from None
+    _raise(_not_json(value))
+    return value
+
+
+def _not_json(value: object) -> Iterator[Fault]:
+    """Yield what JSON cannot spell or this library does not read. Iterative: depth must not be the stack's."""
+    waiting: list[tuple[str, object, int]] = [("", value, 0)]
+    while waiting:
+        path, item, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            yield Fault(path[:200], f"nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(item, Mapping):
+            if isinstance(item, _Twice):
+                yield from (Fault(_join(path, key), "stands twice") for key in item.repeated)
+            for key, inner in cast("Mapping[object, object]", item).items():
+                if isinstance(key, str):
+                    waiting.append((_join(path, key), inner, depth + 1))
+                else:
+                    yield Fault(path, f"expected string keys, got {checks.kind_of(key)}")
+        elif isinstance(item, list | tuple):
+            members = enumerate(cast("Sequence[object]", item))
+            waiting.extend((f"{path}[{index}]", inner, depth + 1) for index, inner in members)
+        elif isinstance(item, float) and not isfinite(item):
+            yield Fault(path, f"{item} is not a JSON number")
+        elif item is not None and not isinstance(item, str | int | float):
+            yield Fault(path, f"expected JSON, got {checks.kind_of(item)}")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key[:64]}" if path else key[:64]
+
+
+def _raise(faults: Iterator[Fault]) -> None:
+    found = [fault for fault, _ in zip(faults, range(_MAX_FAULTS), strict=False)]
+    if found:
+        raise RunDecodeError(found)
+
+
+# --- values to a run --------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class _Reading:
+    """One object being read: collects the faults, so that all can be told at once."""
+
+    faults: list[Fault] = attrs.field(factory=list)
+
+    def blame(self, path: str, problem: str) -> None:
+        self.faults.append(Fault(path, problem))
+
+    def keys(
+        self, path: str, value: object, known: Sequence[str]
+    ) -> tuple[dict[str, object], dict[str, object]] | None:
+        """Return the known keys of an object, in snake_case, and its unknown ones as they came; None if it is none."""
+        if not isinstance(value, Mapping):
+            self.blame(path, f"expected an object, got {checks.kind_of(value)}")
+            return None
+        found: dict[str, object] = {}
+        extra: dict[str, object] = {}
+        for key, item in cast("Mapping[str, object]", value).items():
+            name = _SNAKE.get(key, key)
+            if name not in known:
+                extra[key] = item
+            elif name in found:
+                self.blame(_join(path, key), f"stands twice, as {name} and {_CAMEL[name]}")
+            else:
+                found[name] = item
+        return found, extra
+
+    def build(self, path: str, value: object, kind: Callable[..., object], needed: str, optional: str = "") -> object:
+        """Return the value object `kind` made of an object's keys, its unknown keys as `extra`; None after a fault."""
+        read = self.keys(path, value, (*needed.split(), *optional.split()))
+        if read is None:
+            return None
+        found, extra = read
+        missing = [key for key in needed.split() if key not in found]
+        for key in missing:
+            self.blame(f"{path}.{key}", "is missing")
+        return None if missing else self.make(path, kind, **found, extra=extra)
+
+    def make(self, path: str, kind: Callable[..., object], **found: object) -> object:
+        """Return `kind(**found)`; None, with its faults kept under `path`, if it refuses."""
+        try:
+            return kind(**found)
+        except InvalidRun as refused:
+            self.faults += [Fault(_join(path, fault.path), fault.problem) for fault in refused.faults]
+            return None
+
+    def required_action(self, path: str, value: object) -> object:
+        """Read `{"type", TYPE: {"tool_calls": [...]}}`, where the inner object is named by the type."""
+        read = self.keys(path, value, ("type", "submit_tool_outputs", "submit_tool_approval"))
+        if read is None:
+            return None
+        outer, extra = read
+        kind = outer.pop("type", None)
+        if not isinstance(kind, str) or kind not in outer:
+            self.blame(path, f"expected the type to name an object beside it, got {kind!r} beside {sorted(outer)}")
+            return None
+        at = f"{path}.{kind}"
+        inner = self.keys(at, outer.pop(kind), ("tool_calls",))
+        if inner is None:
+            return None
+        found, more = inner
+        calls = found.get("tool_calls")
+        if not isinstance(calls, list | tuple):
+            self.blame(f"{at}.tool_calls", f"expected an array, got {checks.kind_of(calls)}")
+            return None
+        members = enumerate(cast("Sequence[object]", calls))
+        made = [self.tool_call(f"{at}.tool_calls[{index}]", call) for index, call in members]
+        if None in made:
+            return None
+        extra.update(outer)
+        if more:
+            extra[kind] = more
+        return self.make(at, RequiredAction, tool_calls=made, type=kind, extra=extra)
+
+    def tool_call(self, path: str, value: object) -> object:
+        """Read `{"id", "type", "function": {"name", "arguments"}}`; other types have the two beside the id."""
+        read = self.keys(path, value, ("id", "type", "function", "name", "arguments"))
+        if read is None:
+            return None
+        outer, extra = read
+        if "function" in outer:
+            inner = self.keys(f"{path}.function", outer.pop("function"), ("name", "arguments"))
+            if inner is None:
+                return None
+            outer.update(inner[0])
+            if inner[1]:
+                extra["function"] = inner[1]
+        missing = [key for key in ("id", "name") if key not in outer]
+        for key in missing:
+            self.blame(f"{path}.{key}", "is missing")
+        return None if missing else self.make(path, ToolCall, **outer, extra=extra)
+
+    def last_error(self, path: str, value: object) -> object:
+        return self.build(path, value, LastError, "code message")
+
+    def incomplete_details(self, path: str, value: object) -> object:
+        return self.build(path, value, IncompleteDetails, "reason")
+
+    def usage(self, path: str, value: object) -> object:
+        return self.build(path, value, Usage, "prompt_tokens completion_tokens total_tokens")
+
+    def truncation_strategy(self, path: str, value: object) -> object:
+        return self.build(path, value, TruncationStrategy, "type", "last_messages")
+
+    def status(self, path: str, value: object) -> object:
+        try:
+            return RunStatus(cast("str", value))
+        except ValueError:
+            shown = repr(value)[:60]
+            self.blame(path, f"unknown status {shown}; the nine are {', '.join(RunStatus)}")
+            return None
+
+
+_Shaped: TypeAlias = LastError | IncompleteDetails | Usage | TruncationStrategy
+_SHAPED: Final = ("required_action", "last_error", "incomplete_details", "usage", "truncation_strategy")
+
+
+def decode(data: object) -> dict[str, object]:
+    """Return the attributes of the run that a JSON object describes, checked, by name. Raises `RunDecodeError`.
+
+    All faults are told at once. Absent keys are null; `extra` holds the unknown ones.
+    """
+    _raise(_not_json(data))
+    reading = _Reading()
+    read = reading.keys("", data, ("object", *FIELDS))
+    if read is None:
+        raise RunDecodeError(reading.faults)
+    found, extra = read
+    for key in OLDEST:
+        if key not in found:
+            reading.blame(key, "is missing")
+    if found.pop("object", "thread.run") != "thread.run":
+        reading.blame("object", "expected 'thread.run'")
+    fields: dict[str, object] = {}
+    fields.update(dict.fromkeys(FIELDS))
+    for key, value in found.items():
+        if key == "status" or (key in _SHAPED and value is not None):
+            fields[key] = getattr(reading, key)(key, value)
+        else:
+            reading.faults += faults_of({key: value})
+            fields[key] = tuple(cast("Sequence[object]", value)) if isinstance(value, list) else value
+    if reading.faults:
+        raise RunDecodeError(reading.faults[:_MAX_FAULTS])
+    fields["extra"] = extra
+    return fields
+
+
+# --- a run to values --------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Writing:
+    """How the keys of the object itself are spelled; unknown keys and the user's own stay as they came."""
+
+    names: Mapping[str, str]
+
+    def shape(self, value: _Shaped | None, *keys: str) -> dict[str, Any] | None:
+        """Return the object of a value object's keys, then its `extra`; null for None."""
+        if value is None:
+            return None
+        return _with_extra({self.names.get(key, key): getattr(value, key) for key in keys}, value.extra)
+
+    def required_action(self, action: RequiredAction | None) -> dict[str, Any] | None:
+        if action is None:
+            return None
+        calls = [self.tool_call(call) for call in action.tool_calls]
+        inner = self.names.get(action.type, action.type)
+        # The name of the inner object follows the spelling, and so must the place of its unknown keys.
+        extra = {self.names.get(key, key): value for key, value in action.extra.items()}
+        return _with_extra({"type": action.type, inner: {self.names["tool_calls"]: calls}}, extra)
+
+    def tool_call(self, call: ToolCall) -> dict[str, object]:
+        named: dict[str, object] = {"name": call.name, "arguments": call.arguments}
+        inner = {"function": named} if call.type == "function" else named
+        return _with_extra({"id": call.id, "type": call.type, **inner}, call.extra)
+
+
+def _with_extra(found: dict[str, Any], extra: Mapping[str, object]) -> dict[str, Any]:
+    """Add unknown keys; those of an inner object stand under its key (see `runstate.values`)."""
+    for key, value in extra.items():
+        inner = _plain(value)
+        found[key] = {**found[key], **cast("dict[str, object]", inner)} if key in found else inner
+    return found
+
+
+def _plain(value: object) -> object:
+    """Return a copy in dicts and lists, so that whoever changes what was written does not change the run."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in cast("Mapping[str, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("Sequence[object]", value)]
+    return value
+
+
+_SPELLINGS: Final[Mapping[str, _Writing]] = {
+    "snake": _Writing({name: name for name in _CAMEL}),
+    "camel": _Writing(_CAMEL),
+}
+
+
+def encode(run: RunRecord, spelling: Spelling = "snake") -> dict[str, Any]:
+    """Return the JSON object of a run: all 27 keys, null where there is no value, then the unknown ones it has."""
+    if spelling not in _SPELLINGS:
+        raise ValueError(f"expected the spelling 'snake' or 'camel', got {spelling!r}")
+    write = _SPELLINGS[spelling]
+    found: dict[str, Any] = {}
+    for key in FIELDS:
+        value: object = getattr(run, f"_{key}")
+        found[write.names[key]] = _plain(value)
+        if key == "id":
+            found["object"] = run.object
+    names = write.names
+    found["status"] = run.status.value
+    found[names["required_action"]] = write.required_action(run.required_action)
+    found[names["last_error"]] = write.shape(run.last_error, "code", "message")
+    found[names["incomplete_details"]] = write.shape(run.incomplete_details, "reason")
+    found["usage"] = write.shape(run.usage, "prompt_tokens", "completion_tokens", "total_tokens")
+    found[names["truncation_strategy"]] = write.shape(run.truncation_strategy, "type", "last_messages")
+    return _with_extra(found, run.extra)
+
+
+def dump(run: RunRecord, spelling: Spelling = "snake") -> str:
+    """Return the JSON text of a run in one line of ASCII."""
+    return json.dumps(encode(run, spelling), allow_nan=False, separators=(",", ":"))
