@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import attrs
 
@@ -120,6 +120,14 @@ class RunRecord:
 
     def __attrs_post_init__(self) -> None:
         demand(faults_of({field: getattr(self, f"_{field}") for field in FIELDS}))
+
+    @classmethod
+    def from_checked(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the run with these attributes, all of them and `extra`, which `wire.decode` has checked."""
+        run = cls.__new__(cls)
+        for field, value in fields.items():
+            setattr(run, f"_{field}", value)
+        return run
 
     @property
     def object(self) -> Literal["thread.run"]:

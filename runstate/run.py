@@ -368,20 +368,12 @@ class Run(RunRecord):
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
         """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with every fault."""
-        return cls._restore(wire.decode(data))
+        return cls.from_checked(wire.decode(data))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with every fault."""
-        return cls._restore(wire.decode(wire.parse(text)))
-
-    @classmethod
-    def _restore(cls, fields: Mapping[str, object]) -> Self:
-        """Return the run with these attributes, which have been checked."""
-        run = cls.__new__(cls)
-        for field, value in fields.items():
-            setattr(run, f"_{field}", value)
-        return run
+        return cls.from_checked(wire.decode(wire.parse(text)))
 
     def to_dict(self, spelling: wire.Spelling = "snake") -> dict[str, Any]:
         """Return the JSON object, every key present, spelled `snake` (`started_at`) or `camel` (`startedAt`)."""

@@ -11,6 +11,7 @@ Input is bounded: 16 MiB of text, 64 levels deep.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -23,7 +24,7 @@ from runstate.lifecycle import RunStatus
 from runstate.record import FIELDS, RunRecord, faults_of
 from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "OLDEST", "Spelling", "decode", "dump", "encode", "parse"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "OLDEST", "Spelling", "absent_keys", "decode", "dump", "encode", "parse"]
 
 Spelling: TypeAlias = Literal["snake", "camel"]
 
@@ -66,8 +67,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) == len(pairs):
         return found
     twice = _Twice(found)
-    seen: set[str] = set()
-    twice.repeated = tuple(key for key, _ in pairs if key in seen or seen.add(key))
+    twice.repeated = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
     return twice
 
 
@@ -279,6 +279,11 @@ def decode(data: object) -> dict[str, object]:
         raise RunDecodeError(reading.faults[:_MAX_FAULTS])
     fields["extra"] = extra
     return fields
+
+
+def absent_keys(data: Mapping[str, object]) -> frozenset[str]:
+    """Return the attributes that a JSON object has no key for, in either spelling."""
+    return frozenset(FIELDS).difference(_SNAKE.get(key, key) for key in data)
 
 
 # --- a run to values --------------------------------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+# One target a purpose. `.venv` is set up once and again only when pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEVELOP := .venv/.develop
+
+.PHONY: demo test check lint types cov bench mutation pictures clean
+
+demo: $(READY)  ## drive runs through every status
+	$(BIN)/runstate demo $(DEMO)
+
+test: $(DEVELOP)  ## run the tests, in about a minute
+	$(BIN)/python -m pytest -q
+
+check: lint types cov  ## what CI runs
+
+lint: $(DEVELOP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEVELOP)
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+	$(BIN)/basedpyright --verifytypes runstate --ignoreexternal
+
+cov: $(DEVELOP)  ## the tests of `make test`, with coverage
+	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered
+
+bench: $(DEVELOP)  ## measure; decides nothing
+	$(BIN)/python -m pip install -q --group bench
+	$(BIN)/python -m benchmarks.in_memory
+
+pictures: $(READY)  ## draw the README's table and lanes again
+	$(BIN)/python -m runstate.diagram.readme README.md
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage mutants
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -q -e ".[cli]"
+	@touch $@
+
+$(DEVELOP): $(READY)
+	$(BIN)/python -m pip install -q --group dev
+	@touch $@
