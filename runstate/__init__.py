@@ -30,7 +30,6 @@ from runstate.lifecycle import (
     shortest_path,
     target_of,
 )
-from runstate.plausible import Finding, Verdict, judge, judge_trace
 from runstate.run import DEFAULT_EXPIRES_IN_S, Run, new_run_id
 from runstate.values import (
     NO_USAGE,
@@ -53,7 +52,6 @@ __all__ = [
     "Clock",
     "ErrorCode",
     "Fault",
-    "Finding",
     "IllegalTransition",
     "IncompleteDetails",
     "IncompleteReason",
@@ -75,12 +73,9 @@ __all__ = [
     "Transition",
     "TruncationStrategy",
     "Usage",
-    "Verdict",
     "allowed_events",
     "documented",
     "is_terminal",
-    "judge",
-    "judge_trace",
     "new_run_id",
     "shortest_path",
     "target_of",

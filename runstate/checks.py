@@ -1,13 +1,12 @@
 """What the attributes of a run may hold: types, ranges and lengths (LIFECYCLE, "The object").
 
-A check takes a path and a value and yields a `Fault` for each thing wrong with it. The constructor of a run and the
-reader of JSON ask the same checks, so a limit stands here and nowhere else.
+A check takes a path and a value and returns a `Fault` for each thing wrong with it, () for nothing. The constructor
+of a run and the reader of JSON ask the same checks, so a limit stands here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import isfinite
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 from runstate.errors import Fault
@@ -16,9 +15,12 @@ __all__ = [
     "MAX_METADATA_KEY",
     "MAX_METADATA_PAIRS",
     "MAX_METADATA_VALUE",
+    "YEAR_10000",
     "Check",
+    "Faults",
     "count",
     "flag",
+    "instance",
     "kind_of",
     "metadata",
     "name",
@@ -26,12 +28,15 @@ __all__ = [
     "optional",
     "response_format",
     "seconds",
+    "show",
     "text",
     "tool_choice",
     "tools",
+    "wrong_type",
 ]
 
-Check: TypeAlias = Callable[[str, object], Iterator[Fault]]
+Faults: TypeAlias = tuple[Fault, ...]
+Check: TypeAlias = Callable[[str, object], Faults]
 
 MAX_METADATA_PAIRS: Final = 16
 MAX_METADATA_KEY: Final = 64  # characters
@@ -56,43 +61,44 @@ def kind_of(value: object) -> str:
     return next((word for kind, word in _KINDS if issubclass(python_type, kind)), f"a Python {python_type.__name__}")
 
 
-def _show(value: object) -> str:
-    shown = repr(value)
+def show(value: object) -> str:
+    """Return the value as a message can hold it: at most 60 characters."""
+    try:
+        shown = repr(value[:60] if isinstance(value, str) else value)
+    except ValueError:  # an integer past the interpreter's bound on digits
+        return "a huge number"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def _wrong_type(path: str, expected: str, value: object) -> Iterator[Fault]:
-    yield Fault(path, f"expected {expected}, got {kind_of(value)}")
+def wrong_type(path: str, expected: str, value: object) -> Faults:
+    """Return the fault of a value that is not what is expected there."""
+    return (Fault(path, f"expected {expected}, got {kind_of(value)}"),)
 
 
-def text(path: str, value: object) -> Iterator[Fault]:
+def text(path: str, value: object) -> Faults:
     """A string."""
-    if not isinstance(value, str):
-        yield from _wrong_type(path, "a string", value)
+    return () if isinstance(value, str) else wrong_type(path, "a string", value)
 
 
-def name(path: str, value: object) -> Iterator[Fault]:
+def name(path: str, value: object) -> Faults:
     """A string with at least one character."""
-    if not isinstance(value, str):
-        yield from _wrong_type(path, "a string", value)
-    elif not value:
-        yield Fault(path, "is empty")
+    if isinstance(value, str):
+        return () if value else (Fault(path, "is empty"),)
+    return wrong_type(path, "a string", value)
 
 
-def flag(path: str, value: object) -> Iterator[Fault]:
+def flag(path: str, value: object) -> Faults:
     """True or False."""
-    if not isinstance(value, bool):
-        yield from _wrong_type(path, "a boolean", value)
+    return () if isinstance(value, bool) else wrong_type(path, "a boolean", value)
 
 
 def count(least: int) -> Check:
     """Return the check for an integer of at least `least`."""
 
-    def check(path: str, value: object) -> Iterator[Fault]:
+    def check(path: str, value: object) -> Faults:
         if not isinstance(value, int) or isinstance(value, bool):
-            yield from _wrong_type(path, "an integer", value)
-        elif value < least:
-            yield Fault(path, f"expected at least {least}, got {_show(value)}")
+            return wrong_type(path, "an integer", value)
+        return () if value >= least else (Fault(path, f"expected at least {least}, got {show(value)}"),)
 
     return check
 
@@ -100,82 +106,94 @@ def count(least: int) -> Check:
 def number(low: float, high: float) -> Check:
     """Return the check for a number from `low` to `high`."""
 
-    def check(path: str, value: object) -> Iterator[Fault]:
+    def check(path: str, value: object) -> Faults:
         if not isinstance(value, int | float) or isinstance(value, bool):
-            yield from _wrong_type(path, "a number", value)
-        elif not isfinite(value) or not low <= value <= high:
-            yield Fault(path, f"expected a number from {low:g} to {high:g}, got {_show(value)}")
+            return wrong_type(path, "a number", value)
+        if low <= value <= high:  # which NaN is not
+            return ()
+        return (Fault(path, f"expected a number from {low:g} to {high:g}, got {show(value)}"),)
 
     return check
 
 
-def seconds(path: str, value: object) -> Iterator[Fault]:
+def seconds(path: str, value: object) -> Faults:
     """A time in whole Unix seconds."""
     if not isinstance(value, int) or isinstance(value, bool):
-        yield from _wrong_type(path, "Unix seconds, an integer", value)
-    elif value < 0:
-        yield Fault(path, f"expected Unix seconds, got {_show(value)}, which is negative")
-    elif value >= YEAR_10000:
-        yield Fault(path, f"expected Unix seconds, got {_show(value)}, which is past the year 9999 (milliseconds?)")
+        return wrong_type(path, "Unix seconds, an integer", value)
+    if 0 <= value < YEAR_10000:
+        return ()
+    why = "negative" if value < 0 else "past the year 9999 (milliseconds?)"
+    return (Fault(path, f"expected Unix seconds, got {show(value)}, which is {why}"),)
+
+
+def instance(kind: type, called: str) -> Check:
+    """Return the check for an instance of `kind`."""
+
+    def check(path: str, value: object) -> Faults:
+        return () if isinstance(value, kind) else wrong_type(path, called, value)
+
+    return check
 
 
 def optional(check: Check) -> Check:
     """Return the check that allows null besides what `check` allows."""
 
-    def check_unless_null(path: str, value: object) -> Iterator[Fault]:
-        return iter(()) if value is None else check(path, value)
+    def check_unless_null(path: str, value: object) -> Faults:
+        return () if value is None else check(path, value)
 
     return check_unless_null
 
 
-def metadata(path: str, value: object) -> Iterator[Fault]:
+def metadata(path: str, value: object) -> Faults:
     """At most 16 pairs of a key (64 characters) and a string (512 characters)."""
     if not isinstance(value, Mapping):
-        yield from _wrong_type(path, "an object", value)
-        return
+        return wrong_type(path, "an object", value)
     pairs = cast("Mapping[object, object]", value)
     if len(pairs) > MAX_METADATA_PAIRS:
-        yield Fault(path, f"too many properties: expected at most {MAX_METADATA_PAIRS}, got {len(pairs)}")
-        return
-    for key, item in pairs.items():
-        if not isinstance(key, str):
-            yield from _wrong_type(f"{path} key {_show(key)}", "a string", key)
-            continue
-        at = f"{path}.{key[:MAX_METADATA_KEY]}"
-        if len(key) > MAX_METADATA_KEY:
-            yield Fault(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}")
-        if not isinstance(item, str):
-            yield from _wrong_type(at, "a string", item)
-        elif len(item) > MAX_METADATA_VALUE:
-            yield Fault(at, f"value too long: expected at most {MAX_METADATA_VALUE} characters, got {len(item)}")
+        problem = f"too many properties: expected at most {MAX_METADATA_PAIRS}, got {len(pairs)}"
+        return (Fault(path, problem),)
+    return tuple(fault for key, item in pairs.items() for fault in _pair(path, key, item))
 
 
-def _typed_object(path: str, value: object) -> Iterator[Fault]:
+def _pair(path: str, key: object, item: object) -> Faults:
+    if not isinstance(key, str):
+        return wrong_type(f"{path} key {show(key)}", "a string", key)
+    at = f"{path}.{key[:MAX_METADATA_KEY]}"
+    faults: Faults = ()
+    if len(key) > MAX_METADATA_KEY:
+        faults = (Fault(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}"),)
+    if not isinstance(item, str):
+        return (*faults, *wrong_type(at, "a string", item))
+    if len(item) > MAX_METADATA_VALUE:
+        problem = f"value too long: expected at most {MAX_METADATA_VALUE} characters, got {len(item)}"
+        return (*faults, Fault(at, problem))
+    return faults
+
+
+def _typed_object(path: str, value: object) -> Faults:
     """An object whose `type` is a string."""
     if not isinstance(value, Mapping):
-        yield from _wrong_type(path, "an object", value)
-    elif "type" not in value:
-        yield Fault(f"{path}.type", "is missing")
-    else:
-        yield from text(f"{path}.type", cast("object", value["type"]))
+        return wrong_type(path, "an object", value)
+    if "type" not in value:
+        return (Fault(f"{path}.type", "is missing"),)
+    return text(f"{path}.type", cast("object", value["type"]))
 
 
-def tools(path: str, value: object) -> Iterator[Fault]:
+def tools(path: str, value: object) -> Faults:
     """An array of objects, each with its `type`."""
     if not isinstance(value, list | tuple):
-        yield from _wrong_type(path, "an array", value)
-        return
-    for index, item in enumerate(cast("Sequence[object]", value)):
-        yield from _typed_object(f"{path}[{index}]", item)
+        return wrong_type(path, "an array", value)
+    members = enumerate(cast("Sequence[object]", value))
+    return tuple(fault for index, item in members for fault in _typed_object(f"{path}[{index}]", item))
 
 
 def _word_or_object(*words: str) -> Check:
-    def check(path: str, value: object) -> Iterator[Fault]:
-        if isinstance(value, str):
-            if value not in words:
-                yield Fault(path, f"expected {' or '.join(map(repr, words))} or an object, got {_show(value)}")
-        else:
-            yield from _typed_object(path, value)
+    def check(path: str, value: object) -> Faults:
+        if not isinstance(value, str):
+            return _typed_object(path, value)
+        if value in words:
+            return ()
+        return (Fault(path, f"expected {' or '.join(map(repr, words))} or an object, got {show(value)}"),)
 
     return check
 
@@ -184,12 +202,15 @@ _tool_choice = _word_or_object("none", "auto", "required")
 response_format: Final = _word_or_object("auto")
 
 
-def tool_choice(path: str, value: object) -> Iterator[Fault]:
+def tool_choice(path: str, value: object) -> Faults:
     """`none`, `auto`, `required`, or an object that names a tool (a function by its name)."""
-    yield from _tool_choice(path, value)
-    if isinstance(value, Mapping) and cast("Mapping[str, object]", value).get("type") == "function":
-        function = cast("Mapping[str, object]", value).get("function")
-        if not isinstance(function, Mapping):
-            yield from _wrong_type(f"{path}.function", "an object", function)
-        else:
-            yield from name(f"{path}.function.name", cast("Mapping[str, object]", function).get("name"))
+    faults = _tool_choice(path, value)
+    if faults or isinstance(value, str):
+        return faults
+    choice = cast("Mapping[str, object]", value)
+    if choice["type"] != "function":
+        return ()
+    function = choice.get("function")
+    if not isinstance(function, Mapping):
+        return wrong_type(f"{path}.function", "an object", function)
+    return name(f"{path}.function.name", cast("Mapping[str, object]", function).get("name"))

@@ -9,7 +9,7 @@ one. The price is the read: 8 ns instead of 6 on 3.12, 70 ns on 3.11.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -31,14 +31,6 @@ ToolChoice: TypeAlias = Literal["none", "auto", "required"] | JsonObject
 ResponseFormat: TypeAlias = Literal["auto"] | JsonObject
 
 
-def _instance(kind: type, called: str) -> Check:
-    def check(path: str, value: object) -> Iterator[Fault]:
-        if not isinstance(value, kind):
-            yield Fault(path, f"expected {called}, got {checks.kind_of(value)}")
-
-    return check
-
-
 _maybe_seconds = checks.optional(checks.seconds)
 _maybe_limit = checks.optional(checks.count(least=1))
 
@@ -47,23 +39,23 @@ FIELDS: Final[Mapping[str, Check]] = {
     "created_at": checks.seconds,
     "thread_id": checks.name,
     "assistant_id": checks.name,
-    "status": _instance(RunStatus, "a RunStatus"),
-    "required_action": checks.optional(_instance(RequiredAction, "a RequiredAction")),
-    "last_error": checks.optional(_instance(LastError, "a LastError")),
+    "status": checks.instance(RunStatus, "a RunStatus"),
+    "required_action": checks.optional(checks.instance(RequiredAction, "a RequiredAction")),
+    "last_error": checks.optional(checks.instance(LastError, "a LastError")),
     "expires_at": _maybe_seconds,
     "started_at": _maybe_seconds,
     "cancelled_at": _maybe_seconds,
     "failed_at": _maybe_seconds,
     "completed_at": _maybe_seconds,
-    "incomplete_details": checks.optional(_instance(IncompleteDetails, "an IncompleteDetails")),
+    "incomplete_details": checks.optional(checks.instance(IncompleteDetails, "an IncompleteDetails")),
     "model": checks.optional(checks.name),
     "instructions": checks.optional(checks.text),
     "tools": checks.optional(checks.tools),
     "metadata": checks.optional(checks.metadata),
-    "usage": checks.optional(_instance(Usage, "a Usage")),
+    "usage": checks.optional(checks.instance(Usage, "a Usage")),
     "max_prompt_tokens": _maybe_limit,
     "max_completion_tokens": _maybe_limit,
-    "truncation_strategy": checks.optional(_instance(TruncationStrategy, "a TruncationStrategy")),
+    "truncation_strategy": checks.optional(checks.instance(TruncationStrategy, "a TruncationStrategy")),
     "tool_choice": checks.optional(checks.tool_choice),
     "parallel_tool_calls": checks.optional(checks.flag),
     "response_format": checks.optional(checks.response_format),
@@ -76,10 +68,9 @@ _NOTHING: Final[JsonObject] = {}
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 
 
-def faults_of(fields: Mapping[str, object]) -> Iterator[Fault]:
-    """Yield every fault of the named values."""
-    for field, value in fields.items():
-        yield from FIELDS[field](field, value)
+def faults_of(fields: Mapping[str, object]) -> tuple[Fault, ...]:
+    """Return every fault of the named values."""
+    return tuple(fault for field, value in fields.items() for fault in FIELDS[field](field, value))
 
 
 @attrs.define(kw_only=True, repr=False, weakref_slot=False)

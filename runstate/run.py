@@ -11,16 +11,16 @@ no more and no less, is a test over all rows.
 
 from __future__ import annotations
 
-import random
 from binascii import b2a_base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import urandom
 from typing import Any, Final, Self, TypeAlias, get_args
 
 from runstate import checks, wire
 from runstate.clock import reader as _clock
 from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
 from runstate.lifecycle import BIRTH, LAW, RunEvent
-from runstate.record import JsonObject, ResponseFormat, RunRecord, ToolChoice, faults_of
+from runstate.record import FIELDS, JsonObject, ResponseFormat, RunRecord, ToolChoice
 from runstate.values import (
     NO_USAGE,
     ErrorCode,
@@ -71,6 +71,7 @@ _AUTO: Final = TruncationStrategy()
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 _DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
 _NOTHING: Final[JsonObject] = {}
+_A_SECOND: Final = checks.count(least=1)
 
 _ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
 _CUT_AT: Final[Mapping[str, IncompleteDetails]] = {word: IncompleteDetails(word) for word in get_args(IncompleteReason)}
@@ -85,13 +86,14 @@ _SORTED_BASE64: Final = bytes.maketrans(
 def new_run_id(now: float | None = None) -> str:
     """Return `run_` and 24 url-safe characters: 54 bits of microseconds, then 90 random ones, so that ids sort by time.
 
-    `now` is in Unix seconds; without it the clock is asked. An id is a name, not a secret.
+    `now` is in Unix seconds; without it the clock is asked. The random bits are the system's, so a forked worker
+    repeats none.
 
     >>> new_run_id(1) < new_run_id(1.5) < new_run_id(1_700_000_000) < new_run_id()
     True
     """
     microseconds = int((_clock.time() if now is None else now) * 1_000_000)
-    number = (microseconds << 90) | random.getrandbits(90)
+    number = (microseconds << 96 | int.from_bytes(urandom(12), "big")) >> 6
     return "run_" + b2a_base64(number.to_bytes(18, "big"), newline=False).translate(_SORTED_BASE64).decode()
 
 
@@ -113,15 +115,15 @@ def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
     return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {value!r}")])
 
 
-def _faults_at_birth(names: Mapping[str, object], settings: _Settings, expires_in_s: object) -> Iterator[Fault]:
-    yield from faults_of(names)
+def _faults_at_birth(names: Mapping[str, object], settings: _Settings, expires_in_s: object) -> list[Fault]:
+    faults = [fault for name, value in names.items() for fault in checks.name(name, value)]
     for setting, value, default in zip(_SETTINGS, settings, _DEFAULTS, strict=True):
-        if value is not default:
-            # A recorded run may lack any of these; a new one has them, except where null is the default.
-            if value is None:
-                yield Fault(setting, "expected a value, got null")
-            yield from faults_of({setting: value})
-    yield from checks.count(least=1)("expires_in_s", expires_in_s)
+        if value is None and default is not None:  # a recorded run may lack it, a new one has it
+            faults.append(Fault(setting, "expected a value, got null"))
+        elif value is not default:
+            faults += FIELDS[setting](setting, value)
+    faults += _A_SECOND("expires_in_s", expires_in_s)
+    return faults
 
 
 class Run(RunRecord):

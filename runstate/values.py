@@ -37,11 +37,10 @@ IncompleteReason: TypeAlias = Literal["max_completion_tokens", "max_prompt_token
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
-def demand(faults: Iterable[Fault]) -> None:
+def demand(faults: Sequence[Fault]) -> None:
     """Raise `InvalidRun` with all of them if there are any."""
-    found = tuple(faults)
-    if found:
-        raise InvalidRun(found)
+    if faults:
+        raise InvalidRun(faults)
 
 
 @attrs.frozen
@@ -59,13 +58,8 @@ class ToolCall:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        demand(self._faults())
-
-    def _faults(self) -> Iterator[Fault]:
-        yield from checks.name("id", self.id)
-        yield from checks.name("name", self.name)
-        yield from checks.text("arguments", self.arguments)
-        yield from checks.name("type", self.type)
+        faults = checks.name("id", self.id) + checks.name("name", self.name)
+        demand(faults + checks.text("arguments", self.arguments) + checks.name("type", self.type))
 
 
 def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
@@ -89,7 +83,7 @@ class RequiredAction:
     """The same ids, for comparing with the keys of the outputs."""
 
     def __attrs_post_init__(self) -> None:
-        demand(self._faults())
+        demand(tuple(self._faults()))
         object.__setattr__(self, "call_ids", tuple(call.id for call in self.tool_calls))
         object.__setattr__(self, "id_set", frozenset(self.call_ids))
 
@@ -117,7 +111,7 @@ class LastError:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        demand((*checks.name("code", self.code), *checks.text("message", self.message)))
+        demand(checks.name("code", self.code) + checks.text("message", self.message))
 
 
 @attrs.frozen
@@ -140,7 +134,7 @@ class TruncationStrategy:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        demand(self._faults())
+        demand(tuple(self._faults()))
 
     def _faults(self) -> Iterator[Fault]:
         if self.type not in ("auto", "last_messages"):
@@ -170,12 +164,8 @@ class Usage:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        demand(self._faults())
-
-    def _faults(self) -> Iterator[Fault]:
-        yield from _TOKENS("prompt_tokens", self.prompt_tokens)
-        yield from _TOKENS("completion_tokens", self.completion_tokens)
-        yield from _TOKENS("total_tokens", self.total_tokens)
+        faults = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)
+        demand(faults + _TOKENS("total_tokens", self.total_tokens))
 
 
 def _sum(prompt_tokens: object, completion_tokens: object) -> int:

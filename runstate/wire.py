@@ -10,7 +10,6 @@ Input is bounded: 16 MiB of text, 64 levels deep.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
@@ -76,6 +75,8 @@ def parse(text: str | bytes) -> object:
 
     That is: no text but UTF-8, no NaN or Infinity, no key twice in an object, 16 MiB and 64 levels at most.
     """
+    import json  # here, because most of those who drive runs never read one
+
     if len(text) > MAX_BYTES:
         raise RunDecodeError([Fault("", f"expected at most {MAX_BYTES} bytes, got {len(text)}")])
     if isinstance(text, bytes):
@@ -362,4 +363,6 @@ def encode(run: RunRecord, spelling: Spelling = "snake") -> dict[str, Any]:
 
 def dump(run: RunRecord, spelling: Spelling = "snake") -> str:
     """Return the JSON text of a run in one line of ASCII."""
+    import json
+
     return json.dumps(encode(run, spelling), allow_nan=False, separators=(",", ":"))

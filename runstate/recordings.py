@@ -1,0 +1,219 @@
+"""Recorded runs as files hold them: JSON lines, a JSON array or list page, one object, a capture of server-sent events.
+
+Bytes go in, line by line; snapshots with their place come out, and a report on all of them. Whatever cannot be read
+is a finding with its place, never an exception, so that one bad line spoils no other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Final, TypeAlias, cast
+
+import attrs
+
+from runstate import wire
+from runstate.errors import Fault, RunDecodeError
+from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
+from runstate.plausible import Severity, Step, judge_trace
+
+__all__ = ["Complaint", "Report", "Snapshot", "inspect", "snapshots"]
+
+_FIELDS_OF_SSE: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
+_EVENT: Final = "thread.run."
+_JsonObject: TypeAlias = Mapping[str, object]
+
+
+@attrs.frozen
+class Snapshot:
+    """One recorded run object, not yet decoded, or the faults of what stands in its place."""
+
+    line: int
+    """The line it begins on, counted from 1."""
+    item: str
+    """Where in the JSON of that line, if not at its top: `[3]`, `.data[0]`."""
+    event: str | None
+    """The server-sent event it came with, `thread.run.queued`; None if it came without."""
+    record: _JsonObject | None
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Its line, and where in it: `12`, `1[3]`."""
+        return f"{self.line}{self.item}"
+
+
+# --- bytes to snapshots -----------------------------------------------------------------------------------------------
+
+
+def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:
+    """Yield every snapshot in a file's lines, in order; what says it is no run (a message, a step) is passed over.
+
+    The form is known by the first line that is not blank: a field of server-sent events; an object or array that ends
+    where it began, then every line is one; else a document over many lines.
+    """
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    first = next(numbered, None)
+    if first is None:
+        return
+    head = first[1].strip().removeprefix(b"\xef\xbb\xbf")
+    everything = chain([(first[0], head)], ((number, line.strip()) for number, line in numbered))
+    if head.startswith(_FIELDS_OF_SSE):
+        yield from _server_sent(chain([first], _with_blanks(first[0], lines)))
+    elif head.endswith((b"}", b"]")) or not head.startswith((b"{", b"[")):
+        for number, line in everything:
+            yield from _value(number, line)
+    else:
+        yield from _document(everything)
+
+
+def _with_blanks(start: int, lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    yield from enumerate(lines, start=start + 1)
+
+
+def _value(line: int, text: bytes, event: str | None = None) -> Iterator[Snapshot]:
+    """Yield the snapshots in one JSON text."""
+    try:
+        value = wire.parse(text)
+    except RunDecodeError as error:
+        yield Snapshot(line, "", event, None, error.faults)
+        return
+    yield from _found(line, "", event, value)
+
+
+def _found(line: int, item: str, event: str | None, value: object) -> Iterator[Snapshot]:
+    """Yield the runs in a JSON value: itself, in an envelope (`run`, `data`), or members of an array or a list page."""
+    if isinstance(value, list):
+        for index, member in enumerate(cast("list[object]", value)):
+            yield from _found(line, f"{item}[{index}]", event, member)
+    elif isinstance(value, dict):
+        found = cast("dict[str, object]", value)
+        named = found.get("event")
+        event = named if isinstance(named, str) else event
+        inner = next((key for key in ("run", "data") if isinstance(found.get(key), dict | list)), None)
+        if inner is not None and "status" not in found:
+            yield from _found(line, f"{item}.{inner}" if inner == "data" else item, event, found[inner])
+        elif found.get("object", "thread.run") == "thread.run":
+            yield Snapshot(line, item, event, found)
+    else:
+        yield Snapshot(line, item, event, None, (Fault("", "expected a run, an array of runs or an envelope of one"),))
+
+
+def _document(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
+    """Yield the snapshots of one JSON text that runs over many lines."""
+    collected: list[bytes] = []
+    size, start = 0, 0
+    for number, line in lines:
+        start = start or number
+        # Blank lines were left out, but an error's line number must be the file's.
+        collected.extend([b""] * (number - start - len(collected)))
+        collected.append(line)
+        size += len(line)
+        if size > wire.MAX_BYTES:  # enough for the reader to refuse it with its sentence
+            break
+    yield from _value(start, b"\n".join(collected))
+
+
+def _server_sent(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
+    """Yield the runs among server-sent events: `event:` and `data:` fields, ended by a blank line."""
+    event: str | None = None
+    data: list[bytes] = []
+    begin = 0
+    for number, line in chain(lines, [(0, b"")]):
+        field, _, value = line.strip().partition(b":")
+        value = value.strip()
+        if field == b"event":
+            event = value.decode(errors="replace")
+        elif field == b"data":
+            begin = begin or number
+            data.append(value)
+        elif not field and not value:
+            if data and data != [b"[DONE]"]:
+                yield from _value(begin, b"\n".join(data), event)
+            event, data, begin = None, [], 0
+
+
+# --- snapshots to a report --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Complaint:
+    """A finding with its place in the file."""
+
+    place: str
+    severity: Severity
+    run_id: str | None
+    problem: str
+    possible: str
+
+    def __str__(self) -> str:
+        run = "" if self.run_id is None else f"run {self.run_id}: "
+        return f"{self.place}: {self.severity}: {run}{self.problem}" + (f" ({self.possible})" if self.possible else "")
+
+
+@attrs.define
+class Report:
+    """What a recording holds: how much, which changes of status, and what cannot be."""
+
+    snapshots: int = 0
+    run_ids: set[str] = attrs.field(factory=set)
+    steps: Counter[Step] = attrs.field(factory=Counter)
+    complaints: list[Complaint] = attrs.field(factory=list)
+
+    @property
+    def errors(self) -> int:
+        """How many complaints no known reason excuses."""
+        return sum(complaint.severity == "error" for complaint in self.complaints)
+
+    def add(self, other: Report) -> None:
+        """Count in another recording. The same run in two recordings counts once."""
+        self.snapshots += other.snapshots
+        self.run_ids |= other.run_ids
+        self.steps += other.steps
+        self.complaints += other.complaints
+
+
+def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
+    """Judge the snapshots of one recording, those of each run together, in the order they were observed."""
+    report = Report()
+    traces: dict[str, list[Snapshot]] = {}
+    for snapshot in found:
+        report.snapshots += 1
+        run_id = None if snapshot.record is None else snapshot.record.get("id")
+        known = run_id if isinstance(run_id, str) else None
+        faults = snapshot.faults or _faults(snapshot.record)
+        if faults or snapshot.record is None or known is None:
+            report.complaints += [Complaint(snapshot.place, "error", known, str(fault), "") for fault in faults]
+        else:
+            report.run_ids.add(known)
+            traces.setdefault(known, []).append(snapshot)
+            report.complaints += _judge_event(snapshot, known)
+    for run_id, trace in traces.items():
+        verdict = judge_trace((snapshot.record for snapshot in trace if snapshot.record is not None), law)
+        report.steps.update(verdict.steps)
+        for finding in verdict.findings:
+            place = trace[finding.index].place
+            report.complaints.append(Complaint(place, finding.severity, run_id, finding.problem, finding.possible))
+    if not report.snapshots:
+        report.complaints.append(Complaint("1", "error", None, "no run in it", ""))
+    return report
+
+
+def _faults(record: _JsonObject | None) -> tuple[Fault, ...]:
+    try:
+        wire.decode(record)
+    except RunDecodeError as error:
+        return error.faults
+    return ()
+
+
+def _judge_event(snapshot: Snapshot, run_id: str) -> Iterator[Complaint]:
+    """Yield a complaint if the server-sent event names another status than its run has (LIFECYCLE, "HTTP answers")."""
+    if snapshot.event is None or not snapshot.event.startswith(_EVENT) or snapshot.record is None:
+        return
+    named = snapshot.event.removeprefix(_EVENT)
+    status = BIRTH if named == "created" else named
+    if status in tuple(RunStatus) and snapshot.record["status"] != status:
+        problem = f"the event {snapshot.event} came with a run in {snapshot.record['status']}"
+        yield Complaint(snapshot.place, "error", run_id, problem, f"possible: {status}")
