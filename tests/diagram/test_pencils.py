@@ -1,0 +1,268 @@
+"""The model and the other pencils: SVG, Mermaid, DOT, Markdown, and the README's blocks."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from runstate.diagram import FORMATS, Format, Standing, draw
+from runstate.diagram.model import Picture
+from runstate.diagram.palette import DARK, LIGHT, Paint
+from runstate.diagram.readme import main, refresh
+from runstate.lifecycle import LAW, TRANSITIONS, Basis, Law, RunEvent, RunStatus, Transition, documented
+
+NOON = 1_699_963_200
+AT_WORK = Standing(
+    RunStatus.IN_PROGRESS, {"created_at": NOON, "started_at": NOON + 3, "expires_at": NOON + 600}, "run_1"
+)
+SVG = "{http://www.w3.org/2000/svg}"
+LOOP = Law((Transition(RunEvent.FAIL, RunStatus.FAILED, RunStatus.FAILED, None, Basis.ALLOWED),))
+
+
+def test_live_columns_come_first() -> None:
+    """The columns stand in the order of a life: live, then terminal, each group as RunStatus has it."""
+    assert list(RunStatus) == [column.status for column in Picture.of(LAW).columns]
+
+
+def test_a_status_nobody_mentions_has_no_column() -> None:
+    """A small law has few columns, unless the run stands where no row is."""
+    assert [(RunStatus.FAILED,), (RunStatus.FAILED, RunStatus.EXPIRED)] == [
+        tuple(column.status for column in Picture.of(LOOP, standing).columns)
+        for standing in (None, Standing(RunStatus.EXPIRED))
+    ]
+
+
+def test_sentences() -> None:
+    """Each lane can be read aloud."""
+    assert [
+        "start: from queued to in_progress",
+        "require_action: from in_progress to requires_action",
+        "submit_tool_outputs: from requires_action to queued",
+        "request_cancel: from queued, in_progress or requires_action to cancelling",
+        "confirm_cancel: from cancelling to cancelled",
+        "complete: from in_progress or cancelling to completed",
+        "mark_incomplete: from in_progress or cancelling to incomplete",
+        "fail: from queued, in_progress, requires_action or cancelling to failed",
+        "expire: from queued, in_progress, requires_action or cancelling to expired",
+    ] == [lane.sentence for lane in Picture.of(LAW).lanes]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("standing", [None, AT_WORK])
+def test_the_same_again(form: Format, standing: Standing | None) -> None:
+    """A picture depends on its arguments alone, also when the rows come in another order."""
+    backwards = Law(TRANSITIONS[::-1])
+    again = draw(backwards, form, standing)
+    if form == "table":  # its evidence keeps the order of the columns, too
+        assert sorted(draw(LAW, form, standing)) == sorted(again)
+    assert draw(LAW, form, standing) == again
+
+
+def test_an_unknown_format_is_named() -> None:
+    """The refusal names what was asked and what there is."""
+    with pytest.raises(
+        ValueError, match=r"'png' is no format; a picture can be drawn as lanes, ascii, svg, mermaid, dot, table"
+    ):
+        draw(format="png")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("law", [LAW, documented(), LOOP, Law(())])
+@pytest.mark.parametrize("standing", [None, AT_WORK])
+def test_svg_is_well_formed(law: Law, standing: Standing | None) -> None:
+    """An SVG is XML with a title, a description, and a sentence a lane; nothing outside it is needed."""
+    root = ElementTree.fromstring(draw(law, "svg", standing))
+    titles = [node.text for node in root.iter(f"{SVG}title")]
+    assert (f"{SVG}svg", "img") == (root.tag, root.get("role"))
+    assert [f"{SVG}title", f"{SVG}desc"] == [node.tag for node in root][:2]
+    assert {lane.sentence for lane in Picture.of(law).lanes} <= set(titles)
+    assert ["http://www.w3.org/2000/svg"] == re.findall(r"https?://[^\"]+", draw(law, "svg", standing))
+
+
+def test_svg_of_a_run() -> None:
+    """One box is solid, times stand under the names, and three lanes are dim."""
+    svg = draw(LAW, "svg", AT_WORK)
+    assert ["in_progress"] == re.findall(r'class="status \w+ here"><title>(\w+):', svg)
+    assert ["12:00:00", "12:00:03", "12:10:00"] == re.findall(r"\d\d:\d\d:\d\d", svg)
+    assert ["start", "submit_tool_outputs", "confirm_cancel"] == re.findall(r' dim"><title>(\w+):', svg)
+    assert 6 == len(re.findall(r' askable"><title>', svg))
+
+
+@pytest.mark.parametrize(
+    "name", ["</title><script>alert(1)</script>", "a&b\"'", "\x00\x1b\ud800\ufffe\u202e", "]]>", "x" * 500]
+)
+def test_hostile_names_stay_text(name: str) -> None:
+    """Whatever a run is called, the SVG is well formed and has no more elements than another."""
+    hostile = ElementTree.fromstring(draw(LAW, "svg", Standing(RunStatus.QUEUED, run_id=name)))
+    tame = ElementTree.fromstring(draw(LAW, "svg", Standing(RunStatus.QUEUED)))
+    assert [node.tag for node in tame.iter()] == [node.tag for node in hostile.iter()]
+
+
+def _brightness(color: str) -> float:
+    full = color if len(color) == 7 else "#" + "".join(c * 2 for c in color[1:])
+    channels = [int(full[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    dark, light = sorted((_brightness(one), _brightness(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("paint", "paper"), [(p, "#fff") for p in LIGHT.values()] + [(p, "#0d1117") for p in DARK.values()]
+)
+def test_names_can_be_read(paint: Paint, paper: str) -> None:
+    """Text on its box, and the paper's colour on a solid box, have a contrast above 4.5 : 1."""
+    assert _contrast(paint.ink, paint.fill) > 4.5
+    assert _contrast(paper, paint.solid) > 4.5
+
+
+@pytest.mark.parametrize("law", [LAW, documented(), LOOP])
+def test_mermaid_has_every_move_once(law: Law) -> None:
+    """Mermaid has one arrow a row, and besides only birth and the ends."""
+    drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", draw(law, "mermaid"), re.MULTILINE)
+    assert sorted((row.source, row.target, row.event) for row in law.transitions) == sorted(drawn)
+
+
+def test_mermaid_declares_the_statuses_in_order() -> None:
+    """The statuses come first, in the order of a life, then birth; ends lead out."""
+    text = draw(format="mermaid")
+    lines = [line.strip() for line in text.splitlines()]
+    assert ["stateDiagram-v2", "direction LR", "accTitle: Run lifecycle", *RunStatus, "[*] --> queued"] == lines[:13]
+    assert 5 == text.count("--> [*]")
+    assert "note" not in text
+
+
+def test_mermaid_marks_the_run() -> None:
+    """The status of the run has a class of its own."""
+    assert "class in_progress active" in draw(LAW, "mermaid", AT_WORK)
+    assert "active" not in draw(LAW, "mermaid")
+
+
+EDGE = re.compile(r'^ +(\w+) -> (\w+) \[label="(\w+)".*?( ltail=cluster_live,.*)?\]$', re.MULTILINE)
+
+
+def test_dot_has_every_move_once() -> None:
+    """DOT has one arrow a row; what every live status can be asked leaves the box once."""
+    edges = EDGE.findall(draw(format="dot"))
+    single = sorted((source, target, event) for source, target, event, box in edges if not box)
+    boxed = [(target, event) for _, target, event, box in edges if box]
+    live = [status for status in RunStatus if not LAW.is_terminal(status)]
+    assert [("failed", "fail"), ("expired", "expire")] == boxed
+    unfolded = single + [(source, target, event) for target, event in boxed for source in live]
+    assert sorted((row.source, row.target, row.event) for row in TRANSITIONS) == sorted(unfolded)
+    assert 13 == len(edges)
+
+
+@pytest.mark.parametrize("law", [documented(), LOOP, Law(())])
+def test_dot_without_the_rule_draws_plain_arrows(law: Law) -> None:
+    """Where not every live status has the event, each move is an arrow of its own."""
+    edges = EDGE.findall(draw(law, "dot"))
+    assert sorted((row.source, row.target, row.event, "") for row in law.transitions) == sorted(edges)
+
+
+def test_dot_marks_the_run() -> None:
+    """The box of the run is solid."""
+    assert 'in_progress [fillcolor="#1967d2"' in draw(LAW, "dot", AT_WORK)
+
+
+def test_the_table() -> None:
+    """The table tells each row once, in words; rows that share event and basis share a line."""
+    lines = draw(format="table").splitlines()
+    assert "| event | from | to | stamp | basis |" == lines[0]
+    assert "| `start` | `queued` | `in_progress` | `started_at` | documented: seen 141 times |" == lines[2]
+    assert "| `request_cancel` | `queued`, `requires_action` | `cancelling` |  | allowed: clients do it |" == lines[6]
+    told = [
+        (event, source, target)
+        for event, sources, target in re.findall(
+            r"^\| `(\w+)` \| ([^|]+) \| `(\w+)` \|", "\n".join(lines[:16]), re.MULTILINE
+        )
+        for source in re.findall(r"\w+", sources)
+    ]
+    assert sorted((row.event, row.source, row.target) for row in TRANSITIONS) == sorted(told)
+
+
+def test_the_table_of_statuses() -> None:
+    """Each status says what it means, and whether it is live; a run is marked and its times told."""
+    plain, marked = (draw(LAW, "table", standing).partition("\n\n")[2].splitlines() for standing in (None, AT_WORK))
+    assert [f"| `{status}` | {status.meaning} " for status in RunStatus] == [
+        "|".join(line.split("|")[:3]) for line in plain[2:]
+    ]
+    assert f"| **`in_progress`** ◀ | {RunStatus.IN_PROGRESS.meaning} | live | 12:00:03 |" == marked[3]
+
+
+def test_evidence_cannot_break_the_table() -> None:
+    """A bar or a line end in the evidence stays inside its cell; without evidence the basis stands alone."""
+    rows = [
+        Transition(RunEvent.FAIL, RunStatus.QUEUED, RunStatus.FAILED, None, Basis.ALLOWED, evidence)
+        for evidence in ("a|b\nc", "")
+    ]
+    assert [
+        r"| `fail` | `queued` | `failed` |  | allowed: a\|b c |",
+        "| `fail` | `queued` | `failed` |  | allowed |",
+    ] == [draw(Law((row,)), "table").splitlines()[2] for row in rows]
+
+
+README = """\
+# A title
+
+<!-- runstate:table -->
+<!-- /runstate:table -->
+between
+<!-- runstate:lanes -->
+anything
+<!-- /runstate:lanes -->
+<!-- runstate:mermaid -->
+<!-- /runstate:mermaid -->
+the end
+"""
+
+
+def test_refresh_writes_the_blocks_and_nothing_else() -> None:
+    """Each block holds its picture, the text around is as it was, and a second time changes nothing."""
+    fresh = refresh(README)
+    assert f"<!-- runstate:table -->\n{draw(format='table')}\n<!-- /runstate:table -->\nbetween" in fresh
+    assert f"<!-- runstate:lanes -->\n```text\n{draw(width=88)}\n```\n<!-- /runstate:lanes -->" in fresh
+    assert f"```mermaid\n{draw(format='mermaid')}\n```\n<!-- /runstate:mermaid -->\nthe end\n" in fresh
+    assert fresh == refresh(fresh)
+    assert "no block" == refresh("no block")
+
+
+def test_refresh_refuses_half_a_block() -> None:
+    """A block without an end, or with a name that no picture has, is named."""
+    with pytest.raises(ValueError, match="has no <!-- /runstate:table --> after it"):
+        refresh("<!-- runstate:table -->\n")
+    with pytest.raises(ValueError, match="no picture is called 'cat'; there are table, lanes, mermaid"):
+        refresh("<!-- runstate:cat -->\n<!-- /runstate:cat -->\n")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command rewrites a stale file; with --check it leaves it alone and answers 1."""
+    readme = tmp_path / "README.md"
+    readme.write_text(README, encoding="utf-8")
+    assert 1 == main(["--check", str(readme)])
+    assert README == readme.read_text(encoding="utf-8")
+    assert "is stale; to refresh it: python -m runstate.diagram.readme" in capsys.readouterr().err
+    assert 0 == main([str(readme)])
+    assert refresh(README) == readme.read_text(encoding="utf-8")
+    assert 0 == main(["--check", str(readme)])
+    assert 0 == main([str(readme)])
+    assert 2 == main(["--check"])
+    assert "usage" in capsys.readouterr().err
+
+
+def test_the_command_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m runstate.diagram.readme` hands the answer to the shell."""
+    readme = tmp_path / "README.md"
+    readme.write_text(README, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["readme", "--check", str(readme)])
+    monkeypatch.delitem(sys.modules, "runstate.diagram.readme")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("runstate.diagram.readme", run_name="__main__")
+    assert 1 == ended.value.code
