@@ -32,6 +32,7 @@ bench: $(DEVELOP)  ## measure; decides nothing
 
 pictures: $(READY)  ## draw the README's table and lanes again
 	$(BIN)/python -m runstate.diagram.readme README.md
+	$(BIN)/runstate diagram --format svg --output docs/lanes.svg
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage mutants

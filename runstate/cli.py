@@ -32,6 +32,7 @@ from runstate.run import Run
 __all__ = ["cli"]
 
 _FINDINGS: Final = 1
+_FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _PAUSE_S: Final = 0.9
 
 
@@ -128,10 +129,10 @@ def _columns(header: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> None:
 
 @cli.command()
 @click.option("--format", "-f", "form", type=click.Choice(FORMATS), help="How to draw; lanes if not given.")
-@click.option("--run", "run_file", type=click.File("rb"), help="A file with a run to show in it (- for stdin).")
+@click.option("--run", "run_file", type=_FILE, metavar="FILE", help="A file with a run to show in it (- is stdin).")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Where to write, else stdout.")
 @click.option("--documented", "only_documented", is_flag=True, help="Only the rows that the vendor documented.")
-def diagram(form: str | None, run_file: BinaryIO | None, output: Path | None, only_documented: bool) -> None:
+def diagram(form: str | None, run_file: str | None, output: Path | None, only_documented: bool) -> None:
     """Draw the law, or where one run stands in it (the last snapshot in FILE)."""
     law = documented() if only_documented else LAW
     standing = None if run_file is None else _standing(_last_run(run_file))
@@ -147,23 +148,24 @@ def diagram(form: str | None, run_file: BinaryIO | None, output: Path | None, on
     click.echo(draw(law, chosen, standing, width, _colors(console)))
 
 
-def _last_run(file: BinaryIO) -> Run:
+def _last_run(name: str) -> Run:
     """Return the run of a file's last snapshot. A file without one is a mistake in the asking."""
-    found = deque(snapshots(_bounded_lines(file)), maxlen=1)
+    with _reading(name) as file:
+        found = deque(snapshots(_bounded_lines(file)), maxlen=1)
     if not found:
-        raise click.UsageError(f"{file.name}: no run in it")
+        raise click.UsageError(f"{name}: no run in it")
     last = found[0]
     try:
         if last.record is None:
-            raise click.UsageError(f"{file.name}:{last.place}: {'; '.join(map(str, last.faults))}")
+            raise click.UsageError(f"{name}:{last.place}: {'; '.join(map(str, last.faults))}")
         return Run.from_dict(last.record)
     except RunstateError as error:
-        raise click.UsageError(f"{file.name}:{last.place}: {error}") from None
+        raise click.UsageError(f"{name}:{last.place}: {error}") from None
 
 
 @cli.command()
-@click.argument("status", type=click.Choice([status.value for status in RunStatus]))
-@click.argument("event", type=click.Choice([event.value for event in RunEvent]))
+@click.argument("status", metavar="STATUS", type=click.Choice([status.value for status in RunStatus]))
+@click.argument("event", metavar="EVENT", type=click.Choice([event.value for event in RunEvent]))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def explain(status: str, event: str, as_json: bool) -> None:
     """Say whether EVENT may be asked of a run in STATUS, why, and the shortest way to it."""
@@ -194,11 +196,21 @@ def explain(status: str, event: str, as_json: bool) -> None:
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _reading(name: str) -> Generator[BinaryIO, None, None]:
+    """Open a file to read, or stdin for -; one that cannot be read is a mistake in the asking."""
+    try:
+        with click.open_file(name, "rb") as file:
+            yield cast("BinaryIO", file)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {name}: {error.strerror}") from None
+
+
 def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
     """Yield a file's lines; of one past the reader's bound only as much as it takes to refuse it."""
     while line := file.readline(wire.MAX_BYTES + 2):
         yield line
-        while len(line) > wire.MAX_BYTES and not line.endswith(b"\n"):
+        while line and not line.endswith(b"\n"):
             line = file.readline(wire.MAX_BYTES)
 
 
@@ -210,9 +222,9 @@ def _progress() -> Progress:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.File("rb"), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def check(files: tuple[BinaryIO, ...], as_json: bool) -> None:
+def check(files: tuple[str, ...], as_json: bool) -> None:
     """Judge whether a legal history could have left recorded runs.
 
     FILE holds JSON lines, a JSON array, one object, or a capture of server-sent events; - is stdin. Exit code 1 if
@@ -221,13 +233,12 @@ def check(files: tuple[BinaryIO, ...], as_json: bool) -> None:
     total = Report()
     reports: list[tuple[str, Report]] = []
     with _progress() as bar:
-        for file in files:
-            watched = bar.wrap_file(file, total=_size(file), description=Path(file.name).name)
-            try:
+        for name in files:
+            with _reading(name) as file:
+                size = _size(name)
+                watched = file if size is None else bar.wrap_file(file, total=size, description=Path(name).name)
                 report = inspect(snapshots(_bounded_lines(watched)))
-            except OSError as error:
-                raise click.UsageError(f"cannot read {file.name}: {error.strerror}") from None
-            reports.append((file.name, report))
+            reports.append((name, report))
             total.add(report)
     if as_json:
         _emit_json({"files": [{"file": name, **_report(report)} for name, report in reports], "total": _report(total)})
@@ -236,12 +247,10 @@ def check(files: tuple[BinaryIO, ...], as_json: bool) -> None:
     sys.exit(_FINDINGS if total.errors else 0)
 
 
-def _size(file: BinaryIO) -> int | None:
-    """Return how many bytes there are to read, None where nobody knows (a pipe)."""
-    try:
-        return Path(file.name).stat().st_size
-    except OSError:
-        return None
+def _size(name: str) -> int | None:
+    """Return how many bytes there are to read, None where nobody knows (stdin, a pipe)."""
+    path = Path(name)
+    return path.stat().st_size if path.is_file() else None
 
 
 def _report(report: Report) -> dict[str, Any]:

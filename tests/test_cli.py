@@ -1,0 +1,253 @@
+"""The command says what it knows on stdout, talks on stderr, and never answers bad input with a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from runstate import LAW, TRANSITIONS, Run, RunEvent, RunStatus, Usage
+from runstate.cli import cli
+from runstate.diagram import FORMATS, Format, draw, parse_lanes
+
+LEGAL = {(row.event, row.source, row.target) for row in TRANSITIONS}
+
+
+def ask(*arguments: str | Path, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A file with three snapshots of a run that completed."""
+    run = Run.create(id="run_1", thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_800_000_000)
+    trace = [run.to_json()]
+    run.start(at=1_800_000_001)
+    trace.append(run.to_json())
+    run.complete(Usage(1, 2), at=1_800_000_003)
+    path = tmp_path / "recording.jsonl"
+    path.write_text("\n".join([*trace, run.to_json()]))
+    return path
+
+
+# --- table, diagram, explain
+
+
+def test_the_table_has_every_row() -> None:
+    """One line for each transition, under a header."""
+    lines = ask("table").stdout.splitlines()
+    assert [[row.event, row.source, row.target] for row in TRANSITIONS] == [line.split()[:3] for line in lines[1:]]
+
+
+def test_the_table_for_programs_is_the_law() -> None:
+    """JSON has the nineteen transitions and the nine statuses, with what may be asked there."""
+    said = json.loads(ask("table", "--json").stdout)
+    assert LEGAL == {(row["event"], row["source"], row["target"]) for row in said["transitions"]}
+    for status in said["statuses"]:
+        assert list(LAW.allowed_events(RunStatus(status["status"]))) == status["allowed_events"]
+        assert status["terminal"] is (status["allowed_events"] == [])
+
+
+def test_the_documented_table_has_eleven_rows() -> None:
+    """Only what the vendor documented."""
+    assert 11 == len(json.loads(ask("table", "--json", "--documented").stdout)["transitions"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_diagram_in_every_format(form: Format, tmp_path: Path) -> None:
+    """What is printed and what is written to a file is the picture."""
+    expected = draw(LAW, form) + "\n"
+    assert expected == ask("diagram", "--format", form).stdout
+    path = tmp_path / "picture"
+    assert "" == ask("diagram", "-f", form, "-o", path).output
+    assert expected == path.read_text(encoding="utf-8")
+
+
+def test_a_diagram_shows_where_a_run_stands(recording: Path) -> None:
+    """The last snapshot of the file is drawn, and the picture still is the law."""
+    shown = ask("diagram", "--run", recording).stdout
+    assert "run_1 is completed" in shown
+    assert LEGAL == set(parse_lanes(shown))
+    assert shown == ask("diagram", "--run", "-", stdin=recording.read_bytes()).stdout
+
+
+@pytest.mark.parametrize("event", RunEvent)
+@pytest.mark.parametrize("status", RunStatus)
+def test_explain_knows_all_81_pairs(status: RunStatus, event: RunEvent) -> None:
+    """In words and in JSON: legal or not, and the shortest way."""
+    words = ask("explain", status, event).stdout
+    said = json.loads(ask("explain", status, event, "--json").stdout)
+    row = LAW.find(status, event)
+    assert said["legal"] is (row is not None)
+    assert (f"{event} is legal there" if row else f"{event} is illegal there") in words
+    path = LAW.path_to_event(status, event)
+    assert said["shortest_path"] == (None if path is None else list(path))
+    if row is None and path is not None:
+        assert f"Shortest way: {' -> '.join(path)}." in words
+
+
+# --- check
+
+
+def test_check_counts_what_it_sees(recording: Path) -> None:
+    """Snapshots, runs and changes of status, in words and in JSON; exit code 0."""
+    done = ask("check", recording)
+    assert 0 == done.exit_code
+    assert ["3", "1", "0", "0", str(recording)] == done.stdout.splitlines()[1].split()
+    said = json.loads(ask("check", "--json", recording).stdout)
+    assert (3, 1, 0, []) == tuple(said["total"][key] for key in ("snapshots", "runs", "errors", "findings"))
+    assert [["start"], ["complete"]] == sorted((row["events"] for row in said["total"]["transitions"]), reverse=True)
+
+
+def test_check_finds_what_cannot_be(recording: Path) -> None:
+    """Exit code 1, and a line that names file, line, run and reason."""
+    lines = recording.read_text().splitlines()
+    broken = json.loads(lines[1]) | {"completed_at": 1_800_000_002}
+    recording.write_text("\n".join([lines[0], json.dumps(broken), lines[2]]))
+    done = ask("check", recording)
+    assert 1 == done.exit_code
+    said = "completed_at is set, but no path from queued to in_progress stamps it"
+    assert done.stdout.startswith(f"{recording}:2: error: run run_1: {said}")
+    finding = json.loads(ask("check", "--json", recording).stdout)["total"]["findings"][0]
+    assert ("2", "error", "run_1", said) == tuple(finding[key] for key in ("place", "severity", "run", "problem"))
+
+
+def test_check_reads_stdin_and_many_files(recording: Path) -> None:
+    """- is stdin; with many files there is a row for all, and the same run counts once."""
+    done = ask("check", recording, "-", stdin=recording.read_bytes())
+    assert ["6", "1", "0", "0", "in", "all", "2", "files"] == done.stdout.splitlines()[3].split()
+
+
+def test_a_line_past_the_bound_is_one_complaint(tmp_path: Path) -> None:
+    """A line of 40 MB is refused as one, and the line after it is read as the third."""
+    path = tmp_path / "huge.jsonl"
+    path.write_bytes(b'{}\n{"a": "' + b"x" * 40_000_000 + b'"}\nnonsense\n')
+    lines = [line for line in ask("check", path).stdout.splitlines() if "error:" in line]
+    assert [f"{path}:2", f"{path}:3"] == [line.split(": error")[0] for line in lines[-2:]]
+    assert "expected at most 16777216 bytes" in lines[-2]
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["explain", "paused", "start"], "'paused' is not one of 'queued'"),
+        (["explain", "queued", "begin"], "'begin' is not one of 'start'"),
+        (["diagram", "--format", "png"], "'png' is not one of 'lanes'"),
+        (["diagram", "--output", "/no/such/folder/x.svg"], "cannot write /no/such/folder/x.svg"),
+        (["diagram", "--run", "/no/such/file"], "File '/no/such/file' does not exist"),
+        (["check", "/no/such/file"], "File '/no/such/file' does not exist"),
+        (["check", "/"], "File '/' is a directory"),
+        (["check"], "Missing argument 'FILE...'"),
+        (["tabel"], "No such command 'tabel'"),
+    ],
+)
+def test_a_mistake_in_the_asking_gets_a_sentence(arguments: list[str], said: str) -> None:
+    """Exit code 2, nothing on stdout, one clear sentence on stderr."""
+    done = ask(*arguments)
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no run in it"),
+        (b"{broken", "not JSON at line 1 column 2"),
+        (b'{"id": "run_1", "status": "paused"}', "unknown status 'paused'"),
+    ],
+)
+def test_a_diagram_of_no_run_gets_a_sentence(content: bytes, said: str, tmp_path: Path) -> None:
+    """A file without a readable run is a mistake in the asking, told with its place."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    done = ask("diagram", "--run", path)
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert said in done.stderr
+    assert str(path) in done.stderr
+
+
+# --- as a process: pipes, terminals, missing libraries
+
+
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "runstate", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """Run the command with its stdout and stderr on a terminal of 200 columns, and return all it wrote."""
+    ours, theirs = pty.openpty()
+    env: dict[str, Any] = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", **environment}
+    command = [sys.executable, "-m", "runstate", *arguments]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=env) as running:
+        os.close(theirs)
+        written = b""
+        while chunk := _read(ours):
+            written += chunk
+        assert 0 == running.wait(60)
+    os.close(ours)
+    return written.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux says so when the other side has closed
+        return b""
+
+
+def test_the_demo_drives_runs_through_every_status(tmp_path: Path) -> None:
+    """Without a terminal it does not pause; what it records, check finds nothing in."""
+    path = tmp_path / "demo.jsonl"
+    done = process("demo", "--record", str(path))
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "9 of 9 statuses reached; the judge found 0 errors" in done.stdout
+    assert "\x1b" not in done.stdout
+    checked = process("check", "--json", str(path))
+    assert (0, 8) == (checked.returncode, json.loads(checked.stdout)["total"]["runs"])
+
+
+def test_a_terminal_gets_colours_unless_it_says_no() -> None:
+    """Lanes are coloured on a terminal; NO_COLOR is heard, and a pipe gets none."""
+    assert "\x1b[" in on_a_terminal("diagram")
+    assert "\x1b[" not in on_a_terminal("diagram", NO_COLOR="1")
+    assert "\x1b[" not in process("diagram").stdout
+
+
+def test_the_demo_moves_on_a_terminal_and_quick_does_not_pause() -> None:
+    """On a terminal it draws in colours, and with --quick it ends at once."""
+    shown = on_a_terminal("demo", "--quick")
+    assert "9 of 9 statuses reached" in shown
+    assert "\x1b[" in shown
+
+
+def test_a_terminal_that_knows_no_unicode_gets_ascii() -> None:
+    """Where stdout cannot take the lanes' characters, they are drawn in ASCII."""
+    done = process("diagram", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout.isascii()
+    assert LEGAL == set(parse_lanes(done.stdout))
+
+
+def test_without_its_libraries_it_says_what_to_install() -> None:
+    """The core installs without click and rich; the command then says so and exits with 2."""
+    code = "import sys; sys.modules['click'] = None; from runstate.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "runstate: the command needs click and rich: pip install 'runstate[cli]'\n" == done.stderr

@@ -1,0 +1,192 @@
+"""Recordings are read in every form they come in, and what is wrong in them is told with its place."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from runstate import ManualClock, Run, RunEvent, RunStatus, Usage, use_clock
+from runstate.plausible import Step
+from runstate.recordings import Report, inspect, snapshots
+
+_CREATED = 1_800_000_000
+
+
+def a_trace(run_id: str = "run_1") -> list[dict[str, Any]]:
+    """Three snapshots of an ordinary run."""
+    with use_clock(ManualClock(_CREATED)) as clock:
+        run = Run.create(id=run_id, thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
+        trace = [run.to_dict()]
+        clock.advance(1)
+        run.start()
+        trace.append(run.to_dict())
+        clock.advance(1)
+        run.complete(Usage(1, 2))
+        trace.append(run.to_dict())
+    return trace
+
+
+def lines(text: str | bytes) -> io.BytesIO:
+    return io.BytesIO(text if isinstance(text, bytes) else text.encode())
+
+
+def read(text: str | bytes) -> Report:
+    return inspect(snapshots(lines(text)))
+
+
+def places(text: str | bytes) -> list[str]:
+    return [snapshot.place for snapshot in snapshots(lines(text))]
+
+
+def sse(trace: list[dict[str, Any]]) -> str:
+    events = "".join(f"event: thread.run.{run['status']}\ndata: {json.dumps(run)}\n\n" for run in trace)
+    return f": a comment\n\n{events}event: done\ndata: [DONE]\n\n"
+
+
+FORMS = {
+    "JSON lines": "\n".join(map(json.dumps, a_trace())),
+    "JSON lines with an envelope": "\n".join(json.dumps({"source": "x", "run": run}) for run in a_trace()),
+    "JSON lines with CRLF and blanks": "\r\n\r\n".join(map(json.dumps, a_trace())) + "\r\n",
+    "an array on one line": json.dumps(a_trace()),
+    "an array on many lines": json.dumps(a_trace(), indent=2),
+    "a list page": json.dumps({"object": "list", "data": a_trace(), "has_more": False}, indent=1),
+    "envelopes with data": "\n".join(json.dumps({"event": "thread.run.x", "data": run}) for run in a_trace()),
+    "server-sent events": sse(a_trace()),
+    "a byte order mark": "\ufeff" + "\n".join(map(json.dumps, a_trace())),
+    "camelCase": "\n".join(Run.from_dict(run).to_json("camel") for run in a_trace()),
+}
+
+
+@pytest.mark.parametrize("text", FORMS.values(), ids=FORMS.keys())
+def test_every_form_gives_the_same_snapshots(text: str) -> None:
+    """Three snapshots of one run, its two changes of status, and nothing to complain about."""
+    report = read(text)
+    assert (3, {"run_1"}, []) == (report.snapshots, report.run_ids, report.complaints)
+    steps = {
+        Step(RunStatus.QUEUED, RunStatus.IN_PROGRESS, (RunEvent.START,)): 1,
+        Step(RunStatus.IN_PROGRESS, RunStatus.COMPLETED, (RunEvent.COMPLETE,)): 1,
+    }
+    assert steps == dict(report.steps)
+
+
+def test_a_single_object_over_many_lines_is_one_snapshot() -> None:
+    """Pretty-printed JSON is read as what it is."""
+    assert ["3"] == places("\n\n" + json.dumps(a_trace()[0], indent=4))
+
+
+def test_places_are_the_lines_of_the_file() -> None:
+    """Blank lines count, and members of arrays are told by their index."""
+    first, second, third = map(json.dumps, a_trace())
+    assert ["2", "5", "6"] == places(f"\n{first}\n\n\n{second}\n{third}\n")
+    assert ["1[0]", "1[1]", "1[2]"] == places(json.dumps(a_trace()))
+    assert ["1.data[0]", "1.data[1]", "1.data[2]"] == places(json.dumps({"object": "list", "data": a_trace()}))
+    assert ["4", "7", "10"] == places(sse(a_trace()))
+
+
+def test_an_event_over_many_data_lines_is_one_object() -> None:
+    """The lines of one event's data are joined, as the format says, and the place is the first of them."""
+    data = "\n".join(f"data: {line}" for line in json.dumps(a_trace()[0], indent=1).splitlines())
+    report = read(f"event: thread.run.created\nid: 7\nretry: 10\n{data}\n\n")
+    assert (1, []) == (report.snapshots, report.complaints)
+    assert ["4"] == places(f"event: thread.run.created\nid: 7\nretry: 10\n{data}\n\n")
+
+
+def test_an_event_cut_off_at_the_end_is_still_read() -> None:
+    """A capture that ends without its blank line loses nothing."""
+    assert 1 == read(f"event: thread.run.created\ndata: {json.dumps(a_trace()[0])}").snapshots
+
+
+def test_what_says_it_is_no_run_is_passed_over() -> None:
+    """Messages and steps stand between the runs of a stream."""
+    step = json.dumps({"id": "step_1", "object": "thread.run.step", "status": "in_progress"})
+    report = read(f"{step}\n{json.dumps(a_trace()[0])}\n")
+    assert (1, []) == (report.snapshots, report.complaints)
+
+
+def test_an_event_that_names_another_status_is_told() -> None:
+    """The event and the status it came with must agree; created comes with queued."""
+    queued, started, _ = a_trace()
+    assert [] == read(json.dumps({"event": "thread.run.created", "run": queued})).complaints
+    assert [] == read(json.dumps({"event": "thread.run.step.created", "run": started})).complaints
+    (complaint,) = read(json.dumps({"event": "thread.run.created", "run": started})).complaints
+    assert ("1", "error", "run_1") == (complaint.place, complaint.severity, complaint.run_id)
+    assert "the event thread.run.created came with a run in in_progress" == complaint.problem
+
+
+def test_an_impossible_step_names_run_line_and_reason() -> None:
+    """A completed run that starts again is told at the line where it does."""
+    queued, started, completed = map(json.dumps, a_trace())
+    (complaint,) = read(f"{queued}\n{completed}\n{started}\n").complaints
+    expected = (
+        "3: error: run run_1: no path leads from completed to in_progress (completed is terminal, nothing leaves it)"
+    )
+    assert expected == str(complaint)
+
+
+def test_one_bad_line_spoils_no_other() -> None:
+    """Its faults are told with its place; the rest is judged as if it were not there."""
+    queued, started, completed = map(json.dumps, a_trace())
+    report = read(
+        f"{queued}\n{started[:40]}\n{started}\n{json.dumps({'id': 'run_2', 'status': 'paused'})}\n{completed}"
+    )
+    assert (5, {"run_1"}) == (report.snapshots, report.run_ids)
+    assert {"2", "4"} == {complaint.place for complaint in report.complaints}
+    assert 2 == sum(report.steps.values())
+    assert any("unknown status 'paused'" in str(complaint) for complaint in report.complaints)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "1: error: no run in it"),
+        (b"\n \n\t\n", "1: error: no run in it"),
+        (b"{", "1: error: not JSON at line 1 column 2: Expecting property name enclosed in double quotes"),
+        (b"hello", "1: error: not JSON at line 1 column 1: Expecting value"),
+        (b"\xff\xfe{}", "1: error: byte 0 is not UTF-8"),
+        (b"[1]", "1[0]: error: expected a run, an array of runs or an envelope of one"),
+        (b"{\n\n\n x}", "1: error: not JSON at line 4 column 1: Expecting property name enclosed in double quotes"),
+        (b'{"a": NaN}', "1: error: a: nan is not a JSON number"),
+        (b'{"a": 1, "a": 2}', "1: error: a: stands twice"),
+        (b"[" * 5000, "1: error: nested deeper than 64 levels"),
+        (b"data: {}\n\n", "1: error: id: is missing"),
+    ],
+)
+def test_bad_bytes_are_told_with_their_place(text: bytes, said: str) -> None:
+    """Whatever the bytes, the answer is a complaint, and never an exception."""
+    assert said == str(read(text).complaints[0])
+
+
+def test_a_document_past_the_bound_is_refused_without_reading_on() -> None:
+    """An endless document ends at the reader's bound."""
+    read_lines = 0
+
+    def endless() -> Any:
+        nonlocal read_lines
+        yield b"[\n"
+        while True:
+            read_lines += 1
+            yield b"x" * 1_000_000 + b"\n"
+
+    (complaint,) = inspect(snapshots(endless())).complaints
+    assert "expected at most 16777216 bytes" in complaint.problem
+    assert 17 == read_lines
+
+
+def test_the_same_run_in_two_recordings_counts_once() -> None:
+    """Totals count snapshots and steps of both, and the run once."""
+    total = Report()
+    for _ in range(2):
+        total.add(read(FORMS["JSON lines"]))
+    assert (6, {"run_1"}, 4) == (total.snapshots, total.run_ids, sum(total.steps.values()))
+
+
+def test_a_known_reason_is_a_warning_and_no_error() -> None:
+    """A run of 2023 without usage is odd for a known reason."""
+    old = a_trace()[2] | {"created_at": 1_700_000_000, "started_at": 1_700_000_001, "usage": None}
+    report = read(json.dumps(old | {"completed_at": 1_700_000_002}))
+    assert ["warning"] == [complaint.severity for complaint in report.complaints]
+    assert 0 == report.errors
+    assert "runs carry usage only since February 2024" in str(report.complaints[0])
