@@ -28,7 +28,7 @@ cov: $(DEVELOP)  ## the tests of `make test`, with coverage
 
 bench: $(DEVELOP)  ## measure; decides nothing
 	$(BIN)/python -m pip install -q --group bench
-	$(BIN)/python -m benchmarks.in_memory
+	$(BIN)/python benchmarks/in_memory.py
 
 pictures: $(READY)  ## draw the README's table and lanes again
 	$(BIN)/python -m runstate.diagram.readme README.md

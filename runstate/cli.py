@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -349,11 +350,16 @@ def _show(console: Console, live: Live | None, frame: Frame, played: list[Frame]
     if not played or played[-1].scene != frame.scene:
         console.print()
         console.print(Text(frame.scene, style="bold"))
-    came = ((status, "bold green"),) if frame.refusal is None else (("refused: ", "bold red"), frame.refusal)
-    console.print(Text.assemble(f"  {frame.asked:<42}", *came))
+    came = (status, "bold green") if frame.refusal is None else ("refused", "bold red")
+    console.print(Text.assemble(f"  {frame.asked:<42}", came))
+    if frame.refusal is not None:
+        watched = console.is_terminal  # a pipe takes long lines, a person wants them indented
+        console.print(
+            Padding(frame.refusal, (0, 0, 0, 4)) if watched else f"    {frame.refusal}", soft_wrap=not watched
+        )
     lanes = Text.from_ansi(_lanes(console, _standing(frame.run)))
     if live is not None:
-        live.update(lanes, refresh=True)
+        live.update(Group("", lanes), refresh=True)
     elif all(status != before.record["status"] for before in played):
         console.print()
         console.print(lanes)

@@ -53,20 +53,14 @@ _MAY_FAIL, _FAILED = LAW.sources_of(_FAIL), LAW.target_of(_FAIL)
 _MAY_EXPIRE, _EXPIRED = LAW.sources_of(_EXPIRE), LAW.target_of(_EXPIRE)
 _refusal = LAW.refusal
 
-_Settings: TypeAlias = tuple[Any, ...]  # the values of _SETTINGS, in that order
-_SETTINGS: Final = (
-    "instructions",
-    "tools",
-    "metadata",
-    "max_prompt_tokens",
-    "max_completion_tokens",
-    "truncation_strategy",
-    "tool_choice",
-    "parallel_tool_calls",
-    "response_format",
-    "temperature",
-    "top_p",
-)
+_Settings: TypeAlias = tuple[Any, ...]  # what _SETTINGS names, in that order
+_SETTINGS: Final = {
+    setting: FIELDS[setting]
+    for setting in (
+        *("instructions", "tools", "metadata", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy"),
+        *("tool_choice", "parallel_tool_calls", "response_format", "temperature", "top_p"),
+    )
+}
 _AUTO: Final = TruncationStrategy()
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 _DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
@@ -115,15 +109,16 @@ def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
     return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {value!r}")])
 
 
-def _faults_at_birth(names: Mapping[str, object], settings: _Settings, expires_in_s: object) -> list[Fault]:
-    faults = [fault for name, value in names.items() for fault in checks.name(name, value)]
-    for setting, value, default in zip(_SETTINGS, settings, _DEFAULTS, strict=True):
+def _faults_at_birth(names: Mapping[str, object], settings: _Settings, expires_in_s: object) -> tuple[Fault, ...]:
+    faults: tuple[Fault, ...] = ()
+    for name, value in names.items():
+        faults += checks.name(name, value)
+    for (setting, check), value, default in zip(_SETTINGS.items(), settings, _DEFAULTS, strict=True):
         if value is None and default is not None:  # a recorded run may lack it, a new one has it
-            faults.append(Fault(setting, "expected a value, got null"))
+            faults += (Fault(setting, "expected a value, got null"),)
         elif value is not default:
-            faults += FIELDS[setting](setting, value)
-    faults += _A_SECOND("expires_in_s", expires_in_s)
-    return faults
+            faults += check(setting, value)
+    return faults + _A_SECOND("expires_in_s", expires_in_s)
 
 
 class Run(RunRecord):
