@@ -21,7 +21,7 @@ lint: $(DEVELOP)
 types: $(DEVELOP)
 	$(BIN)/mypy
 	$(BIN)/basedpyright
-	$(BIN)/basedpyright --verifytypes runstate --ignoreexternal
+	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes runstate --ignoreexternal
 
 cov: $(DEVELOP)  ## the tests of `make test`, with coverage
 	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered

@@ -27,7 +27,10 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
-    time = staticmethod(time.time)
+    @staticmethod
+    def time() -> float:
+        """Return Unix seconds."""
+        return time.time()
 
 
 @attrs.define
@@ -58,7 +61,7 @@ class _Reader:
     __slots__ = ("time",)
 
     def __init__(self, time: Callable[[], float]) -> None:
-        self.time = time
+        self.time: Callable[[], float] = time
 
 
 reader: Final = _Reader(time.time)

@@ -303,10 +303,29 @@ LAW: Final = _law_of_runs(TRANSITIONS)
 
 _DOCUMENTED_LAW: Final = LAW.only(Basis.DOCUMENTED)
 
-allowed_events = LAW.allowed_events
-target_of = LAW.target_of
-is_terminal = LAW.is_terminal
-shortest_path = LAW.shortest_path
+
+def allowed_events(status: RunStatus) -> tuple[RunEvent, ...]:
+    """Return the events that may be asked in `status`; none in a terminal one."""
+    return LAW.allowed_events(status)
+
+
+def target_of(event: RunEvent) -> RunStatus:
+    """Return the one status that `event` leads to."""
+    return LAW.target_of(event)
+
+
+def is_terminal(status: RunStatus) -> bool:
+    """Tell whether nothing leaves `status`."""
+    return LAW.is_terminal(status)
+
+
+def shortest_path(source: RunStatus, target: RunStatus) -> tuple[RunEvent, ...] | None:
+    """Return the fewest events from `source` to `target`; None if no way leads there.
+
+    >>> [str(event) for event in shortest_path(RunStatus.QUEUED, RunStatus.CANCELLED)]
+    ['request_cancel', 'confirm_cancel']
+    """
+    return LAW.shortest_path(source, target)
 
 
 def documented() -> Law:
