@@ -110,7 +110,12 @@ class RunRecord:
     _extra: JsonObject = attrs.field(default=_NOTHING, alias="extra")
 
     def __attrs_post_init__(self) -> None:
-        demand(faults_of({field: getattr(self, f"_{field}") for field in FIELDS}))
+        faults = faults_of({field: getattr(self, f"_{field}") for field in FIELDS})
+        demand(faults + checks.extra("extra", self._extra))
+        # What was handed in stays its owner's: a run has containers of its own.
+        self._tools = None if self._tools is None else tuple(self._tools)
+        self._metadata = None if self._metadata is None else dict(self._metadata)
+        self._extra = dict(self._extra)
 
     @classmethod
     def from_checked(cls, fields: Mapping[str, Any]) -> Self:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
 from os import urandom
-from typing import Any, Final, Self, TypeAlias, get_args
+from typing import Any, Final, Self, TypeAlias, cast, get_args
 
 from runstate import checks, wire
 from runstate.clock import reader as _clock
@@ -78,7 +78,7 @@ _SORTED_BASE64: Final = bytes.maketrans(
 
 
 def new_run_id(now: float | None = None) -> str:
-    """Return `run_` and 24 url-safe characters: 54 bits of microseconds, then 90 random ones, so that ids sort by time.
+    """Return `run_` and 24 url-safe characters: 60 bits of microseconds, then 84 random ones, so that ids sort by time.
 
     `now` is in Unix seconds; without it the clock is asked. The random bits are the system's, so a forked worker
     repeats none.
@@ -87,7 +87,7 @@ def new_run_id(now: float | None = None) -> str:
     True
     """
     microseconds = int((_clock.time() if now is None else now) * 1_000_000)
-    number = (microseconds << 96 | int.from_bytes(urandom(12), "big")) >> 6
+    number = (microseconds << 88 | int.from_bytes(urandom(11), "big")) >> 4
     return "run_" + b2a_base64(number.to_bytes(18, "big"), newline=False).translate(_SORTED_BASE64).decode()
 
 
@@ -106,10 +106,12 @@ def _used(usage: object) -> Usage:
 
 
 def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
-    return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {value!r}")])
+    return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {checks.show(value)}")])
 
 
-def _faults_at_birth(names: Mapping[str, object], settings: _Settings, expires_in_s: object) -> tuple[Fault, ...]:
+def _faults_at_birth(
+    names: Mapping[str, object], settings: _Settings, born: int, expires_in_s: int
+) -> tuple[Fault, ...]:
     faults: tuple[Fault, ...] = ()
     for name, value in names.items():
         faults += checks.name(name, value)
@@ -118,7 +120,10 @@ def _faults_at_birth(names: Mapping[str, object], settings: _Settings, expires_i
             faults += (Fault(setting, "expected a value, got null"),)
         elif value is not default:
             faults += check(setting, value)
-    return faults + _A_SECOND("expires_in_s", expires_in_s)
+    impatient = _A_SECOND("expires_in_s", expires_in_s)
+    if not impatient and expires_in_s >= checks.YEAR_10000 - born:
+        impatient = (Fault("expires_in_s", f"the deadline, {checks.show(expires_in_s)} s on, is past the year 9999"),)
+    return faults + impatient
 
 
 class Run(RunRecord):
@@ -164,6 +169,7 @@ class Run(RunRecord):
         Without an `id` one is made (`new_run_id`). Raises `InvalidRun` with every fault of the arguments.
         """
         now = _clock.time() if at is None else _given(at)
+        born = int(now)
         settings: _Settings = (
             *(instructions, tools, metadata, max_prompt_tokens, max_completion_tokens, truncation_strategy),
             *(tool_choice, parallel_tool_calls, response_format, temperature, top_p),
@@ -171,19 +177,22 @@ class Run(RunRecord):
         # A run with names and nothing else is common, and the checks of all settings cost more than its birth.
         if (
             settings == _DEFAULTS
+            # 1 equals True and 1.0, but where a boolean or a number belongs, it is told from the other
+            and parallel_tool_calls is True
+            and (temperature.__class__ is top_p.__class__ is float)
             and (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
             and (thread_id and assistant_id and model)
             and (id is None or (id.__class__ is str and id))
-            and (expires_in_s.__class__ is int and expires_in_s > 0)
+            and (expires_in_s.__class__ is int and 0 < expires_in_s < checks.YEAR_10000 - born)
         ):
-            settings = _DEFAULTS  # 1 equals True, but only True is a boolean
+            settings = _DEFAULTS
         else:
             names = {"thread_id": thread_id, "assistant_id": assistant_id, "model": model}
-            demand(_faults_at_birth(names if id is None else {"id": id, **names}, settings, expires_in_s))
+            demand(_faults_at_birth(names if id is None else {"id": id, **names}, settings, born, expires_in_s))
             settings = (instructions, tuple(tools), dict(metadata), *settings[3:])
         run = cls.__new__(cls)
         run._id = new_run_id(now) if id is None else id
-        run._created_at = born = int(now)
+        run._created_at = born
         run._expires_at = born + expires_in_s
         run._status = BIRTH
         run._fill(thread_id, assistant_id, model, settings)
@@ -239,6 +248,8 @@ class Run(RunRecord):
         """
         if at is not None:
             _given(at)
+        if not checks.is_object(cast("object", outputs)):
+            raise InvalidRun(checks.wrong_type("outputs", "an object", outputs))
         action = self._required_action
         fits = action is not None and outputs.keys() == action.id_set
         if (status := self._status) not in _MAY_SUBMIT:
@@ -283,7 +294,7 @@ class Run(RunRecord):
         """End at a token limit: incomplete, with its reason, `completed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
         usage = NO_USAGE if usage is None else _used(usage)
-        if reason not in _CUT_AT:
+        if reason.__class__ is not str or reason not in _CUT_AT:
             raise _one_of(_CUT_AT, "reason", reason)
         details = _CUT_AT[reason]
         if (status := self._status) not in _MAY_CUT:
@@ -298,7 +309,7 @@ class Run(RunRecord):
         """End by an error: failed, with `last_error`, `failed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
         usage = NO_USAGE if usage is None else _used(usage)
-        if code not in _ERROR_CODES:
+        if code.__class__ is not str or code not in _ERROR_CODES:
             raise _one_of(_ERROR_CODES, "code", code)
         error = LastError(code, message)
         if (status := self._status) not in _MAY_FAIL:

@@ -58,12 +58,13 @@ class ToolCall:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        faults = checks.name("id", self.id) + checks.name("name", self.name)
-        demand(faults + checks.text("arguments", self.arguments) + checks.name("type", self.type))
+        faults = checks.name("id", self.id) + checks.name("name", self.name) + checks.text("arguments", self.arguments)
+        demand(faults + checks.name("type", self.type) + checks.extra("extra", self.extra))
 
 
 def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
-    return tuple(calls)
+    # What cannot be gone through stays as it is, and is a fault.
+    return tuple(calls) if isinstance(cast("object", calls), Iterable) else cast("tuple[ToolCall, ...]", calls)
 
 
 @attrs.frozen
@@ -88,16 +89,19 @@ class RequiredAction:
         object.__setattr__(self, "id_set", frozenset(self.call_ids))
 
     def _faults(self) -> Iterator[Fault]:
-        yield from checks.name("type", self.type)
+        yield from checks.name("type", self.type) + checks.extra("extra", self.extra)
+        if not isinstance(cast("object", self.tool_calls), tuple):
+            yield from checks.wrong_type("tool_calls", "an array", self.tool_calls)
+            return
         if not self.tool_calls:
             yield Fault("tool_calls", "is empty: there must be a call to wait for")
         seen: set[str] = set()
         for index, call in enumerate(cast("Sequence[object]", self.tool_calls)):
             at = f"tool_calls[{index}]"
             if not isinstance(call, ToolCall):
-                yield Fault(at, f"expected a ToolCall, got {checks.kind_of(call)}")
+                yield from checks.wrong_type(at, "a ToolCall", call)
             elif call.id in seen:
-                yield Fault(f"{at}.id", f"stands twice: {call.id!r}")
+                yield Fault(f"{at}.id", f"stands twice: {checks.show(call.id)}")
             else:
                 seen.add(call.id)
 
@@ -111,7 +115,8 @@ class LastError:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        demand(checks.name("code", self.code) + checks.text("message", self.message))
+        faults = checks.name("code", self.code) + checks.text("message", self.message)
+        demand(faults + checks.extra("extra", self.extra))
 
 
 @attrs.frozen
@@ -122,7 +127,7 @@ class IncompleteDetails:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        demand(checks.name("reason", self.reason))
+        demand(checks.name("reason", self.reason) + checks.extra("extra", self.extra))
 
 
 @attrs.frozen
@@ -138,8 +143,8 @@ class TruncationStrategy:
 
     def _faults(self) -> Iterator[Fault]:
         if self.type not in ("auto", "last_messages"):
-            yield Fault("type", f"expected 'auto' or 'last_messages', got {self.type!r}")
-        yield from _LAST_MESSAGES("last_messages", self.last_messages)
+            yield Fault("type", f"expected 'auto' or 'last_messages', got {checks.show(self.type)}")
+        yield from _LAST_MESSAGES("last_messages", self.last_messages) + checks.extra("extra", self.extra)
         if self.type == "last_messages" and self.last_messages is None:
             yield Fault("last_messages", "is missing: the type 'last_messages' needs a number")
 
@@ -165,7 +170,7 @@ class Usage:
 
     def __attrs_post_init__(self) -> None:
         faults = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)
-        demand(faults + _TOKENS("total_tokens", self.total_tokens))
+        demand(faults + _TOKENS("total_tokens", self.total_tokens) + checks.extra("extra", self.extra))
 
 
 def _sum(prompt_tokens: object, completion_tokens: object) -> int:

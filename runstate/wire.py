@@ -37,8 +37,10 @@ OLDEST: Final = (
 )
 """The keys that every recorded run has; all others may be absent."""
 
+_INNER: Final = ("submit_tool_outputs", "submit_tool_approval")  # of a required action, named by its type
 _NESTED: Final = (
-    *("submit_tool_outputs", "submit_tool_approval", "tool_calls"),
+    *_INNER,
+    "tool_calls",
     *("prompt_tokens", "completion_tokens", "total_tokens", "last_messages"),
 )
 
@@ -183,13 +185,15 @@ class _Reading:
 
     def required_action(self, path: str, value: object) -> object:
         """Read `{"type", TYPE: {"tool_calls": [...]}}`, where the inner object is named by the type."""
-        read = self.keys(path, value, ("type", "submit_tool_outputs", "submit_tool_approval"))
+        read = self.keys(path, value, ("type", *_INNER))
         if read is None:
             return None
         outer, extra = read
         kind = outer.pop("type", None)
         if not isinstance(kind, str) or kind not in outer:
-            self.blame(path, f"expected the type to name an object beside it, got {kind!r} beside {sorted(outer)}")
+            self.blame(
+                path, f"expected the type to name an object beside it, got {checks.show(kind)} beside {sorted(outer)}"
+            )
             return None
         at = f"{path}.{kind}"
         inner = self.keys(at, outer.pop(kind), ("tool_calls",))
@@ -220,7 +224,8 @@ class _Reading:
             if inner is None:
                 return None
             outer.update(inner[0])
-            if inner[1]:
+            # Calls of other types have their name beside the id, unless they are seen to keep it in a function too.
+            if inner[1] or outer.get("type", "function") != "function":
                 extra["function"] = inner[1]
         missing = [key for key in ("id", "name") if key not in outer]
         for key in missing:
@@ -243,8 +248,7 @@ class _Reading:
         try:
             return RunStatus(cast("str", value))
         except ValueError:
-            shown = repr(value)[:60]
-            self.blame(path, f"unknown status {shown}; the nine are {', '.join(RunStatus)}")
+            self.blame(path, f"unknown status {checks.show(value)}; the nine are {', '.join(RunStatus)}")
             return None
 
 
@@ -275,10 +279,12 @@ def decode(data: object) -> dict[str, object]:
             fields[key] = getattr(reading, key)(key, value)
         else:
             reading.faults += faults_of({key: value})
-            fields[key] = tuple(cast("Sequence[object]", value)) if isinstance(value, list) else value
+            fields[key] = _plain(value)  # what was handed in stays its owner's
     if reading.faults:
         raise RunDecodeError(reading.faults[:_MAX_FAULTS])
-    fields["extra"] = extra
+    tools = cast("list[object] | None", fields["tools"])
+    fields["tools"] = None if tools is None else tuple(tools)
+    fields["extra"] = _plain(extra)
     return fields
 
 
@@ -307,13 +313,13 @@ class _Writing:
             return None
         calls = [self.tool_call(call) for call in action.tool_calls]
         inner = self.names.get(action.type, action.type)
-        # The name of the inner object follows the spelling, and so must the place of its unknown keys.
-        extra = {self.names.get(key, key): value for key, value in action.extra.items()}
+        # The name of an inner object follows the spelling, and so must the place of its unknown keys.
+        extra = {self.names[key] if key in _INNER else key: value for key, value in action.extra.items()}
         return _with_extra({"type": action.type, inner: {self.names["tool_calls"]: calls}}, extra)
 
     def tool_call(self, call: ToolCall) -> dict[str, object]:
         named: dict[str, object] = {"name": call.name, "arguments": call.arguments}
-        inner = {"function": named} if call.type == "function" else named
+        inner = {"function": named} if call.type == "function" or "function" in call.extra else named
         return _with_extra({"id": call.id, "type": call.type, **inner}, call.extra)
 
 

@@ -179,8 +179,8 @@ def _lane(picture: Picture, lane: Lane, sheet: _Sheet, y: float) -> Iterator[str
     target = at[lane.target]
     sources = [at[status] for status in lane.sources]
     leads_back = target in sources
-    state = "" if picture.standing is None else " askable" if lane.askable else " dim"
-    yield f'<g class="lane {lane.tone}{state}"><title>{lane.sentence}</title>'
+    emphasis = "" if picture.standing is None else " askable" if lane.askable else " dim"
+    yield f'<g class="lane {lane.tone}{emphasis}"><title>{lane.sentence}</title>'
     yield f'<rect class="row" width="{_n(sheet.width)}" y="{_n(y - _ROW / 2)}" height="{_ROW}"/>'
     yield f'<text class="name" x="{_n(sheet.gutter - 14)}" y="{_n(y + 4.5)}" text-anchor="end">{lane.event}</text>'
     for side, end in ((1, min(sources)), (-1, max(sources))):  # from the left, from the right
