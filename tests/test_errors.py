@@ -1,0 +1,102 @@
+"""The errors: small records with one sentence each, that survive a copy and a pickle."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import runstate
+from runstate import (
+    LAW,
+    Fault,
+    IllegalTransition,
+    InvalidRun,
+    LawError,
+    RunDecodeError,
+    RunEvent,
+    RunstateError,
+    RunStatus,
+    TerminalStatus,
+    ToolOutputsMismatch,
+)
+
+ILLEGAL = LAW.refusal("run_1", RunStatus.QUEUED, RunEvent.COMPLETE)
+NO_WAY = LAW.refusal("run_1", RunStatus.CANCELLING, RunEvent.START)
+ENDED = LAW.refusal("run_1", RunStatus.FAILED, RunEvent.START)
+MISMATCH = ToolOutputsMismatch("run_1", ("a", "b"), ("a",))
+FAULTS = (Fault("usage.total_tokens", "is missing"), Fault("", "not JSON"))
+
+SENTENCES = [
+    (
+        ILLEGAL,
+        (
+            "run run_1 is queued and cannot complete; allowed there: start, request_cancel, fail, expire; "
+            "shortest way: start -> complete"
+        ),
+    ),
+    (
+        NO_WAY,
+        (
+            "run run_1 is cancelling and cannot start; allowed there: confirm_cancel, complete, mark_incomplete, fail, "
+            "expire; no way leads to start from there"
+        ),
+    ),
+    (ENDED, "run run_1 is failed and cannot start; failed is terminal, nothing leaves it"),
+    (
+        MISMATCH,
+        (
+            "Expected tool outputs for call_ids ['a', 'b'], got ['a']; "
+            "run run_1 stays requires_action until all come in one request"
+        ),
+    ),
+    (InvalidRun(FAULTS), "not a run: usage.total_tokens: is missing; not JSON"),
+    (RunDecodeError(FAULTS[:1]), "not a run: usage.total_tokens: is missing"),
+    (LawError("start stands twice"), "start stands twice"),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence"), SENTENCES, ids=[type(error).__name__ for error, _ in SENTENCES])
+def test_sentence(error: RunstateError, sentence: str) -> None:
+    """Each error says which run, where it stands, what was asked and what is possible."""
+    assert sentence == str(error)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize(("error", "sentence"), SENTENCES, ids=[type(error).__name__ for error, _ in SENTENCES])
+def test_copies(error: RunstateError, sentence: str, again: Callable[[Any], Any]) -> None:
+    """A copied or pickled error is of the same class, with the same fields and sentence."""
+    other = again(error)
+    assert type(error) is type(other)
+    assert sentence == str(other)
+    fields = [name for name in dir(error) if not name.startswith("_") and name not in ("add_note", "with_traceback")]
+    assert {name: getattr(error, name) for name in fields} == {name: getattr(other, name) for name in fields}
+
+
+def test_a_terminal_refusal_has_no_way() -> None:
+    """A refusal by a terminal status allows nothing and knows no way."""
+    assert isinstance(ENDED, TerminalStatus)
+    assert ((), None) == (ENDED.allowed, ENDED.path)
+
+
+def test_fields_of_a_mismatch() -> None:
+    """A mismatch tells the ids that were expected and those that came."""
+    assert ("run_1", ("a", "b"), ("a",)) == (MISMATCH.run_id, MISMATCH.expected, MISMATCH.got)
+
+
+def test_fields_of_an_invalid_run() -> None:
+    """An invalid run tells all its faults, whatever sequence they came in."""
+    assert FAULTS == InvalidRun(list(FAULTS)).faults
+
+
+def test_family() -> None:
+    """Every error is a RunstateError that asking again does not help; a bad value is also a ValueError."""
+    kinds = [kind for kind in vars(runstate).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert 7 == len(kinds)
+    assert all(issubclass(kind, RunstateError) and not kind.retryable for kind in kinds)
+    assert issubclass(TerminalStatus, IllegalTransition)
+    assert issubclass(RunDecodeError, InvalidRun)
+    assert issubclass(InvalidRun, ValueError)

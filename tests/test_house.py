@@ -1,0 +1,265 @@
+"""The house of DESIGN.md: which room may know which, how large a room may be, and which words are struck."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import runstate
+
+ROOT = Path(runstate.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+# What each room may import, besides the standard library and attrs. A room that is not here has no place in the house.
+# Imports go downward only: a law that knew its pictures could not be drawn by others, and cycles hide who decides.
+FLOOR_0 = ("lifecycle", "errors", "clock")
+FLOOR_1 = ("checks", "values", "record", "wire", "run", "plausible", "recordings")
+FACES = ("diagram", "machine", "cli", "demo")
+BELOW: dict[str, frozenset[str]] = {
+    "errors": frozenset(),
+    "lifecycle": frozenset({"errors"}),
+    "clock": frozenset(),
+    "checks": frozenset({"errors"}),
+    "values": frozenset({"errors", "checks"}),
+    "record": frozenset({"errors", "lifecycle", "checks", "values"}),
+    "wire": frozenset({*FLOOR_0, "checks", "values", "record"}),
+    "run": frozenset({*FLOOR_0, "checks", "values", "record", "wire"}),
+    "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
+    "recordings": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run", "plausible"}),
+    "diagram": frozenset({*FLOOR_0, *FLOOR_1}),
+    "machine": frozenset({*FLOOR_0, *FLOOR_1}),
+    "demo": frozenset({*FLOOR_0, *FLOOR_1, "diagram"}),
+    "cli": frozenset({*FLOOR_0, *FLOOR_1, "diagram", "demo"}),
+    "__main__": frozenset({"cli"}),
+    "__init__": frozenset({*FLOOR_0, *FLOOR_1}),
+}
+# Only for the names in annotations: an error tells a status, but the law must be able to raise errors.
+FOR_TYPES_ONLY = {("errors", "lifecycle")}
+
+# What else may be imported, and by whom. `transitions` drags a machine of its own in; click and rich are an extra.
+FOREIGN: dict[str, frozenset[str]] = {
+    "transitions": frozenset({"machine"}),
+    "click": frozenset({"cli", "demo"}),
+    "rich": frozenset({"cli", "demo"}),
+    "attrs": frozenset(BELOW),
+}
+
+
+class Import(NamedTuple):
+    """A module that a module imports, at any depth, and whether only a type checker sees it."""
+
+    name: str
+    for_types: bool
+    line: int
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def dotted(path: Path) -> str:
+    return ".".join(("runstate", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Yield every import of a module, those inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, id(node) in for_types, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            assert node.module is not None
+            yield Import(node.module, id(node) in for_types, node.lineno)
+            for alias in node.names:
+                if (ROOT.parent / Path(*node.module.split("."))).is_dir():
+                    yield Import(f"{node.module}.{alias.name}", id(node) in for_types, node.lineno)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# --- rooms ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_go_downward(path: Path) -> None:
+    """A room imports only rooms below its own, also inside its functions."""
+    assert room(path) in BELOW, "a room without a floor"
+    for found in imports(path):
+        if not found.name.startswith("runstate."):
+            continue
+        other = found.name.split(".")[1]
+        if not (ROOT / other).exists() and not (ROOT / f"{other}.py").exists():
+            continue  # a name out of `runstate` itself
+        if other != room(path) and not (found.for_types and (room(path), other) in FOR_TYPES_ONLY):
+            assert other in BELOW[room(path)], f"{relative(path)}:{found.line} imports {found.name}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent != ROOT], ids=relative)
+def test_a_package_has_no_cycle(path: Path) -> None:
+    """Inside a package of several modules no module imports itself by way of others."""
+    by_name = {dotted(module): module for module in MODULES}
+    waiting, seen = [path], set()
+    while waiting:
+        for found in imports(waiting.pop()):
+            other = by_name.get(found.name)
+            if other is not None and other not in seen and room(other) == room(path):
+                assert other != path, f"{relative(path)} imports itself"
+                seen.add(other)
+                waiting.append(other)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_foreign_imports(path: Path) -> None:
+    """Floors 0 and 1 stand on the standard library and attrs; transitions, click and rich each have their rooms."""
+    for found in imports(path):
+        top = found.name.split(".")[0]
+        if top != "runstate" and top not in sys.stdlib_module_names:
+            assert room(path) in FOREIGN.get(top, frozenset()), f"{relative(path)}:{found.line} imports {found.name}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room(path) != "clock"], ids=relative)
+def test_only_the_clock_reads_the_time(path: Path) -> None:
+    """No other module asks the machine for the time, or a test could not move it; a face may sleep."""
+    allowed = {"sleep"} if room(path) in FACES else set()
+    banned = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
+    banned |= {"localtime", "gmtime", "ctime", "sleep"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            asked = (node.value.id, node.attr)
+            assert not (asked[0] == "time" and asked[1] in banned - allowed), f"{relative(path)}:{node.lineno}"
+            assert asked[1] not in ("utcnow", "today"), f"{relative(path)}:{node.lineno}"
+            assert asked not in (("datetime", "now"), ("dt", "now")), f"{relative(path)}:{node.lineno}"
+        elif isinstance(node, ast.ImportFrom) and node.module == "time":
+            assert {alias.name for alias in node.names} <= allowed, f"{relative(path)}:{node.lineno}"
+
+
+def test_the_root_is_light() -> None:
+    """`import runstate` loads no face, no driver and no test tool."""
+    heavy = ["transitions", "click", "rich", "pytest", "hypothesis", "sqlite3", "asyncio", "psycopg", "graphviz"]
+    heavy += ["runstate.diagram", "runstate.machine", "runstate.cli", "runstate.plausible", "runstate.recordings"]
+    code = f"import sys, runstate; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent, timeout=60
+    )
+    assert "[]" == done.stdout.strip()
+
+
+# --- ceilings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_small_rooms(path: Path) -> None:
+    """A module has at most 400 lines."""
+    assert 400 >= len(path.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_small_functions(path: Path) -> None:
+    """A function has at most 50 lines, its signature and docstring aside."""
+    for function in functions(path):
+        body = function.body[1:] if ast.get_docstring(function) else function.body
+        lines = function.end_lineno - body[0].lineno + 1 if body and function.end_lineno else 0
+        assert 50 >= lines, f"{relative(path)}:{function.lineno} {function.name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_a_room_says_what_it_is(path: Path) -> None:
+    """Each module begins with what it is for, and has no "and" in its name."""
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert "and" not in path.stem.split("_")
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+STRUCK = {
+    *("job", "task", "state", "states", "phase", "trigger", "command", "edge", "audit", "revision", "etag"),
+    *("fetch", "lock", "renew", "reap", "rescue", "timeout", "ttl", "retry", "requeue", "backend", "driver"),
+    *("callback", "final", "active"),
+}
+# Terms of the field, of the wire, or of a library that one room speaks to.
+EXCUSED = {
+    "diagram": {"edge"},  # of a box: its outline
+    "machine": {"state", "states", "trigger"},  # what `transitions` calls them
+    "cli": {"command"},  # what click calls them
+    "demo": {"command"},
+}
+
+
+def words(name: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_struck_words(path: Path) -> None:
+    """One word a thing: no name defined here uses a synonym that DESIGN.md strikes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    names -= {"__setstate__", "__getstate__", "retryable"}
+    struck = STRUCK - EXCUSED.get(room(path), set())
+    assert set() == {name for name in names if words(name) & struck}
+
+
+# --- the public face --------------------------------------------------------------------------------------------------
+
+
+def test_the_root_lists_what_it_has() -> None:
+    """The package root has every name in its `__all__`, sorted by kind, and no other public name but its modules."""
+    public = {
+        name for name, value in vars(runstate).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert set(runstate.__all__) == public
+    assert len(runstate.__all__) == len(set(runstate.__all__))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__main__"], ids=relative)
+def test_every_public_name_is_explained(path: Path) -> None:
+    """Each name in a module's `__all__` is there; a class or function has a docstring, its public methods too."""
+    module = importlib.import_module(dotted(path))
+    for name in getattr(module, "__all__", ()):
+        value = getattr(module, name)
+        if inspect.isclass(value) or (inspect.isfunction(value) and value.__name__ == name):
+            assert value.__doc__, f"{module.__name__}.{name}"
+        if inspect.isclass(value) and value.__module__ == module.__name__:
+            for attribute, member in vars(value).items():
+                if not attribute.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+                    assert member.__doc__, f"{module.__name__}.{name}.{attribute}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_underscore_means_private(path: Path) -> None:
+    """No room imports what another keeps to itself."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("runstate"):
+            assert [] == [alias.name for alias in node.names if alias.name.startswith("_")], relative(path)

@@ -1,0 +1,245 @@
+"""The law: its rows are LIFECYCLE's, its look-ups follow from them, and a table at odds with itself does not load."""
+
+from __future__ import annotations
+
+from itertools import pairwise, permutations
+
+import attrs
+import pytest
+
+from runstate import (
+    LAW,
+    TRANSITIONS,
+    Basis,
+    Law,
+    LawError,
+    RunEvent,
+    RunStatus,
+    TerminalStatus,
+    Transition,
+    allowed_events,
+    documented,
+    is_terminal,
+    shortest_path,
+    target_of,
+)
+from runstate.errors import IllegalTransition
+from runstate.lifecycle import BIRTH, check_complete
+from tests.support import EVENTS, HELD_IN, LIVE, PAIRS, ROWS, STAMPED_BY, STATUSES, TABLE, TERMINAL
+
+
+def ways(source: str, target: str) -> list[tuple[str, ...]]:
+    """Return every way between two statuses that passes none twice, by trying all orders of all statuses."""
+    if source == target:
+        return [()]
+    others = [status for status in STATUSES if status in LIVE and status not in (source, target)]
+    targets = {(start, end): event for (start, event), end in TABLE.items()}
+    found: list[tuple[str, ...]] = []
+    for length in range(len(others) + 1):
+        for between in permutations(others, length):
+            stops = (source, *between, target)
+            steps = list(pairwise(stops))
+            if all(step in targets for step in steps):
+                found.append(tuple(targets[step] for step in steps))
+    return found
+
+
+def without(*dropped: tuple[str, str]) -> Law:
+    return Law(tuple(row for row in TRANSITIONS if (row.event, row.source) not in dropped))
+
+
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_lifecycles() -> None:
+    """The nineteen rows are those of LIFECYCLE, in its order of events."""
+    assert list(ROWS) == [(row.event, row.source, row.target, row.basis) for row in TRANSITIONS]
+    assert 19 == len(TRANSITIONS)
+
+
+def test_stamps_are_lifecycles() -> None:
+    """Each row writes the time into the field that LIFECYCLE names for its target, or into none."""
+    assert [STAMPED_BY.get(target) for _, _, target, _ in ROWS] == [row.stamp for row in TRANSITIONS]
+
+
+def test_every_row_tells_its_evidence() -> None:
+    """A reader of the table learns why each row is in it."""
+    assert [] == [row for row in TRANSITIONS if not row.evidence]
+
+
+def test_words() -> None:
+    """The nine statuses and nine events are spelled as on the wire."""
+    assert set(STATUSES) == {str(status) for status in RunStatus}
+    assert list(EVENTS) == [str(event) for event in RunEvent]
+    assert {"documented", "allowed"} == {str(basis) for basis in Basis}
+
+
+@pytest.mark.parametrize("status", list(RunStatus))
+def test_each_status_says_what_it_means(status: RunStatus) -> None:
+    """Each status explains itself in whole sentences, and a terminal one says that nothing leaves it."""
+    assert status.meaning.endswith(".")
+    assert (status in TERMINAL) == status.meaning.endswith("Nothing leaves it.")
+
+
+def test_birth() -> None:
+    """A run is born queued."""
+    assert "queued" == BIRTH.value
+
+
+@pytest.mark.parametrize("law", [LAW, documented()], ids=["law", "documented"])
+def test_the_law_cannot_be_changed(law: Law) -> None:
+    """Neither a row nor the table can be assigned to."""
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        law.transitions = ()  # type: ignore[misc]
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        law.transitions[0].target = RunStatus.FAILED  # type: ignore[misc]
+    assert RunStatus.IN_PROGRESS is law.transitions[0].target
+
+
+# --- the look-ups -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "event"), PAIRS)
+def test_find(status: str, event: str) -> None:
+    """All 81 pairs: a row is found exactly where LIFECYCLE has one."""
+    row = LAW.find(RunStatus(status), RunEvent(event))
+    assert TABLE.get((status, event)) == (row and row.target)
+    assert ((status, event) in TABLE) == (event in allowed_events(RunStatus(status)))
+    assert ((status, event) in TABLE) == (status in LAW.sources_of(RunEvent(event)))
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_allowed_events_come_in_order(status: str) -> None:
+    """What may be asked is listed in the order of the events."""
+    assert tuple(event for event in EVENTS if (status, event) in TABLE) == allowed_events(RunStatus(status))
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_target_of(event: str) -> None:
+    """Every event has exactly one target, wherever it is asked."""
+    assert [target_of(RunEvent(event))] == list({target for (_, asked), target in TABLE.items() if asked == event})
+
+
+def test_target_of_an_unknown_event() -> None:
+    """A law that lacks an event says so."""
+    with pytest.raises(LawError, match=r"^no transition of this law has the event start$"):
+        Law(()).target_of(RunEvent.START)
+    assert frozenset() == Law(()).sources_of(RunEvent.START)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_is_terminal(status: str) -> None:
+    """The five ends are terminal and the four others are not."""
+    assert (status in TERMINAL) is is_terminal(RunStatus(status))
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("field", ["expires_at", "required_action", "last_error", "incomplete_details", "usage"])
+def test_holds(field: str, status: str) -> None:
+    """A field that comes and goes has a value exactly in the statuses that LIFECYCLE names."""
+    assert (status in HELD_IN[field]) is LAW.holds(field, RunStatus(status))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", STATUSES)
+@pytest.mark.parametrize("target", STATUSES)
+def test_shortest_path(source: str, target: str) -> None:
+    """No legal way is shorter than the one returned, and None means there is none."""
+    path = shortest_path(RunStatus(source), RunStatus(target))
+    every = ways(source, target)
+    assert bool(every) is (path is not None)
+    if path is not None:
+        assert path in every
+        assert min(map(len, every)) == len(path)
+
+
+def test_shortest_path_prefers_the_first_row() -> None:
+    """Of equally short ways the one whose rows come first wins: cancelling is passed, not the tool round."""
+    assert ("start", "require_action") == shortest_path(RunStatus.QUEUED, RunStatus.REQUIRES_ACTION)
+    assert ("start", "complete") == shortest_path(RunStatus.QUEUED, RunStatus.COMPLETED)
+
+
+@pytest.mark.parametrize(("status", "event"), PAIRS)
+def test_path_to_event(status: str, event: str) -> None:
+    """The way a refusal teaches is legal, ends with what was asked, and none is shorter."""
+    path = LAW.path_to_event(RunStatus(status), RunEvent(event))
+    every = [(*way, event) for source in STATUSES if (source, event) in TABLE for way in ways(status, source)]
+    assert bool(every) is (path is not None)
+    if path is not None:
+        assert path in every
+        assert min(map(len, every)) == len(path)
+
+
+@pytest.mark.parametrize(("status", "event"), PAIRS)
+def test_refusal(status: str, event: str) -> None:
+    """A refusal knows the run, where it stands, what was asked and what is allowed; terminal ones have their class."""
+    refused = LAW.refusal("run_1", RunStatus(status), RunEvent(event))
+    assert (TerminalStatus if status in TERMINAL else IllegalTransition) is type(refused)
+    assert ("run_1", status, event) == (refused.run_id, refused.status, refused.event)
+    assert allowed_events(RunStatus(status)) == refused.allowed
+    assert LAW.path_to_event(RunStatus(status), RunEvent(event)) == refused.path
+
+
+def test_documented() -> None:
+    """The documented law has the eleven rows that the vendor documented, and refuses by them."""
+    rows = [row for row in ROWS if row[3] == "documented"]
+    assert 11 == len(documented().transitions)
+    assert rows == [(row.event, row.source, row.target, row.basis) for row in documented().transitions]
+    assert ("start", "expire") == documented().allowed_events(RunStatus.QUEUED)
+    assert ("start", "request_cancel") == documented().refusal("r", RunStatus.QUEUED, RunEvent.REQUEST_CANCEL).path
+
+
+def test_only() -> None:
+    """The eight other rows make a law of their own."""
+    assert 8 == len(LAW.only(Basis.ALLOWED).transitions)
+
+
+# --- the checks when it loads -----------------------------------------------------------------------------------------
+
+
+def test_a_row_cannot_stand_twice() -> None:
+    """The same event from the same status twice is a mistake, even with the same target."""
+    with pytest.raises(LawError, match=r"^start from queued stands in the table twice$"):
+        Law((*TRANSITIONS, attrs.evolve(TRANSITIONS[0], stamp=None)))
+
+
+def test_an_event_has_one_target() -> None:
+    """An event that leads to two statuses is a mistake."""
+    other = Transition(RunEvent.START, RunStatus.CANCELLING, RunStatus.QUEUED, None, Basis.ALLOWED)
+    with pytest.raises(LawError, match=r"^start leads to both in_progress and queued$"):
+        Law((*TRANSITIONS, other))
+
+
+def test_the_law_is_complete() -> None:
+    """The law that runs obey passes its own checks, and so it loads."""
+    check_complete(LAW)
+    check_complete(without())
+
+
+@pytest.mark.parametrize(
+    ("dropped", "status"),
+    [
+        ([("start", "queued")], "in_progress"),
+        ([("require_action", "in_progress")], "requires_action"),
+        ([("confirm_cancel", "cancelling")], "cancelled"),
+        ([("complete", "in_progress"), ("complete", "cancelling")], "completed"),
+    ],
+)
+def test_every_status_is_reachable(dropped: list[tuple[str, str]], status: str) -> None:
+    """A status that no way leads to is a mistake."""
+    with pytest.raises(LawError, match=f"^no way leads from queued to {status}$"):
+        check_complete(without(*dropped))
+
+
+@pytest.mark.parametrize("status", sorted(LIVE))
+@pytest.mark.parametrize("event", ["expire", "fail"])
+def test_every_live_status_can_expire_and_fail(event: str, status: str) -> None:
+    """A live status that cannot expire or cannot fail is a mistake: a run would be stuck there."""
+    with pytest.raises(LawError, match=f"^{status} is live, but cannot {event}$"):
+        check_complete(without((event, status)))
+
+
+def test_one_status_one_stamp() -> None:
+    """Two ways into a status that stamp differently are a mistake."""
+    rows = (*TRANSITIONS[:8], attrs.evolve(TRANSITIONS[8], stamp=None), *TRANSITIONS[9:])
+    with pytest.raises(LawError, match=r"^completed is stamped both completed_at and None$"):
+        check_complete(Law(rows))

@@ -1,0 +1,119 @@
+"""What a type checker tells an editor: a typo is caught before it runs, and what is right passes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+
+# A line with `# wrong` must be reported, and no other.
+SNIPPETS = """\
+from runstate import LastError, Run, RunEvent, RunStatus, ToolCall, Usage, allowed_events, target_of
+
+run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
+run.start()
+run.start(at=5)
+run.require_action([ToolCall("call_1", "weather")])
+run.submit_tool_outputs({"call_1": "sunny"})
+run.request_cancel()
+run.confirm_cancel(Usage(1, 2), at=5)
+run.complete(usage=Usage(1, 2))
+run.mark_incomplete("max_prompt_tokens")
+run.fail("server_error", "it broke")
+run.expire()
+status: RunStatus = run.status
+ended: bool = run.is_terminal
+stamp: int | None = run.started_at
+error: LastError | None = run.last_error
+events: tuple[RunEvent, ...] = allowed_events(run.status)
+limit = run.over_budget()
+if limit is not None:
+    run.mark_incomplete(limit, run.usage)
+again: Run = Run.from_json(run.to_json("camel"))
+
+
+class MyRun(Run):
+    pass
+
+
+mine: MyRun = MyRun.from_dict(run.to_dict())
+
+run.strat()  # wrong
+run.start(5)  # wrong
+run.mark_incomplete("because")  # wrong
+run.mark_incomplete()  # wrong
+run.fail("oops", "x")  # wrong
+run.fail("server_error")  # wrong
+run.complete(5)  # wrong
+run.complete({"prompt_tokens": 5})  # wrong
+run.submit_tool_outputs(["call_1"])  # wrong
+run.submit_tool_outputs({"call_1": 5})  # wrong
+run.require_action(["call_1"])  # wrong
+run.status = RunStatus.FAILED  # wrong
+run.started_at = 5  # wrong
+_ = run.statsu  # wrong
+_ = mine.started_at + 1  # wrong
+Run.create(thread_id="t", assistant_id="a")  # wrong
+Run.create(thread_id="t", assistant_id="a", model="m", tool_choice="some")  # wrong
+Run.create("t", "a", "m")  # wrong
+run.to_dict("kebab")  # wrong
+run.metadata["a"] = "b"  # wrong
+Usage(1, 2).total_tokens = 5  # wrong
+target_of("start")  # wrong
+_ = RunStatus.PAUSED  # wrong
+"""
+
+WRONG = {number for number, line in enumerate(SNIPPETS.splitlines(), start=1) if line.endswith("# wrong")}
+
+
+def reported(output: str, name: str) -> dict[int, str]:
+    """Return the lines that a checker blames, each with what it says."""
+    found = re.findall(rf"{re.escape(name)}:(\d+)(?::\d+)?(?: -)?:? error:? (.*)", output)
+    return {int(line): said for line, said in found}
+
+
+@pytest.fixture
+def snippets(tmp_path: Path) -> Path:
+    path = tmp_path / "snippets.py"
+    path.write_text(SNIPPETS, encoding="utf-8")
+    return path
+
+
+def run_checker(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=120,
+        env={**os.environ, "MYPYPATH": str(REPO), "PYTHONPATH": str(REPO)},
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+def test_mypy(snippets: Path, tmp_path: Path) -> None:
+    """Mypy reports each wrong line and none of the right ones."""
+    output = run_checker(
+        *("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", str(tmp_path / "cache"), "snippets.py"),
+        cwd=tmp_path,
+    )
+    found = reported(output, snippets.name)
+    assert WRONG == set(found), output
+
+
+@pytest.mark.skipif(importlib.util.find_spec("basedpyright") is None, reason="basedpyright is not installed")
+def test_basedpyright(snippets: Path, tmp_path: Path) -> None:
+    """basedpyright, which speaks in editors, reports each wrong line and none of the right ones."""
+    settings = f'{{"typeCheckingMode": "standard", "extraPaths": ["{REPO.as_posix()}"], "pythonVersion": "3.11"}}'
+    (tmp_path / "pyrightconfig.json").write_text(settings, encoding="utf-8")
+    output = run_checker("basedpyright", "snippets.py", cwd=tmp_path)
+    assert WRONG == set(reported(output, snippets.name)), output
