@@ -16,6 +16,7 @@ from runstate.errors import (
     TerminalStatus,
     ToolOutputsMismatch,
 )
+from runstate.ids import new_run_id
 from runstate.lifecycle import (
     LAW,
     TRANSITIONS,
@@ -30,7 +31,7 @@ from runstate.lifecycle import (
     shortest_path,
     target_of,
 )
-from runstate.run import DEFAULT_EXPIRES_IN_S, Run, new_run_id
+from runstate.run import DEFAULT_EXPIRES_IN_S, Run
 from runstate.values import (
     NO_USAGE,
     ErrorCode,

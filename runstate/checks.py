@@ -6,15 +6,18 @@ of a run and the reader of JSON ask the same checks, so a limit stands here and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias, TypeGuard, cast
+from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import islice
+from typing import Final, TypeAlias, cast
 
 from runstate.errors import Fault
+from runstate.json_values import fits, is_object, join, misfits
 
 __all__ = [
     "MAX_METADATA_KEY",
     "MAX_METADATA_PAIRS",
     "MAX_METADATA_VALUE",
+    "MOST",
     "YEAR_10000",
     "Check",
     "Faults",
@@ -22,7 +25,7 @@ __all__ = [
     "extra",
     "flag",
     "instance",
-    "is_object",
+    "json_value",
     "kind_of",
     "metadata",
     "name",
@@ -43,6 +46,7 @@ Check: TypeAlias = Callable[[str, object], Faults]
 MAX_METADATA_PAIRS: Final = 16
 MAX_METADATA_KEY: Final = 64  # characters
 MAX_METADATA_VALUE: Final = 512  # characters
+MOST: Final = 2**63 - 1  # what a database's integer holds
 YEAR_10000: Final = 253_402_300_800  # Unix seconds
 
 _KINDS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
@@ -100,7 +104,10 @@ def count(least: int) -> Check:
     def check(path: str, value: object) -> Faults:
         if not isinstance(value, int) or isinstance(value, bool):
             return wrong_type(path, "an integer", value)
-        return () if value >= least else (Fault(path, f"expected at least {least}, got {show(value)}"),)
+        if least <= value <= MOST:
+            return ()
+        bound = f"at least {least}" if value < least else f"at most {MOST}"
+        return (Fault(path, f"expected {bound}, got {show(value)}"),)
 
     return check
 
@@ -146,17 +153,19 @@ def optional(check: Check) -> Check:
     return check_unless_null
 
 
-def is_object(value: object) -> TypeGuard[Mapping[object, object]]:
-    """Tell whether the value is what JSON calls an object. Asking a dict for its class is 5x faster than its base."""
-    return value.__class__ is dict or isinstance(value, Mapping)
+def json_value(path: str, value: object) -> Faults:
+    """Anything that JSON can spell, at most 64 levels deep; no more than the first hundred faults are told."""
+    return () if fits(value) else tuple(islice(misfits(path, value), 100))
 
 
-def extra(path: str, value: object) -> Faults:
-    """An object, as unknown keys are kept: its keys are strings."""
+def extra(path: str, value: object, taken: Container[object] = ()) -> Faults:
+    """An object, as unknown keys are kept: its keys are none of those `taken`, and JSON can spell it."""
     if not is_object(value):
         return wrong_type(path, "an object", value)
-    bad = next((key for key in value if not isinstance(key, str)), "")
-    return () if bad == "" else wrong_type(f"{path} key {show(bad)}", "a string", bad)
+    if not value:
+        return ()
+    known = tuple(Fault(join(path, key), "is a known key, and has a place of its own") for key in value if key in taken)
+    return known + json_value(path, value)
 
 
 def metadata(path: str, value: object) -> Faults:
@@ -195,7 +204,8 @@ def _typed_object(path: str, value: object) -> Faults:
         return wrong_type(path, "an object", value)
     if "type" not in value:
         return (Fault(f"{path}.type", "is missing"),)
-    return () if isinstance(value["type"], str) else text(f"{path}.type", value["type"])
+    faults = () if isinstance(value["type"], str) else text(f"{path}.type", value["type"])
+    return faults + json_value(path, value)
 
 
 def tools(path: str, value: object) -> Faults:

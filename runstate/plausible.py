@@ -12,6 +12,7 @@ A key that a record lacks altogether was not observed: it is neither set nor nul
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cache
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias, get_args
@@ -150,7 +151,7 @@ class _Seen:
 
 def _seen(record: Record) -> _Seen:
     if isinstance(record, RunRecord):
-        return _Seen(record, frozenset())
+        return _Seen(copy(record), frozenset())  # of one moment, should another thread be moving it
     return _Seen(RunRecord.from_checked(wire.decode(record)), wire.absent_keys(record))
 
 
@@ -222,8 +223,8 @@ def _judge_times(run: RunRecord, index: int) -> Iterator[Finding]:
 def judge(record: Record, law: Law = LAW) -> tuple[Finding, ...]:
     """Return what cannot be, or is odd, about a single record; () if a legal history could have left it.
 
-    A JSON object may be given instead of a run; then keys it lacks count as not observed. Raises `RunDecodeError` if it
-    is none.
+    A JSON object may be given instead of a run; then keys it lacks count as not observed. (A run that was read from one
+    has forgotten which those were, so give the object itself.) Raises `RunDecodeError` if it is none.
 
     >>> from runstate import Run
     >>> run = Run.create(thread_id="t", assistant_id="a", model="m", id="run_1", at=1_800_000_000)

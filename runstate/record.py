@@ -18,6 +18,7 @@ import attrs
 from runstate import checks
 from runstate.checks import Check
 from runstate.errors import Fault
+from runstate.json_values import copy_of
 from runstate.lifecycle import RunStatus
 from runstate.values import IncompleteDetails, LastError, RequiredAction, TruncationStrategy, Usage, demand
 
@@ -64,6 +65,7 @@ FIELDS: Final[Mapping[str, Check]] = {
 }
 """The 26 attributes that vary, in the order they are written, each with its check. The 27th, `object`, never does."""
 
+_CONTAINERS: Final = ("_tools", "_metadata", "_tool_choice", "_response_format", "_extra")
 _NOTHING: Final[JsonObject] = {}
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 
@@ -111,11 +113,11 @@ class RunRecord:
 
     def __attrs_post_init__(self) -> None:
         faults = faults_of({field: getattr(self, f"_{field}") for field in FIELDS})
-        demand(faults + checks.extra("extra", self._extra))
+        demand(faults + checks.extra("extra", self._extra, taken=FIELDS))
         # What was handed in stays its owner's: a run has containers of its own.
+        for field in _CONTAINERS:
+            setattr(self, field, copy_of(getattr(self, field)))
         self._tools = None if self._tools is None else tuple(self._tools)
-        self._metadata = None if self._metadata is None else dict(self._metadata)
-        self._extra = dict(self._extra)
 
     @classmethod
     def from_checked(cls, fields: Mapping[str, Any]) -> Self:
@@ -124,6 +126,48 @@ class RunRecord:
         for field, value in fields.items():
             setattr(run, f"_{field}", value)
         return run
+
+    def at_once(self) -> tuple[Any, ...]:
+        """Return the values of `FIELDS`, then `extra`, all of one moment.
+
+        Reading slots makes no call, so no other thread's move comes between the first and the last of them.
+        """
+        return (
+            self._id,
+            self._created_at,
+            self._thread_id,
+            self._assistant_id,
+            self._status,
+            self._required_action,
+            self._last_error,
+            self._expires_at,
+            self._started_at,
+            self._cancelled_at,
+            self._failed_at,
+            self._completed_at,
+            self._incomplete_details,
+            self._model,
+            self._instructions,
+            self._tools,
+            self._metadata,
+            self._usage,
+            self._max_prompt_tokens,
+            self._max_completion_tokens,
+            self._truncation_strategy,
+            self._tool_choice,
+            self._parallel_tool_calls,
+            self._response_format,
+            self._temperature,
+            self._top_p,
+            self._extra,
+        )
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.at_once()
+
+    def __setstate__(self, values: tuple[Any, ...]) -> None:
+        for field, value in zip((*FIELDS, "extra"), values, strict=True):
+            setattr(self, f"_{field}", value)
 
     @property
     def object(self) -> Literal["thread.run"]:

@@ -11,14 +11,14 @@ no more and no less, is a test over all rows.
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
-from os import urandom
-from typing import Any, Final, Self, TypeAlias, cast, get_args
+from typing import Any, Final, Self, TypeAlias, get_args
 
 from runstate import checks, wire
 from runstate.clock import reader as _clock
 from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
+from runstate.ids import new_run_id
+from runstate.json_values import copy_of, is_object
 from runstate.lifecycle import BIRTH, LAW, RunEvent
 from runstate.record import FIELDS, JsonObject, ResponseFormat, RunRecord, ToolChoice
 from runstate.values import (
@@ -34,7 +34,7 @@ from runstate.values import (
     demand,
 )
 
-__all__ = ["DEFAULT_EXPIRES_IN_S", "Run", "new_run_id"]
+__all__ = ["DEFAULT_EXPIRES_IN_S", "Run"]
 
 DEFAULT_EXPIRES_IN_S: Final = 600  # 725 of 725 recorded runs
 
@@ -70,26 +70,6 @@ _A_SECOND: Final = checks.count(least=1)
 _ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
 _CUT_AT: Final[Mapping[str, IncompleteDetails]] = {word: IncompleteDetails(word) for word in get_args(IncompleteReason)}
 
-# base64 with its 64 characters in ASCII order and safe in a URL, so that ids sort as the bytes they spell.
-_SORTED_BASE64: Final = bytes.maketrans(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
-    b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz",
-)
-
-
-def new_run_id(now: float | None = None) -> str:
-    """Return `run_` and 24 url-safe characters: 60 bits of microseconds, then 84 random ones, so that ids sort by time.
-
-    `now` is in Unix seconds; without it the clock is asked. The random bits are the system's, so a forked worker
-    repeats none.
-
-    >>> new_run_id(1) < new_run_id(1.5) < new_run_id(1_700_000_000) < new_run_id()
-    True
-    """
-    microseconds = int((_clock.time() if now is None else now) * 1_000_000)
-    number = (microseconds << 88 | int.from_bytes(urandom(11), "big")) >> 4
-    return "run_" + b2a_base64(number.to_bytes(18, "big"), newline=False).translate(_SORTED_BASE64).decode()
-
 
 def _given(at: int) -> int:
     """Return the time a caller gave. Raises `InvalidRun` if it is none."""
@@ -103,6 +83,16 @@ def _used(usage: object) -> Usage:
     if not isinstance(usage, Usage):
         raise InvalidRun([Fault("usage", f"expected a Usage, got {checks.kind_of(usage)}")])
     return usage
+
+
+def _faults_of_outputs(outputs: object) -> tuple[Fault, ...]:
+    if not is_object(outputs):
+        return checks.wrong_type("outputs", "an object", outputs)
+    faults: tuple[Fault, ...] = ()
+    for call_id, output in outputs.items():
+        if output.__class__ is not str:
+            faults += checks.text(f"outputs.{call_id}", output)
+    return faults
 
 
 def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
@@ -189,7 +179,8 @@ class Run(RunRecord):
         else:
             names = {"thread_id": thread_id, "assistant_id": assistant_id, "model": model}
             demand(_faults_at_birth(names if id is None else {"id": id, **names}, settings, born, expires_in_s))
-            settings = (instructions, tuple(tools), dict(metadata), *settings[3:])
+            settings = tuple(map(copy_of, settings))  # tools come back as a list
+            settings = (instructions, tuple(settings[1]), *settings[2:])
         run = cls.__new__(cls)
         run._id = new_run_id(now) if id is None else id
         run._created_at = born
@@ -248,13 +239,13 @@ class Run(RunRecord):
         """
         if at is not None:
             _given(at)
-        if not checks.is_object(cast("object", outputs)):
-            raise InvalidRun(checks.wrong_type("outputs", "an object", outputs))
+        demand(_faults_of_outputs(outputs))
         action = self._required_action
         fits = action is not None and outputs.keys() == action.id_set
         if (status := self._status) not in _MAY_SUBMIT:
             raise _refusal(self._id, status, _SUBMIT)
         if not fits or self._required_action is not action:
+            action = self._required_action
             raise ToolOutputsMismatch(self._id, () if action is None else action.call_ids, tuple(outputs))
         self._status = _SUBMITTED
         self._required_action = None

@@ -55,11 +55,15 @@ class ToolCall:
     name: str
     arguments: str = "{}"
     type: str = "function"
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         faults = checks.name("id", self.id) + checks.name("name", self.name) + checks.text("arguments", self.arguments)
-        demand(faults + checks.name("type", self.type) + checks.extra("extra", self.extra))
+        demand(
+            faults
+            + checks.name("type", self.type)
+            + checks.extra("extra", self.extra, taken=("id", "type", "name", "arguments"))
+        )
 
 
 def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
@@ -77,7 +81,7 @@ class RequiredAction:
 
     tool_calls: tuple[ToolCall, ...] = attrs.field(converter=_calls)
     type: str = "submit_tool_outputs"
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
     call_ids: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
     """The ids to answer under, in order."""
     id_set: AbstractSet[str] = attrs.field(init=False, repr=False, eq=False)
@@ -89,7 +93,7 @@ class RequiredAction:
         object.__setattr__(self, "id_set", frozenset(self.call_ids))
 
     def _faults(self) -> Iterator[Fault]:
-        yield from checks.name("type", self.type) + checks.extra("extra", self.extra)
+        yield from checks.name("type", self.type) + checks.extra("extra", self.extra, taken=("type",))
         if not isinstance(cast("object", self.tool_calls), tuple):
             yield from checks.wrong_type("tool_calls", "an array", self.tool_calls)
             return
@@ -112,11 +116,11 @@ class LastError:
 
     code: str
     message: str
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         faults = checks.name("code", self.code) + checks.text("message", self.message)
-        demand(faults + checks.extra("extra", self.extra))
+        demand(faults + checks.extra("extra", self.extra, taken=("code", "message")))
 
 
 @attrs.frozen
@@ -124,10 +128,10 @@ class IncompleteDetails:
     """Which limit ended an incomplete run (`IncompleteReason`; recorded runs may carry others)."""
 
     reason: str
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
-        demand(checks.name("reason", self.reason) + checks.extra("extra", self.extra))
+        demand(checks.name("reason", self.reason) + checks.extra("extra", self.extra, taken=("reason",)))
 
 
 @attrs.frozen
@@ -136,7 +140,7 @@ class TruncationStrategy:
 
     type: str = "auto"
     last_messages: int | None = None
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         demand(tuple(self._faults()))
@@ -144,7 +148,9 @@ class TruncationStrategy:
     def _faults(self) -> Iterator[Fault]:
         if self.type not in ("auto", "last_messages"):
             yield Fault("type", f"expected 'auto' or 'last_messages', got {checks.show(self.type)}")
-        yield from _LAST_MESSAGES("last_messages", self.last_messages) + checks.extra("extra", self.extra)
+        yield from _LAST_MESSAGES("last_messages", self.last_messages) + checks.extra(
+            "extra", self.extra, taken=("type", "last_messages")
+        )
         if self.type == "last_messages" and self.last_messages is None:
             yield Fault("last_messages", "is missing: the type 'last_messages' needs a number")
 
@@ -166,11 +172,15 @@ class Usage:
     total_tokens: int = attrs.field(
         default=attrs.Factory(lambda self: _sum(self.prompt_tokens, self.completion_tokens), takes_self=True)
     )
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         faults = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)
-        demand(faults + _TOKENS("total_tokens", self.total_tokens) + checks.extra("extra", self.extra))
+        demand(
+            faults
+            + _TOKENS("total_tokens", self.total_tokens)
+            + checks.extra("extra", self.extra, taken=("prompt_tokens", "completion_tokens", "total_tokens"))
+        )
 
 
 def _sum(prompt_tokens: object, completion_tokens: object) -> int:

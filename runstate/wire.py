@@ -5,20 +5,20 @@ every key be absent but the twelve that all recorded runs have; keeps unknown ke
 object at once, each with its path. Writing spells every key one way and leaves none out. What belongs to the user
 (metadata, tools, a JSON schema) is never respelled.
 
-Input is bounded: 16 MiB of text, 64 levels deep.
+Input is bounded: 16 MiB of text, 80 levels deep, of which any one value may have 64.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import isfinite
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
-from runstate import checks
+from runstate import checks, json_values
 from runstate.errors import Fault, InvalidRun, RunDecodeError
+from runstate.json_values import Twice, copy_of, fits, join, misfits
 from runstate.lifecycle import RunStatus
 from runstate.record import FIELDS, RunRecord, faults_of
 from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
@@ -28,7 +28,7 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "OLDEST", "Spelling", "absent_keys", "decod
 Spelling: TypeAlias = Literal["snake", "camel"]
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-MAX_DEPTH: Final = 64
+MAX_DEPTH: Final = json_values.MAX_DEPTH + 16  # of a text: a value at its deepest, inside a run, inside a recording
 _MAX_FAULTS: Final = 100  # enough to mend an object by, too few to fill a memory
 
 OLDEST: Final = (
@@ -57,17 +57,11 @@ _SNAKE: Final = {camel: name for name, camel in _CAMEL.items()}
 # --- text to values ---------------------------------------------------------------------------------------------------
 
 
-class _Twice(dict[str, object]):
-    """An object in whose text a key stood twice, until the fault has been reported with its path."""
-
-    repeated: tuple[str, ...] = ()
-
-
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    twice = _Twice(found)
+    twice = Twice(found)
     twice.repeated = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
     return twice
 
@@ -75,7 +69,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def parse(text: str | bytes) -> object:
     """Return the value that JSON text spells. Raises `RunDecodeError` with the place, also for what JSON forbids.
 
-    That is: no text but UTF-8, no NaN or Infinity, no key twice in an object, 16 MiB and 64 levels at most.
+    That is: no text but UTF-8, no NaN or Infinity, no key twice in an object, 16 MiB and 80 levels at most.
     """
     import json  # here, because most of those who drive runs never read one
 
@@ -95,36 +89,9 @@ def parse(text: str | bytes) -> object:
         raise RunDecodeError([Fault("", f"nested deeper than {MAX_DEPTH} levels")]) from None
     except ValueError:  # the interpreter's own bound on the digits of an integer
         raise RunDecodeError([Fault("", "a number has too many digits")]) from None
-    _raise(_not_json(value))
+    if not fits(value, MAX_DEPTH):
+        _raise(misfits("", value, MAX_DEPTH))
     return value
-
-
-def _not_json(value: object) -> Iterator[Fault]:
-    """Yield what JSON cannot spell or this library does not read. Iterative: depth must not be the stack's."""
-    waiting: list[tuple[str, object, int]] = [("", value, 0)]
-    while waiting:
-        path, item, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            yield Fault(path[:200], f"nested deeper than {MAX_DEPTH} levels")
-        elif isinstance(item, Mapping):
-            if isinstance(item, _Twice):
-                yield from (Fault(_join(path, key), "stands twice") for key in item.repeated)
-            for key, inner in cast("Mapping[object, object]", item).items():
-                if isinstance(key, str):
-                    waiting.append((_join(path, key), inner, depth + 1))
-                else:
-                    yield Fault(path, f"expected string keys, got {checks.kind_of(key)}")
-        elif isinstance(item, list | tuple):
-            members = enumerate(cast("Sequence[object]", item))
-            waiting.extend((f"{path}[{index}]", inner, depth + 1) for index, inner in members)
-        elif isinstance(item, float) and not isfinite(item):
-            yield Fault(path, f"{item} is not a JSON number")
-        elif item is not None and not isinstance(item, str | int | float):
-            yield Fault(path, f"expected JSON, got {checks.kind_of(item)}")
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key[:64]}" if path else key[:64]
 
 
 def _raise(faults: Iterator[Fault]) -> None:
@@ -159,7 +126,7 @@ class _Reading:
             if name not in known:
                 extra[key] = item
             elif name in found:
-                self.blame(_join(path, key), f"stands twice, as {name} and {_CAMEL[name]}")
+                self.blame(join(path, key), f"stands twice, as {name} and {_CAMEL[name]}")
             else:
                 found[name] = item
         return found, extra
@@ -180,7 +147,7 @@ class _Reading:
         try:
             return kind(**found)
         except InvalidRun as refused:
-            self.faults += [Fault(_join(path, fault.path), fault.problem) for fault in refused.faults]
+            self.faults += [Fault(join(path, fault.path), fault.problem) for fault in refused.faults]
             return None
 
     def required_action(self, path: str, value: object) -> object:
@@ -252,7 +219,6 @@ class _Reading:
             return None
 
 
-_Shaped: TypeAlias = LastError | IncompleteDetails | Usage | TruncationStrategy
 _SHAPED: Final = ("required_action", "last_error", "incomplete_details", "usage", "truncation_strategy")
 
 
@@ -261,7 +227,6 @@ def decode(data: object) -> dict[str, object]:
 
     All faults are told at once. Absent keys are null; `extra` holds the unknown ones.
     """
-    _raise(_not_json(data))
     reading = _Reading()
     read = reading.keys("", data, ("object", *FIELDS))
     if read is None:
@@ -279,12 +244,12 @@ def decode(data: object) -> dict[str, object]:
             fields[key] = getattr(reading, key)(key, value)
         else:
             reading.faults += faults_of({key: value})
-            fields[key] = _plain(value)  # what was handed in stays its owner's
-    if reading.faults:
-        raise RunDecodeError(reading.faults[:_MAX_FAULTS])
+            fields[key] = copy_of(value)  # what was handed in stays its owner's
+    reading.faults += checks.extra("", extra)
+    _raise(iter(reading.faults))
     tools = cast("list[object] | None", fields["tools"])
     fields["tools"] = None if tools is None else tuple(tools)
-    fields["extra"] = _plain(extra)
+    fields["extra"] = copy_of(extra)
     return fields
 
 
@@ -296,21 +261,30 @@ def absent_keys(data: Mapping[str, object]) -> frozenset[str]:
 # --- a run to values --------------------------------------------------------------------------------------------------
 
 
+_KEYS_OF: Final[Mapping[type, tuple[str, ...]]] = {
+    LastError: ("code", "message"),
+    IncompleteDetails: ("reason",),
+    Usage: ("prompt_tokens", "completion_tokens", "total_tokens"),
+    TruncationStrategy: ("type", "last_messages"),
+}
+
+
 @attrs.frozen
 class _Writing:
     """How the keys of the object itself are spelled; unknown keys and the user's own stay as they came."""
 
     names: Mapping[str, str]
 
-    def shape(self, value: _Shaped | None, *keys: str) -> dict[str, Any] | None:
-        """Return the object of a value object's keys, then its `extra`; null for None."""
-        if value is None:
-            return None
-        return _with_extra({self.names.get(key, key): getattr(value, key) for key in keys}, value.extra)
+    def value(self, value: object) -> object:
+        """Return what JSON holds for the value of an attribute."""
+        if isinstance(value, RequiredAction):
+            return self.required_action(value)
+        if isinstance(value, LastError | IncompleteDetails | Usage | TruncationStrategy):
+            known = {self.names.get(key, key): getattr(value, key) for key in _KEYS_OF[type(value)]}
+            return _with_extra(known, value.extra)
+        return value.value if isinstance(value, RunStatus) else copy_of(value)
 
-    def required_action(self, action: RequiredAction | None) -> dict[str, Any] | None:
-        if action is None:
-            return None
+    def required_action(self, action: RequiredAction) -> dict[str, Any]:
         calls = [self.tool_call(call) for call in action.tool_calls]
         inner = self.names.get(action.type, action.type)
         # The name of an inner object follows the spelling, and so must the place of its unknown keys.
@@ -326,18 +300,9 @@ class _Writing:
 def _with_extra(found: dict[str, Any], extra: Mapping[str, object]) -> dict[str, Any]:
     """Add unknown keys; those of an inner object stand under its key (see `runstate.values`)."""
     for key, value in extra.items():
-        inner = _plain(value)
+        inner = copy_of(value)
         found[key] = {**found[key], **cast("dict[str, object]", inner)} if key in found else inner
     return found
-
-
-def _plain(value: object) -> object:
-    """Return a copy in dicts and lists, so that whoever changes what was written does not change the run."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in cast("Mapping[str, object]", value).items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in cast("Sequence[object]", value)]
-    return value
 
 
 _SPELLINGS: Final[Mapping[str, _Writing]] = {
@@ -351,20 +316,11 @@ def encode(run: RunRecord, spelling: Spelling = "snake") -> dict[str, Any]:
     if spelling not in _SPELLINGS:
         raise ValueError(f"expected the spelling 'snake' or 'camel', got {spelling!r}")
     write = _SPELLINGS[spelling]
-    found: dict[str, Any] = {}
-    for key in FIELDS:
-        value: object = getattr(run, f"_{key}")
-        found[write.names[key]] = _plain(value)
-        if key == "id":
-            found["object"] = run.object
-    names = write.names
-    found["status"] = run.status.value
-    found[names["required_action"]] = write.required_action(run.required_action)
-    found[names["last_error"]] = write.shape(run.last_error, "code", "message")
-    found[names["incomplete_details"]] = write.shape(run.incomplete_details, "reason")
-    found["usage"] = write.shape(run.usage, "prompt_tokens", "completion_tokens", "total_tokens")
-    found[names["truncation_strategy"]] = write.shape(run.truncation_strategy, "type", "last_messages")
-    return _with_extra(found, run.extra)
+    *values, extra = run.at_once()
+    found: dict[str, Any] = {"id": run.id, "object": run.object}
+    for key, value in zip(FIELDS, values, strict=True):
+        found[write.names[key]] = write.value(value)
+    return _with_extra(found, extra)
 
 
 def dump(run: RunRecord, spelling: Spelling = "snake") -> str:

@@ -21,7 +21,9 @@ from runstate import (
     TruncationStrategy,
     Usage,
 )
-from runstate.wire import MAX_BYTES, MAX_DEPTH, OLDEST, absent_keys
+from runstate.json_values import MAX_DEPTH
+from runstate.wire import MAX_BYTES, OLDEST, absent_keys
+from runstate.wire import MAX_DEPTH as MAX_TEXT_DEPTH
 from tests.support import KEYS, NOW, Recorded, bring, everything, needs_traces, new_run, recorded_runs
 
 RECORDED = recorded_runs()
@@ -426,17 +428,48 @@ def test_a_key_that_is_absent(key: str) -> None:
         assert None is Run.from_dict(data).to_dict()[key]
 
 
-@pytest.mark.parametrize("data", [None, 5, "x", [], [{}], True, {1: 2}, {None: 1}, {"a": {5: 1}}, {"a": {1, 2}}])
+@pytest.mark.parametrize("data", [None, 5, "x", [], [{}], True])
 def test_what_is_no_object(data: Any) -> None:
     """What is no JSON object at all is refused as one fault."""
     assert 1 == len(refused(data))
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ({1: 2}, ("", "expected string keys, got a Python int")),
+        ({None: 1}, ("", "expected string keys, got a Python NoneType")),
+        ({"a": {5: 1}}, ("a", "expected string keys, got a Python int")),
+        ({"a": {1, 2}}, ("a", "expected JSON, got a Python set")),
+        ({"a": b"x"}, ("a", "expected JSON, got a Python bytes")),
+    ],
+)
+def test_unknown_keys_that_json_cannot_spell(more: dict[Any, Any], fault: tuple[str, str]) -> None:
+    """Unknown keys are kept only if they can be written again."""
+    assert [fault] == refused({**base(), **more})
+
+
+@pytest.mark.parametrize("text", ["[" * 100 + "]" * 100, '{"a":' * 100 + "1" + "}" * 100])
+def test_text_that_is_too_deep(text: str) -> None:
+    """A text goes deeper than a value may, since it holds runs that hold values, but not without end."""
+    ((path, problem),) = refused_text(text)
+    assert path.startswith(("[0][0][0]", "a.a.a"))
+    assert f"nested deeper than {MAX_TEXT_DEPTH} levels" == problem
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_text_that_opens_without_end(text: str) -> None:
+    """However the interpreter's reader gives up on it, it is a fault."""
+    ((path, problem),) = refused_text(text)
+    assert "" == path
+    assert problem.startswith(("nested deeper than", "not JSON at line 1 column"))
 
 
 def test_python_values_that_json_has_not() -> None:
     """A set, bytes, or a number that is none is refused with its path, also inside what is the user's own."""
     assert [("tools[0].x", "expected JSON, got a Python set")] == refused(base(tools=[{"type": "f", "x": {1}}]))
     assert [("more.a[1]", "nan is not a JSON number")] == refused(base(more={"a": [1, float("nan")]}))
-    assert [("metadata", "expected string keys, got an integer")] == refused(base(metadata={5: "x"}))
+    assert [("metadata key 5", "expected a string, got an integer")] == refused(base(metadata={5: "x"}))
 
 
 HUGE = 10**5000
@@ -471,8 +504,6 @@ def test_huge_integers_from_python(other: dict[str, Any]) -> None:
         ("\ufeff{}", "not JSON at line 1 column 1: "),
         (b"\xef\xbb\xbf{}", "not JSON at line 1 column 1: "),
         (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
-        ("[" * 100_000, f"nested deeper than {MAX_DEPTH} levels"),
-        ('{"a":' * 100_000, f"nested deeper than {MAX_DEPTH} levels"),
         ("1" * 5000, "a number has too many digits"),
         ('"' + "x" * MAX_BYTES + '"', f"expected at most {MAX_BYTES} bytes, got {MAX_BYTES + 2}"),
         (b'"' + b"x" * MAX_BYTES + b'"', f"expected at most {MAX_BYTES} bytes, got {MAX_BYTES + 2}"),
