@@ -196,7 +196,7 @@ def _judge_shape(seen: _Seen, index: int, law: Law) -> Iterator[Finding]:
         every = f"no path from {BIRTH} to {run.status} {verb} it"
         if found == "null":
             every = f"every path from {BIRTH} to {run.status} {verb} it"
-        elif any(field in after.present for after in shapes(law)) and field in _HELD:
+        elif field in _HELD:
             every = f"every path from {BIRTH} to {run.status} leaves it null"
         reason = _known_reason(run, field)
         severity: Severity = "error" if reason is None else "warning"

@@ -186,7 +186,80 @@ def test_the_deadline_is_after_birth() -> None:
     assert () == judge({**new_run().to_dict(), "expires_at": NOW + 1})
 
 
+SKEW = "possible only if the clocks of two machines differ"
+
+
+@pytest.mark.parametrize(
+    ("odd", "field", "problem"),
+    [
+        ({"started_at": NOW - 1}, "started_at", f"started_at {NOW - 1} is before created_at {NOW}"),
+        ({"started_at": NOW + 5}, "completed_at", f"completed_at {NOW + 2} is before started_at {NOW + 5}"),
+    ],
+)
+def test_a_finding_about_times_is_complete(odd: dict[str, int], field: str, problem: str) -> None:
+    """It names severity, run, snapshot, field, problem and what would explain it, also inside a trace."""
+    done = bring("completed").to_dict()
+    assert (Finding("warning", "run_1", 0, field, problem, SKEW),) == judge({**done, **odd})
+    verdict = judge_trace([done, {**done, **odd}])
+    assert Finding("warning", "run_1", 1, field, problem, SKEW) in verdict.findings
+
+
+def test_a_time_that_is_equal_is_not_before() -> None:
+    """What happens within a second has one time."""
+    done = bring("completed").to_dict()
+    assert () == judge({**done, "started_at": NOW, "completed_at": NOW})
+
+
+def test_a_finding_about_the_deadline_is_complete() -> None:
+    """It names the snapshot and the field."""
+    born = new_run().to_dict()
+    problem = f"expires_at {NOW} is not after created_at {NOW}"
+    expected = Finding("error", "run_1", 1, "expires_at", problem, "the deadline counts from creation")
+    assert expected in judge_trace([born, {**born, "expires_at": NOW}]).findings
+
+
 # --- traces -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_cannot_be_is_told_by_its_field() -> None:
+    """The status if no path leads there, else the first field that differs, with both values, null said as null."""
+    done, failed = bring("completed").to_dict(), bring("failed").to_dict()
+    possible = "completed is terminal, nothing leaves it"
+    assert (Finding("error", "run_1", 1, "status", "no path leads from completed to failed", possible),) == judge_trace(
+        [done, failed]
+    ).findings
+
+    started, born = bring("in_progress").to_dict(), new_run().to_dict()
+    problem = f"started_at went from {NOW + 1} to null, but no path from in_progress to queued does that"
+    onward = "requires_action, queued, cancelling, completed, incomplete, failed, cancelled, expired"
+    (finding,) = judge_trace([started, born]).findings
+    assert ("started_at", problem) == (finding.field, finding.problem)
+    assert {*onward.split(", ")} == {*finding.possible.removeprefix("possible after in_progress: ").split(", ")}
+
+    back = {**started, "started_at": NOW}
+    problem = f"started_at went from {NOW + 1} to {NOW}, but no path from in_progress to in_progress does that"
+    assert [("started_at", problem)] == [(f.field, f.problem) for f in judge_trace([started, back]).findings]
+
+    other = {**done, "completed_at": NOW + 9, "usage": {**done["usage"], "total_tokens": 99}}
+    assert ["completed_at"] == [finding.field for finding in judge_trace([done, other]).findings]
+
+
+def test_among_equally_short_ways_the_first_of_the_table_is_told() -> None:
+    """A run queued again may have completed by a start, or by a cancel that lost the race; the table has start first."""
+    again = bring("requires_action")
+    again.submit_tool_outputs({"call_1": "sunny"})
+    done = {**bring("completed").to_dict(), "started_at": again.started_at}
+    assert [(RunEvent.START, RunEvent.COMPLETE)] == [step.events for step in judge_trace([again, done]).steps]
+
+
+def test_a_long_value_is_cut_in_the_sentence() -> None:
+    """A finding stays a sentence, whatever the value: sixty characters are told."""
+    done = bring("failed").to_dict()
+    other = {**done, "last_error": {"code": "server_error", "message": "x" * 500}}
+    (finding,) = judge_trace([done, other]).findings
+    before, after = finding.problem.removeprefix("last_error went from ").split(", but ")[0].split(" to ")
+    assert "LastError(code='server_error', message='it broke')" == before
+    assert 60 == len(after)
 
 
 def can_follow(before: HandShape, after: HandShape) -> bool:
@@ -290,9 +363,8 @@ def test_constants(key: str) -> None:
     before = new_run().to_dict()
     after = {**before, key: NOW + 1 if key == "created_at" else "other"}
     verdict = judge_trace([before, after])
-    assert [(key, 1, f"{key} changed from {before[key]} to {after[key]}", "it never changes")] == [
-        (finding.field, finding.index, finding.problem, finding.possible) for finding in verdict.errors
-    ]
+    problem = f"{key} changed from {before[key]} to {after[key]}"
+    assert (Finding("error", after["id"], 1, key, problem, "it never changes"),) == verdict.errors
 
 
 def test_a_broken_snapshot_is_told_once() -> None:
@@ -344,7 +416,7 @@ def test_a_law_that_leads_nowhere() -> None:
     nowhere = Law(())
     assert {Shape(RunStatus.QUEUED, frozenset())} >= {Shape(s.status, frozenset()) for s in shapes(nowhere)}
     (finding,) = judge(bring("completed"), nowhere)
-    assert ("status", "no path leads to completed") == (finding.field, finding.problem)
+    assert Finding("error", "run_1", 0, "status", "no path leads to completed", "see the table") == finding
 
 
 # --- changed traces ---------------------------------------------------------------------------------------------------

@@ -330,6 +330,67 @@ def test_outputs_that_are_none(outputs: Any) -> None:
     assert before == everything(run)
 
 
+def test_outputs_that_are_no_strings() -> None:
+    """Each output is a string; every one that is not is told by its id, and nothing moves."""
+    run = bring("in_progress")
+    run.require_action([ToolCall("a", "x"), ToolCall("b", "y"), ToolCall("c", "z")])
+    before = everything(run)
+    with pytest.raises(InvalidRun) as caught:
+        run.submit_tool_outputs({"a": 5, "b": "fine", "c": None})  # type: ignore[dict-item]
+    expected = [("outputs.a", "expected a string, got an integer"), ("outputs.c", "expected a string, got null")]
+    assert expected == [(fault.path, fault.problem) for fault in caught.value.faults]
+    assert before == everything(run)
+    with pytest.raises(InvalidRun, match=r"^not a run: outputs: expected an object, got an array$"):
+        run.submit_tool_outputs(["a", "b", "c"])  # type: ignore[arg-type]
+    assert before == everything(run)
+
+
+def test_every_null_of_a_birth_is_told() -> None:
+    """A new run has a value where the default is one."""
+    with pytest.raises(InvalidRun) as caught:
+        new_run(tools=None, metadata=None, top_p=None)
+    assert ["tools", "metadata", "top_p"] == [fault.path for fault in caught.value.faults]
+    assert {"expected a value, got null"} == {fault.problem for fault in caught.value.faults}
+
+
+def test_the_latest_deadline() -> None:
+    """A deadline may lie in the last second of the year 9999, and not in the next."""
+    last = 253_402_300_799
+    assert last == new_run(expires_in_s=last - NOW).expires_at
+    with pytest.raises(InvalidRun) as caught:
+        new_run(expires_in_s=last - NOW + 1)
+    problem = f"the deadline, {last - NOW + 1} s on, is past the year 9999"
+    assert [("expires_in_s", problem)] == [(fault.path, fault.problem) for fault in caught.value.faults]
+    with pytest.raises(InvalidRun):
+        new_run(at=last, expires_in_s=600)
+
+
+def test_a_refused_word_is_shown() -> None:
+    """The sentence tells what came, beside what is possible."""
+    run = bring("in_progress")
+    with pytest.raises(InvalidRun, match=r"got 'because'$"):
+        run.mark_incomplete("because")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRun, match=r"got 'oops'$"):
+        run.fail("oops", "it broke")  # type: ignore[arg-type]
+
+
+def test_an_id_is_of_the_second_the_run_was_born() -> None:
+    """Ids sort by the time that was given, not by the time of asking."""
+    early = Run.create(thread_id="t", assistant_id="a", model="m", at=NOW)
+    late = Run.create(thread_id="t", assistant_id="a", model="m", at=NOW + 1)
+    assert new_run_id(NOW)[:11] == early.id[:11]
+    assert early.id < late.id < new_run_id(NOW + 2)
+
+
+def test_a_moment_that_is_given_is_the_one_asked_about(clock: ManualClock) -> None:
+    """What the clock says does not matter then."""
+    run = new_run()
+    clock.now = NOW + 10_000
+    assert 590 == run.seconds_left(NOW + 10)
+    assert not run.is_due(NOW + 10)
+    assert run.is_due()
+
+
 def test_a_recorded_run_that_waits_for_nothing_known() -> None:
     """A record in requires_action without calls can be read; outputs for it match nothing, and nothing moves."""
     run = Run.from_dict({**bring("requires_action").to_dict(), "required_action": None})
