@@ -30,6 +30,11 @@ bench: $(DEVELOP)  ## measure; decides nothing
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python benchmarks/in_memory.py
 
+mutation: $(DEVELOP)  ## change the code in a thousand ways, and see which the tests miss
+	$(BIN)/python -m pip install -q --group mutation
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
 pictures: $(READY)  ## draw the README's table and lanes again
 	$(BIN)/python -m runstate.diagram.readme README.md
 	$(BIN)/runstate diagram --format svg --output docs/lanes.svg

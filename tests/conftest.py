@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import Phase, settings
 
-from runstate import ManualClock, use_clock
+from runstate import LAW, ManualClock, plausible, use_clock
 from tests.support import NOW
 
 # No timing decides a test, and a failure must come back on the next run.
@@ -20,6 +20,13 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
 )
 settings.load_profile("steady")
+
+
+@pytest.fixture(autouse=True)
+def fresh_caches() -> None:
+    """Forget what the law worked out before: a mutant is switched on in a process that other tests have warmed."""
+    plausible._ways.cache_clear()
+    LAW._lessons.clear()
 
 
 @pytest.fixture

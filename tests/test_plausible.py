@@ -245,7 +245,7 @@ def test_a_step_that_cannot_be_is_told_by_its_field() -> None:
 
 
 def test_among_equally_short_ways_the_first_of_the_table_is_told() -> None:
-    """A run queued again may have completed by a start, or by a cancel that lost the race; the table has start first."""
+    """A run queued again may have completed by a start or by a cancel that lost; the table has start first."""
     again = bring("requires_action")
     again.submit_tool_outputs({"call_1": "sunny"})
     done = {**bring("completed").to_dict(), "started_at": again.started_at}

@@ -179,7 +179,7 @@ actions = st.builds(
 strategies = st.builds(TruncationStrategy, st.just("auto"), st.none() | st.integers(1, 9), extra=extras) | st.builds(
     TruncationStrategy, st.just("last_messages"), st.integers(1, 9), extra=extras
 )
-counts = st.integers(0, 2**63)
+counts = st.integers(0, 2**63 - 1)
 runs = st.builds(
     Run,
     id=names,
