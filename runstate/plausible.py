@@ -304,8 +304,9 @@ def _explain_step(before: _Seen, after: _Seen, index: int, law: Law) -> Finding:
     reached = [(shape, written) for start in shapes(law) if before.fits(start) for shape, written in _ways(law, start)]
     there = [shape for shape, _ in reached if shape.status is target]
     if there:
-        differs = sorted(_rewritten(before, after), key=_FIELDS.index)
-        field = next((name for name, _ in _misfits(after, there)), differs[0] if differs else "started_at")
+        differs = _rewritten(before, after)
+        misfits = [name for name, _ in _misfits(after, there)]
+        field = next(name for name in (*misfits, *_FIELDS) if name in misfits or name in differs)
         old, new = getattr(before.run, field), getattr(run, field)
         problem = f"{field} went from {_told(old)} to {_told(new)}, but no path from {source} to {target} does that"
     onward = [status for status in RunStatus if status is not source and any(s.status is status for s, _ in reached)]

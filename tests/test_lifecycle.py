@@ -243,3 +243,10 @@ def test_one_status_one_stamp() -> None:
     rows = (*TRANSITIONS[:8], attrs.evolve(TRANSITIONS[8], stamp=None), *TRANSITIONS[9:])
     with pytest.raises(LawError, match=r"^completed is stamped both completed_at and None$"):
         check_complete(Law(rows))
+
+
+def test_the_way_to_an_event_is_the_shortest_and_among_these_the_tables_first() -> None:
+    """To complete, a queued run is started; that a cancel could lose the race is as short, but stands later."""
+    assert (RunEvent.START, RunEvent.COMPLETE) == LAW.path_to_event(RunStatus.QUEUED, RunEvent.COMPLETE)
+    assert (RunEvent.FAIL,) == LAW.path_to_event(RunStatus.IN_PROGRESS, RunEvent.FAIL)
+    assert None is LAW.path_to_event(RunStatus.COMPLETED, RunEvent.START)

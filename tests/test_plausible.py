@@ -186,6 +186,14 @@ def test_the_deadline_is_after_birth() -> None:
     assert () == judge({**new_run().to_dict(), "expires_at": NOW + 1})
 
 
+def test_what_was_not_observed_hides_nothing_else() -> None:
+    """A record that lacks a key is still judged by all others."""
+    born = {key: value for key, value in new_run().to_dict().items() if key != "required_action"}
+    assert () == judge(born)
+    cut = {**born, "incomplete_details": {"reason": "max_prompt_tokens"}}
+    assert ["incomplete_details"] == [finding.field for finding in judge(cut)]
+
+
 SKEW = "possible only if the clocks of two machines differ"
 
 
@@ -240,6 +248,8 @@ def test_a_step_that_cannot_be_is_told_by_its_field() -> None:
     problem = f"started_at went from {NOW + 1} to {NOW}, but no path from in_progress to in_progress does that"
     assert [("started_at", problem)] == [(f.field, f.problem) for f in judge_trace([started, back]).findings]
 
+    later = {**done, "started_at": NOW + 2, "completed_at": NOW + 9}
+    assert ["started_at"] == [finding.field for finding in judge_trace([done, later]).findings]
     other = {**done, "completed_at": NOW + 9, "usage": {**done["usage"], "total_tokens": 99}}
     assert ["completed_at"] == [finding.field for finding in judge_trace([done, other]).findings]
 
