@@ -6,7 +6,7 @@ of a run and the reader of JSON ask the same checks, so a limit stands here and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeAlias, cast
 
@@ -34,6 +34,7 @@ __all__ = [
     "response_format",
     "seconds",
     "show",
+    "some",
     "text",
     "tool_choice",
     "tools",
@@ -47,6 +48,7 @@ MAX_METADATA_PAIRS: Final = 16
 MAX_METADATA_KEY: Final = 64  # characters
 MAX_METADATA_VALUE: Final = 512  # characters
 MOST: Final = 2**63 - 1  # what a database's integer holds
+_CONTAINERS: Final = frozenset({list, tuple, set, frozenset})
 YEAR_10000: Final = 253_402_300_800  # Unix seconds
 
 _KINDS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
@@ -68,12 +70,19 @@ def kind_of(value: object) -> str:
 
 
 def show(value: object) -> str:
-    """Return the value as a message can hold it: at most 60 characters."""
+    """Return the value as a message can hold it: at most 60 characters, a container by its kind alone."""
+    if is_object(value) or value.__class__ in _CONTAINERS:
+        return kind_of(value)
     try:
         shown = repr(value[:60] if isinstance(value, str) else value)
     except ValueError:  # an integer past the interpreter's bound on digits
         return "a huge number"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def some(faults: Iterable[Fault]) -> Faults:
+    """Return the first hundred faults: enough to mend a value by, too few to fill a memory or to cost its square."""
+    return tuple(islice(faults, 100))
 
 
 def wrong_type(path: str, expected: str, value: object) -> Faults:
@@ -154,8 +163,8 @@ def optional(check: Check) -> Check:
 
 
 def json_value(path: str, value: object) -> Faults:
-    """Anything that JSON can spell, at most 64 levels deep; no more than the first hundred faults are told."""
-    return () if fits(value) else tuple(islice(misfits(path, value), 100))
+    """Anything that JSON can spell, at most 64 levels deep."""
+    return () if fits(value) else some(misfits(path, value))
 
 
 def extra(path: str, value: object, taken: Container[object] = ()) -> Faults:
@@ -212,10 +221,8 @@ def tools(path: str, value: object) -> Faults:
     """An array of objects, each with its `type`."""
     if not isinstance(value, list | tuple):
         return wrong_type(path, "an array", value)
-    faults: Faults = ()
-    for index, item in enumerate(cast("Sequence[object]", value)):
-        faults += _typed_object(f"{path}[{index}]", item)
-    return faults
+    members = enumerate(cast("Sequence[object]", value))
+    return some(fault for index, item in members for fault in _typed_object(f"{path}[{index}]", item))
 
 
 def _word_or_object(*words: str) -> Check:

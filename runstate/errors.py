@@ -108,7 +108,7 @@ class ToolOutputsMismatch(RunstateError):
         # The first half is the real servers' sentence (LIFECYCLE, "HTTP answers").
         return (
             f"Expected tool outputs for call_ids {list(self.expected)}, got {list(self.got)}; "
-            f"run {self.run_id} stays requires_action until all come in one request"
+            f"run {self.run_id} stays requires_action until exactly these come in one request"
         )
 
 
@@ -131,8 +131,12 @@ class InvalidRun(RunstateError, ValueError):
         self.faults: tuple[Fault, ...] = tuple(faults)
 
     def __str__(self) -> str:
-        return "not a run: " + "; ".join(map(str, self.faults))
+        told = "; ".join(map(str, self.faults[:10]))
+        return f"{told}; and {len(self.faults) - 10} more" if len(self.faults) > 10 else told
 
 
 class RunDecodeError(InvalidRun):
     """What was read from outside is not a run: all faults at once, each with its path."""
+
+    def __str__(self) -> str:
+        return f"not a run: {super().__str__()}"

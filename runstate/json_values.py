@@ -12,7 +12,7 @@ from typing import Final, TypeGuard, cast
 
 from runstate.errors import Fault
 
-__all__ = ["MAX_DEPTH", "Twice", "copy_of", "fits", "is_object", "join", "misfits"]
+__all__ = ["MAX_DEPTH", "Twice", "copy_of", "fits", "is_object", "join", "misfits", "printable"]
 
 MAX_DEPTH: Final = 64  # levels of containers in one value
 _PLAIN: Final = frozenset({str, int, float, bool})
@@ -25,11 +25,22 @@ class Twice(dict[str, object]):
     repeated: tuple[str, ...] = ()
 
 
+def printable(text: str) -> str:
+    r"""Return `text` with everything that is no visible character written as an escape: it comes from strangers.
+
+    >>> print(printable("run\n\x1b[31m"))
+    run\n\x1b[31m
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def join(path: str, key: object) -> str:
     """Return the path of a member: `metadata.color`, `tools[0]`. Long keys are cut."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    told = str(key)[:64]
+    told = printable(str(key)[:64])
     return f"{path}.{told}" if path else told
 
 

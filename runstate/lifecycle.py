@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Literal, Self, TypeAlias
+from typing import Final, Literal, NoReturn, Self, TypeAlias
 
 import attrs
 
@@ -38,6 +38,11 @@ __all__ = [
 ]
 
 
+def _unknown(kind: str, value: object, known: type[StrEnum]) -> str:
+    told = repr(value[:60]) if isinstance(value, str) else f"of type {type(value).__name__}"
+    return f"unknown {kind} {told}; the nine are {', '.join(known)}"
+
+
 class RunStatus(StrEnum):
     """Where a run stands. Each member says what it means, who moves the run on, and what happens if nobody does."""
 
@@ -48,6 +53,10 @@ class RunStatus(StrEnum):
         member._value_ = value
         member.meaning = meaning
         return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(_unknown("status", value, cls))
 
     QUEUED = "queued", "Waits for a worker, which starts it. If none comes, it expires."
     IN_PROGRESS = (
@@ -71,6 +80,10 @@ class RunStatus(StrEnum):
 
 class RunEvent(StrEnum):
     """What is asked of a run. Each has exactly one target."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(_unknown("event", value, cls))
 
     START = "start"
     REQUIRE_ACTION = "require_action"
@@ -179,6 +192,8 @@ class Law:
     """A table of transitions and every look-up that can be derived from it.
 
     `LAW` is the one that runs obey; `documented()` is its documented part. Tests and pictures may build others.
+    Statuses and events may be given as members or as their strings; a string that is none raises `ValueError` and
+    names the nine.
 
     Raises `LawError` when a row stands twice or an event has two targets.
     """
@@ -208,26 +223,28 @@ class Law:
 
     def find(self, status: RunStatus, event: RunEvent) -> Transition | None:
         """Return the row for `event` asked in `status`, or None where it is illegal."""
-        return self._rows.get((status, event))
+        return self._rows.get((RunStatus(status), RunEvent(event)))
 
     def target_of(self, event: RunEvent) -> RunStatus:
         """Return the one status that `event` leads to. Raises `LawError` if no row has the event."""
         try:
-            return self._targets[event]
+            return self._targets[RunEvent(event)]
         except KeyError:
             raise LawError(f"no transition of this law has the event {event}") from None
 
     def sources_of(self, event: RunEvent) -> frozenset[RunStatus]:
         """Return the statuses in which `event` may be asked."""
+        event = RunEvent(event)
         return frozenset(row.source for row in self.transitions if row.event is event)
 
     def allowed_events(self, status: RunStatus) -> tuple[RunEvent, ...]:
         """Return the events that may be asked in `status`, in the order of `RunEvent`; none in a terminal one."""
+        status = RunStatus(status)
         return tuple(event for event in self.events if (status, event) in self._rows)
 
     def is_terminal(self, status: RunStatus) -> bool:
         """Tell whether no row leaves `status`."""
-        return status not in self._live
+        return RunStatus(status) not in self._live
 
     def holds(self, field: Field, status: RunStatus) -> bool:
         """Tell whether `field` has a value in `status` (LIFECYCLE, "The stamps"); it is null in all others."""
@@ -236,13 +253,14 @@ class Law:
             return not self.is_terminal(status)
         if held_in == "terminal":
             return self.is_terminal(status)
-        return status is held_in
+        return RunStatus(status) is held_in
 
     def shortest_path(self, source: RunStatus, target: RunStatus) -> tuple[RunEvent, ...] | None:
         """Return the fewest events from `source` to `target`; () from a status to itself, None if no way leads there.
 
         Among equally short ways the one whose rows come first in the table wins.
         """
+        source, target = RunStatus(source), RunStatus(target)
         reached: dict[RunStatus, tuple[RunEvent, ...]] = {source: ()}
         frontier = [source]
         while frontier and target not in reached:
@@ -256,6 +274,7 @@ class Law:
 
     def path_to_event(self, status: RunStatus, event: RunEvent) -> tuple[RunEvent, ...] | None:
         """Return the fewest events from `status` on that end with `event`; None if no way leads there."""
+        event = RunEvent(event)
         ways = (self.shortest_path(status, source) for source in RunStatus if (source, event) in self._rows)
         return min(((*way, event) for way in ways if way is not None), key=len, default=None)
 
@@ -263,6 +282,7 @@ class Law:
         """Return the error for `event` refused in `status`: what is allowed there, and the shortest way."""
         lesson = self._lessons.get((status, event))
         if lesson is None:
+            status, event = RunStatus(status), RunEvent(event)
             kind = TerminalStatus if self.is_terminal(status) else IllegalTransition
             lesson = (kind, self.allowed_events(status), self.path_to_event(status, event))
             self._lessons[status, event] = lesson

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import attrs
 
 from runstate import checks
 from runstate.checks import Check
 from runstate.errors import Fault
-from runstate.json_values import copy_of
+from runstate.json_values import copy_of, printable
 from runstate.lifecycle import RunStatus
 from runstate.values import IncompleteDetails, LastError, RequiredAction, TruncationStrategy, Usage, demand
 
@@ -26,6 +26,9 @@ __all__ = ["FIELDS", "JsonObject", "ResponseFormat", "RunRecord", "ToolChoice", 
 
 JsonObject: TypeAlias = Mapping[str, Any]
 """An object as JSON has it, kept as it came."""
+
+Json: TypeAlias = object
+"""Any value at all; inside `RunRecord` the word object is an attribute."""
 
 Tools: TypeAlias = tuple[JsonObject, ...]
 ToolChoice: TypeAlias = Literal["none", "auto", "required"] | JsonObject
@@ -65,6 +68,7 @@ FIELDS: Final[Mapping[str, Check]] = {
 }
 """The 26 attributes that vary, in the order they are written, each with its check. The 27th, `object`, never does."""
 
+_STAMPS: Final = ("created_at", "expires_at", "started_at", "cancelled_at", "failed_at", "completed_at")
 _CONTAINERS: Final = ("_tools", "_metadata", "_tool_choice", "_response_format", "_extra")
 _NOTHING: Final[JsonObject] = {}
 _NO_PAIRS: Final[Mapping[str, str]] = {}
@@ -75,7 +79,7 @@ def faults_of(fields: Mapping[str, object]) -> tuple[Fault, ...]:
     return tuple(fault for field, value in fields.items() for fault in FIELDS[field](field, value))
 
 
-@attrs.define(kw_only=True, repr=False, weakref_slot=False)
+@attrs.define(kw_only=True, repr=False, eq=False, weakref_slot=False)
 class RunRecord:
     """A run as data: equal when every attribute is, copied and pickled like any value.
 
@@ -251,8 +255,8 @@ class RunRecord:
 
     @property
     def tools(self) -> Tools:
-        """The tools it may call, as JSON objects; empty where an old record lacks them."""
-        return self._tools or ()
+        """The tools it may call, as JSON objects, copies; empty where an old record lacks them."""
+        return tuple(cast("list[JsonObject]", copy_of(self._tools or ())))
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -282,7 +286,7 @@ class RunRecord:
     @property
     def tool_choice(self) -> ToolChoice | None:
         """Whether the model may call tools, or which; null where an old record lacks it."""
-        return self._tool_choice
+        return cast("ToolChoice | None", copy_of(self._tool_choice))
 
     @property
     def parallel_tool_calls(self) -> bool | None:
@@ -292,7 +296,7 @@ class RunRecord:
     @property
     def response_format(self) -> ResponseFormat | None:
         """The form of the answer; null where an old record lacks it."""
-        return self._response_format
+        return cast("ResponseFormat | None", copy_of(self._response_format))
 
     @property
     def temperature(self) -> float | None:
@@ -306,20 +310,22 @@ class RunRecord:
 
     @property
     def extra(self) -> JsonObject:
-        """The keys a newer server added, as they came, read-only."""
-        return MappingProxyType(self._extra)
+        """The keys a newer server added, as they came; a copy."""
+        return cast("JsonObject", copy_of(self._extra))
 
     def __repr__(self) -> str:
-        stamps = (f"{stamp}={value}" for stamp, value in self.stamps().items() if value is not None)
-        return f"<{type(self).__name__} {self._id} {self._status}: {', '.join(stamps)}>"
+        now = dict(zip(FIELDS, self.at_once()[:-1], strict=True))
+        stamps = ", ".join(f"{stamp}={now[stamp]}" for stamp in _STAMPS if now[stamp] is not None)
+        return f"<{type(self).__name__} {printable(now['id'])} {now['status']}: {stamps}>"
+
+    def __eq__(self, other: Json) -> bool:
+        if not isinstance(other, RunRecord) or other.__class__ is not self.__class__:
+            return NotImplemented
+        return self.at_once() == other.at_once()
+
+    __hash__ = None  # type: ignore[assignment]  # equal by value, and the value moves
 
     def stamps(self) -> dict[str, int | None]:
         """Return the six times of a run by name, in Unix seconds, null where not set."""
-        return {
-            "created_at": self._created_at,
-            "expires_at": self._expires_at,
-            "started_at": self._started_at,
-            "cancelled_at": self._cancelled_at,
-            "failed_at": self._failed_at,
-            "completed_at": self._completed_at,
-        }
+        now = dict(zip(FIELDS, self.at_once()[:-1], strict=True))
+        return {stamp: now[stamp] for stamp in _STAMPS}

@@ -12,14 +12,15 @@ no more and no less, is a test over all rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Self, TypeAlias, get_args
+from typing import Any, Final, Self, TypeAlias, cast, get_args
 
 from runstate import checks, wire
 from runstate.clock import reader as _clock
 from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
 from runstate.ids import new_run_id
-from runstate.json_values import copy_of, is_object
+from runstate.json_values import copy_of
 from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.outputs import by_call
 from runstate.record import FIELDS, JsonObject, ResponseFormat, RunRecord, ToolChoice
 from runstate.values import (
     NO_USAGE,
@@ -85,16 +86,6 @@ def _used(usage: object) -> Usage:
     return usage
 
 
-def _faults_of_outputs(outputs: object) -> tuple[Fault, ...]:
-    if not is_object(outputs):
-        return checks.wrong_type("outputs", "an object", outputs)
-    faults: tuple[Fault, ...] = ()
-    for call_id, output in outputs.items():
-        if output.__class__ is not str:
-            faults += checks.text(f"outputs.{call_id}", output)
-    return faults
-
-
 def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
     return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {checks.show(value)}")])
 
@@ -106,9 +97,7 @@ def _faults_at_birth(
     for name, value in names.items():
         faults += checks.name(name, value)
     for (setting, check), value, default in zip(_SETTINGS.items(), settings, _DEFAULTS, strict=True):
-        if value is None and default is not None:  # a recorded run may lack it, a new one has it
-            faults += (Fault(setting, "expected a value, got null"),)
-        elif value is not default:
+        if value is not default:
             faults += check(setting, value)
     impatient = _A_SECOND("expires_in_s", expires_in_s)
     if not impatient and expires_in_s >= checks.YEAR_10000 - born:
@@ -141,22 +130,23 @@ class Run(RunRecord):
         model: str,
         id: str | None = None,  # noqa: A002
         instructions: str | None = None,
-        tools: Sequence[JsonObject] = (),
-        metadata: Mapping[str, str] = _NO_PAIRS,
+        tools: Sequence[JsonObject] | None = (),
+        metadata: Mapping[str, str] | None = _NO_PAIRS,
         max_prompt_tokens: int | None = None,
         max_completion_tokens: int | None = None,
-        truncation_strategy: TruncationStrategy = _AUTO,
-        tool_choice: ToolChoice = "auto",
-        parallel_tool_calls: bool = True,
-        response_format: ResponseFormat = "auto",
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        truncation_strategy: TruncationStrategy | None = _AUTO,
+        tool_choice: ToolChoice | None = "auto",
+        parallel_tool_calls: bool | None = True,
+        response_format: ResponseFormat | None = "auto",
+        temperature: float | None = 1.0,
+        top_p: float | None = 1.0,
         expires_in_s: int = DEFAULT_EXPIRES_IN_S,
         at: int | None = None,
     ) -> Self:
         """Return a new run: queued, with its deadline `expires_in_s` seconds after its birth.
 
-        Without an `id` one is made (`new_run_id`). Raises `InvalidRun` with every fault of the arguments.
+        Without an `id` one is made (`new_run_id`). A setting that is None is the default, as in the API. Raises
+        `InvalidRun` with every fault of the arguments.
         """
         now = _clock.time() if at is None else _given(at)
         born = int(now)
@@ -177,9 +167,13 @@ class Run(RunRecord):
         ):
             settings = _DEFAULTS
         else:
+            settings = tuple(
+                default if value is None else value for value, default in zip(settings, _DEFAULTS, strict=True)
+            )
             names = {"thread_id": thread_id, "assistant_id": assistant_id, "model": model}
             demand(_faults_at_birth(names if id is None else {"id": id, **names}, settings, born, expires_in_s))
-            settings = tuple(map(copy_of, settings))  # tools come back as a list
+            # What was handed in stays its owner's; tools come back as a list.
+            settings = tuple(map(copy_of, settings))
             settings = (instructions, tuple(settings[1]), *settings[2:])
         run = cls.__new__(cls)
         run._id = new_run_id(now) if id is None else id
@@ -231,22 +225,26 @@ class Run(RunRecord):
         self._status = _REQUIRED
         self._required_action = action
 
-    def submit_tool_outputs(self, outputs: Mapping[str, str], *, at: int | None = None) -> None:
-        """Answer all calls at once, `{call id: output}`: queued again, for the next free worker. `at` is only checked.
+    def submit_tool_outputs(
+        self, outputs: Mapping[str, str] | Sequence[Mapping[str, str]], *, at: int | None = None
+    ) -> None:
+        """Answer all calls at once: queued again, for the next free worker. `at` is only checked.
+
+        The outputs come as `{call id: output}`, or as the API lists them: `[{"tool_call_id": ..., "output": ...}]`.
 
         Raises `ToolOutputsMismatch` unless the ids are exactly those of the required calls. The run does not keep the
         outputs; they belong to the thread.
         """
         if at is not None:
             _given(at)
-        demand(_faults_of_outputs(outputs))
+        answers = by_call(outputs)
         action = self._required_action
-        fits = action is not None and outputs.keys() == action.id_set
+        fits = action is not None and answers.keys() == action.id_set
         if (status := self._status) not in _MAY_SUBMIT:
             raise _refusal(self._id, status, _SUBMIT)
         if not fits or self._required_action is not action:
             action = self._required_action
-            raise ToolOutputsMismatch(self._id, () if action is None else action.call_ids, tuple(outputs))
+            raise ToolOutputsMismatch(self._id, () if action is None else action.call_ids, tuple(answers))
         self._status = _SUBMITTED
         self._required_action = None
 
@@ -285,7 +283,7 @@ class Run(RunRecord):
         """End at a token limit: incomplete, with its reason, `completed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
         usage = NO_USAGE if usage is None else _used(usage)
-        if reason.__class__ is not str or reason not in _CUT_AT:
+        if not isinstance(cast("object", reason), str) or reason not in _CUT_AT:
             raise _one_of(_CUT_AT, "reason", reason)
         details = _CUT_AT[reason]
         if (status := self._status) not in _MAY_CUT:
@@ -300,9 +298,9 @@ class Run(RunRecord):
         """End by an error: failed, with `last_error`, `failed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
         usage = NO_USAGE if usage is None else _used(usage)
-        if code.__class__ is not str or code not in _ERROR_CODES:
+        if not isinstance(cast("object", code), str) or code not in _ERROR_CODES:
             raise _one_of(_ERROR_CODES, "code", code)
-        error = LastError(code, message)
+        error = LastError(str(code), message)
         if (status := self._status) not in _MAY_FAIL:
             raise _refusal(self._id, status, _FAIL)
         self._status = _FAILED

@@ -1,8 +1,9 @@
 """The small objects inside a run: what it waits for, why it ended, what it used (LIFECYCLE, "The object").
 
-They are frozen and check themselves: one that exists is well-formed. `extra` keeps the keys that a newer server adds,
-so that they come back on writing; where a known key holds an object, its unknown keys stand in `extra` under the same
-key.
+They are frozen and check themselves: one that exists is well-formed. (They have no slot for weak references, because
+a callback at their end would run in the middle of a move that lets go of them.) `extra` keeps the keys that a newer
+server adds, so that they come back on writing; where a known key holds an object, its unknown keys stand in `extra`
+under the same key.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import attrs
 
 from runstate import checks
 from runstate.errors import Fault, InvalidRun
+from runstate.json_values import copy_of
 
 __all__ = [
     "NO_USAGE",
@@ -43,7 +45,12 @@ def demand(faults: Sequence[Fault]) -> None:
         raise InvalidRun(faults)
 
 
-@attrs.frozen
+def _own(extra: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a copy of unknown keys; what is no object stays as it is, and is a fault."""
+    return cast("Mapping[str, object]", copy_of(extra)) if extra and checks.json_value("", extra) == () else extra
+
+
+@attrs.frozen(weakref_slot=False)
 class ToolCall:
     """A call that a run waits for: the id to answer under, the tool's name, its arguments as JSON text.
 
@@ -55,7 +62,7 @@ class ToolCall:
     name: str
     arguments: str = "{}"
     type: str = "function"
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         faults = checks.name("id", self.id) + checks.name("name", self.name) + checks.text("arguments", self.arguments)
@@ -71,7 +78,7 @@ def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
     return tuple(calls) if isinstance(cast("object", calls), Iterable) else cast("tuple[ToolCall, ...]", calls)
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class RequiredAction:
     """What a run in requires_action waits for: at least one call, each under an id of its own.
 
@@ -81,7 +88,7 @@ class RequiredAction:
 
     tool_calls: tuple[ToolCall, ...] = attrs.field(converter=_calls)
     type: str = "submit_tool_outputs"
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
     call_ids: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
     """The ids to answer under, in order."""
     id_set: AbstractSet[str] = attrs.field(init=False, repr=False, eq=False)
@@ -110,37 +117,37 @@ class RequiredAction:
                 seen.add(call.id)
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class LastError:
     """Why a run failed: a code (`ErrorCode`; recorded runs may carry others) and a sentence."""
 
     code: str
     message: str
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         faults = checks.name("code", self.code) + checks.text("message", self.message)
         demand(faults + checks.extra("extra", self.extra, taken=("code", "message")))
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class IncompleteDetails:
     """Which limit ended an incomplete run (`IncompleteReason`; recorded runs may carry others)."""
 
     reason: str
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         demand(checks.name("reason", self.reason) + checks.extra("extra", self.extra, taken=("reason",)))
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class TruncationStrategy:
     """How much of the thread the model sees: `auto`, or the `last_messages` (at least 1)."""
 
     type: str = "auto"
     last_messages: int | None = None
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         demand(tuple(self._faults()))
@@ -159,7 +166,7 @@ _LAST_MESSAGES: Final = checks.optional(checks.count(least=1))
 _TOKENS: Final = checks.count(least=0)
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Usage:
     """The tokens a run used. The total, where it is not given, is the sum.
 
@@ -172,7 +179,7 @@ class Usage:
     total_tokens: int = attrs.field(
         default=attrs.Factory(lambda self: _sum(self.prompt_tokens, self.completion_tokens), takes_self=True)
     )
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         faults = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
@@ -66,15 +67,18 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return twice
 
 
-def parse(text: str | bytes) -> object:
+def parse(text: str | bytes, first_line: int = 1) -> object:
     """Return the value that JSON text spells. Raises `RunDecodeError` with the place, also for what JSON forbids.
+
+    `first_line` is the line of a file that the text begins on, for telling places.
 
     That is: no text but UTF-8, no NaN or Infinity, no key twice in an object, 16 MiB and 80 levels at most.
     """
     import json  # here, because most of those who drive runs never read one
 
     if len(text) > MAX_BYTES:
-        raise RunDecodeError([Fault("", f"expected at most {MAX_BYTES} bytes, got {len(text)}")])
+        unit = "bytes" if isinstance(text, bytes) else "characters"
+        raise RunDecodeError([Fault("", f"expected at most {MAX_BYTES} {unit}, got {len(text)}")])
     if isinstance(text, bytes):
         try:
             text = text.decode()
@@ -83,7 +87,7 @@ def parse(text: str | bytes) -> object:
     try:
         value = cast("object", json.loads(text, object_pairs_hook=_object))
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
+        place = f"line {first_line - 1 + error.lineno} column {error.colno}"
         raise RunDecodeError([Fault("", f"not JSON at {place}: {error.msg}")]) from None
     except RecursionError:
         raise RunDecodeError([Fault("", f"nested deeper than {MAX_DEPTH} levels")]) from None
@@ -214,8 +218,8 @@ class _Reading:
     def status(self, path: str, value: object) -> object:
         try:
             return RunStatus(cast("str", value))
-        except ValueError:
-            self.blame(path, f"unknown status {checks.show(value)}; the nine are {', '.join(RunStatus)}")
+        except ValueError as unknown:
+            self.blame(path, str(unknown))
             return None
 
 
@@ -232,9 +236,7 @@ def decode(data: object) -> dict[str, object]:
     if read is None:
         raise RunDecodeError(reading.faults)
     found, extra = read
-    for key in OLDEST:
-        if key not in found:
-            reading.blame(key, "is missing")
+    missing = [Fault(key, "is missing") for key in OLDEST if key not in found]
     if found.pop("object", "thread.run") != "thread.run":
         reading.blame("object", "expected 'thread.run'")
     fields: dict[str, object] = {}
@@ -243,10 +245,12 @@ def decode(data: object) -> dict[str, object]:
         if key == "status" or (key in _SHAPED and value is not None):
             fields[key] = getattr(reading, key)(key, value)
         else:
-            reading.faults += faults_of({key: value})
-            fields[key] = copy_of(value)  # what was handed in stays its owner's
+            faults = faults_of({key: value})
+            reading.faults += faults
+            fields[key] = None if faults else copy_of(value)  # what was handed in stays its owner's
     reading.faults += checks.extra("", extra)
-    _raise(iter(reading.faults))
+    # A wrong value says more than a key that is not there, and is told first.
+    _raise(chain(reading.faults, missing))
     tools = cast("list[object] | None", fields["tools"])
     fields["tools"] = None if tools is None else tuple(tools)
     fields["extra"] = copy_of(extra)
@@ -301,7 +305,10 @@ def _with_extra(found: dict[str, Any], extra: Mapping[str, object]) -> dict[str,
     """Add unknown keys; those of an inner object stand under its key (see `runstate.values`)."""
     for key, value in extra.items():
         inner = copy_of(value)
-        found[key] = {**found[key], **cast("dict[str, object]", inner)} if key in found else inner
+        if key not in found:
+            found[key] = inner
+        elif isinstance(inner, dict) and isinstance(found[key], dict):
+            found[key] = {**found[key], **cast("dict[str, object]", inner)}
     return found
 
 

@@ -50,10 +50,10 @@ SENTENCES = [
         MISMATCH,
         (
             "Expected tool outputs for call_ids ['a', 'b'], got ['a']; "
-            "run run_1 stays requires_action until all come in one request"
+            "run run_1 stays requires_action until exactly these come in one request"
         ),
     ),
-    (InvalidRun(FAULTS), "not a run: usage.total_tokens: is missing; not JSON"),
+    (InvalidRun(FAULTS), "usage.total_tokens: is missing; not JSON"),
     (RunDecodeError(FAULTS[:1]), "not a run: usage.total_tokens: is missing"),
     (LawError("start stands twice"), "start stands twice"),
 ]

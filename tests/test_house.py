@@ -22,7 +22,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each room may import, besides the standard library and attrs. A room that is not here has no place in the house.
 # Imports go downward only: a law that knew its pictures could not be drawn by others, and cycles hide who decides.
 FLOOR_0 = ("lifecycle", "errors", "clock")
-FLOOR_1 = ("ids", "json_values", "checks", "values", "record", "wire", "run", "plausible", "recordings")
+FLOOR_1 = ("ids", "outputs", "json_values", "checks", "values", "record", "wire", "run", "plausible", "recordings")
 FACES = ("diagram", "machine", "cli", "demo")
 BELOW: dict[str, frozenset[str]] = {
     "errors": frozenset(),
@@ -33,8 +33,9 @@ BELOW: dict[str, frozenset[str]] = {
     "checks": frozenset({"errors", "json_values"}),
     "values": frozenset({"errors", "json_values", "checks"}),
     "record": frozenset({"errors", "lifecycle", "json_values", "checks", "values"}),
+    "outputs": frozenset({"errors", "json_values", "checks", "values"}),
     "wire": frozenset({*FLOOR_0, "json_values", "checks", "values", "record"}),
-    "run": frozenset({*FLOOR_0, "ids", "json_values", "checks", "values", "record", "wire"}),
+    "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "wire"}),
     "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
     "recordings": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run", "plausible"}),
     "diagram": frozenset({*FLOOR_0, *FLOOR_1}),

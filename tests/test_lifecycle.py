@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise, permutations
 
 import attrs
@@ -250,3 +251,38 @@ def test_the_way_to_an_event_is_the_shortest_and_among_these_the_tables_first() 
     assert (RunEvent.START, RunEvent.COMPLETE) == LAW.path_to_event(RunStatus.QUEUED, RunEvent.COMPLETE)
     assert (RunEvent.FAIL,) == LAW.path_to_event(RunStatus.IN_PROGRESS, RunEvent.FAIL)
     assert None is LAW.path_to_event(RunStatus.COMPLETED, RunEvent.START)
+
+
+def test_strings_are_as_good_as_members() -> None:
+    """Every look-up takes a status or an event by its string, and answers alike."""
+    assert LAW.shortest_path("queued", "completed") == LAW.shortest_path(RunStatus.QUEUED, RunStatus.COMPLETED)  # type: ignore[arg-type]
+    assert LAW.sources_of("start") == LAW.sources_of(RunEvent.START)  # type: ignore[arg-type]
+    assert LAW.find("queued", "start") is LAW.find(RunStatus.QUEUED, RunEvent.START)  # type: ignore[arg-type]
+    assert LAW.holds("last_error", "failed")  # type: ignore[arg-type]
+    assert not LAW.is_terminal("queued")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda word: LAW.find(word, RunEvent.START),
+        lambda word: LAW.allowed_events(word),
+        lambda word: LAW.is_terminal(word),
+        lambda word: LAW.holds("last_error", word),
+        lambda word: LAW.shortest_path(word, RunStatus.FAILED),
+        lambda word: LAW.shortest_path(RunStatus.QUEUED, word),
+        lambda word: LAW.path_to_event(word, RunEvent.FAIL),
+        lambda word: LAW.refusal("run_1", word, RunEvent.START),
+    ],
+)
+def test_a_mistyped_status_is_no_answer(ask: Callable[[str], object]) -> None:
+    """A word that is no status is told with the nine that are, never answered by silence."""
+    with pytest.raises(ValueError, match=r"^unknown status 'quued'; the nine are queued, in_progress, "):
+        ask("quued")
+
+
+def test_a_mistyped_event_is_no_answer() -> None:
+    """So for events."""
+    for ask in (LAW.target_of, LAW.sources_of):
+        with pytest.raises(ValueError, match=r"^unknown event 'begin'; the nine are start, require_action, "):
+            ask("begin")  # type: ignore[arg-type]

@@ -182,13 +182,13 @@ def test_what_old_records_lack_reads_well() -> None:
 
 
 def test_views_are_read_only() -> None:
-    """Metadata and unknown keys cannot be changed through the run, nor can the tools be added to."""
+    """What a run hands out is a copy or cannot be changed, so only a move changes a run."""
     run = Run(**LEAST, metadata={"a": "b"}, tools=({"type": "x"},), extra={"c": 1})
     before = copy.deepcopy(run)
     with pytest.raises(TypeError):
         run.metadata["a"] = "c"  # type: ignore[index]
-    with pytest.raises(TypeError):
-        run.extra["a"] = "c"  # type: ignore[index]
+    run.extra["c"] = 2  # type: ignore[index]
+    run.tools[0].pop("type")  # type: ignore[attr-defined]
     assert tuple is type(run.tools)
     assert before == run
 

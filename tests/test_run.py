@@ -224,7 +224,7 @@ def test_usage_must_be_one(event: str) -> None:
     run = bring("cancelling")
     before = everything(run)
     arguments: dict[str, tuple[Any, ...]] = {"mark_incomplete": ("max_prompt_tokens",), "fail": ("server_error", "x")}
-    with pytest.raises(InvalidRun, match=r"^not a run: usage: expected a Usage, got an object$"):
+    with pytest.raises(InvalidRun, match=r"^usage: expected a Usage, got an object$"):
         getattr(run, event)(*arguments.get(event, ()), usage={"prompt_tokens": 1})
     assert before == everything(run)
 
@@ -340,17 +340,28 @@ def test_outputs_that_are_no_strings() -> None:
     expected = [("outputs.a", "expected a string, got an integer"), ("outputs.c", "expected a string, got null")]
     assert expected == [(fault.path, fault.problem) for fault in caught.value.faults]
     assert before == everything(run)
-    with pytest.raises(InvalidRun, match=r"^not a run: outputs: expected an object, got an array$"):
-        run.submit_tool_outputs(["a", "b", "c"])  # type: ignore[arg-type]
+    for wrong in (["a", "b", "c"], [{"tool_call_id": "a", "output": "1"}] * 2):
+        with pytest.raises(InvalidRun, match=r"^outputs: expected objects with tool_call_id and output, each id once$"):
+            run.submit_tool_outputs(wrong)  # type: ignore[arg-type]
+        assert before == everything(run)
+    with pytest.raises(InvalidRun, match=r"^outputs: expected an object {call id: output}, got a string$"):
+        run.submit_tool_outputs("a")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRun, match=r"^outputs key: expected a string, got an integer"):
+        run.submit_tool_outputs({5: "a"})  # type: ignore[dict-item]
     assert before == everything(run)
 
 
-def test_every_null_of_a_birth_is_told() -> None:
-    """A new run has a value where the default is one."""
-    with pytest.raises(InvalidRun) as caught:
-        new_run(tools=None, metadata=None, top_p=None)
-    assert ["tools", "metadata", "top_p"] == [fault.path for fault in caught.value.faults]
-    assert {"expected a value, got null"} == {fault.problem for fault in caught.value.faults}
+def test_outputs_as_the_api_lists_them() -> None:
+    """A list of tool_call_id and output is the same as the mapping of one to the other."""
+    run = bring("requires_action")
+    run.submit_tool_outputs([{"tool_call_id": "call_1", "output": "sunny"}])
+    assert "queued" == run.status
+
+
+def test_a_null_at_birth_is_the_default() -> None:
+    """As in the API, a setting that is null is as if it had not been given."""
+    settings = ("tools", "metadata", "truncation_strategy", "tool_choice", "parallel_tool_calls", "response_format")
+    assert new_run() == new_run(**dict.fromkeys((*settings, "temperature", "top_p")))
 
 
 def test_the_latest_deadline() -> None:
@@ -447,21 +458,15 @@ def test_a_new_run_with_all_settings() -> None:
         ({"id": ""}, "id"),
         ({"id": 7}, "id"),
         ({"instructions": 7}, "instructions"),
-        ({"tools": None}, "tools"),
         ({"tools": [{}]}, "tools[0].type"),
-        ({"metadata": None}, "metadata"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"max_prompt_tokens": 0}, "max_prompt_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
         ({"truncation_strategy": "auto"}, "truncation_strategy"),
-        ({"truncation_strategy": None}, "truncation_strategy"),
         ({"tool_choice": "some"}, "tool_choice"),
-        ({"tool_choice": None}, "tool_choice"),
-        ({"parallel_tool_calls": None}, "parallel_tool_calls"),
         ({"response_format": "text"}, "response_format"),
         ({"temperature": 2.1}, "temperature"),
         ({"top_p": 1.1}, "top_p"),
-        ({"top_p": None}, "top_p"),
         ({"expires_in_s": 0}, "expires_in_s"),
         ({"expires_in_s": True}, "expires_in_s"),
         ({"expires_in_s": 10**12}, "expires_in_s"),

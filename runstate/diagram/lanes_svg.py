@@ -11,8 +11,9 @@ from typing import Final
 
 import attrs
 
-from runstate.diagram.model import Column, Lane, Picture, Tone, printable
+from runstate.diagram.model import Column, Lane, Picture, Tone
 from runstate.diagram.palette import DARK, LIGHT, Paint
+from runstate.json_values import printable
 
 __all__ = ["lanes_svg"]
 

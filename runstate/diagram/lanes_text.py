@@ -13,7 +13,8 @@ from typing import Final
 import attrs
 
 from runstate.diagram.canvas import ASCII, BOLD, FAINT, PAINT, PLAIN, UNICODE, Alphabet, Canvas, Stroke
-from runstate.diagram.model import Column, Lane, Picture, printable
+from runstate.diagram.model import Column, Lane, Picture
+from runstate.json_values import printable
 
 __all__ = ["EMPTY", "HANGING", "TITLE", "lanes_text"]
 

@@ -13,7 +13,7 @@ import attrs
 
 from runstate.lifecycle import BIRTH, Law, RunEvent, RunStatus, Transition
 
-__all__ = ["Column", "Lane", "Move", "Picture", "Standing", "Tone", "clock_time", "printable"]
+__all__ = ["Column", "Lane", "Move", "Picture", "Standing", "Tone", "clock_time"]
 
 Move: TypeAlias = tuple[RunEvent, RunStatus, RunStatus]
 """One move that a picture shows: event, source, target."""
@@ -143,15 +143,6 @@ def clock_time(seconds: int) -> str:
     """
     minutes, second = divmod(seconds % 86_400, 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}"
-
-
-def printable(text: str) -> str:
-    r"""Return `text` with everything that is no visible character written as an escape: ids come from strangers.
-
-    >>> print(printable("run\n\x1b[31m"))
-    run\n\x1b[31m
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def _column(law: Law, status: RunStatus, standing: Standing | None) -> Column:

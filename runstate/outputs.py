@@ -1,0 +1,39 @@
+"""The outputs of a run's tool calls, in the two forms that callers have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from runstate import checks
+from runstate.errors import Fault, InvalidRun
+from runstate.json_values import is_object, join
+from runstate.values import demand
+
+__all__ = ["by_call"]
+
+
+def by_call(outputs: object) -> dict[str, str]:
+    """Return the outputs by call id: as they came, or from the API's list of `tool_call_id` and `output`.
+
+    Raises `InvalidRun` with every fault.
+    """
+    if isinstance(outputs, list | tuple):
+        listed = cast("Sequence[object]", outputs)
+        pairs = [(item.get("tool_call_id"), item.get("output")) for item in listed if is_object(item)]
+        if len(pairs) < len(listed) or len(dict(pairs)) < len(pairs):
+            raise InvalidRun([Fault("outputs", "expected objects with tool_call_id and output, each id once")])
+        outputs = dict(pairs)
+    if not is_object(outputs):
+        raise InvalidRun(checks.wrong_type("outputs", "an object {call id: output}", outputs))
+    for call_id, output in outputs.items():
+        if output.__class__ is not str or call_id.__class__ is not str:
+            demand(checks.some(_faults_of_outputs(outputs)))
+            break
+    return cast("dict[str, str]", outputs)
+
+
+def _faults_of_outputs(outputs: Mapping[object, object]) -> Iterator[Fault]:
+    for call_id, output in outputs.items():
+        yield from checks.text("outputs key", call_id)
+        yield from checks.text(join("outputs", call_id), output)
