@@ -25,6 +25,7 @@ from runstate import wire
 from runstate.demo import Frame, frames
 from runstate.diagram import FORMATS, Format, Standing, draw
 from runstate.errors import RunstateError
+from runstate.json_values import printable
 from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, documented
 from runstate.plausible import Step
 from runstate.recordings import Report, inspect, snapshots
@@ -165,8 +166,10 @@ def _last_run(name: str) -> Run:
 
 
 @cli.command()
-@click.argument("status", metavar="STATUS", type=click.Choice([status.value for status in RunStatus]))
-@click.argument("event", metavar="EVENT", type=click.Choice([event.value for event in RunEvent]))
+@click.argument(
+    "status", metavar="STATUS", type=click.Choice([status.value for status in RunStatus], case_sensitive=False)
+)
+@click.argument("event", metavar="EVENT", type=click.Choice([event.value for event in RunEvent], case_sensitive=False))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def explain(status: str, event: str, as_json: bool) -> None:
     """Say whether EVENT may be asked of a run in STATUS, why, and the shortest way to it."""
@@ -291,13 +294,11 @@ def _print_reports(reports: list[tuple[str, Report]], total: Report) -> None:
     for name, report in reports:
         for complaint in report.complaints:
             style = "red" if complaint.severity == "error" else "yellow"
-            console.print(Text(f"{name}:{complaint}", style=style))
-    counted = [(name, report) for name, report in reports if report.snapshots]
-    if counted:
-        rows = [_counts(report, name) for name, report in counted]
-        if len(reports) > 1:
-            rows.append(_counts(total, f"in all {len(reports)} files"))
-        _columns(("snapshots", "runs", "errors", "warnings", "file"), rows)
+            console.print(Text(f"{printable(name)}:{complaint}", style=style))
+    rows = [_counts(report, printable(name)) for name, report in reports]
+    if len(reports) > 1:
+        rows.append(_counts(total, f"in all {len(reports)} files"))
+    _columns(("snapshots", "runs", "errors", "warnings", "file"), rows)
     if total.steps:
         console.print()
         seen = _ordered(total.steps)
@@ -316,7 +317,9 @@ def _counts(report: Report, name: str) -> tuple[str, ...]:
 @cli.command()
 @click.option("--quick", is_flag=True, help="Without pauses.")
 @click.option(
-    "--record", type=click.File("w", encoding="utf-8"), help="Write every snapshot there, for `runstate check`."
+    "--record",
+    type=click.File("w", encoding="utf-8", lazy=False),
+    help="Write every snapshot there, for `runstate check`.",
 )
 def demo(quick: bool, record: Any) -> None:
     """Drive runs through every status: tool rounds, a lost race, refusals, a deadline."""

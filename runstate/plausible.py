@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -23,10 +23,10 @@ from runstate import wire
 from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
 from runstate.record import RunRecord
 
-__all__ = ["Finding", "Severity", "Shape", "Step", "Verdict", "judge", "judge_trace", "shapes"]
+__all__ = ["Finding", "Seen", "Severity", "Shape", "Step", "Verdict", "judge", "judge_trace", "observe", "shapes"]
 
 Severity: TypeAlias = Literal["error", "warning"]
-Record: TypeAlias = RunRecord | Mapping[str, object]
+Record: TypeAlias = "RunRecord | Mapping[str, object] | Seen"
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
 _HELD: Final[tuple[Field, ...]] = get_args(Field)
@@ -104,7 +104,7 @@ def _next(law: Law, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Written]]:
             yield row.event, Shape(row.target, kept | stamped | held), stamped | (held - shape.present)
 
 
-@cache
+@lru_cache(maxsize=1024)  # sixteen shapes a law, and room for the laws that tests make up
 def _ways(law: Law, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEvent, ...]]:
     """Return every shape that can follow `start`, with the fields written on the way, and the shortest such way."""
     ways: dict[tuple[Shape, _Written], tuple[RunEvent, ...]] = {(start, frozenset()): ()}
@@ -121,6 +121,7 @@ def _ways(law: Law, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEv
     return ways
 
 
+@lru_cache(maxsize=64)
 def shapes(law: Law = LAW) -> frozenset[Shape]:
     """Return every shape that a legal history can leave.
 
@@ -134,7 +135,7 @@ def shapes(law: Law = LAW) -> frozenset[Shape]:
 
 
 @attrs.frozen
-class _Seen:
+class Seen:
     """A snapshot as it was observed: the run, and the keys its record lacked."""
 
     run: RunRecord
@@ -142,6 +143,7 @@ class _Seen:
 
     @property
     def present(self) -> frozenset[str]:
+        """The fields that come and go, and have a value."""
         return frozenset(field for field in _FIELDS if getattr(self.run, field) is not None)
 
     def fits(self, shape: Shape) -> bool:
@@ -149,13 +151,16 @@ class _Seen:
         return self.run.status is shape.status and not (self.present ^ shape.present) - self.unseen
 
 
-def _seen(record: Record) -> _Seen:
+def observe(record: Record) -> Seen:
+    """Return a record as the judge sees it: decoded, once. Raises `RunDecodeError` if it is no run."""
+    if isinstance(record, Seen):
+        return record
     if isinstance(record, RunRecord):
-        return _Seen(copy(record), frozenset())  # of one moment, should another thread be moving it
-    return _Seen(RunRecord.from_checked(wire.decode(record)), wire.absent_keys(record))
+        return Seen(copy(record), frozenset())  # of one moment, should another thread be moving it
+    return Seen(RunRecord.from_checked(wire.decode(record)), wire.absent_keys(record))
 
 
-def _misfits(seen: _Seen, candidates: Sequence[Shape]) -> Iterator[tuple[str, str]]:
+def _misfits(seen: Seen, candidates: Sequence[Shape]) -> Iterator[tuple[str, str]]:
     """Yield (field, "set" or "null") for each field that is so in the snapshot and in no candidate."""
     for field in _FIELDS:
         if field in seen.unseen:
@@ -182,7 +187,7 @@ def _known_reason(run: RunRecord, field: str) -> str | None:
     return None
 
 
-def _judge_shape(seen: _Seen, index: int, law: Law) -> Iterator[Finding]:
+def _judge_shape(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
     run = seen.run
     candidates = [shape for shape in shapes(law) if shape.status is run.status]
     if not candidates:
@@ -233,10 +238,10 @@ def judge(record: Record, law: Law = LAW) -> tuple[Finding, ...]:
     >>> print(judge({**run.to_dict(), "completed_at": 1_800_000_009})[0].problem)
     completed_at is set, but no path from queued to queued stamps it
     """
-    return tuple(_judge(_seen(record), 0, law))
+    return tuple(_judge(observe(record), 0, law))
 
 
-def _judge(seen: _Seen, index: int, law: Law) -> Iterator[Finding]:
+def _judge(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
     yield from _judge_shape(seen, index, law)
     yield from _judge_times(seen.run, index)
 
@@ -249,7 +254,7 @@ def judge_trace(records: Iterable[Record], law: Law = LAW) -> Verdict:
 
     Raises `RunDecodeError` if a JSON object among them is no run.
     """
-    trace = [_seen(record) for record in records]
+    trace = [observe(record) for record in records]
     findings: list[Finding] = []
     steps: list[Step] = []
     for index, seen in enumerate(trace):
@@ -275,13 +280,13 @@ def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterato
             yield Finding("error", after.id, index, field, problem, "it never changes")
 
 
-def _rewritten(before: _Seen, after: _Seen) -> frozenset[str]:
+def _rewritten(before: Seen, after: Seen) -> frozenset[str]:
     """Return the fields that have a value in both snapshots, and not the same."""
     both = (before.present & after.present) - before.unseen - after.unseen
     return frozenset(field for field in both if getattr(before.run, field) != getattr(after.run, field))
 
 
-def _way(before: _Seen, after: _Seen, law: Law) -> tuple[RunEvent, ...] | None:
+def _way(before: Seen, after: Seen, law: Law) -> tuple[RunEvent, ...] | None:
     """Return the shortest way from one snapshot to the next that wrote what differs; None if there is none."""
     old, new = before.run.started_at, after.run.started_at
     if old is not None and new is not None and new < old:
@@ -297,7 +302,7 @@ def _way(before: _Seen, after: _Seen, law: Law) -> tuple[RunEvent, ...] | None:
     return min(found, key=len, default=None)
 
 
-def _explain_step(before: _Seen, after: _Seen, index: int, law: Law) -> Finding:
+def _explain_step(before: Seen, after: Seen, index: int, law: Law) -> Finding:
     """Return the first thing that cannot be about the step from one snapshot to the next."""
     run, source, target = after.run, before.run.status, after.run.status
     field, problem = "status", f"no path leads from {source} to {target}"
@@ -306,7 +311,8 @@ def _explain_step(before: _Seen, after: _Seen, index: int, law: Law) -> Finding:
     if there:
         differs = _rewritten(before, after)
         misfits = [name for name, _ in _misfits(after, there)]
-        field = next(name for name in (*misfits, *_FIELDS) if name in misfits or name in differs)
+        # By the law of runs there is always one; in a law where two fields go together neither may differ alone.
+        field = next((name for name in (*misfits, *_FIELDS) if name in misfits or name in differs), "status")
         old, new = getattr(before.run, field), getattr(run, field)
         problem = f"{field} went from {_told(old)} to {_told(new)}, but no path from {source} to {target} does that"
     onward = [status for status in RunStatus if status is not source and any(s.status is status for s, _ in reached)]

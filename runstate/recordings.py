@@ -15,13 +15,15 @@ import attrs
 
 from runstate import wire
 from runstate.errors import Fault, RunDecodeError
+from runstate.json_values import printable
 from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
-from runstate.plausible import Severity, Step, judge_trace
+from runstate.plausible import Seen, Severity, Step, judge_trace, observe
 
 __all__ = ["Complaint", "Report", "Snapshot", "inspect", "snapshots"]
 
 _FIELDS_OF_SSE: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 _EVENT: Final = "thread.run."
+_MAX_UNREADABLE: Final = 100
 _JsonObject: TypeAlias = Mapping[str, object]
 
 
@@ -53,29 +55,32 @@ def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:
     The form is known by the first line that is not blank: a field of server-sent events; an object or array that ends
     where it began, then every line is one; else a document over many lines.
     """
-    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    numbered_all = enumerate(lines, start=1)
+    numbered = ((number, line) for number, line in numbered_all if line.strip())
     first = next(numbered, None)
     if first is None:
         return
     head = first[1].strip().removeprefix(b"\xef\xbb\xbf")
-    everything = chain([(first[0], head)], ((number, line.strip()) for number, line in numbered))
+    opening = (first[0], head)
     if head.startswith(_FIELDS_OF_SSE):
-        yield from _server_sent(chain([first], _with_blanks(first[0], lines)))
-    elif head.endswith((b"}", b"]")) or not head.startswith((b"{", b"[")):
-        for number, line in everything:
-            yield from _value(number, line)
+        yield from _server_sent(chain([opening], numbered_all))
+        return
+    everything = chain([opening], ((number, line.strip()) for number, line in numbered))
+    if head.endswith((b"}", b"]")) or not head.startswith((b"{", b"[")):
+        yield from _each_line(everything)
     else:
         yield from _document(everything)
 
 
-def _with_blanks(start: int, lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    yield from enumerate(lines, start=start + 1)
+def _each_line(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
+    for number, line in lines:
+        yield from _value(number, line)
 
 
 def _value(line: int, text: bytes, event: str | None = None) -> Iterator[Snapshot]:
     """Yield the snapshots in one JSON text."""
     try:
-        value = wire.parse(text)
+        value = wire.parse(text, first_line=line)
     except RunDecodeError as error:
         yield Snapshot(line, "", event, None, error.faults)
         return
@@ -94,6 +99,8 @@ def _found(line: int, item: str, event: str | None, value: object) -> Iterator[S
         inner = next((key for key in ("run", "data") if isinstance(found.get(key), dict | list)), None)
         if inner is not None and "status" not in found:
             yield from _found(line, f"{item}.{inner}" if inner == "data" else item, event, found[inner])
+        elif "id" not in found and "status" not in found:
+            yield Snapshot(line, item, event, None, (Fault("", "no run: it has neither id nor status"),))
         elif found.get("object", "thread.run") == "thread.run":
             yield Snapshot(line, item, event, found)
     else:
@@ -101,18 +108,24 @@ def _found(line: int, item: str, event: str | None, value: object) -> Iterator[S
 
 
 def _document(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
-    """Yield the snapshots of one JSON text that runs over many lines."""
-    collected: list[bytes] = []
-    size, start = 0, 0
+    """Yield the snapshots of one JSON text that runs over many lines, or of JSON lines whose first is cut off."""
+    collected: list[tuple[int, bytes]] = []
+    size = 0
     for number, line in lines:
-        start = start or number
-        # Blank lines were left out, but an error's line number must be the file's.
-        collected.extend([b""] * (number - start - len(collected)))
-        collected.append(line)
+        collected.append((number, line))
         size += len(line)
         if size > wire.MAX_BYTES:  # enough for the reader to refuse it with its sentence
             break
-    yield from _value(start, b"\n".join(collected))
+    later = collected[1:]
+    if later and all(line.startswith(b"{") and line.endswith(b"}") for _, line in later):
+        yield from _each_line(chain(collected, lines))
+        return
+    text: list[bytes] = []
+    for number, line in collected:
+        # Blank lines were left out, but an error's line number must be the file's.
+        text.extend([b""] * (number - collected[0][0] - len(text)))
+        text.append(line)
+    yield from _value(collected[0][0], b"\n".join(text))
 
 
 def _server_sent(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
@@ -141,15 +154,23 @@ def _server_sent(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
 class Complaint:
     """A finding with its place in the file."""
 
-    place: str
+    line: int
+    item: str
     severity: Severity
     run_id: str | None
     problem: str
     possible: str
 
+    @property
+    def place(self) -> str:
+        """Its line, and where in it: `12`, `1[3]`."""
+        return f"{self.line}{self.item}"
+
     def __str__(self) -> str:
+        # What a recording says comes from strangers: a line break in an id must not look like another complaint.
         run = "" if self.run_id is None else f"run {self.run_id}: "
-        return f"{self.place}: {self.severity}: {run}{self.problem}" + (f" ({self.possible})" if self.possible else "")
+        possible = f" ({self.possible})" if self.possible else ""
+        return printable(f"{self.place}: {self.severity}: {run}{self.problem}{possible}")
 
 
 @attrs.define
@@ -175,45 +196,68 @@ class Report:
 
 
 def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
-    """Judge the snapshots of one recording, those of each run together, in the order they were observed."""
+    """Judge the snapshots of one recording, those of each run together, in the order they were observed.
+
+    After a hundred that cannot be read it gives up: whatever that file is, it is no recording.
+    """
     report = Report()
-    traces: dict[str, list[Snapshot]] = {}
+    traces: dict[str, list[tuple[Snapshot, Seen]]] = {}
+    unreadable = 0
     for snapshot in found:
+        try:
+            seen = _observe(snapshot)
+        except RunDecodeError as error:
+            unreadable += 1
+            report.complaints += _complain_of_faults(snapshot, error)
+            if unreadable == _MAX_UNREADABLE:
+                said = f"gave up after {unreadable} that cannot be read"
+                report.complaints.append(Complaint(snapshot.line, snapshot.item, "error", None, said, ""))
+                break
+            continue
         report.snapshots += 1
-        run_id = None if snapshot.record is None else snapshot.record.get("id")
-        known = run_id if isinstance(run_id, str) else None
-        faults = snapshot.faults or _faults(snapshot.record)
-        if faults or snapshot.record is None or known is None:
-            report.complaints += [Complaint(snapshot.place, "error", known, str(fault), "") for fault in faults]
-        else:
-            report.run_ids.add(known)
-            traces.setdefault(known, []).append(snapshot)
-            report.complaints += _judge_event(snapshot, known)
+        traces.setdefault(seen.run.id, []).append((snapshot, seen))
+        report.complaints += _judge_event(snapshot, seen)
     for run_id, trace in traces.items():
-        verdict = judge_trace((snapshot.record for snapshot in trace if snapshot.record is not None), law)
+        report.run_ids.add(run_id)
+        verdict = judge_trace((seen for _, seen in trace), law)
         report.steps.update(verdict.steps)
         for finding in verdict.findings:
-            place = trace[finding.index].place
-            report.complaints.append(Complaint(place, finding.severity, run_id, finding.problem, finding.possible))
-    if not report.snapshots:
-        report.complaints.append(Complaint("1", "error", None, "no run in it", ""))
+            at = trace[finding.index][0]
+            report.complaints.append(
+                Complaint(at.line, at.item, finding.severity, run_id, finding.problem, finding.possible)
+            )
+    if not report.snapshots and not report.complaints:
+        report.complaints.append(Complaint(1, "", "error", None, "no run in it", ""))
+    report.complaints.sort(key=lambda complaint: complaint.line)
     return report
 
 
-def _faults(record: _JsonObject | None) -> tuple[Fault, ...]:
-    try:
-        wire.decode(record)
-    except RunDecodeError as error:
-        return error.faults
-    return ()
+def _observe(snapshot: Snapshot) -> Seen:
+    """Return the run of a snapshot. Raises `RunDecodeError` with its faults if there is none."""
+    if snapshot.record is None:
+        raise RunDecodeError(snapshot.faults)
+    return observe(snapshot.record)
 
 
-def _judge_event(snapshot: Snapshot, run_id: str) -> Iterator[Complaint]:
+def _complain_of_faults(snapshot: Snapshot, error: RunDecodeError) -> Iterator[Complaint]:
+    run_id = None if snapshot.record is None else snapshot.record.get("id")
+    known = run_id if isinstance(run_id, str) else None
+    missing = [fault.path for fault in error.faults if fault.problem == "is missing" and fault.path]
+    others = [str(fault) for fault in error.faults if fault.path not in missing]
+    if len(missing) > 1:
+        others.append(f"these keys are missing: {', '.join(missing)}")
+    else:
+        others += [f"{path}: is missing" for path in missing]
+    for said in others:
+        yield Complaint(snapshot.line, snapshot.item, "error", known, said, "")
+
+
+def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
     """Yield a complaint if the server-sent event names another status than its run has (LIFECYCLE, "HTTP answers")."""
-    if snapshot.event is None or not snapshot.event.startswith(_EVENT) or snapshot.record is None:
+    if snapshot.event is None or not snapshot.event.startswith(_EVENT):
         return
     named = snapshot.event.removeprefix(_EVENT)
     status = BIRTH if named == "created" else named
-    if status in tuple(RunStatus) and snapshot.record["status"] != status:
-        problem = f"the event {snapshot.event} came with a run in {snapshot.record['status']}"
-        yield Complaint(snapshot.place, "error", run_id, problem, f"possible: {status}")
+    if status in tuple(RunStatus) and seen.run.status != status:
+        problem = f"the event {snapshot.event} came with a run in {seen.run.status}"
+        yield Complaint(snapshot.line, snapshot.item, "error", seen.run.id, problem, f"possible: {status}")

@@ -26,6 +26,7 @@ settings.load_profile("steady")
 def fresh_caches() -> None:
     """Forget what the law worked out before: a mutant is switched on in a process that other tests have warmed."""
     plausible._ways.cache_clear()
+    plausible.shapes.cache_clear()
     LAW._lessons.clear()
 
 

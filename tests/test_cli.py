@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -243,6 +244,48 @@ def test_a_terminal_that_knows_no_unicode_gets_ascii() -> None:
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.isascii()
     assert LEGAL == set(parse_lanes(done.stdout))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("arguments", [["table"], ["diagram"], ["explain", "queued", "start"]])
+def test_a_full_disk_gets_a_sentence(arguments: list[str]) -> None:
+    """What cannot be written is told in one sentence, with exit code 2."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "runstate", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (2, "runstate: cannot go on: No space left on device\n") == (done.returncode, done.stderr)
+
+
+def test_a_closed_pipe_is_no_trouble(recording: Path) -> None:
+    """Whoever reads one line of it gets one line, and no complaint."""
+    command = f"{sys.executable} -m runstate check {recording} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert ("snapshots  runs  errors  warnings  file\n", "") == (done.stdout, done.stderr)
+
+
+def test_a_hostile_recording_is_told_and_not_obeyed(tmp_path: Path) -> None:
+    """An id with a lone surrogate or an escape sequence is shown, never sent."""
+    path = tmp_path / "hostile.jsonl"
+    path.write_text('{"id": "run_\\ud800\\u001b[2J", "status": "paused", "object": "thread.run"}')
+    done = process("check", str(path))
+    assert (1, "") == (done.returncode, done.stderr)
+    assert r"run run_\ud800\x1b[2J: status: unknown status 'paused'" in done.stdout
+
+
+def test_an_interrupt_ends_it_quietly() -> None:
+    """Ctrl-C in the demonstration: one word, and the exit code that shells give it."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "runstate", "demo"], stdout=theirs, stderr=subprocess.PIPE, stdin=theirs
+    ) as running:
+        os.close(theirs)
+        assert os.read(ours, 10)
+        running.send_signal(signal.SIGINT)
+        while _read(ours):
+            pass
+        _, said = running.communicate(timeout=60)
+    os.close(ours)
+    assert (130, b"runstate: interrupted") == (running.returncode, said.strip())
 
 
 def test_without_its_libraries_it_says_what_to_install() -> None:

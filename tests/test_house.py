@@ -37,7 +37,7 @@ BELOW: dict[str, frozenset[str]] = {
     "wire": frozenset({*FLOOR_0, "json_values", "checks", "values", "record"}),
     "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "wire"}),
     "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
-    "recordings": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run", "plausible"}),
+    "recordings": frozenset({*FLOOR_0, "json_values", "checks", "values", "record", "wire", "run", "plausible"}),
     "diagram": frozenset({*FLOOR_0, *FLOOR_1}),
     "machine": frozenset({*FLOOR_0, *FLOOR_1}),
     "demo": frozenset({*FLOOR_0, *FLOOR_1, "diagram"}),
@@ -51,7 +51,7 @@ FOR_TYPES_ONLY = {("errors", "lifecycle")}
 # What else may be imported, and by whom. `transitions` drags a machine of its own in; click and rich are an extra.
 FOREIGN: dict[str, frozenset[str]] = {
     "transitions": frozenset({"machine"}),
-    "click": frozenset({"cli", "demo"}),
+    "click": frozenset({"cli", "demo", "__main__"}),
     "rich": frozenset({"cli", "demo"}),
     "attrs": frozenset(BELOW),
 }

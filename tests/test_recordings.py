@@ -55,6 +55,7 @@ FORMS = {
     "a list page": json.dumps({"object": "list", "data": a_trace(), "has_more": False}, indent=1),
     "envelopes with data": "\n".join(json.dumps({"event": "thread.run.x", "data": run}) for run in a_trace()),
     "server-sent events": sse(a_trace()),
+    "server-sent events after a byte order mark": "\ufeff" + sse(a_trace()).removeprefix(": a comment\n\n"),
     "a byte order mark": "\ufeff" + "\n".join(map(json.dumps, a_trace())),
     "camelCase": "\n".join(Run.from_dict(run).to_json("camel") for run in a_trace()),
 }
@@ -132,7 +133,7 @@ def test_one_bad_line_spoils_no_other() -> None:
     report = read(
         f"{queued}\n{started[:40]}\n{started}\n{json.dumps({'id': 'run_2', 'status': 'paused'})}\n{completed}"
     )
-    assert (5, {"run_1"}) == (report.snapshots, report.run_ids)
+    assert (3, {"run_1"}) == (report.snapshots, report.run_ids)
     assert {"2", "4"} == {complaint.place for complaint in report.complaints}
     assert 2 == sum(report.steps.values())
     assert any("unknown status 'paused'" in str(complaint) for complaint in report.complaints)
@@ -151,7 +152,12 @@ def test_one_bad_line_spoils_no_other() -> None:
         (b'{"a": NaN}', "1: error: a: nan is not a JSON number"),
         (b'{"a": 1, "a": 2}', "1: error: a: stands twice"),
         (b"[" * 5000, "1: error: n"),  # nested deeper, or not JSON, whichever the interpreter's reader sees first
-        (b"data: {}\n\n", "1: error: id: is missing"),
+        (b"data: {}\n\n", "1: error: no run: it has neither id nor status"),
+        (
+            b'{"id": "run_1", "status": "queued", "object": "thread.run"}',
+            "1: error: run run_1: these keys are missing: created_at, ",
+        ),
+        (b'event: error\ndata: {"error": {"message": "no"}}\n\n', "2: error: no run: it has neither id nor status"),
     ],
 )
 def test_bad_bytes_are_told_with_their_place(text: bytes, said: str) -> None:
@@ -190,3 +196,45 @@ def test_a_known_reason_is_a_warning_and_no_error() -> None:
     assert ["warning"] == [complaint.severity for complaint in report.complaints]
     assert 0 == report.errors
     assert "runs carry usage only since February 2024" in str(report.complaints[0])
+
+
+def test_a_first_line_cut_off_spoils_no_other() -> None:
+    """Lines that are objects are read as lines, also when the first of them is not whole."""
+    first, *more = map(json.dumps, a_trace())
+    report = read("\n".join([first[:50], *more]))
+    assert (2, 1) == (report.snapshots, report.errors)
+    assert "1: error: not JSON at line 1 column" in str(report.complaints[0])
+
+
+def test_an_error_is_told_by_the_line_of_the_file() -> None:
+    """The line in the sentence is the line before it."""
+    first, second, _ = map(json.dumps, a_trace())
+    (complaint,) = read(f"{first}\n\n{second[:50]}\n").complaints
+    assert str(complaint).startswith("3: error: not JSON at line 3 column ")
+
+
+def test_complaints_come_in_the_order_of_the_file() -> None:
+    """Whatever they are about, they are told from top to bottom."""
+    first, second, third = a_trace()
+    broken = [first | {"failed_at": 5}, {"id": "run_2", "status": "paused"}, second | {"cancelled_at": 5}, third]
+    lines_told = [complaint.line for complaint in read("\n".join(map(json.dumps, broken))).complaints]
+    assert sorted(lines_told) == lines_told
+    assert {1, 2, 3} == set(lines_told)
+
+
+def test_what_is_no_recording_is_given_up() -> None:
+    """A hundred lines that cannot be read are enough to know."""
+    report = read("nonsense\n" * 5000)
+    assert 101 == len(report.complaints)
+    assert "100: error: gave up after 100 that cannot be read" == str(report.complaints[-1])
+
+
+def test_a_recording_cannot_forge_lines_or_speak_to_the_terminal() -> None:
+    """Ids and keys come from strangers; control characters, line breaks and lone surrogates are told as escapes."""
+    hostile = "run_\x1b[2J\nfake.jsonl:1: error: x\ud800"
+    record = a_trace()[2] | {"id": hostile, "failed_at": 5, "metadata": {"\x1b[2J": 5}}
+    told = [str(complaint) for complaint in read(json.dumps(record)).complaints]
+    told += [str(complaint) for complaint in read(json.dumps(record | {"metadata": {}})).complaints]
+    assert len(told) >= 2
+    assert all(said.isprintable() for said in told)
+    assert any("run run_\\x1b[2J\\nfake.jsonl" in said for said in told)
