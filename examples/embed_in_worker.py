@@ -1,20 +1,18 @@
 """Embed runs in a worker of your own, with a database of your own: here sqlite3, with one row a run.
 
 The run decides what is legal. The database decides who was first: a change is written only if nobody wrote since it was
-read (`version`), so a worker and a canceller can both try, and the slower one sees what the faster one left.
+read (`version`). Whoever was slower reads again and asks again, and then the law has the last word.
 
     python examples/embed_in_worker.py
 """
 
-import json
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 
-from runstate import IllegalTransition, RequiredAction, Run, RunStatus, ToolCall, Usage
+from runstate import IllegalTransition, Run, RunStatus, ToolCall, Usage
 
-
-class LostRace(Exception):
-    """Somebody else changed the run since it was read."""
+Move = Callable[[Run], None]
 
 
 class Runs:
@@ -31,75 +29,110 @@ class Runs:
         text, version = self.db.execute("SELECT run, version FROM runs WHERE id = ?", (run_id,)).fetchone()
         return Run.from_json(text), version
 
-    def change(self, run_id: str, move: Callable[[Run], None]) -> Run:
-        """Make one move: read, let the law decide, write if nobody else did. A refusal writes nothing."""
-        run, version = self.get(run_id)
-        move(run)
-        written = self.db.execute(
-            "UPDATE runs SET status = ?, version = version + 1, run = ? WHERE id = ? AND version = ?",
-            (run.status, run.to_json(), run_id, version),
-        )
-        if written.rowcount != 1:
-            raise LostRace(run_id)
-        return run
+    def change(self, run_id: str, move: Move) -> Run:
+        """Make a move: read, let the law decide, write if nobody else did. A refusal writes nothing."""
+        while True:
+            run, version = self.get(run_id)
+            move(run)
+            written = self.db.execute(
+                "UPDATE runs SET status = ?, version = version + 1, run = ? WHERE id = ? AND version = ?",
+                (run.status, run.to_json(), run_id, version),
+            )
+            if written.rowcount == 1:
+                return run  # otherwise somebody else wrote meanwhile: read what they left, and ask the law again
 
-    def queued(self) -> list[str]:
-        rows = self.db.execute("SELECT id FROM runs WHERE status = ? ORDER BY id", (RunStatus.QUEUED,))
-        return [run_id for (run_id,) in rows]
+    def live(self) -> list[Run]:
+        rows = self.db.execute("SELECT run FROM runs ORDER BY id")
+        return [run for run in (Run.from_json(text) for (text,) in rows) if not run.is_terminal]
 
 
-def answer(run: Run, weather: dict[str, str]) -> Callable[[Run], None]:
-    """Do the work of one run, and return the move that ends it or asks for tools."""
-    if not weather:
-        call = ToolCall("call_weather", "weather", json.dumps({"city": "Paris"}))
-        return lambda run: run.require_action(RequiredAction([call]))
+def cancel(run: Run) -> None:
+    """Ask that a run be cancelled. If nobody is at work on it, nobody else would confirm, so that is done at once."""
+    idle = run.status in (RunStatus.QUEUED, RunStatus.REQUIRES_ACTION)
+    run.request_cancel()
+    if idle:
+        run.confirm_cancel()
+
+
+def answer(run: Run, outputs: dict[str, str]) -> Move:
+    """Do the work, and return the move that ends the run or asks for tools. This is where your model is called."""
+    if run.instructions == "break":
+        raise RuntimeError("the model is down")
+    if not outputs:
+        return partial(Run.require_action, calls=[ToolCall("call_1", "weather", '{"city": "Paris"}')])
     usage = Usage(prompt_tokens=40, completion_tokens=25)
-    if (limit := run.over_budget(usage)) is not None:
-        return lambda run: run.mark_incomplete(limit, usage)
-    return lambda run: run.complete(usage)
+    limit = run.over_budget(usage)
+    if limit is not None:
+        return partial(Run.mark_incomplete, reason=limit, usage=usage)
+    return partial(Run.complete, usage=usage)
 
 
-def work(runs: Runs, outputs: dict[str, dict[str, str]]) -> None:
-    """Drive every queued run until it ends or waits."""
-    for run_id in runs.queued():
-        run = runs.change(run_id, Run.start)
-        move = answer(run, outputs.get(run_id, {}))
+def work(runs: Runs, run_id: str, outputs: dict[str, str]) -> Run:
+    """Drive one queued run until it ends or waits. Whatever happens, it is not left in progress."""
+    run = runs.change(run_id, Run.start)
+    try:
+        move = answer(run, outputs)
+    except Exception as error:
+        move = partial(Run.fail, code="server_error", message=str(error))
+    try:
+        return runs.change(run_id, move)
+    except IllegalTransition as refusal:  # somebody asked to cancel it while we worked, or its deadline came
+        if refusal.status is RunStatus.CANCELLING:
+            return runs.change(run_id, Run.confirm_cancel)
+        return runs.get(run_id)[0]
+
+
+def round_of_work(runs: Runs, outputs: dict[str, dict[str, str]]) -> None:
+    """Expire what is due, and work on what is queued."""
+    for run in runs.live():
         try:
-            run = runs.change(run_id, move)
-        except IllegalTransition as refused:  # somebody cancelled it meanwhile
-            print(f"  {refused}")
-            run = runs.change(run_id, Run.confirm_cancel)
-        print(f"  worked on {run.id}: {run.status}")
+            if run.is_due():
+                runs.change(run.id, Run.expire)
+            elif run.status is RunStatus.QUEUED:
+                print(f"  {run.id}: {work(runs, run.id, outputs.get(run.id, {})).status}")
+        except IllegalTransition as refusal:  # another worker was first
+            print(f"  {refusal}")
 
 
 def main() -> None:
-    """Drive two runs through a tool round, and see a cancel come too late."""
-    runs, outputs = Runs(":memory:"), dict[str, dict[str, str]]()
-    for run_id, limit in (("run_paris", None), ("run_short", 10)):
+    """Drive runs through a tool round, a failure, cancels and a limit."""
+    runs = Runs(":memory:")
+    for run_id, limit, instructions in (
+        ("run_paris", None, None),
+        ("run_short", 10, None),
+        ("run_broken", None, "break"),
+        ("run_unwanted", None, None),
+    ):
         runs.add(
             Run.create(
-                id=run_id, thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", max_completion_tokens=limit
+                id=run_id,
+                thread_id="thread_1",
+                assistant_id="asst_1",
+                model="gpt-4o",
+                max_completion_tokens=limit,
+                instructions=instructions,
             )
         )
+    print("a cancel of a run that nobody is at work on")
+    print(f"  run_unwanted: {runs.change('run_unwanted', cancel).status}")
 
-    print("the worker's first round: both ask for the weather")
-    work(runs, outputs)
+    print("the first round: two ask for the weather, one breaks")
+    round_of_work(runs, {})
 
     print("the user answers both calls, which queues the runs again")
-    for name in ("run_paris", "run_short"):
-        outputs[name] = {"call_weather": "sunny"}
-        runs.change(name, lambda run: run.submit_tool_outputs({"call_weather": "sunny"}))
+    outputs = {"run_paris": {"call_1": "sunny"}, "run_short": {"call_1": "rainy"}}
+    for run_id, given in outputs.items():
+        runs.change(run_id, partial(Run.submit_tool_outputs, outputs=given))
 
-    print("the worker's second round: one completes, one is over its limit")
-    work(runs, outputs)
+    print("the second round: one completes, one is over its limit")
+    round_of_work(runs, outputs)
 
     print("a cancel that comes too late is refused, and changes nothing")
     try:
-        runs.change("run_paris", Run.request_cancel)
-    except IllegalTransition as refused:
-        print(f"  {refused}")
-    run, version = runs.get("run_paris")
-    print(f"  {run!r}, version {version}")
+        runs.change("run_paris", cancel)
+    except IllegalTransition as refusal:
+        print(f"  {refusal}")
+    print(f"  {runs.get('run_paris')[0]!r}")
 
 
 if __name__ == "__main__":

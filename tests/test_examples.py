@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from runstate import Run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -25,10 +30,10 @@ def test_a_program_runs_and_says_something(path: Path) -> None:
 
 
 def test_the_worker_drives_its_runs_to_the_end() -> None:
-    """One run completes, one is cut at its limit, and the late cancel is refused."""
+    """Whatever happens to a run it ends: well, at its limit, broken, or cancelled while nobody was at work on it."""
     lines = run("examples/embed_in_worker.py").stdout.splitlines()
-    assert "  worked on run_paris: completed" in lines
-    assert "  worked on run_short: incomplete" in lines
+    ends = {"run_paris": "completed", "run_short": "incomplete", "run_broken": "failed", "run_unwanted": "cancelled"}
+    assert all(f"  {name}: {status}" in lines for name, status in ends.items())
     assert "  run run_paris is completed and cannot request_cancel; completed is terminal, nothing leaves it" in lines
 
 
@@ -37,3 +42,46 @@ def test_the_rules_pass_under_pytest() -> None:
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_rules.py")
     assert 0 == done.returncode, done.stdout
     assert "82 passed" in done.stdout
+
+
+def load_worker() -> Any:
+    spec = importlib.util.spec_from_file_location("embed_in_worker", ROOT / "examples" / "embed_in_worker.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "end"), [(Run.request_cancel, "completed"), (Run.expire, "expired"), (None, "completed")]
+)
+def test_the_worker_survives_what_happens_while_it_works(meanwhile: Callable[[Run], None] | None, end: str) -> None:
+    """A cancel that comes before the end loses the race, a deadline wins it; neither leaves the run live."""
+    worker = load_worker()
+    runs = worker.Runs(":memory:")
+    runs.add(Run.create(id="run_1", thread_id="thread_1", assistant_id="asst_1", model="gpt-4o"))
+    answer = worker.answer
+
+    def slow_answer(run: Run, outputs: dict[str, str]) -> Any:
+        if meanwhile is not None:
+            runs.change("run_1", meanwhile)
+        return answer(run, {"call_1": "sunny"})
+
+    worker.answer = slow_answer
+    assert end == worker.work(runs, "run_1", {}).status
+
+
+def test_the_worker_confirms_a_cancel_that_comes_while_it_asks_for_tools() -> None:
+    """It cannot wait for outputs any more, so it confirms."""
+    worker = load_worker()
+    runs = worker.Runs(":memory:")
+    runs.add(Run.create(id="run_1", thread_id="thread_1", assistant_id="asst_1", model="gpt-4o"))
+    answer = worker.answer
+
+    def slow_answer(run: Run, outputs: dict[str, str]) -> Any:
+        runs.change("run_1", worker.cancel)
+        return answer(run, outputs)
+
+    worker.answer = slow_answer
+    assert "cancelled" == worker.work(runs, "run_1", {}).status
