@@ -2,8 +2,8 @@
 
     python benchmarks/in_memory.py [--quick] [--rounds N] [--moves] [--json]
 
-One process; in every round each contestant has its turn at each task, beginning with another one each time, so a slow
-moment of the machine hits all alike. CPU time, garbage collector off while it counts. A ratio is the median over the
+One process; in every round each contestant has its turn at each exercise, beginning with another one each time, so a
+slow moment of the machine hits all alike. CPU time, garbage collector off while it counts. A ratio is the median over the
 rounds of (contestant / floor) in that round. No figure here decides a test.
 """
 
@@ -36,7 +36,7 @@ CREATE_SET: Final = "create with settings"
 WHOLE_RUN: Final = "whole run"
 REFUSAL: Final = "refusal"
 REFUSAL_AT_END: Final = "refusal in a terminal status"
-MADE_THERE: Final = (CREATE, WHOLE_RUN)  # the tasks that make a run, and so an id
+MADE_THERE: Final = (CREATE, WHOLE_RUN)  # the exercises that make a run, and so an id
 
 # Where each event is asked when it is timed alone: the first row of the table that has it.
 _FIRST: Final = {row.event: row.source for row in reversed(LAW.transitions)}
@@ -44,7 +44,7 @@ SOURCES: Final[Mapping[RunEvent, RunStatus]] = {event: _FIRST[event] for event i
 
 
 @attrs.frozen
-class Task:
+class Exercise:
     """A name, where its runs stand before the clock starts (None: it makes them itself), and the statements to time."""
 
     name: str
@@ -52,37 +52,36 @@ class Task:
     body: str
 
 
-def tasks() -> list[Task]:
+def exercises() -> list[Exercise]:
     """Return everything that is timed."""
     whole = "run = {create}\n        " + "\n        ".join(call(event) for event in TOOL_ROUND)
     refused = f"try: {call(RunEvent.START)}\n        except Refused: pass"
     return [
-        Task(CREATE, None, "{create}"),
-        Task(CREATE_SET, None, "{create_set}"),
-        Task(WHOLE_RUN, None, whole),
-        Task(REFUSAL, RunStatus.IN_PROGRESS, refused),
-        Task(REFUSAL_AT_END, RunStatus.COMPLETED, refused),
-        *(Task(event.value, source, call(event)) for event, source in SOURCES.items()),
+        Exercise(CREATE, None, "{create}"),
+        Exercise(CREATE_SET, None, "{create_set}"),
+        Exercise(WHOLE_RUN, None, whole),
+        Exercise(REFUSAL, RunStatus.IN_PROGRESS, refused),
+        Exercise(REFUSAL_AT_END, RunStatus.COMPLETED, refused),
+        *(Exercise(event.value, source, call(event)) for event, source in SOURCES.items()),
     ]
 
 
 @attrs.frozen
 class Stopwatch:
-    """One contestant at one task: prepares runs untimed, then times the loop over them, subtracting nothing."""
+    """One contestant at one exercise: prepares runs untimed, then times the loop over them, subtracting nothing."""
 
     prepare: Callable[[int], Sequence[Any]]
     loop: Callable[[Sequence[Any]], None]
 
     @classmethod
-    def of(cls, contestant: Contestant, task: Task) -> Stopwatch:
-        make = (
-            f"def make():\n    run = {contestant.create}\n{steps_to(task.source or RunStatus.QUEUED)}    return run\n"
-        )
+    def of(cls, contestant: Contestant, exercise: Exercise) -> Stopwatch:
+        steps = steps_to(exercise.source or RunStatus.QUEUED)
+        make = f"def make():\n    run = {contestant.create}\n{steps}    return run\n"
         makes = {"create": contestant.create, "create_set": contestant.create_set}
-        body = task.body.format_map(makes) if task.source is None else task.body
+        body = exercise.body.format_map(makes) if exercise.source is None else exercise.body
         space = compiled(contestant, f"{make}def loop(runs):\n    for run in runs:\n        {body}\n")
         made: Callable[[], Any] = space["make"]
-        prepare = range if task.source is None else lambda n: [made() for _ in range(n)]
+        prepare = range if exercise.source is None else lambda n: [made() for _ in range(n)]
         return cls(prepare, space["loop"])
 
     def nanoseconds(self, n: int) -> float:
@@ -104,21 +103,21 @@ class Stopwatch:
         return n
 
 
-def _takes_part(contestant: Contestant, task: Task) -> bool:
-    if task.name == CREATE_SET:
+def _takes_part(contestant: Contestant, exercise: Exercise) -> bool:
+    if exercise.name == CREATE_SET:
         return bool(contestant.create_set)
-    return not contestant.makes_id or task.name in MADE_THERE
+    return not contestant.makes_id or exercise.name in MADE_THERE
 
 
 def time_all(present: Sequence[Contestant], rounds: int, *, quick: bool) -> dict[str, Timings]:
-    """Return the timings of every task, rounds interleaved contestant by contestant."""
+    """Return the timings of every exercise, rounds interleaved contestant by contestant."""
     entries: list[tuple[str, str, Stopwatch, int]] = []
-    for task in tasks():
+    for exercise in exercises():
         for contestant in present:
-            if _takes_part(contestant, task):
-                watch = Stopwatch.of(contestant, task)
+            if _takes_part(contestant, exercise):
+                watch = Stopwatch.of(contestant, exercise)
                 n = watch.calibrated(100_000 if quick else 400_000, 512 if quick else 2048)
-                entries.append((task.name, contestant.name, watch, n))
+                entries.append((exercise.name, contestant.name, watch, n))
     timings: dict[str, Timings] = {name: {} for name, *_ in entries}
     for number in range(rounds):
         gc.collect()

@@ -11,8 +11,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
 
-import attrs
-
 __all__ = ["Clock", "ManualClock", "SystemClock", "use_clock"]
 
 
@@ -33,7 +31,6 @@ class SystemClock:
         return time.time()
 
 
-@attrs.define
 class ManualClock:
     """A clock that stands still until it is moved.
 
@@ -43,8 +40,12 @@ class ManualClock:
     1700000600.0
     """
 
-    now: float = 1_700_000_000.0
-    """Unix seconds."""
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now: float = now
+        """Unix seconds."""
+
+    def __repr__(self) -> str:
+        return f"ManualClock({self.now!r})"
 
     def time(self) -> float:
         """Return the time it stands at, in Unix seconds."""

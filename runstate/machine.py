@@ -7,12 +7,12 @@ adds none. It is also the law's second opinion: another engine, asked the same 8
 
 This is the only module that imports `transitions`, and nothing in runstate imports it.
 
-    class Job: ...
+    class Answer: ...
 
-    job = Job()
-    machine = run_machine(job)
-    job.start(at=1_700_000_000)
-    job.status, job.started_at      # ("in_progress", 1700000000)
+    answer = Answer()
+    machine = run_machine(answer)
+    answer.start(at=1_700_000_000)
+    answer.status, answer.started_at      # ("in_progress", 1700000000)
 
 A model's status is the plain string ("in_progress"): it equals `RunStatus.IN_PROGRESS`, goes into JSON as it is,
 names the methods that `transitions` makes of it (`on_enter_in_progress`, `is_status_in_progress`), and stands in its

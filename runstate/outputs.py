@@ -18,6 +18,12 @@ def by_call(outputs: object) -> dict[str, str]:
 
     Raises `InvalidRun` with every fault.
     """
+    if outputs.__class__ is dict:
+        for output in cast("dict[str, object]", outputs).values():
+            if output.__class__ is not str:
+                break
+        else:
+            return cast("dict[str, str]", outputs)
     if isinstance(outputs, list | tuple):
         listed = cast("Sequence[object]", outputs)
         pairs = [(item.get("tool_call_id"), item.get("output")) for item in listed if is_object(item)]
@@ -26,14 +32,10 @@ def by_call(outputs: object) -> dict[str, str]:
         outputs = dict(pairs)
     if not is_object(outputs):
         raise InvalidRun(checks.wrong_type("outputs", "an object {call id: output}", outputs))
-    for call_id, output in outputs.items():
-        if output.__class__ is not str or call_id.__class__ is not str:
-            demand(checks.some(_faults_of_outputs(outputs)))
-            break
+    demand(checks.some(_faults_of_outputs(outputs)))
     return cast("dict[str, str]", outputs)
 
 
 def _faults_of_outputs(outputs: Mapping[object, object]) -> Iterator[Fault]:
     for call_id, output in outputs.items():
-        yield from checks.text("outputs key", call_id)
         yield from checks.text(join("outputs", call_id), output)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, Self, TypeAlias, cast
+from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, cast
 
 import attrs
 
@@ -323,7 +323,7 @@ class RunRecord:
             return NotImplemented
         return self.at_once() == other.at_once()
 
-    __hash__ = None  # type: ignore[assignment]  # equal by value, and the value moves
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # equal by value, and the value moves
 
     def stamps(self) -> dict[str, int | None]:
         """Return the six times of a run by name, in Unix seconds, null where not set."""

@@ -55,13 +55,13 @@ _MAY_EXPIRE, _EXPIRED = LAW.sources_of(_EXPIRE), LAW.target_of(_EXPIRE)
 _refusal = LAW.refusal
 
 _Settings: TypeAlias = tuple[Any, ...]  # what _SETTINGS names, in that order
-_SETTINGS: Final = {
-    setting: FIELDS[setting]
+_SETTINGS: Final = tuple(
+    (setting, FIELDS[setting])
     for setting in (
         *("instructions", "tools", "metadata", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy"),
         *("tool_choice", "parallel_tool_calls", "response_format", "temperature", "top_p"),
     )
-}
+)
 _AUTO: Final = TruncationStrategy()
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 _DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
@@ -90,19 +90,22 @@ def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
     return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {checks.show(value)}")])
 
 
-def _faults_at_birth(
-    names: Mapping[str, object], settings: _Settings, born: int, expires_in_s: int
-) -> tuple[Fault, ...]:
-    faults: tuple[Fault, ...] = ()
-    for name, value in names.items():
-        faults += checks.name(name, value)
-    for (setting, check), value, default in zip(_SETTINGS.items(), settings, _DEFAULTS, strict=True):
-        if value is not default:
+def _settled(given: _Settings, faults: list[Fault]) -> _Settings:
+    """Return the settings of a new run: copies of what was given, the default where nothing was. Adds their faults."""
+    settings = list(_DEFAULTS)
+    for index, value in enumerate(given):
+        if value is not None and value is not _DEFAULTS[index]:
+            setting, check = _SETTINGS[index]
             faults += check(setting, value)
-    impatient = _A_SECOND("expires_in_s", expires_in_s)
-    if not impatient and expires_in_s >= checks.YEAR_10000 - born:
-        impatient = (Fault("expires_in_s", f"the deadline, {checks.show(expires_in_s)} s on, is past the year 9999"),)
-    return faults + impatient
+            settings[index] = copy_of(value)  # what was handed in stays its owner's
+    return tuple(settings)
+
+
+def _faults_of_deadline(born: int, expires_in_s: int) -> tuple[Fault, ...]:
+    faults = _A_SECOND("expires_in_s", expires_in_s)
+    if not faults and expires_in_s >= checks.YEAR_10000 - born:
+        return (Fault("expires_in_s", f"the deadline, {checks.show(expires_in_s)} s on, is past the year 9999"),)
+    return faults
 
 
 class Run(RunRecord):
@@ -154,27 +157,25 @@ class Run(RunRecord):
             *(instructions, tools, metadata, max_prompt_tokens, max_completion_tokens, truncation_strategy),
             *(tool_choice, parallel_tool_calls, response_format, temperature, top_p),
         )
-        # A run with names and nothing else is common, and the checks of all settings cost more than its birth.
-        if (
-            settings == _DEFAULTS
-            # 1 equals True and 1.0, but where a boolean or a number belongs, it is told from the other
-            and parallel_tool_calls is True
-            and (temperature.__class__ is top_p.__class__ is float)
-            and (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
+        named = (
+            (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
             and (thread_id and assistant_id and model)
             and (id is None or (id.__class__ is str and id))
-            and (expires_in_s.__class__ is int and 0 < expires_in_s < checks.YEAR_10000 - born)
-        ):
-            settings = _DEFAULTS
-        else:
-            settings = tuple(
-                default if value is None else value for value, default in zip(settings, _DEFAULTS, strict=True)
-            )
-            names = {"thread_id": thread_id, "assistant_id": assistant_id, "model": model}
-            demand(_faults_at_birth(names if id is None else {"id": id, **names}, settings, born, expires_in_s))
-            # What was handed in stays its owner's; tools come back as a list.
-            settings = tuple(map(copy_of, settings))
-            settings = (instructions, tuple(settings[1]), *settings[2:])
+        )
+        timely = expires_in_s.__class__ is int and 0 < expires_in_s < checks.YEAR_10000 - born
+        # A run with names and nothing else is common, and the checks of settings cost more than its birth. (1 equals
+        # True and 1.0, but where a boolean or a number belongs, it is told from the other.)
+        usual = parallel_tool_calls is True and temperature.__class__ is top_p.__class__ is float
+        if not (named and timely and usual and settings == _DEFAULTS):
+            names = {
+                "id": "-" if id is None else id,
+                "thread_id": thread_id,
+                "assistant_id": assistant_id,
+                "model": model,
+            }
+            faults = [] if named else [fault for name, value in names.items() for fault in checks.name(name, value)]
+            settings = _settled(settings, faults)
+            demand(faults if timely else [*faults, *_faults_of_deadline(born, expires_in_s)])
         run = cls.__new__(cls)
         run._id = new_run_id(now) if id is None else id
         run._created_at = born
@@ -190,7 +191,7 @@ class Run(RunRecord):
         self._model = model
         (
             self._instructions,
-            self._tools,
+            tools,
             self._metadata,
             self._max_prompt_tokens,
             self._max_completion_tokens,
@@ -201,6 +202,7 @@ class Run(RunRecord):
             self._temperature,
             self._top_p,
         ) = settings
+        self._tools = tuple(tools)
         self._started_at = self._cancelled_at = self._failed_at = self._completed_at = None
         self._required_action = self._last_error = self._incomplete_details = self._usage = None
         self._extra = _NOTHING

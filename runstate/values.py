@@ -126,6 +126,8 @@ class LastError:
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
+        if self.code.__class__ is self.message.__class__ is str and self.code and self.extra is _NOTHING:
+            return  # in a move, the checks would cost more than all the rest of it
         faults = checks.name("code", self.code) + checks.text("message", self.message)
         demand(faults + checks.extra("extra", self.extra, taken=("code", "message")))
 

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Literal, TypeAlias, cast
 
-import attrs
-
 from runstate import checks, json_values
 from runstate.errors import Fault, InvalidRun, RunDecodeError
 from runstate.json_values import Twice, copy_of, fits, join, misfits
@@ -107,11 +105,11 @@ def _raise(faults: Iterator[Fault]) -> None:
 # --- values to a run --------------------------------------------------------------------------------------------------
 
 
-@attrs.define
 class _Reading:
     """One object being read: collects the faults, so that all can be told at once."""
 
-    faults: list[Fault] = attrs.field(factory=list)
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
 
     def blame(self, path: str, problem: str) -> None:
         self.faults.append(Fault(path, problem))
@@ -273,11 +271,11 @@ _KEYS_OF: Final[Mapping[type, tuple[str, ...]]] = {
 }
 
 
-@attrs.frozen
 class _Writing:
     """How the keys of the object itself are spelled; unknown keys and the user's own stay as they came."""
 
-    names: Mapping[str, str]
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
 
     def value(self, value: object) -> object:
         """Return what JSON holds for the value of an attribute."""
