@@ -3,8 +3,8 @@
     python benchmarks/in_memory.py [--quick] [--rounds N] [--moves] [--json]
 
 One process; in every round each contestant has its turn at each exercise, beginning with another one each time, so a
-slow moment of the machine hits all alike. CPU time, garbage collector off while it counts. A ratio is the median over the
-rounds of (contestant / floor) in that round. No figure here decides a test.
+slow moment of the machine hits all alike. CPU time, garbage collector off while it counts. A ratio is the median over
+the rounds of (contestant / floor) in that round. No figure here decides a test.
 """
 
 from __future__ import annotations

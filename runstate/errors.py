@@ -13,9 +13,7 @@ After any of them the run is as it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
-
-import attrs
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 if TYPE_CHECKING:
     from runstate.lifecycle import RunEvent, RunStatus
@@ -112,8 +110,7 @@ class ToolOutputsMismatch(RunstateError):
         )
 
 
-@attrs.frozen
-class Fault:
+class Fault(NamedTuple):
     """One thing wrong with a value: where it stands (`required_action.tool_calls[0].id`) and what is wrong there."""
 
     path: str

@@ -7,7 +7,6 @@ it can be written again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import isfinite
 from typing import Final, TypeGuard, cast
 
 from runstate.errors import Fault
@@ -15,6 +14,7 @@ from runstate.errors import Fault
 __all__ = ["MAX_DEPTH", "Twice", "copy_of", "fits", "is_object", "join", "misfits", "printable"]
 
 MAX_DEPTH: Final = 64  # levels of containers in one value
+_INFINITY: Final = float("inf")
 _PLAIN: Final = frozenset({str, int, float, bool})
 _MAX_BITS: Final = 14_000  # of an integer: fewer digits than the 4,300 that Python reads and writes
 
@@ -115,7 +115,7 @@ def _problem(item: object) -> str | None:
     if isinstance(item, int):
         return None if item.bit_length() <= _MAX_BITS else "a number has too many digits"
     if isinstance(item, float):
-        return None if isfinite(item) else f"{item} is not a JSON number"
+        return None if -_INFINITY < item < _INFINITY else f"{item} is not a JSON number"
     if isinstance(item, str):
         return None
     return f"expected JSON, got a Python {type(item).__name__}"

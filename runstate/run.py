@@ -12,9 +12,9 @@ no more and no less, is a test over all rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Self, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
 
-from runstate import checks, wire
+from runstate import checks
 from runstate.clock import reader as _clock
 from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
 from runstate.ids import new_run_id
@@ -34,6 +34,9 @@ from runstate.values import (
     Usage,
     demand,
 )
+
+if TYPE_CHECKING:
+    from runstate.wire import Spelling
 
 __all__ = ["DEFAULT_EXPIRES_IN_S", "Run"]
 
@@ -363,21 +366,30 @@ class Run(RunRecord):
         return None
 
     # --- JSON -----------------------------------------------------------------------------------------------------
+    # The reader of JSON is loaded when somebody first asks: it is a tenth of the time to import this library.
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
         """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with every fault."""
+        from runstate import wire
+
         return cls.from_checked(wire.decode(data))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with every fault."""
+        from runstate import wire
+
         return cls.from_checked(wire.decode(wire.parse(text)))
 
-    def to_dict(self, spelling: wire.Spelling = "snake") -> dict[str, Any]:
+    def to_dict(self, spelling: Spelling = "snake") -> dict[str, Any]:
         """Return the JSON object, every key present, spelled `snake` (`started_at`) or `camel` (`startedAt`)."""
+        from runstate import wire
+
         return wire.encode(self, spelling)
 
-    def to_json(self, spelling: wire.Spelling = "snake") -> str:
+    def to_json(self, spelling: Spelling = "snake") -> str:
         """Return the JSON text of `to_dict`, in one line of ASCII."""
+        from runstate import wire
+
         return wire.dump(self, spelling)
