@@ -36,7 +36,7 @@ mutation: $(DEVELOP)  ## change the code in a thousand ways, and see which the t
 	$(BIN)/mutmut results
 
 pictures: $(READY)  ## draw the README's table and lanes again
-	$(BIN)/python -m runstate.diagram.readme README.md
+	$(BIN)/python -m runstate.diagram.readme README.md docs/lifecycle.md
 	$(BIN)/runstate diagram --format svg --output docs/lanes.svg
 
 clean:

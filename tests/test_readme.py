@@ -21,6 +21,12 @@ def test_the_pictures_are_the_laws() -> None:
     assert README.count("<!-- runstate:") == 2
 
 
+def test_the_page_for_the_life_of_a_run_is_the_laws() -> None:
+    """Its tables are drawn from the rows too: `make pictures` when this fails."""
+    page = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+    assert page == refresh(page)
+
+
 def test_the_drawn_file_is_the_laws() -> None:
     """The SVG beside the README is what the law draws: `make pictures` when this fails."""
     assert (ROOT / "docs" / "lanes.svg").read_text(encoding="utf-8") == draw(format="svg") + "\n"
