@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 from runstate import TRANSITIONS, Run, RunStatus
 from runstate.clock import reader
@@ -37,6 +39,13 @@ def test_a_refusal_shows_the_run_as_it_was() -> None:
     for before, frame in pairwise(played):
         if frame.refusal is not None:
             assert before.record == frame.record
+
+
+def test_the_recorded_example_is_what_it_records() -> None:
+    """The same scenes give the same frames: `make pictures` when this fails."""
+    path = Path(__file__).parents[1] / "examples" / "recorded.jsonl"
+    recorded = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert recorded == [frame.record for frame in frames() if frame.refusal is None]
 
 
 def test_it_gives_the_clock_back() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from runstate.diagram import draw
 from runstate.diagram.readme import refresh
+from runstate.recordings import inspect, snapshots
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +31,13 @@ def test_the_page_for_the_life_of_a_run_is_the_laws() -> None:
 def test_the_drawn_file_is_the_laws() -> None:
     """The SVG beside the README is what the law draws: `make pictures` when this fails."""
     assert (ROOT / "docs" / "lanes.svg").read_text(encoding="utf-8") == draw(format="svg") + "\n"
+
+
+def test_the_second_command_finds_nothing() -> None:
+    """The recording that the README names is judged without a complaint."""
+    with (ROOT / "examples" / "recorded.jsonl").open("rb") as file:
+        report = inspect(snapshots(file))
+    assert (8, []) == (len(report.run_ids), report.complaints)
 
 
 def test_a_stale_picture_is_noticed() -> None:
