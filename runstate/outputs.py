@@ -27,9 +27,10 @@ def by_call(outputs: object) -> dict[str, str]:
     if isinstance(outputs, list | tuple):
         listed = cast("Sequence[object]", outputs)
         pairs = [(item.get("tool_call_id"), item.get("output")) for item in listed if is_object(item)]
-        if len(pairs) < len(listed) or len(dict(pairs)) < len(pairs):
+        named = {call_id: output for call_id, output in pairs if isinstance(call_id, str)}
+        if len(named) < len(listed):
             raise InvalidRun([Fault("outputs", "expected objects with tool_call_id and output, each id once")])
-        outputs = dict(pairs)
+        outputs = named
     if not is_object(outputs):
         raise InvalidRun(checks.wrong_type("outputs", "an object {call id: output}", outputs))
     demand(checks.some(_faults_of_outputs(outputs)))

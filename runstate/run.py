@@ -99,8 +99,9 @@ def _settled(given: _Settings, faults: list[Fault]) -> _Settings:
     for index, value in enumerate(given):
         if value is not None and value is not _DEFAULTS[index]:
             setting, check = _SETTINGS[index]
-            faults += check(setting, value)
-            settings[index] = copy_of(value)  # what was handed in stays its owner's
+            found = check(setting, value)
+            faults += found
+            settings[index] = None if found else copy_of(value)  # what was handed in stays its owner's
     return tuple(settings)
 
 

@@ -340,7 +340,8 @@ def test_outputs_that_are_no_strings() -> None:
     expected = [("outputs.a", "expected a string, got an integer"), ("outputs.c", "expected a string, got null")]
     assert expected == [(fault.path, fault.problem) for fault in caught.value.faults]
     assert before == everything(run)
-    for wrong in (["a", "b", "c"], [{"tool_call_id": "a", "output": "1"}] * 2):
+    unhashable = [{"tool_call_id": ["a"], "output": "1"}]
+    for wrong in (["a", "b", "c"], [{"tool_call_id": "a", "output": "1"}] * 2, [{"output": "1"}], unhashable):
         with pytest.raises(InvalidRun, match=r"^outputs: expected objects with tool_call_id and output, each id once$"):
             run.submit_tool_outputs(wrong)  # type: ignore[arg-type]
         assert before == everything(run)
@@ -356,6 +357,19 @@ def test_outputs_as_the_api_lists_them() -> None:
     run = bring("requires_action")
     run.submit_tool_outputs([{"tool_call_id": "call_1", "output": "sunny"}])
     assert "queued" == run.status
+
+
+def test_settings_that_go_too_deep() -> None:
+    """However deep, a setting is refused by its path, and not by the interpreter's stack."""
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    settings: dict[str, Any] = {"tools": [{"type": "x", "y": deep}], "response_format": {"type": "x", "y": deep}}
+    for setting, value in settings.items():
+        with pytest.raises(InvalidRun, match="nested deeper than 64 levels"):
+            new_run(**{setting: value})
+        with pytest.raises(InvalidRun, match="nested deeper than 64 levels"):
+            Run.from_dict({**new_run().to_dict(), setting: value})
 
 
 def test_a_null_at_birth_is_the_default() -> None:
