@@ -286,3 +286,18 @@ def test_a_mistyped_event_is_no_answer() -> None:
     for ask in (LAW.target_of, LAW.sources_of):
         with pytest.raises(ValueError, match=r"^unknown event 'begin'; the nine are start, require_action, "):
             ask("begin")  # type: ignore[arg-type]
+
+
+def test_a_law_of_ones_own_knows_its_events() -> None:
+    """A law has the events of its rows, in the order of `RunEvent`, and no others."""
+    some = Law(tuple(row for row in TRANSITIONS if row.event in (RunEvent.FAIL, RunEvent.START)))
+    assert (RunEvent.START, RunEvent.FAIL) == some.events
+    assert (RunEvent.START, RunEvent.FAIL) == some.allowed_events(RunStatus.QUEUED)
+    assert (RunEvent.FAIL,) == some.allowed_events(RunStatus.IN_PROGRESS)
+    assert () == some.allowed_events(RunStatus.COMPLETED)
+
+
+def test_a_long_word_is_cut_in_the_sentence() -> None:
+    """What was mistyped is told by its first sixty characters."""
+    with pytest.raises(ValueError, match=rf"^unknown status '{'x' * 60}'; "):
+        RunStatus("x" * 500)
