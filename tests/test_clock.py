@@ -63,3 +63,8 @@ def test_all_threads_see_one_time(clock: ManualClock) -> None:
     thread.start()
     thread.join()
     assert [42] == [run.created_at for run in born]
+
+
+def test_a_manual_clock_shows_where_it_stands() -> None:
+    """Its repr is how to make it."""
+    assert "ManualClock(5)" == repr(ManualClock(5))

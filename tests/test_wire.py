@@ -22,6 +22,7 @@ from runstate import (
     Usage,
 )
 from runstate.json_values import MAX_DEPTH
+from runstate.record import FIELDS
 from runstate.wire import MAX_BYTES, OLDEST, absent_keys
 from runstate.wire import MAX_DEPTH as MAX_TEXT_DEPTH
 from tests.support import KEYS, NOW, Recorded, bring, everything, needs_traces, new_run, recorded_runs
@@ -645,3 +646,17 @@ def test_a_run_with_a_byte_changed(data: st.DataObject) -> None:
         check_refusal(error)
     else:
         assert run == Run.from_json(run.to_json())
+
+
+def test_unknown_keys_never_displace_known_ones() -> None:
+    """What stands under the name of an inner object, and is none, gives way to it on writing."""
+    calls = [ToolCall("call_1", "weather", extra={"function": 5})]
+    run = Run.from_dict(base())
+    run = Run(**{**attributes(run), "required_action": RequiredAction(calls, extra={"submit_tool_outputs": "x"})})
+    written = run.to_dict()["required_action"]
+    assert "call_1" == written["submit_tool_outputs"]["tool_calls"][0]["id"]
+    assert {"name": "weather", "arguments": "{}"} == written["submit_tool_outputs"]["tool_calls"][0]["function"]
+
+
+def attributes(run: Run) -> dict[str, Any]:
+    return {field: getattr(run, field) for field in FIELDS}
