@@ -54,9 +54,18 @@ def fits(value: object, max_depth: int = MAX_DEPTH) -> bool:
     if max_depth == 0:
         return False
     if kind is dict:
-        pairs = cast("dict[object, object]", value).items()
-        return all(key.__class__ is str and fits(item, max_depth - 1) for key, item in pairs)
-    return kind is list and all(fits(item, max_depth - 1) for item in cast("list[object]", value))
+        for key, item in cast("dict[object, object]", value).items():
+            if key.__class__ is not str:
+                return False
+            if item.__class__ is not str and item is not None and not fits(item, max_depth - 1):
+                return False
+        return True
+    if kind is list:
+        for item in cast("list[object]", value):  # noqa: SIM110  # a generator would cost more than what it asks
+            if not fits(item, max_depth - 1):
+                return False
+        return True
+    return False
 
 
 def misfits(path: str, value: object, max_depth: int = MAX_DEPTH) -> Iterator[Fault]:

@@ -17,12 +17,11 @@ import attrs
 
 from runstate import checks
 from runstate.checks import Check
-from runstate.errors import Fault
 from runstate.json_values import copy_of, printable
 from runstate.lifecycle import RunStatus
 from runstate.values import IncompleteDetails, LastError, RequiredAction, TruncationStrategy, Usage, demand
 
-__all__ = ["FIELDS", "JsonObject", "ResponseFormat", "RunRecord", "ToolChoice", "Tools", "faults_of"]
+__all__ = ["FIELDS", "JsonObject", "ResponseFormat", "RunRecord", "ToolChoice", "Tools"]
 
 JsonObject: TypeAlias = Mapping[str, Any]
 """An object as JSON has it, kept as it came."""
@@ -74,11 +73,6 @@ _NOTHING: Final[JsonObject] = {}
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 
 
-def faults_of(fields: Mapping[str, object]) -> tuple[Fault, ...]:
-    """Return every fault of the named values."""
-    return tuple(fault for field, value in fields.items() for fault in FIELDS[field](field, value))
-
-
 @attrs.define(kw_only=True, repr=False, eq=False, weakref_slot=False)
 class RunRecord:
     """A run as data: equal when every attribute is, copied and pickled like any value.
@@ -116,8 +110,8 @@ class RunRecord:
     _extra: JsonObject = attrs.field(default=_NOTHING, alias="extra")
 
     def __attrs_post_init__(self) -> None:
-        faults = faults_of({field: getattr(self, f"_{field}") for field in FIELDS})
-        demand(faults + checks.extra("extra", self._extra, taken=FIELDS))
+        faults = [fault for field, check in FIELDS.items() for fault in check(field, getattr(self, f"_{field}"))]
+        demand([*faults, *checks.extra("extra", self._extra, taken=FIELDS)])
         # What was handed in stays its owner's: a run has containers of its own.
         for field in _CONTAINERS:
             setattr(self, field, copy_of(getattr(self, field)))

@@ -11,7 +11,7 @@ Input is bounded: 16 MiB of text, 80 levels deep, of which any one value may hav
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -19,7 +19,7 @@ from runstate import checks, json_values
 from runstate.errors import Fault, InvalidRun, RunDecodeError
 from runstate.json_values import Twice, copy_of, fits, join, misfits
 from runstate.lifecycle import RunStatus
-from runstate.record import FIELDS, RunRecord, faults_of
+from runstate.record import FIELDS, RunRecord
 from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "OLDEST", "Spelling", "absent_keys", "decode", "dump", "encode", "parse"]
@@ -115,7 +115,7 @@ class _Reading:
         self.faults.append(Fault(path, problem))
 
     def keys(
-        self, path: str, value: object, known: Sequence[str]
+        self, path: str, value: object, known: Container[str]
     ) -> tuple[dict[str, object], dict[str, object]] | None:
         """Return the known keys of an object, in snake_case, and its unknown ones as they came; None if it is none."""
         if not isinstance(value, Mapping):
@@ -221,7 +221,9 @@ class _Reading:
             return None
 
 
-_SHAPED: Final = ("required_action", "last_error", "incomplete_details", "usage", "truncation_strategy")
+_KNOWN: Final = frozenset(("object", *FIELDS))
+_NEVER_NULL: Final = frozenset(key for key, check in FIELDS.items() if check(key, None))
+_SHAPED: Final = ("status", "required_action", "last_error", "incomplete_details", "usage", "truncation_strategy")
 
 
 def decode(data: object) -> dict[str, object]:
@@ -230,7 +232,7 @@ def decode(data: object) -> dict[str, object]:
     All faults are told at once. Absent keys are null; `extra` holds the unknown ones.
     """
     reading = _Reading()
-    read = reading.keys("", data, ("object", *FIELDS))
+    read = reading.keys("", data, _KNOWN)
     if read is None:
         raise RunDecodeError(reading.faults)
     found, extra = read
@@ -240,12 +242,16 @@ def decode(data: object) -> dict[str, object]:
     fields: dict[str, object] = {}
     fields.update(dict.fromkeys(FIELDS))
     for key, value in found.items():
-        if key == "status" or (key in _SHAPED and value is not None):
+        if value is None and key not in _NEVER_NULL:
+            continue
+        if key in _SHAPED:
             fields[key] = getattr(reading, key)(key, value)
         else:
-            faults = faults_of({key: value})
-            reading.faults += faults
-            fields[key] = None if faults else copy_of(value)  # what was handed in stays its owner's
+            faults = FIELDS[key](key, value)
+            if faults:
+                reading.faults += faults
+            else:
+                fields[key] = copy_of(value)  # what was handed in stays its owner's
     reading.faults += checks.extra("", extra)
     # A wrong value says more than a key that is not there, and is told first.
     _raise(chain(reading.faults, missing))
