@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Literal, NoReturn, Self, TypeAlias
+from typing import Final, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 import attrs
 
@@ -110,8 +110,7 @@ Field: TypeAlias = Literal["expires_at", "required_action", "last_error", "incom
 """A field that has a value in some statuses and is null in all others."""
 
 
-@attrs.frozen
-class Transition:
+class Transition(NamedTuple):
     """One row of the law: `event`, asked in `source`, leads to `target` and writes the time into `stamp`."""
 
     event: RunEvent
@@ -187,7 +186,7 @@ _HELD_IN: Final[Mapping[Field, Literal["live", "terminal"] | RunStatus]] = {
 # fmt: on
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Law:
     """A table of transitions and every look-up that can be derived from it.
 
@@ -201,10 +200,10 @@ class Law:
     transitions: tuple[Transition, ...]
     statuses: tuple[RunStatus, ...] = attrs.field(init=False, default=tuple(RunStatus))
     events: tuple[RunEvent, ...] = attrs.field(init=False)
-    _rows: dict[tuple[RunStatus, RunEvent], Transition] = attrs.field(init=False, repr=False)
-    _targets: dict[RunEvent, RunStatus] = attrs.field(init=False, repr=False)
-    _live: frozenset[RunStatus] = attrs.field(init=False, repr=False)
-    _lessons: dict[tuple[RunStatus, RunEvent], _Lesson] = attrs.field(init=False, repr=False, factory=dict)
+    _rows: dict[tuple[RunStatus, RunEvent], Transition] = attrs.field(init=False)
+    _targets: dict[RunEvent, RunStatus] = attrs.field(init=False)
+    _live: frozenset[RunStatus] = attrs.field(init=False)
+    _lessons: dict[tuple[RunStatus, RunEvent], _Lesson] = attrs.field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         rows: dict[tuple[RunStatus, RunEvent], Transition] = {}
@@ -220,6 +219,9 @@ class Law:
         write(self, "_rows", rows)
         write(self, "_targets", targets)
         write(self, "_live", frozenset(row.source for row in self.transitions))
+
+    def __repr__(self) -> str:
+        return f"<Law of {len(self.transitions)} transitions>"
 
     def find(self, status: RunStatus, event: RunEvent) -> Transition | None:
         """Return the row for `event` asked in `status`, or None where it is illegal."""
