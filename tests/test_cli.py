@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from runstate import LAW, TRANSITIONS, Run, RunEvent, RunStatus, Usage
+from runstate.__main__ import main
 from runstate.cli import cli
 from runstate.diagram import FORMATS, Format, draw, parse_lanes
 
@@ -272,20 +273,19 @@ def test_a_hostile_recording_is_told_and_not_obeyed(tmp_path: Path) -> None:
     assert r"run run_\ud800\x1b[2J: status: unknown status 'paused'" in done.stdout
 
 
-def test_an_interrupt_ends_it_quietly() -> None:
-    """Ctrl-C in the demonstration: one word, and the exit code that shells give it."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "runstate", "demo"], stdout=theirs, stderr=subprocess.PIPE, stdin=theirs
-    ) as running:
-        os.close(theirs)
-        assert os.read(ours, 10)
-        running.send_signal(signal.SIGINT)
-        while _read(ours):
-            pass
-        _, said = running.communicate(timeout=60)
-    os.close(ours)
-    assert (130, b"runstate: interrupted") == (running.returncode, said.strip())
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, click.Abort])
+def test_an_interrupt_ends_it_quietly(
+    interrupt: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C gets one word, and the exit code that shells give it."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise interrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (130, "runstate: interrupted\n") == (ended.value.code, capsys.readouterr().err)
 
 
 def test_without_its_libraries_it_says_what_to_install() -> None:
