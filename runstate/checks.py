@@ -213,8 +213,7 @@ def _typed_object(path: str, value: object) -> Faults:
         return wrong_type(path, "an object", value)
     if "type" not in value:
         return (Fault(f"{path}.type", "is missing"),)
-    faults = () if isinstance(value["type"], str) else text(f"{path}.type", value["type"])
-    return faults + json_value(path, value)
+    return text(f"{path}.type", value["type"]) + json_value(path, value)
 
 
 def tools(path: str, value: object) -> Faults:

@@ -85,7 +85,7 @@ def _given(at: int) -> int:
 def _used(usage: object) -> Usage:
     """Return the usage a caller gave. Raises `InvalidRun` if it is none."""
     if not isinstance(usage, Usage):
-        raise InvalidRun([Fault("usage", f"expected a Usage, got {checks.kind_of(usage)}")])
+        raise InvalidRun(checks.wrong_type("usage", "a Usage", usage))
     return usage
 
 
