@@ -1,4 +1,4 @@
-"""What a run does: birth, the nine moves, and the questions it can answer.
+"""What a run does: birth and the nine moves.
 
 Every move reads the clock and checks its arguments, then asks the law and writes. From the law's answer to the last
 write there is no call, so no other thread comes in between: of many that ask at once one wins, and the others are
@@ -12,7 +12,7 @@ no more and no less, is a test over all rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
+from typing import Any, Final, Self, TypeAlias, cast, get_args
 
 from runstate import checks
 from runstate.clock import reader as _clock
@@ -21,7 +21,8 @@ from runstate.ids import new_run_id
 from runstate.json_values import copy_of
 from runstate.lifecycle import BIRTH, LAW, RunEvent
 from runstate.outputs import by_call
-from runstate.record import FIELDS, JsonObject, ResponseFormat, RunRecord, ToolChoice
+from runstate.record import FIELDS, JsonObject, ResponseFormat, ToolChoice
+from runstate.snapshot import RunSnapshot, used
 from runstate.values import (
     NO_USAGE,
     ErrorCode,
@@ -34,9 +35,6 @@ from runstate.values import (
     Usage,
     demand,
 )
-
-if TYPE_CHECKING:
-    from runstate.wire import Spelling
 
 __all__ = ["DEFAULT_EXPIRES_IN_S", "Run"]
 
@@ -82,13 +80,6 @@ def _given(at: int) -> int:
     return at
 
 
-def _used(usage: object) -> Usage:
-    """Return the usage a caller gave. Raises `InvalidRun` if it is none."""
-    if not isinstance(usage, Usage):
-        raise InvalidRun(checks.wrong_type("usage", "a Usage", usage))
-    return usage
-
-
 def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
     return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {checks.show(value)}")])
 
@@ -112,7 +103,7 @@ def _faults_of_deadline(born: int, expires_in_s: int) -> tuple[Fault, ...]:
     return faults
 
 
-class Run(RunRecord):
+class Run(RunSnapshot):
     """A run: the `thread.run` of the Assistants API, which only the nine moves change, in place, all or nothing.
 
     Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
@@ -266,7 +257,7 @@ class Run(RunRecord):
     def confirm_cancel(self, usage: Usage | None = None, *, at: int | None = None) -> None:
         """Say that the work has stopped: cancelled, `cancelled_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else _used(usage)
+        usage = NO_USAGE if usage is None else used(usage)
         if (status := self._status) not in _MAY_CONFIRM:
             raise _refusal(self._id, status, _CONFIRM)
         self._status = _CONFIRMED
@@ -277,7 +268,7 @@ class Run(RunRecord):
     def complete(self, usage: Usage | None = None, *, at: int | None = None) -> None:
         """End well: completed, `completed_at` stamped. Also out of cancelling, when the end wins the race."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else _used(usage)
+        usage = NO_USAGE if usage is None else used(usage)
         if (status := self._status) not in _MAY_COMPLETE:
             raise _refusal(self._id, status, _COMPLETE)
         self._status = _COMPLETED
@@ -288,7 +279,7 @@ class Run(RunRecord):
     def mark_incomplete(self, reason: IncompleteReason, usage: Usage | None = None, *, at: int | None = None) -> None:
         """End at a token limit: incomplete, with its reason, `completed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else _used(usage)
+        usage = NO_USAGE if usage is None else used(usage)
         if not isinstance(cast("object", reason), str) or reason not in _CUT_AT:
             raise _one_of(_CUT_AT, "reason", reason)
         details = _CUT_AT[reason]
@@ -303,7 +294,7 @@ class Run(RunRecord):
     def fail(self, code: ErrorCode, message: str, usage: Usage | None = None, *, at: int | None = None) -> None:
         """End by an error: failed, with `last_error`, `failed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else _used(usage)
+        usage = NO_USAGE if usage is None else used(usage)
         if not isinstance(cast("object", code), str) or code not in _ERROR_CODES:
             raise _one_of(_ERROR_CODES, "code", code)
         error = LastError(str(code), message)
@@ -319,7 +310,7 @@ class Run(RunRecord):
     def expire(self, usage: Usage | None = None, *, at: int | None = None) -> None:
         """End by the deadline: expired, `completed_at` stamped. Whether it is due is the caller's to ask (`is_due`)."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else _used(usage)
+        usage = NO_USAGE if usage is None else used(usage)
         if (status := self._status) not in _MAY_EXPIRE:
             raise _refusal(self._id, status, _EXPIRE)
         self._status = _EXPIRED
@@ -327,70 +318,3 @@ class Run(RunRecord):
         self._expires_at = None
         self._required_action = None
         self._usage = usage
-
-    # --- questions ------------------------------------------------------------------------------------------------
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the run has ended."""
-        return LAW.is_terminal(self._status)
-
-    @property
-    def allowed_events(self) -> tuple[RunEvent, ...]:
-        """The events that may be asked where it stands; none when it has ended."""
-        return LAW.allowed_events(self._status)
-
-    def is_due(self, now: float | None = None) -> bool:
-        """Tell whether the deadline has come at `now` (Unix seconds, else the clock's). Never of an ended run."""
-        left = self.seconds_left(now)
-        return left is not None and left <= 0
-
-    def seconds_left(self, now: float | None = None) -> float | None:
-        """Return the seconds until the deadline, negative past it; None for an ended run, which has none."""
-        deadline = self._expires_at
-        if deadline is None:
-            return None
-        return deadline - (_clock.time() if now is None else now)
-
-    def over_budget(self, usage: Usage | None = None) -> IncompleteReason | None:
-        """Return the limit that `usage` (else the run's own) is past, ready for `mark_incomplete`; None within both.
-
-        A run may use its limit to the last token. The prompt's limit is asked first.
-        """
-        used = self._usage if usage is None else _used(usage)
-        if used is None:
-            return None
-        if self._max_prompt_tokens is not None and used.prompt_tokens > self._max_prompt_tokens:
-            return "max_prompt_tokens"
-        if self._max_completion_tokens is not None and used.completion_tokens > self._max_completion_tokens:
-            return "max_completion_tokens"
-        return None
-
-    # --- JSON -----------------------------------------------------------------------------------------------------
-    # The reader of JSON is loaded when somebody first asks: it is a tenth of the time to import this library.
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with every fault."""
-        from runstate import wire
-
-        return cls.from_checked(wire.decode(data))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with every fault."""
-        from runstate import wire
-
-        return cls.from_checked(wire.decode(wire.parse(text)))
-
-    def to_dict(self, spelling: Spelling = "snake") -> dict[str, Any]:
-        """Return the JSON object, every key present, spelled `snake` (`started_at`) or `camel` (`startedAt`)."""
-        from runstate import wire
-
-        return wire.encode(self, spelling)
-
-    def to_json(self, spelling: Spelling = "snake") -> str:
-        """Return the JSON text of `to_dict`, in one line of ASCII."""
-        from runstate import wire
-
-        return wire.dump(self, spelling)

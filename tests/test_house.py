@@ -22,7 +22,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each room may import, besides the standard library and attrs. A room that is not here has no place in the house.
 # Imports go downward only: a law that knew its pictures could not be drawn by others, and cycles hide who decides.
 FLOOR_0 = ("lifecycle", "errors", "clock")
-FLOOR_1 = ("ids", "outputs", "json_values", "checks", "values", "record", "wire", "run", "plausible", "recordings")
+FLOOR_1 = ("ids", "outputs", "json_values", "checks", "values", "record", "wire", "snapshot", "run", "plausible", "recordings")
 FACES = ("diagram", "machine", "cli", "demo")
 BELOW: dict[str, frozenset[str]] = {
     "errors": frozenset(),
@@ -35,7 +35,8 @@ BELOW: dict[str, frozenset[str]] = {
     "record": frozenset({"errors", "lifecycle", "json_values", "checks", "values"}),
     "outputs": frozenset({"errors", "json_values", "checks", "values"}),
     "wire": frozenset({*FLOOR_0, "json_values", "checks", "values", "record"}),
-    "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "wire"}),
+    "snapshot": frozenset({*FLOOR_0, "checks", "values", "record", "wire"}),
+    "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "snapshot"}),
     "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
     "recordings": frozenset({*FLOOR_0, "json_values", "checks", "values", "record", "wire", "run", "plausible"}),
     "diagram": frozenset({*FLOOR_0, *FLOOR_1}),
