@@ -178,6 +178,16 @@ def test_a_diagram_of_no_run_gets_a_sentence(content: bytes, said: str, tmp_path
     assert str(path) in done.stderr
 
 
+def test_a_mistyped_command_hears_what_sounds_like_it() -> None:
+    """A command that nobody imported yet is suggested too, if this click suggests."""
+    asked = click.Context(cli)
+    eager = {name: command for name in cli.list_commands(asked) if (command := cli.get_command(asked, name))}
+    plain = click.Group("cli", eager, context_settings=cli.context_settings)
+    code = "from runstate.cli import cli; cli.main(['tabel'], 'cli')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert CliRunner().invoke(plain, ["tabel"]).stderr == done.stderr
+
+
 # --- as a process: pipes, terminals, missing libraries
 
 
@@ -288,9 +298,24 @@ def test_an_interrupt_ends_it_quietly(
     assert (130, "runstate: interrupted\n") == (ended.value.code, capsys.readouterr().err)
 
 
-def test_without_its_libraries_it_says_what_to_install() -> None:
+def test_a_command_imports_only_what_it_needs() -> None:
+    """The table does not wait for the pencils, the judge or the demonstration."""
+    # What was there before is not the command's doing: a coverage tool looks in first.
+    asked = "from runstate.cli import cli; cli.main(['table'], standalone_mode=False)"
+    code = f"import sys; before = {{*sys.modules}}; {asked}; print(*{{*sys.modules}} - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {"runstate.cli", "runstate.cli.law", "runstate.cli.screen"} == {
+        name for name in loaded if name.startswith("runstate.cli")
+    }
+    others = {"runstate.diagram", "runstate.recordings", "runstate.demo", "rich.live", "rich.progress"}
+    assert set() == loaded & {*others, "concurrent.futures", "asyncio", "sqlite3"}
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
     """The core installs without click and rich; the command then says so and exits with 2."""
-    code = "import sys; sys.modules['click'] = None; from runstate.__main__ import main; main()"
+    code = f"import sys; sys.modules['{missing}'] = None; from runstate.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (2, "") == (done.returncode, done.stdout)
     assert "runstate: the command needs click and rich: pip install 'runstate[cli]'\n" == done.stderr

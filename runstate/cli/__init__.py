@@ -1,0 +1,62 @@
+"""The command `runstate`: the law, its pictures, recorded runs judged, and a demonstration.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 fine, 1 findings, 2 a mistake in the asking.
+
+A command's module is imported when the command is asked for, so that none waits for what only another needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, cast
+
+import click
+
+__all__ = ["LazyGroup", "cli"]
+
+import_module("rich")  # most commands need it; whoever lacks it is to hear so here, not in the middle of one
+
+
+class LazyGroup(click.Group):
+    """A group that knows where its commands are, as `module:attribute`, and imports one when it is asked for."""
+
+    def __init__(self, *args: Any, places: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name every command, without importing any."""
+        return sorted({*self.places, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one command, from its module if it is not here yet."""
+        if cmd_name in self.places and cmd_name not in self.commands:
+            module, _, attribute = self.places[cmd_name].partition(":")
+            self.add_command(cast("click.Command", getattr(import_module(module), attribute)), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is asked for; if there is none, the answer may name those that sound like it."""
+        if args[0] not in self.places:  # click looks for those only among the commands that are here
+            for name in self.places:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    places={
+        "check": "runstate.cli.check:check",
+        "demo": "runstate.cli.scenes:demo",
+        "diagram": "runstate.cli.picture:diagram",
+        "explain": "runstate.cli.law:explain",
+        "table": "runstate.cli.law:table",
+    },
+)
+@click.version_option(package_name="runstate")
+def cli() -> None:
+    """The lifecycle of an Assistants API run: its law, its pictures, its recordings."""

@@ -1,0 +1,116 @@
+"""The command that judges recorded runs."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.text import Text
+
+from runstate.cli.files import FILE, bounded_lines, reading
+from runstate.cli.screen import columns, emit_json, screen
+from runstate.json_values import printable
+from runstate.plausible import Step
+from runstate.recordings import Report, inspect, snapshots
+
+__all__ = ["check"]
+
+_FINDINGS: Final = 1
+
+
+def _progress() -> Progress:
+    """Return a bar that shows on stderr how far the reading is, if a person is looking."""
+    talk = Console(stderr=True)
+    parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    return Progress(*parts, console=talk, disable=not talk.is_terminal, transient=True)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def check(files: tuple[str, ...], as_json: bool) -> None:
+    """Judge whether a legal history could have left recorded runs.
+
+    FILE holds JSON lines, a JSON array, one object, or a capture of server-sent events; - is stdin. Exit code 1 if
+    anything in them cannot be.
+    """
+    total = Report()
+    reports: list[tuple[str, Report]] = []
+    with _progress() as bar:
+        for name in files:
+            with reading(name) as file:
+                size = _size(name)
+                watched = file if size is None else bar.wrap_file(file, total=size, description=Path(name).name)
+                report = inspect(snapshots(bounded_lines(watched)))
+            reports.append((name, report))
+            total.add(report)
+    if as_json:
+        emit_json({"files": [{"file": name, **_report(report)} for name, report in reports], "total": _report(total)})
+    else:
+        _print_reports(reports, total)
+    sys.exit(_FINDINGS if total.errors else 0)
+
+
+def _size(name: str) -> int | None:
+    """Return how many bytes there are to read, None where nobody knows (stdin, a pipe)."""
+    path = Path(name)
+    return path.stat().st_size if path.is_file() else None
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "snapshots": report.snapshots,
+        "runs": len(report.run_ids),
+        "errors": report.errors,
+        "transitions": [
+            {
+                "source": step.source.value,
+                "target": step.target.value,
+                "events": list(map(str, step.events)),
+                "count": n,
+            }
+            for step, n in _ordered(report.steps)
+        ],
+        "findings": [
+            {
+                "place": complaint.place,
+                "severity": complaint.severity,
+                "run": complaint.run_id,
+                "problem": complaint.problem,
+                "possible": complaint.possible,
+            }
+            for complaint in report.complaints
+        ],
+    }
+
+
+def _ordered(steps: Counter[Step]) -> list[tuple[Step, int]]:
+    """Return the seen changes of status, direct ones first, then by how often."""
+    return sorted(steps.items(), key=lambda item: (len(item[0].events), -item[1], item[0].events))
+
+
+def _print_reports(reports: list[tuple[str, Report]], total: Report) -> None:
+    console = screen()
+    for name, report in reports:
+        for complaint in report.complaints:
+            style = "red" if complaint.severity == "error" else "yellow"
+            console.print(Text(f"{printable(name)}:{complaint}", style=style))
+    rows = [_counts(report, printable(name)) for name, report in reports]
+    if len(reports) > 1:
+        rows.append(_counts(total, f"in all {len(reports)} files"))
+    columns(("snapshots", "runs", "errors", "warnings", "file"), rows)
+    if total.steps:
+        console.print()
+        seen = _ordered(total.steps)
+        cells = [(str(count), step.source, step.target, " -> ".join(step.events)) for step, count in seen]
+        columns(("seen", "from", "to", "by (what polling skipped is inferred)"), cells)
+
+
+def _counts(report: Report, name: str) -> tuple[str, ...]:
+    warnings = len(report.complaints) - report.errors
+    return (str(report.snapshots), str(len(report.run_ids)), str(report.errors), str(warnings), name)

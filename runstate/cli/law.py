@@ -1,0 +1,84 @@
+"""Commands about the law in words: all of it as a table, or what it says about one status and event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from runstate.cli.screen import columns, emit_json
+from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, documented
+
+__all__ = ["explain", "table"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--documented", "only_documented", is_flag=True, help="Only the rows that the vendor documented.")
+def table(as_json: bool, only_documented: bool) -> None:
+    """Print the law: every legal transition, with what it stamps and why it is legal."""
+    law = documented() if only_documented else LAW
+    if as_json:
+        emit_json({"statuses": _statuses(law), "transitions": _transitions(law)})
+        return
+    rows = law.transitions
+    cells = [(row.event, row.source, row.target, row.stamp or "", f"{row.basis}: {row.evidence}") for row in rows]
+    columns(("event", "from", "to", "stamps", "because"), cells)
+
+
+def _statuses(law: Law) -> list[dict[str, Any]]:
+    return [
+        {
+            "status": status.value,
+            "terminal": law.is_terminal(status),
+            "allowed_events": [event.value for event in law.allowed_events(status)],
+            "meaning": status.meaning,
+        }
+        for status in RunStatus
+    ]
+
+
+def _transitions(law: Law) -> list[dict[str, Any]]:
+    return [
+        {
+            "event": row.event.value,
+            "source": row.source.value,
+            "target": row.target.value,
+            "stamp": row.stamp,
+            "basis": row.basis.value,
+            "evidence": row.evidence,
+        }
+        for row in law.transitions
+    ]
+
+
+@click.command()
+@click.argument(
+    "status", metavar="STATUS", type=click.Choice([status.value for status in RunStatus], case_sensitive=False)
+)
+@click.argument("event", metavar="EVENT", type=click.Choice([event.value for event in RunEvent], case_sensitive=False))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def explain(status: str, event: str, as_json: bool) -> None:
+    """Say whether EVENT may be asked of a run in STATUS, why, and the shortest way to it."""
+    where, what = RunStatus(status), RunEvent(event)
+    row = LAW.find(where, what)
+    path = LAW.path_to_event(where, what)
+    if as_json:
+        answer: dict[str, Any] = {"status": status, "event": event, "legal": row is not None}
+        answer["target"] = LAW.target_of(what).value
+        answer["stamp"] = None if row is None else row.stamp
+        answer["because"] = None if row is None else f"{row.basis}: {row.evidence}"
+        answer["allowed_events"] = [allowed.value for allowed in LAW.allowed_events(where)]
+        answer["shortest_path"] = None if path is None else [step.value for step in path]
+        emit_json(answer)
+        return
+    click.echo(f"{status}: {where.meaning}")
+    if row is not None:
+        stamp = f", stamping {row.stamp}" if row.stamp else ""
+        click.echo(f"{event} is legal there and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
+    elif LAW.is_terminal(where):
+        click.echo(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
+    else:
+        click.echo(f"{event} is illegal there: no transition {event} leaves {status}.")
+        click.echo(f"Allowed there: {', '.join(LAW.allowed_events(where))}.")
+        click.echo(f"Shortest way: {' -> '.join(path)}." if path else f"No way leads to {event} from there.")
