@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "use_clock"]
+__all__ = ["Clock", "ManualClock", "SystemClock", "microseconds", "monotonic", "moved", "pause", "use_clock"]
 
 
 class Clock(Protocol):
@@ -66,6 +66,23 @@ class _Reader:
 
 
 reader: Final = _Reader(time.time)
+
+monotonic: Final = time.monotonic
+"""Seconds that only go forward, for how long something took. No test moves it: leases are real."""
+
+pause: Final = time.sleep
+"""Wait for so many seconds."""
+
+
+def microseconds() -> int:
+    """Return Unix microseconds, as histories count them."""
+    return int(reader.time() * 1_000_000)
+
+
+def moved() -> int | None:
+    """Return Unix microseconds if the clock is not the machine's own; None where a database's own clock may judge."""
+    return None if reader.time in (time.time, SystemClock.time) else microseconds()
+
 
 ClockT = TypeVar("ClockT", bound=Clock)
 

@@ -6,8 +6,11 @@ An error is a small record: fields for programs, one sentence for people. Whose 
 - `IllegalTransition`: the law refused the event where the run stands; `TerminalStatus` when nothing can ever be asked.
 - `ToolOutputsMismatch`: the event may be asked, but not with these tool outputs.
 - `InvalidRun`: a value that no run can have; `RunDecodeError` when it was read from outside.
+- `LostRace`: somebody else was faster; `Conflict` by the version, `LeaseLost` by the lease.
+- `RunNotFound`, `ThreadBusy`, `KeyReused`: what was asked does not fit what the store holds.
+- `StoreError`: the store's own trouble; `retryable` says whether asking again can help.
 
-After any of them the run is as it was.
+After any of them the run is as it was. (After `OutcomeUnknown` nobody knows: that is what it says.)
 """
 
 from __future__ import annotations
@@ -17,15 +20,27 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 if TYPE_CHECKING:
     from runstate.lifecycle import RunEvent, RunStatus
+    from runstate.stored import StoredRun
 
 __all__ = [
+    "Conflict",
     "Fault",
     "IllegalTransition",
     "InvalidRun",
+    "KeyReused",
     "LawError",
+    "LeaseLost",
+    "LostRace",
+    "OutcomeUnknown",
     "RunDecodeError",
+    "RunNotFound",
     "RunstateError",
+    "SchemaMismatch",
+    "StoreError",
+    "StoreUnavailable",
+    "StoreUrlError",
     "TerminalStatus",
+    "ThreadBusy",
     "ToolOutputsMismatch",
 ]
 
@@ -73,9 +88,23 @@ class IllegalTransition(RunstateError):
         """The fewest events that end with the one asked, from where the run stands; None if there is no way."""
         return cast("tuple[RunEvent, ...] | None", self.args[4])
 
+    @property
+    def run(self) -> StoredRun | None:
+        """The run as the store holds it, from where it was refused; None for a run in memory."""
+        return cast("StoredRun", self.args[5]) if len(self.args) > 5 else None
+
+    @property
+    def lost_to(self) -> str:
+        """What moved the stored run to where it stands, by whom: ` (by complete, worker w1)`; empty in memory."""
+        run = self.run
+        if run is None or run.event is None:
+            return ""
+        return f" (by {run.event}, {run.actor})" if run.actor else f" (by {run.event})"
+
     def __str__(self) -> str:
         sentence = (
-            f"run {self.run_id} is {self.status} and cannot {self.event}; allowed there: {', '.join(self.allowed)}"
+            f"run {self.run_id} is {self.status}{self.lost_to} and cannot {self.event}; "
+            f"allowed there: {', '.join(self.allowed)}"
         )
         if self.path is None:
             return f"{sentence}; no way leads to {self.event} from there"
@@ -87,7 +116,8 @@ class TerminalStatus(IllegalTransition):
 
     def __str__(self) -> str:
         return (
-            f"run {self.run_id} is {self.status} and cannot {self.event}; {self.status} is terminal, nothing leaves it"
+            f"run {self.run_id} is {self.status}{self.lost_to} and cannot {self.event}; "
+            f"{self.status} is terminal, nothing leaves it"
         )
 
 
@@ -137,3 +167,103 @@ class RunDecodeError(InvalidRun):
 
     def __str__(self) -> str:
         return f"not a run: {super().__str__()}"
+
+
+class LostRace(RunstateError):
+    """Somebody else moved the run first. Nothing was changed; `run` is how it stands now."""
+
+    def __init__(self, run: StoredRun, event: RunEvent) -> None:
+        super().__init__(run, event)
+        self.run: StoredRun = run
+        self.run_id: str = run.id
+        self.event: RunEvent = event
+        """What was asked."""
+
+
+class Conflict(LostRace):
+    """The run is not at the version that the decision was made on. Read it again, and decide anew."""
+
+    def __init__(self, run: StoredRun, event: RunEvent, expected_version: int) -> None:
+        super().__init__(run, event)
+        self.args = (run, event, expected_version)
+        self.expected_version: int = expected_version
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id} is {self.run.status} at version {self.run.version}, not at {self.expected_version}, "
+            f"and was not asked to {self.event}; read it again and decide anew"
+        )
+
+
+class LeaseLost(LostRace):
+    """The worker no longer holds the run: its lease lapsed, or another took the run over."""
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id} is {self.run.status} and no longer this worker's, so it cannot {self.event}; "
+            "whoever holds its lease now can"
+        )
+
+
+class RunNotFound(RunstateError, LookupError):
+    """The store has no run with this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id: str = run_id
+
+    def __str__(self) -> str:
+        return f"No run found with id '{self.run_id}'."  # as the real servers say it
+
+
+class ThreadBusy(RunstateError):
+    """The thread has a live run, and the new one was to be its only one. Nothing was created."""
+
+    def __init__(self, thread_id: str, run_id: str) -> None:
+        super().__init__(thread_id, run_id)
+        self.thread_id: str = thread_id
+        self.run_id: str = run_id
+        """The run that is in the way."""
+
+    def __str__(self) -> str:
+        return f"Thread {self.thread_id} already has an active run {self.run_id}."  # as the real servers say it
+
+
+class KeyReused(RunstateError):
+    """The idempotency key belongs to a run that was created with other values. Nothing was created."""
+
+    def __init__(self, key: str, run_id: str, fields: Sequence[str]) -> None:
+        super().__init__(key, run_id, tuple(fields))
+        self.key: str = key
+        self.run_id: str = run_id
+        """The run that was created with the key."""
+        self.fields: tuple[str, ...] = tuple(fields)
+        """What differs."""
+
+    def __str__(self) -> str:
+        return (
+            f"the idempotency key {self.key!r} belongs to run {self.run_id}, which was created with other values "
+            f"({', '.join(self.fields)}); a new request needs a new key"
+        )
+
+
+class StoreError(RunstateError):
+    """The store's own trouble, in one sentence. Nothing was changed."""
+
+
+class StoreUrlError(StoreError, ValueError):
+    """The address is none that a store can be opened with."""
+
+
+class SchemaMismatch(StoreError):
+    """The database is not one that this version of the library can work with."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, or is busy for too long. Asking again can help."""
+
+    retryable: ClassVar[bool] = True
+
+
+class OutcomeUnknown(StoreError):
+    """The answer was lost: the change was made, or was not. Read the run before asking again."""

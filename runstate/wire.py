@@ -22,7 +22,19 @@ from runstate.lifecycle import RunStatus
 from runstate.record import FIELDS, RunRecord
 from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "OLDEST", "Spelling", "absent_keys", "decode", "dump", "encode", "parse"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "OLDEST",
+    "Spelling",
+    "absent_keys",
+    "decode",
+    "dump",
+    "encode",
+    "from_json_value",
+    "parse",
+    "to_json_value",
+]
 
 Spelling: TypeAlias = Literal["snake", "camel"]
 
@@ -332,6 +344,19 @@ def encode(run: RunRecord, spelling: Spelling = "snake") -> dict[str, Any]:
     for key, value in zip(FIELDS, values, strict=True):
         found[write.names[key]] = write.value(value)
     return _with_extra(found, extra)
+
+
+def to_json_value(value: object) -> object:
+    """Return what JSON holds for the value of one attribute, in snake_case."""
+    return _SPELLINGS["snake"].value(value)
+
+
+def from_json_value(field: str, data: object) -> object:
+    """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with every fault."""
+    reading = _Reading()
+    value: object = getattr(reading, field)(field, data)
+    _raise(iter(reading.faults))
+    return value
 
 
 def dump(run: RunRecord, spelling: Spelling = "snake") -> str:

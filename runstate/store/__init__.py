@@ -1,0 +1,30 @@
+"""Runs that survive: in SQLite, for one machine, or PostgreSQL, for many.
+
+    with open_store("sqlite:///runs.db") as store:
+        run = store.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
+        store.request_cancel(run.id, actor="web")
+
+Every method is there for threads (`store.create(...)`) and for coroutines (`await store.aio.create(...)`), over one
+committer. The database holds the law by itself, and refuses what is illegal to hand-written SQL too.
+"""
+
+from runstate.store.creating import NewRun
+from runstate.store.face import AsyncStore, BoundStore, Store, open_store
+from runstate.store.reading import Page
+from runstate.store.working import Beat, Claim, Lease, Swept
+from runstate.stored import Entry, StoredRun
+
+__all__ = [
+    "AsyncStore",
+    "Beat",
+    "BoundStore",
+    "Claim",
+    "Entry",
+    "Lease",
+    "NewRun",
+    "Page",
+    "Store",
+    "StoredRun",
+    "Swept",
+    "open_store",
+]

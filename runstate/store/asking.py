@@ -1,0 +1,122 @@
+"""How a store reaches its database: writes by the committer, reads beside it. The public methods stand on this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final, Protocol, TypeVar
+
+from runstate.errors import OutcomeUnknown, StoreError
+from runstate.store.commands import Call, Command
+from runstate.store.committer import Committer
+from runstate.store.perform import perform
+from runstate.store.session import Database, Session
+
+__all__ = ["Asking", "ByCommitter", "Inside", "Readers", "Way"]
+
+T = TypeVar("T")
+
+_KEPT: Final = 8  # idle connections; more are made where more read at once, and let go again
+
+
+class Way(Protocol):
+    """How what is asked gets to the database and back."""
+
+    def ask(self, command: Command[T]) -> T:
+        """Have a command committed; return its answer."""
+        ...
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds."""
+        ...
+
+
+class Readers:
+    """Connections that only read, each used by one thread at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._idle: SimpleQueue[Session] = SimpleQueue()
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds; once more on a new connection if an old one was found broken."""
+        try:
+            session, kept = self._idle.get_nowait(), True
+        except Empty:
+            session, kept = self._database.open(reading=True), False
+        try:
+            found = look(session)
+        except OutcomeUnknown:
+            session.close()
+            if not kept:
+                raise
+            self.close()  # a database that went away took all of them along
+            return self.read(look)
+        except BaseException:
+            self._put_back(session)
+            raise
+        self._put_back(session)
+        return found
+
+    def _put_back(self, session: Session) -> None:
+        if self._idle.qsize() < _KEPT:
+            self._idle.put(session)
+        else:
+            session.close()
+
+    def close(self) -> None:
+        """Let the idle connections go."""
+        try:
+            while True:
+                self._idle.get_nowait().close()
+        except Empty:
+            return
+
+
+class ByCommitter:
+    """The way of those who wait: the thread stands still until its answer is there."""
+
+    def __init__(self, committer: Committer, readers: Readers | None) -> None:
+        self.committer: Final = committer
+        self.readers: Final = readers
+        """None for a database in memory: its one connection reads too."""
+
+    def ask(self, command: Command[T]) -> T:
+        """Have a command committed; return its answer."""
+        return self.committer.ask(command)
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds."""
+        if self.readers is None:
+            return self.committer.ask(Call(look))
+        return self.readers.read(look)
+
+
+class Inside:
+    """The way of those who have a transaction of their own open: all happens in it, and lives or dies with it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def ask(self, command: Command[T]) -> T:
+        """Execute a command on the caller's connection. It is committed when the caller commits."""
+        try:
+            perform(self._session, [command])
+        except StoreError as error:
+            command.refuse(error)
+        return command.result()
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds, the caller's own changes among it."""
+        return look(self._session)
+
+
+class Asking:
+    """What has a way to the database."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+
+    def _call(self, perform: Callable[[Session], T]) -> T:
+        """Have `perform` write inside a transaction; return what it returns."""
+        return self._way.ask(Call[T](perform))

@@ -1,0 +1,264 @@
+"""What can be asked of the committer: create, move, a worker's turn, and calls of other kinds.
+
+A command carries what it asks and, once it is committed, the answer. Raw rows are turned into runs by `finish`, which
+whoever asked executes, so the committer goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Any, Final, Generic, TypeVar, cast
+
+import attrs
+
+from runstate.errors import RunstateError
+from runstate.lifecycle import LAW, RunEvent
+from runstate.run import Run
+from runstate.store.rows import Row, read_birth, read_claim, read_run
+from runstate.store.session import Session
+from runstate.stored import StoredRun
+
+__all__ = ["Call", "Command", "Create", "Move", "Past", "Settle", "Turn", "Turned", "Wanted", "turned"]
+
+T = TypeVar("T")
+_PENDING: Final = object()
+
+
+class Command(Generic[T]):
+    """One thing asked of the committer, and its answer."""
+
+    __slots__ = ("_error", "_raw", "_waits", "future", "unsure")
+
+    def __init__(self) -> None:
+        self._raw: Any = _PENDING
+        self._error: Exception | None = None
+        self._waits: Lock | None = None
+        self.future: asyncio.Future[Any] | None = None
+        """Where an async caller waits, if one asked."""
+        self.unsure: bool = False
+        """Whether it was asked before and the answer was lost."""
+
+    def answer(self, raw: Any) -> None:
+        """Note the answer. Nobody hears of it before the commit."""
+        self._raw, self._error = raw, None
+
+    def refuse(self, error: Exception) -> None:
+        """Note that it was refused, and why."""
+        self._error = error
+
+    def forget(self) -> None:
+        """Take back an answer whose transaction was rolled back."""
+        self._raw, self._error = _PENDING, None
+
+    def expect(self) -> None:
+        """Get ready to be waited for, before it is handed over."""
+        self._waits = Lock()
+        self._waits.acquire()
+
+    def wake(self) -> None:
+        """Let the waiting thread go on."""
+        if self._waits is not None:
+            self._waits.release()
+
+    def wait(self) -> None:
+        """Wait until it is answered."""
+        if self._waits is not None:
+            self._waits.acquire()
+
+    def result(self) -> T:
+        """Return the answer, or raise why there is none."""
+        if self._error is not None:
+            raise self._error
+        return self.finish(self._raw)
+
+    def finish(self, raw: Any) -> T:
+        """Turn what the database gave back into what was asked for."""
+        return cast("T", raw)
+
+
+@attrs.frozen
+class Wanted:
+    """A run to be created: how it shall be, and what the store does with it."""
+
+    run: Run
+    row: Row
+    """The values of `CREATE_COLUMNS`."""
+
+    @property
+    def exclusive(self) -> str | None:
+        """What a second live run of the thread meets."""
+        return cast("str | None", self.row[8])
+
+    @property
+    def key(self) -> str | None:
+        """The idempotency key."""
+        return cast("str | None", self.row[9])
+
+
+class Create(Command[T]):
+    """Create runs: one, or many that come to be together or not at all."""
+
+    __slots__ = ("_taken", "wanted")
+
+    def __init__(self, wanted: Sequence[Wanted], taken: Callable[[list[StoredRun]], T]) -> None:
+        super().__init__()
+        self.wanted: Final = wanted
+        self._taken = taken
+
+    def finish(self, raw: Any) -> T:
+        """Return the runs as they were born; as they stand where they were there already."""
+        return self._taken([self._run(wanted, found) for wanted, found in zip(self.wanted, raw, strict=True)])
+
+    @staticmethod
+    def _run(wanted: Wanted, found: Any) -> StoredRun:
+        if len(found) > 3:
+            return read_run(found)
+        seq, at, ready = found
+        row = wanted.row
+        return read_birth(wanted.run, seq, at, row[11], row[5], row[6], ready)
+
+
+class Move(Command[StoredRun]):
+    """Ask one event of one run, by its id."""
+
+    __slots__ = ("actor", "detail", "event", "outputs", "payload", "run_id", "usage", "version")
+
+    def __init__(
+        self,
+        run_id: str,
+        event: RunEvent,
+        *,
+        actor: str | None,
+        version: int | None,
+        usage: str | None = None,
+        detail: str | None = None,
+        payload: Mapping[str, str | None] | None = None,
+        outputs: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.run_id: Final = run_id
+        self.event: Final = event
+        self.actor: Final = actor
+        self.version: Final = version
+        self.usage: Final = usage
+        self.detail: Final = detail
+        self.payload: Final = payload or {}
+        self.outputs: Final = outputs
+        """The answers to the calls that the run waits for, if that is what is asked."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same request made twice is recognised and answered alike."""
+        return self.event in (RunEvent.REQUEST_CANCEL, RunEvent.SUBMIT_TOOL_OUTPUTS)
+
+    def row(self, version: int | None) -> Row:
+        """Return the values of `MOVE_COLUMNS`, for a run at `version` (None: whichever)."""
+        given = self.payload
+        return (
+            *(self.run_id, self.event, LAW.target_of(self.event), version, self.actor, self.usage, self.detail),
+            *(given.get("required_action"), given.get("last_error"), given.get("incomplete_details")),
+        )
+
+    def finish(self, raw: Any) -> StoredRun:
+        """Return the run as it stands after the move."""
+        return read_run(raw)
+
+
+@attrs.frozen
+class Settle:
+    """The outcome of a claimed run."""
+
+    run: StoredRun
+    event: RunEvent
+    usage: str | None = None
+    detail: str | None = None
+    required_action: str | None = None
+    last_error: str | None = None
+    incomplete_details: str | None = None
+
+    @property
+    def laden(self) -> bool:
+        """Whether it carries more than its event and usage."""
+        return not (self.detail is self.required_action is self.last_error is self.incomplete_details is None)
+
+
+@attrs.frozen
+class Past:
+    """What a run brings along that was worked on before."""
+
+    checkpoint: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    submitted: str | None = None
+    """The detail of the entry that submitted the outputs it goes on with."""
+
+
+@attrs.frozen
+class Turned:
+    """What came of a worker's turn."""
+
+    claimed: Sequence[tuple[StoredRun, Past | None]]
+    refused: Mapping[int, RunstateError]
+    """Why outcomes were not taken, by seq."""
+
+
+def turned(raw: Any, actor: str) -> Turned:
+    """Return what came of a turn, from its rows: claimed, past by seq, refused by seq. The oldest runs come first."""
+    found, past, refused = raw
+    runs = [read_claim(row) for row in found]
+    for run in runs:
+        run.actor = actor
+    if len(runs) > 1:
+        runs.sort(key=lambda run: (-run.priority, run.seq))
+    return Turned([(run, past.get(run.seq)) for run in runs], refused)
+
+
+class Turn(Command[T]):
+    """What a worker asks between two rounds: commit these outcomes, and give me so many runs to go on with."""
+
+    __slots__ = ("_taken", "actor", "held", "limit", "queues", "run_id", "settles", "worker")
+
+    def __init__(
+        self,
+        worker: int,
+        actor: str,
+        taken: Callable[[Turned], T],
+        *,
+        queues: Sequence[str] = (),
+        limit: int = 0,
+        settles: Sequence[Settle] = (),
+        held: frozenset[int] = frozenset(),
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.worker: Final = worker
+        self.actor: Final = actor
+        self.queues: Final = queues
+        self.limit: Final = limit
+        self.settles: Final = settles
+        self.held: Final = held
+        """The seqs it knows to be its own, apart from those it settles."""
+        self.run_id: Final = run_id
+        """The only run it wants, if it wants a certain one."""
+        self._taken = taken
+
+    def finish(self, raw: Any) -> T:
+        """Return what was asked for of the claimed runs and the refused outcomes."""
+        return self._taken(turned(raw, self.actor))
+
+
+class Call(Command[T]):
+    """Anything else that writes: it gets the session, inside a transaction."""
+
+    __slots__ = ("_finish", "perform")
+
+    def __init__(self, perform: Callable[[Session], Any], finish: Callable[[Any], T] | None = None) -> None:
+        super().__init__()
+        self.perform: Final = perform
+        self._finish = finish
+
+    def finish(self, raw: Any) -> T:
+        """Turn what the database gave back into what was asked for."""
+        return cast("T", raw) if self._finish is None else self._finish(raw)

@@ -1,0 +1,220 @@
+"""The one door: every change of any run, from any thread or coroutine of this process, is committed here.
+
+Whoever asks while a commit is under way waits, and all who wait are committed together next: no timer, and a lone
+asker pays nothing for it. (If nobody is committing, a thread that asks does it itself, which saves two hand-overs.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, Final, TypeVar
+
+from runstate.clock import monotonic, pause
+from runstate.errors import OutcomeUnknown, RunstateError, StoreError, StoreUnavailable
+from runstate.store.commands import Call, Command, Create, Move, Turn
+from runstate.store.perform import perform
+from runstate.store.session import Database, Session
+
+__all__ = ["Committer"]
+
+T = TypeVar("T")
+
+_MOST: Final = 500  # commands a commit: past it a batch gains little and holds others up
+_PAUSE_S: Final = 0.05  # before another try to reach a database that went away
+
+
+class Committer:
+    """Commits what is handed to it, in batches, and answers each."""
+
+    def __init__(self, database: Database, committed: Callable[[Sequence[Command[Any]]], None], wait_s: float) -> None:
+        self._database = database
+        self._committed = committed
+        self._wait_s = wait_s
+        self._session: Session | None = None
+        self._waiting: SimpleQueue[Command[Any] | None] = SimpleQueue()
+        self._writing = Lock()
+        self._starting = Lock()
+        self._thread: Thread | None = None
+        self._closed = False
+        self._process = os.getpid()
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def ask(self, command: Command[T]) -> T:
+        """Have a command committed; return its answer. Blocks the thread."""
+        self._check_open()
+        if self._waiting.empty() and self._writing.acquire(blocking=False):
+            try:
+                self._commit([command])
+            finally:
+                self._writing.release()
+            self._finish([command])
+        else:
+            command.expect()
+            self._hand_over(command)
+            command.wait()
+        return command.result()
+
+    def ask_later(self, command: Command[T]) -> asyncio.Future[T]:
+        """Hand a command over; return the future of its answer, in the running loop."""
+        self._check_open()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        command.future = future
+        self._hand_over(command)
+        return future
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the store {self._database.shown} is closed")
+        if os.getpid() != self._process:
+            raise StoreError("a store does not survive a fork: open one in each process")
+
+    def _hand_over(self, command: Command[Any]) -> None:
+        self._waiting.put(command)
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = Thread(target=self._go, name="runstate-committer", daemon=True)
+                    self._thread.start()
+
+    def read_write(self) -> Session:
+        """Return the writing connection, for a database in memory, which has no other. Only inside a `Call`."""
+        return self._connected()
+
+    # --- committing -----------------------------------------------------------------------------------------------
+
+    def _go(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            with self._writing:
+                batch = [first, *self._more(_MOST - 1)]
+                self._commit(batch)
+            self._finish(batch)
+
+    def _more(self, most: int) -> list[Command[Any]]:
+        more: list[Command[Any]] = []
+        try:
+            while len(more) < most:
+                command = self._waiting.get_nowait()
+                if command is None:
+                    self._waiting.put(None)
+                    break
+                more.append(command)
+        except Empty:
+            pass
+        return more
+
+    def _connected(self) -> Session:
+        if self._session is None:
+            self._session = self._database.open()
+        return self._session
+
+    def _commit(self, batch: Sequence[Command[Any]]) -> None:
+        """Commit a batch, one by one if it does not go together; afterwards each has its answer or its error."""
+        try:
+            perform(self._connected(), batch)
+        except OutcomeUnknown as error:
+            self._disconnect()
+            self._again(batch, error)
+        except StoreUnavailable as error:
+            self._apart(batch, error)
+        except RunstateError as error:
+            self._apart(batch, error)
+        except Exception as error:  # a fault of this library: whoever asked must hear of it, and not wait for ever
+            self._disconnect()
+            self._apart(batch, error)
+
+    def _apart(self, batch: Sequence[Command[Any]], error: Exception) -> None:
+        if len(batch) == 1:
+            batch[0].forget()
+            batch[0].refuse(error)
+            return
+        for command in batch:
+            command.forget()
+            self._commit([command])
+
+    def _again(self, batch: Sequence[Command[Any]], error: OutcomeUnknown) -> None:
+        """Ask again what can be recognised if it was done before; the connection broke before it was known."""
+        until = monotonic() + self._wait_s
+        while True:
+            try:
+                self._session = self._database.open()
+                break
+            except StoreError as unreachable:
+                if not unreachable.retryable or monotonic() > until:
+                    for command in batch:
+                        command.forget()
+                        command.refuse(error)
+                    return
+                pause(_PAUSE_S)
+        for command in batch:
+            command.forget()
+            command.unsure = True
+            if _recognisable(command):
+                self._commit_again(command)
+            else:
+                command.refuse(error)
+
+    def _commit_again(self, command: Command[Any]) -> None:
+        try:
+            perform(self._connected(), [command])
+        except OutcomeUnknown as error:
+            self._disconnect()
+            command.refuse(error)
+        except (RunstateError, OSError) as error:
+            command.refuse(error)
+
+    def _disconnect(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            with suppress(Exception):  # it is broken, that is why it goes
+                session.close()
+
+    # --- answering ------------------------------------------------------------------------------------------------
+
+    def _finish(self, batch: Sequence[Command[Any]]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[Command[Any]]] = {}
+        for command in batch:
+            if command.future is None:
+                command.wake()
+            else:
+                loops.setdefault(command.future.get_loop(), []).append(command)
+        for loop, commands in loops.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, commands)
+            except RuntimeError:
+                continue  # the loop is closed: nobody waits there any more
+        self._committed(batch)
+
+    def close(self) -> None:
+        """Commit what waits, then let the connection go."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+        with self._writing:
+            self._disconnect()
+
+
+def _resolve(commands: Sequence[Command[Any]]) -> None:
+    for command in commands:
+        future = command.future
+        if future is None or future.done():
+            continue  # whoever asked was cancelled meanwhile; what it asked for is done
+        try:
+            future.set_result(command.result())
+        except Exception as error:
+            future.set_exception(error)
+
+
+def _recognisable(command: Command[Any]) -> bool:
+    """Tell whether asking again cannot do a thing twice, nor be refused for having been done."""
+    if isinstance(command, Move):
+        return command.repeatable
+    return isinstance(command, Create | Turn | Call)

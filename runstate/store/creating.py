@@ -1,0 +1,151 @@
+"""How runs come to be in a store."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, cast
+
+from runstate import checks
+from runstate.errors import Fault
+from runstate.record import JsonObject, ResponseFormat, ToolChoice
+from runstate.run import DEFAULT_EXPIRES_IN_S, Run
+from runstate.store.asking import Asking
+from runstate.store.commands import Create, Wanted
+from runstate.store.rows import settings_of
+from runstate.stored import StoredRun
+from runstate.values import TruncationStrategy, demand
+
+__all__ = ["DEFAULT_QUEUE", "Creating", "Exclusive", "NewRun", "plain_text"]
+
+Exclusive: TypeAlias = Literal["reject", "queue"]
+"""What a second live run of a thread meets: it is refused, or it waits until the first has ended."""
+
+DEFAULT_QUEUE: Final = "default"
+MOST_AT_ONCE: Final = 10_000
+_PRIORITIES: Final = range(-(2**31), 2**31)
+
+
+class NewRun(TypedDict, total=False):
+    """What a run is created with: as `Run.create`, and where and when it shall be claimed."""
+
+    thread_id: Required[str]
+    assistant_id: Required[str]
+    model: Required[str]
+    id: str | None
+    instructions: str | None
+    tools: Sequence[JsonObject] | None
+    metadata: Mapping[str, str] | None
+    max_prompt_tokens: int | None
+    max_completion_tokens: int | None
+    truncation_strategy: TruncationStrategy | None
+    tool_choice: ToolChoice | None
+    parallel_tool_calls: bool | None
+    response_format: ResponseFormat | None
+    temperature: float | None
+    top_p: float | None
+    expires_in_s: int
+    queue: str
+    """Which workers claim it; `default` if not given."""
+    priority: int
+    """Higher is claimed first; 0 if not given."""
+    not_before: datetime | float | None
+    """When it may be claimed at the earliest: an aware datetime or Unix seconds."""
+    one_live_run_per_thread: Exclusive | None
+    """`reject`: raise `ThreadBusy` while the thread has a live run that was created so; `queue`: wait behind it."""
+    idempotency_key: str | None
+    """Under the same key there is one run: asking again returns it. Another request under it is `KeyReused`."""
+    actor: str | None
+    """Who asked, for the history."""
+
+
+_OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
+
+
+def plain_text(path: str, value: object) -> tuple[Fault, ...]:
+    """Return the faults of a text that a column keeps: PostgreSQL's cannot hold NUL, so neither may SQLite's."""
+    found = checks.text(path, value)
+    if not found and "\0" in cast("str", value):
+        return (Fault(path, "holds a NUL character, which no database keeps"),)
+    return found
+
+
+def _faults(given: Mapping[str, Any]) -> list[Fault]:
+    found: list[Fault] = []
+    for name in ("thread_id", "assistant_id", "model", "id", "idempotency_key", "actor"):
+        if given.get(name) is not None:
+            found += plain_text(name, given[name])
+    found += checks.name("queue", given.get("queue", DEFAULT_QUEUE)) or plain_text("queue", given.get("queue", ""))
+    priority = given.get("priority", 0)
+    if type(priority) is not int or priority not in _PRIORITIES:
+        found.append(Fault("priority", f"expected an integer of 32 bits, got {checks.show(priority)}"))
+    exclusive = given.get("one_live_run_per_thread")
+    if exclusive not in (None, "reject", "queue"):
+        expected = "expected 'reject' or 'queue'"
+        found.append(Fault("one_live_run_per_thread", f"{expected}, got {checks.show(exclusive)}"))
+    return found
+
+
+def _microseconds(not_before: datetime | float | None) -> int | None:
+    """Return a moment in Unix microseconds. Raises `InvalidRun` if it is none."""
+    if not_before is None:
+        return None
+    if isinstance(not_before, datetime):
+        if not_before.tzinfo is None:
+            demand([Fault("not_before", "is a datetime without a time zone: add one, such as datetime.UTC")])
+        return int(not_before.timestamp() * 1_000_000)
+    demand(_A_MOMENT("not_before", not_before))
+    return int(not_before * 1_000_000)
+
+
+_A_MOMENT: Final = checks.number(0, checks.YEAR_10000)
+
+
+def _wanted(given: Mapping[str, Any]) -> Wanted:
+    """Return a run to be created. Raises `InvalidRun` with every fault of what was given."""
+    run = Run.create(**{name: value for name, value in given.items() if name not in _OWN})
+    if len(given) > 3 or "\0" in f"{run.thread_id}{run.assistant_id}{run.model}":
+        demand(_faults(given))
+    not_before = _microseconds(given.get("not_before"))
+    return Wanted(
+        run,
+        (
+            *(run.id, run.thread_id, run.assistant_id, run.model, given.get("expires_in_s", DEFAULT_EXPIRES_IN_S)),
+            *(given.get("queue", DEFAULT_QUEUE), given.get("priority", 0), not_before),
+            *(given.get("one_live_run_per_thread"), given.get("idempotency_key"), 1 if not_before is None else 0),
+            *(given.get("actor"), settings_of(run)),
+        ),
+    )
+
+
+def _first(runs: list[StoredRun]) -> StoredRun:
+    return runs[0]
+
+
+def _all(runs: list[StoredRun]) -> list[StoredRun]:
+    return runs
+
+
+class Creating(Asking):
+    """The part of a store where runs come to be."""
+
+    def create(self, **given: Unpack[NewRun]) -> StoredRun:
+        """Create a run, queued, and return it. It is durable when this returns.
+
+        Raises `InvalidRun` with every fault of what was given, `ThreadBusy` where `one_live_run_per_thread="reject"`
+        met a live run, `KeyReused` where the idempotency key belongs to another request.
+        """
+        return self._way.ask(Create([_wanted(cast("Mapping[str, Any]", given))], _first))
+
+    def create_many(self, given: Iterable[NewRun]) -> list[StoredRun]:
+        """Create many runs at once (at most 10,000), all or none, and return them in order. Raises as `create`."""
+        wanted = [_wanted(cast("Mapping[str, Any]", one)) for one in given]
+        if len(wanted) > MOST_AT_ONCE:
+            demand([Fault("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
+        return self._way.ask(Create(wanted, _all))
+
+
+def new_token() -> int:
+    """Return an unguessable number for a session, never 0."""
+    return secrets.randbelow(2**63 - 1) + 1

@@ -1,0 +1,209 @@
+"""The store: one public face for threads, its twin for coroutines, and one inside a caller's own transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast
+
+from runstate.errors import StoreError
+from runstate.store.address import database_at
+from runstate.store.asking import ByCommitter, Inside, Readers, Way
+from runstate.store.commands import Command
+from runstate.store.committer import Committer
+from runstate.store.creating import Creating
+from runstate.store.migrations import migrate as take_steps
+from runstate.store.migrations import require_latest
+from runstate.store.moving import Moving
+from runstate.store.reading import Reading
+from runstate.store.session import Database, Session
+from runstate.store.tables import SQLITE
+from runstate.store.working import Working
+
+__all__ = ["AsyncStore", "BoundStore", "Store", "open_store"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_READERS: Final = 4  # threads that read for coroutines
+
+
+class Everything(Creating, Moving, Reading, Working):
+    """All that can be asked of runs that survive."""
+
+
+class BoundStore(Everything):
+    """A store inside a transaction of the caller's: what it does is committed, or not, with the caller's own rows."""
+
+
+class Store(Everything):
+    """Runs that survive, for threads; `aio` is the same for coroutines. Close it, or use `with`."""
+
+    def __init__(self, database: Database, wait_s: float) -> None:
+        self.database: Final = database
+        self._committer = Committer(database, self._committed, wait_s)
+        self._readers = None if database.in_memory else Readers(database)
+        super().__init__(ByCommitter(self._committer, self._readers))
+        self._aio: AsyncStore | None = None
+
+    def __repr__(self) -> str:
+        return f"<Store {self.database.shown}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def aio(self) -> AsyncStore:
+        """The same methods for coroutines: `await store.aio.create(...)`."""
+        if self._aio is None:
+            self._aio = AsyncStore(self._committer, self._readers)
+        return self._aio
+
+    def _committed(self, batch: Sequence[Command[Any]]) -> None:
+        """Hear of a batch that was committed."""
+
+    @contextmanager
+    def within(self, connection: object) -> Generator[BoundStore, None, None]:
+        """Work inside the transaction that is open on `connection`, a caller's own to the same database.
+
+        A psycopg or sqlite3 connection, or a SQLAlchemy one. Nothing is committed here: that is the caller's, and so
+        are locks held until then. An error undoes only what was asked, not the caller's own work.
+        """
+        yield BoundStore(Inside(self._session_over(connection)))
+
+    def _session_over(self, connection: object) -> Session:
+        for step in ("connection", "driver_connection"):  # SQLAlchemy's connection, and the driver's own inside it
+            inner = getattr(connection, step, None)
+            if inner is not None and not callable(inner):
+                connection = inner
+        if self.database.words is SQLITE:
+            from runstate.store.sqlite import SqliteSession
+
+            if not isinstance(connection, sqlite3.Connection):
+                raise StoreError(f"expected a sqlite3 connection, got {type(connection).__name__}")
+            return SqliteSession(connection, self.database.shown, 0.0, owned=False)
+        import psycopg
+
+        from runstate.store.postgres import PostgresSession
+
+        if not isinstance(connection, psycopg.Connection):
+            raise StoreError(f"expected a psycopg connection, got {type(connection).__name__}")
+        return PostgresSession(
+            cast("psycopg.Connection[tuple[Any, ...]]", connection), self.database.shown, owned=False
+        )
+
+    def close(self) -> None:
+        """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`."""
+        self._committer.close()
+        if self._readers is not None:
+            self._readers.close()
+        if self._aio is not None:
+            self._aio.close()
+        self.database.close()
+
+
+class _Later:
+    """The way of coroutines: what is asked comes back as a future, whatever its type says (see `_Awaited`)."""
+
+    def __init__(self, committer: Committer, readers: Readers | None) -> None:
+        self._committer = committer
+        self._readers = readers
+        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="runstate-reader")
+
+    def ask(self, command: Command[T]) -> T:
+        return cast("T", self._committer.ask_later(command))
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        by_thread = ByCommitter(self._committer, self._readers).read
+        return cast("T", asyncio.get_running_loop().run_in_executor(self._pool, by_thread, look))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+class _Awaited(Generic[P, T]):
+    """A method of a store as a coroutine: the same name, arguments and answer, with no second body or signature.
+
+    Every public method ends in what its way gives back. The way of coroutines gives back a future, which is awaited
+    here; so the types are those of the method, and it is written once.
+    """
+
+    def __init__(self, method: Callable[Concatenate[Any, P], T]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, store: AsyncStore, owner: type[AsyncStore]) -> Callable[P, Awaitable[T]]:
+        method, everything = self._method, store.everything
+
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await cast("Awaitable[T]", method(everything, *args, **kwargs))
+
+        return call
+
+
+class AsyncStore:
+    """Runs that survive, for coroutines: the methods of `Store`, each to be awaited."""
+
+    def __init__(self, committer: Committer, readers: Readers | None) -> None:
+        self._later = _Later(committer, readers)
+        self.everything: Final = Everything(cast("Way", self._later))
+
+    def close(self) -> None:
+        """Let the reading threads go."""
+        self._later.close()
+
+    create = _Awaited(Everything.create)
+    create_many = _Awaited(Everything.create_many)
+    start = _Awaited(Everything.start)
+    require_action = _Awaited(Everything.require_action)
+    submit_tool_outputs = _Awaited(Everything.submit_tool_outputs)
+    request_cancel = _Awaited(Everything.request_cancel)
+    confirm_cancel = _Awaited(Everything.confirm_cancel)
+    complete = _Awaited(Everything.complete)
+    mark_incomplete = _Awaited(Everything.mark_incomplete)
+    fail = _Awaited(Everything.fail)
+    expire = _Awaited(Everything.expire)
+    get = _Awaited(Everything.get)
+    list = _Awaited(Everything.list)
+    history = _Awaited(Everything.history)
+    entries = _Awaited(Everything.entries)
+    latest_cursor = _Awaited(Everything.latest_cursor)
+    counts = _Awaited(Everything.counts)
+    open_lease = _Awaited(Everything.open_lease)
+    heartbeat = _Awaited(Everything.heartbeat)
+    close_lease = _Awaited(Everything.close_lease)
+    claim = _Awaited(Everything.claim)
+    claim_id = _Awaited(Everything.claim_id)
+    settle = _Awaited(Everything.settle)
+    release = _Awaited(Everything.release)
+    take_over = _Awaited(Everything.take_over)
+    note = _Awaited(Everything.note)
+    sweep = _Awaited(Everything.sweep)
+    prune = _Awaited(Everything.prune)
+
+
+def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0) -> Store:
+    """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
+
+    An SQLite file that has no store yet is made one; for PostgreSQL that is `migrate=True`, or `runstate migrate`.
+    `wait_s` is how long to wait for a database that is busy or away. Raises `StoreUrlError` for an address that
+    leads nowhere, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers.
+    """
+    database = database_at(url, wait_s)
+    if migrate or (migrate is None and database.words is SQLITE):
+        take_steps(database)
+    else:
+        session = database.open(reading=True)
+        try:
+            require_latest(session, database.shown)
+        finally:
+            session.close()
+    return Store(database, wait_s)

@@ -1,0 +1,365 @@
+"""How a batch of commands becomes a few statements, and how each command gets its own answer.
+
+A statement gives back what it moved. For what it did not move, the row is read and says why: the law, a version, a
+lease, a repeated request. Between the two another process may have moved the run on; then it is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from runstate.errors import (
+    Conflict,
+    Fault,
+    IllegalTransition,
+    InvalidRun,
+    KeyReused,
+    LeaseLost,
+    RunNotFound,
+    RunstateError,
+    StoreUnavailable,
+    ThreadBusy,
+    ToolOutputsMismatch,
+)
+from runstate.lifecycle import LAW, RunEvent
+from runstate.store.commands import Call, Command, Create, Move, Past, Settle, Turn, Wanted
+from runstate.store.rows import Row, read_run, worker_of
+from runstate.store.session import Session
+from runstate.store.statements import CREATE_COLUMNS, MOVE_COLUMNS
+from runstate.store.tables import SQLITE
+from runstate.stored import StoredRun
+
+__all__ = ["past_of", "perform", "refused"]
+
+_ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
+_IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_of(RunEvent.START)}
+_CANCELLED: Final = (LAW.target_of(RunEvent.REQUEST_CANCEL), LAW.target_of(RunEvent.CONFIRM_CANCEL))
+
+
+def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
+    """Execute all commands of a batch, and note each one's answer. Raises `StoreError` if the database fails."""
+    creates = [command for command in batch if isinstance(command, Create)]
+    moves = [command for command in batch if isinstance(command, Move)]
+    turns = [command for command in batch if isinstance(command, Turn)]
+    calls = [command for command in batch if isinstance(command, Call)]
+    several = len(turns) + len(calls) + bool(creates) + bool(moves) > 1
+    parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(_in_parts, creates))
+    with session.transaction() if several or parted or calls else session.together():
+        if creates:
+            _create(session, creates)
+        if moves:
+            _move(session, moves)
+        for turn in turns:
+            _turn(session, turn)
+        for call in calls:
+            call.answer(call.perform(session))
+
+
+def _in_parts(create: Create[Any]) -> bool:
+    """Tell whether creating takes more than one statement."""
+    return len(create.wanted) > 1 or any(wanted.exclusive is not None for wanted in create.wanted)
+
+
+# --- birth ------------------------------------------------------------------------------------------------------------
+
+
+def _create(session: Session, creates: Sequence[Create[Any]]) -> None:
+    ordinary = [wanted for create in creates for wanted in create.wanted if wanted.exclusive != "queue"]
+    made = _insert(session, ordinary)
+    for create in creates:
+        try:
+            create.answer([made.get(wanted.run.id) or _instead(session, wanted) for wanted in create.wanted])
+        except RunstateError as error:
+            if len(create.wanted) > 1:
+                raise  # nothing of many: the transaction is undone, and the others are asked again
+            create.refuse(error)
+
+
+def _insert(session: Session, wanted: Sequence[Wanted]) -> dict[str, Row]:
+    """Insert what nothing stands in the way of; return (seq, at, ready) by id."""
+    if not wanted:
+        return {}
+    values = [one.row for one in wanted]
+    laden = any(row[12] is not None for row in values)
+    given = session.table(CREATE_COLUMNS, values)
+    if laden and session.statements.words is SQLITE:
+        session.run(session.statements.add_settings, given)
+    ready = {row[0]: row[10] == 1 for row in values}
+    found = session.run(session.statements.create(laden), given)
+    return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in found}
+
+
+def _instead(session: Session, wanted: Wanted) -> Row:
+    """Return what stands for a run that was not inserted: itself after all, or the one created with its key."""
+    if wanted.exclusive == "queue":
+        session.run(session.statements.hold_thread, {"thread": wanted.run.thread_id})
+        found = _insert(session, [wanted])
+        if found:
+            return found[wanted.run.id]
+    if wanted.key is not None:
+        row = _one(session.run(session.statements.by_key, {"key": wanted.key}))
+        if row is not None:
+            _drop_settings(session, wanted)
+            return _same_request(wanted, row)
+    row = _one(session.run(session.statements.by_id, {"id": wanted.run.id}))
+    if row is not None:
+        if _created_by(wanted, read_run(row)) == []:
+            return row  # this very request, whose answer was lost
+        raise InvalidRun([Fault("id", f"is taken: there is a run {wanted.run.id} already")])
+    if wanted.exclusive == "queue":
+        behind = list(wanted.row)
+        behind[10] = 0
+        return _insert(session, [Wanted(wanted.run, behind)])[wanted.run.id]
+    _drop_settings(session, wanted)
+    head = _one(session.run(session.statements.head_of, {"thread": wanted.run.thread_id}))
+    if head is None:
+        raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
+    raise ThreadBusy(wanted.run.thread_id, head[0])
+
+
+def _drop_settings(session: Session, wanted: Wanted) -> None:
+    if wanted.row[12] is not None:
+        session.run(session.statements.drop_settings, {"id": wanted.run.id})
+
+
+def _created_by(wanted: Wanted, run: StoredRun) -> list[str]:
+    """Return the names of what differs between a wanted run and one that is there."""
+    before, now = run.to_dict(), wanted.run.to_dict()
+    changing = {"status", "required_action", "last_error", "expires_at", "started_at", "cancelled_at", "failed_at"}
+    changing |= {"completed_at", "incomplete_details", "usage", "created_at", "id"}
+    return [name for name in now if name not in changing and now[name] != before[name]]
+
+
+def _same_request(wanted: Wanted, row: Row) -> Row:
+    run = read_run(row)
+    different = _created_by(wanted, run)
+    if different:
+        raise KeyReused(wanted.key or "", run.id, different)
+    return row
+
+
+def _one(found: Sequence[Row]) -> Row | None:
+    return found[0] if found else None
+
+
+# --- moves ------------------------------------------------------------------------------------------------------------
+
+
+def _move(session: Session, moves: Sequence[Move]) -> None:
+    """Execute moves in waves: no two of the same run in one statement."""
+    waiting = list(moves)
+    while waiting:
+        wave: dict[str, Move] = {}
+        later: list[Move] = []
+        for move in waiting:
+            if move.run_id in wave:
+                later.append(move)
+            else:
+                wave[move.run_id] = move
+        _move_apart(session, wave)
+        waiting = later
+
+
+def _move_apart(session: Session, wave: Mapping[str, Move]) -> None:
+    asked: list[tuple[Move, int | None]] = []
+    for move in wave.values():
+        if move.outputs is None:
+            asked.append((move, move.version))
+        else:
+            _submit(session, move)
+    moved = _run_moves(session, asked)
+    idle = [wave[run_id] for run_id, row in moved.items() if _is_idle(wave[run_id], row)]
+    if idle:
+        confirm = LAW.target_of(RunEvent.CONFIRM_CANCEL)
+        values = [(move.run_id, RunEvent.CONFIRM_CANCEL, confirm, None, move.actor, *(None,) * 5) for move in idle]
+        found = session.run(session.statements.confirm_idle, session.table(MOVE_COLUMNS, values))
+        moved.update({row[1]: row for row in found})
+    for move, _ in asked:
+        row = moved.get(move.run_id)
+        if row is None:
+            _explain(session, move)
+        else:
+            move.answer(row)
+
+
+def _run_moves(session: Session, asked: Iterable[tuple[Move, int | None]]) -> dict[str, Row]:
+    values = [move.row(version) for move, version in asked]
+    if not values:
+        return {}
+    return {row[1]: row for row in session.run(session.statements.move, session.table(MOVE_COLUMNS, values))}
+
+
+def _is_idle(move: Move, row: Row) -> bool:
+    """Tell whether a cancel was asked of a run that nobody works on."""
+    return move.event is RunEvent.REQUEST_CANCEL and row[9] in _IDLE
+
+
+def _explain(session: Session, move: Move) -> None:
+    """Refuse a move that its statement did not make, or answer it where it was made before."""
+    for _ in range(_ASKS):
+        row = _one(session.run(session.statements.by_id, {"id": move.run_id}))
+        if row is None:
+            move.refuse(RunNotFound(move.run_id))
+            return
+        run = read_run(row)
+        if _cancelled_before(session, move, run):
+            move.answer(row)
+            return
+        if move.version is not None and move.version != run.version:
+            move.refuse(Conflict(run, move.event, move.version))
+            return
+        if LAW.find(run.status, move.event) is None:
+            move.refuse(refused(run, move.event))
+            return
+        moved = _run_moves(session, [(move, move.version)])  # it moved on in the meantime, to where this is allowed
+        if moved:
+            move.answer(moved[move.run_id])
+            return
+    move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+
+
+def refused(run: StoredRun, event: RunEvent) -> IllegalTransition:
+    """Return the refusal of the law, with the run as it stands."""
+    error = LAW.refusal(run.id, run.status, event)
+    error.args = (*error.args, run)
+    return error
+
+
+def _cancelled_before(session: Session, move: Move, run: StoredRun) -> bool:
+    """Tell whether this very request to cancel was granted before, and only its answer was lost."""
+    if move.event is not RunEvent.REQUEST_CANCEL or run.status not in _CANCELLED:
+        return False
+    found = session.run(session.statements.latest, {"run": run.seq, "event": RunEvent.REQUEST_CANCEL})
+    (version, actor, _) = found[0]
+    return bool(actor == move.actor and move.version in (None, version - 1))
+
+
+def _submit(session: Session, move: Move) -> None:
+    """Submit outputs, if they are for exactly the calls that the run waits for at the version it is moved from."""
+    for _ in range(_ASKS):
+        row = _one(session.run(session.statements.by_id, {"id": move.run_id}))
+        if row is None:
+            move.refuse(RunNotFound(move.run_id))
+            return
+        run = read_run(row)
+        action = run.required_action
+        if action is None:
+            if _submitted_before(session, move, run):
+                move.answer(row)
+            elif move.version not in (None, run.version):
+                move.refuse(Conflict(run, move.event, move.version or 0))
+            else:
+                move.refuse(refused(run, move.event))
+            return
+        if move.version not in (None, run.version):
+            move.refuse(Conflict(run, move.event, move.version or 0))
+            return
+        outputs = move.outputs or {}
+        if outputs.keys() != action.id_set:
+            move.refuse(ToolOutputsMismatch(run.id, action.call_ids, tuple(outputs)))
+            return
+        moved = _run_moves(session, [(move, run.version)])
+        if moved:
+            move.answer(moved[move.run_id])
+            return
+    move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+
+
+def _submitted_before(session: Session, move: Move, run: StoredRun) -> bool:
+    """Tell whether these very outputs were the last to be submitted."""
+    found = session.run(session.statements.latest, {"run": run.seq, "event": RunEvent.SUBMIT_TOOL_OUTPUTS})
+    if not found:
+        return False
+    version, _, detail = found[0]
+    before = json.loads(detail or "{}").get("tool_outputs")
+    return bool(before == move.outputs and move.version in (None, version - 1))
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+
+def _turn(session: Session, turn: Turn[Any]) -> None:
+    """Settle what a worker brings, claim what it asks for."""
+    statements = session.statements
+    settles = turn.settles
+    refused_ones: dict[int, RunstateError] = {}
+    claimed: list[Row] = []
+    if turn.unsure:
+        settles, refused_ones, claimed = _reconcile(session, turn)
+    owner = {"worker": turn.worker, "actor": turn.actor}
+    laden = any(settle.laden for settle in settles)
+    values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in settles])
+    limit = max(0, turn.limit - len(claimed))
+    queues = list(turn.queues)
+    settled: set[int] = set()
+    if statements.words is not SQLITE and settles and queues and limit and turn.run_id is None:
+        found = session.run(statements.turn(laden), {**owner, **values, "queue": queues.pop(0), "limit": limit})
+        settled = {row[1] for row in found if row[0] == 0}
+        claimed += [row[1:] for row in found if row[0] == 1]
+    elif settles:
+        settled = {row[0] for row in session.run(statements.settle(laden), {**owner, **values})}
+    if turn.run_id is not None:
+        if not claimed:
+            claimed += session.run(statements.claim_id, {**owner, "id": turn.run_id})
+    else:
+        for queue in queues:
+            left = turn.limit - len(claimed)
+            if left > 0:
+                claimed += session.run(statements.claim, {**owner, "queue": queue, "limit": left})
+    for settle in settles:
+        if settle.run.seq not in settled:
+            refused_ones[settle.run.seq] = _why_not_settled(session, settle)
+    worked_on = [row for row in claimed if row[1] > 2 or row[11] > 1]
+    turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
+
+
+def _settle_row(settle: Settle, laden: bool) -> Row:
+    slim = (settle.run.seq, settle.event, LAW.target_of(settle.event), settle.usage)
+    if not laden:
+        return slim
+    return (*slim, settle.detail, settle.required_action, settle.last_error, settle.incomplete_details)
+
+
+def _why_not_settled(session: Session, settle: Settle) -> RunstateError:
+    row = _one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
+    if row is None:
+        return RunNotFound(settle.run.id)
+    run = read_run(row)
+    return refused(run, settle.event) if LAW.is_terminal(run.status) else LeaseLost(run, settle.event)
+
+
+def past_of(session: Session, claimed: Sequence[Row]) -> dict[int, Past]:
+    """Return what runs that were worked on before bring along, by seq."""
+    found: dict[int, Past] = {}
+    for row in claimed:
+        seq = row[0]
+        # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
+        submitted = _one(session.run(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
+        notes = _one(session.run(session.statements.notes, {"run": seq})) or (None, 0, 0)
+        found[seq] = Past(notes[0], notes[1], notes[2], None if submitted is None else submitted[0])
+    return found
+
+
+def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[int, RunstateError], list[Row]]:
+    """Find out what became of a turn whose answer was lost: what is still to settle, and what it had claimed."""
+    again: list[Settle] = []
+    refused_ones: dict[int, RunstateError] = {}
+    for settle in turn.settles:
+        row = _one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
+        if row is not None and worker_of(row) == turn.worker:
+            again.append(settle)
+            continue
+        run = None if row is None else read_run(row)
+        if run is None or not _is_ours(session, turn, settle):
+            refused_ones[settle.run.seq] = _why_not_settled(session, settle)
+    mine = session.run(session.statements.owned, {"worker": turn.worker})
+    known = turn.held | {settle.run.seq for settle in turn.settles}
+    return again, refused_ones, [row for row in mine if row[0] not in known]
+
+
+def _is_ours(session: Session, turn: Turn[Any], settle: Settle) -> bool:
+    """Tell whether an entry shows that this worker settled the run so. Only its holder could, and it was the holder."""
+    started = session.run(session.statements.entries_after, {"run": settle.run.seq, "version": settle.run.version})
+    return any(event == settle.event and actor == turn.actor for event, actor in started)

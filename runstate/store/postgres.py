@@ -1,0 +1,137 @@
+"""PostgreSQL 14 or newer, by psycopg 3: autocommit, one statement a move or a batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+from runstate.clock import moved
+from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.store.queries import Column
+from runstate.store.rows import Row
+from runstate.store.session import Given
+from runstate.store.statements import Statements
+from runstate.store.tables import POSTGRES, Words
+
+try:
+    import psycopg
+    from psycopg import conninfo, rows
+except ModuleNotFoundError as missing:  # pragma: no cover
+    raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from missing
+
+__all__ = ["PostgresDatabase", "PostgresSession", "translated"]
+
+_OLDEST: Final = 140000
+_Connection = psycopg.Connection[Any]
+
+
+def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> StoreError:
+    """Return what went wrong, in this library's words and without the password."""
+    told = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
+    if broken:
+        return OutcomeUnknown(f"the connection to {where} broke before the answer came: {told[0]}")
+    match error:
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
+            return SchemaMismatch(f"{where} has no store of this version ({told[0]}); `runstate migrate` makes one")
+        case psycopg.errors.InsufficientPrivilege():
+            return StoreError(f"no right to this in {where}: {told[0]}")
+        case psycopg.errors.ReadOnlySqlTransaction():
+            return StoreError(f"cannot write to {where}: it is read-only")
+        case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected() | psycopg.OperationalError():
+            return StoreUnavailable(f"{where}: {told[0]}")
+        case _:
+            return StoreError(f"{where}: {told[0]}")
+
+
+class PostgresSession:
+    """One connection to PostgreSQL."""
+
+    def __init__(self, connection: _Connection, where: str, *, owned: bool = True) -> None:
+        self.statements: Final = Statements(POSTGRES)
+        self.connection: Final = connection
+        self._where = where
+        self._owned = owned
+        self._cursor = connection.cursor(row_factory=rows.tuple_row)
+
+    def run(self, statement: str, given: Given) -> Sequence[Row]:
+        """Execute a statement; return its rows."""
+        try:
+            # As bytes, because psycopg wants texts that a type checker knows to be literal.
+            self._cursor.execute(statement.encode(), {"now": moved(), **given}, prepare=True)
+            return self._cursor.fetchall() if self._cursor.description else []
+        except psycopg.Error as error:
+            raise translated(error, self._where, broken=self.connection.broken) from error
+
+    def define(self, statement: str) -> None:
+        """Execute a statement that takes no parameters: it may hold percent signs."""
+        try:
+            self._cursor.execute(statement.encode())
+        except psycopg.Error as error:
+            raise translated(error, self._where, broken=self.connection.broken) from error
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+        """Return the parameters that hand `rows` to a statement: an array a column."""
+        turned = list(zip(*rows, strict=True))
+        return {column.name: list(turned[place]) if turned else [] for place, column in enumerate(columns)}
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Commit what happens inside together, or nothing of it; inside a caller's own, a savepoint."""
+        try:
+            with self.connection.transaction():
+                yield
+        except psycopg.Error as error:
+            raise translated(error, self._where, broken=self.connection.broken) from error
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a transaction only where several statements need one: one by itself is atomic already."""
+        return nullcontext() if self._owned else self.transaction()
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self.connection.close()
+
+
+class PostgresDatabase:
+    """A PostgreSQL database, by its URL."""
+
+    words: Words = POSTGRES
+    in_memory: bool = False
+
+    def __init__(self, url: str, wait_s: float = 10.0) -> None:
+        try:
+            parts = conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError as error:
+            raise StoreUrlError(f"not a PostgreSQL address: {str(error).strip().splitlines()[0]}") from None
+        host, port = parts.get("host", "localhost"), parts.get("port", 5432)
+        self.shown: str = f"postgresql://{host}:{port}/{parts.get('dbname', '')}"
+        self.url: Final = url
+        self._wait_s = wait_s
+
+    def open(self, *, reading: bool = False) -> PostgresSession:
+        """Return a new connection in autocommit."""
+        connection = self.connect()
+        if connection.info.server_version < _OLDEST:
+            connection.close()
+            raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
+        return PostgresSession(connection, self.shown)
+
+    def close(self) -> None:
+        """Keep nothing."""
+
+    def connect(self) -> _Connection:
+        """Return a new connection, or say why there is none."""
+        try:
+            return psycopg.connect(self.url, autocommit=True, connect_timeout=max(2, int(self._wait_s)))
+        except psycopg.Error as error:
+            told = (str(error).strip().splitlines() or ["no answer"])[-1]
+            raise _no_connection(error, f"cannot connect to {self.shown}: {told}") from None
+
+
+def _no_connection(error: psycopg.Error, told: str) -> StoreError:
+    """Tell a wrong address or password, which asking again does not mend, from a server that is not there."""
+    wrong = ("does not exist", "authentication failed", "no password", "permission denied", "could not translate")
+    if any(words in told for words in wrong):
+        return StoreUrlError(told)
+    return StoreUnavailable(told)

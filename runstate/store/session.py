@@ -1,0 +1,68 @@
+"""What the committer and the readers need of a database, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
+
+from runstate.store.queries import Column
+from runstate.store.rows import Row
+from runstate.store.statements import Statements
+from runstate.store.tables import Words
+
+__all__ = ["Database", "Given", "Session"]
+
+Given: TypeAlias = Mapping[str, Any]
+"""Parameters by name."""
+
+
+class Session(Protocol):
+    """One connection. Whatever goes wrong in the database comes out of it as an error of `runstate.errors`."""
+
+    @property
+    def statements(self) -> Statements:
+        """The statements of its dialect."""
+        ...
+
+    def run(self, statement: str, given: Given) -> Sequence[Row]:
+        """Execute a statement; return its rows."""
+        ...
+
+    def define(self, statement: str) -> None:
+        """Execute a statement that takes no parameters, as those that make tables."""
+        ...
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+        """Return the parameters that hand `rows` to a statement over these columns."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commit what happens inside together, or nothing of it."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """The same, where it takes several statements; a dialect may leave out what one statement does by itself."""
+        ...
+
+    def close(self) -> None:
+        """Let the connection go."""
+        ...
+
+
+class Database(Protocol):
+    """Where the runs are: makes connections to it, to write and to read."""
+
+    words: Words
+    shown: str
+    """Its address without the password, for people."""
+    in_memory: bool
+    """Whether it lives in one connection, and as long as that."""
+
+    def open(self, *, reading: bool = False) -> Session:
+        """Return a new connection. Raises `StoreError` if there is none to be had."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is kept between connections."""
+        ...

@@ -1,0 +1,194 @@
+"""SQLite: WAL, synchronous=FULL, BEGIN IMMEDIATE always; one writer a process, readers beside it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from runstate.clock import microseconds as _now
+from runstate.clock import monotonic, pause
+from runstate.errors import SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.store.queries import Column
+from runstate.store.rows import Row
+from runstate.store.session import Given
+from runstate.store.statements import Statements
+from runstate.store.tables import SQLITE, Words
+
+__all__ = ["SqliteDatabase", "SqliteSession", "translated"]
+
+_OLDEST: Final = (3, 38, 0)
+# Between two looks whether another process has finished writing. SQLite's own waiting sleeps up to 100 ms at a time.
+_LOOKS_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_NO_ROOM: Final = "the disk is full"
+
+
+def translated(error: sqlite3.Error, where: str) -> StoreError:
+    """Return what went wrong, in this library's words."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _BUSY:
+        return StoreUnavailable(f"{where} is busy: another connection has been writing for too long")
+    if code == sqlite3.SQLITE_FULL:
+        return StoreUnavailable(f"cannot write to {where}: {_NO_ROOM}; nothing was changed")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return StoreError(f"cannot write to {where}: it is read-only")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreUrlError(f"cannot open {where}: no such folder, or no right to it")
+    if code == sqlite3.SQLITE_NOTADB:
+        return StoreUrlError(f"{where} is not an SQLite database")
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreUnavailable(f"cannot read or write {where}: {error}")
+    if "no such table: runstate_" in str(error) or "no such column" in str(error):
+        return SchemaMismatch(f"{where} has no store of this version ({error}); `runstate migrate` makes one")
+    return StoreError(f"{where}: {error}")
+
+
+class SqliteSession:
+    """One connection to an SQLite database."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, where: str, wait_s: float, *, owned: bool = True, kept: bool = False
+    ) -> None:
+        self.statements: Final = Statements(SQLITE)
+        self.connection: Final = connection
+        self._where = where
+        self._wait_s = wait_s
+        self._owned = owned
+        self._kept = kept
+        self._cursor = connection.cursor()
+        self._cursor.row_factory = None  # the caller's own connection may have one
+
+    def run(self, statement: str, given: Given) -> Sequence[Row]:
+        """Execute a statement; return its rows."""
+        try:
+            return self._cursor.execute(statement, {"now": _now(), **given}).fetchall()
+        except sqlite3.Error as error:
+            raise translated(error, self._where) from error
+        except UnicodeEncodeError as error:
+            raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
+
+    def define(self, statement: str) -> None:
+        """Execute a statement that takes no parameters."""
+        self._execute(statement)
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+        """Return the parameters that hand `rows` to a statement: one JSON text."""
+        return {"rows": json.dumps(rows if isinstance(rows, list) else list(rows))}
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Commit what happens inside together, or nothing of it."""
+        if not self._owned:
+            with self._savepoint():
+                yield
+            return
+        self._begin()
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+
+    def together(self) -> AbstractContextManager[None]:
+        """Commit what happens inside together; a lone statement too, for SQLite must wait for its turn first."""
+        return self.transaction()
+
+    @contextmanager
+    def _savepoint(self) -> Generator[None, None, None]:
+        self._execute("SAVEPOINT runstate")
+        try:
+            yield
+        except BaseException:
+            self._execute("ROLLBACK TO runstate")
+            self._execute("RELEASE runstate")
+            raise
+        self._execute("RELEASE runstate")
+
+    def _begin(self) -> None:
+        """Wait for the right to write, in small steps: SQLite's own are too long for a run that somebody waits for."""
+        until = monotonic() + self._wait_s
+        looks = 0
+        while True:
+            try:
+                self._cursor.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY or monotonic() > until:
+                    raise translated(error, self._where) from error
+            else:
+                return
+            pause(_LOOKS_S[min(looks, len(_LOOKS_S) - 1)])
+            looks += 1
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self._cursor.execute(statement)
+        except sqlite3.Error as error:
+            raise translated(error, self._where) from error
+
+    def close(self) -> None:
+        """Let the connection go, unless it is all there is of the database."""
+        if not self._kept:
+            self.connection.close()
+
+
+class SqliteDatabase:
+    """An SQLite file, or one in memory, which lives as long as its only connection."""
+
+    words: Words = SQLITE
+
+    def __init__(self, path: str, wait_s: float = 10.0) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: a store needs 3.38 or newer")
+        self.path: Final = path
+        self.in_memory: bool = path == ":memory:"
+        self._only: SqliteSession | None = None
+        self.shown: str = f"sqlite:///{path}"
+        self._wait_s = wait_s
+
+    def open(self, *, reading: bool = False) -> SqliteSession:
+        """Return a new connection, which any thread may use, one at a time; in memory, the only one."""
+        if self._only is not None:
+            return self._only
+        where = "the database in memory" if self.in_memory else self.path
+        mode = "memory" if self.in_memory else "rw" if reading else "rwc"
+        address = "file::memory:" if self.in_memory else f"file:{quote(str(Path(self.path).absolute()))}?mode={mode}"
+        try:
+            connection = sqlite3.connect(
+                address, uri=True, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=256
+            )
+        except sqlite3.Error as error:
+            raise translated(error, where) from error
+        try:
+            if reading:
+                connection.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
+                connection.execute("PRAGMA query_only = 1")
+            else:
+                self._prepare(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            raise translated(error, where) from error
+        session = SqliteSession(connection, where, self._wait_s, kept=self.in_memory)
+        if self.in_memory:
+            self._only = session
+        return session
+
+    def close(self) -> None:
+        """Let the database in memory go."""
+        if self._only is not None:
+            self._only.connection.close()
+            self._only = None
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: seldom, because each waits for the disk
+        connection.execute("PRAGMA recursive_triggers = 0")
+        connection.execute("PRAGMA busy_timeout = 0")

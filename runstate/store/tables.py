@@ -1,0 +1,202 @@
+"""The tables of a store and their indexes, in both dialects. The guards that hold the law stand in `guards.py`.
+
+One small hot row a run, rewritten at every transition; everything large or rare stands beside it: the settings a run
+was created with, what its worker noted, its history. (A PostgreSQL update copies the whole row, and SQLite's rewrites
+it with its overflow pages.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import attrs
+
+from runstate.lifecycle import BIRTH, LAW, RunStatus
+
+__all__ = ["POSTGRES", "SQLITE", "TABLES", "Words", "create_tables", "quoted"]
+
+TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
+
+
+@attrs.frozen
+class Words:
+    """What a dialect calls things, where the two differ."""
+
+    name: str
+    number: str
+    """The type of a 64-bit integer."""
+    json: str
+    """The type of a column that holds JSON text."""
+    key: str
+    """The type of a key that the database counts up."""
+    same: str
+    """The comparison that takes two nulls for equal."""
+    table_end: str
+    hot_end: str
+    """The same for the table whose rows change often."""
+
+    def is_json(self, column: str) -> str:
+        """Return the CHECK that a column holds JSON; empty where its type says so already."""
+        return "" if self.json == "json" else f" CHECK ({column} IS NULL OR json_valid({column}))"
+
+
+SQLITE: Final = Words(
+    name="sqlite",
+    number="INTEGER",
+    json="TEXT",
+    key="INTEGER PRIMARY KEY",
+    same="IS",
+    table_end=" STRICT",
+    hot_end=" STRICT",
+)
+POSTGRES: Final = Words(
+    name="postgres",
+    number="bigint",
+    json="json",
+    key="bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    same="IS NOT DISTINCT FROM",
+    table_end="",
+    # Dead rows are made at every transition; let the page hold some, and let them be swept often.
+    hot_end=" WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)",
+)
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Return names of the law as a list of SQL literals. They are identifiers, so there is nothing to escape."""
+    if not all(word.replace("_", "").replace(" ", "").isalpha() for word in words):
+        raise ValueError(f"not the words of a law: {words}")
+    return ", ".join(f"'{word}'" for word in words)
+
+
+_LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
+
+
+def _run_table(words: Words) -> str:
+    number, json = words.number, words.json
+    held = ",\n".join(f"    CHECK ({check})" for check in _held())
+    return f"""\
+CREATE TABLE runstate_run (
+    seq {words.key},
+    id TEXT NOT NULL UNIQUE CHECK (id <> ''),
+    thread_id TEXT NOT NULL CHECK (thread_id <> ''),
+    assistant_id TEXT NOT NULL CHECK (assistant_id <> ''),
+    model TEXT,
+    status TEXT NOT NULL CHECK (status IN ({quoted(list(RunStatus))})),
+    version {number} NOT NULL CHECK (version >= 1),
+    event TEXT,
+    source TEXT,
+    at {number} NOT NULL,
+    actor TEXT,
+    detail {json}{words.is_json("detail")},
+    created_at {number} NOT NULL,
+    expires_at {number},
+    started_at {number},
+    cancelled_at {number},
+    failed_at {number},
+    completed_at {number},
+    required_action {json}{words.is_json("required_action")},
+    last_error {json}{words.is_json("last_error")},
+    incomplete_details {json}{words.is_json("incomplete_details")},
+    usage {json}{words.is_json("usage")},
+    queue TEXT NOT NULL,
+    priority {number} NOT NULL,
+    not_before {number},
+    ready_at {number},
+    exclusive TEXT CHECK (exclusive IN ('reject', 'queue')),
+    idempotency_key TEXT,
+    worker {number},
+    attempt {number} NOT NULL CHECK (attempt >= 0),
+{held}
+){words.hot_end}"""
+
+
+def _held() -> Iterator[str]:
+    """Yield what the law says of one row by itself: which fields have a value in which status."""
+    for field in ("expires_at", "required_action", "last_error", "incomplete_details", "usage"):
+        where = quoted([status for status in RunStatus if LAW.holds(field, status)])
+        yield f"({field} IS NOT NULL) = (status IN ({where}))"
+    # Of a run that stands where a transition has just stamped it, the stamp is that time.
+    stamped = {row.target: row.stamp for row in LAW.transitions if row.stamp}
+    for status, stamp in stamped.items():
+        yield f"status <> '{status}' OR ({stamp} IS NOT NULL AND {stamp} = at / 1000000)"
+    at_work = quoted([LAW.target_of(event) for event in _AT_WORK])
+    yield f"worker IS NULL OR status IN ({at_work})"
+    yield "expires_at IS NULL OR expires_at > created_at"
+    yield f"ready_at IS NOT NULL OR status IN ({quoted([BIRTH])}) OR started_at IS NULL"
+
+
+_AT_WORK: Final = tuple(event for event in LAW.events if LAW.target_of(event) in ("in_progress", "cancelling"))
+
+_INDEXES: Final = (
+    # What may be claimed, in the order it is claimed.
+    f"""\
+CREATE INDEX runstate_run_claim ON runstate_run (queue, priority DESC, seq)
+    WHERE status = '{BIRTH}' AND ready_at IS NOT NULL""",
+    # What waits for its time, or behind its thread's live run.
+    f"""\
+CREATE INDEX runstate_run_waiting ON runstate_run (not_before)
+    WHERE status = '{BIRTH}' AND ready_at IS NULL""",
+    # The runs of a thread, as the API lists them.
+    "CREATE INDEX runstate_run_thread ON runstate_run (thread_id, seq)",
+    "CREATE INDEX runstate_run_worker ON runstate_run (worker) WHERE worker IS NOT NULL",
+    "CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL",
+    f"""\
+CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id)
+    WHERE status IN ({_LIVE}) AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL))""",
+    f"""\
+CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
+    WHERE exclusive = 'queue' AND ready_at IS NULL AND status = '{BIRTH}'""",
+    "CREATE UNIQUE INDEX runstate_run_key ON runstate_run (idempotency_key) WHERE idempotency_key IS NOT NULL",
+)
+
+
+def create_tables(words: Words) -> tuple[str, ...]:
+    """Return the statements that make the tables and indexes of an empty store."""
+    number, json = words.number, words.json
+    sqlite = words is SQLITE
+    history_key = "id INTEGER PRIMARY KEY AUTOINCREMENT,\n    " if sqlite else ""
+    history_end = f"    UNIQUE (run, version)\n){words.table_end}" if sqlite else "    PRIMARY KEY (run, version)\n)"
+    # PostgreSQL's transactions commit in another order than they began: who reads on from a place in the history of
+    # all runs needs to know which were still under way.
+    transaction = "" if sqlite else "    tx bigint NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),\n"
+    history = f"""\
+CREATE TABLE runstate_history (
+    {history_key}run {number} NOT NULL,
+    version {number} NOT NULL,
+    event TEXT,
+    source TEXT,
+    target TEXT NOT NULL,
+    at {number} NOT NULL,
+    actor TEXT,
+    detail {json},
+{transaction}{history_end}"""
+    settings = f"""\
+CREATE TABLE runstate_settings (
+    id TEXT PRIMARY KEY NOT NULL,
+    settings {json} NOT NULL{words.is_json("settings")}
+){words.table_end}"""
+    notes = f"""\
+CREATE TABLE runstate_notes (
+    run {number} PRIMARY KEY NOT NULL,
+    checkpoint {json}{words.is_json("checkpoint")},
+    prompt_tokens {number} NOT NULL DEFAULT 0,
+    completion_tokens {number} NOT NULL DEFAULT 0,
+    progress TEXT
+){words.table_end}"""
+    # The session 0 is nobody's and closed for ever: a run that its worker released belongs to it.
+    worker = f"""\
+CREATE TABLE runstate_worker (
+    token {number} PRIMARY KEY NOT NULL,
+    name TEXT NOT NULL,
+    began_at {number} NOT NULL,
+    lease_until {number} NOT NULL,
+    closed {number} NOT NULL CHECK (closed IN (0, 1))
+){words.table_end}"""
+    nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1)"
+    brin = (
+        ()
+        if sqlite
+        else ("CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx) WITH (autosummarize = on)",)
+    )
+    return (_run_table(words), *_INDEXES, history, *brin, settings, notes, worker, nobody)

@@ -1,0 +1,261 @@
+"""What a worker asks of a store: a lease, runs to work on, their outcomes committed; and the sweep, which all may ask.
+
+`Worker` and `drive` do all of this. It is public for those who build a loop of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, cast
+
+import attrs
+
+from runstate import checks
+from runstate.errors import Fault
+from runstate.store.asking import Asking
+from runstate.store.commands import Call, Past, Settle, Turn, Turned, turned
+from runstate.store.creating import DEFAULT_QUEUE, new_token, plain_text
+from runstate.store.perform import past_of
+from runstate.store.rows import Row, json_text
+from runstate.store.session import Session
+from runstate.stored import StoredRun
+from runstate.values import NO_USAGE, LastError, Usage, demand
+
+__all__ = ["DEFAULT_MAX_ATTEMPTS", "Beat", "Claim", "Lease", "Swept", "Working"]
+
+DEFAULT_MAX_ATTEMPTS: Final = 3
+_SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
+_SWEEPER: Final = "sweep"
+_GRACE_US: Final = 500_000
+_LEASE: Final = checks.number(0.05, 86_400)
+_AGE: Final = checks.number(0, checks.YEAR_10000)
+_FORGET_SESSIONS_US: Final = 24 * 3600 * 1_000_000
+
+
+@attrs.frozen
+class Lease:
+    """A worker's session: while it is renewed, the runs that carry its token are this worker's."""
+
+    token: int = attrs.field(repr=False)
+    """Unguessable; every write to a claimed run is conditional on it."""
+    actor: str
+    """The worker's name, for histories."""
+    lease_s: float
+
+
+@attrs.frozen
+class Beat:
+    """What a heartbeat tells."""
+
+    held: bool
+    """Whether the lease still holds. If not, its runs are another's, or will be."""
+    cancelling: frozenset[int]
+    """The seqs of its runs that somebody asked to cancel."""
+
+
+_NO_OUTPUTS: Final[Mapping[str, str]] = {}
+
+
+@attrs.frozen
+class Claim:
+    """A claimed run, and what its handler goes on with."""
+
+    run: StoredRun
+    checkpoint: Any = None
+    usage: Usage = NO_USAGE
+    tool_outputs: Mapping[str, str] = _NO_OUTPUTS
+
+
+@attrs.frozen
+class Swept:
+    """What a sweep did: the ids of the runs it moved, by what it asked of them."""
+
+    expired: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    readied: tuple[str, ...] = ()
+    """Runs that may be claimed now: their time has come, or their thread is free."""
+    lapsed: int = 0
+    """How many leases were found lapsed, and closed."""
+    adrift: int = 0
+    """How many runs wait to be taken over."""
+
+    @property
+    def total(self) -> int:
+        """How many runs were moved."""
+        return len(self.expired) + len(self.failed) + len(self.cancelled)
+
+
+def a_claim(run: StoredRun, past: Past | None) -> Claim:
+    """Return what a handler goes on with."""
+    if past is None:
+        return Claim(run)
+    outputs: Mapping[str, str] = json.loads(past.submitted)["tool_outputs"] if past.submitted else _NO_OUTPUTS
+    noted = None if past.checkpoint is None else json.loads(past.checkpoint)
+    return Claim(run, noted, Usage(past.prompt_tokens, past.completion_tokens), outputs)
+
+
+def _claims(came: Turned) -> list[Claim]:
+    return [a_claim(run, past) for run, past in came.claimed]
+
+
+def _only_claim(came: Turned) -> Claim | None:
+    return _claims(came)[0] if came.claimed else None
+
+
+def _itself(came: Turned) -> Turned:
+    return came
+
+
+def worker_name() -> str:
+    """Return a name for a worker of this process, for people."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class Working(Asking):
+    """The part of a store that workers use."""
+
+    def open_lease(self, actor: str | None = None, *, lease_s: float = 30.0) -> Lease:
+        """Begin a worker's session. It must be renewed by `heartbeat` before `lease_s` seconds are over."""
+        name = worker_name() if actor is None else actor
+        demand(plain_text("actor", name))
+        demand(_LEASE("lease_s", lease_s))
+        lease = Lease(new_token(), name, float(lease_s))
+        given = {"worker": lease.token, "name": name, "lease": int(lease_s * 1_000_000)}
+
+        def perform(session: Session) -> None:
+            session.run(session.statements.open_lease, given)
+
+        self._call(perform)
+        return lease
+
+    def heartbeat(self, lease: Lease) -> Beat:
+        """Renew a lease. One that has lapsed is not renewed: its runs may be another's already."""
+        given = {"worker": lease.token, "lease": int(lease.lease_s * 1_000_000)}
+
+        def perform(session: Session) -> Beat:
+            held = session.run(session.statements.heartbeat, given)
+            if not held:
+                return Beat(held=False, cancelling=frozenset())
+            cancelling = session.run(session.statements.cancelling, {"worker": lease.token})
+            return Beat(held=True, cancelling=frozenset(row[0] for row in cancelling))
+
+        return self._call(perform)
+
+    def close_lease(self, lease: Lease) -> None:
+        """End a worker's session: what it still holds can be taken over at once."""
+
+        def perform(session: Session) -> None:
+            session.run(session.statements.close_lease, {"worker": lease.token})
+
+        self._call(perform)
+
+    def claim(self, lease: Lease, limit: int = 1, *, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> list[Claim]:
+        """Start up to `limit` queued runs, by priority, then oldest first; of the first queue before the next."""
+        return self._way.ask(Turn(lease.token, lease.actor, _claims, queues=tuple(queues), limit=limit))
+
+    def claim_id(self, lease: Lease, run_id: str) -> Claim | None:
+        """Start a certain run, if it is queued and ready; None if there is nothing to claim (any more)."""
+        demand(plain_text("run_id", run_id))
+        return self._way.ask(Turn(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
+
+    def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> Turned:
+        """Commit the outcomes of claimed runs together. What was refused stands in the answer, by seq."""
+        return self._way.ask(Turn(lease.token, lease.actor, _itself, settles=tuple(outcomes)))
+
+    def release(self, lease: Lease, run: StoredRun) -> bool:
+        """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once."""
+        given = {"seq": run.seq, "worker": lease.token}
+        return self._call(lambda session: bool(session.run(session.statements.release, given)))
+
+    def take_over(
+        self,
+        lease: Lease,
+        limit: int = 1,
+        *,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        run_id: str | None = None,
+    ) -> list[Claim]:
+        """Take over up to `limit` runs of lapsed workers: their status stays, their attempt is one more."""
+
+        def perform(session: Session) -> Any:
+            found: list[Row] = []
+            for queue in queues:
+                given = {"worker": lease.token, "max_attempts": max_attempts, "queue": queue, "id": run_id}
+                if len(found) < limit:
+                    found += session.run(session.statements.take_over, {**given, "limit": limit - len(found)})
+            return found, past_of(session, found), {}
+
+        return self._way.ask(Call(perform, lambda raw: _claims(turned(raw, lease.actor))))
+
+    def note(
+        self,
+        lease: Lease,
+        run: StoredRun,
+        *,
+        checkpoint: str | None = None,
+        usage: Usage | None = None,
+        progress: str | None = None,
+    ) -> bool:
+        """Keep what a worker notes of a run it holds; False if it holds it no longer. None leaves what was noted."""
+        spent = usage or Usage()
+        given = {"seq": run.seq, "worker": lease.token, "checkpoint": checkpoint, "progress": progress}
+        given |= {"prompt": spent.prompt_tokens, "completion": spent.completion_tokens}
+        return self._call(lambda session: bool(session.run(session.statements.note, given)))
+
+    def sweep(
+        self, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS, actor: str = _SWEEPER, limit: int = _SWEEP_MOST
+    ) -> Swept:
+        """Do what time has made due, at most `limit` runs of each kind; any process may ask at any time.
+
+        Runs past their deadline expire. Leases that lapsed are closed; of their runs, those asked to cancel are
+        cancelled, those whose attempts are spent fail, the others wait for a worker to take them over. Runs whose
+        time has come, or whose thread has become free, get ready.
+        """
+        spent = json_text(LastError("server_error", f"the run was begun {max_attempts} times, and its worker died"))
+        swept = {"actor": actor, "limit": limit}
+
+        def perform(session: Session) -> Swept:
+            speak = session.statements
+
+            def ids(statement: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+                return tuple(row[0] for row in session.run(statement, given))
+
+            lapsed = len(session.run(speak.close_lapsed, {}))
+            return Swept(
+                expired=ids(speak.expire_due, {**swept, "grace": _GRACE_US}),
+                failed=ids(speak.fail_spent, {**swept, "max_attempts": max_attempts, "last_error": spent}),
+                cancelled=ids(speak.confirm_lapsed, swept),
+                readied=ids(speak.ripen, {"limit": limit}),
+                lapsed=lapsed,
+                adrift=session.run(speak.adrift, {})[0][0],
+            )
+
+        return self._call(perform)
+
+    def prune(self, older_than_s: float, *, limit: int = 1000, dry_run: bool = False) -> int:
+        """Delete up to `limit` runs that ended longer ago than so many seconds, with all that belongs to them.
+
+        Returns how many they were; with `dry_run`, how many there are. Live runs are never deleted.
+        """
+        if (
+            isinstance(older_than_s, bool)
+            or not isinstance(cast("object", older_than_s), int | float)
+            or older_than_s < 0
+        ):
+            demand([Fault("older_than_s", f"expected seconds, got {checks.show(older_than_s)}")])
+        given = {"age": int(older_than_s * 1_000_000)}
+
+        def perform(session: Session) -> int:
+            speak = session.statements
+            if dry_run:
+                count: int = session.run(speak.prunable, given)[0][0]
+                return count
+            session.run(speak.forget_leases, {"age": _FORGET_SESSIONS_US})
+            return len(session.run(speak.prune, {**given, "limit": limit}))
+
+        return self._call(perform)

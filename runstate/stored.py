@@ -1,0 +1,78 @@
+"""What a store gives out: a run with its place in the store, and the entries of its history."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+
+from runstate.lifecycle import RunEvent, RunStatus
+from runstate.record import JsonObject
+from runstate.snapshot import RunSnapshot
+
+__all__ = ["Entry", "StoredRun"]
+
+_OWN: Final = ("seq", "version", "event", "source", "at", "actor", "queue", "priority", "attempt", "ready")
+
+
+class StoredRun(RunSnapshot):
+    """A run as the store held it when it was read. It has no moves: those are asked of the store, by its id."""
+
+    __slots__ = ("actor", "at", "attempt", "event", "priority", "queue", "ready", "seq", "source", "version")
+
+    seq: int
+    """The store's own number for it; rises with every run created."""
+    version: int
+    """How many entries its history has: the race token. A new run has one, its birth."""
+    event: RunEvent | None
+    """What moved it last; None for a run that was only created."""
+    source: RunStatus | None
+    """Where it stood before that."""
+    at: int
+    """When that was, in Unix microseconds."""
+    actor: str | None
+    """Who asked for it."""
+    queue: str
+    priority: int
+    """Higher is claimed first."""
+    attempt: int
+    """How many workers have begun on it since it was last claimed from the queue; 0 where none has."""
+    ready: bool
+    """Whether it may be claimed: false before its time, and while it waits behind its thread's live run."""
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (*self.at_once(), *(getattr(self, name) for name in _OWN))
+
+    def __setstate__(self, values: tuple[Any, ...]) -> None:
+        super().__setstate__(values[: -len(_OWN)])
+        for name, value in zip(_OWN, values[-len(_OWN) :], strict=True):
+            setattr(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return self.__getstate__() == other.__getstate__()
+
+    __hash__ = None  # type: ignore[assignment]  # as a RunRecord
+
+
+@attrs.frozen
+class Entry:
+    """One entry of a run's history, which nobody changes."""
+
+    run_id: str
+    version: int
+    """1 for the birth, then one more an entry, with no gap."""
+    event: RunEvent | None
+    """What was asked; None for the birth."""
+    source: RunStatus | None
+    """Where the run stood; None for the birth."""
+    target: RunStatus
+    at: int
+    """Unix microseconds; never before the entry before it."""
+    actor: str | None
+    """Who asked."""
+    detail: JsonObject | None
+    """What came with it: the calls required, the outputs submitted, a failure's traceback, a worker's attempt."""
+    cursor: str = attrs.field(default="", eq=False)
+    """Where to resume watching all runs after this entry."""
