@@ -25,6 +25,7 @@ FLOOR_0 = ("lifecycle", "errors", "clock")
 FLOOR_1 = ("ids", "outputs", "json_values", "checks", "values", "record", "wire", "snapshot", "stored", "run")
 FLOOR_1 += ("plausible", "recordings")
 FLOOR_2 = ("store",)
+FLOOR_3 = ("worker",)
 FACES = ("diagram", "machine", "cli", "demo")
 BELOW: dict[str, frozenset[str]] = {
     "errors": frozenset(),
@@ -40,6 +41,7 @@ BELOW: dict[str, frozenset[str]] = {
     "snapshot": frozenset({*FLOOR_0, "checks", "values", "record", "wire"}),
     "stored": frozenset({*FLOOR_0, "record", "snapshot"}),
     "store": frozenset({*FLOOR_0, *FLOOR_1}),
+    "worker": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2}),
     "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "snapshot"}),
     "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
     "recordings": frozenset({*FLOOR_0, "json_values", "checks", "values", "record", "wire", "run", "plausible"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +16,7 @@ __all__ = ["database_at"]
 
 _FORMS: Final = "sqlite:///runs.db, sqlite:////absolute/path.db, sqlite:///:memory: or postgresql://user@host/database"
 _MOST: Final = 2048
+_SECRET: Final = re.compile(r"(?:[^@/?#%\s]|%[0-9A-Fa-f]{2})*")
 
 
 def database_at(url: str, wait_s: float = 10.0) -> Database:
@@ -48,6 +50,10 @@ def _sqlite(url: str, wait_s: float) -> Database:
 def _postgres(url: str, wait_s: float) -> Database:
     from runstate.store.postgres import PostgresDatabase  # psycopg is an extra
 
+    # libpq quotes what it cannot read, and takes what follows a stray @ or / for the host: that may be the password.
+    person, _, _ = url.partition("://")[2].rpartition("@")
+    if not _SECRET.fullmatch(person.partition(":")[2]):
+        raise StoreUrlError("in a password @ is written %40, / is %2F, ? is %3F, # is %23, % is %25 and a space %20")
     return PostgresDatabase(url, wait_s)
 
 

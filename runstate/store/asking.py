@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol, TypeVar
@@ -37,9 +38,15 @@ class Readers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._idle: SimpleQueue[Session] = SimpleQueue()
+        self._closed = False
+        self._process = os.getpid()
 
     def read(self, look: Callable[[Session], T]) -> T:
         """Return what `look` finds; once more on a new connection if an old one was found broken."""
+        if self._closed:
+            raise StoreError(f"the store {self._database.shown} is closed")
+        if os.getpid() != self._process:
+            raise StoreError("a store does not survive a fork: open one in each process")
         try:
             session, kept = self._idle.get_nowait(), True
         except Empty:
@@ -50,7 +57,7 @@ class Readers:
             session.close()
             if not kept:
                 raise
-            self.close()  # a database that went away took all of them along
+            self._drain()  # a database that went away took all of them along
             return self.read(look)
         except BaseException:
             self._put_back(session)
@@ -59,13 +66,17 @@ class Readers:
         return found
 
     def _put_back(self, session: Session) -> None:
-        if self._idle.qsize() < _KEPT:
+        if self._idle.qsize() < _KEPT and not self._closed:
             self._idle.put(session)
         else:
             session.close()
 
     def close(self) -> None:
-        """Let the idle connections go."""
+        """Let the connections go; who still reads lets go of its own."""
+        self._closed = True
+        self._drain()
+
+    def _drain(self) -> None:
         try:
             while True:
                 self._idle.get_nowait().close()

@@ -16,9 +16,11 @@ import attrs
 from runstate.errors import RunstateError
 from runstate.lifecycle import LAW, RunEvent
 from runstate.run import Run
+from runstate.store.bell import EVERYTHING, NOTHING, Hint
 from runstate.store.rows import Row, read_birth, read_claim, read_run
 from runstate.store.session import Session
 from runstate.stored import StoredRun
+from runstate.values import Usage
 
 __all__ = ["Call", "Command", "Create", "Move", "Past", "Settle", "Turn", "Turned", "Wanted", "turned"]
 
@@ -29,7 +31,10 @@ _PENDING: Final = object()
 class Command(Generic[T]):
     """One thing asked of the committer, and its answer."""
 
-    __slots__ = ("_error", "_raw", "_waits", "future", "unsure")
+    __slots__ = ("_error", "_raw", "_waits", "future", "hint", "unsure")
+
+    hint: Hint
+    """What may have changed when it is committed."""
 
     def __init__(self) -> None:
         self._raw: Any = _PENDING
@@ -104,6 +109,7 @@ class Create(Command[T]):
 
     def __init__(self, wanted: Sequence[Wanted], taken: Callable[[list[StoredRun]], T]) -> None:
         super().__init__()
+        self.hint = Hint.ENTRY | Hint.QUEUED
         self.wanted: Final = wanted
         self._taken = taken
 
@@ -138,6 +144,7 @@ class Move(Command[StoredRun]):
         outputs: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.hint = EVERYTHING
         self.run_id: Final = run_id
         self.event: Final = event
         self.actor: Final = actor
@@ -173,6 +180,8 @@ class Settle:
     run: StoredRun
     event: RunEvent
     usage: str | None = None
+    noted: Usage | None = None
+    """What it has used, to be remembered while it waits for its tools."""
     detail: str | None = None
     required_action: str | None = None
     last_error: str | None = None
@@ -233,6 +242,7 @@ class Turn(Command[T]):
         run_id: str | None = None,
     ) -> None:
         super().__init__()
+        self.hint = Hint.ENTRY
         self.worker: Final = worker
         self.actor: Final = actor
         self.queues: Final = queues
@@ -254,8 +264,11 @@ class Call(Command[T]):
 
     __slots__ = ("_finish", "perform")
 
-    def __init__(self, perform: Callable[[Session], Any], finish: Callable[[Any], T] | None = None) -> None:
+    def __init__(
+        self, perform: Callable[[Session], Any], finish: Callable[[Any], T] | None = None, hint: Hint = NOTHING
+    ) -> None:
         super().__init__()
+        self.hint = hint
         self.perform: Final = perform
         self._finish = finish
 

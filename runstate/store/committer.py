@@ -82,9 +82,20 @@ class Committer:
                     self._thread = Thread(target=self._go, name="runstate-committer", daemon=True)
                     self._thread.start()
 
-    def read_write(self) -> Session:
-        """Return the writing connection, for a database in memory, which has no other. Only inside a `Call`."""
-        return self._connected()
+    def tell(self, command: Command[Any]) -> None:
+        """Hand a command over that nobody waits for."""
+        self._check_open()
+        self._hand_over(command)
+
+    def foreign_commits(self) -> int | None:
+        """Return SQLite's count of other connections' commits; None while this one is writing."""
+        if not self._writing.acquire(blocking=False):
+            return None
+        try:
+            count: int = self._connected().run("PRAGMA data_version", {})[0][0]
+            return count
+        finally:
+            self._writing.release()
 
     # --- committing -----------------------------------------------------------------------------------------------
 

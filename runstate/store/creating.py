@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, cast
 
 from runstate import checks
 from runstate.errors import Fault
+from runstate.json_values import join
 from runstate.record import JsonObject, ResponseFormat, ToolChoice
 from runstate.run import DEFAULT_EXPIRES_IN_S, Run
 from runstate.store.asking import Asking
@@ -17,7 +19,7 @@ from runstate.store.rows import settings_of
 from runstate.stored import StoredRun
 from runstate.values import TruncationStrategy, demand
 
-__all__ = ["DEFAULT_QUEUE", "Creating", "Exclusive", "NewRun", "plain_text"]
+__all__ = ["DEFAULT_QUEUE", "Creating", "Exclusive", "NewRun", "plain_text", "queue_names"]
 
 Exclusive: TypeAlias = Literal["reject", "queue"]
 """What a second live run of a thread meets: it is refused, or it waits until the first has ended."""
@@ -66,9 +68,35 @@ _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "id
 def plain_text(path: str, value: object) -> tuple[Fault, ...]:
     """Return the faults of a text that a column keeps: PostgreSQL's cannot hold NUL, so neither may SQLite's."""
     found = checks.text(path, value)
-    if not found and "\0" in cast("str", value):
+    text = "" if found else cast("str", value)
+    if text.isprintable():  # which neither of the two is
+        return found
+    if "\0" in text:
         return (Fault(path, "holds a NUL character, which no database keeps"),)
-    return found
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return (Fault(path, "holds half of a character (a lone surrogate), which no database keeps"),)
+    return ()
+
+
+def queue_names(queues: object) -> tuple[Fault, ...]:
+    """Return the faults of names of queues. One name by itself is none: its letters would be taken for names."""
+    if isinstance(queues, str) or not isinstance(queues, Iterable):
+        return checks.wrong_type("queues", "names of queues", queues)
+    named = tuple(cast("Iterable[object]", queues))
+    return tuple(fault for place, name in enumerate(named) for fault in plain_text(join("queues", place), name))
+
+
+def _searchable(path: str, value: Any) -> Iterator[Fault]:
+    """Yield the faults of settings: PostgreSQL keeps such text inside JSON, but fails whoever looks for metadata."""
+    if isinstance(value, str):
+        yield from plain_text(path, value)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _searchable(join(path, place), item)
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from plain_text(join(path, key), key)
+            yield from _searchable(join(path, key), item)
 
 
 def _faults(given: Mapping[str, Any]) -> list[Fault]:
@@ -105,8 +133,11 @@ _A_MOMENT: Final = checks.number(0, checks.YEAR_10000)
 def _wanted(given: Mapping[str, Any]) -> Wanted:
     """Return a run to be created. Raises `InvalidRun` with every fault of what was given."""
     run = Run.create(**{name: value for name, value in given.items() if name not in _OWN})
-    if len(given) > 3 or "\0" in f"{run.thread_id}{run.assistant_id}{run.model}":
+    if len(given) > 3 or not f"{run.thread_id}{run.assistant_id}{run.model}".isprintable():
         demand(_faults(given))
+    settings = settings_of(run)
+    if settings is not None and ("\\u0000" in settings or "\\ud" in settings):
+        demand(tuple(_searchable("", json.loads(settings))))
     not_before = _microseconds(given.get("not_before"))
     return Wanted(
         run,
@@ -114,9 +145,15 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
             *(run.id, run.thread_id, run.assistant_id, run.model, given.get("expires_in_s", DEFAULT_EXPIRES_IN_S)),
             *(given.get("queue", DEFAULT_QUEUE), given.get("priority", 0), not_before),
             *(given.get("one_live_run_per_thread"), given.get("idempotency_key"), 1 if not_before is None else 0),
-            *(given.get("actor"), settings_of(run)),
+            *(given.get("actor"), settings),
         ),
     )
+
+
+def _one_of_many(place: int, given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        demand(checks.wrong_type(f"[{place}]", "what `create` takes, as an object", given))
+    return cast("Mapping[str, Any]", given)
 
 
 def _first(runs: list[StoredRun]) -> StoredRun:
@@ -140,7 +177,7 @@ class Creating(Asking):
 
     def create_many(self, given: Iterable[NewRun]) -> list[StoredRun]:
         """Create many runs at once (at most 10,000), all or none, and return them in order. Raises as `create`."""
-        wanted = [_wanted(cast("Mapping[str, Any]", one)) for one in given]
+        wanted = [_wanted(_one_of_many(place, one)) for place, one in enumerate(given)]
         if len(wanted) > MOST_AT_ONCE:
             demand([Fault("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
         return self._way.ask(Create(wanted, _all))

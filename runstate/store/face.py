@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, c
 from runstate.errors import StoreError
 from runstate.store.address import database_at
 from runstate.store.asking import ByCommitter, Inside, Readers, Way
+from runstate.store.bell import Bell, Hint, NotifyBell, VersionBell
 from runstate.store.commands import Command
 from runstate.store.committer import Committer
 from runstate.store.creating import Creating
@@ -22,7 +23,9 @@ from runstate.store.moving import Moving
 from runstate.store.reading import Reading
 from runstate.store.session import Database, Session
 from runstate.store.tables import SQLITE
+from runstate.store.watching import look_from, watch, watch_later
 from runstate.store.working import Working
+from runstate.stored import Entry
 
 __all__ = ["AsyncStore", "BoundStore", "Store", "open_store"]
 
@@ -48,6 +51,16 @@ class Store(Everything):
         self._readers = None if database.in_memory else Readers(database)
         super().__init__(ByCommitter(self._committer, self._readers))
         self._aio: AsyncStore | None = None
+        self.bell: Final = self._hang_bell()
+
+    def _hang_bell(self) -> Bell:
+        if self.database.in_memory:
+            return Bell()
+        if self.database.words is SQLITE:
+            return VersionBell(self)
+        from runstate.store.postgres import PostgresDatabase
+
+        return NotifyBell(cast("PostgresDatabase", self.database))
 
     def __repr__(self) -> str:
         return f"<Store {self.database.shown}>"
@@ -64,11 +77,40 @@ class Store(Everything):
     def aio(self) -> AsyncStore:
         """The same methods for coroutines: `await store.aio.create(...)`."""
         if self._aio is None:
-            self._aio = AsyncStore(self._committer, self._readers)
+            self._aio = AsyncStore(self, self._committer, self._readers)
         return self._aio
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
-        """Hear of a batch that was committed."""
+        """Ring for what a committed batch has changed."""
+        hint = Hint(0)
+        for command in batch:
+            hint |= command.hint
+        if hint:
+            self.bell.ring(hint)
+
+    def foreign_commits(self) -> int | None:
+        """Return a number that changes when another connection commits to this SQLite file."""
+        return self._committer.foreign_commits()
+
+    def ask(self, command: Command[T]) -> T:
+        """Have a command of a worker's committed; the thread waits."""
+        return self._committer.ask(command)
+
+    def ask_later(self, command: Command[T]) -> asyncio.Future[T]:
+        """Have a command of a worker's committed; the coroutine waits."""
+        return self._committer.ask_later(command)
+
+    def tell(self, command: Command[Any]) -> None:
+        """Have a command committed that nobody waits for."""
+        self._committer.tell(command)
+
+    def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> Iterator[Entry]:
+        """Yield entries as they are committed: of one run until it has ended, or of all runs for ever.
+
+        `after` resumes: the version of an entry of the run, or the `cursor` of an entry of all runs. Without it, a
+        run is watched from its birth, all runs from now on. Raises `RunNotFound`.
+        """
+        return watch(self, self.bell, look_from(run_id, after, self.latest_cursor))
 
     @contextmanager
     def within(self, connection: object) -> Generator[BoundStore, None, None]:
@@ -103,6 +145,7 @@ class Store(Everything):
     def close(self) -> None:
         """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`."""
         self._committer.close()
+        self.bell.close()
         if self._readers is not None:
             self._readers.close()
         if self._aio is not None:
@@ -152,13 +195,21 @@ class _Awaited(Generic[P, T]):
 class AsyncStore:
     """Runs that survive, for coroutines: the methods of `Store`, each to be awaited."""
 
-    def __init__(self, committer: Committer, readers: Readers | None) -> None:
+    def __init__(self, store: Store, committer: Committer, readers: Readers | None) -> None:
+        self._store = store
         self._later = _Later(committer, readers)
         self.everything: Final = Everything(cast("Way", self._later))
 
     def close(self) -> None:
         """Let the reading threads go."""
         self._later.close()
+
+    async def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> AsyncIterator[Entry]:
+        """Yield entries as `Store.watch` does."""
+        latest = "" if run_id is not None or after is not None else await self.latest_cursor()
+        place = look_from(run_id, after, lambda: latest)
+        async for entry in watch_later(self.everything, self._store.bell, place):
+            yield entry
 
     create = _Awaited(Everything.create)
     create_many = _Awaited(Everything.create_many)
@@ -186,6 +237,9 @@ class AsyncStore:
     release = _Awaited(Everything.release)
     take_over = _Awaited(Everything.take_over)
     note = _Awaited(Everything.note)
+    overdue = _Awaited(Everything.overdue)
+    owned = _Awaited(Everything.owned)
+    is_anything_due = _Awaited(Everything.is_anything_due)
     sweep = _Awaited(Everything.sweep)
     prune = _Awaited(Everything.prune)
 

@@ -10,7 +10,7 @@ and a trigger appends the entry. So no row moves without its entry, and none is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
@@ -156,18 +156,29 @@ _NEW_ENTRY: Final = "NEW.seq, NEW.version, NEW.event, NEW.source, NEW.status, NE
 _HISTORY: Final = "the history is written by the database alone, and never changed"
 _SETTINGS: Final = "what a run was created with never changes"
 _TAKEN: Final = "a run is taken over only from a worker whose lease has been closed"
+_REPLACED: Final = "a run that is there is never replaced"
+_BUSY: Final = "the thread has another live run, and this one waits behind it"
+_CLOSED: Final = "a lease that was closed stays closed"
+_LEASED: Final = "a lease is kept while a run belongs to it"
+_LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
 
 
-def _promote(row: str) -> str:
+def _busy(row: str, table: str = "runstate_run") -> str:
+    """Return the condition that the thread of a row has a live run that is to be its only one."""
+    return (
+        f"EXISTS (SELECT 1 FROM {table} WHERE thread_id = {row}.thread_id AND status IN ({_LIVE})"
+        " AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL)))"
+    )
+
+
+def _promote(row: str, table: str = "runstate_run") -> str:
     """Return the statement that lets the next run of an exclusive thread be claimed, as one of them has ended."""
-    live = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
     return f"""\
-UPDATE runstate_run SET ready_at = {row}.at WHERE seq = (
-        SELECT min(seq) FROM runstate_run
+UPDATE {table} SET ready_at = {row}.at WHERE seq = (
+        SELECT min(seq) FROM {table}
         WHERE thread_id = {row}.thread_id AND exclusive = 'queue' AND ready_at IS NULL AND status = '{BIRTH}'
             AND coalesce(not_before, at) <= {row}.at)
-        AND NOT EXISTS (SELECT 1 FROM runstate_run WHERE thread_id = {row}.thread_id AND status IN ({live})
-            AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL)))"""
+        AND NOT {_busy(row, table)}"""
 
 
 _ENDED: Final = f"NEW.exclusive IS NOT NULL AND NEW.status IN ({quoted([s for s in RunStatus if LAW.is_terminal(s)])})"
@@ -207,7 +218,8 @@ def _sqlite() -> Iterator[str]:
     )
     yield guard_by(
         "history_insert",
-        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {entry})",
+        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {entry})"
+        " OR EXISTS (SELECT 1 FROM runstate_history WHERE run = NEW.run AND version = NEW.version)",
         refuse(_HISTORY),
     )
     yield guard_by("history_update", "BEFORE UPDATE ON runstate_history", refuse(_HISTORY))
@@ -216,10 +228,39 @@ def _sqlite() -> Iterator[str]:
         "BEFORE DELETE ON runstate_history WHEN EXISTS (SELECT 1 FROM runstate_run WHERE seq = OLD.run)",
         refuse(_HISTORY),
     )
+    yield from _never_replaced(guard_by, refuse)
     exists = "WHEN EXISTS (SELECT 1 FROM runstate_run WHERE id = {}.id)"
     yield guard_by("settings_insert", f"BEFORE INSERT ON runstate_settings {exists.format('NEW')}", refuse(_SETTINGS))
     yield guard_by("settings_update", "BEFORE UPDATE ON runstate_settings", refuse(_SETTINGS))
     yield guard_by("settings_delete", f"BEFORE DELETE ON runstate_settings {exists.format('OLD')}", refuse(_SETTINGS))
+    yield guard_by("closed", f"BEFORE UPDATE ON runstate_worker WHEN {_REOPENED}", refuse(_CLOSED))
+    belongs = "OLD.token = 0 OR EXISTS (SELECT 1 FROM runstate_run WHERE worker = OLD.token)"
+    yield guard_by("leased", f"BEFORE DELETE ON runstate_worker WHEN {belongs}", refuse(_LEASED))
+
+
+def _never_replaced(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
+    """Yield what stops OR REPLACE, with which SQLite deletes what is in the way past every trigger on deletion."""
+    in_the_way = (
+        "EXISTS (SELECT 1 FROM runstate_run WHERE id = NEW.id OR seq = NEW.seq)"
+        " OR (NEW.idempotency_key IS NOT NULL"
+        " AND EXISTS (SELECT 1 FROM runstate_run WHERE idempotency_key = NEW.idempotency_key))"
+        f" OR (NEW.exclusive IS NOT NULL AND {_busy('NEW')})"
+    )
+    # What a statement does about conflicts, its triggers' statements do too, whatever they say themselves. So this one
+    # does nothing and lets the unique indexes decide, unless somebody replaces.
+    probe = "BEGIN INSERT OR IGNORE INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1); END"
+    yield guard_by("guard_replace", f"BEFORE INSERT ON runstate_run WHEN {in_the_way}", probe)
+    yield guard_by("replaced", "AFTER INSERT ON runstate_worker WHEN NEW.token = 0", refuse(_REPLACED))
+    yield guard_by(
+        "guard_ready",
+        "BEFORE UPDATE OF ready_at ON runstate_run WHEN OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL"
+        f" AND NEW.exclusive = 'queue' AND {_busy('NEW')}",
+        refuse(_BUSY),
+    )
+
+
+_EMPTIED: Final = "runs are pruned when they have ended, and nothing is emptied"
+_REOPENED: Final = "NEW.token <> OLD.token OR NEW.closed < OLD.closed"
 
 
 _FUNCTIONS: Final = {
@@ -234,43 +275,58 @@ _FUNCTIONS: Final = {
     "refuse": """\
     RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;""",
     "born": f"""\
-    INSERT INTO runstate_history {_FIELDS}
+    INSERT INTO @schema.runstate_history {_FIELDS}
         SELECT seq, version, event, source, status, at, actor, detail FROM born;
     RETURN NULL;""",
     "moved": f"""\
-    INSERT INTO runstate_history {_FIELDS} VALUES ({_NEW_ENTRY});
+    INSERT INTO @schema.runstate_history {_FIELDS} VALUES ({_NEW_ENTRY});
     RETURN NULL;""",
     "ended": f"""\
     PERFORM pg_advisory_xact_lock(hashtextextended('runstate ' || NEW.thread_id, 0));
-    {_promote("NEW")};
+    {_promote("NEW", "@schema.runstate_run")};
     RETURN NULL;""",
     "taken": f"""\
-    IF (SELECT closed FROM runstate_worker WHERE token = OLD.worker) = 0 THEN
+    IF (SELECT closed FROM @schema.runstate_worker WHERE token = OLD.worker) = 0 THEN
         RAISE EXCEPTION 'runstate: {_TAKEN}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     RETURN NEW;""",
     "deleted": """\
-    DELETE FROM runstate_history WHERE run IN (SELECT seq FROM gone);
-    DELETE FROM runstate_notes WHERE run IN (SELECT seq FROM gone);
-    DELETE FROM runstate_settings WHERE id IN (SELECT id FROM gone);
+    DELETE FROM @schema.runstate_history WHERE run IN (SELECT seq FROM gone);
+    DELETE FROM @schema.runstate_notes WHERE run IN (SELECT seq FROM gone);
+    DELETE FROM @schema.runstate_settings WHERE id IN (SELECT id FROM gone);
     RETURN NULL;""",
     "settings": f"""\
-    IF EXISTS (SELECT 1 FROM runstate_run WHERE id = CASE TG_OP WHEN 'INSERT' THEN NEW.id ELSE OLD.id END) THEN
+    IF EXISTS (SELECT 1 FROM @schema.runstate_run WHERE id = CASE TG_OP WHEN 'INSERT' THEN NEW.id ELSE OLD.id END) THEN
         RAISE EXCEPTION 'runstate: {_SETTINGS}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     RETURN coalesce(NEW, OLD);""",
+    "leased": f"""\
+    IF OLD.token = 0 OR EXISTS (SELECT 1 FROM @schema.runstate_run WHERE worker = OLD.token) THEN
+        RAISE EXCEPTION 'runstate: {_LEASED}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+    END IF;
+    RETURN OLD;""",
 }
+
+
+def _function(name: str, body: str) -> str:
+    """Return the statement that makes a trigger function.
+
+    The tables are named with their schema, written into the function when it is made: a name alone is looked up where
+    the caller's session looks, first of all among its temporary tables. Operators are looked up there as well, but
+    `moved` has none, and is called for every entry: a search path of its own would cost it more than the insert does.
+    """
+    path = "" if name == "moved" else " SET search_path = pg_catalog, pg_temp"
+    head = f"CREATE FUNCTION @schema.runstate_{name}() RETURNS trigger LANGUAGE plpgsql{path} AS"
+    made = f"{head} $$ BEGIN\n{body}\nEND $$"
+    return f"""\
+DO $make$ BEGIN EXECUTE replace($function$
+{made}
+$function$, '@schema', quote_ident(current_schema())); END $make$"""
 
 
 def _postgres(words: Words) -> Iterator[str]:
     for name, body in _FUNCTIONS.items():
-        head = f"CREATE FUNCTION runstate_{name}() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS"
-        yield (
-            f"{head} $$ BEGIN\n{body}\nEND $$"
-            if name != "moved"
-            # Called for every entry: a search path of its own would cost each call more than the insert does.
-            else (f"CREATE FUNCTION runstate_moved() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN\n{body}\nEND $$")
-        )
+        yield _function(name, body)
 
     def guard_by(name: str, when: str, function: str, sentence: str = "") -> str:
         told = f"'{sentence}'" if sentence else ""
@@ -300,9 +356,12 @@ def _postgres(words: Words) -> Iterator[str]:
         when = f"BEFORE {event} ON runstate_settings FOR EACH ROW"
         yield guard_by(f"settings_{event.lower()}", when, "settings")
     yield guard_by("settings_update", "BEFORE UPDATE ON runstate_settings FOR EACH ROW", "refuse", _SETTINGS)
-    for table in TABLES[:3]:
+    reopened = f"BEFORE UPDATE ON runstate_worker FOR EACH ROW WHEN ({_REOPENED})"
+    yield guard_by("closed", reopened, "refuse", _CLOSED)
+    yield guard_by("leased", "BEFORE DELETE ON runstate_worker FOR EACH ROW", "leased")
+    for table in TABLES:
         when = f"BEFORE TRUNCATE ON {table} FOR EACH STATEMENT"
-        yield guard_by(f"truncate_{table.removeprefix('runstate_')}", when, "refuse", _HISTORY)
+        yield guard_by(f"truncate_{table.removeprefix('runstate_')}", when, "refuse", _EMPTIED)
 
 
 def create_guards(words: Words) -> tuple[str, ...]:

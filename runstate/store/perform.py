@@ -12,26 +12,26 @@ from typing import Any, Final
 
 from runstate.errors import (
     Conflict,
-    Fault,
     IllegalTransition,
-    InvalidRun,
-    KeyReused,
     LeaseLost,
     RunNotFound,
     RunstateError,
+    StoreError,
     StoreUnavailable,
     ThreadBusy,
     ToolOutputsMismatch,
 )
 from runstate.lifecycle import LAW, RunEvent
-from runstate.store.commands import Call, Command, Create, Move, Past, Settle, Turn, Wanted
+from runstate.store.birth import create, in_parts, one
+from runstate.store.commands import Call, Command, Create, Move, Past, Settle, Turn
 from runstate.store.rows import Row, read_run, worker_of
-from runstate.store.session import Session
-from runstate.store.statements import CREATE_COLUMNS, MOVE_COLUMNS
+from runstate.store.session import Given, Session
+from runstate.store.statements import MOVE_COLUMNS
 from runstate.store.tables import SQLITE
 from runstate.stored import StoredRun
+from runstate.values import NO_USAGE, Usage
 
-__all__ = ["past_of", "perform", "refused"]
+__all__ = ["note_given", "past_of", "perform", "refused"]
 
 _ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
 _IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_of(RunEvent.START)}
@@ -45,103 +45,17 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     turns = [command for command in batch if isinstance(command, Turn)]
     calls = [command for command in batch if isinstance(command, Call)]
     several = len(turns) + len(calls) + bool(creates) + bool(moves) > 1
-    parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(_in_parts, creates))
+    parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
+    parted = parted or any(settle.noted is not None for turn in turns for settle in turn.settles)
     with session.transaction() if several or parted or calls else session.together():
         if creates:
-            _create(session, creates)
+            create(session, creates)
         if moves:
             _move(session, moves)
         for turn in turns:
             _turn(session, turn)
         for call in calls:
             call.answer(call.perform(session))
-
-
-def _in_parts(create: Create[Any]) -> bool:
-    """Tell whether creating takes more than one statement."""
-    return len(create.wanted) > 1 or any(wanted.exclusive is not None for wanted in create.wanted)
-
-
-# --- birth ------------------------------------------------------------------------------------------------------------
-
-
-def _create(session: Session, creates: Sequence[Create[Any]]) -> None:
-    ordinary = [wanted for create in creates for wanted in create.wanted if wanted.exclusive != "queue"]
-    made = _insert(session, ordinary)
-    for create in creates:
-        try:
-            create.answer([made.get(wanted.run.id) or _instead(session, wanted) for wanted in create.wanted])
-        except RunstateError as error:
-            if len(create.wanted) > 1:
-                raise  # nothing of many: the transaction is undone, and the others are asked again
-            create.refuse(error)
-
-
-def _insert(session: Session, wanted: Sequence[Wanted]) -> dict[str, Row]:
-    """Insert what nothing stands in the way of; return (seq, at, ready) by id."""
-    if not wanted:
-        return {}
-    values = [one.row for one in wanted]
-    laden = any(row[12] is not None for row in values)
-    given = session.table(CREATE_COLUMNS, values)
-    if laden and session.statements.words is SQLITE:
-        session.run(session.statements.add_settings, given)
-    ready = {row[0]: row[10] == 1 for row in values}
-    found = session.run(session.statements.create(laden), given)
-    return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in found}
-
-
-def _instead(session: Session, wanted: Wanted) -> Row:
-    """Return what stands for a run that was not inserted: itself after all, or the one created with its key."""
-    if wanted.exclusive == "queue":
-        session.run(session.statements.hold_thread, {"thread": wanted.run.thread_id})
-        found = _insert(session, [wanted])
-        if found:
-            return found[wanted.run.id]
-    if wanted.key is not None:
-        row = _one(session.run(session.statements.by_key, {"key": wanted.key}))
-        if row is not None:
-            _drop_settings(session, wanted)
-            return _same_request(wanted, row)
-    row = _one(session.run(session.statements.by_id, {"id": wanted.run.id}))
-    if row is not None:
-        if _created_by(wanted, read_run(row)) == []:
-            return row  # this very request, whose answer was lost
-        raise InvalidRun([Fault("id", f"is taken: there is a run {wanted.run.id} already")])
-    if wanted.exclusive == "queue":
-        behind = list(wanted.row)
-        behind[10] = 0
-        return _insert(session, [Wanted(wanted.run, behind)])[wanted.run.id]
-    _drop_settings(session, wanted)
-    head = _one(session.run(session.statements.head_of, {"thread": wanted.run.thread_id}))
-    if head is None:
-        raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
-    raise ThreadBusy(wanted.run.thread_id, head[0])
-
-
-def _drop_settings(session: Session, wanted: Wanted) -> None:
-    if wanted.row[12] is not None:
-        session.run(session.statements.drop_settings, {"id": wanted.run.id})
-
-
-def _created_by(wanted: Wanted, run: StoredRun) -> list[str]:
-    """Return the names of what differs between a wanted run and one that is there."""
-    before, now = run.to_dict(), wanted.run.to_dict()
-    changing = {"status", "required_action", "last_error", "expires_at", "started_at", "cancelled_at", "failed_at"}
-    changing |= {"completed_at", "incomplete_details", "usage", "created_at", "id"}
-    return [name for name in now if name not in changing and now[name] != before[name]]
-
-
-def _same_request(wanted: Wanted, row: Row) -> Row:
-    run = read_run(row)
-    different = _created_by(wanted, run)
-    if different:
-        raise KeyReused(wanted.key or "", run.id, different)
-    return row
-
-
-def _one(found: Sequence[Row]) -> Row | None:
-    return found[0] if found else None
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------
@@ -199,7 +113,7 @@ def _is_idle(move: Move, row: Row) -> bool:
 def _explain(session: Session, move: Move) -> None:
     """Refuse a move that its statement did not make, or answer it where it was made before."""
     for _ in range(_ASKS):
-        row = _one(session.run(session.statements.by_id, {"id": move.run_id}))
+        row = one(session.run(session.statements.by_id, {"id": move.run_id}))
         if row is None:
             move.refuse(RunNotFound(move.run_id))
             return
@@ -212,6 +126,9 @@ def _explain(session: Session, move: Move) -> None:
             return
         if LAW.find(run.status, move.event) is None:
             move.refuse(refused(run, move.event))
+            return
+        if move.event is RunEvent.START and not run.ready:
+            move.refuse(_not_ready(session, run))
             return
         moved = _run_moves(session, [(move, move.version)])  # it moved on in the meantime, to where this is allowed
         if moved:
@@ -227,6 +144,14 @@ def refused(run: StoredRun, event: RunEvent) -> IllegalTransition:
     return error
 
 
+def _not_ready(session: Session, run: StoredRun) -> RunstateError:
+    """Return why a queued run may not be started yet."""
+    head = one(session.run(session.statements.head_of, {"thread": run.thread_id}))
+    if head is not None and head[0] != run.id:
+        return ThreadBusy(run.thread_id, head[0])
+    return StoreError(f"run {run.id} is {run.status} and not ready: its `not_before` has not come, so it cannot start")
+
+
 def _cancelled_before(session: Session, move: Move, run: StoredRun) -> bool:
     """Tell whether this very request to cancel was granted before, and only its answer was lost."""
     if move.event is not RunEvent.REQUEST_CANCEL or run.status not in _CANCELLED:
@@ -239,7 +164,7 @@ def _cancelled_before(session: Session, move: Move, run: StoredRun) -> bool:
 def _submit(session: Session, move: Move) -> None:
     """Submit outputs, if they are for exactly the calls that the run waits for at the version it is moved from."""
     for _ in range(_ASKS):
-        row = _one(session.run(session.statements.by_id, {"id": move.run_id}))
+        row = one(session.run(session.statements.by_id, {"id": move.run_id}))
         if row is None:
             move.refuse(RunNotFound(move.run_id))
             return
@@ -289,6 +214,9 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
     if turn.unsure:
         settles, refused_ones, claimed = _reconcile(session, turn)
     owner = {"worker": turn.worker, "actor": turn.actor}
+    for settle in settles:
+        if settle.noted is not None:
+            session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
     laden = any(settle.laden for settle in settles)
     values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in settles])
     limit = max(0, turn.limit - len(claimed))
@@ -310,7 +238,7 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
                 claimed += session.run(statements.claim, {**owner, "queue": queue, "limit": left})
     for settle in settles:
         if settle.run.seq not in settled:
-            refused_ones[settle.run.seq] = _why_not_settled(session, settle)
+            refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     worked_on = [row for row in claimed if row[1] > 2 or row[11] > 1]
     turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
 
@@ -322,12 +250,23 @@ def _settle_row(settle: Settle, laden: bool) -> Row:
     return (*slim, settle.detail, settle.required_action, settle.last_error, settle.incomplete_details)
 
 
-def _why_not_settled(session: Session, settle: Settle) -> RunstateError:
-    row = _one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
+def note_given(
+    worker: int, seq: int, *, checkpoint: str | None = None, usage: Usage | None = None, progress: str | None = None
+) -> Given:
+    """Return the parameters of a note."""
+    spent = usage or NO_USAGE
+    noted = {"seq": seq, "worker": worker, "checkpoint": checkpoint, "progress": progress}
+    return {**noted, "prompt": spent.prompt_tokens, "completion": spent.completion_tokens}
+
+
+def _why_not_settled(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError:
+    row = one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
     if row is None:
         return RunNotFound(settle.run.id)
     run = read_run(row)
-    return refused(run, settle.event) if LAW.is_terminal(run.status) else LeaseLost(run, settle.event)
+    held = worker_of(row) == turn.worker
+    unlawful = LAW.is_terminal(run.status) or (held and LAW.find(run.status, settle.event) is None)
+    return refused(run, settle.event) if unlawful else LeaseLost(run, settle.event)
 
 
 def past_of(session: Session, claimed: Sequence[Row]) -> dict[int, Past]:
@@ -336,8 +275,8 @@ def past_of(session: Session, claimed: Sequence[Row]) -> dict[int, Past]:
     for row in claimed:
         seq = row[0]
         # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
-        submitted = _one(session.run(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
-        notes = _one(session.run(session.statements.notes, {"run": seq})) or (None, 0, 0)
+        submitted = one(session.run(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
+        notes = one(session.run(session.statements.notes, {"run": seq})) or (None, 0, 0)
         found[seq] = Past(notes[0], notes[1], notes[2], None if submitted is None else submitted[0])
     return found
 
@@ -347,13 +286,13 @@ def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[in
     again: list[Settle] = []
     refused_ones: dict[int, RunstateError] = {}
     for settle in turn.settles:
-        row = _one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
+        row = one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
         if row is not None and worker_of(row) == turn.worker:
             again.append(settle)
             continue
         run = None if row is None else read_run(row)
         if run is None or not _is_ours(session, turn, settle):
-            refused_ones[settle.run.seq] = _why_not_settled(session, settle)
+            refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     mine = session.run(session.statements.owned, {"worker": turn.worker})
     known = turn.held | {settle.run.seq for settle in turn.settles}
     return again, refused_ones, [row for row in mine if row[0] not in known]

@@ -16,7 +16,7 @@ from runstate.store.tables import POSTGRES, Words
 
 try:
     import psycopg
-    from psycopg import conninfo, rows
+    from psycopg import conninfo, pq, rows
 except ModuleNotFoundError as missing:  # pragma: no cover
     raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from missing
 
@@ -62,6 +62,8 @@ class PostgresSession:
             return self._cursor.fetchall() if self._cursor.description else []
         except psycopg.Error as error:
             raise translated(error, self._where, broken=self.connection.broken) from error
+        except UnicodeEncodeError as error:
+            raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
 
     def define(self, statement: str) -> None:
         """Execute a statement that takes no parameters: it may hold percent signs."""
@@ -79,10 +81,20 @@ class PostgresSession:
     def transaction(self) -> Generator[None, None, None]:
         """Commit what happens inside together, or nothing of it; inside a caller's own, a savepoint."""
         try:
+            if not self._owned:
+                self._require_transaction()
             with self.connection.transaction():
                 yield
         except psycopg.Error as error:
             raise translated(error, self._where, broken=self.connection.broken) from error
+
+    def _require_transaction(self) -> None:
+        """See that the caller's own transaction is open: a lone savepoint would be committed when it ends."""
+        if self.connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            return
+        if self.connection.autocommit:
+            raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
+        self._cursor.execute(b"SELECT 1")  # begins the one that the caller commits
 
     def together(self) -> AbstractContextManager[None]:
         """Return a transaction only where several statements need one: one by itself is atomic already."""
@@ -125,13 +137,14 @@ class PostgresDatabase:
         try:
             return psycopg.connect(self.url, autocommit=True, connect_timeout=max(2, int(self._wait_s)))
         except psycopg.Error as error:
-            told = (str(error).strip().splitlines() or ["no answer"])[-1]
-            raise _no_connection(error, f"cannot connect to {self.shown}: {told}") from None
+            lines = str(error).splitlines()
+            told = [line for line in lines if line and not line.startswith("\tIs the server")] or ["no answer"]
+            raise _no_connection(error, f"cannot connect to {self.shown}: {told[-1]}") from None
 
 
 def _no_connection(error: psycopg.Error, told: str) -> StoreError:
     """Tell a wrong address or password, which asking again does not mend, from a server that is not there."""
-    wrong = ("does not exist", "authentication failed", "no password", "permission denied", "could not translate")
+    wrong = ("does not exist", "authentication failed", "no password", "permission denied", "invalid port")
     if any(words in told for words in wrong):
         return StoreUrlError(told)
     return StoreUnavailable(told)

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus
 from runstate.store.tables import SQLITE, Words, quoted
 
 __all__ = ["Column", "Queries", "columns"]
@@ -184,10 +184,20 @@ class Queries:
         )
 
     @cached_property
-    def cancelling(self) -> str:
-        """The seqs of a session's runs that somebody asked to cancel."""
-        asked = LAW.target_of(RunEvent.REQUEST_CANCEL)
-        return f"SELECT seq FROM runstate_run WHERE worker = {self.param('worker')} AND status = '{asked}'"
+    def owned_statuses(self) -> str:
+        """Seq and status of a session's runs."""
+        return f"SELECT seq, status FROM runstate_run WHERE worker = {self.param('worker')}"
+
+    @cached_property
+    def anything_due(self) -> str:
+        """Whether a sweep would find something to do."""
+        due = (
+            f"SELECT 1 FROM runstate_run WHERE expires_at <= {self.now} / 1000000",
+            f"SELECT 1 FROM runstate_worker WHERE closed = 0 AND lease_until <= {self.now}",
+            "SELECT 1 FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1)",
+            f"SELECT 1 FROM runstate_run WHERE status = '{BIRTH}' AND ready_at IS NULL AND not_before <= {self.now}",
+        )
+        return f"SELECT {' OR '.join(f'EXISTS ({one})' for one in due)}"
 
     @cached_property
     def adrift(self) -> str:
@@ -196,6 +206,21 @@ class Queries:
             "SELECT count(*) FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
             f" AND status = '{LAW.target_of(RunEvent.START)}'"
         )
+
+    @cached_property
+    def overdue(self) -> str:
+        """Ids of a queue's runs that have been ready for `age` microseconds, or whose worker's lease was closed."""
+        queue = self.param("queue", "text")
+        ready = (
+            f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue} AND r.status = '{BIRTH}'"
+            f" AND r.ready_at IS NOT NULL AND {self.greatest}(r.at, r.ready_at) <= {self.now} - {self.param('age')}"
+        )
+        adrift = (
+            f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue}"
+            f" AND r.status = '{LAW.target_of(RunEvent.START)}'"
+            " AND r.worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
+        )
+        return f"SELECT id FROM ({adrift} UNION ALL {ready}) AS late ORDER BY seq LIMIT {self.param('limit')}"
 
     # --- histories ------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import attrs
 
 from runstate import checks
 from runstate.errors import Fault, RunNotFound
+from runstate.json_values import join
 from runstate.lifecycle import RunStatus
 from runstate.store.asking import Asking
 from runstate.store.creating import plain_text
@@ -22,6 +23,9 @@ __all__ = ["Order", "Page", "Reading"]
 Order: TypeAlias = Literal["asc", "desc"]
 _MOST: Final = 100  # runs a page, as the API has it
 _MOST_ENTRIES: Final = 1000
+_ENTRIES: Final = checks.count(least=1)
+_VERSION: Final = checks.count(least=0)
+_AGE: Final = checks.optional(checks.number(0, checks.YEAR_10000))
 
 
 @attrs.frozen
@@ -86,9 +90,10 @@ class Reading(Asking):
         other. `limit` is 1 to 100. Raises `RunNotFound` for an `after` or `before` that is none, `ValueError` for a
         status that is none.
         """
+        faults = _faults_of_filter(thread_id, queue, metadata, older_than_s, younger_than_s)
         statuses = None if status is None else [status] if isinstance(status, str) else list(status)
         wanted = None if statuses is None else [RunStatus(one) for one in statuses]
-        faults = [
+        faults += [
             fault
             for name, value in (("after", after), ("before", before))
             if value is not None
@@ -108,7 +113,7 @@ class Reading(Asking):
 
     def history(self, run_id: str, *, after_version: int = 0) -> tuple[Entry, ...]:
         """Return the entries of a run, the birth first, or those after a version. Raises `RunNotFound`."""
-        demand(plain_text("run_id", run_id))
+        demand(plain_text("run_id", run_id) + _VERSION("after_version", after_version))
 
         def look(session: Session) -> tuple[Entry, ...]:
             seq = _one_by_id(session, run_id)[0]
@@ -122,6 +127,7 @@ class Reading(Asking):
 
         On PostgreSQL an entry appears once no transaction that began before it can still add one in front of it.
         """
+        demand(checks.text("after", after) + _ENTRIES("limit", limit))
         at, version, run = _place(after)
         given = {"tx": at, "run": run, "version": version, "limit": min(limit, _MOST_ENTRIES)}
         return self._way.read(
@@ -140,6 +146,24 @@ class Reading(Asking):
             return {**dict.fromkeys(RunStatus, 0), **{RunStatus(status): count for status, count in found}}
 
         return self._way.read(look)
+
+
+def _faults_of_filter(
+    thread_id: str | None,
+    queue: str | None,
+    metadata: Mapping[str, str] | None,
+    older_than_s: float | None,
+    younger_than_s: float | None,
+) -> list[Fault]:
+    texts = {"thread_id": thread_id, "queue": queue}
+    faults = [fault for name, value in texts.items() if value is not None for fault in plain_text(name, value)]
+    if metadata is not None:
+        faults += checks.metadata("metadata", metadata)
+        for key, value in () if faults else metadata.items():
+            faults += plain_text(join("metadata", key), key) + plain_text(join("metadata", key), value)
+    for name, seconds in (("older_than_s", older_than_s), ("younger_than_s", younger_than_s)):
+        faults += _AGE(name, seconds)
+    return faults
 
 
 def _place(cursor: str) -> tuple[int, int, int]:

@@ -102,6 +102,10 @@ class SqliteSession:
 
     @contextmanager
     def _savepoint(self) -> Generator[None, None, None]:
+        if not self.connection.in_transaction:  # a lone savepoint would be committed when it ends
+            if self.connection.isolation_level is None or getattr(self.connection, "autocommit", None) is True:
+                raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
+            self._execute("BEGIN IMMEDIATE")  # as the driver does before a statement that it knows to write
         self._execute("SAVEPOINT runstate")
         try:
             yield

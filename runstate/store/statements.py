@@ -59,6 +59,7 @@ class Statements(Queries):
         return (
             f"INSERT INTO runstate_settings (id, settings) SELECT v.id, {self.json('v.settings')} FROM v"
             " WHERE v.settings IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
+            " ON CONFLICT DO NOTHING"  # who stands in the way creates a run with this id, too, or did so before us
         )
 
     @cached_property
@@ -99,7 +100,7 @@ class Statements(Queries):
             f" SET {self._moving(payload=True, actor='v.actor', worker='NULL')} FROM v, t"
             " WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version)"
             f" AND v.event || ' ' || r.status || ' ' || v.target IN ({LEGAL})"
-            f" RETURNING {self._returned}"
+            f" AND (v.target <> '{_STARTED}' OR r.ready_at IS NOT NULL) RETURNING {self._returned}"
         )
 
     @cached_property

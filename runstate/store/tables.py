@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from runstate.checks import YEAR_10000
 from runstate.lifecycle import BIRTH, LAW, RunStatus
 
 __all__ = ["POSTGRES", "SQLITE", "TABLES", "Words", "create_tables", "quoted"]
@@ -40,12 +41,18 @@ class Words:
         """Return the CHECK that a column holds JSON; empty where its type says so already."""
         return "" if self.json == "json" else f" CHECK ({column} IS NULL OR json_valid({column}))"
 
+    def is_object(self, column: str) -> str:
+        """Return the CHECK that a column holds a JSON object: the JSON null is not NULL, and says as little."""
+        if self.json == "json":
+            return f" CHECK (json_typeof({column}) = 'object')"
+        return f" CHECK ({column} IS NULL OR (json_valid({column}) AND json_type({column}) = 'object'))"
+
 
 SQLITE: Final = Words(
     name="sqlite",
     number="INTEGER",
     json="TEXT",
-    key="INTEGER PRIMARY KEY",
+    key="INTEGER PRIMARY KEY AUTOINCREMENT",  # or the number of a run that was pruned would be given again
     same="IS",
     table_end=" STRICT",
     hot_end=" STRICT",
@@ -86,19 +93,19 @@ CREATE TABLE runstate_run (
     version {number} NOT NULL CHECK (version >= 1),
     event TEXT,
     source TEXT,
-    at {number} NOT NULL,
+    at {number} NOT NULL CHECK (at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}),
     actor TEXT,
-    detail {json}{words.is_json("detail")},
+    detail {json}{words.is_object("detail")},
     created_at {number} NOT NULL,
     expires_at {number},
     started_at {number},
     cancelled_at {number},
     failed_at {number},
     completed_at {number},
-    required_action {json}{words.is_json("required_action")},
-    last_error {json}{words.is_json("last_error")},
-    incomplete_details {json}{words.is_json("incomplete_details")},
-    usage {json}{words.is_json("usage")},
+    required_action {json}{words.is_object("required_action")},
+    last_error {json}{words.is_object("last_error")},
+    incomplete_details {json}{words.is_object("incomplete_details")},
+    usage {json}{words.is_object("usage")},
     queue TEXT NOT NULL,
     priority {number} NOT NULL,
     not_before {number},
@@ -122,7 +129,7 @@ def _held() -> Iterator[str]:
         yield f"status <> '{status}' OR ({stamp} IS NOT NULL AND {stamp} = at / 1000000)"
     at_work = quoted([LAW.target_of(event) for event in _AT_WORK])
     yield f"worker IS NULL OR status IN ({at_work})"
-    yield "expires_at IS NULL OR expires_at > created_at"
+    yield f"expires_at IS NULL OR (expires_at > created_at AND expires_at < {YEAR_10000})"
     yield f"ready_at IS NOT NULL OR status IN ({quoted([BIRTH])}) OR started_at IS NULL"
 
 
@@ -174,7 +181,7 @@ CREATE TABLE runstate_history (
     settings = f"""\
 CREATE TABLE runstate_settings (
     id TEXT PRIMARY KEY NOT NULL,
-    settings {json} NOT NULL{words.is_json("settings")}
+    settings {json} NOT NULL{words.is_object("settings")}
 ){words.table_end}"""
     notes = f"""\
 CREATE TABLE runstate_notes (

@@ -9,16 +9,18 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 
 from runstate import checks
 from runstate.errors import Fault
+from runstate.lifecycle import RunStatus
 from runstate.store.asking import Asking
+from runstate.store.bell import EVERYTHING
 from runstate.store.commands import Call, Past, Settle, Turn, Turned, turned
-from runstate.store.creating import DEFAULT_QUEUE, new_token, plain_text
-from runstate.store.perform import past_of
+from runstate.store.creating import DEFAULT_QUEUE, new_token, plain_text, queue_names
+from runstate.store.perform import note_given, past_of
 from runstate.store.rows import Row, json_text
 from runstate.store.session import Session
 from runstate.stored import StoredRun
@@ -31,6 +33,7 @@ _SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
 _SWEEPER: Final = "sweep"
 _GRACE_US: Final = 500_000
 _LEASE: Final = checks.number(0.05, 86_400)
+_LIMIT: Final = checks.count(least=0)
 _AGE: Final = checks.number(0, checks.YEAR_10000)
 _FORGET_SESSIONS_US: Final = 24 * 3600 * 1_000_000
 
@@ -52,8 +55,8 @@ class Beat:
 
     held: bool
     """Whether the lease still holds. If not, its runs are another's, or will be."""
-    cancelling: frozenset[int]
-    """The seqs of its runs that somebody asked to cancel."""
+    runs: Mapping[int, RunStatus]
+    """Where its runs stand, by seq: in_progress, or cancelling because somebody asked."""
 
 
 _NO_OUTPUTS: Final[Mapping[str, str]] = {}
@@ -98,6 +101,11 @@ def a_claim(run: StoredRun, past: Past | None) -> Claim:
     return Claim(run, noted, Usage(past.prompt_tokens, past.completion_tokens), outputs)
 
 
+def _owned(session: Session, lease: Lease) -> Mapping[int, RunStatus]:
+    found = session.run(session.statements.owned_statuses, {"worker": lease.token})
+    return {seq: RunStatus(status) for seq, status in found}
+
+
 def _claims(came: Turned) -> list[Claim]:
     return [a_claim(run, past) for run, past in came.claimed]
 
@@ -108,6 +116,22 @@ def _only_claim(came: Turned) -> Claim | None:
 
 def _itself(came: Turned) -> Turned:
     return came
+
+
+def _faults_of_note(checkpoint: str | None, progress: str | None) -> tuple[Fault, ...]:
+    faults = () if progress is None else plain_text("progress", progress)
+    if checkpoint is not None:
+        found = plain_text("checkpoint", checkpoint)
+        try:
+            json.loads("" if found else checkpoint, parse_constant=_no_json)
+        except ValueError:
+            found = found or (Fault("checkpoint", "is not JSON"),)
+        faults += found
+    return faults
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def worker_name() -> str:
@@ -129,8 +153,7 @@ class Working(Asking):
         def perform(session: Session) -> None:
             session.run(session.statements.open_lease, given)
 
-        self._call(perform)
-        return lease
+        return self._way.ask(Call(perform, lambda _: lease))
 
     def heartbeat(self, lease: Lease) -> Beat:
         """Renew a lease. One that has lapsed is not renewed: its runs may be another's already."""
@@ -139,11 +162,14 @@ class Working(Asking):
         def perform(session: Session) -> Beat:
             held = session.run(session.statements.heartbeat, given)
             if not held:
-                return Beat(held=False, cancelling=frozenset())
-            cancelling = session.run(session.statements.cancelling, {"worker": lease.token})
-            return Beat(held=True, cancelling=frozenset(row[0] for row in cancelling))
+                return Beat(held=False, runs={})
+            return Beat(held=True, runs=_owned(session, lease))
 
         return self._call(perform)
+
+    def owned(self, lease: Lease) -> Mapping[int, RunStatus]:
+        """Return where the runs of a lease stand, by seq."""
+        return self._way.read(lambda session: _owned(session, lease))
 
     def close_lease(self, lease: Lease) -> None:
         """End a worker's session: what it still holds can be taken over at once."""
@@ -151,10 +177,11 @@ class Working(Asking):
         def perform(session: Session) -> None:
             session.run(session.statements.close_lease, {"worker": lease.token})
 
-        self._call(perform)
+        return self._call(perform)
 
     def claim(self, lease: Lease, limit: int = 1, *, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> list[Claim]:
         """Start up to `limit` queued runs, by priority, then oldest first; of the first queue before the next."""
+        demand(_LIMIT("limit", limit) + queue_names(queues))
         return self._way.ask(Turn(lease.token, lease.actor, _claims, queues=tuple(queues), limit=limit))
 
     def claim_id(self, lease: Lease, run_id: str) -> Claim | None:
@@ -169,7 +196,11 @@ class Working(Asking):
     def release(self, lease: Lease, run: StoredRun) -> bool:
         """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once."""
         given = {"seq": run.seq, "worker": lease.token}
-        return self._call(lambda session: bool(session.run(session.statements.release, given)))
+
+        def perform(session: Session) -> bool:
+            return bool(session.run(session.statements.release, given))
+
+        return self._way.ask(Call(perform, hint=EVERYTHING))
 
     def take_over(
         self,
@@ -181,6 +212,9 @@ class Working(Asking):
         run_id: str | None = None,
     ) -> list[Claim]:
         """Take over up to `limit` runs of lapsed workers: their status stays, their attempt is one more."""
+        demand(_LIMIT("limit", limit) + queue_names(queues) + _LIMIT("max_attempts", max_attempts))
+        if run_id is not None:
+            demand(plain_text("run_id", run_id))
 
         def perform(session: Session) -> Any:
             found: list[Row] = []
@@ -201,11 +235,17 @@ class Working(Asking):
         usage: Usage | None = None,
         progress: str | None = None,
     ) -> bool:
-        """Keep what a worker notes of a run it holds; False if it holds it no longer. None leaves what was noted."""
-        spent = usage or Usage()
-        given = {"seq": run.seq, "worker": lease.token, "checkpoint": checkpoint, "progress": progress}
-        given |= {"prompt": spent.prompt_tokens, "completion": spent.completion_tokens}
+        """Keep what a worker notes of a run it holds; False if it holds it no longer. None leaves what was noted.
+
+        `checkpoint` is JSON text.
+        """
+        demand(_faults_of_note(checkpoint, progress))
+        given = note_given(lease.token, run.seq, checkpoint=checkpoint, usage=usage, progress=progress)
         return self._call(lambda session: bool(session.run(session.statements.note, given)))
+
+    def is_anything_due(self) -> bool:
+        """Tell whether a sweep would find something to do: a look that costs next to nothing."""
+        return self._way.read(lambda session: bool(session.run(session.statements.anything_due, {})[0][0]))
 
     def sweep(
         self, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS, actor: str = _SWEEPER, limit: int = _SWEEP_MOST
@@ -216,6 +256,7 @@ class Working(Asking):
         cancelled, those whose attempts are spent fail, the others wait for a worker to take them over. Runs whose
         time has come, or whose thread has become free, get ready.
         """
+        demand(_LIMIT("max_attempts", max_attempts) + plain_text("actor", actor) + _LIMIT("limit", limit))
         spent = json_text(LastError("server_error", f"the run was begun {max_attempts} times, and its worker died"))
         swept = {"actor": actor, "limit": limit}
 
@@ -235,19 +276,20 @@ class Working(Asking):
                 adrift=session.run(speak.adrift, {})[0][0],
             )
 
-        return self._call(perform)
+        return self._way.ask(Call(perform, hint=EVERYTHING))
+
+    def overdue(self, queue: str = DEFAULT_QUEUE, after_s: float = 30.0, *, limit: int = _SWEEP_MOST) -> list[str]:
+        """Return the ids of runs that wait for a worker longer than so many seconds, or whose worker has died."""
+        demand(plain_text("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit))
+        given = {"queue": queue, "age": int(after_s * 1_000_000), "limit": limit}
+        return self._way.read(lambda session: [row[0] for row in session.run(session.statements.overdue, given)])
 
     def prune(self, older_than_s: float, *, limit: int = 1000, dry_run: bool = False) -> int:
         """Delete up to `limit` runs that ended longer ago than so many seconds, with all that belongs to them.
 
         Returns how many they were; with `dry_run`, how many there are. Live runs are never deleted.
         """
-        if (
-            isinstance(older_than_s, bool)
-            or not isinstance(cast("object", older_than_s), int | float)
-            or older_than_s < 0
-        ):
-            demand([Fault("older_than_s", f"expected seconds, got {checks.show(older_than_s)}")])
+        demand(_AGE("older_than_s", older_than_s) + _LIMIT("limit", limit))
         given = {"age": int(older_than_s * 1_000_000)}
 
         def perform(session: Session) -> int:

@@ -1,0 +1,228 @@
+"""Hints that something has changed, so that nobody has to ask all the time.
+
+A hint may come late, twice, or not at all: whoever listens also looks by itself now and then. In the process a hint is
+a call. Between processes PostgreSQL has NOTIFY, gathered up to one in a few milliseconds because each one holds a lock
+of the whole server when it commits; SQLite counts other connections' commits, and is asked for that number.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from enum import IntFlag
+from functools import partial
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from runstate.clock import monotonic, pause
+from runstate.errors import StoreError
+
+if TYPE_CHECKING:
+    from runstate.store.postgres import PostgresDatabase
+
+__all__ = ["EVERYTHING", "NOTHING", "Bell", "Hint", "NotifyBell", "VersionBell"]
+
+
+class Hint(IntFlag):
+    """What may have changed."""
+
+    ENTRY = 1
+    """Some run moved."""
+    QUEUED = 2
+    """A run may be claimed."""
+    CANCELLING = 4
+    """A run was asked to cancel."""
+
+
+NOTHING: Final = Hint(0)
+EVERYTHING: Final = Hint.ENTRY | Hint.QUEUED | Hint.CANCELLING
+
+Heard: TypeAlias = Callable[[Hint], None]
+"""What a listener does. It is called from any thread, and must not wait."""
+
+
+class Bell:
+    """Hints inside one process."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Heard, ...] = ()
+        self._changing = Lock()
+
+    def ring(self, hint: Hint) -> None:
+        """Tell everybody that something has changed."""
+        self._tell(hint)
+
+    def _tell(self, hint: Hint) -> None:
+        for heard in self._listeners:
+            heard(hint)
+
+    @contextmanager
+    def listening(self, heard: Heard) -> Generator[None, None, None]:
+        """Have `heard` called for every hint, inside the block."""
+        with self._changing:
+            self._listeners = (*self._listeners, heard)
+        self._begin()
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._listeners = tuple(other for other in self._listeners if other is not heard)
+
+    def _begin(self) -> None:
+        """Begin to hear of other processes."""
+
+    def close(self) -> None:
+        """Hear and tell no more."""
+        self._listeners = ()
+
+
+class _Commits(Protocol):
+    """What counts the commits of other connections."""
+
+    def foreign_commits(self) -> int | None:
+        """Return a number that changes with them; None if there is no telling now."""
+        ...
+
+
+class VersionBell(Bell):
+    """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
+
+    _OFTEN_S: Final = 0.002
+    _SELDOM_S: Final = 0.010
+    _AWAKE_S: Final = 0.5  # how long it asks often after something happened
+
+    def __init__(self, commits: _Commits) -> None:
+        super().__init__()
+        self._commits = commits
+        self._thread: Thread | None = None
+        self._closed = Event()
+
+    def _begin(self) -> None:
+        with self._changing:
+            if self._thread is None and not self._closed.is_set():
+                self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
+                self._thread.start()
+
+    def _go(self) -> None:
+        known: int | None = None
+        awake_until = 0.0
+        while not self._closed.is_set():
+            with suppress(StoreError):
+                now = self._commits.foreign_commits()
+                if now is not None and now != known:
+                    if known is not None:
+                        awake_until = monotonic() + self._AWAKE_S
+                        self._tell(EVERYTHING)
+                    known = now
+            if not self._listeners and not self._rest():
+                return
+            pause(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
+
+    def _rest(self) -> bool:
+        """End the thread while nobody listens; False if it shall end."""
+        with self._changing:
+            if self._listeners:
+                return True
+            self._thread = None
+            return False
+
+    def close(self) -> None:
+        """Hear and tell no more."""
+        super().close()
+        self._closed.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+
+class NotifyBell(Bell):
+    """Hints by LISTEN and NOTIFY, on a connection of their own: a pooler between would lose them."""
+
+    _SPACE_S: Final = 0.005  # between two notifications of this process
+    _AWAY_S: Final = 1.0  # before another try to connect
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        super().__init__()
+        self._database = database
+        self._pending = Hint(0)
+        self._thread: Thread | None = None
+        self._closed = False
+        self._reads, self._writes = os.pipe()
+        os.set_blocking(self._writes, False)
+
+    def ring(self, hint: Hint) -> None:
+        """Tell this process now, and the others as soon as a notification may go out."""
+        self._tell(hint)
+        with self._changing:
+            wake = not self._pending
+            self._pending |= hint
+        if wake:
+            self._begin()
+            self._poke()
+
+    def _poke(self) -> None:
+        with suppress(OSError):  # full: it is awake already; closed: it need not be
+            os.write(self._writes, b"!")
+
+    def _begin(self) -> None:
+        with self._changing:
+            if self._thread is None and not self._closed:
+                self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
+                self._thread.start()
+
+    def _go(self) -> None:
+        while not self._closed:
+            try:
+                with self._database.connect() as connection:
+                    connection.execute("SET synchronous_commit = off")  # a hint need not survive
+                    connection.execute("LISTEN runstate")
+                    connection.add_notify_handler(partial(self._hear_note, connection.info.backend_pid))
+                    self._tell(EVERYTHING)  # who knows what was missed
+                    self._attend(connection)
+            except Exception:  # the polls are the truth; the bell only has to come back
+                self._wait(self._AWAY_S)
+
+    def _attend(self, connection: Any) -> None:
+        socket = connection.fileno()
+        while not self._closed:
+            with self._changing:
+                hint, self._pending = self._pending, Hint(0)
+            if hint:
+                connection.execute("SELECT pg_notify('runstate', %s)", [str(int(hint))])
+                pause(self._SPACE_S)
+                continue
+            readable, _, _ = select.select([socket, self._reads], [], [], 60.0)
+            if self._reads in readable:
+                os.read(self._reads, 4096)
+            if socket in readable:
+                connection.pgconn.consume_input()
+                while (note := connection.pgconn.notifies()) is not None:
+                    self._hear(connection.info.backend_pid, note.be_pid, note.extra.decode())
+
+    def _hear_note(self, own: int, note: Any) -> None:
+        self._hear(own, note.pid, note.payload)
+
+    def _hear(self, own: int, sender: int, payload: str) -> None:
+        if sender != own:
+            self._tell(Hint(int(payload)) & EVERYTHING if payload.isdecimal() else EVERYTHING)
+
+    def _wait(self, seconds: float) -> None:
+        until = monotonic() + seconds
+        while not self._closed and monotonic() < until:
+            readable, _, _ = select.select([self._reads], [], [], max(0.0, until - monotonic()))
+            if readable:
+                os.read(self._reads, 4096)
+            pause(0.02)
+
+    def close(self) -> None:
+        """Send what is pending, then hear and tell no more."""
+        super().close()
+        self._closed = True
+        self._poke()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        os.close(self._reads)
+        os.close(self._writes)

@@ -1,0 +1,178 @@
+"""Runs that no legal history could have left: rows and histories that contradict the law or each other.
+
+All of them are looked at, some thousands a statement, so that none holds a snapshot for long and a person sees how far
+it is. What the law makes of a status is handed to SQL as a list; only what is not on it is read and judged here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+from runstate import checks, plausible
+from runstate.errors import RunstateError
+from runstate.lifecycle import BIRTH
+from runstate.plausible import judge
+from runstate.store.doctor.diagnosis import Progress, Sheet
+from runstate.store.guards import LEGAL
+from runstate.store.queries import Queries
+from runstate.store.rows import Row, read_run
+from runstate.store.session import Session
+
+__all__ = ["examine_histories"]
+
+_BATCH: Final = 20_000  # runs a statement
+_MOST: Final = 1000  # rows a statement gives back: past that a batch is known to be broken well enough
+_FIELDS: Final = (
+    *("started_at", "cancelled_at", "failed_at", "completed_at"),
+    *("expires_at", "required_action", "last_error", "incomplete_details", "usage"),
+)
+_Range: TypeAlias = Mapping[str, int]
+
+_WRONG: Final = {
+    "orphan": "run number {run} has a history, but there is no such run",
+    "headless": "run {id} has no birth in its history, which begins at version {version}",
+    "birth": "run {id} has a first entry that is no birth: {event} from {source} to {target}",
+    "gap": "run {id} has a gap in its history before version {version}",
+    "illegal": "run {id} has an entry that is no row of the law, at version {version}: {event} from {source} to"
+    " {target}",
+    "chain": "run {id} has an entry that begins where the one before did not end, at version {version}: {event} from"
+    " {source}, but it stood in {stood}",
+    "time": "run {id} has an entry that is older than the one before it, at version {version}",
+    "ahead": "run {id} has an entry at version {version}, but stands at version {stands}",
+}
+_BY_HAND: Final = "no legal write leaves this: find out who wrote past the guards, and restore the run from a backup"
+
+
+def _entries(speak: Queries) -> str:
+    """Return the statement that finds the entries which are no legal next one, in a range of runs."""
+    here = f"h.run > {speak.param('low')} AND h.run <= {speak.param('high')}"
+    return f"""\
+SELECT f.run, f.version, f.event, f.source, f.target, f.stood, f.id, f.stands, f.fault FROM (
+    SELECT e.*, r.id, r.version AS stands, CASE
+        WHEN r.seq IS NULL THEN CASE WHEN e.before IS NULL THEN 'orphan' END
+        WHEN e.before IS NULL AND e.version <> 1 THEN 'headless'
+        WHEN e.before IS NULL THEN
+            CASE WHEN e.event IS NOT NULL OR e.source IS NOT NULL OR e.target <> '{BIRTH}' THEN 'birth' END
+        WHEN e.version <> e.before + 1 THEN 'gap'
+        WHEN coalesce(e.event || ' ' || e.source || ' ' || e.target, '') NOT IN ({LEGAL}) THEN 'illegal'
+        WHEN e.source <> e.stood THEN 'chain'
+        WHEN e.at < e.earlier THEN 'time'
+        WHEN e.version > r.version THEN 'ahead' END AS fault
+    FROM (
+        SELECT h.run, h.version, h.event, h.source, h.target, h.at, lag(h.version) OVER w AS before,
+            lag(h.target) OVER w AS stood, lag(h.at) OVER w AS earlier
+        FROM runstate_history AS h WHERE {here} WINDOW w AS (PARTITION BY h.run ORDER BY h.version)) AS e
+    LEFT JOIN runstate_run AS r ON r.seq = e.run AND {here.replace("h.run", "r.seq")}) AS f
+WHERE f.fault IS NOT NULL ORDER BY f.run, f.version LIMIT {_MOST}"""
+
+
+def _rows(speak: Queries) -> str:
+    """Return the statement that finds the rows which their last entry, or the law alone, does not bear out."""
+    here = f"{{0}} > {speak.param('low')} AND {{0}} <= {speak.param('high')}"
+    same = speak.words.same
+    differs = " OR ".join(
+        f"NOT h.{entry} {same} r.{row}"
+        for entry, row in (("target", "status"), ("event", "event"), ("source", "source"), ("at", "at"))
+    )
+    present = " || ".join(f"CASE WHEN r.{name} IS NULL THEN '0' ELSE '1' END" for name in _FIELDS)
+    times = " OR ".join(f"r.{name} < r.created_at" for name in _FIELDS[:5])
+    return f"""\
+SELECT f.* FROM (
+    SELECT r.seq, r.id, r.status, r.version, h.target, h.event, h.run IS NULL AS lacks, ({differs}) AS differs,
+        (r.status || ' ' || {present} NOT IN ({_shapes()}) OR coalesce({times}, false)) AS odd
+    FROM runstate_run AS r LEFT JOIN runstate_history AS h
+        ON h.run = r.seq AND h.version = r.version AND {here.format("h.run")}
+    WHERE {here.format("r.seq")}) AS f
+WHERE f.lacks OR f.differs OR f.odd ORDER BY f.seq LIMIT {_MOST}"""
+
+
+def _shapes() -> str:
+    """Return what every shape of a run looks like to `_rows`, as a list of SQL literals."""
+    spelled = sorted(
+        f"{shape.status} {''.join('1' if name in shape.present else '0' for name in _FIELDS)}"
+        for shape in plausible.shapes()
+    )
+    return ", ".join(f"'{one}'" for one in spelled)
+
+
+def _ranges(session: Session) -> Iterator[tuple[_Range, int]]:
+    """Yield ranges of run numbers that together hold them all, and how many runs are in each."""
+    speak = session.statements
+    next_some = (
+        f"SELECT max(seq), count(*) FROM (SELECT seq FROM runstate_run WHERE seq > {speak.param('low')}"
+        f" ORDER BY seq LIMIT {_BATCH}) AS b"
+    )
+    low = -checks.MOST
+    while True:
+        ((high, count),) = session.run(next_some, {"low": low})
+        if count < _BATCH:
+            yield {"low": low, "high": checks.MOST}, count
+            return
+        yield {"low": low, "high": high}, count
+        low = high
+
+
+def examine_histories(session: Session, sheet: Sheet, newest: int, progress: Progress) -> tuple[int, int]:
+    """Note every run that is broken; return how many runs and entries were looked at."""
+    speak = session.statements
+    (runs, entries) = (session.run(f"SELECT count(*) FROM runstate_{name}", {})[0][0] for name in ("run", "history"))
+    find_entries, find_rows = _entries(speak), _rows(speak)
+    seen = 0
+    for limits, count in _ranges(session):
+        for row in session.run(find_entries, limits):
+            _note_entry(sheet, row)
+        for row in session.run(find_rows, limits):
+            _note_row(session, sheet, row)
+        seen += count
+        progress("histories", seen, max(runs, seen))
+    _judge_newest(session, sheet, newest, progress)
+    return max(runs, seen), entries
+
+
+def _note_entry(sheet: Sheet, row: Row) -> None:
+    run, version, event, source, target, stood, run_id, stands, fault = row
+    told = {"run": run, "version": version, "event": event, "source": source, "target": target}
+    sentence = _WRONG[fault].format(**told, stood=stood, id=run_id, stands=stands)
+    sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
+
+
+def _note_row(session: Session, sheet: Sheet, row: Row) -> None:
+    seq, run_id, status, version, target, event, lacks, differs, odd = row
+    if lacks:
+        sentence = f"run {run_id} is {status} at version {version}, but its history has no such entry"
+        sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
+    elif differs:
+        sentence = f"run {run_id} is {status}, but the last entry of its history says {event or 'birth'} to {target}"
+        if target == status:
+            sentence = f"run {run_id} is {status}, but the last entry of its history tells another move or time"
+        sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
+    if odd:
+        for whole in session.run(session.statements.by_seq, {"seq": seq}):
+            _judge(sheet, whole)
+
+
+def _judge_newest(session: Session, sheet: Sheet, newest: int, progress: Progress) -> None:
+    """Read the newest runs whole, and judge each: what is wrong inside a value shows only so."""
+    speak = session.statements
+    whole = f"SELECT {speak.columns} FROM runstate_run AS r ORDER BY r.seq DESC LIMIT {speak.param('limit')}"
+    found = session.run(whole, {"limit": newest})
+    told = {finding.run_id for finding in sheet.findings() if finding.what == "implausible"}
+    for row in found:
+        if row[1] not in told:
+            _judge(sheet, row)
+    progress("newest runs", len(found), len(found))
+
+
+def _judge(sheet: Sheet, row: Row) -> None:
+    run_id: Any = row[1]
+    try:
+        run = read_run(row)
+        found = judge(run)
+    except (RunstateError, ValueError, LookupError, TypeError, AttributeError) as error:
+        told = str(error) or type(error).__name__
+        sheet.add("error", "implausible", f"run {run_id} cannot be read: {told}", _BY_HAND, run_id=str(run_id))
+        return
+    for finding in found:
+        remedy = _BY_HAND if finding.severity == "error" else finding.possible
+        sheet.add(finding.severity, "implausible", f"run {run_id}: {finding.problem}", remedy, run_id=run_id)

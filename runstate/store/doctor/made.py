@@ -1,0 +1,79 @@
+"""What this library's DDL makes, object by object, and how what stands in a database is held against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+import attrs
+
+from runstate.store.doctor.diagnosis import Severity, Sheet
+
+__all__ = ["Made", "Objects", "compare"]
+
+_SHORT: Final = 60  # characters of a definition that a sentence can hold
+
+
+@attrs.frozen
+class Made:
+    """A table, column, constraint, index, guard (a trigger) or function that a DDL made."""
+
+    kind: str
+    name: str
+    table: str
+    """Which it belongs to; empty for a function."""
+    definition: str
+    disabled: bool = False
+    """Whether it stands there and is not obeyed."""
+
+    @property
+    def told(self) -> str:
+        """Its name in a sentence: `the guard runstate_moved on runstate_run`."""
+        return f"the {self.kind} {self.name}" + (f" on {self.table}" if self.table not in ("", self.name) else "")
+
+    @property
+    def is_only_fast(self) -> bool:
+        """Whether without it everything is right, but slow."""
+        return self.kind == "index" and not self.definition.startswith("CREATE UNIQUE")
+
+
+Objects: TypeAlias = Mapping[tuple[str, str, str], Made]
+"""Objects by kind, table and name."""
+
+_NEEDED_FOR: Final = {
+    "table": "the library cannot work without it",
+    "column": "the library cannot work without it",
+    "constraint": "the database takes rows that no run can have",
+    "index": "what it keeps unique can come to be twice",
+    "guard": "the database no longer does its part of holding the law",
+    "function": "the guards that call it fail",
+}
+
+
+def compare(live: Objects, needed: Objects, ddl: str, sheet: Sheet) -> None:
+    """Note everything that the library makes and a database lacks, has otherwise, or does not obey."""
+    lost_tables = {made.name for made in needed.values() if made.kind == "table"}
+    lost_tables -= {made.name for made in live.values() if made.kind == "table"}
+    for key, made in needed.items():
+        found = live.get(key)
+        if found is None:
+            if made.kind == "table" or made.table not in lost_tables:  # a lost table takes along all that is on it
+                _note(sheet, made, f"{made.told} is gone", f"make it again: its statement is in `{ddl}`")
+        elif found.definition != made.definition:
+            again = f"drop it and make it again: its statement is in `{ddl}`"
+            _note(sheet, made, f"{made.told} is not as this library makes it{_both(found, made)}", again)
+        elif found.disabled:
+            enable = f"ALTER TABLE {made.table} ENABLE TRIGGER {made.name}" if made.kind == "guard" else f"`{ddl}`"
+            _note(sheet, made, f"{made.told} is disabled", f"enable it: {enable}")
+
+
+def _both(found: Made, made: Made) -> str:
+    if max(len(found.definition), len(made.definition)) > _SHORT:
+        return ""
+    return f" (is {found.definition or 'nothing'}, should be {made.definition or 'nothing'})"
+
+
+def _note(sheet: Sheet, made: Made, sentence: str, remedy: str) -> None:
+    needed_for = "what it makes fast is slow" if made.is_only_fast else _NEEDED_FOR[made.kind]
+    severity: Severity = "warning" if made.is_only_fast else "error"
+    sheet.add(severity, made.kind, f"{sentence}: {needed_for}", remedy, thing=made.name)

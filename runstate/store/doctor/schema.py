@@ -1,0 +1,158 @@
+"""The live database against the law: whether all is there that this library's DDL makes, and as it makes it.
+
+Nothing here knows a table by its name. The same DDL makes a reference, in SQLite a database in memory, in PostgreSQL
+temporary tables in a transaction that is rolled back, and the two are compared by what the database says of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runstate.errors import StoreError
+from runstate.store.doctor.diagnosis import Sheet
+from runstate.store.doctor.made import Made, Objects, compare
+from runstate.store.migrations import ddl, migrate
+from runstate.store.session import Session
+from runstate.store.tables import POSTGRES, SQLITE
+
+__all__ = ["examine_schema"]
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+_KINDS: Final = {"table": "table", "index": "index", "trigger": "guard", "view": "view"}
+
+
+def _of_sqlite(session: Session) -> Objects:
+    found = session.run(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name LIKE 'runstate_%' AND sql IS NOT NULL", {}
+    )
+    return {
+        (_KINDS[kind], table, name): Made(_KINDS[kind], name, table, " ".join(sql.split()))
+        for kind, name, table, sql in found
+    }
+
+
+def _sqlite_reference() -> Objects:
+    from runstate.store.sqlite import SqliteDatabase
+
+    reference = SqliteDatabase(":memory:")
+    try:
+        migrate(reference)
+        return _of_sqlite(reference.open())
+    finally:
+        reference.close()
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+# Everything as text that PostgreSQL itself writes, without the name of the schema, which is not the reference's.
+_CATALOG: Final = """\
+WITH t AS (
+    SELECT c.oid, c.relname::text AS name, c.relnamespace, c.relkind, c.relpersistence, c.relrowsecurity
+    FROM pg_class AS c WHERE c.relnamespace = %(schema)s::bigint::oid
+        AND starts_with(c.relname, 'runstate_') AND c.relkind IN ('r', 'p', 'v', 'f')
+)
+SELECT 'table', name, name, CASE relkind WHEN 'r' THEN '' ELSE 'of another kind' END
+    || CASE relpersistence WHEN 'u' THEN 'unlogged' ELSE '' END
+    || CASE WHEN relrowsecurity THEN 'row security' ELSE '' END, false FROM t
+UNION ALL
+SELECT 'column', a.attname, t.name, concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+        CASE WHEN a.attnotnull THEN 'NOT NULL' END, CASE a.attidentity WHEN 'a' THEN 'GENERATED ALWAYS' END,
+        'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid)), false
+    FROM t JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = t.oid AND d.adnum = a.attnum
+UNION ALL
+SELECT 'constraint', k.conname, t.name, pg_get_constraintdef(k.oid, true), NOT k.convalidated
+    FROM t JOIN pg_constraint AS k ON k.conrelid = t.oid AND k.contype IN ('c', 'p', 'u', 'f', 'x')
+UNION ALL
+SELECT 'index', c.relname, t.name, pg_get_indexdef(i.indexrelid, 0, false), NOT (i.indisvalid AND i.indisready)
+    FROM t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS c ON c.oid = i.indexrelid
+    WHERE NOT EXISTS (SELECT 1 FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)
+UNION ALL
+SELECT 'guard', g.tgname, t.name, pg_get_triggerdef(g.oid, false)
+        || CASE WHEN p.pronamespace = t.relnamespace THEN '' ELSE ' of another schema' END, g.tgenabled IN ('D', 'R')
+    FROM t JOIN pg_trigger AS g ON g.tgrelid = t.oid AND NOT g.tgisinternal JOIN pg_proc AS p ON p.oid = g.tgfoid
+UNION ALL
+SELECT 'function', p.proname, '', concat_ws(' ', l.lanname, CASE WHEN p.prosecdef THEN 'SECURITY DEFINER' END,
+        p.proconfig::text, p.prosrc), false
+    FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+    WHERE p.pronamespace = %(schema)s::bigint::oid AND starts_with(p.proname, 'runstate_') AND p.pronargs = 0
+"""
+_HOME: Final = """\
+SELECT c.relnamespace::bigint, quote_ident(n.nspname) FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('runstate_migration')"""
+_TEMPORARY: Final = "SELECT oid::bigint, quote_ident(nspname) FROM pg_namespace WHERE oid = pg_my_temp_schema()"
+_MAY: Final = """\
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean,
+    has_database_privilege(current_database(), 'TEMPORARY')"""
+_FOREIGN: Final = """\
+SELECT g.tgname, c.relname FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
+    WHERE c.relnamespace = %(schema)s::bigint::oid AND starts_with(c.relname, 'runstate_') AND NOT g.tgisinternal
+        AND g.tgenabled <> 'D' AND g.tgtype & 3 = 3"""  # before, and for each row
+
+
+class _Undone(Exception):
+    """Raised to leave a transaction so that nothing of it stays."""
+
+
+def _of_postgres(session: Session, schema: int, *names: str) -> Objects:
+    """Return the objects of a schema, without its name in their definitions."""
+
+    def plain(definition: str) -> str:
+        for name in names:
+            definition = definition.replace(f"{name}.runstate_", "runstate_")
+        return " ".join(definition.split())
+
+    return {
+        (kind, table, name): Made(kind, name, table, plain(definition), disabled)
+        for kind, name, table, definition, disabled in session.run(_CATALOG, {"schema": schema})
+    }
+
+
+def _postgres_reference(session: Session) -> Objects:
+    """Return what the DDL makes, as temporary objects of the transaction that is under way."""
+    session.run("SELECT set_config('search_path', 'pg_temp', true)", {})
+    # Temporary functions are found by their full name alone.
+    session.define(ddl(POSTGRES).replace("EXECUTE FUNCTION runstate_", "EXECUTE FUNCTION pg_temp.runstate_"))
+    ((schema, name),) = session.run(_TEMPORARY, {})
+    return _of_postgres(session, schema, name, "pg_temp")
+
+
+def _examine_postgres(session: Session, sheet: Sheet) -> None:
+    if session.run("SELECT current_setting('session_replication_role')", {})[0][0] != "origin":
+        sentence = "session_replication_role is not origin for this role or database: no guard is obeyed"
+        sheet.add("error", "guard", sentence, "ALTER ROLE (or DATABASE) ... RESET session_replication_role")
+    ((read_only, may),) = session.run(_MAY, {})
+    if read_only or not may:
+        reason = "the database is read-only" if read_only else "this role may not make temporary tables here"
+        sentence = f"tables and guards were not compared with what this library makes: {reason}"
+        remedy = "examine the primary" if read_only else "GRANT TEMPORARY ON DATABASE ... TO this role"
+        sheet.add("warning", "schema", sentence, remedy)
+        return
+    try:
+        with session.transaction():
+            ((schema, home),) = session.run(_HOME, {})
+            live = _of_postgres(session, schema, home)
+            foreign = session.run(_FOREIGN, {"schema": schema})
+            needed = _postgres_reference(session)
+            compare(live, needed, "runstate ddl --dialect postgres", sheet)
+            for name, table in foreign:
+                if ("guard", table, name) not in needed:
+                    sentence = f"the trigger {name} on {table} is not this library's, and can change what it writes"
+                    sheet.add("warning", "trigger", sentence, "see that it returns NEW as it came", thing=name)
+            raise _Undone
+    except _Undone:
+        return
+
+
+def examine_schema(session: Session, sheet: Sheet) -> None:
+    """Note what the database does not hold as the law is written in it."""
+    try:
+        if session.statements.words is SQLITE:
+            compare(_of_sqlite(session), _sqlite_reference(), "runstate ddl --dialect sqlite", sheet)
+        else:
+            _examine_postgres(session, sheet)
+    except StoreError as error:
+        if error.retryable:
+            raise
+        sheet.add("warning", "schema", f"the tables and guards could not be compared: {error}", "see the reason given")

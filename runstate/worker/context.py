@@ -1,0 +1,316 @@
+"""What a handler sees of the run it works on, and how it says what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import attrs
+
+from runstate import checks
+from runstate.clock import monotonic
+from runstate.errors import Fault, LeaseLost, RunstateError
+from runstate.ids import new_run_id
+from runstate.json_values import fits, misfits
+from runstate.lifecycle import RunEvent
+from runstate.store.commands import Call, Settle
+from runstate.store.moving import detail_text
+from runstate.store.perform import note_given
+from runstate.store.rows import json_text
+from runstate.store.session import Session
+from runstate.store.working import Claim, Lease
+from runstate.values import (
+    ErrorCode,
+    IncompleteDetails,
+    IncompleteReason,
+    LastError,
+    RequiredAction,
+    ToolCall,
+    Usage,
+    demand,
+)
+
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["Context", "Outcome", "RunFailed", "TokenLimitReached"]
+
+_MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
+_MOST_CHECKPOINT: Final = 16 * 1024 * 1024
+_MOST_PROGRESS: Final = 1000
+
+
+class TokenLimitReached(RunstateError):
+    """The run has used more tokens than it may, and ends as incomplete. Raised by `add_usage`; let it pass."""
+
+    def __init__(self, run_id: str, reason: IncompleteReason) -> None:
+        super().__init__(run_id, reason)
+        self.run_id: str = run_id
+        self.reason: IncompleteReason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} is past its {self.reason}, and ends incomplete"
+
+
+class RunFailed(RunstateError):
+    """Raise this in a handler to fail its run with a code and a message of your choice."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message)
+        if code not in get_args(ErrorCode):
+            demand([Fault("code", f"expected one of {', '.join(get_args(ErrorCode))}")])
+        self.code: ErrorCode = code
+        self.message: str = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+@attrs.frozen
+class Outcome:
+    """What came of a run in its handler's hands; made by the context's methods, and returned."""
+
+    event: RunEvent
+    value: object = None
+    """What the event carries: the required action, the error, the limit."""
+
+
+_COMPLETE: Final = Outcome(RunEvent.COMPLETE)
+
+
+class Context:
+    """One run in a handler's hands.
+
+    A handler is called when its run is started, and again after a tool round or a take-over: what it learned before
+    is in `checkpoint_value` and `tool_outputs`.
+    """
+
+    __slots__ = (
+        *("_asynchronous", "_cancelling", "_checkpoint", "_ends", "_lease", "_limit", "_prompt", "_completion"),
+        *("_saw_cancelling", "_store", "run", "tool_outputs"),
+    )
+
+    def __init__(self, store: Store, lease: Lease, claim: Claim, *, asynchronous: bool) -> None:
+        self._store = store
+        self._lease = lease
+        self._asynchronous = asynchronous
+        run = self.run = claim.run
+        """The run as it was claimed."""
+        self.tool_outputs: Mapping[str, str] = claim.tool_outputs
+        """The outputs that were submitted last, by call id; empty before any tool round."""
+        self._checkpoint = claim.checkpoint
+        self._prompt = claim.usage.prompt_tokens
+        self._completion = claim.usage.completion_tokens
+        self._limit: IncompleteReason | None = None
+        self._cancelling = self._saw_cancelling = False
+        # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
+        expires_at = run.expires_at
+        self._ends = float("inf") if expires_at is None else monotonic() + expires_at - run.at / 1_000_000
+
+    def __repr__(self) -> str:
+        return f"<Context of {self.run.id}, attempt {self.run.attempt}>"
+
+    # --- what it can be asked -------------------------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.run.id
+
+    @property
+    def attempt(self) -> int:
+        """1, or more where other workers began and died."""
+        return self.run.attempt
+
+    @property
+    def checkpoint_value(self) -> Any:
+        """What was kept by `checkpoint` last, also by a worker before this one; None if nothing was."""
+        return self._checkpoint
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens used so far, in all of the run."""
+        return Usage(self._prompt, self._completion)
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether somebody asked to cancel the run. A plain handler asks this from time to time, and returns.
+
+        Whoever has read True here and then returns nothing confirms the cancel; to complete after all, return
+        `complete()`. An async handler is cancelled as a task instead.
+        """
+        self._saw_cancelling = self._saw_cancelling or self._cancelling
+        return self._cancelling
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline. At the deadline the run expires, whatever the handler does."""
+        return self._ends - monotonic()
+
+    # --- what it can do -------------------------------------------------------------------------------------------
+
+    def add_usage(self, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        """Count tokens. Raises `TokenLimitReached` past a limit of the run, which then ends as incomplete."""
+        added = Usage(prompt_tokens, completion_tokens)
+        self._prompt += added.prompt_tokens
+        self._completion += added.completion_tokens
+        self._limit = self.run.over_budget(self.usage)
+        if self._limit is not None:
+            raise TokenLimitReached(self.run.id, self._limit)
+
+    def checkpoint(self, value: object) -> Awaitable[None]:
+        """Keep a JSON value for the next call of the handler, also by another worker. Usage is kept along with it.
+
+        In a plain handler it is durable when this returns; in an async one, when what it returns was awaited. Raises
+        `InvalidRun` for what is no JSON, `LeaseLost` where the run is another worker's.
+        """
+        if not fits(value):
+            demand(tuple(misfits("checkpoint", value)))
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        if len(text) > _MOST_CHECKPOINT:
+            demand([Fault("checkpoint", f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")])
+        self._checkpoint = value
+        kept = self._note(checkpoint=text)
+        if self._asynchronous:
+            return self._store.ask_later(kept)
+        self._store.ask(kept)
+        return _done()
+
+    def progress(self, text: str) -> None:
+        """Say how far the work is, for people who look. Nobody waits for it, and the last text counts."""
+        demand(checks.text("progress", text))
+        self._store.tell(self._note(progress=text[:_MOST_PROGRESS].replace("\0", "")))
+
+    def _note(self, checkpoint: str | None = None, progress: str | None = None) -> Call[None]:
+        run, worker = self.run, self._lease.token
+        given = note_given(worker, run.seq, checkpoint=checkpoint, usage=self.usage, progress=progress)
+
+        def perform(session: Session) -> bool:
+            return bool(session.run(session.statements.note, given))
+
+        def finish(kept: bool) -> None:
+            if not kept:
+                raise LeaseLost(run, RunEvent.COMPLETE)
+
+        return Call(perform, finish)
+
+    # --- what came of it ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def tool_call(name: str, /, **arguments: Any) -> ToolCall:
+        """Return a call of a tool under a new id, its arguments as JSON."""
+        return ToolCall("call_" + new_run_id()[4:], name, json.dumps(arguments))
+
+    @staticmethod
+    def require_action(calls: RequiredAction | Iterable[ToolCall]) -> Outcome:
+        """Wait for the outputs of `calls`: the slot is free meanwhile, and the handler is called again with them."""
+        return Outcome(RunEvent.REQUIRE_ACTION, calls if isinstance(calls, RequiredAction) else RequiredAction(calls))
+
+    @staticmethod
+    def complete() -> Outcome:
+        """End well. Returning nothing does the same."""
+        return _COMPLETE
+
+    @staticmethod
+    def mark_incomplete(reason: IncompleteReason) -> Outcome:
+        """End at a token limit that the handler found by itself."""
+        return Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason))
+
+    @staticmethod
+    def fail(code: ErrorCode, message: str) -> Outcome:
+        """End by an error."""
+        return Outcome(RunEvent.FAIL, LastError(RunFailed(code, message).code, message))
+
+    # --- the worker's side ----------------------------------------------------------------------------------------
+
+    def ask_to_cancel(self) -> None:
+        """Let the handler know that its run shall be cancelled."""
+        self._cancelling = True
+
+    @property
+    def is_cancelling(self) -> bool:
+        """Whether it was let know; asked by the worker, not by the handler."""
+        return self._cancelling
+
+    def settle(self, outcome: object) -> Settle:
+        """Return the settle for what a handler returned."""
+        if self._limit is not None:
+            return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
+        if outcome is None and self._saw_cancelling:
+            return self._settle(RunEvent.CONFIRM_CANCEL)
+        if outcome is None or outcome is _COMPLETE:
+            return self._settle(RunEvent.COMPLETE)
+        if not isinstance(outcome, Outcome):
+            told = f"the handler returned a {type(outcome).__name__}; expected what a method of the context returns"
+            return self._settle(RunEvent.FAIL, last_error=LastError("server_error", told))
+        match outcome.value:
+            case RequiredAction() as action:
+                return self._settle(outcome.event, required_action=action)
+            case LastError() as error:
+                return self._settle(outcome.event, last_error=error)
+            case IncompleteDetails() as details:
+                return self._settle(outcome.event, incomplete_details=details)
+            case _:
+                return self._settle(outcome.event)
+
+    def settle_error(self, error: BaseException, traceback: str) -> Settle:
+        """Return the settle for what a handler raised; the traceback is for the history alone."""
+        if isinstance(error, TokenLimitReached) or self._limit is not None:
+            return self.settle(None)
+        told = str(error).replace("\0", "")
+        if isinstance(error, RunFailed):
+            last = LastError(error.code, error.message[:_MOST_MESSAGE].replace("\0", ""))
+        else:
+            last = LastError("server_error", f"{type(error).__name__}: {told}"[:_MOST_MESSAGE])
+        return self._settle(RunEvent.FAIL, last_error=last, detail={"traceback": traceback})
+
+    def settle_event(self, event: RunEvent) -> Settle:
+        """Return the settle for what the worker itself decided: a cancel confirmed, a deadline passed."""
+        return self._settle(event)
+
+    def _settle(
+        self,
+        event: RunEvent,
+        *,
+        required_action: RequiredAction | None = None,
+        last_error: LastError | None = None,
+        incomplete_details: IncompleteDetails | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> Settle:
+        prompt, completion = self._prompt, self._completion
+        if event is RunEvent.REQUIRE_ACTION:
+            required = json_text(required_action)
+            kept = f'{{"required_action":{required}}}'
+            noted = self.usage if prompt or completion else None
+            return Settle(self.run, event, noted=noted, required_action=required, detail=kept)
+        usage = _usage_text(prompt, completion)
+        laden = last_error is not None or incomplete_details is not None or detail is not None
+        if not laden and self.run.attempt < 2:
+            return Settle(self.run, event, usage)
+        told = detail or {}
+        if self.run.attempt > 1:
+            told = {**told, "attempt": self.run.attempt}
+        return Settle(
+            self.run,
+            event,
+            usage,
+            last_error=json_text(last_error),
+            incomplete_details=json_text(incomplete_details),
+            detail=detail_text(told) if told else None,
+        )
+
+
+def _usage_text(prompt: int, completion: int) -> str:
+    return f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion}}}'
+
+
+class _Done:
+    """What a plain handler gets for something to await: it is done already."""
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+def _done() -> Awaitable[None]:
+    return _Done()

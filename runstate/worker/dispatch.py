@@ -1,0 +1,46 @@
+"""Sending runs through somebody else's engine, and sending again what never arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from runstate.clock import monotonic
+from runstate.store.creating import DEFAULT_QUEUE
+
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["Dispatcher"]
+
+_MOST: Final = 500  # runs a look
+
+
+class Dispatcher:
+    """Looks for runs that an engine should have delivered by now, and hands them to `send` again.
+
+    A run is sent again when it has been waiting in `queue` for `after_s` seconds, or its worker has died, and at most
+    once in `after_s` seconds by this dispatcher. Sending a run that is under way is harmless: `drive` gets nothing.
+    """
+
+    def __init__(
+        self, store: Store, send: Callable[[str], object], *, queue: str = DEFAULT_QUEUE, after_s: float = 30.0
+    ) -> None:
+        self._store = store
+        self._send = send
+        self._queue = queue
+        self._after_s = after_s
+        self._sent_at: dict[str, float] = {}
+
+    def look(self) -> list[str]:
+        """Sweep, and send again what is overdue; return the ids that were sent. Ask this every few seconds."""
+        self._store.sweep()
+        now = monotonic()
+        self._sent_at = {run_id: at for run_id, at in self._sent_at.items() if now - at < self._after_s}
+        sent: list[str] = []
+        for run_id in self._store.overdue(self._queue, self._after_s, limit=_MOST):
+            if run_id not in self._sent_at:
+                self._sent_at[run_id] = now
+                self._send(run_id)
+                sent.append(run_id)
+        return sent

@@ -1,0 +1,126 @@
+"""Driving one run by its id, inside somebody else's engine: a Celery task, a Procrastinate job, a workflow's step.
+
+Such an engine brings an id to a process, late, twice or never. Here the run is claimed in the store, so a second
+delivery gets nothing; `Dispatcher` sends again what was never claimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from runstate.errors import StoreError
+from runstate.store.bell import Hint
+from runstate.store.commands import Settle
+from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim
+from runstate.stored import StoredRun
+from runstate.worker.handling import Handler
+from runstate.worker.hands import Hands, log
+
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["drive", "drive_async"]
+
+_AGAIN_S = 0.2
+
+
+class _Hand(Hands):
+    """A worker of one run."""
+
+    async def drive(self, run_id: str) -> StoredRun | None:
+        """Drive the run if it can be claimed or taken over; return it as it stands afterwards."""
+        self._woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="runstate-handler")
+        await self._take_lease()
+        chores: asyncio.Task[None] | None = None
+        try:
+            claim = await self._claim(run_id)
+            if claim is None:
+                return None
+            self._stopping = True  # its chores take over no other run
+            chores = asyncio.create_task(self._do_chores())
+            with self._store.bell.listening(self._hear):
+                await self._see_through(claim)
+            return await self._store.aio.get(run_id)
+        finally:
+            if chores is not None:
+                chores.cancel()
+                with suppress(asyncio.CancelledError):
+                    await chores
+            await self._give_back()
+            self._pool.shutdown(wait=False)
+
+    async def _claim(self, run_id: str) -> Claim | None:
+        aio = self._store.aio
+        claim = await aio.claim_id(self._lease, run_id)
+        if claim is not None:
+            return claim
+        run = await aio.get(run_id)  # raises RunNotFound
+        if run.is_terminal:
+            return None
+        await aio.sweep(max_attempts=self._max_attempts)
+        queues = (run.queue,)
+        taken = await aio.take_over(self._lease, 1, queues=queues, max_attempts=self._max_attempts, run_id=run_id)
+        return taken[0] if taken else None
+
+    async def _see_through(self, claim: Claim) -> None:
+        self._start(claim)
+        while self._working and not self._lost:
+            self._woken.clear()
+            if not self._done:
+                await self._woken.wait()
+        while self._done and not self._lost:
+            await self._settle(self._done.pop(0))
+
+    async def _settle(self, settle: Settle) -> None:
+        try:
+            turned = await self._store.aio.settle(self._lease, [settle])
+        except StoreError as error:
+            log.warning("%s; asking again", error)
+            self._done.insert(0, settle)
+            await asyncio.sleep(_AGAIN_S)
+            return
+        for refusal in turned.refused.values():
+            log.warning("outcome not taken: %s", refusal)
+
+    def _hear(self, hint: Hint) -> None:
+        if hint & Hint.CANCELLING:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._look_for_cancels)
+
+
+def drive(
+    store: Store,
+    run_id: str,
+    handler: Handler,
+    *,
+    name: str | None = None,
+    lease_s: float = 30.0,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+) -> StoredRun | None:
+    """Drive one run through one call of the handler; return it as it stands then.
+
+    None if there is nothing to do: it has ended, waits for its tools or its time, or another works on it, which is
+    how a delivery that comes late or twice ends. A run whose worker died is taken over. Raises `RunNotFound`. Blocks;
+    inside an event loop there is `drive_async`.
+    """
+    hand = _Hand(store, handler, concurrency=1, name=name, lease_s=lease_s, max_attempts=max_attempts)
+    return asyncio.run(hand.drive(run_id))
+
+
+async def drive_async(
+    store: Store,
+    run_id: str,
+    handler: Handler,
+    *,
+    name: str | None = None,
+    lease_s: float = 30.0,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+) -> StoredRun | None:
+    """Drive one run as `drive` does, inside an event loop."""
+    hand = _Hand(store, handler, concurrency=1, name=name, lease_s=lease_s, max_attempts=max_attempts)
+    return await hand.drive(run_id)
