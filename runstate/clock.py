@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "microseconds", "monotonic", "moved", "pause", "use_clock"]
+__all__ = ["Clock", "ManualClock", "SystemClock", "microseconds", "monotonic", "moved", "pause", "span", "use_clock"]
 
 
 class Clock(Protocol):
@@ -82,6 +82,25 @@ def microseconds() -> int:
 def moved() -> int | None:
     """Return Unix microseconds if the clock is not the machine's own; None where a database's own clock may judge."""
     return None if reader.time in (time.time, SystemClock.time) else microseconds()
+
+
+def span(microseconds: float) -> str:
+    """Return a span of time as people say it, in its two largest units; a short one with its milliseconds.
+
+    >>> span(7_505_000_000), span(86_401_000_000), span(61_000_000), span(1_204_000), span(12_000)
+    ('2h 5m', '1d', '1m 1s', '1.204s', '12ms')
+    """
+    if microseconds < 1_000_000:
+        return f"{max(int(microseconds), 0) // 1000}ms"
+    if microseconds < 10_000_000:
+        return f"{microseconds / 1_000_000:.3f}s"
+    left = int(microseconds) // 1_000_000
+    parts: list[str] = []
+    for unit, seconds in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        whole, left = divmod(left, seconds)
+        if whole or parts:
+            parts.append(f"{whole}{unit}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0"))
 
 
 ClockT = TypeVar("ClockT", bound=Clock)

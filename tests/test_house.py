@@ -48,7 +48,7 @@ BELOW: dict[str, frozenset[str]] = {
     "diagram": frozenset({*FLOOR_0, *FLOOR_1}),
     "machine": frozenset({*FLOOR_0, *FLOOR_1}),
     "demo": frozenset({*FLOOR_0, *FLOOR_1, "diagram"}),
-    "cli": frozenset({*FLOOR_0, *FLOOR_1, "diagram", "demo"}),
+    "cli": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2, "diagram", "demo"}),
     "__main__": frozenset({"cli"}),
     "__init__": frozenset({*FLOOR_0, *FLOOR_1}),
 }

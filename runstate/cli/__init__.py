@@ -1,6 +1,7 @@
-"""The command `runstate`: the law, its pictures, recorded runs judged, and a demonstration.
+"""The command `runstate`: the law, its pictures, recorded runs judged, a demonstration; stored runs and their database.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 fine, 1 findings, 2 a mistake in the asking.
+Data goes to stdout, talk to stderr. Exit codes: 0 fine, 1 findings or refused by the law, 2 a mistake in the asking or
+no store to be had.
 
 A command's module is imported when the command is asked for, so that none waits for what only another needs.
 """
@@ -51,12 +52,16 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     places={
         "check": "runstate.cli.check:check",
+        "ddl": "runstate.cli.upkeep:ddl",
         "demo": "runstate.cli.scenes:demo",
         "diagram": "runstate.cli.picture:diagram",
+        "doctor": "runstate.cli.upkeep:doctor",
         "explain": "runstate.cli.law:explain",
+        "migrate": "runstate.cli.upkeep:migrate",
+        "runs": "runstate.cli.runs:runs",
         "table": "runstate.cli.law:table",
     },
 )
 @click.version_option(package_name="runstate")
 def cli() -> None:
-    """The lifecycle of an Assistants API run: its law, its pictures, its recordings."""
+    """The lifecycle of an Assistants API run: its law, its pictures, its recordings, and runs that are stored."""

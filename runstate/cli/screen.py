@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runstate.lifecycle import LAW
-from runstate.run import Run
+from runstate.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
     from runstate.diagram import Standing
@@ -50,7 +50,7 @@ def lanes(console: Console, standing: Standing | None = None) -> str:
     return draw(LAW, "lanes" if has_unicode() else "ascii", standing, width, has_colors(console))
 
 
-def standing_of(run: Run) -> Standing:
+def standing_of(run: RunSnapshot) -> Standing:
     """Return where a run stands, to be drawn."""
     from runstate.diagram import Standing
 

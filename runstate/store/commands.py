@@ -202,6 +202,8 @@ class Past:
     completion_tokens: int = 0
     submitted: str | None = None
     """The detail of the entry that submitted the outputs it goes on with."""
+    at: int | None = None
+    """When this worker got it, if that was not when it was started."""
 
 
 @attrs.frozen
@@ -217,8 +219,6 @@ def turned(raw: Any, actor: str) -> Turned:
     """Return what came of a turn, from its rows: claimed, past by seq, refused by seq. The oldest runs come first."""
     found, past, refused = raw
     runs = [read_claim(row) for row in found]
-    for run in runs:
-        run.actor = actor
     if len(runs) > 1:
         runs.sort(key=lambda run: (-run.priority, run.seq))
     return Turned([(run, past.get(run.seq)) for run in runs], refused)
@@ -238,7 +238,7 @@ class Turn(Command[T]):
         queues: Sequence[str] = (),
         limit: int = 0,
         settles: Sequence[Settle] = (),
-        held: frozenset[int] = frozenset(),
+        held: frozenset[int] | None = None,
         run_id: str | None = None,
     ) -> None:
         super().__init__()
@@ -249,10 +249,15 @@ class Turn(Command[T]):
         self.limit: Final = limit
         self.settles: Final = settles
         self.held: Final = held
-        """The seqs it knows to be its own, apart from those it settles."""
+        """The seqs it knows to be its own, apart from those it settles; None if it keeps no account of them."""
         self.run_id: Final = run_id
         """The only run it wants, if it wants a certain one."""
         self._taken = taken
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether what it claimed can be told from what it held before, should the answer be lost."""
+        return self.held is not None or self.run_id is not None or not self.limit
 
     def finish(self, raw: Any) -> T:
         """Return what was asked for of the claimed runs and the refused outcomes."""
@@ -262,13 +267,20 @@ class Turn(Command[T]):
 class Call(Command[T]):
     """Anything else that writes: it gets the session, inside a transaction."""
 
-    __slots__ = ("_finish", "perform")
+    __slots__ = ("_finish", "perform", "repeatable")
 
     def __init__(
-        self, perform: Callable[[Session], Any], finish: Callable[[Any], T] | None = None, hint: Hint = NOTHING
+        self,
+        perform: Callable[[Session], Any],
+        finish: Callable[[Any], T] | None = None,
+        hint: Hint = NOTHING,
+        *,
+        repeatable: bool = True,
     ) -> None:
         super().__init__()
         self.hint = hint
+        self.repeatable: Final = repeatable
+        """Whether asking again answers the same, should the answer be lost."""
         self.perform: Final = perform
         self._finish = finish
 

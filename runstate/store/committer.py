@@ -226,6 +226,6 @@ def _resolve(commands: Sequence[Command[Any]]) -> None:
 
 def _recognisable(command: Command[Any]) -> bool:
     """Tell whether asking again cannot do a thing twice, nor be refused for having been done."""
-    if isinstance(command, Move):
+    if isinstance(command, Move | Turn | Call):
         return command.repeatable
-    return isinstance(command, Create | Turn | Call)
+    return isinstance(command, Create)

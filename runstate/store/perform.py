@@ -146,8 +146,8 @@ def refused(run: StoredRun, event: RunEvent) -> IllegalTransition:
 
 def _not_ready(session: Session, run: StoredRun) -> RunstateError:
     """Return why a queued run may not be started yet."""
-    head = one(session.run(session.statements.head_of, {"thread": run.thread_id}))
-    if head is not None and head[0] != run.id:
+    head = one(session.run(session.statements.waits_behind, {"run": run.seq}))
+    if head is not None:
         return ThreadBusy(run.thread_id, head[0])
     return StoreError(f"run {run.id} is {run.status} and not ready: its `not_before` has not come, so it cannot start")
 
@@ -239,7 +239,7 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
     for settle in settles:
         if settle.run.seq not in settled:
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
-    worked_on = [row for row in claimed if row[1] > 2 or row[11] > 1]
+    worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
     turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
 
 
@@ -272,12 +272,14 @@ def _why_not_settled(session: Session, turn: Turn[Any], settle: Settle) -> Runst
 def past_of(session: Session, claimed: Sequence[Row]) -> dict[int, Past]:
     """Return what runs that were worked on before bring along, by seq."""
     found: dict[int, Past] = {}
+    # The row of a run that was taken over, or found to be claimed before, says when it was started.
+    at = session.run(session.statements.moment, {})[0][0] if claimed else None
     for row in claimed:
         seq = row[0]
         # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
         submitted = one(session.run(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
         notes = one(session.run(session.statements.notes, {"run": seq})) or (None, 0, 0)
-        found[seq] = Past(notes[0], notes[1], notes[2], None if submitted is None else submitted[0])
+        found[seq] = Past(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
     return found
 
 
@@ -294,7 +296,9 @@ def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[in
         if run is None or not _is_ours(session, turn, settle):
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     mine = session.run(session.statements.owned, {"worker": turn.worker})
-    known = turn.held | {settle.run.seq for settle in turn.settles}
+    known = {settle.run.seq for settle in turn.settles}.union(turn.held or ())
+    if turn.held is None:
+        mine = [row for row in mine if row[2] == turn.run_id]
     return again, refused_ones, [row for row in mine if row[0] not in known]
 
 

@@ -23,6 +23,15 @@ except ModuleNotFoundError as missing:  # pragma: no cover
 __all__ = ["PostgresDatabase", "PostgresSession", "translated"]
 
 _OLDEST: Final = 140000
+# Planning a turn anew costs more than a small one. Every statement goes from a few values to rows by an index: what a
+# planner would do instead, once it has seen the tables empty or full, is to walk all of them.
+_SETTINGS: Final = "; ".join(
+    (
+        "SET plan_cache_mode = force_generic_plan",
+        *(f"SET enable_{way} = off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin")),
+        "SET jit = off",
+    )
+)
 _Connection = psycopg.Connection[Any]
 
 
@@ -127,6 +136,8 @@ class PostgresDatabase:
         if connection.info.server_version < _OLDEST:
             connection.close()
             raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
+        if not reading:
+            connection.execute(_SETTINGS)
         return PostgresSession(connection, self.shown)
 
     def close(self) -> None:

@@ -100,6 +100,11 @@ class Queries:
         )
 
     @cached_property
+    def moment(self) -> str:
+        """The time, by the clock that judges leases."""
+        return f"SELECT {self.now}"
+
+    @cached_property
     def by_id(self) -> str:
         """A run, by its id."""
         return f"SELECT {self.columns} FROM runstate_run AS r WHERE r.id = {self.param('id', 'text')}"
@@ -121,6 +126,15 @@ class Queries:
             f"SELECT r.id FROM runstate_run AS r WHERE r.thread_id = {self.param('thread', 'text')}"
             f" AND r.status IN ({_LIVE})"
             " AND (r.exclusive = 'reject' OR (r.exclusive = 'queue' AND r.ready_at IS NOT NULL))"
+        )
+
+    @cached_property
+    def waits_behind(self) -> str:
+        """The id of the run that another of its thread waits behind."""
+        return (
+            "SELECT h.id FROM runstate_run AS r JOIN runstate_run AS h ON h.thread_id = r.thread_id AND h.seq <> r.seq"
+            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue' AND h.status IN ({_LIVE})"
+            " AND (h.exclusive = 'reject' OR (h.exclusive = 'queue' AND h.ready_at IS NOT NULL))"
         )
 
     @cached_property
@@ -166,7 +180,7 @@ class Queries:
 
     CLAIMED: Final = (
         *("seq", "version", "id", "created_at", "thread_id", "assistant_id", "model", "status", "at"),
-        *("queue", "priority", "attempt", "expires_at", "started_at"),
+        *("queue", "priority", "attempt", "expires_at", "started_at", "actor"),
     )
 
     def claimed(self, table: str) -> str:
@@ -180,7 +194,6 @@ class Queries:
         """The runs that a session works on."""
         return (
             f"SELECT {self.claimed('r')} FROM runstate_run AS r WHERE r.worker = {self.param('worker')}"
-            f" AND r.status = '{LAW.target_of(RunEvent.START)}'"
         )
 
     @cached_property

@@ -108,7 +108,7 @@ def worker_of(row: Row) -> int | None:
 def read_claim(row: Row) -> StoredRun:
     """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
     seq, version, run_id, created_at, thread_id, assistant_id, model, status, at = row[:9]
-    queue, priority, attempt, expires_at, started_at, settings = row[9:]
+    queue, priority, attempt, expires_at, started_at, actor, settings = row[9:]
     values = _CLAIMED.copy()
     values[0:5] = run_id, created_at, thread_id, assistant_id, _STATUS[status]
     values[_EXPIRES_AT], values[_STARTED_AT], values[_MODEL] = expires_at, started_at, model
@@ -116,7 +116,7 @@ def read_claim(row: Row) -> StoredRun:
         for name, value in _settings(settings).items():
             values[_PLACE[name]] = value
     run = StoredRun.__new__(StoredRun)
-    run.__setstate__((*values, seq, version, RunEvent.START, BIRTH, at, None, queue, priority, attempt, True))
+    run.__setstate__((*values, seq, version, RunEvent.START, BIRTH, at, actor, queue, priority, attempt, True))
     return run
 
 

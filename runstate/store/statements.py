@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Final
 
 from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
-from runstate.store.guards import LEGAL, stamped_by
+from runstate.store.conditions import LEGAL, stamped_by
 from runstate.store.queries import Column, Queries, columns
 from runstate.store.tables import SQLITE, quoted
 
@@ -21,6 +21,8 @@ _STARTED: Final = LAW.target_of(RunEvent.START)
 _TERMINAL: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)])
 _STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
 _ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
+# Not a join: the planner would make one of the whole table.
+_PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
 _IDLE: Final = quoted([status for status in LAW.sources_of(RunEvent.REQUEST_CANCEL) if status != _STARTED])
 
 
@@ -132,7 +134,8 @@ class Statements(Queries):
     def _settling(self, payload: bool) -> str:
         return (
             f"UPDATE runstate_run AS r SET {self._moving(payload, self.param('actor', 'text'), 'NULL')} FROM v, t"
-            f" WHERE r.seq = v.key AND r.worker = {self.param('worker')}"
+            # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
+            f" WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
             f" AND v.event || ' ' || r.status || ' ' || v.target IN ({LEGAL}) AND {self._leased}"
         )
 
@@ -168,10 +171,9 @@ class Statements(Queries):
         if self.words is SQLITE:
             picked = f" WHERE r.seq IN ({self._picking()})"
             return f"WITH t AS (SELECT :now AS now) {self._claiming(picked)} RETURNING {self.claimed('runstate_run')}"
-        picked = ", picked WHERE r.seq = picked.seq"
         return (
             f"WITH t AS (SELECT {self.now} AS now), picked AS ({self._picking()} FOR UPDATE OF runstate_run SKIP"
-            f" LOCKED) {self._claiming(picked)} RETURNING {self.claimed('r')}"
+            f" LOCKED) {self._claiming(_PICKED)} RETURNING {self.claimed('r')}"
         )
 
     @cached_property
@@ -194,7 +196,7 @@ class Statements(Queries):
             f"WITH {self.table(self.settle_columns(payload))},"
             f" settled AS ({self._settling(payload)} RETURNING r.seq, r.version),"
             f" picked AS ({self._picking()} FOR UPDATE OF runstate_run SKIP LOCKED),"
-            f" claimed AS ({self._claiming(', picked WHERE r.seq = picked.seq')} RETURNING r.*)"
+            f" claimed AS ({self._claiming(_PICKED)} RETURNING r.*)"
             f" SELECT 0, seq, version, {nothing} FROM settled"
             f" UNION ALL SELECT 1, {self.claimed('claimed')} FROM claimed"
         )

@@ -26,13 +26,13 @@ from runstate.store.session import Session
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, LastError, Usage, demand
 
-__all__ = ["DEFAULT_MAX_ATTEMPTS", "Beat", "Claim", "Lease", "Swept", "Working"]
+__all__ = ["DEFAULT_MAX_ATTEMPTS", "LEASE_S", "Beat", "Claim", "Lease", "Swept", "Working"]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 _SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
 _SWEEPER: Final = "sweep"
 _GRACE_US: Final = 500_000
-_LEASE: Final = checks.number(0.05, 86_400)
+LEASE_S: Final = checks.number(0.05, 86_400)
 _LIMIT: Final = checks.count(least=0)
 _AGE: Final = checks.number(0, checks.YEAR_10000)
 _FORGET_SESSIONS_US: Final = 24 * 3600 * 1_000_000
@@ -70,6 +70,8 @@ class Claim:
     checkpoint: Any = None
     usage: Usage = NO_USAGE
     tool_outputs: Mapping[str, str] = _NO_OUTPUTS
+    at: int = 0
+    """When this worker got it, in Unix microseconds by the database's clock."""
 
 
 @attrs.frozen
@@ -95,10 +97,11 @@ class Swept:
 def a_claim(run: StoredRun, past: Past | None) -> Claim:
     """Return what a handler goes on with."""
     if past is None:
-        return Claim(run)
+        return Claim(run, at=run.at)
     outputs: Mapping[str, str] = json.loads(past.submitted)["tool_outputs"] if past.submitted else _NO_OUTPUTS
     noted = None if past.checkpoint is None else json.loads(past.checkpoint)
-    return Claim(run, noted, Usage(past.prompt_tokens, past.completion_tokens), outputs)
+    usage = Usage(past.prompt_tokens, past.completion_tokens)
+    return Claim(run, noted, usage, outputs, run.at if past.at is None else past.at)
 
 
 def _owned(session: Session, lease: Lease) -> Mapping[int, RunStatus]:
@@ -146,7 +149,7 @@ class Working(Asking):
         """Begin a worker's session. It must be renewed by `heartbeat` before `lease_s` seconds are over."""
         name = worker_name() if actor is None else actor
         demand(plain_text("actor", name))
-        demand(_LEASE("lease_s", lease_s))
+        demand(LEASE_S("lease_s", lease_s))
         lease = Lease(new_token(), name, float(lease_s))
         given = {"worker": lease.token, "name": name, "lease": int(lease_s * 1_000_000)}
 
@@ -224,7 +227,7 @@ class Working(Asking):
                     found += session.run(session.statements.take_over, {**given, "limit": limit - len(found)})
             return found, past_of(session, found), {}
 
-        return self._way.ask(Call(perform, lambda raw: _claims(turned(raw, lease.actor))))
+        return self._way.ask(Call(perform, lambda raw: _claims(turned(raw, lease.actor)), repeatable=False))
 
     def note(
         self,

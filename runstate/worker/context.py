@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Iterable, Mapping
+from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import attrs
@@ -60,6 +61,7 @@ class RunFailed(RunstateError):
         super().__init__(code, message)
         if code not in get_args(ErrorCode):
             demand([Fault("code", f"expected one of {', '.join(get_args(ErrorCode))}")])
+        demand(checks.text("message", message))
         self.code: ErrorCode = code
         self.message: str = message
 
@@ -77,6 +79,13 @@ class Outcome:
 
 
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
+_CARRIED: Final[Mapping[RunEvent, type[object]]] = {
+    RunEvent.COMPLETE: type(None),
+    RunEvent.REQUIRE_ACTION: RequiredAction,
+    RunEvent.FAIL: LastError,
+    RunEvent.MARK_INCOMPLETE: IncompleteDetails,
+}
+"""What a handler may say, and what that carries."""
 
 
 class Context:
@@ -106,7 +115,7 @@ class Context:
         self._cancelling = self._saw_cancelling = False
         # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
         expires_at = run.expires_at
-        self._ends = float("inf") if expires_at is None else monotonic() + expires_at - run.at / 1_000_000
+        self._ends = float("inf") if expires_at is None else monotonic() + expires_at - claim.at / 1_000_000
 
     def __repr__(self) -> str:
         return f"<Context of {self.run.id}, attempt {self.run.attempt}>"
@@ -153,9 +162,9 @@ class Context:
     def add_usage(self, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         """Count tokens. Raises `TokenLimitReached` past a limit of the run, which then ends as incomplete."""
         added = Usage(prompt_tokens, completion_tokens)
-        self._prompt += added.prompt_tokens
-        self._completion += added.completion_tokens
-        self._limit = self.run.over_budget(self.usage)
+        spent = Usage(self._prompt + added.prompt_tokens, self._completion + added.completion_tokens)
+        self._prompt, self._completion = spent.prompt_tokens, spent.completion_tokens
+        self._limit = self.run.over_budget(spent)
         if self._limit is not None:
             raise TokenLimitReached(self.run.id, self._limit)
 
@@ -215,6 +224,8 @@ class Context:
     @staticmethod
     def mark_incomplete(reason: IncompleteReason) -> Outcome:
         """End at a token limit that the handler found by itself."""
+        if reason not in get_args(IncompleteReason):
+            demand([Fault("reason", f"expected one of {', '.join(get_args(IncompleteReason))}")])
         return Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason))
 
     @staticmethod
@@ -241,9 +252,8 @@ class Context:
             return self._settle(RunEvent.CONFIRM_CANCEL)
         if outcome is None or outcome is _COMPLETE:
             return self._settle(RunEvent.COMPLETE)
-        if not isinstance(outcome, Outcome):
-            told = f"the handler returned a {type(outcome).__name__}; expected what a method of the context returns"
-            return self._settle(RunEvent.FAIL, last_error=LastError("server_error", told))
+        if not isinstance(outcome, Outcome) or not isinstance(outcome.value, _CARRIED.get(outcome.event, ())):
+            return self._settle(RunEvent.FAIL, last_error=LastError("server_error", _nonsense(outcome)))
         match outcome.value:
             case RequiredAction() as action:
                 return self._settle(outcome.event, required_action=action)
@@ -258,11 +268,10 @@ class Context:
         """Return the settle for what a handler raised; the traceback is for the history alone."""
         if isinstance(error, TokenLimitReached) or self._limit is not None:
             return self.settle(None)
-        told = str(error).replace("\0", "")
         if isinstance(error, RunFailed):
-            last = LastError(error.code, error.message[:_MOST_MESSAGE].replace("\0", ""))
+            last = LastError(error.code, error.message.replace("\0", "")[:_MOST_MESSAGE])
         else:
-            last = LastError("server_error", f"{type(error).__name__}: {told}"[:_MOST_MESSAGE])
+            last = LastError("server_error", _sentence(error).replace("\0", "")[:_MOST_MESSAGE])
         return self._settle(RunEvent.FAIL, last_error=last, detail={"traceback": traceback})
 
     def settle_event(self, event: RunEvent) -> Settle:
@@ -299,6 +308,25 @@ class Context:
             incomplete_details=json_text(incomplete_details),
             detail=detail_text(told) if told else None,
         )
+
+
+def _nonsense(returned: object) -> str:
+    if isinstance(returned, Outcome):
+        what = f"an outcome of {returned.event} with a {type(returned.value).__name__}"
+    else:
+        what = f"a {type(returned).__name__}"
+    told = f"the handler returned {what}; expected what a method of the context returns, or nothing"
+    return f"{told} (a function around an async handler must be async, too)" if iscoroutine(returned) else told
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what an exception says of itself, even where saying it fails."""
+    name = type(error).__name__
+    try:
+        told = str(error)
+    except Exception as worse:
+        told = f"its own sentence failed with a {type(worse).__name__}"
+    return f"{name}: {told}" if told else name
 
 
 def _usage_text(prompt: int, completion: int) -> str:

@@ -7,17 +7,16 @@ delivery gets nothing; `Dispatcher` sends again what was never claimed.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runstate.errors import StoreError
 from runstate.store.bell import Hint
-from runstate.store.commands import Settle
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim
 from runstate.stored import StoredRun
+from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler
-from runstate.worker.hands import Hands, log
+from runstate.worker.hands import Hands, log, outside_of_loops
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -34,7 +33,7 @@ class _Hand(Hands):
         """Drive the run if it can be claimed or taken over; return it as it stands afterwards."""
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="runstate-handler")
+        self._crew = Crew()
         await self._take_lease()
         chores: asyncio.Task[None] | None = None
         try:
@@ -52,7 +51,7 @@ class _Hand(Hands):
                 with suppress(asyncio.CancelledError):
                     await chores
             await self._give_back()
-            self._pool.shutdown(wait=False)
+            self._crew.dismiss()
 
     async def _claim(self, run_id: str) -> Claim | None:
         aio = self._store.aio
@@ -74,18 +73,18 @@ class _Hand(Hands):
             if not self._done:
                 await self._woken.wait()
         while self._done and not self._lost:
-            await self._settle(self._done.pop(0))
+            await self._settle()
 
-    async def _settle(self, settle: Settle) -> None:
+    async def _settle(self) -> None:
+        settles, self._done = self._done, []
         try:
-            turned = await self._store.aio.settle(self._lease, [settle])
+            turned = await self._store.aio.settle(self._lease, settles)
         except StoreError as error:
             log.warning("%s; asking again", error)
-            self._done.insert(0, settle)
+            self._done = settles
             await asyncio.sleep(_AGAIN_S)
             return
-        for refusal in turned.refused.values():
-            log.warning("outcome not taken: %s", refusal)
+        self._take_refusals(settles, turned.refused)
 
     def _hear(self, hint: Hint) -> None:
         if hint & Hint.CANCELLING:
@@ -109,6 +108,7 @@ def drive(
     inside an event loop there is `drive_async`.
     """
     hand = _Hand(store, handler, concurrency=1, name=name, lease_s=lease_s, max_attempts=max_attempts)
+    outside_of_loops("drive_async")
     return asyncio.run(hand.drive(run_id))
 
 

@@ -9,16 +9,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from runstate import checks
 from runstate.clock import monotonic
-from runstate.errors import StoreError
+from runstate.errors import Fault, IllegalTransition, RunstateError, StoreError
 from runstate.lifecycle import LAW, RunEvent, RunStatus
 from runstate.store.commands import Settle
-from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Beat, Claim, Lease, worker_name
+from runstate.store.creating import plain_text, queue_names
+from runstate.store.working import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, Lease, worker_name
 from runstate.worker.context import Context
+from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler, is_asynchronous
 from runstate.worker.pulse import Pulse
 from runstate.worker.work import Work
@@ -26,14 +28,31 @@ from runstate.worker.work import Work
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["CANCELLING", "Hands"]
+__all__ = ["Hands", "log", "outside_of_loops", "possible"]
 
 log: Final = logging.getLogger("runstate.worker")
 
-CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
+_CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
 _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
 _SWEEP_S: Final = 0.5  # between two looks whether something is due, give or take
 _SWEEP_ANYWAY_S: Final = 15.0
+_LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
+_ATTEMPTS: Final = checks.count(least=1)
+
+
+def possible(faults: Sequence[Fault]) -> None:
+    """Raise `ValueError` with the first thing that is wrong with how a worker shall be."""
+    for path, problem in faults:
+        raise ValueError(f"{path}: {problem}")
+
+
+def outside_of_loops(instead: str) -> None:
+    """Raise `RuntimeError` where an event loop is running, which a call that blocks would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(f"an event loop is running here, and this would block it: use `{instead}`")
 
 
 class Hands:
@@ -54,53 +73,67 @@ class Hands:
             raise ValueError(f"concurrency: expected 1 to 10,000, got {concurrency!r}")
         if isinstance(queues, str) or not queues:
             raise ValueError(f"queues: expected the names of queues, got {queues!r}")
+        self.name: Final = worker_name() if name is None else name
+        """Who it is, in histories."""
+        named = checks.name("name", self.name) or plain_text("name", self.name)
+        possible(queue_names(queues) + named + LEASE_S("lease_s", lease_s) + _ATTEMPTS("max_attempts", max_attempts))
         self._store = store
         self._handler = handler
         self._asynchronous = is_asynchronous(handler)
         self._concurrency = concurrency
         self._queues = tuple(queues)
-        self.name: Final = worker_name() if name is None else name
-        """Who it is, in histories."""
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._working: dict[int, Work] = {}
+        self._strays: set[Work] = set()
+        """Handlers that were told to stop and have not yet: their runs are lost, their slots are not free."""
         self._done: list[Settle] = []
-        self._settling: frozenset[int] = frozenset()
         self._hinted = True
+        self._adrift = False
+        self._unsure = False
+        """Whether this worker may hold runs that it does not know of, because an answer was lost."""
         self._stopping = False
         self._lost = False
         self._lease: Lease
         self._pulse: Pulse
         self._loop: asyncio.AbstractEventLoop
         self._woken: asyncio.Event
-        self._pool: ThreadPoolExecutor
+        self._crew: Crew
         self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self._working)} of {self._concurrency} at work>"
 
+    @property
+    def _room(self) -> int:
+        """How many more handlers may be called."""
+        return max(0, self._concurrency - len(self._working) - len(self._strays))
+
     # --- the lease ------------------------------------------------------------------------------------------------
 
     async def _take_lease(self) -> None:
+        opened_at = monotonic()  # before it is asked for: it may take a while until the answer is here
         self._lease = await self._store.aio.open_lease(self.name, lease_s=self._lease_s)
-        self._pulse = Pulse(self._store, self._lease, self._beaten)
+        self._pulse = Pulse(self._store, self._lease, opened_at, self._beaten)
         self._pulse.start()
 
     async def _give_back(self) -> None:
-        """Release what is left at once, rather than let it lapse."""
+        """Release what is left at once, rather than let it lapse; handlers have a moment to leave before."""
         left, self._working = list(self._working.values()), {}
-        for work in left:
-            work.abandon(self._asynchronous)
+        runs = [work.ctx.run for work in left] + [settle.run for settle in self._done]
+        self._done.clear()
         try:
             for work in left:
-                await self._store.aio.release(self._lease, work.ctx.run)
+                self._let_go(work)
+            if left:
+                await asyncio.wait([work.future for work in left], timeout=_LEAVE_S)
+            for run in runs:
+                await self._store.aio.release(self._lease, run)
             await self._store.aio.close_lease(self._lease)
         except StoreError as error:
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, error)
         finally:
             self._pulse.stop()
-        if self._asynchronous and left:
-            await asyncio.wait([work.future for work in left], timeout=1.0)
 
     async def _take_new_lease(self) -> None:
         """Begin again after the lease was lost."""
@@ -116,6 +149,8 @@ class Hands:
     def _take_beat(self, sent_at: float, beat: Beat) -> None:
         if beat.held:
             self._compare(sent_at, beat.runs)
+            # What it holds and does not work on is done, or just claimed, or was lost: the next turn finds out.
+            self._unsure = self._unsure or not beat.runs.keys() <= self._working.keys()
         elif not self._lost:
             self._lose("its lease lapsed")
 
@@ -124,7 +159,7 @@ class Hands:
         left, self._working = list(self._working.values()), {}
         self._done.clear()
         for work in left:
-            work.abandon(self._asynchronous)
+            self._let_go(work)
         log.warning("worker %s lets go of %d runs: %s", self.name, len(left), why)
         self._lost = True
         self._woken.set()
@@ -132,32 +167,57 @@ class Hands:
     # --- its runs -------------------------------------------------------------------------------------------------
 
     def _start(self, claim: Claim) -> None:
+        run = claim.run
+        if run.status is _CANCELLING:  # somebody asked before its claim was known of
+            self._done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
+            self._woken.set()
+            return
         work = Work(Context(self._store, self._lease, claim, asynchronous=self._asynchronous))
         self._working[work.seq] = work
-        work.begin(self._handler, self._asynchronous, self._pool)
+        work.begin(self._handler, self._asynchronous, self._crew)
         work.future.add_done_callback(lambda _: self._finish(work))
 
     def _finish(self, work: Work) -> None:
-        """Take what a handler returned or raised, if its run is still this worker's."""
+        """Take what came of a handler, if its run is still this worker's."""
+        self._woken.set()
         if self._working.get(work.seq) is not work:
-            if not work.future.cancelled():
-                work.future.exception()  # look at it, or asyncio complains that nobody did
+            self._strays.discard(work)
+            self._hinted = True
             return
         del self._working[work.seq]
-        settle = work.settle()
-        if settle is not None:
-            self._done.append(settle)
-        self._woken.set()
+        try:
+            settle = work.settle()
+        except Exception as error:  # a fault of this library: the run must end all the same
+            log.exception("run %s: what its handler returned cannot be committed", work.ctx.run_id)
+            settle = work.ctx.settle_error(error, "")
+        self._done.append(settle)
+
+    def _let_go(self, work: Work) -> None:
+        """Stop a handler, as far as it can be; nothing it returns counts any more."""
+        work.abandon(self._asynchronous)
+        if not work.future.done():
+            self._strays.add(work)
+
+    def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
+        for settle in settles:
+            error = refused.get(settle.run.seq)
+            if error is None:
+                continue
+            if isinstance(error, IllegalTransition) and error.status is _CANCELLING:
+                # Somebody asked to cancel in the meantime, and from there no tools can be asked for.
+                self._done.append(Settle(settle.run, RunEvent.CONFIRM_CANCEL))
+                continue
+            log.warning("outcome not taken: %s", error)
 
     def _compare(self, looked_at: float, standing: Mapping[int, RunStatus]) -> None:
         """Stop what is no longer this worker's, and let handlers know of cancels."""
         for seq, work in list(self._working.items()):
             status = standing.get(seq)
-            if status is CANCELLING:
+            if status is _CANCELLING:
                 work.cancel(self._asynchronous)
             elif status is None and work.begun_at < looked_at:
                 del self._working[seq]
-                work.abandon(self._asynchronous)
+                self._let_go(work)
                 self._woken.set()
                 log.warning("run %s was ended or taken over by another; its handler is stopped", work.ctx.run_id)
 
@@ -176,44 +236,49 @@ class Hands:
     # --- chores ---------------------------------------------------------------------------------------------------
 
     async def _do_chores(self) -> None:
-        """Watch deadlines and the lease; sweep, at moments that differ from the other workers'."""
-        sweep_at, anyway_at = 0.0, monotonic() + _SWEEP_ANYWAY_S * random.random()  # noqa: S311
-        while True:
-            self._pulse.turned()
-            now = monotonic()
-            if not self._pulse.is_safe and not self._lost:
-                self._lose("it could not renew its lease in time")
-            self._pass_deadlines()
-            if now >= sweep_at:
-                sweep_at = now + _SWEEP_S * (0.8 + 0.4 * random.random())  # noqa: S311
-                if await self._sweep(anyway=now >= anyway_at):
-                    anyway_at = now + _SWEEP_ANYWAY_S
-            await asyncio.sleep(_TICK_S)
+        """Watch deadlines and the lease, also while the store does not answer; sweep beside it."""
+        sweeping = asyncio.create_task(self._do_sweeps())
+        try:
+            while True:
+                self._pulse.turned()
+                if not self._pulse.is_safe and not self._lost:
+                    self._lose("it could not renew its lease in time")
+                self._pass_deadlines()
+                await asyncio.sleep(_TICK_S)
+        finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
 
     def _pass_deadlines(self) -> None:
         """End the runs whose deadline has come, whatever their handlers do."""
         for work in [work for work in self._working.values() if work.ctx.seconds_left <= 0]:
             del self._working[work.seq]
             self._done.append(work.ctx.settle_event(RunEvent.EXPIRE))
-            work.abandon(self._asynchronous)
+            self._let_go(work)
             self._woken.set()
 
+    async def _do_sweeps(self) -> None:
+        """Sweep, at moments that differ from the other workers'."""
+        anyway_at = monotonic() + _SWEEP_ANYWAY_S * random.random()  # noqa: S311
+        while True:
+            now = monotonic()
+            try:
+                if await self._sweep(anyway=now >= anyway_at):
+                    anyway_at = now + _SWEEP_ANYWAY_S
+            except StoreError as error:
+                log.warning("could not sweep, another will: %s", error)
+            except Exception:  # a fault of this library must not end the sweeps
+                log.exception("could not sweep")
+            await asyncio.sleep(_SWEEP_S * (0.8 + 0.4 * random.random()))  # noqa: S311
+
     async def _sweep(self, *, anyway: bool) -> bool:
-        """Sweep if there is something to do, and take over what others left; return whether it swept."""
-        aio = self._store.aio
-        try:
-            if not anyway and not await aio.is_anything_due():
-                return False
-            swept = await aio.sweep(max_attempts=self._max_attempts)
-            free = 0 if self._stopping or self._lost else self._concurrency - len(self._working)
-            if swept.adrift and free > 0:
-                claims = await aio.take_over(self._lease, free, queues=self._queues, max_attempts=self._max_attempts)
-                for claim in claims:
-                    log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
-                    self._start(claim)
-            if swept.readied:
-                self._hinted = True
-                self._woken.set()
-        except StoreError as error:
-            log.warning("could not sweep, another will: %s", error)
+        """Sweep if there is something to do; return whether it swept."""
+        if not anyway and not await self._store.aio.is_anything_due():
+            return False
+        swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
+        if swept.adrift or swept.readied:
+            self._adrift = self._adrift or swept.adrift > 0
+            self._hinted = True
+            self._woken.set()
         return True

@@ -26,14 +26,14 @@ _MARGIN: Final = 0.15  # of the lease: a worker stops its own runs so much befor
 class Pulse:
     """Renews a lease every third of it, and knows until when it holds by the clock that nobody sets."""
 
-    def __init__(self, store: Store, lease: Lease, beaten: Callable[[float, Beat], None]) -> None:
+    def __init__(self, store: Store, lease: Lease, opened_at: float, beaten: Callable[[float, Beat], None]) -> None:
         self._store = store
         self.lease: Final = lease
         self._beaten = beaten
-        self._opened = monotonic()
+        self._opened = opened_at
         self._held_until = self._opened + lease.lease_s
         self._stopped = Event()
-        self._turned_at = self._opened
+        self._turned_at = monotonic()
         self._told = False
         self._thread = Thread(target=self._go, name="runstate-pulse", daemon=True)
 
@@ -65,6 +65,8 @@ class Pulse:
                 _log.warning("heartbeat not taken: %s", error)
                 next_at = monotonic() + min(every, 0.2)
                 continue
+            if self._stopped.is_set():
+                return  # it took so long that there may be another lease
             if beat.held:
                 self._held_until = sent + self.lease.lease_s
             self._beaten(sent, beat)
@@ -81,4 +83,4 @@ class Pulse:
         """Beat no more."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=5.0)
+            self._thread.join(timeout=1.0)

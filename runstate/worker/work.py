@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from concurrent.futures import Executor
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
 from runstate.store.commands import Settle
 from runstate.worker.context import Context
-from runstate.worker.handling import Handler
+from runstate.worker.crew import Crew
+from runstate.worker.handling import Handler, Raised, call, call_later
 
 __all__ = ["Work"]
 
@@ -21,44 +22,41 @@ _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 class Work:
     """A claimed run whose handler is called."""
 
-    __slots__ = ("begun_at", "ctx", "ended_by", "future", "seq")
+    __slots__ = ("begun_at", "ctx", "future", "seq")
 
     def __init__(self, ctx: Context) -> None:
         self.ctx: Final = ctx
         self.seq: Final = ctx.run.seq
         self.begun_at: Final = monotonic()
-        self.ended_by: RunEvent | None = None
-        """What the worker has decided already, without waiting for the handler: its result is dropped then."""
-        self.future: asyncio.Future[Any]
+        self.future: asyncio.Future[object]
 
-    def begin(self, handler: Handler, asynchronous: bool, pool: Executor) -> None:
+    def begin(self, handler: Handler, asynchronous: bool, crew: Crew) -> None:
         """Call the handler: a coroutine as a task, a plain function in a thread."""
-        loop = asyncio.get_running_loop()
         if asynchronous:
-            self.future = loop.create_task(handler(self.ctx))  # type: ignore[arg-type]
+            self.future = asyncio.get_running_loop().create_task(call_later(handler, self.ctx))
         else:
-            self.future = loop.run_in_executor(pool, handler, self.ctx)
+            self.future = crew.call(partial(call, handler, self.ctx))
 
     def cancel(self, asynchronous: bool) -> None:
         """Let the handler know that its run shall be cancelled: an async one by CancelledError."""
         if not self.ctx.is_cancelling:
-            self.ctx.ask_to_cancel()
-            if asynchronous:
-                self.future.cancel()
+            self.abandon(asynchronous)
 
     def abandon(self, asynchronous: bool) -> None:
-        """Stop the handler, as far as it can be; nothing it returns counts any more."""
+        """Stop the handler, as far as it can be."""
         self.ctx.ask_to_cancel()
         if asynchronous:
             self.future.cancel()
 
-    def settle(self) -> Settle | None:
-        """Return what to commit, now that the handler is done; None if it was let go without a result."""
+    def settle(self) -> Settle:
+        """Return what to commit, now that the handler is done."""
         future, ctx = self.future, self.ctx
-        if future.cancelled():
-            return ctx.settle_event(RunEvent.CONFIRM_CANCEL) if ctx.is_cancelling else None
-        error = future.exception()
-        if error is None:
-            return ctx.settle(future.result())
-        told = "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:]
-        return ctx.settle_error(error, told)
+        if future.cancelled() and ctx.is_cancelling:
+            return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
+        returned = Raised(asyncio.CancelledError("by others")) if future.cancelled() else future.result()
+        if not isinstance(returned, Raised):
+            return ctx.settle(returned)
+        error = returned.error
+        ours = error.__traceback__
+        told = traceback.format_exception(type(error), error, None if ours is None else ours.tb_next)
+        return ctx.settle_error(error, "".join(told)[-_MOST_TRACEBACK:])

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from runstate import checks
 from runstate.clock import monotonic
-from runstate.errors import IllegalTransition, RunstateError, StoreError
-from runstate.lifecycle import RunEvent
+from runstate.errors import StoreError
 from runstate.store.bell import Hint
-from runstate.store.commands import Settle, Turn, Turned
+from runstate.store.commands import Turn, Turned
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, a_claim
+from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler
-from runstate.worker.hands import CANCELLING, Hands, log
+from runstate.worker.hands import Hands, log, outside_of_loops, possible
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -68,10 +68,10 @@ class Worker(Hands):
             lease_s=lease_s,
             max_attempts=max_attempts,
         )
+        possible(checks.number(0, checks.YEAR_10000)("drain_s", drain_s))
         self._drain_s = drain_s
         self._stop_at = float("inf")
         self._going: asyncio.Task[None] | None = None
-        self._unsure = False
         self.settled: int = 0
         """How many outcomes were committed."""
 
@@ -79,6 +79,7 @@ class Worker(Hands):
 
     def run(self, *, until_idle: bool = False) -> None:
         """Work until SIGTERM or SIGINT, or until there is nothing to do. Blocks."""
+        outside_of_loops("async with worker")
         asyncio.run(self._run(until_idle))
 
     async def _run(self, until_idle: bool) -> None:
@@ -107,8 +108,8 @@ class Worker(Hands):
         now = monotonic()
         self._stop_at = now if self._stopping else now + self._drain_s
         self._stopping = True
-        with suppress(AttributeError):  # stopped before it began
-            self._woken.set()
+        with suppress(AttributeError, RuntimeError):  # stopped before it began, or after it ended
+            self._loop.call_soon_threadsafe(self._woken.set)
 
     async def work(self, *, until_idle: bool = False) -> None:
         """Work until `stop`, or until there is nothing to do."""
@@ -118,7 +119,7 @@ class Worker(Hands):
     async def _set_up(self) -> None:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="runstate-handler")
+        self._crew = Crew()
         await self._take_lease()
 
     async def _work(self, *, until_idle: bool) -> None:
@@ -131,7 +132,7 @@ class Worker(Hands):
             with suppress(asyncio.CancelledError):
                 await chores
             await self._give_back()
-            self._pool.shutdown(wait=False)
+            self._crew.dismiss()
 
     # --- going round ----------------------------------------------------------------------------------------------
 
@@ -152,8 +153,15 @@ class Worker(Hands):
         looks = 0
         while True:
             if self._lost and not self._stopping:
-                await self._take_new_lease()
+                await self._begin_again()
+                continue
+            if self._stopping and self._unsure and monotonic() >= self._stop_at:
+                return  # the database is away, and nobody waits for it any more
             free = self._free()
+            if free and self._adrift:
+                self._adrift = False
+                await self._take_over(free)
+                continue
             if self._done or (free and self._hinted):
                 self._hinted = False
                 claimed = await self._take_turn(free)
@@ -168,7 +176,27 @@ class Worker(Hands):
             looks += 1
 
     def _free(self) -> int:
-        return 0 if self._stopping else self._concurrency - len(self._working)
+        return 0 if self._stopping else self._room
+
+    async def _begin_again(self) -> None:
+        try:
+            await self._take_new_lease()
+        except StoreError as error:
+            log.warning("%s; asking again", error)
+            await asyncio.sleep(_AWAY_S)
+
+    async def _take_over(self, free: int) -> None:
+        """Go on with what others left, as far as there is room."""
+        aio = self._store.aio
+        try:
+            claims = await aio.take_over(self._lease, free, queues=self._queues, max_attempts=self._max_attempts)
+        except StoreError as error:
+            log.warning("%s; looking again", error)
+            self._unsure = self._hinted = True
+            return
+        for claim in () if self._lost else claims:
+            log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
+            self._start(claim)
 
     def _is_over(self, until_idle: bool) -> bool:
         if self._stopping:
@@ -192,7 +220,6 @@ class Worker(Hands):
     async def _take_turn(self, free: int) -> int:
         """Settle what is done and claim what is free, in one commit; return how many were claimed."""
         settles, self._done = self._done, []
-        held = frozenset(self._working) if self._unsure else frozenset[int]()
         turn = Turn(
             self._lease.token,
             self.name,
@@ -200,34 +227,21 @@ class Worker(Hands):
             queues=self._queues if free else (),
             limit=free,
             settles=settles,
-            held=held,
+            held=frozenset(self._working),
         )
-        turn.unsure = self._unsure
+        turn.unsure, self._unsure = self._unsure, False
         try:
             turned = await self._store.ask_later(turn)
         except StoreError as error:
             # As long as the lease holds nobody else ends these runs: keep the outcomes, and ask again.
             log.warning("%s; asking again", error)
-            self._unsure = True
-            self._done = [*settles, *self._done]
-            self._hinted = True
+            self._unsure = self._hinted = True
+            self._done = [] if self._lost else [*settles, *self._done]
             await asyncio.sleep(_AWAY_S)
             return 0
-        self._unsure = False
         self.settled += len(settles) - len(turned.refused)
         if turned.refused:
             self._take_refusals(settles, turned.refused)
-        for run, past in turned.claimed:
+        for run, past in () if self._lost else turned.claimed:
             self._start(a_claim(run, past))
         return len(turned.claimed)
-
-    def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
-        for settle in settles:
-            error = refused.get(settle.run.seq)
-            if error is None:
-                continue
-            if isinstance(error, IllegalTransition) and error.status is CANCELLING:
-                # Somebody asked to cancel in the meantime, and from there no tools can be asked for.
-                self._done.append(Settle(settle.run, RunEvent.CONFIRM_CANCEL))
-                continue
-            log.warning("outcome not taken: %s", error)

@@ -97,7 +97,7 @@ class Sheet:
     def findings(self) -> tuple[Finding, ...]:
         """Return all that was noted, the errors first, after each kind how many more of it there are."""
         more = [
-            Finding(severity, what, None, None, f"{number} more of the kind {what!r}", "as those above")
+            Finding(severity, what, None, None, f"{number} more of the kind {what!r}", "examine with a larger `most`")
             for (severity, what), number in self._more.items()
             if number
         ]

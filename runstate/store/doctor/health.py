@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from runstate.clock import span
 from runstate.errors import StoreError
 from runstate.store.doctor.diagnosis import Sheet
-from runstate.store.doctor.waiting import span
 from runstate.store.session import Database, Session
 from runstate.store.tables import SQLITE
 

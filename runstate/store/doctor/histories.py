@@ -13,8 +13,8 @@ from runstate import checks, plausible
 from runstate.errors import RunstateError
 from runstate.lifecycle import BIRTH
 from runstate.plausible import judge
+from runstate.store.conditions import LEGAL
 from runstate.store.doctor.diagnosis import Progress, Sheet
-from runstate.store.guards import LEGAL
 from runstate.store.queries import Queries
 from runstate.store.rows import Row, read_run
 from runstate.store.session import Session
@@ -30,8 +30,6 @@ _FIELDS: Final = (
 _Range: TypeAlias = Mapping[str, int]
 
 _WRONG: Final = {
-    "orphan": "run number {run} has a history, but there is no such run",
-    "headless": "run {id} has no birth in its history, which begins at version {version}",
     "birth": "run {id} has a first entry that is no birth: {event} from {source} to {target}",
     "gap": "run {id} has a gap in its history before version {version}",
     "illegal": "run {id} has an entry that is no row of the law, at version {version}: {event} from {source} to"
@@ -39,37 +37,45 @@ _WRONG: Final = {
     "chain": "run {id} has an entry that begins where the one before did not end, at version {version}: {event} from"
     " {source}, but it stood in {stood}",
     "time": "run {id} has an entry that is older than the one before it, at version {version}",
-    "ahead": "run {id} has an entry at version {version}, but stands at version {stands}",
 }
 _BY_HAND: Final = "no legal write leaves this: find out who wrote past the guards, and restore the run from a backup"
 
 
+def _range(speak: Queries, column: str) -> str:
+    # Said of every table of a join: PostgreSQL does not conclude it from the columns being equal.
+    return f"{column} > {speak.param('low')} AND {column} <= {speak.param('high')}"
+
+
 def _entries(speak: Queries) -> str:
     """Return the statement that finds the entries which are no legal next one, in a range of runs."""
-    here = f"h.run > {speak.param('low')} AND h.run <= {speak.param('high')}"
+    move = "coalesce(h.event || ' ' || h.source || ' ' || h.target, '')"
+    birth = f"h.version = 1 AND h.event IS NULL AND h.source IS NULL AND h.target = '{BIRTH}'"
+    follows = f"h.version = p.version + 1 AND h.source = p.target AND h.at >= p.at AND {move} IN ({LEGAL})"
     return f"""\
-SELECT f.run, f.version, f.event, f.source, f.target, f.stood, f.id, f.stands, f.fault FROM (
-    SELECT e.*, r.id, r.version AS stands, CASE
-        WHEN r.seq IS NULL THEN CASE WHEN e.before IS NULL THEN 'orphan' END
-        WHEN e.before IS NULL AND e.version <> 1 THEN 'headless'
-        WHEN e.before IS NULL THEN
-            CASE WHEN e.event IS NOT NULL OR e.source IS NOT NULL OR e.target <> '{BIRTH}' THEN 'birth' END
-        WHEN e.version <> e.before + 1 THEN 'gap'
-        WHEN coalesce(e.event || ' ' || e.source || ' ' || e.target, '') NOT IN ({LEGAL}) THEN 'illegal'
-        WHEN e.source <> e.stood THEN 'chain'
-        WHEN e.at < e.earlier THEN 'time'
-        WHEN e.version > r.version THEN 'ahead' END AS fault
-    FROM (
-        SELECT h.run, h.version, h.event, h.source, h.target, h.at, lag(h.version) OVER w AS before,
-            lag(h.target) OVER w AS stood, lag(h.at) OVER w AS earlier
-        FROM runstate_history AS h WHERE {here} WINDOW w AS (PARTITION BY h.run ORDER BY h.version)) AS e
-    LEFT JOIN runstate_run AS r ON r.seq = e.run AND {here.replace("h.run", "r.seq")}) AS f
-WHERE f.fault IS NOT NULL ORDER BY f.run, f.version LIMIT {_MOST}"""
+SELECT h.run, h.version, h.event, h.source, h.target, p.target, r.id, CASE
+        WHEN h.version = 1 THEN 'birth'
+        WHEN p.run IS NULL THEN 'gap'
+        WHEN {move} NOT IN ({LEGAL}) THEN 'illegal'
+        WHEN h.source <> p.target THEN 'chain'
+        ELSE 'time' END
+    FROM runstate_history AS h
+        LEFT JOIN runstate_history AS p ON p.run = h.run AND p.version = h.version - 1 AND {_range(speak, "p.run")}
+        LEFT JOIN runstate_run AS r ON r.seq = h.run AND {_range(speak, "r.seq")}
+    WHERE {_range(speak, "h.run")} AND NOT coalesce({birth} OR ({follows}), false)
+    ORDER BY h.run, h.version LIMIT {_MOST}"""
+
+
+def _beyond(speak: Queries) -> str:
+    """Return the statement that finds the histories which go on beyond their run, or have none."""
+    return f"""\
+SELECT h.run, min(h.version), r.id, r.version
+    FROM runstate_history AS h LEFT JOIN runstate_run AS r ON r.seq = h.run AND {_range(speak, "r.seq")}
+    WHERE {_range(speak, "h.run")} AND (r.seq IS NULL OR h.version > r.version)
+    GROUP BY h.run, r.id, r.version ORDER BY h.run LIMIT {_MOST}"""
 
 
 def _rows(speak: Queries) -> str:
     """Return the statement that finds the rows which their last entry, or the law alone, does not bear out."""
-    here = f"{{0}} > {speak.param('low')} AND {{0}} <= {speak.param('high')}"
     same = speak.words.same
     differs = " OR ".join(
         f"NOT h.{entry} {same} r.{row}"
@@ -82,8 +88,8 @@ SELECT f.* FROM (
     SELECT r.seq, r.id, r.status, r.version, h.target, h.event, h.run IS NULL AS lacks, ({differs}) AS differs,
         (r.status || ' ' || {present} NOT IN ({_shapes()}) OR coalesce({times}, false)) AS odd
     FROM runstate_run AS r LEFT JOIN runstate_history AS h
-        ON h.run = r.seq AND h.version = r.version AND {here.format("h.run")}
-    WHERE {here.format("r.seq")}) AS f
+        ON h.run = r.seq AND h.version = r.version AND {_range(speak, "h.run")}
+    WHERE {_range(speak, "r.seq")}) AS f
 WHERE f.lacks OR f.differs OR f.odd ORDER BY f.seq LIMIT {_MOST}"""
 
 
@@ -117,11 +123,13 @@ def examine_histories(session: Session, sheet: Sheet, newest: int, progress: Pro
     """Note every run that is broken; return how many runs and entries were looked at."""
     speak = session.statements
     (runs, entries) = (session.run(f"SELECT count(*) FROM runstate_{name}", {})[0][0] for name in ("run", "history"))
-    find_entries, find_rows = _entries(speak), _rows(speak)
+    find_entries, find_beyond, find_rows = _entries(speak), _beyond(speak), _rows(speak)
     seen = 0
     for limits, count in _ranges(session):
         for row in session.run(find_entries, limits):
             _note_entry(sheet, row)
+        for row in session.run(find_beyond, limits):
+            _note_beyond(sheet, row)
         for row in session.run(find_rows, limits):
             _note_row(session, sheet, row)
         seen += count
@@ -131,9 +139,18 @@ def examine_histories(session: Session, sheet: Sheet, newest: int, progress: Pro
 
 
 def _note_entry(sheet: Sheet, row: Row) -> None:
-    run, version, event, source, target, stood, run_id, stands, fault = row
-    told = {"run": run, "version": version, "event": event, "source": source, "target": target}
-    sentence = _WRONG[fault].format(**told, stood=stood, id=run_id, stands=stands)
+    run, version, event, source, target, stood, run_id, fault = row
+    told = {"version": version, "event": event, "source": source, "target": target, "stood": stood}
+    sentence = _WRONG[fault].format(id=run_id or f"number {run}", **told)
+    sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
+
+
+def _note_beyond(sheet: Sheet, row: Row) -> None:
+    run, version, run_id, stands = row
+    if run_id is None:
+        sentence = f"run number {run} has a history, but there is no such run"
+    else:
+        sentence = f"run {run_id} stands at version {stands}, but its history goes on with version {version}"
     sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
 
 

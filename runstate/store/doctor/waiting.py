@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from runstate.clock import span
 from runstate.lifecycle import LAW, RunEvent
 from runstate.store.doctor.diagnosis import Severity, Sheet
 from runstate.store.queries import Queries
 from runstate.store.rows import Row
 from runstate.store.session import Session
 
-__all__ = ["examine_waiting", "span"]
+__all__ = ["examine_waiting"]
 
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _GRACE_US: Final = 60_000_000  # what a sweep and the workers have time for
@@ -56,14 +57,14 @@ _KINDS: Final = (  # of a run that is several, the first is told
         "unowned",
         "warning",
         "r.status = '{started}' AND r.worker IS NULL AND r.at < t.now - {unowned}",
-        "run {id} is {status} for {age}, and no worker has it: it was started by hand, and nobody takes it over",
+        "run {id} has stood in {status} for {age} without a worker: it was started by hand, and nobody takes it over",
         "complete or fail it by hand, or let its deadline end it",
     ),
     _Kind(
         "stuck",
         "warning",
         "{greatest}(r.at, coalesce(r.not_before, 0)) < t.now - {stuck}",
-        "run {id} is {status} for {age}{held}",
+        "run {id} has stood in {status} for {age}{held}",
         "{stuck_remedy}",
     ),
 )
@@ -75,17 +76,6 @@ _STUCK_REMEDY: Final = {
 }
 
 
-def span(microseconds: float) -> str:
-    """Return a span of time as people say it, in its two largest units: `2h 5m`."""
-    left = max(0, int(microseconds / 1_000_000))
-    parts: list[str] = []
-    for unit, seconds in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
-        whole, left = divmod(left, seconds)
-        if whole or (unit == "s" and not parts):
-            parts.append(f"{whole}{unit}")
-    return " ".join(parts[:2])
-
-
 def _live(speak: Queries) -> str:
     """Return the statement that finds live runs nobody moves on: of each kind the longest there, and how many."""
     words = {"greatest": speak.greatest, "grace": _GRACE_US, "unowned": _UNOWNED_US, "started": _STARTED}
@@ -94,9 +84,9 @@ def _live(speak: Queries) -> str:
     return f"""\
 SELECT p.* FROM (
     SELECT k.*, count(*) OVER (PARTITION BY k.kind) AS many,
-        row_number() OVER (PARTITION BY k.kind ORDER BY k.at) AS place
+        row_number() OVER (PARTITION BY k.kind ORDER BY k.at, k.seq) AS place
     FROM (
-        SELECT r.id, r.status, r.at, t.now - r.at AS age, t.now / 1000000 - r.expires_at AS late, r.queue,
+        SELECT r.seq, r.id, r.status, r.at, t.now - r.at AS age, t.now / 1000000 - r.expires_at AS late, r.queue,
             w.name, w.closed, r.ready_at IS NULL AND r.worker IS NULL AS unready, CASE {cases} END AS kind
         FROM runstate_run AS r CROSS JOIN (SELECT {speak.now} AS now) AS t
             LEFT JOIN runstate_worker AS w ON w.token = r.worker
@@ -110,9 +100,9 @@ def examine_waiting(session: Session, sheet: Sheet, stuck_after_s: float) -> Non
     speak = session.statements
     kinds = {kind.name: kind for kind in _KINDS}
     for row in session.run(_live(speak), {"stuck": int(stuck_after_s * 1_000_000), "most": sheet.most}):
-        name, many, place = row[9:]
+        name, many, place = row[10:]
         kind, words = kinds[name], _words(row)
-        sheet.add(kind.severity, name, kind.sentence.format(**words), kind.remedy.format(**words), run_id=row[0])
+        sheet.add(kind.severity, name, kind.sentence.format(**words), kind.remedy.format(**words), run_id=row[1])
         if place == sheet.most:
             sheet.add_uncounted(kind.severity, name, many - place)
     lapsed = (
@@ -130,7 +120,7 @@ def examine_waiting(session: Session, sheet: Sheet, stuck_after_s: float) -> Non
 
 
 def _words(row: Row) -> dict[str, str]:
-    run_id, status, _, age, late, queue, worker, closed, unready = row[:9]
+    run_id, status, _, age, late, queue, worker, closed, unready = row[1:10]
     held = ""
     if worker is not None and closed == 0:
         held = f", and worker {worker} has it"

@@ -1,0 +1,130 @@
+"""Whether three witnesses agree: what callers were told, what handlers wrote down, and what the history says."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from faults_ground import Verdict
+from faults_handler import Line, read_side_log
+from faults_load import CANCELLER, SUBMITTER, Load
+from judge import asking
+
+from tests.support import TERMINAL
+
+_OUTCOMES: Final = frozenset({"complete", "fail", "mark_incomplete", "require_action"})
+"""What only a handler can lead to, when a worker asks it."""
+
+
+class Entry(NamedTuple):
+    """An entry of a history, and in which attempt its run stands now."""
+
+    run_id: str
+    version: int
+    event: str | None
+    target: str
+    at: int
+    actor: str | None
+    attempt: int
+
+
+class Ended(NamedTuple):
+    """What a handler wrote down at its end: in which attempt of which start, and what it asked for."""
+
+    version: int
+    attempt: int
+    worker: str
+    event: str
+
+
+def histories(url: str) -> Mapping[str, Sequence[Entry]]:
+    """Return the history of each run, by id."""
+    found: dict[str, list[Entry]] = defaultdict(list)
+    with asking(url) as ask:
+        for row in ask(
+            "SELECT r.id, h.version, h.event, h.target, h.at, h.actor, r.attempt FROM runstate_history AS h"
+            " JOIN runstate_run AS r ON r.seq = h.run ORDER BY h.run, h.version"
+        ):
+            found[row[0]].append(Entry(*row))
+    return found
+
+
+def check_load(verdict: Verdict, load: Load, found: Mapping[str, Sequence[Entry]]) -> None:
+    """See that everything a caller was told of is there, and was done once."""
+    verdict.acknowledged += load.acknowledged
+    verdict.wrong += load.wrong
+    verdict.notes["troubles"] = load.troubles
+    for run_id, plan in load.created.items():
+        entries = found.get(run_id, ())
+        if not entries:
+            verdict.lose("a created run is not there", run_id)
+            continue
+        asked = Counter((entry.event, entry.actor) for entry in entries)
+        if run_id in load.cancelled and not asked["request_cancel", CANCELLER]:
+            verdict.lose("a granted cancel is not there", run_id)
+        if run_id in load.submitted and not asked["submit_tool_outputs", SUBMITTER]:
+            verdict.lose("submitted outputs are not there", run_id)
+        rounds = sum(entry.event == "require_action" for entry in entries)
+        if rounds > (plan == "tools"):
+            verdict.double(f"{rounds} tool rounds of a run with the plan {plan}", run_id)
+
+
+def check_side_log(verdict: Verdict, side: Path, found: Mapping[str, Sequence[Entry]]) -> None:
+    """See that no attempt was begun twice, and that every outcome is of the handler that held the run last."""
+    lines = list(read_side_log(side))
+    begun: dict[tuple[str, int, int], Line] = {}
+    ended: dict[str, set[Ended]] = defaultdict(set)
+    for line in lines:
+        place = (line.run_id, line.version, line.attempt)
+        if line.what == "begun":
+            if place in begun:
+                verdict.double("an attempt was begun twice", f"{place} by {begun[place].worker} and {line.worker}")
+            begun[place] = line
+        elif line.what.startswith("ended-"):
+            event = line.what.removeprefix("ended-")
+            ended[line.run_id].add(Ended(line.version, line.attempt, line.worker, event))
+    workers = {line.worker for line in lines}
+    settled = 0
+    for run_id, entries in found.items():
+        for entry in entries:
+            if entry.actor in workers and entry.event in _OUTCOMES:
+                settled += 1
+                _check_settle(verdict, entries, entry, ended[run_id])
+    verdict.acknowledged += settled
+    attempts = sum(line.attempt > 1 for line in begun.values())
+    verdict.count(settled=settled, taken_over=attempts, cut=sum(line.what == "cut" for line in lines))
+
+
+def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ended: set[Ended]) -> None:
+    started = max(other.version for other in entries if other.event == "start" and other.version < entry.version)
+    last = entry.target in TERMINAL  # else the run has been started again since, and its attempts counted anew
+    agreed = any(
+        (one.version, one.worker, one.event) == (started, entry.actor, entry.event)
+        and (one.attempt == entry.attempt or not last)
+        for one in ended
+    )
+    verdict.expect(
+        agreed, f"no handler that held {entry.run_id} in its last attempt led to {entry.event} by {entry.actor}"
+    )
+
+
+def check_take_overs(verdict: Verdict, url: str, side: Path) -> None:
+    """See that no run was taken over before the lease of the one who held it had ended, and how long after."""
+    leases: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with asking(url) as ask:
+        for name, began_at, until in ask("SELECT name, began_at, lease_until FROM runstate_worker ORDER BY began_at"):
+            leases[name].append((began_at / 1e6, until / 1e6))
+    begun = {(line.run_id, line.version, line.attempt): line for line in read_side_log(side) if line.what == "begun"}
+    latest = 0.0
+    for (run_id, version, attempt), line in begun.items():
+        before = begun.get((run_id, version, attempt - 1))
+        if before is None:
+            continue  # the first, or the one before was killed between its claim and its handler
+        held = [until for began_at, until in leases[before.worker] if began_at <= before.at]
+        if held:
+            latest = max(latest, line.at - held[-1])
+            early = f"{run_id} was taken over by {line.worker} {held[-1] - line.at:.3f} s before the lease had ended"
+            verdict.expect(line.at >= held[-1], early)
+    verdict.notes["latest take-over after the lease, s"] = round(latest, 2)

@@ -1,0 +1,73 @@
+"""Workers that are killed, that stand still, or whose clocks are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from time import sleep
+from typing import Final
+
+import attrs
+from faults_check import check_load, check_side_log, check_take_overs, histories
+from faults_ground import Crew, Dialect, Ground, Verdict
+from faults_handler import Setting, serve
+from faults_load import Load
+
+WORKERS: Final = 4
+
+
+def setting_at(ground: Ground, url: str, name: str) -> Setting:
+    """Return how workers of a trial work: where their store, side log and warnings are."""
+    return Setting(url, ground.path(f"{name}.side"), ground.path(f"{name}.log"))
+
+
+def conclude(verdict: Verdict, load: Load, url: str, side: Path) -> None:
+    """Ask all witnesses."""
+    verdict.judge(url)
+    found = histories(url)
+    check_load(verdict, load, found)
+    check_side_log(verdict, side, found)
+    check_take_overs(verdict, url, side)
+
+
+def warnings(verdict: Verdict, log: Path) -> None:
+    """Count what workers warned of, and note those that fell."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    refused = sum("outcome not taken" in line for line in lines)
+    if refused:
+        verdict.count(settles_refused=refused)
+    for place, line in enumerate(lines):
+        if "the worker fell" in line:
+            verdict.wrong.append(f"a worker fell: {' / '.join(lines[place : place + 60])[-600:]}")
+
+
+def kills(ground: Ground, count: int, dialect: Dialect) -> Verdict:
+    """Kill workers under load, each replaced by a new one."""
+    verdict = Verdict(f"kills/{dialect}", trials=count)
+    chance = ground.chance(verdict.trial)
+    url = ground.store(dialect)
+    setting = setting_at(ground, url, "kills")
+    with Crew() as crew, Load(url, chance, rate=120 if dialect == "postgres" else 100) as load:
+
+        def hire() -> None:
+            crew.start(serve, either(setting, chance))
+
+        for _ in range(WORKERS):
+            hire()
+        for _ in range(count):
+            sleep(chance.uniform(0.05, 0.55))
+            verdict.wrong += crew.fallen()
+            crew.kill(chance.choice([*crew.members]))
+            verdict.faults["kill -9"] += 1
+            hire()
+        load.finish()
+        verdict.wrong += crew.fallen()
+    conclude(verdict, load, url, setting.side)
+    warnings(verdict, setting.log)
+    ground.drop(url)
+    return verdict
+
+
+def either(setting: Setting, chance: Random) -> Setting:
+    """Return the setting for a worker of either kind of handler."""
+    return attrs.evolve(setting, asynchronous=chance.random() < 0.7)

@@ -1,0 +1,102 @@
+"""The store that a command is asked about: opened, or refused in a sentence; its errors as sentences and exit codes.
+
+Exit code 1 says that the law, or the store in its name, refused what was asked, and 2 that it was no thing to ask, or
+that no store is to be had.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from runstate.errors import (
+    IllegalTransition,
+    KeyReused,
+    LostRace,
+    RunstateError,
+    StoreError,
+    ThreadBusy,
+    ToolOutputsMismatch,
+)
+from runstate.json_values import printable
+
+if TYPE_CHECKING:
+    from runstate.store import Store
+    from runstate.store.session import Database
+
+__all__ = ["AS_JSON", "STORE", "Mistaken", "Refused", "database_of", "opened", "told", "told_in_sentences"]
+
+STORE: Final = click.option(
+    "--store",
+    "url",
+    metavar="URL",
+    envvar="RUNSTATE_STORE",
+    show_envvar=True,
+    required=True,
+    help="Where the runs are: sqlite:///runs.db or postgresql://user@host/database.",
+)
+"""Asks for a store. A password is better in the variable than on the command line, where others see it."""
+
+AS_JSON: Final = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+_SECRET: Final = re.compile(r"(?<=password=)[^&\s]+")
+_REFUSALS: Final = (IllegalTransition, ToolOutputsMismatch, LostRace, ThreadBusy, KeyReused)
+
+
+class Refused(click.ClickException):
+    """What the law, or the store in its name, refuses: exit code 1."""
+
+    exit_code = 1
+
+
+class Mistaken(click.ClickException):
+    """What cannot be asked, or of no store that is there: exit code 2."""
+
+    exit_code = 2
+
+
+def told(error: RunstateError, url: str = "") -> click.ClickException:
+    """Return an error of the library as it is told: in one line, without what only the asker may know."""
+    sentence = printable(str(error))
+    for secret in _SECRET.findall(url):
+        sentence = sentence.replace(secret, "***")
+    return Refused(sentence) if isinstance(error, _REFUSALS) else Mistaken(sentence)
+
+
+@contextmanager
+def told_in_sentences(url: str = "") -> Generator[None, None, None]:
+    """Turn the library's errors into sentences and exit codes."""
+    try:
+        yield
+    except RunstateError as error:
+        raise told(error, url) from None
+
+
+def database_of(url: str) -> Database:
+    """Return the database at a URL, which is there. Raises `StoreError` where it cannot be."""
+    from runstate.store.address import database_at
+
+    database = database_at(url)
+    if database.in_memory:
+        raise StoreError("a database in memory is gone when this command ends: name a file, as in sqlite:///runs.db")
+    path = getattr(database, "path", None)
+    if isinstance(path, str) and not Path(path).is_file():
+        why = "it is a folder" if Path(path).is_dir() else "`runstate migrate` makes one"
+        raise StoreError(f"there is no database {path}: {why}")
+    return database
+
+
+@contextmanager
+def opened(url: str) -> Generator[Store, None, None]:
+    """Open the store at a URL. It is never made here: a mistyped path must not become an empty store."""
+    from runstate.store import open_store
+
+    with told_in_sentences(url):
+        database_of(url)
+        with open_store(url, migrate=False) as store:
+            yield store

@@ -1,0 +1,178 @@
+"""The law as conditions on a row before and after a write, in SQL. The dialects' triggers are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from runstate.checks import YEAR_10000
+from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
+from runstate.store.tables import SQLITE, Words, quoted
+
+__all__ = ["ENDED", "LEGAL", "LIVE", "Guard", "guards", "stamped_by"]
+
+LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in LAW.transitions])
+"""Every row of the law as `event source target`, as a list of SQL literals."""
+
+LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
+"""The statuses that something leaves."""
+
+ENDED: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)])
+"""The statuses that nothing leaves."""
+
+_STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
+_STARTED: Final = LAW.target_of(RunEvent.START)
+_HELD: Final = ("expires_at", "required_action", "last_error", "incomplete_details", "usage")
+_FOR_EVER: Final = (
+    *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
+    *("queue", "priority", "not_before", "exclusive", "idempotency_key"),
+)
+_ENTRY: Final = ("event", "source", "at", "actor", "detail")
+_EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
+_JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
+
+
+def stamped_by(stamp: Stamp) -> str:
+    """Return the statuses whose entry writes `stamp`, as a list of SQL literals."""
+    return quoted(sorted({row.target for row in LAW.transitions if row.stamp == stamp}))
+
+
+@attrs.frozen
+class Guard:
+    """What must hold of every write of one kind to the run table: a condition on OLD and NEW, and its sentence."""
+
+    name: str
+    on: str
+    """`INSERT`, `UPDATE` or `DELETE`."""
+    holds: str
+    sentence: str
+
+
+def _same(words: Words, columns: tuple[str, ...]) -> str:
+    def text(row: str, column: str) -> str:
+        # PostgreSQL cannot compare two values of type json, but their texts.
+        return f"{row}.{column}::text" if words is not SQLITE and column in _JSON else f"{row}.{column}"
+
+    return " AND ".join(f"{text('NEW', column)} {words.same} {text('OLD', column)}" for column in columns)
+
+
+def _stamps(words: Words) -> Iterator[str]:
+    for stamp in _STAMPS:
+        here = f"NEW.status IN ({stamped_by(stamp)})"
+        yield f"NEW.{stamp} {words.same} (CASE WHEN {here} THEN NEW.at / 1000000 ELSE OLD.{stamp} END)"
+    yield "(NEW.expires_at IS NULL OR NEW.expires_at = OLD.expires_at)"
+
+
+def _ownership(words: Words) -> str:
+    """Return who may work on a run after a transition: its starter, then the same one until the run leaves."""
+    same = words.same
+    return f"""CASE
+        WHEN NEW.status = '{_STARTED}' THEN (NEW.worker IS NULL AND NEW.attempt = 0)
+            OR (NEW.worker IS NOT NULL AND NEW.worker <> 0 AND NEW.attempt = 1)
+        WHEN OLD.status = '{_STARTED}' AND NEW.status IN ({quoted(_UNENDED)})
+            THEN NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt
+        ELSE NEW.worker IS NULL AND NEW.attempt = OLD.attempt
+    END"""
+
+
+_UNENDED: Final = tuple(  # where a worker still is, after it has been started on: today only cancelling
+    status
+    for status in RunStatus
+    if not LAW.is_terminal(status)
+    and LAW.find(_STARTED, RunEvent.REQUEST_CANCEL) is not None
+    and status is LAW.target_of(RunEvent.REQUEST_CANCEL)
+)
+
+
+def _claims(words: Words) -> str:
+    """Return what may change without a transition: a run gets ready, is released, or is taken over."""
+    same = words.same
+    untouched = f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt"
+    ready = (
+        f"OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL AND OLD.status = '{BIRTH}' AND {untouched}"
+        " AND NEW.ready_at >= coalesce(OLD.not_before, OLD.at)"
+    )
+    released = "NEW.worker = 0 AND OLD.worker <> 0 AND NEW.attempt = OLD.attempt - 1"
+    taken = "NEW.worker <> OLD.worker AND NEW.worker <> 0 AND NEW.attempt = OLD.attempt + 1"
+    return f"""({untouched} AND NEW.ready_at {same} OLD.ready_at)
+        OR ({ready})
+        OR (NEW.ready_at {same} OLD.ready_at AND (({released}) OR ({taken})))"""
+
+
+def _fields(words: Words) -> str:
+    """Return what the law says of a row by itself: which fields have a value in which status."""
+    kind = "json_type" if words is SQLITE else "json_typeof"
+    valid = "json_valid(NEW.{0}) AND " if words is SQLITE else ""
+    held = [
+        f"(NEW.{field} IS NOT NULL) = (NEW.status IN ({quoted([s for s in RunStatus if LAW.holds(field, s)])}))"
+        for field in _HELD
+    ]
+    # The JSON null is not NULL, and says as little.
+    objects = [f"(NEW.{c} IS NULL OR ({valid.format(c)}{kind}(NEW.{c}) = 'object'))" for c in sorted(_JSON)]
+    bounds = [
+        f"NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}",
+        f"(NEW.expires_at IS NULL OR (NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}))",
+    ]
+    begun = "(NEW.ready_at IS NOT NULL OR NEW.started_at IS NULL)"  # what is not ready is not begun
+    return " AND ".join([*held, *objects, *bounds, begun])
+
+
+def guards(words: Words) -> Iterator[Guard]:
+    """Yield every guard of the run table, the likeliest mistake first."""
+    empty = " AND ".join(f"NEW.{column} IS NULL" for column in _EMPTY_AT_BIRTH)
+    yield Guard(
+        "birth",
+        "INSERT",
+        f"NEW.status = '{BIRTH}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty}"
+        " AND NEW.created_at = NEW.at / 1000000 AND (NEW.ready_at IS NULL OR NEW.not_before IS NULL)"
+        " AND NEW.id <> '' AND NEW.thread_id <> '' AND NEW.assistant_id <> ''"
+        " AND (NEW.exclusive IS NULL OR NEW.exclusive IN ('reject', 'queue'))"
+        f" AND {_fields(words)}",
+        f"a run is born {BIRTH}, at version 1, with no stamp but its birth",
+    )
+    yield Guard(
+        "identity",
+        "UPDATE",
+        _same(words, _FOR_EVER),
+        "what a run was created with never changes",
+    )
+    yield Guard(
+        "transition",
+        "UPDATE",
+        f"""CASE NEW.version - OLD.version
+        WHEN 1 THEN (NEW.event || ' ' || OLD.status || ' ' || NEW.status) IN ({LEGAL})
+            AND NEW.source = OLD.status AND NEW.at >= OLD.at
+        WHEN 0 THEN NEW.status = OLD.status AND {_same(words, (*_ENTRY, *_STAMPS, *_HELD))}
+        ELSE {"0" if words is SQLITE else "false"}
+    END""",
+        "no row of the law allows this transition; it also writes event, source, version + 1 and at",
+    )
+    yield Guard(
+        "stamps",
+        "UPDATE",
+        f"NEW.version = OLD.version OR ({' AND '.join(_stamps(words))})",
+        "a transition writes its own stamp with its own time, and no other",
+    )
+    yield Guard(
+        "fields",
+        "UPDATE",
+        f"NEW.version = OLD.version OR ({_fields(words)})",
+        "a status has the fields that the law gives it, as JSON objects, and no other",
+    )
+    yield Guard(
+        "claims",
+        "UPDATE",
+        f"""CASE WHEN NEW.version <> OLD.version
+        THEN NEW.ready_at {words.same} OLD.ready_at AND {_ownership(words)}
+        ELSE {_claims(words)}
+    END""",
+        "a run is claimed at its start, released or taken over with its attempt counted, and gets ready once",
+    )
+    yield Guard(
+        "live",
+        "DELETE",
+        f"OLD.status IN ({quoted([status for status in RunStatus if LAW.is_terminal(status)])})",
+        "only a run that has ended may be deleted",
+    )
