@@ -38,7 +38,7 @@ mutation: $(DEVELOP)  ## change the code in a thousand ways, and see which the t
 pictures: $(READY)  ## draw the README's table and lanes again
 	$(BIN)/python -m runstate.diagram.readme README.md docs/lifecycle.md
 	$(BIN)/runstate diagram --format svg --output docs/lanes.svg
-	$(BIN)/runstate demo --quick --record examples/recorded.jsonl >/dev/null
+	$(BIN)/runstate scenes --quick --record examples/recorded.jsonl >/dev/null
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage mutants

@@ -8,8 +8,8 @@ What made them fast, each measured against its alternatives:
 - The claim and the completion of the runs before it are one commit. The fsync is what a lone commit costs.
 - PostgreSQL: what waits stands in a table of its own, so that no index of `run` knows the status, both updates of a run
   are HOT, and with room left on each page they stay on it: 1.2 times of a partial index on status with 10 slots, twice
-  with 100. The claim asks for `key = ANY(ARRAY(SELECT ... FOR UPDATE SKIP LOCKED))`: with the select under FROM, a kept plan joins
-  the whole table and costs up to half of the rate. The plan is kept (`force_generic_plan`).
+  with 100. The claim asks for `key = ANY(ARRAY(SELECT ... FOR UPDATE SKIP LOCKED))`: with the select under FROM, a kept
+  plan joins the whole table and costs up to half of the rate. The plan is kept (`force_generic_plan`).
 - PostgreSQL: statements are prepared and executed through `psycopg.pq`, for a cursor adds 60 us to each.
 - SQLite: `executemany` of prepared statements for one row; `json_each` costs 1.1 to 1.6 times the CPU. `INDEXED BY`:
   once ANALYZE saw the table full of queued runs, the planner walks it from the first key, past all that is done. The

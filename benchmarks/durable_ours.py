@@ -82,7 +82,8 @@ class Ours(Contestant):
             for number in range(count):
                 sleep(every)
                 asked.append(monotonic())
-                self.store.create(**WANTED, metadata={"number": str(number)})
+                wanted: NewRun = {**WANTED, "metadata": {"number": str(number)}}
+                self.store.create(**wanted)
             return [began - before for began, before in zip(crew.moments(), asked, strict=True)]
 
     def close(self) -> None:

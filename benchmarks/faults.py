@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,12 @@ from typing import Final, NamedTuple, TypeAlias
 
 import attrs
 import pytest
+from faults_answers import answers
 from faults_ground import Ground, Verdict
 from faults_kills import kills
+from faults_races import races
 from faults_server import cuts, restarts
+from faults_sqlite import busy, full, readonly
 from faults_stops import clock, stops
 
 Trial: TypeAlias = Callable[[Ground, int], Verdict]
@@ -41,6 +45,9 @@ TRIALS: Final[Mapping[str, Sequence[Size]]] = {
     "kills": (Size(partial(kills, dialect="postgres"), 200, 4), Size(partial(kills, dialect="sqlite"), 200, 4)),
     "restarts": (Size(restarts, 20, 2),),
     "cuts": (Size(cuts, 200, 6),),
+    "answers": (Size(answers, 500, 25),),
+    "sqlite": (Size(busy, 20, 1), Size(full, 5, 1), Size(readonly, 10, 5)),
+    "races": (Size(races, 10_000, 300),),
     "stops": (Size(stops, 100, 4),),
     "clock": (Size(clock, 40, 3),),
 }
@@ -81,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no such trial: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up
+    logging.getLogger("runstate").addHandler(logging.NullHandler())  # a worker of this process warns as it should
     verdicts = []
     with Ground(given.seed, given.quick) as ground:
         for name in given.trials or TRIALS:

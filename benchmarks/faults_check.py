@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from faults_ground import Verdict
 from faults_handler import Line, read_side_log
 from faults_load import CANCELLER, SUBMITTER, Load
 from judge import asking
 
 from tests.support import TERMINAL
+
+if TYPE_CHECKING:
+    from faults_ground import Verdict
 
 _OUTCOMES: Final = frozenset({"complete", "fail", "mark_incomplete", "require_action"})
 """What only a handler can lead to, when a worker asks it."""

@@ -212,6 +212,10 @@ class Crew:
         self.members[unique] = process
         return unique
 
+    def meeting(self, parties: int) -> Any:
+        """Return a place where members wait until so many are there, to be handed to them at their start."""
+        return self._context.Barrier(parties)
+
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a member."""
         pid = self.members[name].pid

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -38,9 +38,9 @@ PLANS: Final = {
 """What a run's handler is to do, and how often. A run says so in its `assistant_id`."""
 
 
-def new_run(run_id: str, plan: str, **given: Any) -> NewRun:
+def new_run(run_id: str, plan: str) -> NewRun:
     """Return what a run with this plan is created with."""
-    wanted: NewRun = {"id": run_id, "thread_id": f"thread_{run_id}", "assistant_id": plan, "model": "none", **given}
+    wanted: NewRun = {"id": run_id, "thread_id": f"thread_{run_id}", "assistant_id": plan, "model": "none"}
     if plan == "incomplete":
         wanted["max_completion_tokens"] = 300
     if plan == "deadline":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from random import Random
 from time import sleep
@@ -14,6 +16,9 @@ from faults_handler import Setting, serve
 from faults_load import Load
 
 WORKERS: Final = 4
+_REFUSED: Final = re.compile(
+    r"(?P<worker>w\d+) outcome not taken: run \S+ is (?P<status>\w+)(?: \(by \w+, (?P<winner>\w+)\))?"
+)
 
 
 def setting_at(ground: Ground, url: str, name: str) -> Setting:
@@ -31,14 +36,17 @@ def conclude(verdict: Verdict, load: Load, url: str, side: Path) -> None:
 
 
 def warnings(verdict: Verdict, log: Path) -> None:
-    """Count what workers warned of, and note those that fell."""
+    """Count the outcomes that workers were refused, by where the run stood, and note those that fell."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    refused = sum("outcome not taken" in line for line in lines)
-    if refused:
-        verdict.count(settles_refused=refused)
+    refused = Counter[str]()
     for place, line in enumerate(lines):
         if "the worker fell" in line:
             verdict.wrong.append(f"a worker fell: {' / '.join(lines[place : place + 60])[-600:]}")
+        if found := _REFUSED.search(line):
+            refused[found["status"]] += 1
+            own = found["winner"] == found["worker"]
+            verdict.expect(not own, f"a worker was refused what it had done itself: {line}")
+    verdict.notes["settles refused"] = refused
 
 
 def kills(ground: Ground, count: int, dialect: Dialect) -> Verdict:

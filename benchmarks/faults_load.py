@@ -1,4 +1,4 @@
-"""The callers of the trials: threads that create runs, cancel some and answer tools, and remember what they were told."""
+"""The callers of the trials: threads that create runs, cancel some and answer tools, and note what they are told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from random import Random
 from threading import Event, Lock, Thread
@@ -53,7 +54,8 @@ class Load:
         self.troubles: Counter[str] = Counter()
         """What the callers met, by class; each was asked again."""
         self.wrong: list[str] = []
-        self._threads = [Thread(target=self._guarded, args=(one,)) for one in (self._create, self._cancel, self._submit)]
+        callers = (self._create, self._cancel, self._submit)
+        self._threads = [Thread(target=self._guarded, args=(caller,)) for caller in callers]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -101,7 +103,7 @@ class Load:
             plan = self._chance.choices([*PLANS], [*PLANS.values()])[0]
             run_id = f"run_{made}"
             made += 1
-            if not self._insist(lambda run_id=run_id, plan=plan: self._store.create(**new_run(run_id, plan))):
+            if not self._insist(partial(self._store.create, **new_run(run_id, plan))):
                 return  # whether it is there nobody was told
             self.created[run_id] = plan
             if self._chance.random() < _CANCELLED:
@@ -124,7 +126,7 @@ class Load:
                 continue
             self._over.wait(max(0.0, at - time.monotonic()))
             with suppress(IllegalTransition):  # it has ended
-                if self._insist(lambda run_id=run_id: self._store.request_cancel(run_id, actor=CANCELLER)):
+                if self._insist(partial(self._store.request_cancel, run_id, actor=CANCELLER)):
                     self.cancelled.add(run_id)
 
     def _submit(self) -> None:
@@ -137,11 +139,8 @@ class Load:
             for run in waiting:
                 outputs = {} if run.required_action is None else dict.fromkeys(run.required_action.call_ids, "sunny")
                 with suppress(IllegalTransition, ToolOutputsMismatch):  # it was cancelled, or has expired
-                    if self._insist(
-                        lambda run=run, outputs=outputs: self._store.submit_tool_outputs(
-                            run.id, outputs, actor=SUBMITTER
-                        )
-                    ):
+                    submit = self._store.submit_tool_outputs
+                    if self._insist(partial(submit, run.id, outputs, actor=SUBMITTER)):
                         self.submitted.add(run.id)
 
     def _insist(self, ask: Callable[[], object]) -> bool:

@@ -23,9 +23,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 T = TypeVar("T")
 
-Loss: TypeAlias = Literal["done", "next", "unsent"]
+Loss: TypeAlias = Literal["done", "next", "unsent", "shut"]
 """`done`: the answer to the next write that is committed; `next`: the next answer of any kind; `unsent`: the next
-request, which never reaches the server."""
+request, which never reaches the server; `shut`: the next connection, which is refused."""
 
 _WRITES: Final = (b"INSERT INTO runstate_", b"UPDATE runstate_", b"DELETE FROM runstate_")
 _CHUNK: Final = 65536
@@ -153,8 +153,6 @@ class Proxy:
         self.losses: deque[Loss] = deque()
         """What is to be lost, one after the other."""
         self.lost = 0
-        self.refusing = False
-        """Whether nobody is let through."""
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._go, name="proxy", daemon=True)
         self._listening: Future[int] = Future()
@@ -228,7 +226,7 @@ class Proxy:
             await asyncio.gather(*others, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
+        if self.loses("shut"):
             writer.transport.abort()
             return
         try:

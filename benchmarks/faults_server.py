@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from time import monotonic, sleep, time
+from time import sleep, time
 from typing import Final
 
 import attrs
 from faults_ground import Crew, Ground, Verdict, wait_until
-from faults_handler import Setting, serve
+from faults_handler import serve
 from faults_kills import WORKERS, conclude, either, setting_at, warnings
 from faults_load import Load
 from faults_proxy import Proxy
@@ -26,7 +26,7 @@ def go_on(url: str, workers: Sequence[str], since: float) -> bool:
 
 
 def restarts(ground: Ground, count: int) -> Verdict:
-    """Kill every process of the server at once, and start it again on what is left: some times soon, some times late."""
+    """Kill every process of the server at once, and start it again on what is left, sooner or later."""
     verdict = Verdict("restarts", trials=count)
     chance = ground.chance("restarts")
     server = ground.server(fast=False)

@@ -140,8 +140,9 @@ class Judgement:
 
 def judge(url: str) -> Judgement:
     """Judge all that the database at `url` holds."""
-    checks: Mapping[Fault, Mapping[str, str]] = {"gaps": _gaps(), "doubled": _doubled(), "illegal": _illegal(_same(url))}
-    counts: dict[Fault, int] = {"gaps": 0, "doubled": 0, "illegal": 0}
+    illegal = _illegal(_same(url))
+    checks: Mapping[Fault, Mapping[str, str]] = {"gaps": _gaps(), "doubled": _doubled(), "illegal": illegal}
+    counts: dict[Fault, int] = dict.fromkeys(checks, 0)
     wrong: dict[str, Sequence[str]] = {}
     with asking(url) as ask:
         for fault, queries in checks.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
@@ -18,8 +19,9 @@ _OWN: Final = ("seq", "version", "event", "source", "at", "actor", "queue", "pri
 class StoredRun(RunSnapshot):
     """A run as the store held it when it was read. It has no moves: those are asked of the store, by its id."""
 
-    __slots__ = ("actor", "at", "attempt", "event", "priority", "queue", "ready", "seq", "source", "version")
+    __slots__ = ("_unread", "actor", "at", "attempt", "event", "priority", "queue", "ready", "seq", "source", "version")
 
+    _unread: Callable[[], tuple[Any, ...]] | None
     seq: int
     """The store's own number for it; rises with every run created."""
     version: int
@@ -39,6 +41,33 @@ class StoredRun(RunSnapshot):
     """How many workers have begun on it since it was last claimed from the queue; 0 where none has."""
     ready: bool
     """Whether it may be claimed: false before its time, and while it waits behind its thread's live run."""
+
+    @classmethod
+    def unread(
+        cls, read: Callable[[], tuple[Any, ...]], seq: int, attempt: int, at: int, priority: int, expires_at: int | None
+    ) -> Self:
+        """Return a run of which only this is known yet; `read` gives all of it when somebody asks for more.
+
+        A worker asks for no more than this, and most handlers for little: reading a whole run costs as much as the
+        rest of a turn.
+        """
+        run = cls.__new__(cls)
+        run._unread = read
+        run.seq, run.attempt, run.at, run.priority, run._expires_at = seq, attempt, at, priority, expires_at
+        return run
+
+    if not TYPE_CHECKING:  # or a type checker would take any attribute for one of these
+
+        def __getattr__(self, name: str) -> Any:
+            """Read the run, as somebody asks for more of it than is known."""
+            if name == "_unread" or name.startswith("__"):
+                raise AttributeError(name)
+            read = getattr(self, "_unread", None)
+            if read is None:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
+            self.__setstate__(read())
+            self._unread = None
+            return getattr(self, name)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return (*self.at_once(), *(getattr(self, name) for name in _OWN))

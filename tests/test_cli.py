@@ -227,7 +227,7 @@ def _read(terminal: int) -> bytes:
 def test_the_demo_drives_runs_through_every_status(tmp_path: Path) -> None:
     """Without a terminal it does not pause; what it records, check finds nothing in."""
     path = tmp_path / "demo.jsonl"
-    done = process("demo", "--record", str(path))
+    done = process("scenes", "--record", str(path))
     assert (0, "") == (done.returncode, done.stderr)
     assert "9 of 9 statuses reached; the judge found 0 errors" in done.stdout
     assert "\x1b" not in done.stdout
@@ -244,7 +244,7 @@ def test_a_terminal_gets_colours_unless_it_says_no() -> None:
 
 def test_the_demo_moves_on_a_terminal_and_quick_does_not_pause() -> None:
     """On a terminal it draws in colours, and with --quick it ends at once."""
-    shown = on_a_terminal("demo", "--quick")
+    shown = on_a_terminal("scenes", "--quick")
     assert "9 of 9 statuses reached" in shown
     assert "\x1b[" in shown
 

@@ -26,7 +26,7 @@ FLOOR_1 = ("ids", "outputs", "json_values", "checks", "values", "record", "wire"
 FLOOR_1 += ("plausible", "recordings")
 FLOOR_2 = ("store",)
 FLOOR_3 = ("worker",)
-FACES = ("diagram", "machine", "cli", "demo")
+FACES = ("diagram", "machine", "cli", "demo", "fleet")
 BELOW: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "lifecycle": frozenset({"errors"}),
@@ -48,7 +48,8 @@ BELOW: dict[str, frozenset[str]] = {
     "diagram": frozenset({*FLOOR_0, *FLOOR_1}),
     "machine": frozenset({*FLOOR_0, *FLOOR_1}),
     "demo": frozenset({*FLOOR_0, *FLOOR_1, "diagram"}),
-    "cli": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2, "diagram", "demo"}),
+    "fleet": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2, *FLOOR_3}),
+    "cli": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2, *FLOOR_3, "diagram", "demo", "fleet"}),
     "__main__": frozenset({"cli"}),
     "__init__": frozenset({*FLOOR_0, *FLOOR_1}),
 }

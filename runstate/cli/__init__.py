@@ -53,13 +53,15 @@ class LazyGroup(click.Group):
     places={
         "check": "runstate.cli.check:check",
         "ddl": "runstate.cli.upkeep:ddl",
-        "demo": "runstate.cli.scenes:demo",
+        "demo": "runstate.cli.demo:demo",
         "diagram": "runstate.cli.picture:diagram",
         "doctor": "runstate.cli.upkeep:doctor",
         "explain": "runstate.cli.law:explain",
         "migrate": "runstate.cli.upkeep:migrate",
         "runs": "runstate.cli.runs:runs",
+        "scenes": "runstate.cli.scenes:scenes",
         "table": "runstate.cli.law:table",
+        "worker": "runstate.cli.worker:worker",
     },
 )
 @click.version_option(package_name="runstate")

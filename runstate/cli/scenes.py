@@ -19,7 +19,7 @@ from runstate.demo import Frame, frames
 from runstate.lifecycle import RunStatus
 from runstate.recordings import inspect, snapshots
 
-__all__ = ["demo"]
+__all__ = ["scenes"]
 
 _PAUSE_S: Final = 0.9
 
@@ -31,8 +31,8 @@ _PAUSE_S: Final = 0.9
     type=click.File("w", encoding="utf-8", lazy=False),
     help="Write every snapshot there, for `runstate check`.",
 )
-def demo(quick: bool, record: Any) -> None:
-    """Drive runs through every status: tool rounds, a lost race, refusals, a deadline."""
+def scenes(quick: bool, record: Any) -> None:
+    """Play scenes in memory, one run each: a tool round, a lost race, refusals, a deadline."""
     console = screen()
     watched = console.is_terminal and not quick
     played: list[Frame] = []

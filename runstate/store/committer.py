@@ -166,17 +166,17 @@ class Committer:
             command.forget()
             command.unsure = True
             if _recognisable(command):
-                self._commit_again(command)
+                self._commit_again(command, error)
             else:
                 command.refuse(error)
 
-    def _commit_again(self, command: Command[Any]) -> None:
+    def _commit_again(self, command: Command[Any], unknown: OutcomeUnknown) -> None:
         try:
             perform(self._connected(), [command])
-        except OutcomeUnknown as error:
+        except StoreError:
             self._disconnect()
-            command.refuse(error)
-        except (RunstateError, OSError) as error:
+            command.refuse(unknown)  # whatever is wrong this time, the first time it may have been done
+        except Exception as error:
             command.refuse(error)
 
     def _disconnect(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -11,7 +11,7 @@ from runstate.checks import YEAR_10000
 from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
 from runstate.store.tables import SQLITE, Words, quoted
 
-__all__ = ["ENDED", "LEGAL", "LIVE", "Guard", "guards", "stamped_by"]
+__all__ = ["ENDED", "FOR_EVER", "LEGAL", "LIVE", "Guard", "guards", "stamped_by"]
 
 LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in LAW.transitions])
 """Every row of the law as `event source target`, as a list of SQL literals."""
@@ -25,7 +25,7 @@ ENDED: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)
 _STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _HELD: Final = ("expires_at", "required_action", "last_error", "incomplete_details", "usage")
-_FOR_EVER: Final = (
+FOR_EVER: Final = (
     *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
     *("queue", "priority", "not_before", "exclusive", "idempotency_key"),
 )
@@ -58,11 +58,29 @@ def _same(words: Words, columns: tuple[str, ...]) -> str:
     return " AND ".join(f"{text('NEW', column)} {words.same} {text('OLD', column)}" for column in columns)
 
 
-def _stamps(words: Words) -> Iterator[str]:
-    for stamp in _STAMPS:
-        here = f"NEW.status IN ({stamped_by(stamp)})"
-        yield f"NEW.{stamp} {words.same} (CASE WHEN {here} THEN NEW.at / 1000000 ELSE OLD.{stamp} END)"
-    yield "(NEW.expires_at IS NULL OR NEW.expires_at = OLD.expires_at)"
+def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
+    """Return the condition that NEW meets what its status asks for.
+
+    A CASE, and no IN: SQLite fills a table with an IN's list anew whenever a trigger is entered.
+    """
+    whens = " ".join(f"WHEN '{status}' THEN {holds}" for status, holds in conditions.items())
+    return f"CASE NEW.status {whens} ELSE {no} END"
+
+
+def _lawful(words: Words) -> str:
+    """Return the condition that a row of the law leads from OLD to NEW by NEW's event."""
+    whens: list[str] = []
+    for event in LAW.events:
+        sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
+        whens.append(f"WHEN '{event}' THEN NEW.status = '{LAW.target_of(event)}' AND ({sources})")
+    return f"CASE NEW.event {' '.join(whens)} ELSE {words.no} END"
+
+
+def _stamped(words: Words, status: RunStatus) -> str:
+    """Return the condition that a transition into a status has written its stamp, and no other."""
+    own = {row.stamp for row in LAW.transitions if row.target is status and row.stamp}
+    kept = _same(words, tuple(stamp for stamp in _STAMPS if stamp not in own))
+    return " AND ".join([kept, *(f"NEW.{stamp} = NEW.at / 1000000" for stamp in own)])
 
 
 def _ownership(words: Words) -> str:
@@ -71,19 +89,13 @@ def _ownership(words: Words) -> str:
     return f"""CASE
         WHEN NEW.status = '{_STARTED}' THEN (NEW.worker IS NULL AND NEW.attempt = 0)
             OR (NEW.worker IS NOT NULL AND NEW.worker <> 0 AND NEW.attempt = 1)
-        WHEN OLD.status = '{_STARTED}' AND NEW.status IN ({quoted(_UNENDED)})
+        WHEN OLD.status = '{_STARTED}' AND NEW.status = '{_UNENDED}'
             THEN NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt
         ELSE NEW.worker IS NULL AND NEW.attempt = OLD.attempt
     END"""
 
 
-_UNENDED: Final = tuple(  # where a worker still is, after it has been started on: today only cancelling
-    status
-    for status in RunStatus
-    if not LAW.is_terminal(status)
-    and LAW.find(_STARTED, RunEvent.REQUEST_CANCEL) is not None
-    and status is LAW.target_of(RunEvent.REQUEST_CANCEL)
-)
+_UNENDED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)  # where a worker still is that has been started on
 
 
 def _claims(words: Words) -> str:
@@ -101,14 +113,16 @@ def _claims(words: Words) -> str:
         OR (NEW.ready_at {same} OLD.ready_at AND (({released}) OR ({taken})))"""
 
 
+def _held(status: RunStatus) -> str:
+    """Return the condition that a row has just the fields which the law gives its status."""
+    return " AND ".join(f"NEW.{field} IS {'NOT ' if LAW.holds(field, status) else ''}NULL" for field in _HELD)
+
+
 def _fields(words: Words) -> str:
     """Return what the law says of a row by itself: which fields have a value in which status."""
     kind = "json_type" if words is SQLITE else "json_typeof"
     valid = "json_valid(NEW.{0}) AND " if words is SQLITE else ""
-    held = [
-        f"(NEW.{field} IS NOT NULL) = (NEW.status IN ({quoted([s for s in RunStatus if LAW.holds(field, s)])}))"
-        for field in _HELD
-    ]
+    held = _by_status(words.no, {status: _held(status) for status in RunStatus})
     # The JSON null is not NULL, and says as little.
     objects = [f"(NEW.{c} IS NULL OR ({valid.format(c)}{kind}(NEW.{c}) = 'object'))" for c in sorted(_JSON)]
     bounds = [
@@ -116,13 +130,13 @@ def _fields(words: Words) -> str:
         f"(NEW.expires_at IS NULL OR (NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}))",
     ]
     begun = "(NEW.ready_at IS NOT NULL OR NEW.started_at IS NULL)"  # what is not ready is not begun
-    return " AND ".join([*held, *objects, *bounds, begun])
+    return " AND ".join([held, *objects, *bounds, begun])
 
 
-def guards(words: Words) -> Iterator[Guard]:
-    """Yield every guard of the run table, the likeliest mistake first."""
+def _birth(words: Words) -> Guard:
+    """Return the guard of what is inserted."""
     empty = " AND ".join(f"NEW.{column} IS NULL" for column in _EMPTY_AT_BIRTH)
-    yield Guard(
+    return Guard(
         "birth",
         "INSERT",
         f"NEW.status = '{BIRTH}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty}"
@@ -132,27 +146,33 @@ def guards(words: Words) -> Iterator[Guard]:
         f" AND {_fields(words)}",
         f"a run is born {BIRTH}, at version 1, with no stamp but its birth",
     )
+
+
+def guards(words: Words) -> Iterator[Guard]:
+    """Yield every guard of the run table, the likeliest mistake first."""
+    yield _birth(words)
     yield Guard(
         "identity",
         "UPDATE",
-        _same(words, _FOR_EVER),
+        _same(words, FOR_EVER),
         "what a run was created with never changes",
     )
     yield Guard(
         "transition",
         "UPDATE",
         f"""CASE NEW.version - OLD.version
-        WHEN 1 THEN (NEW.event || ' ' || OLD.status || ' ' || NEW.status) IN ({LEGAL})
+        WHEN 1 THEN {_lawful(words)}
             AND NEW.source = OLD.status AND NEW.at >= OLD.at
         WHEN 0 THEN NEW.status = OLD.status AND {_same(words, (*_ENTRY, *_STAMPS, *_HELD))}
-        ELSE {"0" if words is SQLITE else "false"}
+        ELSE {words.no}
     END""",
         "no row of the law allows this transition; it also writes event, source, version + 1 and at",
     )
     yield Guard(
         "stamps",
         "UPDATE",
-        f"NEW.version = OLD.version OR ({' AND '.join(_stamps(words))})",
+        f"NEW.version = OLD.version OR ({_by_status(words.no, {s: _stamped(words, s) for s in RunStatus})}"
+        " AND (NEW.expires_at IS NULL OR NEW.expires_at = OLD.expires_at))",
         "a transition writes its own stamp with its own time, and no other",
     )
     yield Guard(

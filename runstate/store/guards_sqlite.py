@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from runstate.store.conditions import guards
+from runstate.store.conditions import FOR_EVER, guards
 from runstate.store.entries import (
     BUSY,
     CLOSED,
@@ -40,8 +40,9 @@ def sqlite_guards() -> Iterator[str]:
             yield guard_by(f"guard_{guard.name}", when, refuse(guard.sentence))
     entry = f"INSERT INTO runstate_history {FIELDS}"
     yield guard_by("born", "AFTER INSERT ON runstate_run", f"BEGIN {entry} VALUES ({NEW_ENTRY}); END")
-    # One trigger for all guards of an update: entering one costs more than what it compares.
-    held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE"]
+    # One trigger for all guards of an update, because entering one costs more than what it compares; but what never
+    # changes is guarded where a statement writes to it, and nowhere else.
+    held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE" and guard.name != "identity"]
     whole = " AND ".join(f"({guard.holds})" for guard in held)
     which = " ".join(
         f"WHEN NOT coalesce({guard.holds}, 0) THEN raise(ABORT, 'runstate: {guard.sentence}')" for guard in held
@@ -49,6 +50,9 @@ def sqlite_guards() -> Iterator[str]:
     check = f"SELECT CASE WHEN NOT coalesce({whole}, 0) THEN CASE {which} END END;"
     moved = f"{entry} SELECT {NEW_ENTRY} WHERE NEW.version <> OLD.version;"
     yield guard_by("moved", "AFTER UPDATE ON runstate_run", f"BEGIN {check} {moved} END")
+    identity = next(guard for guard in guards(SQLITE) if guard.name == "identity")
+    of = f"BEFORE UPDATE OF {', '.join(FOR_EVER)} ON runstate_run WHEN NOT ({identity.holds})"
+    yield guard_by("guard_identity", of, refuse(identity.sentence))
     yield guard_by("ended", f"AFTER UPDATE OF status ON runstate_run WHEN {NEW_ENDED}", f"BEGIN {promote('NEW')}; END")
     lapsed = "(SELECT closed FROM runstate_worker WHERE token = OLD.worker)"
     yield guard_by(
@@ -69,13 +73,14 @@ def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], st
         "AFTER DELETE ON runstate_run",
         f"BEGIN {gone} DELETE FROM runstate_settings WHERE id = OLD.id; END",
     )
-    # The entry of a version that is there already is refused by its key; so the only entry that passes here is the one
-    # that the trigger on runs is just writing.
-    here = "seq = NEW.run AND version = NEW.version AND status = NEW.target"
+    # What passes is the entry that a run's row is the copy of: the one that the trigger on runs is just writing.
+    here = (
+        "seq = NEW.run AND version = NEW.version AND status = NEW.target AND at = NEW.at AND event IS NEW.event"
+        " AND source IS NEW.source AND actor IS NEW.actor AND detail IS NEW.detail"
+    )
     yield guard_by(
         "history_insert",
-        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {here})"
-        " OR EXISTS (SELECT 1 FROM runstate_history WHERE run = NEW.run AND version = NEW.version)",
+        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {here})",
         refuse(HISTORY),
     )
     yield guard_by("history_update", "BEFORE UPDATE ON runstate_history", refuse(HISTORY))

@@ -52,10 +52,10 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
             create(session, creates)
         if moves:
             _move(session, moves)
+        for call in calls:  # what a handler noted, before its run is settled
+            call.answer(call.perform(session))
         for turn in turns:
             _turn(session, turn)
-        for call in calls:
-            call.answer(call.perform(session))
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------

@@ -137,7 +137,12 @@ class PostgresDatabase:
             connection.close()
             raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
         if not reading:
-            connection.execute(_SETTINGS)
+            try:
+                connection.execute(_SETTINGS)
+            except psycopg.Error as error:
+                connection.close()
+                told = str(error).splitlines() or ["no answer"]
+                raise _no_connection(error, f"cannot connect to {self.shown}: {told[0]}") from None
         return PostgresSession(connection, self.shown)
 
     def close(self) -> None:

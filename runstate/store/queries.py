@@ -192,9 +192,7 @@ class Queries:
     @cached_property
     def owned(self) -> str:
         """The runs that a session works on."""
-        return (
-            f"SELECT {self.claimed('r')} FROM runstate_run AS r WHERE r.worker = {self.param('worker')}"
-        )
+        return f"SELECT {self.claimed('r')} FROM runstate_run AS r WHERE r.worker = {self.param('worker')}"
 
     @cached_property
     def owned_statuses(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from runstate import wire
@@ -107,6 +108,10 @@ def worker_of(row: Row) -> int | None:
 
 def read_claim(row: Row) -> StoredRun:
     """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
+    return StoredRun.unread(partial(_read_claim, row), row[0], row[11], row[8], row[10], row[12])
+
+
+def _read_claim(row: Row) -> tuple[Any, ...]:
     seq, version, run_id, created_at, thread_id, assistant_id, model, status, at = row[:9]
     queue, priority, attempt, expires_at, started_at, actor, settings = row[9:]
     values = _CLAIMED.copy()
@@ -115,9 +120,7 @@ def read_claim(row: Row) -> StoredRun:
     if settings is not None:
         for name, value in _settings(settings).items():
             values[_PLACE[name]] = value
-    run = StoredRun.__new__(StoredRun)
-    run.__setstate__((*values, seq, version, RunEvent.START, BIRTH, at, actor, queue, priority, attempt, True))
-    return run
+    return (*values, seq, version, RunEvent.START, BIRTH, at, actor, queue, priority, attempt, True)
 
 
 def read_birth(run: Run, seq: int, at: int, actor: str | None, queue: str, priority: int, ready: bool) -> StoredRun:

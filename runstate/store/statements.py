@@ -211,14 +211,21 @@ class Statements(Queries):
         given += f" {last_error} AS last_error, NULL AS usage)"
         if self.words is not SQLITE:
             given = given.replace("NULL AS", "NULL::text AS")
-        skip = "" if self.words is SQLITE else " FOR UPDATE OF q SKIP LOCKED"
         own = "runstate_run" if self.words is SQLITE else "r"
+        some = f"SELECT q.seq FROM runstate_run AS q, t WHERE q.status IN ({sources}) AND {where}"
         return (
             f"WITH t AS (SELECT {self.now} AS now), {given} UPDATE runstate_run AS r"
             f" SET {self._moving(payload=True, actor=self.param('actor', 'text'), worker='NULL')} FROM v, t"
-            f" WHERE r.status IN ({sources}) AND r.seq IN (SELECT q.seq FROM runstate_run AS q, t"
-            f" WHERE q.status IN ({sources}) AND {where} LIMIT {self.param('limit')}{skip}) RETURNING {own}.id"
+            f" WHERE r.status IN ({sources}) AND r.seq {self._some(some)} RETURNING {own}.id"
         )
+
+    def _some(self, rows: str) -> str:
+        """Return the condition to be among up to `limit` rows `q` that a query finds and nobody else is moving."""
+        limited = f"{rows} LIMIT {self.param('limit')}"
+        if self.words is SQLITE:
+            return f"IN ({limited})"
+        # Not IN: where PostgreSQL joins by a loop it asks again for every row, and finds others each time.
+        return f"= ANY (ARRAY({limited} FOR UPDATE OF q SKIP LOCKED))"
 
     _LAPSED: Final = "q.worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
 
@@ -243,18 +250,17 @@ class Statements(Queries):
     @cached_property
     def take_over(self) -> str:
         """Give up to `limit` lapsed runs with attempts left to a worker; their status stays."""
-        skip = "" if self.words is SQLITE else " FOR UPDATE OF q SKIP LOCKED"
         own = "runstate_run" if self.words is SQLITE else "r"
         some = (
             f"SELECT q.seq FROM runstate_run AS q, t WHERE {self._LAPSED} AND q.status = '{_STARTED}'"
             f" AND q.attempt < {self.param('max_attempts')} AND q.expires_at > t.now / 1000000"
             f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
-            f" AND q.queue = {self.param('queue', 'text')} LIMIT {self.param('limit')}{skip}"
+            f" AND q.queue = {self.param('queue', 'text')}"
         )
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET worker = {self.param('worker')},"
-            f" attempt = r.attempt + 1 FROM t WHERE r.seq IN ({some}) AND r.status = '{_STARTED}' AND {self._leased}"
-            f" RETURNING {self.claimed(own)}"
+            f" attempt = r.attempt + 1 FROM t WHERE r.seq {self._some(some)} AND r.status = '{_STARTED}'"
+            f" AND {self._leased} RETURNING {self.claimed(own)}"
         )
 
     @cached_property
@@ -278,14 +284,15 @@ class Statements(Queries):
             f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{BIRTH}'"
             " AND coalesce(b.not_before, b.at) <= t.now))"
         )
-        skip = "" if self.words is SQLITE else " FOR UPDATE OF q SKIP LOCKED"
         own = "runstate_run" if self.words is SQLITE else "r"
+        some = (
+            f"SELECT q.seq FROM runstate_run AS q, t WHERE q.status = '{BIRTH}' AND q.ready_at IS NULL"
+            f" AND (q.not_before IS NULL OR q.not_before <= t.now) AND ({first})"
+        )
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r"
             f" SET ready_at = {self.greatest}(r.at, t.now) FROM t"
-            " WHERE r.ready_at IS NULL AND r.seq IN (SELECT q.seq FROM runstate_run AS q, t"
-            f" WHERE q.status = '{BIRTH}' AND q.ready_at IS NULL AND (q.not_before IS NULL OR q.not_before <= t.now)"
-            f" AND ({first}) LIMIT {self.param('limit')}{skip}) RETURNING {own}.id"
+            f" WHERE r.ready_at IS NULL AND r.seq {self._some(some)} RETURNING {own}.id"
         )
 
     # --- leases ---------------------------------------------------------------------------------------------------
@@ -360,7 +367,6 @@ class Statements(Queries):
     @cached_property
     def prune(self) -> str:
         """Delete up to `limit` of them, the oldest first."""
-        return (
-            f"DELETE FROM runstate_run WHERE seq IN ({self._ended()} ORDER BY seq LIMIT {self.param('limit')})"
-            " RETURNING seq"
-        )
+        some = f"{self._ended()} ORDER BY seq LIMIT {self.param('limit')}"
+        among = f"IN ({some})" if self.words is SQLITE else f"= ANY (ARRAY({some}))"
+        return f"DELETE FROM runstate_run WHERE seq {among} RETURNING seq"

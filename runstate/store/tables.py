@@ -34,6 +34,8 @@ class Words:
     """The type of a key that the database counts up."""
     same: str
     """The comparison that takes two nulls for equal."""
+    no: str
+    """False."""
     table_end: str
     hot_end: str
     """The same for the table whose rows change often."""
@@ -56,6 +58,7 @@ SQLITE: Final = Words(
     text="TEXT",
     key="INTEGER PRIMARY KEY AUTOINCREMENT",  # or the number of a run that was pruned would be given again
     same="IS",
+    no="0",
     table_end=" STRICT",
     hot_end=" STRICT",
 )
@@ -66,6 +69,7 @@ POSTGRES: Final = Words(
     text='text COLLATE "C"',
     key="bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     same="IS NOT DISTINCT FROM",
+    no="false",
     table_end="",
     # Dead rows are made at every transition; let the page hold some, and let them be swept often.
     hot_end=" WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)",

@@ -189,7 +189,7 @@ class Context:
     def progress(self, text: str) -> None:
         """Say how far the work is, for people who look. Nobody waits for it, and the last text counts."""
         demand(checks.text("progress", text))
-        self._store.tell(self._note(progress=text[:_MOST_PROGRESS].replace("\0", "")))
+        self._store.tell(self._note(progress=text.replace("\0", "")[:_MOST_PROGRESS]))
 
     def _note(self, checkpoint: str | None = None, progress: str | None = None) -> Call[None]:
         run, worker = self.run, self._lease.token

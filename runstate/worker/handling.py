@@ -51,8 +51,8 @@ async def call_later(handler: Handler, ctx: Context) -> object:
     try:
         return await cast("Callable[[Context], Awaitable[Outcome | None]]", handler)(ctx)
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        current = asyncio.current_task()
+        if current is None or current.cancelling():
             raise
         return Raised(error)  # of something that the handler awaited
     except BaseException as error:

@@ -263,20 +263,22 @@ class Hands:
         anyway_at = monotonic() + _SWEEP_ANYWAY_S * random.random()  # noqa: S311
         while True:
             now = monotonic()
-            try:
-                if await self._sweep(anyway=now >= anyway_at):
-                    anyway_at = now + _SWEEP_ANYWAY_S
-            except StoreError as error:
-                log.warning("could not sweep, another will: %s", error)
-            except Exception:  # a fault of this library must not end the sweeps
-                log.exception("could not sweep")
+            if await self._sweep(anyway=now >= anyway_at):
+                anyway_at = now + _SWEEP_ANYWAY_S
             await asyncio.sleep(_SWEEP_S * (0.8 + 0.4 * random.random()))  # noqa: S311
 
-    async def _sweep(self, *, anyway: bool) -> bool:
+    async def _sweep(self, *, anyway: bool = False) -> bool:
         """Sweep if there is something to do; return whether it swept."""
-        if not anyway and not await self._store.aio.is_anything_due():
+        try:
+            if not anyway and not await self._store.aio.is_anything_due():
+                return False
+            swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
+        except StoreError as error:
+            log.warning("could not sweep, another will: %s", error)
             return False
-        swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
+        except Exception:  # a fault of this library must not end the sweeps
+            log.exception("could not sweep")
+            return False
         if swept.adrift or swept.readied:
             self._adrift = self._adrift or swept.adrift > 0
             self._hinted = True

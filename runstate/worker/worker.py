@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two looks for runs when no hint comes
+_PARTED: Final = 32
 _AWAY_S: Final = 0.2  # before asking a database again that went away
 
 
@@ -70,6 +71,9 @@ class Worker(Hands):
         )
         possible(checks.number(0, checks.YEAR_10000)("drain_s", drain_s))
         self._drain_s = drain_s
+        # Half a hand at a time: while one half is committed, the handlers of the other half run. A small hand is not
+        # parted, because there the commit costs more than the handlers.
+        self._stride = concurrency if concurrency < _PARTED else concurrency // 2
         self._stop_at = float("inf")
         self._going: asyncio.Task[None] | None = None
         self.settled: int = 0
@@ -151,13 +155,14 @@ class Worker(Hands):
 
     async def _go_round(self, until_idle: bool) -> None:
         looks = 0
+        swept = False
         while True:
             if self._lost and not self._stopping:
                 await self._begin_again()
                 continue
             if self._stopping and self._unsure and monotonic() >= self._stop_at:
                 return  # the database is away, and nobody waits for it any more
-            free = self._free()
+            free = min(self._free(), self._stride)
             if free and self._adrift:
                 self._adrift = False
                 await self._take_over(free)
@@ -166,12 +171,16 @@ class Worker(Hands):
                 self._hinted = False
                 claimed = await self._take_turn(free)
                 if claimed:
-                    looks = 0
+                    looks, swept = 0, False
                 # A full hand is a sign of more; an empty one is not asked again until a hint, or a while.
                 self._hinted = self._hinted or 0 < claimed == free
                 continue
             if self._is_over(until_idle):
-                return
+                if swept or self._stopping:
+                    return
+                swept = self._hinted = True  # there may be something to take over
+                await self._sweep()
+                continue
             await self._rest(_IDLE_S[min(looks, len(_IDLE_S) - 1)])
             looks += 1
 

@@ -1,0 +1,101 @@
+"""The command that works: claims runs from a store and calls a handler of the user's."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from runstate.cli.durations import duration
+from runstate.cli.store_option import STORE, Mistaken, opened
+from runstate.json_values import printable
+from runstate.worker import Handler, Worker
+
+__all__ = ["worker"]
+
+
+def _handler(place: str) -> Handler:
+    """Return the handler at `package.module:function`."""
+    module_name, colon, name = place.partition(":")
+    if not colon or not module_name or not name:
+        raise Mistaken(f"{printable(place)}: expected a handler as MODULE:FUNCTION, such as my_app.answers:answer")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        found: object = import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise Mistaken(f"{printable(place)}: {printable(module_name)} has no {printable(name)}") from None
+    except Exception as error:
+        raise Mistaken(
+            f"cannot import {printable(module_name)}: {type(error).__name__}: {printable(str(error))}"
+        ) from None
+    if not callable(found):
+        raise Mistaken(f"{printable(place)} is a {type(found).__name__}, and no function to call")
+    return cast("Handler", found)
+
+
+@click.command()
+@click.argument("handler", metavar="MODULE:HANDLER")
+@STORE
+@click.option(
+    "--concurrency", "-c", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Runs at once."
+)
+@click.option(
+    "--queue", "-q", "queues", multiple=True, default=("default",), show_default=True, help="Served in order."
+)
+@click.option("--name", help="Who it is, in histories; host and process if not given.")
+@click.option(
+    "--lease", "lease_s", type=duration, default="30s", show_default=True, help="Until its runs are taken over."
+)
+@click.option("--max-attempts", type=click.IntRange(1, 1000), default=3, show_default=True, help="Then a run fails.")
+@click.option(
+    "--drain", "drain_s", type=duration, default="30s", show_default=True, help="Time to finish when stopped."
+)
+@click.option("--until-idle", is_flag=True, help="End when there is nothing to do.")
+@click.option("--verbose", "-v", is_flag=True, help="Say more.")
+def worker(
+    handler: str,
+    url: str,
+    concurrency: int,
+    queues: tuple[str, ...],
+    name: str | None,
+    lease_s: float,
+    max_attempts: int,
+    drain_s: float,
+    until_idle: bool,
+    verbose: bool,
+) -> None:
+    """Drive the runs of a store with HANDLER, until SIGTERM or Ctrl-C.
+
+    HANDLER is a function of a run's context, plain or async. A first signal lets the runs under way finish, a second
+    releases them at once for other workers.
+    """
+    function = _handler(handler)
+    console = Console(stderr=True, highlight=False)
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False)],
+    )
+    with opened(url) as store:
+        hand = Worker(
+            store,
+            function,
+            concurrency=concurrency,
+            queues=queues,
+            name=name,
+            lease_s=lease_s,
+            max_attempts=max_attempts,
+            drain_s=drain_s,
+        )
+        console.print(f"worker {printable(hand.name)} is at work on {printable(store.database.shown)}", soft_wrap=True)
+        hand.run(until_idle=until_idle)
+        console.print(f"worker {printable(hand.name)} has ended; {hand.settled} outcomes committed", soft_wrap=True)
