@@ -27,6 +27,7 @@ from faults_ground import Ground, Verdict
 from faults_kills import kills
 from faults_races import races
 from faults_server import cuts, restarts
+from faults_soak import soak
 from faults_sqlite import busy, full, readonly
 from faults_stops import clock, stops
 
@@ -42,14 +43,18 @@ class Size(NamedTuple):
 
 
 TRIALS: Final[Mapping[str, Sequence[Size]]] = {
-    "kills": (Size(partial(kills, dialect="postgres"), 200, 4), Size(partial(kills, dialect="sqlite"), 200, 4)),
-    "restarts": (Size(restarts, 20, 2),),
-    "cuts": (Size(cuts, 200, 6),),
-    "answers": (Size(answers, 500, 25),),
+    "kills": (Size(partial(kills, dialect="postgres"), 200, 3), Size(partial(kills, dialect="sqlite"), 200, 3)),
+    "restarts": (Size(restarts, 20, 1),),
+    "cuts": (Size(cuts, 200, 4),),
+    "answers": (Size(answers, 500, 20),),
     "sqlite": (Size(busy, 20, 1), Size(full, 5, 1), Size(readonly, 10, 5)),
     "races": (Size(races, 10_000, 300),),
+    "soak": (
+        Size(partial(soak, dialect="postgres"), 500_000, 3000),
+        Size(partial(soak, dialect="sqlite"), 100_000, 3000),
+    ),
     "stops": (Size(stops, 100, 4),),
-    "clock": (Size(clock, 40, 3),),
+    "clock": (Size(clock, 40, 2),),
 }
 
 

@@ -187,7 +187,9 @@ class Crew:
     """
 
     def __init__(self) -> None:
-        os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # or that server would not find these modules
+        here, others = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+        if here not in others.split(os.pathsep):  # or that server would not find these modules
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, others)))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", "faults_handler", "runstate.store.postgres"])
         self.members: dict[str, BaseProcess] = {}

@@ -37,6 +37,8 @@ PLANS: Final = {
 }
 """What a run's handler is to do, and how often. A run says so in its `assistant_id`."""
 
+DEADLINE_S: Final = 1
+
 
 def new_run(run_id: str, plan: str) -> NewRun:
     """Return what a run with this plan is created with."""
@@ -44,7 +46,7 @@ def new_run(run_id: str, plan: str) -> NewRun:
     if plan == "incomplete":
         wanted["max_completion_tokens"] = 300
     if plan == "deadline":
-        wanted["expires_in_s"] = 2
+        wanted["expires_in_s"] = DEADLINE_S
     return wanted
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from time import sleep
+from time import monotonic, sleep
 from typing import Final
 
 import attrs
@@ -14,6 +15,7 @@ from faults_check import check_load, check_side_log, check_take_overs, histories
 from faults_ground import Crew, Dialect, Ground, Verdict
 from faults_handler import Setting, serve
 from faults_load import Load
+from judge import asking
 
 WORKERS: Final = 4
 _REFUSED: Final = re.compile(
@@ -49,6 +51,25 @@ def warnings(verdict: Verdict, log: Path) -> None:
     verdict.notes["settles refused"] = refused
 
 
+def sessions_at_work(url: str) -> Mapping[str, frozenset[int]]:
+    """Return the sessions that hold runs, by their workers' names."""
+    found: dict[str, frozenset[int]] = {}
+    with asking(url) as ask:
+        for name, token in ask(
+            "SELECT DISTINCT w.name, w.token FROM runstate_run AS r JOIN runstate_worker AS w ON w.token = r.worker"
+        ):
+            found[name] = found.get(name, frozenset()) | {token}
+    return found
+
+
+def somebody_at_work(url: str, crew: Crew, seconds: float = 1.0) -> list[str]:
+    """Wait a little until members hold runs; return their names."""
+    end = monotonic() + seconds
+    while not (found := sorted(sessions_at_work(url).keys() & crew.members.keys())) and monotonic() < end:
+        sleep(0.01)
+    return found
+
+
 def kills(ground: Ground, count: int, dialect: Dialect) -> Verdict:
     """Kill workers under load, each replaced by a new one."""
     verdict = Verdict(f"kills/{dialect}", trials=count)
@@ -65,7 +86,9 @@ def kills(ground: Ground, count: int, dialect: Dialect) -> Verdict:
         for _ in range(count):
             sleep(chance.uniform(0.05, 0.55))
             verdict.wrong += crew.fallen()
-            crew.kill(chance.choice([*crew.members]))
+            at_work = somebody_at_work(url, crew)
+            verdict.count(killed_at_work=bool(at_work))
+            crew.kill(chance.choice(at_work or [*crew.members]))
             verdict.faults["kill -9"] += 1
             hire()
         load.finish()

@@ -29,8 +29,8 @@ def restarts(ground: Ground, count: int) -> Verdict:
     """Kill every process of the server at once, and start it again on what is left, sooner or later."""
     verdict = Verdict("restarts", trials=count)
     chance = ground.chance("restarts")
-    server = ground.server(fast=False)
-    url = ground.store("postgres", fast=False)
+    server = ground.server(fast=ground.quick)
+    url = ground.store("postgres", fast=ground.quick)
     # The outages are longer and shorter than the lease, and than what a store waits for.
     setting = attrs.evolve(setting_at(ground, url, "restarts"), lease_s=LEASE_S, wait_s=1.0)
     slowest = 0.0
@@ -41,7 +41,7 @@ def restarts(ground: Ground, count: int) -> Verdict:
             sleep(chance.uniform(0.3, 2.0))
             server.kill()
             verdict.faults["kill -9 of PostgreSQL"] += 1
-            sleep((0.0, 0.5, 1.5, 4.0)[number % 4])
+            sleep((0.5, 0.0, 1.5, 4.0)[number % 4])
             server.restart()
             back, known = time(), len(load.created)
             wait_until(lambda back=back: go_on(url, workers, back), "all workers to go on")  # type: ignore[misc]

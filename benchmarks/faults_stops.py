@@ -12,10 +12,9 @@ from typing import Final
 import attrs
 from faults_check import histories
 from faults_ground import Crew, Ground, Verdict, wait_until
-from faults_handler import Setting, SideLog, new_run, opened, read_side_log, serve, skew
-from faults_kills import conclude, setting_at, warnings
+from faults_handler import DEADLINE_S, Setting, SideLog, new_run, opened, read_side_log, serve, skew
+from faults_kills import conclude, sessions_at_work, setting_at, warnings
 from faults_load import Load
-from judge import asking
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, Store, StoredRun
@@ -72,19 +71,9 @@ class Stopping:
     stopped: dict[str, tuple[float, frozenset[int]]] = attrs.Factory(dict)
     """Since when a member stands still, and the sessions that it had then."""
 
-    def held(self) -> Mapping[str, frozenset[int]]:
-        """Return the sessions that hold runs, by the member's name."""
-        found: dict[str, frozenset[int]] = {}
-        with asking(self.url) as ask:
-            for name, token in ask(
-                "SELECT DISTINCT w.name, w.token FROM runstate_run AS r JOIN runstate_worker AS w ON w.token = r.worker"
-            ):
-                found[name] = found.get(name, frozenset()) | {token}
-        return found
-
     def look(self, most: int) -> list[str]:
         """Stop up to `most` that hold runs; return those that go on now."""
-        held = self.held()
+        held = sessions_at_work(self.url)
         now = monotonic()
         gone_on = []
         for name, (since, tokens) in list(self.stopped.items()):
@@ -203,7 +192,7 @@ def check_times(verdict: Verdict, url: str, created: Setting, began: float, ende
         inside = all(began - 1 <= entry.at / 1e6 <= ended + 1 for entry in entries)
         verdict.expect(inside, f"{run_id} has a time outside of the trial")
         if entries[-1].event == "expire":
-            after = entries[-1].at / 1e6 - (entries[0].at // 1_000_000 + 2)
+            after = entries[-1].at / 1e6 - (entries[0].at // 1_000_000 + DEADLINE_S)
             verdict.expect(after >= 0, f"{run_id} expired {-after:.1f} s before its deadline")
             late = max(late, after)
     verdict.notes["latest expire after its deadline, s"] = round(late, 2)

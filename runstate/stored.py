@@ -44,7 +44,15 @@ class StoredRun(RunSnapshot):
 
     @classmethod
     def unread(
-        cls, read: Callable[[], tuple[Any, ...]], seq: int, attempt: int, at: int, priority: int, expires_at: int | None
+        cls,
+        read: Callable[[], tuple[Any, ...]],
+        *,
+        seq: int,
+        attempt: int,
+        at: int,
+        priority: int,
+        status: RunStatus,
+        expires_at: int | None,
     ) -> Self:
         """Return a run of which only this is known yet; `read` gives all of it when somebody asks for more.
 
@@ -53,7 +61,8 @@ class StoredRun(RunSnapshot):
         """
         run = cls.__new__(cls)
         run._unread = read
-        run.seq, run.attempt, run.at, run.priority, run._expires_at = seq, attempt, at, priority, expires_at
+        run.seq, run.attempt, run.at, run.priority = seq, attempt, at, priority
+        run._status, run._expires_at = status, expires_at
         return run
 
     if not TYPE_CHECKING:  # or a type checker would take any attribute for one of these

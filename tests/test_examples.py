@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,13 +16,15 @@ from runstate import Run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Those that need an engine have tests of their own.
+PROGRAMS = [path for path in EXAMPLES if not path.name.startswith(("test_", "with_"))]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("path", [path for path in EXAMPLES if not path.name.startswith("test_")], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_a_program_runs_and_says_something(path: Path) -> None:
     """It ends well, prints, and has nothing to complain about."""
     done = run(str(path))
@@ -35,6 +38,27 @@ def test_the_worker_drives_its_runs_to_the_end() -> None:
     ends = {"run_paris": "completed", "run_short": "incomplete", "run_broken": "failed", "run_unwanted": "cancelled"}
     assert all(f"  {name}: {status}" in lines for name, status in ends.items())
     assert "  run run_paris is completed and cannot request_cancel; completed is terminal, nothing leaves it" in lines
+
+
+def test_durable_runs_are_followed_to_their_ends() -> None:
+    """One goes through a tool round to its completion, the other is cancelled at work; both are kept."""
+    told = run("examples/durable_worker.py").stdout
+    completed, cancelled = told.split("a run that is cancelled at work")
+    way = ["queued", "in_progress", "requires_action", "queued", "in_progress", "completed"]
+    assert way == re.findall(r"^  \d+\. \w+: (\w+), asked by (?:web|worker_1)$", completed, re.MULTILINE)
+    assert "completed, Usage(prompt_tokens=40, completion_tokens=25, total_tokens=65)" in completed
+    way = ["queued", "in_progress", "cancelling", "cancelled"]
+    assert way == re.findall(r"^  \d+\. \w+: (\w+), asked by (?:web|worker_1)$", cancelled, re.MULTILINE)
+    assert "what is kept: {'completed': 1, 'cancelled': 1}" in cancelled
+
+
+def test_a_transaction_takes_the_run_along() -> None:
+    """What was committed is there; what was refused or rolled back left nothing, in neither table."""
+    lines = run("examples/in_transaction.py").stdout.splitlines()
+    kept = "['How is the weather?'], 1 run(s)"
+    assert [f"  {kept}", f"  {kept}", f"  rolled back, it is queued: {kept}"] == lines[1::3]
+    assert "already has an active run" in lines[3]
+    assert "  inside, the run is cancelled" == lines[6]
 
 
 def test_the_rules_pass_under_pytest() -> None:

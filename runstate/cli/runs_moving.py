@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import click
 
-from runstate import checks, wire
+from runstate import wire
 from runstate.cli.files import FILE, reading
 from runstate.cli.pairs import as_mapping, pair
 from runstate.cli.screen import emit_json
 from runstate.cli.store_option import AS_JSON, STORE, opened, told
 from runstate.cli.stored_json import run_json
-from runstate.errors import Fault, RunDecodeError, RunstateError, StoreError
+from runstate.errors import RunDecodeError, RunstateError, StoreError
 from runstate.json_values import is_object, printable
 
 __all__ = ["cancel", "create", "submit"]
@@ -125,13 +125,6 @@ def _outputs_in(name: str) -> object:
     try:
         found = wire.parse(text)
     except RunDecodeError as error:
-        raise _unreadable(name, error.faults) from None
-    twice = checks.json_value("", found)  # an id that stands twice has two outputs
-    if twice:
-        raise _unreadable(name, twice)
+        raise click.UsageError(f"{name}: {'; '.join(map(str, error.faults))}") from None
     inner = found.get("tool_outputs") if is_object(found) else None
     return cast("object", inner) if isinstance(inner, list) else found
-
-
-def _unreadable(name: str, faults: Sequence[Fault]) -> click.UsageError:
-    return click.UsageError(f"{name}: {'; '.join(map(str, faults))}")

@@ -16,6 +16,7 @@ __all__ = [
     "LEASED",
     "NEW_ENDED",
     "NEW_ENTRY",
+    "PATH",
     "REOPENED",
     "REPLACED",
     "SETTINGS",
@@ -32,6 +33,7 @@ TAKEN: Final = "a run is taken over only from a worker whose lease has been clos
 REPLACED: Final = "a run that is there is never replaced"
 BUSY: Final = "the thread has another live run, and this one waits behind it"
 CLOSED: Final = "a lease that was closed stays closed"
+PATH: Final = "the search_path must not name pg_catalog, which comes first by itself"
 LEASED: Final = "a lease is kept while a run belongs to it"
 
 
@@ -44,12 +46,15 @@ def is_busy(row: str, table: str = "runstate_run") -> str:
 
 
 def promote(row: str, table: str = "runstate_run") -> str:
-    """Return the statement that lets the next run of an exclusive thread be claimed, as one of them has ended."""
+    """Return the statement that lets the next run of an exclusive thread be claimed, as one of them has ended.
+
+    By a clock that went back it may have ended before the next was born.
+    """
     return f"""\
-UPDATE {table} SET ready_at = {row}.at WHERE seq = (
+UPDATE {table} SET ready_at = CASE WHEN at > {row}.at THEN at ELSE {row}.at END WHERE seq = (
         SELECT min(seq) FROM {table}
         WHERE thread_id = {row}.thread_id AND exclusive = 'queue' AND ready_at IS NULL AND status = '{BIRTH}'
-            AND coalesce(not_before, at) <= {row}.at)
+            AND (not_before IS NULL OR not_before <= {row}.at))
         AND NOT {is_busy(row, table)}"""
 
 

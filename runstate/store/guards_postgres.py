@@ -14,6 +14,7 @@ from runstate.store.entries import (
     LEASED,
     NEW_ENDED,
     NEW_ENTRY,
+    PATH,
     REOPENED,
     SETTINGS,
     TAKEN,
@@ -43,6 +44,9 @@ FUNCTIONS: Final = {
         SELECT seq, version, event, source, status, at, actor, detail FROM born;
     RETURN NULL;""",
     "moved": f"""\
+    IF pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_catalog') OPERATOR(pg_catalog.<>) 0 THEN
+        RAISE EXCEPTION 'runstate: {PATH}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+    END IF;
     IF {_HELD} THEN
         IF NEW.version <> OLD.version THEN
             INSERT INTO @schema.runstate_history {FIELDS} VALUES ({NEW_ENTRY});
@@ -66,6 +70,11 @@ FUNCTIONS: Final = {
     DELETE FROM @schema.runstate_notes WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_settings WHERE id IN (SELECT id FROM gone);
     RETURN NULL;""",
+    "kept": f"""\
+    IF EXISTS (SELECT 1 FROM erased JOIN @schema.runstate_run ON seq = run) THEN
+        RAISE EXCEPTION 'runstate: {HISTORY}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+    END IF;
+    RETURN NULL;""",
     "settings": f"""\
     IF EXISTS (SELECT 1 FROM @schema.runstate_run WHERE id = CASE TG_OP WHEN 'INSERT' THEN NEW.id ELSE OLD.id END) THEN
         RAISE EXCEPTION 'runstate: {SETTINGS}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
@@ -83,8 +92,9 @@ def _function(name: str, body: str) -> str:
     """Return the statement that makes a trigger function.
 
     The tables are named with their schema, written into the function when it is made: a name alone is looked up where
-    the caller's session looks, first of all among its temporary tables. Operators are looked up there as well, but
-    `moved` has none, and is called for every entry: a search path of its own would cost it more than the insert does.
+    the caller's session looks, first of all among its temporary tables. Operators are looked up there as well, after
+    PostgreSQL's own unless the path names those in another place. `moved` refuses that: it is called for every entry,
+    and a search path of its own would cost it more than the insert does.
     """
     path = "" if name == "moved" else " SET search_path = pg_catalog, pg_temp"
     head = f"CREATE FUNCTION @schema.runstate_{name}() RETURNS trigger LANGUAGE plpgsql{path} AS"
@@ -112,10 +122,12 @@ def postgres_guards() -> Iterator[str]:
     yield guard_by("guard_live", live, "live", _LIVE.sentence)
     gone = "AFTER DELETE ON runstate_run REFERENCING OLD TABLE AS gone FOR EACH STATEMENT"
     yield guard_by("deleted", gone, "deleted")
-    by_hand = "FOR EACH ROW WHEN (pg_trigger_depth() = 0)"
-    for event, when in (("INSERT", by_hand), ("UPDATE", "FOR EACH ROW"), ("DELETE", by_hand)):
+    # Of an INSERT it would cost every entry a call to see more than whether it comes from a trigger, whosever that is.
+    for event, when in (("INSERT", " WHEN (pg_trigger_depth() = 0)"), ("UPDATE", "")):
         name = f"history_{event.lower()}"
-        yield guard_by(name, f"BEFORE {event} ON runstate_history {when}", "refuse", HISTORY)
+        yield guard_by(name, f"BEFORE {event} ON runstate_history FOR EACH ROW{when}", "refuse", HISTORY)
+    erased = "AFTER DELETE ON runstate_history REFERENCING OLD TABLE AS erased FOR EACH STATEMENT"
+    yield guard_by("history_delete", erased, "kept")
     for event in ("INSERT", "DELETE"):
         when = f"BEFORE {event} ON runstate_settings FOR EACH ROW"
         yield guard_by(f"settings_{event.lower()}", when, "settings")

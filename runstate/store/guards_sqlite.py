@@ -73,14 +73,14 @@ def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], st
         "AFTER DELETE ON runstate_run",
         f"BEGIN {gone} DELETE FROM runstate_settings WHERE id = OLD.id; END",
     )
-    # What passes is the entry that a run's row is the copy of: the one that the trigger on runs is just writing.
-    here = (
-        "seq = NEW.run AND version = NEW.version AND status = NEW.target AND at = NEW.at AND event IS NEW.event"
-        " AND source IS NEW.source AND actor IS NEW.actor AND detail IS NEW.detail"
-    )
+    # What passes is the entry of a run's own version that is not there yet: the one that the trigger on runs is just
+    # writing. (With OR REPLACE a copy of the last entry would get another place among those of all runs.)
+    here = "seq = NEW.run AND version = NEW.version"
+    there = "run = NEW.run AND version = NEW.version"
     yield guard_by(
         "history_insert",
-        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {here})",
+        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {here})"
+        f" OR EXISTS (SELECT 1 FROM runstate_history WHERE {there})",
         refuse(HISTORY),
     )
     yield guard_by("history_update", "BEFORE UPDATE ON runstate_history", refuse(HISTORY))

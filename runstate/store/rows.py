@@ -108,7 +108,15 @@ def worker_of(row: Row) -> int | None:
 
 def read_claim(row: Row) -> StoredRun:
     """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
-    return StoredRun.unread(partial(_read_claim, row), row[0], row[11], row[8], row[10], row[12])
+    return StoredRun.unread(
+        partial(_read_claim, row),
+        seq=row[0],
+        attempt=row[11],
+        at=row[8],
+        priority=row[10],
+        status=_STATUS[row[7]],
+        expires_at=row[12],
+    )
 
 
 def _read_claim(row: Row) -> tuple[Any, ...]:

@@ -282,7 +282,7 @@ class Statements(Queries):
             " AND (h.exclusive = 'reject' OR (h.exclusive = 'queue' AND h.ready_at IS NOT NULL)))"
             " AND q.seq = (SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = q.thread_id"
             f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{BIRTH}'"
-            " AND coalesce(b.not_before, b.at) <= t.now))"
+            " AND (b.not_before IS NULL OR b.not_before <= t.now)))"
         )
         own = "runstate_run" if self.words is SQLITE else "r"
         some = (

@@ -31,6 +31,7 @@ from runstate.values import (
     Usage,
     demand,
 )
+from runstate.worker.keeping import keep, keep_later
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -171,8 +172,8 @@ class Context:
     def checkpoint(self, value: object) -> Awaitable[None]:
         """Keep a JSON value for the next call of the handler, also by another worker. Usage is kept along with it.
 
-        In a plain handler it is durable when this returns; in an async one, when what it returns was awaited. Raises
-        `InvalidRun` for what is no JSON, `LeaseLost` where the run is another worker's.
+        In a plain handler it is durable when this returns; in an async one, when what it returns was awaited. While
+        the store is away it waits. Raises `InvalidRun` for what is no JSON, `LeaseLost` where the run is another's.
         """
         if not fits(value):
             demand(tuple(misfits("checkpoint", value)))
@@ -180,11 +181,13 @@ class Context:
         if len(text) > _MOST_CHECKPOINT:
             demand([Fault("checkpoint", f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")])
         self._checkpoint = value
-        kept = self._note(checkpoint=text)
+        store = self._store
         if self._asynchronous:
-            return self._store.ask_later(kept)
-        self._store.ask(kept)
-        return _done()
+            return keep_later(lambda: store.ask_later(self._note(checkpoint=text)), self._goes_on)
+        return keep(lambda: store.ask(self._note(checkpoint=text)), self._goes_on)
+
+    def _goes_on(self) -> bool:
+        return not self._cancelling
 
     def progress(self, text: str) -> None:
         """Say how far the work is, for people who look. Nobody waits for it, and the last text counts."""
@@ -331,14 +334,3 @@ def _sentence(error: BaseException) -> str:
 
 def _usage_text(prompt: int, completion: int) -> str:
     return f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion}}}'
-
-
-class _Done:
-    """What a plain handler gets for something to await: it is done already."""
-
-    def __await__(self) -> Any:
-        return iter(())
-
-
-def _done() -> Awaitable[None]:
-    return _Done()

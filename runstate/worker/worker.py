@@ -200,8 +200,9 @@ class Worker(Hands):
         try:
             claims = await aio.take_over(self._lease, free, queues=self._queues, max_attempts=self._max_attempts)
         except StoreError as error:
-            log.warning("%s; looking again", error)
-            self._unsure = self._hinted = True
+            log.warning("%s; asking again", error)
+            self._adrift = self._unsure = self._hinted = True
+            await asyncio.sleep(_AWAY_S)
             return
         for claim in () if self._lost else claims:
             log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)

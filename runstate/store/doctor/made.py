@@ -46,7 +46,7 @@ _NEEDED_FOR: Final = {
     "constraint": "the database takes rows that no run can have",
     "index": "what it keeps unique can come to be twice",
     "guard": "the database no longer does its part of holding the law",
-    "function": "the guards that call it fail",
+    "function": "the guards that call it do not hold the law",
 }
 
 

@@ -1,0 +1,278 @@
+"""One live run a thread: refused, or waiting behind the one that lives, decided by the database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runstate import InvalidRun, ManualClock, RunEvent
+from runstate.errors import StoreError, ThreadBusy
+from runstate.store import Lease, Store
+from runstate.store.commands import Settle
+from tests.store.support import Prompt, ask_store, bring_in_store, by_hand, names, update
+from tests.support import LIVE, NOW, TABLE, TERMINAL
+
+
+def queue(store: Store, run_id: str, **given: Any) -> Any:
+    return store.create(**names(id=run_id, one_live_run_per_thread="queue", **given))
+
+
+def ready(store: Store) -> list[str]:
+    """Return the ids of the live runs that may be claimed or are at work, in order."""
+    return [run.id for run in store.list(order="asc", limit=100).data if run.ready and not run.is_terminal]
+
+
+# --- how a head may end -----------------------------------------------------------------------------------------------
+
+
+def by_settling(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    (claim,) = store.claim(lease)
+    assert {} == store.settle(lease, [Settle(claim.run, RunEvent.COMPLETE)]).refused
+
+
+def by_failing(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    store.fail("head", "server_error", "x")
+
+
+def by_cancelling_while_idle(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    assert "cancelled" == store.request_cancel("head").status
+
+
+def by_cancelling_at_work(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    (claim,) = store.claim(lease)
+    store.request_cancel("head")
+    assert ["head"] == ready(store)
+    assert {} == store.settle(lease, [Settle(claim.run, RunEvent.CONFIRM_CANCEL)]).refused
+
+
+def by_its_deadline(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    clock.advance(50)
+    assert ("head",) == store.sweep().expired
+
+
+def by_its_workers_death(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    store.claim(lease)
+    store.close_lease(lease)
+    assert ("head",) == store.sweep(max_attempts=1).failed
+
+
+def by_hand_and_method(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    store.start("head")
+    store.mark_incomplete("head", "max_prompt_tokens")
+
+
+def by_plain_sql(store: Store, clock: ManualClock, lease: Lease, prompt: Prompt) -> None:
+    prompt.run(*update(by_hand(prompt.one("head"), "expire", "expired", NOW * 1_000_000 + 5), "head"))
+
+
+ENDS = (
+    *(by_settling, by_failing, by_cancelling_while_idle, by_cancelling_at_work, by_its_deadline),
+    *(by_its_workers_death, by_hand_and_method, by_plain_sql),
+)
+End = Callable[[Store, ManualClock, Lease, Prompt], None]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_next_in_line(store: Store, prompt: Prompt, clock: ManualClock, end: End) -> None:
+    """However the first run of a thread ends, the one that waits longest is ready in the same commit, and no other."""
+    lease = store.open_lease("w1")
+    assert queue(store, "head", expires_in_s=50).ready
+    for run_id in ("second", "third"):
+        assert not queue(store, run_id, expires_in_s=500, priority=9 if run_id == "third" else 0).ready
+    assert ["head"] == ready(store)
+    end(store, clock, lease, prompt)
+    assert store.get("head").status in TERMINAL
+    assert ["second"] == ready(store)
+    other = store.open_lease("w2")
+    assert ["second"] == [claim.run.id for claim in store.claim(other, 5)]
+    assert "third" == store.get("third").id
+    assert not store.get("third").ready
+
+
+@pytest.mark.parametrize("moves", [("start", "require_action"), ("start", "require_action", "submit_tool_outputs")])
+def test_a_head_that_waits_for_tools_stays_the_head(store: Store, clock: ManualClock, moves: tuple[str, ...]) -> None:
+    """A run that waits for its tools lives: those behind it wait on."""
+    queue(store, "head")
+    queue(store, "second")
+    for event in moves:
+        ask_store(store, "head", event)
+        assert ["head"] == ready(store)
+    assert () == store.sweep().readied
+
+
+@pytest.mark.parametrize("status", sorted(LIVE))
+def test_a_live_run_keeps_others_away(store: Store, prompt: Prompt, clock: ManualClock, status: str) -> None:
+    """In each live status: another is refused and told by whom, or waits."""
+    head = bring_in_store(store, status, id="head", one_live_run_per_thread="reject")
+    before = prompt.everything()
+    with pytest.raises(ThreadBusy, match=r"Thread thread_1 already has an active run head\.") as busy:
+        store.create(**names(one_live_run_per_thread="reject", instructions="x"))
+    assert ("thread_1", "head") == (busy.value.thread_id, busy.value.run_id)
+    assert before == prompt.everything()
+    assert not queue(store, "second", instructions="x").ready
+    assert "x" == store.get("second").instructions
+    assert store.create(**names(id="free")).ready  # who does not ask for it is not kept away
+    assert store.create(**names(id="elsewhere", thread_id="thread_2", one_live_run_per_thread="reject")).ready
+    assert head == store.get("head")
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+def test_an_ended_run_keeps_nobody_away(store: Store, clock: ManualClock, status: str) -> None:
+    """In each terminal status the thread is free."""
+    bring_in_store(store, status, one_live_run_per_thread="reject")
+    assert store.create(**names(one_live_run_per_thread="reject")).ready
+
+
+def test_a_long_line(store: Store, clock: ManualClock) -> None:
+    """A hundred wait; each time one ends the oldest of the others is ready, and one is at work at a time."""
+    runs = store.create_many([names(one_live_run_per_thread="queue", metadata={"n": str(n)}) for n in range(100)])
+    assert [True] + [False] * 99 == [run.ready for run in runs]
+    lease = store.open_lease("w1")
+    done = []
+    while claims := store.claim(lease, 10):
+        (claim,) = claims
+        done.append(claim.run.id)
+        assert {} == store.settle(lease, [Settle(claim.run, RunEvent.COMPLETE)]).refused
+    assert [run.id for run in runs] == done
+
+
+def test_who_waits_may_end(store: Store, clock: ManualClock) -> None:
+    """A waiting run can be cancelled, fail and expire; then the one behind it is next."""
+    for run_id in ("head", "second", "third", "fourth", "fifth"):
+        queue(store, run_id, expires_in_s=50 if run_id == "fourth" else 600)
+    assert "cancelled" == store.request_cancel("second").status
+    assert "failed" == store.fail("third", "server_error", "x").status
+    clock.advance(60)
+    assert ("fourth",) == store.sweep().expired
+    assert ["head"] == ready(store)
+    store.expire("head")
+    assert ["fifth"] == ready(store)
+
+
+def test_the_last_of_a_line(store: Store, clock: ManualClock) -> None:
+    """When nobody waits the thread is free for whoever comes, and a line can begin again."""
+    for _ in range(3):
+        head = store.create(**names(one_live_run_per_thread="queue"))
+        assert head.ready
+        store.expire(head.id)
+    assert store.create(**names(one_live_run_per_thread="reject")).ready
+
+
+def test_its_time_and_its_turn(store: Store, clock: ManualClock) -> None:
+    """A run that waits for its time, too, is passed by until then, and takes its turn afterwards."""
+    queue(store, "head")
+    queue(store, "later", not_before=NOW + 100)
+    queue(store, "third")
+    store.expire("head")
+    assert ["third"] == ready(store)
+    clock.advance(101)
+    assert () == store.sweep().readied  # its time has come, but the third lives
+    store.expire("third")
+    assert ["later"] == ready(store)
+
+
+def test_its_time_comes_while_the_thread_is_free(store: Store, clock: ManualClock) -> None:
+    """Two whose time comes together do not get ready together."""
+    queue(store, "one", not_before=NOW + 10)
+    queue(store, "two", not_before=NOW + 10)
+    assert () == store.sweep().readied
+    clock.advance(11)
+    assert ("one",) == store.sweep().readied
+    assert () == store.sweep().readied
+    store.expire("one")
+    assert ["two"] == ready(store)
+
+
+def test_a_clock_that_goes_back(store: Store, clock: ManualClock) -> None:
+    """The next in line is ready though the first ended, by the clock, before it was born; so it is for the sweep."""
+    queue(store, "head")
+    clock.advance(50)
+    queue(store, "second")
+    clock.advance(-100)
+    store.expire("head")
+    assert ["second"] == ready(store)
+    clock.advance(200)
+    queue(store, "third", not_before=NOW + 190)
+    queue(store, "fourth")
+    store.expire("second")
+    assert ["fourth"] == ready(store)
+    store.expire("fourth")
+    clock.advance(100)
+    queue(store, "fifth", not_before=NOW + 195)
+    clock.advance(-50)  # before the fifth was born, after its time
+    assert ("third",) == store.sweep().readied
+    store.expire("third")
+    assert ["fifth"] == ready(store)
+
+
+def test_nobody_starts_out_of_turn(store: Store, prompt: Prompt, clock: ManualClock) -> None:
+    """A run that waits cannot be started by hand: it is told behind whom, or that its time has not come."""
+    queue(store, "head")
+    queue(store, "second")
+    queue(store, "third")
+    store.create(**names(id="later", not_before=NOW + 10))
+    before = prompt.everything()
+    with pytest.raises(ThreadBusy, match="Thread thread_1 already has an active run head"):
+        store.start("second")
+    with pytest.raises(StoreError, match="run later is queued and not ready: its `not_before` has not come"):
+        store.start("later")
+    lease = store.open_lease("w1")
+    before["runstate_worker"] = prompt.everything()["runstate_worker"]
+    for run_id in ("second", "later"):
+        assert store.claim_id(lease, run_id) is None
+    assert before == prompt.everything()
+    store.expire("head")
+    assert "in_progress" == store.start("second").status
+
+
+def test_a_key_and_a_line(store: Store, clock: ManualClock) -> None:
+    """The same request under its key finds its run, be it first in line or not, and keeps what it was created with."""
+    head = queue(store, "head", idempotency_key="key_1", instructions="x")
+    second = queue(store, "second", idempotency_key="key_2", instructions="y")
+    given = {"one_live_run_per_thread": "queue"}
+    assert head == store.create(**names(**given, idempotency_key="key_1", instructions="x"))
+    assert second == store.create(**names(**given, idempotency_key="key_2", instructions="y"))
+    assert second == queue(store, "second", instructions="y")
+    with pytest.raises(InvalidRun, match="id: is taken"):
+        queue(store, "second", instructions="z")
+    assert 2 == len(store.list().data)
+
+
+@pytest.mark.parametrize("exclusive", ["reject", "queue"])
+def test_a_thread_raced_for(store: Store, clock: ManualClock, exclusive: Any) -> None:
+    """Of twenty threads that create at once, one gets the thread; the others are refused by its name, or wait."""
+    answers: list[Any] = []
+    barrier = threading.Barrier(20)
+
+    def create() -> None:
+        barrier.wait()
+        try:
+            answers.append(store.create(**names(one_live_run_per_thread=exclusive, instructions="x")).ready)
+        except ThreadBusy as busy:
+            answers.append(busy.run_id)
+
+    threads = [threading.Thread(target=create) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (head,) = (run.id for run in store.list(limit=100).data if run.ready)
+    waits: Any = head if exclusive == "reject" else False
+    assert 1 == answers.count(True)
+    assert 19 == answers.count(waits)
+    assert (1 if exclusive == "reject" else 20) == len(store.list(limit=100).data)
+
+
+def test_one_lives_of_every_way_to_the_end(store: Store, clock: ManualClock) -> None:
+    """Whatever legal way a head goes, from each live status by each event that ends it, the next is ready then."""
+    for number, ((source, event), target) in enumerate(sorted(TABLE.items())):
+        if target in TERMINAL:
+            thread = f"thread_{number}"
+            head = bring_in_store(store, source, thread_id=thread, one_live_run_per_thread="queue")
+            behind = store.create(**names(thread_id=thread, one_live_run_per_thread="queue"))
+            assert not behind.ready
+            ask_store(store, head.id, event)
+            assert store.get(behind.id).ready, (source, event)

@@ -1,0 +1,53 @@
+"""Stores for workers: those of the store's tests, judged in the same way when a test is over."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.postgres import OwnServer, Server, postgres_server
+from tests.store.conftest import (
+    any_store,
+    any_url,
+    postgres_broom,
+    postgres_home,
+    prompt,
+    sqlite_template,
+    store,
+    store_url,
+)
+from tests.worker.support import LIMIT
+
+__all__ = [
+    "any_store",
+    "any_url",
+    "postgres_broom",
+    "postgres_home",
+    "postgres_server",
+    "prompt",
+    "sqlite_template",
+    "store",
+    "store_url",
+]
+
+
+@pytest.fixture(autouse=True)
+def watchdog() -> Iterator[None]:
+    """Show where everything stands, and end, rather than hang: whatever is waited for here has a limit below this."""
+    assert sys.__stderr__ is not None
+    faulthandler.dump_traceback_later(4 * LIMIT, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="package")
+def mortal_server() -> Iterator[OwnServer]:
+    """A PostgreSQL that tests may kill, if they start it again."""
+    server = Server.start_new(fast=True)
+    if not isinstance(server, OwnServer):
+        pytest.skip("needs a server of the tests' own")
+    yield server
+    server.stop()

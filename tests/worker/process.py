@@ -1,0 +1,139 @@
+"""Workers in processes of their own, to be stopped and killed: `python -c`, a real worker, real signals.
+
+Their handlers write what befalls them into a journal, a line of JSON each, and wait for a file to appear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from runstate.store import open_store
+from runstate.worker import Context, Handler, Worker
+from tests.worker.support import LIMIT, until
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+class WorkerProcess:
+    """A worker in a process of its own, which ends with this one at the latest."""
+
+    def __init__(self, url: str, folder: Path, handler: str = "wait", **given: Any) -> None:
+        self.folder = folder / f"{handler}-{time.monotonic_ns()}"
+        self.folder.mkdir(parents=True)
+        self.gate = self.folder / "gate"
+        self.errors = self.folder / "stderr"
+        code = f"from tests.worker.process import main; main({url!r}, {str(self.folder)!r}, {handler!r}, {given!r})"
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stderr=errors, start_new_session=True
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()  # SIGTERM would make it drain
+        self.process.wait(LIMIT)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        if error is not None:
+            sys.stderr.write(self.told())
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def open_gate(self) -> None:
+        self.gate.touch()
+
+    def told(self) -> str:
+        """Return what it has logged."""
+        return self.errors.read_text(encoding="utf-8", errors="replace")
+
+    def journal(self, event: str) -> list[dict[str, Any]]:
+        """Return the lines of an event: `begin`, `end`, `cancelled`, `leave`."""
+        path = self.folder / "journal"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [line for line in map(json.loads, lines) if line["event"] == event]
+
+    async def journaled(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait for so many lines of an event, and return them."""
+        await until(lambda: len(self.journal(event)) >= count or self.process.poll() is not None, f"{event} x {count}")
+        found = self.journal(event)
+        assert len(found) >= count, self.told()
+        return found
+
+    async def over(self) -> int:
+        """Wait for its end, and return its code."""
+        await until(lambda: self.process.poll() is not None, "the process to end")
+        code: int = self.process.wait()
+        return code
+
+
+# --- inside -----------------------------------------------------------------------------------------------------------
+
+
+class Inside:
+    """The handlers of a worker process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._gate = folder / "gate"
+        self._journal = os.open(folder / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(self, event: str, ctx: Context | None = None) -> None:
+        line = {"event": event, "at": time.time()}
+        if ctx is not None:
+            line |= {"run": ctx.run_id, "attempt": ctx.attempt}
+        os.write(self._journal, (json.dumps(line) + "\n").encode())
+
+    async def wait(self, ctx: Context) -> None:
+        """Wait for the gate."""
+        self.note("begin", ctx)
+        try:
+            while not self._gate.exists():
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.note("cancelled", ctx)
+            raise
+        self.note("end", ctx)
+
+    def stand(self, ctx: Context) -> None:
+        """Wait for the gate as a plain handler that never asks."""
+        self.note("begin", ctx)
+        while not self._gate.exists():
+            time.sleep(0.01)
+        self.note("end", ctx)
+
+    def die(self, ctx: Context) -> None:
+        """Take the process along."""
+        self.note("begin", ctx)
+        os._exit(9)
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):  # not `sys.stdin`, which a thread may not hold when Python ends
+        pass
+    os._exit(77)
+
+
+def main(url: str, folder: str, handler: str, given: dict[str, Any]) -> None:
+    """Work until a signal comes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.INFO)
+    inside = Inside(Path(folder))
+    called: Handler = getattr(inside, handler)
+    with open_store(url, wait_s=5.0) as store:
+        Worker(store, called, **given).run()
+    inside.note("leave")

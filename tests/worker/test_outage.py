@@ -1,0 +1,191 @@
+"""A store that is away: its workers stop in time, and go on when it is back; nothing is lost, nothing done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from runstate.errors import StoreError
+from runstate.plausible import judge
+from runstate.store import Store, open_store
+from runstate.worker import Context, Outcome, Worker
+from tests.postgres import OwnServer
+from tests.store.judge import judge_by_sql
+from tests.store.support import Prompt
+from tests.worker.proxy import Proxy
+from tests.worker.support import LIMIT, Bench, at_work, ended, events, last, limited, new, until
+
+LEASE_S = 2.0
+
+
+class Blocked:
+    """A store that can be made not to answer, and one beside it that always does."""
+
+    def __init__(self, url: str, undo: ExitStack) -> None:
+        self.url = url
+        self.block: Callable[[], object]
+        self.unblock: Callable[[], object]
+        if url.startswith("sqlite:"):
+            self._holder = undo.enter_context(Prompt(url))
+            self.block, self.unblock = self._hold, self._let_go
+            through = url
+        else:
+            proxy = undo.enter_context(Proxy(url))
+            self.block, self.unblock = proxy.freeze, proxy.thaw
+            through = proxy.url
+        self.store = undo.enter_context(open_store(through, wait_s=20.0))
+
+    def _hold(self) -> None:
+        self._holder.run("BEGIN IMMEDIATE")  # nobody else writes until the end of this transaction
+
+    def _let_go(self) -> None:
+        self._holder.run("COMMIT")
+
+    def leases(self) -> list[float]:
+        """Return when the leases end, in Unix seconds."""
+        with Prompt(self.url) as prompt:
+            return [until / 1e6 for (until,) in prompt.run("SELECT lease_until FROM runstate_worker WHERE token <> 0")]
+
+
+@pytest.fixture
+def blocked(store_url: str) -> Iterator[Blocked]:
+    with ExitStack() as undo:
+        yield Blocked(store_url, undo)
+
+
+@limited
+async def test_a_worker_stops_its_runs_before_the_lease_ends(
+    blocked: Blocked, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot renew, and so lets go of its runs while nobody else can have them; when it can, it begins anew."""
+    caplog.set_level(logging.WARNING, "runstate.worker")
+    store, bench, stopped = blocked.store, Bench(), list[float]()
+
+    def stand(ctx: Context) -> None:
+        bench.begun.append(ctx.run_id)
+        end = time.monotonic() + LIMIT
+        while not ctx.cancelling and not bench.gate.is_set():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        if not bench.gate.is_set():
+            stopped.append(time.time())
+
+    runs = [store.create(**new(queue=queue)).id for queue in ("plain", "async")]
+    async with (
+        at_work(store, stand, lease_s=LEASE_S, queues=("plain",)),
+        at_work(store, bench.wait, lease_s=LEASE_S, queues=("async",), name="w2"),
+    ):
+        await until(lambda: sorted(runs) == sorted(bench.begun), "the handlers")
+        blocked.block()
+        await until(lambda: bool(stopped and bench.cancelled), "the handlers to be stopped", LEASE_S + 5.0)
+        lapse_at = blocked.leases()
+        assert max(stopped[0], bench.cancelled[0][1]) < min(lapse_at)
+        assert 2 == caplog.text.count("lets go of 1 runs: it could not renew its lease in time")
+        await asyncio.sleep(max(0.0, max(lapse_at) - time.time()))
+        bench.gate.set()
+        blocked.unblock()
+        for run_id in runs:
+            assert "completed" == (await ended(store, run_id)).status
+            assert [None, "start", "complete"] == events(store, run_id)
+            assert {"attempt": 2} == last(store, run_id).detail
+    assert sorted(2 * runs) == sorted(bench.begun)
+
+
+# --- a server that dies -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mortal(mortal_server: OwnServer) -> Iterator[Store]:
+    """A store on a server that a test may kill; judged like the others when the test is over."""
+    url = mortal_server.create_database()
+    with open_store(url, migrate=True, wait_s=3.0) as store:
+        yield store
+        assert () == judge_by_sql(url)
+        assert [] == [finding for run in store.list(limit=100).data for finding in judge(run)]
+    mortal_server.drop_database(url)
+
+
+async def work_through(server: OwnServer, store: Store, away: Callable[[], Any], **given: Any) -> dict[str, int]:
+    """Have two workers drive runs with tools, while the server is killed twice; return how often each was ended."""
+    returned: dict[str, int] = {}
+
+    async def answer(ctx: Context) -> Outcome | None:
+        ctx.add_usage(1, 1)
+        if not ctx.tool_outputs:
+            await ctx.checkpoint({"step": 1})
+            await asyncio.sleep(0.05)
+            return ctx.require_action([ctx.tool_call("weather")])
+        await asyncio.sleep(0.05)
+        returned[ctx.run_id] = returned.get(ctx.run_id, 0) + 1
+        return None
+
+    runs = {run.id for run in store.create_many([new() for _ in range(40)])}
+    async with (
+        at_work(store, answer, concurrency=4, **given),
+        at_work(store, answer, concurrency=4, name="w2", **given),
+    ):
+        kills = 0
+        live = set(runs)
+        while live:
+            try:
+                for run_id in sorted(live):
+                    run = await store.aio.get(run_id)
+                    if run.is_terminal:
+                        live.discard(run_id)
+                    elif run.required_action is not None:
+                        outputs = dict.fromkeys(run.required_action.call_ids, "x")
+                        await store.aio.submit_tool_outputs(run_id, outputs)
+            except StoreError:
+                await asyncio.sleep(0.05)
+            if kills < 2 and len(live) < len(runs) * (1 - 0.3 * kills):
+                kills += 1
+                await asyncio.to_thread(server.kill)
+                try:
+                    await asyncio.to_thread(away)
+                finally:
+                    await asyncio.to_thread(server.restart)
+            await asyncio.sleep(0.02)
+    assert 2 == kills
+    for run_id in runs:
+        assert events(store, run_id).count("complete") == 1
+    return returned
+
+
+@limited
+async def test_a_server_that_comes_back_soon(mortal_server: OwnServer, mortal: Store) -> None:
+    """The leases hold, and every handler's outcome is committed: each run was ended by one call."""
+    returned = await work_through(mortal_server, mortal, lambda: time.sleep(0.2))
+    assert set(returned.values()) == {1}
+
+
+@limited
+async def test_a_server_that_stays_away_for_longer_than_a_lease(mortal_server: OwnServer, mortal: Store) -> None:
+    """The runs are let go of, and taken over by who comes back first; each is ended once, whoever was called twice."""
+    returned = await work_through(mortal_server, mortal, lambda: time.sleep(1.2), lease_s=1.0, max_attempts=10)
+    assert 40 == len(returned)
+
+
+@limited
+async def test_a_worker_can_be_stopped_while_the_store_is_away(mortal_server: OwnServer, mortal: Store) -> None:
+    """It leaves when its time is over, though it can give nothing back; what it had done is taken over."""
+    bench = Bench()
+    run = mortal.create(**new())
+    worker = Worker(mortal, bench.wait, name="w1", lease_s=1.0, drain_s=0.5)
+    working = asyncio.create_task(worker.work())
+    try:
+        await until(lambda: bench.begun == [run.id], "the handler")
+        await asyncio.to_thread(mortal_server.kill)
+        bench.gate.set()
+        worker.stop()
+        await asyncio.wait_for(working, 20.0)
+    finally:
+        await asyncio.to_thread(mortal_server.restart)
+    async with at_work(mortal, lambda ctx: None, name="w2"):
+        assert "completed" == (await ended(mortal, run.id)).status
+    assert ("w2", {"attempt": 2}) == (last(mortal, run.id).actor, last(mortal, run.id).detail)
