@@ -442,7 +442,7 @@ def test_batches_have_no_seams(patient: Patient, monkeypatch: pytest.MonkeyPatch
     for batch in range(1, 9):
         monkeypatch.setattr(histories, "_BATCH", batch)
         heard: list[int] = []
-        found = patient.examine(progress=lambda what, seen, _, heard=heard: heard.append(seen))  # type: ignore[misc]
+        found = patient.examine(progress=lambda what, seen, _, heard=heard: heard.append(seen))
         assert (6, 6, 6) == (found.runs, *heard[-2:])
         assert 4 == len(found.errors)
         assert [ids[3]] == [finding.run_id for finding in found.errors if finding.run_id]
@@ -642,7 +642,7 @@ def test_an_abandoned_slot_is_told(on_postgres: Patient) -> None:
 
 
 def test_an_abandoned_prepared_transaction_is_told(on_postgres: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It outlives its session. (A server must be configured for them, and this one is not.)"""
+    """It outlives its session, on a server that is configured for them, which this one is not."""
     monkeypatch.setattr(health, "_PREPARED", "SELECT 'forgotten', 7200000000 WHERE %(seconds)s >= 0")
     found = on_postgres.only()
     assert ("warning", "prepared", "forgotten") == (found.severity, found.what, found.thing)

@@ -8,6 +8,7 @@ Every method is there for threads (`store.create(...)`) and for coroutines (`awa
 committer. The database holds the law by itself, and refuses what is illegal to hand-written SQL too.
 """
 
+from runstate.store.commands import Settle
 from runstate.store.creating import NewRun
 from runstate.store.face import AsyncStore, BoundStore, Store, open_store
 from runstate.store.reading import Page
@@ -23,6 +24,7 @@ __all__ = [
     "Lease",
     "NewRun",
     "Page",
+    "Settle",
     "Store",
     "StoredRun",
     "Swept",

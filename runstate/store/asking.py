@@ -98,6 +98,7 @@ class ByCommitter:
 
     def read(self, look: Callable[[Session], T]) -> T:
         """Return what `look` finds."""
+        self.committer.check_open()
         if self.readers is None:
             return self.committer.ask(Call(look))
         return self.readers.read(look)

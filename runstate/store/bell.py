@@ -219,6 +219,8 @@ class NotifyBell(Bell):
     def close(self) -> None:
         """Send what is pending, then hear and tell no more."""
         super().close()
+        if self._closed:
+            return
         self._closed = True
         self._poke()
         thread = self._thread

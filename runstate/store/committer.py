@@ -47,7 +47,7 @@ class Committer:
 
     def ask(self, command: Command[T]) -> T:
         """Have a command committed; return its answer. Blocks the thread."""
-        self._check_open()
+        self.check_open()
         if self._waiting.empty() and self._writing.acquire(blocking=False):
             try:
                 self._commit([command])
@@ -62,13 +62,14 @@ class Committer:
 
     def ask_later(self, command: Command[T]) -> asyncio.Future[T]:
         """Hand a command over; return the future of its answer, in the running loop."""
-        self._check_open()
+        self.check_open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         command.future = future
         self._hand_over(command)
         return future
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `StoreError` once the store is closed, or in a process that was forked from its own."""
         if self._closed:
             raise StoreError(f"the store {self._database.shown} is closed")
         if os.getpid() != self._process:
@@ -84,7 +85,7 @@ class Committer:
 
     def tell(self, command: Command[Any]) -> None:
         """Hand a command over that nobody waits for."""
-        self._check_open()
+        self.check_open()
         self._hand_over(command)
 
     def foreign_commits(self) -> int | None:

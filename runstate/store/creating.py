@@ -91,7 +91,8 @@ def _searchable(path: str, value: Any) -> Iterator[Fault]:
     if isinstance(value, str):
         yield from plain_text(path, value)
     elif isinstance(value, list):
-        for place, item in enumerate(value):
+        items: list[Any] = value
+        for place, item in enumerate(items):
             yield from _searchable(join(path, place), item)
     elif isinstance(value, dict):
         for key, item in cast("dict[str, Any]", value).items():
@@ -139,6 +140,8 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
     if settings is not None and ("\\u0000" in settings or "\\ud" in settings):
         demand(tuple(_searchable("", json.loads(settings))))
     not_before = _microseconds(given.get("not_before"))
+    if not_before is not None and run.expires_at is not None and not_before >= run.expires_at * 1_000_000:
+        demand([Fault("not_before", "is past the deadline: the run would expire unclaimed; give it more expires_in_s")])
     return Wanted(
         run,
         (

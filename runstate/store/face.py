@@ -165,6 +165,7 @@ class _Later:
         return cast("T", self._committer.ask_later(command))
 
     def read(self, look: Callable[[Session], T]) -> T:
+        self._committer.check_open()
         by_thread = ByCommitter(self._committer, self._readers).read
         return cast("T", asyncio.get_running_loop().run_in_executor(self._pool, by_thread, look))
 

@@ -13,7 +13,7 @@ from runstate.lifecycle import LAW
 from runstate.store.bell import Bell, Hint
 from runstate.store.creating import plain_text
 from runstate.store.reading import Reading
-from runstate.stored import Entry
+from runstate.stored import Entry, StoredRun
 from runstate.values import demand
 
 __all__ = ["look_from", "watch", "watch_later"]
@@ -47,6 +47,10 @@ class _Place:
     def passed(self, entry: Entry) -> None:
         self.version, self.cursor = entry.version, entry.cursor
 
+    def is_behind(self, run: StoredRun) -> bool:
+        """Tell whether the run had ended before this place: nothing comes any more."""
+        return run.is_terminal and run.version <= self.version
+
     def is_end(self, entry: Entry) -> bool:
         return self.run_id is not None and LAW.is_terminal(entry.target)
 
@@ -76,6 +80,8 @@ def watch(reading: Reading, bell: Bell, place: _Place) -> Iterator[Entry]:
                 if place.is_end(entry):
                     return
             if not entries:
+                if place.run_id is not None and place.is_behind(reading.get(place.run_id)):
+                    return
                 rung.wait(_LOOK_S)
 
 
@@ -96,6 +102,10 @@ async def watch_later(reading: Reading, bell: Bell, place: _Place) -> AsyncItera
                 if place.is_end(entry):
                     return
             if not entries:
+                if place.run_id is not None:
+                    run: Any = reading.get(place.run_id)  # by the way of coroutines a future
+                    if place.is_behind(await run):
+                        return
                 try:
                     async with asyncio.timeout(_LOOK_S):
                         await rung.wait()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
 from runstate.store.creating import DEFAULT_QUEUE
+from runstate.store.working import DEFAULT_MAX_ATTEMPTS
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -21,20 +22,28 @@ class Dispatcher:
 
     A run is sent again when it has been waiting in `queue` for `after_s` seconds, or its worker has died, and at most
     once in `after_s` seconds by this dispatcher. Sending a run that is under way is harmless: `drive` gets nothing.
+    `max_attempts` is that of `drive`: what has been begun so often is failed here.
     """
 
     def __init__(
-        self, store: Store, send: Callable[[str], object], *, queue: str = DEFAULT_QUEUE, after_s: float = 30.0
+        self,
+        store: Store,
+        send: Callable[[str], object],
+        *,
+        queue: str = DEFAULT_QUEUE,
+        after_s: float = 30.0,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     ) -> None:
         self._store = store
         self._send = send
         self._queue = queue
         self._after_s = after_s
+        self._max_attempts = max_attempts
         self._sent_at: dict[str, float] = {}
 
     def look(self) -> list[str]:
         """Sweep, and send again what is overdue; return the ids that were sent. Ask this every few seconds."""
-        self._store.sweep()
+        self._store.sweep(max_attempts=self._max_attempts)
         now = monotonic()
         self._sent_at = {run_id: at for run_id, at in self._sent_at.items() if now - at < self._after_s}
         sent: list[str] = []

@@ -122,6 +122,7 @@ class Hands:
         left, self._working = list(self._working.values()), {}
         runs = [work.ctx.run for work in left] + [settle.run for settle in self._done]
         self._done.clear()
+        self._pulse.look_away()
         try:
             for work in left:
                 self._let_go(work)

@@ -41,6 +41,11 @@ class Pulse:
         """Begin to beat."""
         self._thread.start()
 
+    def look_away(self) -> None:
+        """Report no blocked loop any more: the worker ends, and tells nothing of its turns."""
+        self._told = True
+        self._turned_at = float("-inf")
+
     def turned(self) -> None:
         """Note that the event loop turns."""
         self._turned_at = monotonic()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import traceback
 from functools import partial
 from typing import Final
 
 from runstate.clock import monotonic
+from runstate.errors import RunstateError
 from runstate.lifecycle import RunEvent
 from runstate.store.commands import Settle
 from runstate.worker.context import Context
@@ -15,6 +17,8 @@ from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler, Raised, call, call_later
 
 __all__ = ["Work"]
+
+log: Final = logging.getLogger("runstate.worker")
 
 _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 
@@ -59,4 +63,8 @@ class Work:
         error = returned.error
         ours = error.__traceback__
         told = traceback.format_exception(type(error), error, None if ours is None else ours.tb_next)
+        if not isinstance(error, RunstateError):  # those say what the handler meant
+            log.warning(
+                "run %s: its handler raised %s; the history has the traceback", ctx.run_id, type(error).__name__
+            )
         return ctx.settle_error(error, "".join(told)[-_MOST_TRACEBACK:])

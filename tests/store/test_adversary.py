@@ -215,8 +215,8 @@ def test_what_gets_ready(store: Store, prompt: Prompt, clock: object) -> None:
     refused(prompt, *update(columns, run.id))  # not in the move itself
     refused(prompt, *update(by_hand(prompt.one(run.id), "start", "in_progress"), run.id))  # nor is it started unready
     assert 1 == prompt.changed(*update({"ready_at": due + 5}, run.id))
-    for value in (None, 0, due, due + 6):
-        refused(prompt, *update({"ready_at": value}, run.id))
+    for other in (None, 0, due, due + 6):
+        refused(prompt, *update({"ready_at": other}, run.id))
 
 
 @pytest.mark.parametrize("first", ["reject", "queue"])

@@ -380,7 +380,6 @@ def test_a_closed_store(any_url: str, clock: ManualClock) -> None:
             getattr(store, name)(*arguments, **given)
 
 
-@pytest.mark.xfail(reason="_Later.read: the pool of readers is shut down, and says so by a RuntimeError")
 def test_a_closed_store_read_later(any_url: str, clock: ManualClock) -> None:
     """Coroutines are refused with the same sentence."""
     store = open_store(any_url)
@@ -394,10 +393,8 @@ def test_a_closed_store_read_later(any_url: str, clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_closing_twice(any_url: str, request: pytest.FixtureRequest, clock: ManualClock, used: bool) -> None:
+def test_closing_twice(any_url: str, clock: ManualClock, used: bool) -> None:
     """Closing again is no fault."""
-    if any_url.startswith("postgres"):
-        request.applymarker(pytest.mark.xfail(reason="NotifyBell.close closes its pipe twice"))
     with open_store(any_url) as store:
         if used:
             store.create(**names())

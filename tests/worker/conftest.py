@@ -5,13 +5,17 @@ from __future__ import annotations
 import faulthandler
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from runstate.store import Store
 from tests.postgres import OwnServer, Server, postgres_server
 from tests.store.conftest import (
     any_store,
     any_url,
+    make_url,
+    opened,
     postgres_broom,
     postgres_home,
     prompt,
@@ -51,3 +55,14 @@ def mortal_server() -> Iterator[OwnServer]:
         pytest.skip("needs a server of the tests' own")
     yield server
     server.stop()
+
+
+@pytest.fixture
+def both(request: pytest.FixtureRequest) -> Iterator[dict[str, tuple[str, Store]]]:
+    """An empty store of each dialect at once, with its URL: for scenes that take long and can be played together."""
+    with ExitStack() as undo:
+        found: dict[str, tuple[str, Store]] = {}
+        for dialect in ("sqlite", "postgres"):
+            url = undo.enter_context(contextmanager(make_url)(dialect, request))
+            found[dialect] = url, undo.enter_context(contextmanager(opened)(url))
+        yield found

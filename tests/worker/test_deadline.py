@@ -163,11 +163,12 @@ SCENES: tuple[Any, ...] = (
 
 
 @limited
-async def test_deadlines(store: Store) -> None:
+async def test_deadlines(both: dict[str, tuple[str, Store]]) -> None:
     """Every scene of this page."""
     async with asyncio.TaskGroup() as scenes:
-        for scene in SCENES:
-            scenes.create_task(scene(store, scene.__name__), name=scene.__name__)
+        for dialect, (_, store) in both.items():
+            for scene in SCENES:
+                scenes.create_task(scene(store, scene.__name__), name=f"{scene.__name__} on {dialect}")
 
 
 def test_a_run_past_its_deadline_is_not_claimed(store: Store) -> None:

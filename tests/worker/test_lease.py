@@ -147,11 +147,12 @@ SCENES: tuple[Any, ...] = (kept_and_lost, stopped_for_long, a_blocked_loop, a_de
 
 
 @limited
-async def test_leases(store: Store, store_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_leases(both: dict[str, tuple[str, Store]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every scene of this page."""
     caplog.set_level(logging.WARNING, "runstate.worker")
     async with asyncio.TaskGroup() as scenes:
-        for scene in SCENES:
-            stage = Stage(store, store_url, tmp_path / scene.__name__, scene.__name__)
-            scenes.create_task(scene(stage), name=scene.__name__)
+        for dialect, (url, store) in both.items():
+            for scene in SCENES:
+                stage = Stage(store, url, tmp_path / dialect / scene.__name__, scene.__name__)
+                scenes.create_task(scene(stage), name=f"{scene.__name__} on {dialect}")
     assert "the event loop has been blocked" in caplog.text

@@ -112,10 +112,7 @@ def _examine_sqlite(database: Database, session: Session, sheet: Sheet, path: Pa
 
 
 def _examine_wal(session: Session, sheet: Sheet, wal: Path) -> None:
-    try:
-        size = wal.stat().st_size
-    except OSError:
-        return  # there is none before the first write
+    size = wal.stat().st_size if wal.exists() else 0
     if size <= _WAL_MOST:
         return
     # A passive checkpoint waits for nobody and makes nobody wait. What it leaves is what a reader needs.
