@@ -90,8 +90,8 @@ class VersionBell(Bell):
     """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
 
     _OFTEN_S: Final = 0.002
-    _SELDOM_S: Final = 0.010
-    _AWAKE_S: Final = 0.5  # how long it asks often after something happened
+    _SELDOM_S: Final = 0.020
+    _AWAKE_S: Final = 1.0  # how long it asks often after something happened
 
     def __init__(self, commits: _Commits) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class Dispatcher:
         sent: list[str] = []
         for run_id in self._store.overdue(self._queue, self._after_s, limit=_MOST):
             if run_id not in self._sent_at:
-                self._sent_at[run_id] = now
                 self._send(run_id)
+                self._sent_at[run_id] = now
                 sent.append(run_id)
         return sent

@@ -60,11 +60,10 @@ def make_url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
         assert () == judge_by_sql(url)
         return
-    url = request.getfixturevalue("postgres_home")
     broom = request.getfixturevalue("postgres_broom")
     empty(broom)
-    yield url
-    assert () == judge_by_sql(url)
+    yield broom.url
+    assert () == judge_by_sql(broom.url, broom)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

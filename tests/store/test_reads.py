@@ -148,12 +148,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "sentence"), WRONG, ids=lambda value: repr(value)[:40])
-def test_what_cannot_be_listed(any_store: Store, given: dict[str, Any], sentence: str) -> None:
+def test_what_cannot_be_listed(any_store: Store) -> None:
     """Impossible arguments are refused with a sentence."""
-    with pytest.raises(InvalidRun) as refused:
-        any_store.list(**given)
-    assert sentence in str(refused.value)
+    any_store.create(**names(metadata={"a": "b"}))
+    for given, sentence in WRONG:
+        with pytest.raises(InvalidRun) as refused:
+            any_store.list(**given)
+        assert sentence in str(refused.value), given
 
 
 def test_unknown_places_and_statuses(any_store: Store) -> None:
@@ -262,18 +263,20 @@ def test_places_outlive_a_prune(any_store: Store, clock: ManualClock) -> None:
     assert [(run.id, 1)] == [(entry.run_id, entry.version) for entry in any_store.entries(latest)]
 
 
-@pytest.mark.parametrize("cursor", [5, None, "x", "-1", "1.2.3.4", "1.x", "9" * 30, "٣", "1 ", " ", ".", "1.."])
-def test_a_place_that_is_none(any_store: Store, cursor: Any) -> None:
+def test_a_place_that_is_none(any_store: Store) -> None:
     """What was never a place is refused."""
-    with pytest.raises(InvalidRun, match="after: expected"):
-        any_store.entries(cursor)
+    wrong: list[Any] = [5, None, "x", "-1", "1.2.3.4", "1.x", "9" * 30, "٣", "1 ", " ", ".", "1.."]
+    for cursor in wrong:
+        with pytest.raises(InvalidRun, match="after: expected"):
+            any_store.entries(cursor)
 
 
-@pytest.mark.parametrize("limit", [0, -1, "5", None, True])
-def test_a_number_of_entries(any_store: Store, limit: Any) -> None:
+def test_a_number_of_entries(any_store: Store) -> None:
     """At least one; many thousand are cut to a thousand."""
-    with pytest.raises(InvalidRun, match="limit: expected"):
-        any_store.entries(limit=limit)
+    wrong: list[Any] = [0, -1, "5", None, True]
+    for limit in wrong:
+        with pytest.raises(InvalidRun, match="limit: expected"):
+            any_store.entries(limit=limit)
 
 
 def test_every_entry_once_while_others_write(store: Store, store_url: str, clock: ManualClock) -> None:

@@ -92,7 +92,7 @@ async def tools(ctx: Context) -> Outcome:
 async def where_nobody_works(store: Store, queue: str) -> None:
     """Runs that wait for a worker, for their tools or for their time expire by the sweep of any worker."""
     queued = store.create(**new(queue=f"{queue} elsewhere", expires_in_s=SOON))
-    later = store.create(**new(expires_in_s=SOON, queue=queue, not_before=time.time() + 3600))
+    later = store.create(**new(expires_in_s=SOON, queue=f"{queue} elsewhere", not_before=time.time() + 0.5))
     waiting = store.create(**new(expires_in_s=SOON, queue=queue))
     async with at_work(store, tools, queues=(queue,)):
         for run in (queued, waiting, later):

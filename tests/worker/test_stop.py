@@ -133,11 +133,15 @@ async def test_a_program_that_fails(store: Store, prompt: Prompt) -> None:
     """An error in the block comes out of it, when the handlers are done; so does a cancel."""
     bench = Bench()
     run = store.create(**new())
-    with pytest.raises(ZeroDivisionError):
+
+    async def broken() -> None:
         async with Worker(store, bench.wait):
             await until(lambda: bench.begun == [run.id], "the handler")
             bench.gate.set()
-            _ = 1 / 0
+            raise KeyError("of the program's own")
+
+    with pytest.raises(KeyError, match="of the program's own"):
+        await broken()
     assert "completed" == store.get(run.id).status
 
     bench = Bench()

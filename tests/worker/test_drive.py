@@ -1,0 +1,273 @@
+"""Driving one run by its id, inside another engine: it may be delivered late, twice, or never."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from runstate.errors import InvalidRun, RunNotFound
+from runstate.store import Store, StoredRun, open_store
+from runstate.worker import Context, Dispatcher, Outcome, drive, drive_async
+from tests.store.support import Prompt
+from tests.worker.process import ROOT
+from tests.worker.support import KINDS, LIMIT, Bench, ended, events, last, left_behind, limited, new, of_kind, until
+
+
+def nothing(ctx: Context) -> None:
+    """Complete."""
+
+
+def raising(ctx: Context) -> None:
+    raise AssertionError("nobody should call this")
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_that_run_and_no_other(kind: str, store: Store, prompt: Prompt) -> None:
+    """The run is driven whatever queue it is in, and comes back as it stands; older ones are left alone."""
+    older, run = store.create(**new(priority=9)), store.create(**new(queue="elsewhere"))
+
+    def answer(ctx: Context) -> None:
+        assert run.id == ctx.run_id
+        ctx.add_usage(3, 4)
+
+    driven = drive(store, run.id, of_kind(kind, answer), name="engine")
+    assert driven == store.get(run.id)
+    assert driven is not None
+    assert ("completed", 7) == (driven.status, driven.to_dict()["usage"]["total_tokens"])
+    assert [None, "engine", "engine"] == [entry.actor for entry in store.history(run.id)]
+    assert "queued" == store.get(older.id).status
+    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker WHERE closed = 0")
+
+
+def test_a_tool_round(store: Store) -> None:
+    """A run that asks for tools comes back waiting; each delivery after the outputs drives it on."""
+
+    def answer(ctx: Context) -> Outcome | None:
+        return None if ctx.tool_outputs else ctx.require_action([ctx.tool_call("weather")])
+
+    run = store.create(**new())
+    waiting = drive(store, run.id, answer)
+    assert waiting is not None
+    assert waiting.required_action is not None
+    assert drive(store, run.id, raising) is None, "it waits for its tools"
+    store.submit_tool_outputs(run.id, dict.fromkeys(waiting.required_action.call_ids, "x"))
+    driven = drive(store, run.id, answer)
+    assert driven is not None
+    assert "completed" == driven.status
+
+
+def test_failing_is_no_error_of_the_engine(store: Store) -> None:
+    """A handler that raises fails its run; the delivery has done its work."""
+
+    def broken(ctx: Context) -> None:
+        raise ValueError("it broke")
+
+    driven = drive(store, store.create(**new()).id, broken)
+    assert driven is not None
+    assert ("failed", "ValueError: it broke") == (driven.status, driven.to_dict()["last_error"]["message"])
+
+
+@limited
+async def test_inside_a_loop(store: Store) -> None:
+    """A program with a loop of its own awaits it; what would block the loop refuses."""
+    run = store.create(**new())
+    with pytest.raises(RuntimeError, match="drive_async"):
+        drive(store, run.id, raising)
+    assert "queued" == store.get(run.id).status
+    driven = await drive_async(store, run.id, nothing)
+    assert driven is not None
+    assert "completed" == driven.status
+
+
+def test_from_a_thread(store: Store) -> None:
+    """A thread that has no loop may drive, as the workers of most engines do."""
+    run = store.create(**new())
+    with ThreadPoolExecutor(1) as pool:
+        driven = pool.submit(drive, store, run.id, nothing).result(LIMIT)
+    assert driven is not None
+    assert "completed" == driven.status
+
+
+@limited
+async def test_a_driver_that_is_cancelled_gives_its_run_back(store: Store, prompt: Prompt) -> None:
+    """An engine that stops its task leaves a run that the next delivery takes over at once, with no attempt lost."""
+    run, bench = store.create(**new()), Bench()
+    driving = asyncio.create_task(drive_async(store, run.id, bench.wait, lease_s=60))
+    await until(lambda: bench.begun == [run.id], "the handler")
+    driving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await driving
+    assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run")
+    driven = await drive_async(store, run.id, nothing)
+    assert driven is not None
+    assert ("completed", None) == (driven.status, last(store, run.id).detail)
+
+
+# --- nothing to do ----------------------------------------------------------------------------------------------------
+
+
+def test_a_delivery_that_comes_too_late(store: Store) -> None:
+    """Of a run that has ended, that another drives, or whose time has not come, there is nothing to do."""
+    done = store.create(**new())
+    assert drive(store, done.id, nothing) is not None
+    at_work = store.create(**new())
+    assert store.claim_id(store.open_lease("w0", lease_s=60), at_work.id)
+    later = store.create(**new(not_before=time.time() + 300))
+    behind = [store.create(**new(thread_id="t", one_live_run_per_thread="queue")) for _ in range(2)][1]
+    for run in (done, at_work, later, behind):
+        before = store.get(run.id)
+        assert drive(store, run.id, raising) is None
+        assert before == store.get(run.id)
+
+
+def test_no_such_run(store: Store, prompt: Prompt) -> None:
+    """An id that is none raises, and leaves no lease behind; so does what cannot be one."""
+    with pytest.raises(RunNotFound):
+        drive(store, "run_none", raising)
+    wrong: tuple[Any, ...] = ("", "a\0b", 5, None)
+    for run_id in wrong:
+        with pytest.raises((InvalidRun, RunNotFound)):
+            drive(store, run_id, raising)
+    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker WHERE closed = 0")
+
+
+def test_delivered_many_times_at_once(store: Store, store_url: str) -> None:
+    """Eight deliveries at the same moment, over two stores: one call of the handler, and seven times nothing."""
+    calls: list[str] = []
+    with open_store(store_url) as other, ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            run = store.create(**new())
+            ready = threading.Barrier(8)
+
+            def deliver(through: Store, run_id: str = run.id, ready: threading.Barrier = ready) -> StoredRun | None:
+                ready.wait(LIMIT)
+                return drive(through, run_id, lambda ctx: calls.append(ctx.run_id))
+
+            driven = list(pool.map(deliver, [store, other] * 4))
+            assert 1 == sum(found is not None for found in driven)
+            assert [None, "start", "complete"] == events(store, run.id)
+    assert 3 == len(calls) == len(set(calls))
+
+
+def test_delivered_to_several_processes(store: Store, store_url: str) -> None:
+    """So it is with processes."""
+    run = store.create(**new())
+    code = f"""
+import json
+from runstate.store import open_store
+from runstate.worker import drive
+calls = []
+with open_store({store_url!r}) as store:
+    driven = drive(store, {run.id!r}, lambda ctx: calls.append(1))
+print(json.dumps([len(calls), driven is not None]))
+"""
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) for _ in range(3)]
+    try:
+        told = [json.loads(process.communicate(timeout=LIMIT)[0]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(LIMIT)
+    assert [[0, False], [0, False], [1, True]] == sorted(told)
+
+
+# --- take-overs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_worker_died(store: Store) -> None:
+    """A delivery while the lease holds gets nothing; one after it has lapsed takes over, and in the end it fails."""
+    run = store.create(**new())
+    held = store.open_lease("w0", lease_s=0.5)
+    assert store.claim_id(held, run.id)
+    assert drive(store, run.id, raising) is None
+    end = time.monotonic() + LIMIT
+    while (driven := drive(store, run.id, nothing)) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert driven is not None
+    assert ("completed", {"attempt": 2}) == (driven.status, last(store, run.id).detail)
+
+    spent = store.create(**new())
+    left_behind(store)
+    assert drive(store, spent.id, raising, max_attempts=1) is None
+    assert "failed" == store.get(spent.id).status
+
+
+@limited
+async def test_a_driver_keeps_its_lease(store: Store) -> None:
+    """A handler longer than the lease keeps its run."""
+    run, bench = store.create(**new()), Bench()
+    driving = asyncio.create_task(drive_async(store, run.id, bench.wait, lease_s=1.0))
+    await until(lambda: bench.begun == [run.id], "the handler")
+    await asyncio.sleep(1.5)
+    assert await drive_async(store, run.id, raising) is None
+    bench.gate.set()
+    driven = await driving
+    assert driven is not None
+    assert ("completed", 1) == (driven.status, driven.attempt)
+
+
+# --- what never arrived -----------------------------------------------------------------------------------------------
+
+
+def test_sending_again(store: Store) -> None:
+    """What waits too long or lost its worker is sent again, and not again before the same time is over."""
+    sent: list[str] = []
+    dispatcher = Dispatcher(store, sent.append, after_s=0.6)
+    lost, delivered = store.create(**new()), store.create(**new())
+    adrift = store.create(**new(priority=9))
+    elsewhere = store.create(**new(queue="elsewhere"))
+    left_behind(store)
+    assert [adrift.id] == dispatcher.look() == sent
+    assert [] == dispatcher.look()
+    drive(store, delivered.id, nothing)
+    time.sleep(0.65)
+    assert sorted([lost.id, adrift.id]) == sorted(dispatcher.look())
+    assert [] == dispatcher.look()
+    drive(store, lost.id, nothing)
+    time.sleep(0.65)
+    assert [adrift.id] == dispatcher.look()
+    assert drive(store, adrift.id, nothing) is not None
+    time.sleep(0.65)
+    assert [] == dispatcher.look()
+    assert "queued" == store.get(elsewhere.id).status
+
+
+def test_an_engine_that_is_away(store: Store) -> None:
+    """What could not be sent counts as not sent."""
+    run = store.create(**new())
+    sent: list[str] = []
+    broken = [True]
+
+    def send(run_id: str) -> None:
+        if broken[0]:
+            raise ConnectionError("the broker is away")
+        sent.append(run_id)
+
+    dispatcher = Dispatcher(store, send, after_s=0.1)
+    time.sleep(0.15)
+    with pytest.raises(ConnectionError):
+        dispatcher.look()
+    broken[0] = False
+    assert [run.id] == dispatcher.look() == sent
+
+
+@limited
+async def test_dispatching_ends_what_time_has_made_due(store: Store) -> None:
+    """A dispatcher sweeps, so that runs expire where there is no worker."""
+    run = store.create(**new(expires_in_s=1))
+    dispatcher = Dispatcher(store, lambda run_id: None)
+    await asyncio.sleep(1.05)
+    await asyncio.to_thread(dispatcher.look)
+    assert "expired" == (await ended(store, run.id)).status
