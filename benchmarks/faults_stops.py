@@ -93,7 +93,7 @@ def stops(ground: Ground, count: int) -> Verdict:
     verdict = Verdict("stops", trials=count)
     chance = ground.chance("stops")
     url = ground.store("postgres")
-    setting = attrs.evolve(setting_at(ground, url, "stops"), lease_s=LEASE_S, concurrency=4)
+    setting = attrs.evolve(setting_at(ground, url, "stops"), lease_s=LEASE_S, concurrency=6, slow_s=2.0)
     with Crew() as crew, Load(url, chance, rate=50) as load:
         workers = [crew.start(serve, setting) for _ in range(6)]
         stubborn = [crew.start(insist, setting, name=_NAME) for _ in range(6)]

@@ -173,7 +173,7 @@ class NotifyBell(Bell):
                 self._thread.start()
 
     def _go(self) -> None:
-        while not self._closed:
+        while self._pending or not self._closed:
             try:
                 with self._database.connect() as connection:
                     connection.execute("SET synchronous_commit = off")  # a hint need not survive
@@ -182,17 +182,21 @@ class NotifyBell(Bell):
                     self._tell(EVERYTHING)  # who knows what was missed
                     self._attend(connection)
             except Exception:  # the polls are the truth; the bell only has to come back
+                if self._closed:
+                    return
                 self._wait(self._AWAY_S)
 
     def _attend(self, connection: Any) -> None:
         socket = connection.fileno()
-        while not self._closed:
+        while True:
             with self._changing:
                 hint, self._pending = self._pending, Hint(0)
             if hint:
                 connection.execute("SELECT pg_notify('runstate', %s)", [str(int(hint))])
                 pause(self._SPACE_S)
                 continue
+            if self._closed:
+                return
             readable, _, _ = select.select([socket, self._reads], [], [], 60.0)
             if self._reads in readable:
                 os.read(self._reads, 4096)

@@ -193,6 +193,5 @@ class SqliteDatabase:
         connection.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: seldom, because each waits for the disk
         connection.execute("PRAGMA recursive_triggers = 0")
         connection.execute("PRAGMA busy_timeout = 0")

@@ -150,8 +150,10 @@ class Statements(Queries):
         return f"{head} {self._settling(payload)} RETURNING {own}.seq, {own}.version"
 
     def _picking(self) -> str:
+        # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
+        by_index = " INDEXED BY runstate_run_claim" if self.words is SQLITE else ""
         return (
-            f"SELECT seq FROM runstate_run, t WHERE status = '{BIRTH}' AND ready_at IS NOT NULL"
+            f"SELECT seq FROM runstate_run{by_index}, t WHERE status = '{BIRTH}' AND ready_at IS NOT NULL"
             f" AND queue = {self.param('queue', 'text')} AND expires_at > t.now / 1000000"
             f" ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
         )

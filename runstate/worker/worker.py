@@ -207,6 +207,7 @@ class Worker(Hands):
         for claim in () if self._lost else claims:
             log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
             self._start(claim)
+        self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
 
     def _is_over(self, until_idle: bool) -> bool:
         if self._stopping:

@@ -23,6 +23,7 @@ from tests.store.support import (
     names,
     update,
 )
+from tests.store.test_jumps import FREE, spoilt
 from tests.support import LIVE, STAMPS, STATUSES, TABLE, TERMINAL
 
 
@@ -331,6 +332,24 @@ def test_the_last_entry_is_not_written_again(prompt: Prompt, three: list[str]) -
                 refused(prompt, *insert(kept, "runstate_history", head))
 
 
+def test_switching_checks_off(store: Store, prompt: Prompt, clock: object) -> None:
+    """SQLite lets whoever asks ignore a table's checks, but no triggers: the law does not stand in checks."""
+    if not prompt.is_sqlite:
+        pytest.skip("a switch of SQLite's")
+    prompt.run("PRAGMA ignore_check_constraints = 1")
+    for source, event in sorted(TABLE):
+        run_id = bring_in_store(store, source).id
+        row = prompt.one(run_id)
+        columns = by_hand(row, event, TABLE[source, event])
+        before = prompt.everything()
+        for place in row.keys() - FREE:
+            for value in spoilt(columns, row, place):
+                assert prompt.refusal(*update({**columns, place: value}, run_id)) is not None, (place, value)
+        assert before == prompt.everything()
+    for column, value in {"status": "paused", "usage": "{}", "expires_at": None, "detail": "null", "id": ""}.items():
+        refused(prompt, *insert(birth("run_x", **{column: value})))
+
+
 # --- tricks of PostgreSQL ---------------------------------------------------------------------------------------------
 
 
@@ -391,6 +410,20 @@ def test_no_search_path_swallows_the_history(postgres: Prompt, store: Store, thr
     finally:
         postgres.run("SET search_path = public")
         postgres.run("DROP SCHEMA evil CASCADE")
+
+
+def test_a_path_that_names_the_catalog(postgres: Prompt, store: Store, three: list[str]) -> None:
+    """Whoever has PostgreSQL's own schema in the path by name is told that it must not be, and why."""
+    statement, values = moved_right(postgres, "run_1")
+    before = postgres.everything()
+    for path in ("public, pg_catalog", "pg_catalog, public", "pg_catalog_2, public, pg_catalog", '"pg_catalog"'):
+        postgres.run(f"SET search_path = {path}")
+        sentence = postgres.refusal(statement, values)
+        assert "runstate: the search_path must not name pg_catalog, which comes first by itself" in (sentence or "")
+    postgres.run("SET search_path = public")
+    assert before == postgres.everything()
+    postgres.run(statement, values)
+    assert "completed" == store.get("run_1").status
 
 
 def test_a_trigger_of_ones_own_is_no_way_in(postgres: Prompt, three: list[str]) -> None:

@@ -40,10 +40,12 @@ def test_every_jump(runs: dict[str, str], prompt: Prompt) -> None:
     assert before == prompt.everything()
 
 
-def lies(source: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (event, told source, target) that is no row of the law out of a status."""
+def lies(source: str, all_of_them: bool) -> Iterator[tuple[str, str, str]]:
+    """Yield (event, told source, target) that is no row of the law out of a status; or those that tell one lie."""
+    rows = {row[:3] for row in ROWS if row[1] == source}
     for event, told, target in product(EVENTS, STATUSES, STATUSES):
-        if (event, told, target) not in {row[:3] for row in ROWS if row[1] == source}:
+        one_lie = told == source or LEADS_TO[target] == event
+        if (event, told, target) not in rows and (all_of_them or one_lie):
             yield event, told, target
 
 
@@ -54,11 +56,12 @@ def test_no_lie_moves_a_run(store: Store, prompt: Prompt, clock: object, source:
     before = prompt.everything()
     row = prompt.one(run_id)
     refused = 0
-    for event, told, target in lies(source):
+    for event, told, target in lies(source, prompt.is_sqlite):
         columns = {**by_hand(row, event, target), "source": told}
         assert prompt.refusal(*update(columns, run_id)) is not None, (event, told, target)
         refused += 1
-    assert 729 - sum(status == source for status, _ in TABLE) == refused
+    legal = sum(status == source for status, _ in TABLE)
+    assert (729 if prompt.is_sqlite else 81 + 72) - legal == refused
     assert before == prompt.everything()
 
 
