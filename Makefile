@@ -9,8 +9,8 @@ DEVELOP := .venv/.develop
 demo: $(READY)  ## drive runs through every status
 	$(BIN)/runstate demo $(DEMO)
 
-test: $(DEVELOP)  ## run the tests, in about a minute
-	$(BIN)/python -m pytest -q
+test: $(DEVELOP)  ## run the tests, in about three minutes on two cores
+	$(BIN)/python -m pytest -q -n auto
 
 check: lint types cov  ## what CI runs
 
@@ -24,7 +24,7 @@ types: $(DEVELOP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes runstate --ignoreexternal
 
 cov: $(DEVELOP)  ## the tests of `make test`, with coverage
-	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n auto --cov --cov-report=term-missing:skip-covered
 
 bench: $(DEVELOP)  ## measure; decides nothing
 	$(BIN)/python -m pip install -q --group bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Mapping
@@ -61,6 +62,20 @@ def outcome_of(store: Store, lease: Lease, run: StoredRun) -> str:
     return f"refused-{type(refused[run.seq]).__name__}" if refused else "settled"
 
 
+def freeze(name: str, setting: Setting, orphans: int) -> None:
+    """Leave runs behind, begin to sweep, and stand still with the transaction open, for ever."""
+    with opened(setting.url, setting.wait_s) as store:
+        lapsing = store.open_lease(name, lease_s=0.05)
+        while store.claim(lapsing, orphans) == []:
+            sleep(0.001)
+            lapsing = store.open_lease(name, lease_s=0.05)
+        sleep(0.1)
+        session = store.database.open()
+        with session.transaction():
+            session.run(session.statements.close_lapsed, {})
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
 @attrs.define
 class Stopping:
     """Stops members of a crew while they hold runs, and lets them go on when others have these."""
@@ -97,15 +112,19 @@ def stops(ground: Ground, count: int) -> Verdict:
     with Crew() as crew, Load(url, chance, rate=50) as load:
         workers = [crew.start(serve, setting) for _ in range(6)]
         stubborn = [crew.start(insist, setting, name=_NAME) for _ in range(6)]
+        crew.start(freeze, setting, 4, name="frozen")
+        verdict.faults["SIGSTOP of a sweep"] += 1
         stopping = Stopping(crew, url, frozenset((*workers[2:], *stubborn)))
         end = monotonic() + 60 + 3.0 * count
-        while verdict.faults.total() < count and monotonic() < end:
-            left = count - verdict.faults.total()
+        while verdict.faults.total() <= count and monotonic() < end:
+            left = count + 1 - verdict.faults.total()
             for name in stopping.look(left):
                 verdict.faults["SIGSTOP of " + (_NAME if name in stubborn else "a worker")] += 1
             verdict.wrong += crew.fallen()
             sleep(chance.uniform(0.02, 0.1))
-        verdict.expect(verdict.faults.total() >= count, "the stopped workers' runs were not taken over in time")
+        verdict.expect(verdict.faults.total() > count, "the stopped workers' runs were not taken over in time")
+        for name in stopping.stopped:
+            crew.signal(name, signal.SIGCONT)
         tried = verdict.faults[f"SIGSTOP of {_NAME}"]
         wait_until(lambda: sum(answers(setting).values()) >= tried, "the last of them to settle")
         for name in stubborn:

@@ -304,6 +304,15 @@ def test_a_lost_index_is_as_bad_as_what_it_does(patient: Patient) -> None:
     assert ("warning", "runstate_run_claim") == (patient.only().severity, patient.only().thing)
 
 
+def test_an_index_that_is_not_used_is_named(on_postgres: Patient) -> None:
+    """One that was being made when somebody interrupted it stands there, and keeps nothing unique."""
+    on_postgres.query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'runstate_run_key'::regclass")
+    found = on_postgres.only()
+    assert ("error", "index", "runstate_run_key") == (found.severity, found.what, found.thing)
+    on_postgres.query(found.remedy.removeprefix("enable it: "))
+    assert () == on_postgres.examine().findings
+
+
 def test_altered_tables_are_named(patient: Patient) -> None:
     """A column, a check, a whole table."""
     patient.query("ALTER TABLE runstate_notes DROP COLUMN progress")
@@ -566,7 +575,9 @@ def test_runs_of_a_dead_worker(clock: ManualClock, patient: Patient) -> None:
     run_id = patient.run(expires_in_s=10**6)
     lease = patient.store.open_lease("dead", lease_s=30)
     patient.store.claim(lease)
-    clock.advance(100)
+    clock.advance(85)
+    assert () == patient.examine().findings  # somebody may be about to sweep
+    clock.advance(15)
     found = patient.only()
     assert ("warning", "lapsed", "dead") == (found.severity, found.what, found.thing)
     assert str(lease.token) not in str(found)
@@ -583,6 +594,19 @@ def test_runs_of_a_dead_worker(clock: ManualClock, patient: Patient) -> None:
     patient.store.close_lease(other)
     clock.advance(100)
     assert "its worker nobody is gone" in patient.only().sentence
+
+
+def test_a_worker_that_went_has_a_moment(clock: ManualClock, patient: Patient) -> None:
+    """What it left is taken over by the next, if there is one; it is told when there is none."""
+    patient.run(expires_in_s=10**6)
+    lease = patient.store.open_lease("gone", lease_s=30)
+    patient.store.claim(lease)
+    clock.advance(10)
+    patient.store.close_lease(lease)
+    clock.advance(79)
+    assert () == patient.examine().findings
+    clock.advance(2)
+    assert "adrift" == patient.only().what
 
 
 def test_a_run_of_an_unknown_session(patient: Patient) -> None:

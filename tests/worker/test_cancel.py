@@ -221,9 +221,8 @@ async def test_by_another_process(store: Store, store_url: str) -> None:
     """So does one from another process."""
 
     async def ask(run_id: str) -> None:
-        code = (
-            f"from runstate.store import open_store; open_store({store_url!r}).request_cancel({run_id!r}, actor='p2')"
-        )
+        code = f"from runstate.store import open_store\nwith open_store({store_url!r}) as store:"
+        code += f" store.request_cancel({run_id!r}, actor='p2')"
         asked = [sys.executable, "-c", code]
         await asyncio.to_thread(subprocess.run, asked, check=True, cwd=ROOT, timeout=LIMIT)
 
@@ -237,7 +236,7 @@ async def test_by_nobody_but_the_heartbeat(store: Store, store_url: str, monkeyp
     """Where no hint comes through, the next heartbeat tells."""
     monkeypatch.setattr(store.bell, "ring", lambda hint: None)
     run = store.create(**new())
-    async with at_work(store, wait, lease_s=3.0):
+    async with at_work(store, wait, lease_s=1.5):
         await until(lambda: run.id in begun, "its handler")
         store.request_cancel(run.id)
         run = await ended(store, run.id)

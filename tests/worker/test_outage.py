@@ -53,18 +53,8 @@ class Blocked:
             return [until / 1e6 for (until,) in prompt.run("SELECT lease_until FROM runstate_worker WHERE token <> 0")]
 
 
-@pytest.fixture
-def blocked(store_url: str) -> Iterator[Blocked]:
-    with ExitStack() as undo:
-        yield Blocked(store_url, undo)
-
-
-@limited
-async def test_a_worker_stops_its_runs_before_the_lease_ends(
-    blocked: Blocked, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It cannot renew, and so lets go of its runs while nobody else can have them; when it can, it begins anew."""
-    caplog.set_level(logging.WARNING, "runstate.worker")
+async def stop_in_time(blocked: Blocked) -> None:
+    """Block a store under two workers, and see their handlers stopped before their leases end."""
     store, bench, stopped = blocked.store, Bench(), list[float]()
 
     def stand(ctx: Context) -> None:
@@ -86,7 +76,6 @@ async def test_a_worker_stops_its_runs_before_the_lease_ends(
         await until(lambda: bool(stopped and bench.cancelled), "the handlers to be stopped", LEASE_S + 5.0)
         lapse_at = blocked.leases()
         assert max(stopped[0], bench.cancelled[0][1]) < min(lapse_at)
-        assert 2 == caplog.text.count("lets go of 1 runs: it could not renew its lease in time")
         await asyncio.sleep(max(0.0, max(lapse_at) - time.time()))
         bench.gate.set()
         blocked.unblock()
@@ -97,6 +86,19 @@ async def test_a_worker_stops_its_runs_before_the_lease_ends(
     assert sorted(2 * runs) == sorted(bench.begun)
 
 
+@limited
+async def test_a_worker_stops_its_runs_before_the_lease_ends(
+    both: dict[str, tuple[str, Store]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot renew, and so lets go of its runs while nobody else can have them; when it can, it begins anew."""
+    caplog.set_level(logging.WARNING, "runstate.worker")
+    with ExitStack() as undo:
+        async with asyncio.TaskGroup() as scenes:
+            for url, _ in both.values():
+                scenes.create_task(stop_in_time(Blocked(url, undo)))
+    assert 4 == caplog.text.count("lets go of 1 runs: it could not renew its lease in time")
+
+
 # --- a server that dies -----------------------------------------------------------------------------------------------
 
 
@@ -104,15 +106,15 @@ async def test_a_worker_stops_its_runs_before_the_lease_ends(
 def mortal(mortal_server: OwnServer) -> Iterator[Store]:
     """A store on a server that a test may kill; judged like the others when the test is over."""
     url = mortal_server.create_database()
-    with open_store(url, migrate=True, wait_s=3.0) as store:
+    with open_store(url, migrate=True, wait_s=1.0) as store:
         yield store
         assert () == judge_by_sql(url)
         assert [] == [finding for run in store.list(limit=100).data for finding in judge(run)]
     mortal_server.drop_database(url)
 
 
-async def work_through(server: OwnServer, store: Store, away: Callable[[], Any], **given: Any) -> dict[str, int]:
-    """Have two workers drive runs with tools, while the server is killed twice; return how often each was ended."""
+async def work_through(server: OwnServer, store: Store, away_s: list[float], **given: Any) -> dict[str, int]:
+    """Have two workers drive runs with tools, while the server is killed; return how often each was ended."""
     returned: dict[str, int] = {}
 
     async def answer(ctx: Context) -> Outcome | None:
@@ -130,7 +132,6 @@ async def work_through(server: OwnServer, store: Store, away: Callable[[], Any],
         at_work(store, answer, concurrency=4, **given),
         at_work(store, answer, concurrency=4, name="w2", **given),
     ):
-        kills = 0
         live = set(runs)
         while live:
             try:
@@ -143,15 +144,14 @@ async def work_through(server: OwnServer, store: Store, away: Callable[[], Any],
                         await store.aio.submit_tool_outputs(run_id, outputs)
             except StoreError:
                 await asyncio.sleep(0.05)
-            if kills < 2 and len(live) < len(runs) * (1 - 0.3 * kills):
-                kills += 1
+            if away_s and len(live) < len(runs):
                 await asyncio.to_thread(server.kill)
                 try:
-                    await asyncio.to_thread(away)
+                    await asyncio.sleep(away_s.pop())
                 finally:
                     await asyncio.to_thread(server.restart)
             await asyncio.sleep(0.02)
-    assert 2 == kills
+    assert [] == away_s
     for run_id in runs:
         assert events(store, run_id).count("complete") == 1
     return returned
@@ -160,14 +160,14 @@ async def work_through(server: OwnServer, store: Store, away: Callable[[], Any],
 @limited
 async def test_a_server_that_comes_back_soon(mortal_server: OwnServer, mortal: Store) -> None:
     """The leases hold, and every handler's outcome is committed: each run was ended by one call."""
-    returned = await work_through(mortal_server, mortal, lambda: time.sleep(0.2))
+    returned = await work_through(mortal_server, mortal, [0.2, 0.2])
     assert set(returned.values()) == {1}
 
 
 @limited
 async def test_a_server_that_stays_away_for_longer_than_a_lease(mortal_server: OwnServer, mortal: Store) -> None:
     """The runs are let go of, and taken over by who comes back first; each is ended once, whoever was called twice."""
-    returned = await work_through(mortal_server, mortal, lambda: time.sleep(1.2), lease_s=1.0, max_attempts=10)
+    returned = await work_through(mortal_server, mortal, [1.2], lease_s=1.0, max_attempts=10)
     assert 40 == len(returned)
 
 

@@ -85,9 +85,8 @@ def test_usage_outlives_a_worker(kind: str, store: Store) -> None:
     assert used(101, 202) == store.get(run.id).to_dict()["usage"]
 
 
-@pytest.mark.parametrize("swallowed", ["passed on", "swallowed", "swallowed for another end", "swallowed for an error"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_past_a_limit_a_run_ends_incomplete(kind: str, swallowed: str, store: Store) -> None:
+def test_past_a_limit_a_run_ends_incomplete(kind: str, store: Store) -> None:
     """A run may use its limit to the last token; past it, it ends as incomplete whatever the handler does."""
 
     def answer(ctx: Context) -> Outcome | None:
@@ -95,22 +94,25 @@ def test_past_a_limit_a_run_ends_incomplete(kind: str, swallowed: str, store: St
         with pytest.raises(TokenLimitReached) as caught:
             ctx.add_usage(0, 1) if ctx.run.metadata["of"] == "completion" else ctx.add_usage(1, 0)
         assert str(caught.value) == f"run {ctx.run_id} is past its {caught.value.reason}, and ends incomplete"
-        if swallowed == "passed on":
-            raise caught.value
-        if swallowed == "swallowed for another end":
-            return ctx.require_action([ctx.tool_call("weather")])
-        if swallowed == "swallowed for an error":
-            raise ValueError("it broke")
-        return None
+        match ctx.run.metadata["then"]:
+            case "pass on":
+                raise caught.value
+            case "ask for tools":
+                return ctx.require_action([ctx.tool_call("weather")])
+            case "fail":
+                raise ValueError("it broke")
+            case _:
+                return None
 
     limits = {"max_prompt_tokens": 256, "max_completion_tokens": 300}
-    for of in ("prompt", "completion"):
-        run = finished(store, of_kind(kind, answer), metadata={"of": of}, **limits)
-        record = run.to_dict()
-        assert ("incomplete", {"reason": f"max_{of}_tokens"}) == (run.status, record["incomplete_details"])
-        assert 557 == record["usage"]["total_tokens"]
-        assert record["last_error"] is None
-        assert [None, "start", "mark_incomplete"] == events(store, run.id)
+    scenes = [(of, then) for of in ("prompt", "completion") for then in ("pass on", "ask for tools", "fail", "return")]
+    runs = [store.create(**new(metadata={"of": of, "then": then}, **limits)).id for of, then in scenes]
+    finish(store, of_kind(kind, answer))
+    for run_id, (of, _) in zip(runs, scenes, strict=True):
+        record = store.get(run_id).to_dict()
+        assert ("incomplete", {"reason": f"max_{of}_tokens"}) == (record["status"], record["incomplete_details"])
+        assert (557, None) == (record["usage"]["total_tokens"], record["last_error"])
+        assert [None, "start", "mark_incomplete"] == events(store, run_id)
 
 
 WRONG: tuple[tuple[Any, ...], ...] = (

@@ -90,7 +90,7 @@ SELECT f.* FROM (
     FROM runstate_run AS r LEFT JOIN runstate_history AS h
         ON h.run = r.seq AND h.version = r.version AND {_range(speak, "h.run")}
     WHERE {_range(speak, "r.seq")}) AS f
-WHERE f.lacks OR f.differs OR f.odd ORDER BY f.seq LIMIT {_MOST}"""
+WHERE f.differs OR f.odd ORDER BY f.seq LIMIT {_MOST}"""
 
 
 def _shapes() -> str:

@@ -63,8 +63,10 @@ def compare(live: Objects, needed: Objects, ddl: str, sheet: Sheet) -> None:
             again = f"drop it and make it again: its statement is in `{ddl}`"
             _note(sheet, made, f"{made.told} is not as this library makes it{_both(found, made)}", again)
         elif found.disabled:
-            enable = f"ALTER TABLE {made.table} ENABLE TRIGGER {made.name}" if made.kind == "guard" else f"`{ddl}`"
-            _note(sheet, made, f"{made.told} is disabled", f"enable it: {enable}")
+            on_again = f"ALTER TABLE {made.table} ENABLE TRIGGER {made.name}"
+            if made.kind == "index":
+                on_again = f"REINDEX INDEX {made.name}"
+            _note(sheet, made, f"{made.told} is disabled", f"enable it: {on_again}")
 
 
 def _both(found: Made, made: Made) -> str:

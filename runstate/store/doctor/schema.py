@@ -62,16 +62,15 @@ SELECT 'column', a.attname, t.name, concat_ws(' ', format_type(a.atttypid, a.att
     FROM t JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef AS d ON d.adrelid = t.oid AND d.adnum = a.attnum
 UNION ALL
-SELECT 'constraint', k.conname, t.name, pg_get_constraintdef(k.oid, true), NOT k.convalidated
+SELECT 'constraint', k.conname, t.name, pg_get_constraintdef(k.oid, true), false
     FROM t JOIN pg_constraint AS k ON k.conrelid = t.oid AND k.contype IN ('c', 'p', 'u', 'f', 'x')
 UNION ALL
 SELECT 'index', c.relname, t.name, pg_get_indexdef(i.indexrelid, 0, false), NOT (i.indisvalid AND i.indisready)
     FROM t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS c ON c.oid = i.indexrelid
     WHERE NOT EXISTS (SELECT 1 FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)
 UNION ALL
-SELECT 'guard', g.tgname, t.name, pg_get_triggerdef(g.oid, false)
-        || CASE WHEN p.pronamespace = t.relnamespace THEN '' ELSE ' of another schema' END, g.tgenabled IN ('D', 'R')
-    FROM t JOIN pg_trigger AS g ON g.tgrelid = t.oid AND NOT g.tgisinternal JOIN pg_proc AS p ON p.oid = g.tgfoid
+SELECT 'guard', g.tgname, t.name, pg_get_triggerdef(g.oid, false), g.tgenabled IN ('D', 'R')
+    FROM t JOIN pg_trigger AS g ON g.tgrelid = t.oid AND NOT g.tgisinternal
 UNION ALL
 SELECT 'function', p.proname, '', concat_ws(' ', l.lanname, CASE WHEN p.prosecdef THEN 'SECURITY DEFINER' END,
         p.proconfig::text, p.prosrc), false
