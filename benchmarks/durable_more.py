@@ -192,7 +192,8 @@ def expiry(dialect: str, quick: bool) -> dict[str, Any]:
             late: list[float] = []
             async with Worker(store, nothing, queues=("nobody's",)):
                 for number in range(count):
-                    run = await store.aio.create(**WANTED, queue="elsewhere", expires_in_s=1)
+                    wanted: NewRun = {**WANTED, "queue": "elsewhere", "expires_in_s": 1}
+                    run = await store.aio.create(**wanted)
                     entries = store.aio.watch(run.id, after=1)
                     async with asyncio.timeout(30):
                         entry = await anext(entries)

@@ -185,7 +185,7 @@ class Conflict(LostRace):
 
     def __init__(self, run: StoredRun, event: RunEvent, expected_version: int) -> None:
         super().__init__(run, event)
-        self.args = (run, event, expected_version)
+        RunstateError.__init__(self, run, event, expected_version)  # what pickle makes it of again
         self.expected_version: int = expected_version
 
     def __str__(self) -> str:

@@ -515,6 +515,14 @@ def test_many_findings_of_a_kind_are_counted(patient: Patient) -> None:
     assert "4 more of the kind 'stuck'" == found[-1].sentence
 
 
+def test_errors_come_before_warnings(patient: Patient) -> None:
+    """Whichever was found first."""
+    patient.run("start")
+    patient.query("DROP INDEX runstate_run_claim")
+    patient.unguarded("DELETE FROM runstate_history WHERE version = 2")
+    assert ["error", "warning"] == [finding.severity for finding in patient.examine().findings]
+
+
 # --- runs that wait ---------------------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ def _runs(number: int) -> str:
 
 def _ask(prunable: int, shown: str) -> None:
     """Go on only if a person says so."""
-    told = f"{_runs(prunable)} would be deleted from {shown}, with all that belongs to them"
+    told = f"{_runs(prunable)} would be deleted from {shown}, history and all"
     if not sys.stdin.isatty():
         raise Mistaken(f"{told}, and nobody is here to be asked: say --yes, or --dry-run")
     if not click.confirm(f"{told}, for ever. Go on?", err=True):

@@ -33,10 +33,9 @@ class Command(Generic[T]):
 
     __slots__ = ("_error", "_raw", "_waits", "future", "hint", "unsure")
 
-    hint: Hint
-    """What may have changed when it is committed."""
-
-    def __init__(self) -> None:
+    def __init__(self, hint: Hint) -> None:
+        self.hint: Hint = hint
+        """What may have changed when it is committed."""
         self._raw: Any = _PENDING
         self._error: Exception | None = None
         self._waits: Lock | None = None
@@ -108,8 +107,7 @@ class Create(Command[T]):
     __slots__ = ("_taken", "wanted")
 
     def __init__(self, wanted: Sequence[Wanted], taken: Callable[[list[StoredRun]], T]) -> None:
-        super().__init__()
-        self.hint = Hint.ENTRY | Hint.QUEUED
+        super().__init__(Hint.ENTRY | Hint.QUEUED)
         self.wanted: Final = wanted
         self._taken = taken
 
@@ -143,8 +141,7 @@ class Move(Command[StoredRun]):
         payload: Mapping[str, str | None] | None = None,
         outputs: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__()
-        self.hint = EVERYTHING
+        super().__init__(EVERYTHING)
         self.run_id: Final = run_id
         self.event: Final = event
         self.actor: Final = actor
@@ -241,8 +238,7 @@ class Turn(Command[T]):
         held: frozenset[int] | None = None,
         run_id: str | None = None,
     ) -> None:
-        super().__init__()
-        self.hint = Hint.ENTRY
+        super().__init__(Hint.ENTRY)
         self.worker: Final = worker
         self.actor: Final = actor
         self.queues: Final = queues
@@ -277,8 +273,7 @@ class Call(Command[T]):
         *,
         repeatable: bool = True,
     ) -> None:
-        super().__init__()
-        self.hint = hint
+        super().__init__(hint)
         self.repeatable: Final = repeatable
         """Whether asking again answers the same, should the answer be lost."""
         self.perform: Final = perform

@@ -27,6 +27,8 @@ Exclusive: TypeAlias = Literal["reject", "queue"]
 DEFAULT_QUEUE: Final = "default"
 MOST_AT_ONCE: Final = 10_000
 _PRIORITIES: Final = range(-(2**31), 2**31)
+_LOOKED_FOR: Final = ("thread_id", "id", "queue", "idempotency_key")
+_MOST_CHARACTERS: Final = 500  # of what an index holds: PostgreSQL's entries have at most 2,704 bytes
 
 
 class NewRun(TypedDict, total=False):
@@ -86,16 +88,15 @@ def queue_names(queues: object) -> tuple[Fault, ...]:
     return tuple(fault for place, name in enumerate(named) for fault in plain_text(join("queues", place), name))
 
 
-def _searchable(path: str, value: Any) -> Iterator[Fault]:
+def _searchable(path: str, value: object) -> Iterator[Fault]:
     """Yield the faults of settings: PostgreSQL keeps such text inside JSON, but fails whoever looks for metadata."""
     if isinstance(value, str):
         yield from plain_text(path, value)
-    elif isinstance(value, list):
-        items: list[Any] = value
-        for place, item in enumerate(items):
+    elif isinstance(value, Sequence):
+        for place, item in enumerate(cast("Sequence[object]", value)):
             yield from _searchable(join(path, place), item)
-    elif isinstance(value, dict):
-        for key, item in cast("dict[str, Any]", value).items():
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[str, object]", value).items():
             yield from plain_text(join(path, key), key)
             yield from _searchable(join(path, key), item)
 
@@ -106,6 +107,10 @@ def _faults(given: Mapping[str, Any]) -> list[Fault]:
         if given.get(name) is not None:
             found += plain_text(name, given[name])
     found += checks.name("queue", given.get("queue", DEFAULT_QUEUE)) or plain_text("queue", given.get("queue", ""))
+    for name in _LOOKED_FOR:
+        value = given.get(name)
+        if isinstance(value, str) and len(value) > _MOST_CHARACTERS:
+            found.append(Fault(name, f"is too long: {len(value)} characters, at most {_MOST_CHARACTERS}"))
     priority = given.get("priority", 0)
     if type(priority) is not int or priority not in _PRIORITIES:
         found.append(Fault("priority", f"expected an integer of 32 bits, got {checks.show(priority)}"))
@@ -134,7 +139,8 @@ _A_MOMENT: Final = checks.number(0, checks.YEAR_10000)
 def _wanted(given: Mapping[str, Any]) -> Wanted:
     """Return a run to be created. Raises `InvalidRun` with every fault of what was given."""
     run = Run.create(**{name: value for name, value in given.items() if name not in _OWN})
-    if len(given) > 3 or not f"{run.thread_id}{run.assistant_id}{run.model}".isprintable():
+    named = f"{run.thread_id}{run.assistant_id}{run.model}"
+    if len(given) > 3 or len(named) > _MOST_CHARACTERS or not named.isprintable():
         demand(_faults(given))
     settings = settings_of(run)
     if settings is not None and ("\\u0000" in settings or "\\ud" in settings):

@@ -193,6 +193,15 @@ class _Awaited(Generic[P, T]):
         return call
 
 
+def _like(method: Callable[Concatenate[Any, P], T]) -> Callable[[Callable[..., None]], _Awaited[P, T]]:
+    """Return the decorator that puts the awaited twin of a method in the place of a name."""
+
+    def put(_: Callable[..., None]) -> _Awaited[P, T]:
+        return _Awaited(method)
+
+    return put
+
+
 class AsyncStore:
     """Runs that survive, for coroutines: the methods of `Store`, each to be awaited."""
 
@@ -212,37 +221,98 @@ class AsyncStore:
         async for entry in watch_later(self.everything, self._store.bell, place):
             yield entry
 
-    create = _Awaited(Everything.create)
-    create_many = _Awaited(Everything.create_many)
-    start = _Awaited(Everything.start)
-    require_action = _Awaited(Everything.require_action)
-    submit_tool_outputs = _Awaited(Everything.submit_tool_outputs)
-    request_cancel = _Awaited(Everything.request_cancel)
-    confirm_cancel = _Awaited(Everything.confirm_cancel)
-    complete = _Awaited(Everything.complete)
-    mark_incomplete = _Awaited(Everything.mark_incomplete)
-    fail = _Awaited(Everything.fail)
-    expire = _Awaited(Everything.expire)
-    get = _Awaited(Everything.get)
-    list = _Awaited(Everything.list)
-    history = _Awaited(Everything.history)
-    entries = _Awaited(Everything.entries)
-    latest_cursor = _Awaited(Everything.latest_cursor)
-    counts = _Awaited(Everything.counts)
-    open_lease = _Awaited(Everything.open_lease)
-    heartbeat = _Awaited(Everything.heartbeat)
-    close_lease = _Awaited(Everything.close_lease)
-    claim = _Awaited(Everything.claim)
-    claim_id = _Awaited(Everything.claim_id)
-    settle = _Awaited(Everything.settle)
-    release = _Awaited(Everything.release)
-    take_over = _Awaited(Everything.take_over)
-    note = _Awaited(Everything.note)
-    overdue = _Awaited(Everything.overdue)
-    owned = _Awaited(Everything.owned)
-    is_anything_due = _Awaited(Everything.is_anything_due)
-    sweep = _Awaited(Everything.sweep)
-    prune = _Awaited(Everything.prune)
+    @_like(Everything.create)
+    def create(self) -> None: ...
+
+    @_like(Everything.create_many)
+    def create_many(self) -> None: ...
+
+    @_like(Everything.start)
+    def start(self) -> None: ...
+
+    @_like(Everything.require_action)
+    def require_action(self) -> None: ...
+
+    @_like(Everything.submit_tool_outputs)
+    def submit_tool_outputs(self) -> None: ...
+
+    @_like(Everything.request_cancel)
+    def request_cancel(self) -> None: ...
+
+    @_like(Everything.confirm_cancel)
+    def confirm_cancel(self) -> None: ...
+
+    @_like(Everything.complete)
+    def complete(self) -> None: ...
+
+    @_like(Everything.mark_incomplete)
+    def mark_incomplete(self) -> None: ...
+
+    @_like(Everything.fail)
+    def fail(self) -> None: ...
+
+    @_like(Everything.expire)
+    def expire(self) -> None: ...
+
+    @_like(Everything.get)
+    def get(self) -> None: ...
+
+    @_like(Everything.list)
+    def list(self) -> None: ...
+
+    @_like(Everything.history)
+    def history(self) -> None: ...
+
+    @_like(Everything.entries)
+    def entries(self) -> None: ...
+
+    @_like(Everything.latest_cursor)
+    def latest_cursor(self) -> None: ...
+
+    @_like(Everything.counts)
+    def counts(self) -> None: ...
+
+    @_like(Everything.open_lease)
+    def open_lease(self) -> None: ...
+
+    @_like(Everything.heartbeat)
+    def heartbeat(self) -> None: ...
+
+    @_like(Everything.close_lease)
+    def close_lease(self) -> None: ...
+
+    @_like(Everything.claim)
+    def claim(self) -> None: ...
+
+    @_like(Everything.claim_id)
+    def claim_id(self) -> None: ...
+
+    @_like(Everything.settle)
+    def settle(self) -> None: ...
+
+    @_like(Everything.release)
+    def release(self) -> None: ...
+
+    @_like(Everything.take_over)
+    def take_over(self) -> None: ...
+
+    @_like(Everything.note)
+    def note(self) -> None: ...
+
+    @_like(Everything.overdue)
+    def overdue(self) -> None: ...
+
+    @_like(Everything.owned)
+    def owned(self) -> None: ...
+
+    @_like(Everything.is_anything_due)
+    def is_anything_due(self) -> None: ...
+
+    @_like(Everything.sweep)
+    def sweep(self) -> None: ...
+
+    @_like(Everything.prune)
+    def prune(self) -> None: ...
 
 
 def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0) -> Store:

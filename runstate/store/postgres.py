@@ -17,8 +17,8 @@ from runstate.store.tables import POSTGRES, Words
 try:
     import psycopg
     from psycopg import conninfo, pq, rows
-except ModuleNotFoundError as missing:  # pragma: no cover
-    raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from missing
+except ModuleNotFoundError as _missing:  # pragma: no cover
+    raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
 
 __all__ = ["PostgresDatabase", "PostgresSession", "translated"]
 
@@ -30,6 +30,8 @@ _SETTINGS: Final = "; ".join(
         "SET plan_cache_mode = force_generic_plan",
         *(f"SET enable_{way} = off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin")),
         "SET jit = off",
+        # A process that is stopped in a transaction must not hold others up: the server ends it, and its locks with it.
+        "SET idle_in_transaction_session_timeout = '3s'",
     )
 )
 _Connection = psycopg.Connection[Any]
@@ -47,6 +49,8 @@ def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> Sto
             return StoreError(f"no right to this in {where}: {told[0]}")
         case psycopg.errors.ReadOnlySqlTransaction():
             return StoreError(f"cannot write to {where}: it is read-only")
+        case psycopg.errors.LockNotAvailable():
+            return StoreUnavailable(f"{where} is busy: another transaction has been writing for too long")
         case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected() | psycopg.OperationalError():
             return StoreUnavailable(f"{where}: {told[0]}")
         case _:
@@ -138,7 +142,9 @@ class PostgresDatabase:
             raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
         if not reading:
             try:
-                connection.execute(_SETTINGS)
+                # Whoever else holds a row, by a transaction of their own, is waited for as long as a busy database is.
+                patience_ms = max(1, int(self._wait_s * 1000))
+                connection.execute(f"{_SETTINGS}; SET lock_timeout = {patience_ms}".encode())
             except psycopg.Error as error:
                 connection.close()
                 told = str(error).splitlines() or ["no answer"]

@@ -326,9 +326,12 @@ class Statements(Queries):
     @cached_property
     def close_lapsed(self) -> str:
         """Close the leases that lapsed: from then on they are never renewed."""
+        # Those that another sweep has under way are left to it: its process may stand still, and all sweeps with it.
+        late = "SELECT w.token FROM runstate_worker AS w, t WHERE w.closed = 0 AND w.lease_until <= t.now"
+        free = "" if self.words is SQLITE else f" AND token = ANY (ARRAY({late} FOR UPDATE OF w SKIP LOCKED))"
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_worker SET closed = 1"
-            " FROM t WHERE closed = 0 AND lease_until <= t.now RETURNING token"
+            f" FROM t WHERE closed = 0 AND lease_until <= t.now{free} RETURNING token"
         )
 
     @cached_property

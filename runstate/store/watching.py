@@ -26,8 +26,8 @@ class _Place:
 
     def __init__(self, run_id: str | None, after: int | str | None) -> None:
         self.run_id: Final = run_id
-        self.version = 0
-        self.cursor = ""
+        self.version: int = 0
+        self.cursor: str = ""
         if run_id is None:
             if after is not None and not isinstance(after, str):
                 demand([Fault("after", f"expected the cursor of an entry, got {checks.show(after)}")])

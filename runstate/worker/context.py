@@ -21,6 +21,7 @@ from runstate.store.perform import note_given
 from runstate.store.rows import json_text
 from runstate.store.session import Session
 from runstate.store.working import Claim, Lease
+from runstate.stored import StoredRun
 from runstate.values import (
     ErrorCode,
     IncompleteDetails,
@@ -105,7 +106,7 @@ class Context:
         self._store = store
         self._lease = lease
         self._asynchronous = asynchronous
-        run = self.run = claim.run
+        self.run: StoredRun = claim.run
         """The run as it was claimed."""
         self.tool_outputs: Mapping[str, str] = claim.tool_outputs
         """The outputs that were submitted last, by call id; empty before any tool round."""
@@ -115,7 +116,7 @@ class Context:
         self._limit: IncompleteReason | None = None
         self._cancelling = self._saw_cancelling = False
         # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
-        expires_at = run.expires_at
+        expires_at = self.run.expires_at
         self._ends = float("inf") if expires_at is None else monotonic() + expires_at - claim.at / 1_000_000
 
     def __repr__(self) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -108,6 +110,10 @@ NONE_SUCH: list[tuple[dict[str, Any], str]] = [
     ({"metadata": {"a": LONE}}, "metadata.a: holds half of a character"),
     ({"metadata": {"a\0": "b"}}, r"metadata.a\x00: holds a NUL character"),
     ({"tools": [{"type": "function", "x": ["\0"]}]}, r"tools[0].x[0]: holds a NUL character"),
+    *(
+        ({name: "".join(map(chr, range(1000, 1501)))}, f"{name}: is too long: 501 characters, at most 500")
+        for name in ("thread_id", "id", "queue", "idempotency_key")
+    ),
     ({"metadata": {"a": 1}}, "metadata.a: expected a string, got an integer"),
     ({"metadata": {str(n): "" for n in range(17)}}, "metadata: too many properties"),
     ({"temperature": 3}, "temperature: expected a number from 0 to 2, got 3"),
@@ -151,9 +157,9 @@ ODD = [
         "\U0001f600",
         "é",
         "e\u0301",
-        "ꙮ" * 1000,
+        "ꙮ" * 500,
         " ",
-        "x" * 2000,
+        "x" * 500,
         "-- ",
         "/*",
         "E'\\0'",
@@ -184,6 +190,16 @@ def test_odd_text_is_kept(any_store: Store) -> None:
         assert odd == failed.last_error.message
         entry = any_store.history(odd)[-1]
         assert (odd, odd, {odd: odd}) == (entry.run_id, entry.actor, entry.detail)
+
+
+def test_long_text_is_kept(any_store: Store) -> None:
+    """What is looked for may have 500 characters, whatever they are; all else is as long as it is."""
+    dice = random.Random(1)
+    some = "".join(chr(dice.randrange(0x10000, 0x20000)) for _ in range(500))
+    given = names(id=some, thread_id=some, queue=some, idempotency_key=some, actor=some * 40, instructions=some * 400)
+    run = any_store.create(**given)
+    assert run == any_store.get(some) == any_store.list(thread_id=some, queue=some).data[0] == any_store.create(**given)
+    assert (some * 40, some * 400) == (run.actor, run.instructions)
 
 
 def test_messages_and_outputs_may_hold_anything(any_store: Store) -> None:
@@ -326,20 +342,22 @@ def test_a_key_of_another_request(
     assert before == prompt.everything()
 
 
-def test_a_key_raced_for(store: Store, clock: ManualClock) -> None:
-    """Of twenty threads that create under one key at once, all get the same run."""
+def test_a_key_raced_for(store: Store, store_url: str, clock: ManualClock) -> None:
+    """Of twenty threads over four stores that create under one key at once, all get the same run."""
     found: list[str] = []
     barrier = threading.Barrier(20)
 
-    def create() -> None:
+    def create(own: Store) -> None:
         barrier.wait()
-        found.append(store.create(**names(idempotency_key="key_1", instructions="x")).id)
+        found.append(own.create(**names(idempotency_key="key_1", instructions="x")).id)
 
-    threads = [threading.Thread(target=create) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ExitStack() as stack:
+        stores = [store, *(stack.enter_context(open_store(store_url)) for _ in range(3))]
+        threads = [threading.Thread(target=create, args=(stores[number % 4],)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert (20, 1) == (len(found), len(set(found)))
     assert 1 == len(store.list().data)
 

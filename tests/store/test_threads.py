@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from runstate import InvalidRun, ManualClock, RunEvent
 from runstate.errors import StoreError, ThreadBusy
-from runstate.store import Lease, Store
+from runstate.store import Lease, Store, open_store
 from runstate.store.commands import Settle
 from tests.store.support import Prompt, ask_store, bring_in_store, by_hand, names, update
 from tests.support import LIVE, NOW, TABLE, TERMINAL
@@ -242,28 +244,55 @@ def test_a_key_and_a_line(store: Store, clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("exclusive", ["reject", "queue"])
-def test_a_thread_raced_for(store: Store, clock: ManualClock, exclusive: Any) -> None:
-    """Of twenty threads that create at once, one gets the thread; the others are refused by its name, or wait."""
+def test_a_thread_raced_for(store: Store, store_url: str, clock: ManualClock, exclusive: Any) -> None:
+    """Of twenty threads over four stores, one gets the thread; the others are refused by its name, or wait."""
     answers: list[Any] = []
     barrier = threading.Barrier(20)
 
-    def create() -> None:
+    def create(own: Store) -> None:
         barrier.wait()
         try:
-            answers.append(store.create(**names(one_live_run_per_thread=exclusive, instructions="x")).ready)
+            answers.append(own.create(**names(one_live_run_per_thread=exclusive, instructions="x")).ready)
         except ThreadBusy as busy:
             answers.append(busy.run_id)
 
-    threads = [threading.Thread(target=create) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ExitStack() as stack:
+        stores = [store, *(stack.enter_context(open_store(store_url)) for _ in range(3))]
+        threads = [threading.Thread(target=create, args=(stores[number % 4],)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     (head,) = (run.id for run in store.list(limit=100).data if run.ready)
     waits: Any = head if exclusive == "reject" else False
     assert 1 == answers.count(True)
     assert 19 == answers.count(waits)
     assert (1 if exclusive == "reject" else 20) == len(store.list(limit=100).data)
+
+
+def test_nobody_waits_behind_nothing(store: Store, store_url: str) -> None:
+    """While some join a line and others end its first, none is left waiting for a run that has ended, without a sweep."""
+    makers, each = 3, 20
+    done: set[str] = set()
+
+    def make(own: Store) -> None:
+        for _ in range(each):
+            own.create(**names(one_live_run_per_thread="queue"))
+
+    with ExitStack() as stack:
+        stores = [stack.enter_context(open_store(store_url)) for _ in range(makers)]
+        threads = [threading.Thread(target=make, args=(own,)) for own in stores]
+        for thread in threads:
+            thread.start()
+        lease = store.open_lease("w1", lease_s=1000)
+        until = time.monotonic() + 40
+        while len(done) < makers * each and time.monotonic() < until:
+            for claim in store.claim(lease, 5):
+                assert {} == store.settle(lease, [Settle(claim.run, RunEvent.COMPLETE)]).refused
+                done.add(claim.run.id)
+        for thread in threads:
+            thread.join()
+    assert makers * each == len(done)
 
 
 def test_one_lives_of_every_way_to_the_end(store: Store, clock: ManualClock) -> None:
