@@ -23,6 +23,7 @@ from runstate.store import Lease, Store, StoredRun
 from runstate.store.commands import Settle
 
 LEASE_S: Final = 1.0
+FROZEN_S: Final = 5.0  # longer than the server lets a transaction stand still
 HOUR_S: Final = 3600.0
 _NAME: Final = "stubborn"
 
@@ -72,6 +73,8 @@ def freeze(name: str, setting: Setting, orphans: int) -> None:
             lapsing = store.open_lease(name, lease_s=0.05)
         sleep(0.1)
         session = store.database.open()
+        side = SideLog(setting.side, name)
+        side.note("frozen", "nothing", 0, 0)
         told = "thawed-done"
         try:
             with session.transaction():
@@ -79,7 +82,7 @@ def freeze(name: str, setting: Setting, orphans: int) -> None:
                 os.kill(os.getpid(), signal.SIGSTOP)
         except StoreError as error:
             told = f"thawed-{type(error).__name__}"
-        SideLog(setting.side, name).note(told, "nothing", 0, 0)
+        side.note(told, "nothing", 0, 0)
         signal.pause()
 
 
@@ -130,6 +133,7 @@ def stops(ground: Ground, count: int) -> Verdict:
             verdict.wrong += crew.fallen()
             sleep(chance.uniform(0.02, 0.1))
         verdict.expect(verdict.faults.total() > count, "the stopped workers' runs were not taken over in time")
+        wait_until(lambda: is_frozen(setting), "the frozen sweep to have stood still for long enough")
         for name in (*stopping.stopped, frozen):
             crew.signal(name, signal.SIGCONT)
         tried = verdict.faults[f"SIGSTOP of {_NAME}"]
@@ -146,6 +150,11 @@ def stops(ground: Ground, count: int) -> Verdict:
     warnings(verdict, setting.log)
     ground.drop(url)
     return verdict
+
+
+def is_frozen(setting: Setting) -> bool:
+    """Tell whether the frozen sweep has stood still for longer than the server allows."""
+    return any(line.what == "frozen" and time.time() > line.at + FROZEN_S for line in read_side_log(setting.side))
 
 
 def answers(setting: Setting) -> Mapping[str, int]:

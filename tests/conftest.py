@@ -8,6 +8,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from runstate import LAW, ManualClock, plausible, use_clock
+from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.support import NOW
 
 # No timing decides a test, and a failure must come back on the next run.

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from inspect import isroutine
 from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast
 
@@ -124,7 +125,7 @@ class Store(Everything):
     def _session_over(self, connection: object) -> Session:
         for step in ("connection", "driver_connection"):  # SQLAlchemy's connection, and the driver's own inside it
             inner = getattr(connection, step, None)
-            if inner is not None and not callable(inner):
+            if inner is not None and not isroutine(inner):
                 connection = inner
         if self.database.words is SQLITE:
             from runstate.store.sqlite import SqliteSession

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from runstate import IllegalTransition, ManualClock, RunEvent, TerminalStatus, Usage
-from runstate.errors import RunNotFound, RunstateError, StoreError
+from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavailable
 from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
 from runstate.store.commands import Call, Settle
 from tests.postgres import wait_until
@@ -471,3 +471,36 @@ def test_the_clock_is_the_database_s_own(store_url: str) -> None:
     with open_store(store_url) as store:
         run_ = store.create(**names())
     assert abs(time.time() - run_.at / 1e6) < 60
+
+
+def test_a_batch_in_trouble(store_url: str, clock: ManualClock) -> None:
+    """What the database refuses to one of a batch undoes all of it, and the others are asked again: none is lost."""
+    if store_url.startswith("sqlite:"):
+        pytest.skip("its writer waits for no lock once it has begun")
+    impatient = f"{store_url}{'&' if '?' in store_url else '?'}options=-clock_timeout%3D200ms"
+    with open_store(impatient) as store, Prompt(store_url) as other:
+        aio = store.aio
+        store.create(**names(id="run_1"))
+        other.run("BEGIN")
+        other.run("SELECT pg_advisory_xact_lock(hashtextextended('runstate busy', 0))")
+
+        async def work() -> list[Any]:
+            let_go = held_back(store)
+            asking = [
+                aio.create(**names(id="before", metadata={"a": "b"})),
+                aio.create(**names(id="queued", thread_id="busy", one_live_run_per_thread="queue", instructions="x")),
+                aio.create(**names(id="after")),
+                aio.start("run_1"),
+            ]
+            tasks = [asyncio.ensure_future(one) for one in asking]
+            await asyncio.sleep(0.05)
+            let_go()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        before, queued, after, started = run(work)
+        assert isinstance(queued, StoreUnavailable)
+        assert (store.get("before"), store.get("after"), store.get("run_1")) == (before, after, started)
+        with pytest.raises(RunNotFound):
+            store.get("queued")
+        other.run("COMMIT")
+        assert store.create(**names(id="queued", thread_id="busy", one_live_run_per_thread="queue")).ready

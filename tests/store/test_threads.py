@@ -271,7 +271,7 @@ def test_a_thread_raced_for(store: Store, store_url: str, clock: ManualClock, ex
 
 
 def test_nobody_waits_behind_nothing(store: Store, store_url: str) -> None:
-    """While some join a line and others end its first, none is left waiting for a run that has ended, without a sweep."""
+    """While some join a line and others end its first, none is left behind a run that has ended, without a sweep."""
     makers, each = 3, 20
     done: set[str] = set()
 

@@ -164,10 +164,8 @@ class Wrapped:
         setattr(self, by, inner)
 
 
-def test_a_wrapped_connection(store: Store, clock: ManualClock, own: Any, request: pytest.FixtureRequest) -> None:
+def test_a_wrapped_connection(store: Store, clock: ManualClock, own: Any) -> None:
     """SQLAlchemy's connection holds a proxy, and that the driver's own."""
-    if isinstance(own, sqlite3.Connection):
-        request.applymarker(pytest.mark.xfail(reason="Store._session_over: an sqlite3.Connection is callable"))
     wrapped = Wrapped(Wrapped(own, "driver_connection"), "connection")
     with store.within(wrapped) as bound:
         bound.create(**names(id="run_1"))

@@ -166,9 +166,9 @@ class Bench:
 
 def left_behind(store: Store, *, name: str = "w0", **noted: Any) -> None:
     """Claim the next run as a worker that dies: what it noted stays, and its lease has lapsed when this returns."""
-    lease = store.open_lease(name, lease_s=0.05)
+    lease = store.open_lease(name, lease_s=0.6)  # long enough to note in, on a busy machine
     (claim,) = store.claim(lease) or store.take_over(lease)
     if noted:
         assert store.note(lease, claim.run, **noted)
-    time.sleep(0.06)
+    time.sleep(0.65)
     assert 1 == store.sweep().adrift
