@@ -29,6 +29,8 @@ cov: $(DEVELOP)  ## the tests of `make test`, with coverage
 bench: $(DEVELOP)  ## measure; decides nothing
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python benchmarks/in_memory.py
+	$(BIN)/python benchmarks/durable.py
+	$(BIN)/python benchmarks/durable_more.py
 
 mutation: $(DEVELOP)  ## change the code in a thousand ways, and see which the tests miss
 	$(BIN)/python -m pip install -q --group mutation

@@ -23,7 +23,7 @@ from runstate.store import Lease, Store, StoredRun
 from runstate.store.commands import Settle
 
 LEASE_S: Final = 1.0
-FROZEN_S: Final = 5.0  # longer than the server lets a transaction stand still
+FROZEN_S: Final = 4.0  # longer than the server lets a transaction stand still
 HOUR_S: Final = 3600.0
 _NAME: Final = "stubborn"
 
@@ -67,11 +67,10 @@ def outcome_of(store: Store, lease: Lease, run: StoredRun) -> str:
 def freeze(name: str, setting: Setting, orphans: int) -> None:
     """Leave runs behind, begin to sweep, and stand still with the transaction open."""
     with opened(setting.url, setting.wait_s) as store:
-        lapsing = store.open_lease(name, lease_s=0.05)
-        while store.claim(lapsing, orphans) == []:
-            sleep(0.001)
-            lapsing = store.open_lease(name, lease_s=0.05)
-        sleep(0.1)
+        lapsing = store.open_lease(name, lease_s=0.2)
+        store.create_many([{**new_run(f"run_{name}_{number}", "complete"), "priority": 9} for number in range(orphans)])
+        store.claim(lapsing, orphans)
+        sleep(0.3)
         session = store.database.open()
         side = SideLog(setting.side, name)
         side.note("frozen", "nothing", 0, 0)
