@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runstate.errors import Fault, InvalidRun, KeyReused, RunstateError, StoreUnavailable, ThreadBusy
+from runstate.errors import Fault, InvalidRun, KeyReused, RunstateError, StoreError, StoreUnavailable, ThreadBusy
 from runstate.store.commands import Create, Wanted
 from runstate.store.rows import Row, read_run
 from runstate.store.session import Session
@@ -28,6 +28,8 @@ def create(session: Session, creates: Sequence[Create[Any]]) -> None:
     for command in creates:
         try:
             command.answer([_taken(made, wanted) or _instead(session, wanted) for wanted in command.wanted])
+        except StoreError:
+            raise  # the transaction may be broken, and what was done in it for others with it
         except RunstateError as error:
             if len(command.wanted) > 1:
                 raise  # nothing of many: the transaction is undone, and the others are asked again
@@ -59,10 +61,9 @@ def _insert(session: Session, wanted: Sequence[Wanted]) -> dict[str, Row]:
 def _instead(session: Session, wanted: Wanted) -> Row:
     """Return what stands for a run that was not inserted: itself after all, or the one created with its key."""
     if wanted.exclusive == "queue":
-        session.run(session.statements.hold_thread, {"thread": wanted.run.thread_id})
-        found = _insert(session, [wanted])
-        if found:
-            return found[wanted.run.id]
+        row = _join_line(session, wanted)
+        if row is not None:
+            return row
     if wanted.key is not None:
         row = one(session.run(session.statements.by_key, {"key": wanted.key}))
         if row is not None:
@@ -74,17 +75,25 @@ def _instead(session: Session, wanted: Wanted) -> Row:
         if _created_by(wanted, read_run(row)) == []:
             return row  # this very request, whose answer was lost
         raise InvalidRun([Fault("id", f"is taken: there is a run {wanted.run.id} already")])
-    if wanted.exclusive == "queue":
-        behind = list(wanted.row)
-        behind[10] = 0
-        found = _insert(session, [Wanted(wanted.run, behind)])
-        if found:
-            return found[wanted.run.id]
     _drop_settings(session, wanted)
     head = one(session.run(session.statements.head_of, {"thread": wanted.run.thread_id}))
     if head is None or wanted.exclusive == "queue":
         raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
     raise ThreadBusy(wanted.run.thread_id, head[0])
+
+
+def _join_line(session: Session, wanted: Wanted) -> Row | None:
+    """Insert a run as the only live one of its thread, or behind the one there is."""
+    thread = {"thread": wanted.run.thread_id}
+    session.run(session.statements.hold_thread, thread)
+    # A look first: whoever is just ending that run waits for the thread, and to run into its row were to wait for them.
+    if not session.run(session.statements.head_of, thread):
+        found = _insert(session, [wanted])
+        if found:
+            return found[wanted.run.id]
+    behind = list(wanted.row)
+    behind[10] = 0
+    return _insert(session, [Wanted(wanted.run, behind)]).get(wanted.run.id)
 
 
 def _drop_settings(session: Session, wanted: Wanted) -> None:

@@ -222,3 +222,20 @@ def test_many_workers_in_threads(store: Store) -> None:
         assert not thread.is_alive()
     assert sorted(runs) == sorted(begun)
     assert 60 == sum(worker.settled for worker in workers)
+
+
+def test_what_was_left_goes_first(store: Store) -> None:
+    """A worker with few slots takes over all that a dead one had, before it goes on with a long queue."""
+    left = [run.id for run in store.create_many([new() for _ in range(40)])]
+    dead = store.open_lease("dead")
+    assert 40 == len(store.claim(dead, 40))
+    store.close_lease(dead)
+    store.create_many([new() for _ in range(1000)])
+    begun: list[str] = []
+
+    async def handler(ctx: Context) -> None:
+        begun.append(ctx.run_id)
+
+    finish(store, handler, concurrency=4)
+    assert 1040 == len(begun)
+    assert max(map(begun.index, left)) < 520

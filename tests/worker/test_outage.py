@@ -73,12 +73,14 @@ async def stop_in_time(blocked: Blocked) -> None:
     ):
         await until(lambda: sorted(runs) == sorted(bench.begun), "the handlers")
         blocked.block()
-        await until(lambda: bool(stopped and bench.cancelled), "the handlers to be stopped", LEASE_S + 5.0)
-        lapse_at = blocked.leases()
-        assert max(stopped[0], bench.cancelled[0][1]) < min(lapse_at)
-        await asyncio.sleep(max(0.0, max(lapse_at) - time.time()))
-        bench.gate.set()
-        blocked.unblock()
+        try:
+            await until(lambda: bool(stopped and bench.cancelled), "the handlers to be stopped", LEASE_S + 5.0)
+            lapse_at = blocked.leases()
+            assert max(stopped[0], bench.cancelled[0][1]) < min(lapse_at)
+            await asyncio.sleep(max(0.0, max(lapse_at) - time.time()))
+        finally:
+            bench.gate.set()
+            blocked.unblock()
         for run_id in runs:
             assert "completed" == (await ended(store, run_id)).status
             assert [None, "start", "complete"] == events(store, run_id)

@@ -422,6 +422,9 @@ def test_a_handler_cancelled_by_itself_is_not_cancelled(store: Store) -> None:
     run = finished(store, answer)
     assert "CancelledError" in error_of(run)["message"]
     assert [None, "start", "fail"] == events(store, run.id)
+    entry = last(store, run.id)
+    assert entry.detail is not None
+    assert "await inner" in entry.detail["traceback"]
 
 
 def test_a_handler_that_cancels_itself_is_not_cancelled(store: Store) -> None:

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from runstate import TerminalStatus
+from runstate.errors import OutcomeUnknown
+from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
+from runstate.store.commands import Settle
 from runstate.worker import Context, Outcome, drive
 from tests.store.support import Prompt
 from tests.worker.proxy import Loss, Proxy
@@ -164,6 +167,44 @@ async def test_a_claim_that_is_cancelled_meanwhile(store: Store, lossy: Store, p
     async with at_work(lossy, lambda ctx: calls.append(ctx.run_id)):
         assert "cancelled" == (await ended(store, run.id)).status
     assert (1, []) == (len(proxy.lost), calls)
+
+
+def test_a_loop_of_ones_own(store: Store, lossy: Store, proxy: Proxy) -> None:
+    """Who claims by hand is given no run twice: of a certain run it is known what became of it, of others it is not."""
+    first, second, third = (store.create(**new()).id for _ in range(3))
+    lease = lossy.open_lease("own")
+    assert lossy.claim_id(lease, first)
+    proxy.lose("answer", CLAIM)
+    claim = lossy.claim_id(lease, second)
+    assert claim is not None
+    assert second == claim.run.id
+    proxy.lose("answer", CLAIM)
+    with pytest.raises(OutcomeUnknown):
+        lossy.claim(lease, 1)
+    assert {"in_progress"} == set(lossy.owned(lease).values())
+    assert 3 == len(lossy.owned(lease))
+    proxy.lose("answer", SETTLE)
+    runs = [store.get(run_id) for run_id in (first, second, third)]
+    assert {} == lossy.settle(lease, [Settle(run, RunEvent.COMPLETE) for run in runs]).refused
+    assert 3 == len(proxy.lost)
+    assert {"completed"} == {store.get(run.id).status for run in runs}
+
+
+@limited
+async def test_a_claim_that_comes_too_late(
+    store: Store, lossy: Store, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has lost its lease meanwhile begins nothing under it: the run waits for the end of that lease."""
+    monkeypatch.setattr("runstate.worker.pulse._MARGIN", 0.7)  # so that it gives the lease up long before it ends
+    attempts: list[int] = []
+    async with at_work(lossy, lambda ctx: attempts.append(ctx.attempt), lease_s=2.0):
+        await asyncio.sleep(0.1)
+        proxy.freeze()
+        run = await store.aio.create(**new())
+        await asyncio.sleep(0.8)
+        proxy.thaw()
+        assert "completed" == (await ended(store, run.id)).status
+    assert attempts in ([1], [2]), "once, whichever lease it was claimed under"
 
 
 @pytest.mark.parametrize("part", [OPEN, CLAIM, NOTE, SETTLE, CLOSE], ids=["open", "claim", "note", "settle", "close"])
