@@ -23,6 +23,9 @@ def in_parts(create: Create[Any]) -> bool:
 
 def create(session: Session, creates: Sequence[Create[Any]]) -> None:
     """Create the runs of many commands, and note each one's answer."""
+    lines = {wanted.run.thread_id for command in creates for wanted in command.wanted if wanted.exclusive == "queue"}
+    for thread in sorted(lines):  # in the order in which everybody holds them, or two would wait for each other
+        session.run(session.statements.hold_thread, {"thread": thread})
     ordinary = [wanted for command in creates for wanted in command.wanted if wanted.exclusive != "queue"]
     made = _insert(session, ordinary)
     for command in creates:
@@ -83,11 +86,9 @@ def _instead(session: Session, wanted: Wanted) -> Row:
 
 
 def _join_line(session: Session, wanted: Wanted) -> Row | None:
-    """Insert a run as the only live one of its thread, or behind the one there is."""
-    thread = {"thread": wanted.run.thread_id}
-    session.run(session.statements.hold_thread, thread)
+    """Insert a run as the only live one of its thread, which is held, or behind the one there is."""
     # A look first: whoever is just ending that run waits for the thread, and to run into its row were to wait for them.
-    if not session.run(session.statements.head_of, thread):
+    if not session.run(session.statements.head_of, {"thread": wanted.run.thread_id}):
         found = _insert(session, [wanted])
         if found:
             return found[wanted.run.id]

@@ -45,16 +45,18 @@ def is_busy(row: str, table: str = "runstate_run") -> str:
     )
 
 
-def promote(row: str, table: str = "runstate_run") -> str:
+def promote(row: str, table: str = "runstate_run", skip: str = "") -> str:
     """Return the statement that lets the next run of an exclusive thread be claimed, as one of them has ended.
 
-    By a clock that went back it may have ended before the next was born.
+    By a clock that went back it may have ended before the next was born. PostgreSQL's `skip` passes by a run that
+    somebody else is just ending: they wait for the thread, and promote another.
     """
     return f"""\
 UPDATE {table} SET ready_at = CASE WHEN at > {row}.at THEN at ELSE {row}.at END WHERE seq = (
-        SELECT min(seq) FROM {table}
+        SELECT seq FROM {table}
         WHERE thread_id = {row}.thread_id AND exclusive = 'queue' AND ready_at IS NULL AND status = '{BIRTH}'
-            AND (not_before IS NULL OR not_before <= {row}.at))
+            AND (not_before IS NULL OR not_before <= {row}.at)
+        ORDER BY seq LIMIT 1{skip})
         AND NOT {is_busy(row, table)}"""
 
 

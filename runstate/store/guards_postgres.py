@@ -52,7 +52,7 @@ FUNCTIONS: Final = {
             INSERT INTO @schema.runstate_history {FIELDS} VALUES ({NEW_ENTRY});
             IF {NEW_ENDED} THEN
                 PERFORM pg_advisory_xact_lock(hashtextextended('runstate ' || NEW.thread_id, 0));
-                {promote("NEW", "@schema.runstate_run")};
+                {promote("NEW", "@schema.runstate_run", " FOR UPDATE SKIP LOCKED")};
             END IF;
         ELSIF NEW.worker <> 0 AND NEW.worker <> OLD.worker
             AND (SELECT closed FROM @schema.runstate_worker WHERE token = OLD.worker) = 0 THEN

@@ -217,6 +217,7 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
     for settle in settles:
         if settle.noted is not None:
             session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
+    settles = sorted(settles, key=_thread)  # whose ends hold their threads, in the order in which everybody does
     laden = any(settle.laden for settle in settles)
     values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in settles])
     limit = max(0, turn.limit - len(claimed))
@@ -241,6 +242,10 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
     turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
+
+
+def _thread(settle: Settle) -> str:
+    return settle.run.thread_id
 
 
 def _settle_row(settle: Settle, laden: bool) -> Row:

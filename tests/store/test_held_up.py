@@ -17,7 +17,7 @@ from runstate.store.commands import Call
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, names
 
-LIMIT = 20.0
+LIMIT = 10.0
 
 
 @pytest.fixture
@@ -28,16 +28,18 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def test_a_run_that_another_transaction_holds(url: str) -> None:
     """Its own asker is told so after `wait_s`; whoever asks for something else then goes on."""
-    with open_store(url, wait_s=0.2) as store, Prompt(url) as other, ThreadPoolExecutor(1) as pool:
+    with open_store(url, wait_s=0.2) as store, Prompt(url) as other, ThreadPoolExecutor(2) as pool:
         store.create(**names(id="run_1"))
         other.run("BEGIN")
         other.run("SELECT 1 FROM runstate_run WHERE id = 'run_1' FOR UPDATE")
-        held = pool.submit(store.start, "run_1")
-        time.sleep(0.05)
-        assert "queued" == store.create(**names(id="run_2")).status
-        with pytest.raises(StoreUnavailable, match="another transaction has been writing for too long"):
-            held.result(LIMIT)
-        other.run("ROLLBACK")
+        try:
+            held = pool.submit(store.start, "run_1")
+            time.sleep(0.05)
+            assert "queued" == pool.submit(store.create, **names(id="run_2")).result(LIMIT).status
+            with pytest.raises(StoreUnavailable, match="another transaction has been writing for too long"):
+                held.result(LIMIT)
+        finally:
+            other.run("ROLLBACK")
         assert "in_progress" == store.start("run_1").status
 
 

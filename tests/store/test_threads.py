@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
-from runstate import InvalidRun, ManualClock, RunEvent
+from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunStatus
 from runstate.errors import StoreError, ThreadBusy
 from runstate.store import Lease, Store, open_store
 from runstate.store.commands import Settle
@@ -270,29 +270,52 @@ def test_a_thread_raced_for(store: Store, store_url: str, clock: ManualClock, ex
     assert (1 if exclusive == "reject" else 20) == len(store.list(limit=100).data)
 
 
-def test_nobody_waits_behind_nothing(store: Store, store_url: str) -> None:
-    """While some join a line and others end its first, none is left behind a run that has ended, without a sweep."""
-    makers, each = 3, 20
-    done: set[str] = set()
+def test_lines_under_pressure(store: Store, store_url: str) -> None:
+    """While some join four lines, others cancel who waits in them and others end their first, nobody is held up.
 
-    def make(own: Store) -> None:
-        for _ in range(each):
-            own.create(**names(one_live_run_per_thread="queue"))
+    No two wait for each other, and in the end, without a sweep, nobody is left who waits for a run that has ended.
+    """
+    makers, each = 3, 12
+    failed: list[BaseException] = []
+    made = threading.Event()
 
-    with ExitStack() as stack:
-        stores = [stack.enter_context(open_store(store_url)) for _ in range(makers)]
-        threads = [threading.Thread(target=make, args=(own,)) for own in stores]
-        for thread in threads:
-            thread.start()
-        lease = store.open_lease("w1", lease_s=1000)
-        until = time.monotonic() + 40
-        while len(done) < makers * each and time.monotonic() < until:
-            for claim in store.claim(lease, 5):
-                assert {} == store.settle(lease, [Settle(claim.run, RunEvent.COMPLETE)]).refused
-                done.add(claim.run.id)
-        for thread in threads:
-            thread.join()
-    assert makers * each == len(done)
+    def make(number: int) -> None:
+        with open_store(store_url) as own:
+            for turn in range(each):
+                lines = [f"thread_{(number + turn + place) % 4}" for place in (0, 3, 1)]
+                own.create_many([names(thread_id=line, one_live_run_per_thread="queue") for line in lines])
+                for run in own.list(status="queued", limit=2).data:
+                    with suppress(IllegalTransition):
+                        own.request_cancel(run.id, actor=f"maker {number}")
+
+    def work(number: int) -> None:
+        with open_store(store_url) as own:
+            lease = own.open_lease(f"w{number}", lease_s=1000)
+            until = time.monotonic() + 40
+            while time.monotonic() < until:
+                claims = own.claim(lease, 3)
+                own.settle(lease, [Settle(claim.run, RunEvent.COMPLETE) for claim in reversed(claims)])
+                if made.is_set() and not claims and not own.list(status=sorted(LIVE), limit=1).data:
+                    return
+
+    def bounded(do: Callable[[int], None], number: int) -> None:
+        try:
+            do(number)
+        except BaseException as error:
+            failed.append(error)
+
+    making = [threading.Thread(target=bounded, args=(make, number)) for number in range(makers)]
+    working = [threading.Thread(target=bounded, args=(work, number)) for number in range(2)]
+    for thread in making + working:
+        thread.start()
+    for thread in making:
+        thread.join()
+    made.set()
+    for thread in working:
+        thread.join()
+    assert [] == failed
+    counts = store.counts()
+    assert makers * each * 3 == sum(counts.values()) == counts[RunStatus.COMPLETED] + counts[RunStatus.CANCELLED]
 
 
 def test_one_lives_of_every_way_to_the_end(store: Store, clock: ManualClock) -> None:

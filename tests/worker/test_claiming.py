@@ -239,3 +239,13 @@ def test_what_was_left_goes_first(store: Store) -> None:
     finish(store, handler, concurrency=4)
     assert 1040 == len(begun)
     assert max(map(begun.index, left)) < 520
+
+
+@limited
+async def test_a_run_that_it_holds_and_does_not_know_of(store: Store) -> None:
+    """Should a worker ever hold a run that it has not begun, its next heartbeat tells, and it begins."""
+    run = store.create(**new(queue="not served"))
+    async with at_work(store, lambda ctx: None, lease_s=1.0) as worker:
+        assert store.claim_id(worker._lease, run.id)
+        assert "completed" == (await ended(store, run.id)).status
+    assert [None, "start", "complete"] == events(store, run.id)
