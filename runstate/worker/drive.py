@@ -41,15 +41,14 @@ class _Hand(Hands):
             if claim is None:
                 return None
             self._stopping = True  # its chores take over no other run
-            chores = asyncio.create_task(self._do_chores())
+            chores = self._begin_chores()
             with self._store.bell.listening(self._hear):
                 await self._see_through(claim)
             return await self._store.aio.get(run_id)
         finally:
             if chores is not None:
                 chores.cancel()
-                with suppress(asyncio.CancelledError):
-                    await chores
+                await asyncio.wait([chores])
             await self._give_back()
             self._crew.dismiss()
 

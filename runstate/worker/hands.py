@@ -236,6 +236,18 @@ class Hands:
 
     # --- chores ---------------------------------------------------------------------------------------------------
 
+    def _begin_chores(self) -> asyncio.Task[None]:
+        chores = asyncio.create_task(self._do_chores())
+        chores.add_done_callback(self._tell_of_fault)
+        return chores
+
+    def _tell_of_fault(self, ended: asyncio.Task[None]) -> None:
+        """Log a fault of this library at once, and not when the worker is stopped."""
+        if not ended.cancelled() and ended.exception() is not None:
+            log.critical("worker %s ends by a fault of its own", self.name, exc_info=ended.exception())
+            self._stopping = True
+            self._woken.set()
+
     async def _do_chores(self) -> None:
         """Watch deadlines and the lease, also while the store does not answer; sweep beside it."""
         sweeping = asyncio.create_task(self._do_sweeps())

@@ -98,12 +98,14 @@ class Worker(Hands):
     async def __aenter__(self) -> Self:
         await self._set_up()
         self._going = asyncio.create_task(self._work(until_idle=False))
+        self._going.add_done_callback(self._tell_of_fault)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if not self._stopping:  # a second time means: at once
+            self.stop()
         if self._going is not None:
             await self._going
 
@@ -127,14 +129,15 @@ class Worker(Hands):
         await self._take_lease()
 
     async def _work(self, *, until_idle: bool) -> None:
-        chores = asyncio.create_task(self._do_chores())
+        chores = self._begin_chores()
         try:
             with self._store.bell.listening(self._hear):
                 await self._go_round(until_idle)
+            if chores.done():
+                chores.result()  # which raises
         finally:
             chores.cancel()
-            with suppress(asyncio.CancelledError):
-                await chores
+            await asyncio.wait([chores])
             await self._give_back()
             self._crew.dismiss()
 

@@ -84,7 +84,8 @@ async def at_work(store: Store, handler: Handler, **given: Any) -> AsyncIterator
         try:
             yield worker
         except BaseException:
-            worker.stop()  # and leaving the block stops it again: at once
+            worker.stop()
+            worker.stop()  # at once
             raise
 
 

@@ -182,6 +182,45 @@ async def test_a_handler_may_keep_something_on_its_way_out(store: Store) -> None
         assert "completed" == (await ended(store, run.id)).status
 
 
+@limited
+async def test_stopped_inside_its_block(store: Store) -> None:
+    """Leaving the block of a worker that was stopped there is no second request: it has its time to drain."""
+    bench = Bench()
+    run = store.create(**new())
+    async with Worker(store, bench.wait, drain_s=LIMIT) as worker:
+        await until(lambda: bench.begun == [run.id], "the handler")
+        worker.stop()
+        asyncio.get_running_loop().call_later(0.2, bench.gate.set)
+    assert ("completed", []) == (store.get(run.id).status, bench.cancelled)
+
+
+@pytest.mark.parametrize("part", ["_take_turn", "_pass_deadlines"])
+@limited
+async def test_a_fault_of_the_worker(
+    part: str, store: Store, prompt: Prompt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Should the library itself fail, the log says so at once, and what was held is given back."""
+    bench = Bench()
+    run = store.create(**new())
+
+    async def work() -> None:
+        async with Worker(store, bench.wait, name="w1") as worker:
+            await until(lambda: bench.begun == [run.id], "the handler")
+
+            def fail(*_: object) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(worker, part, fail)
+            store.create(**new())  # for a turn
+            await until(lambda: "worker w1 ends by a fault of its own" in caplog.text, "the log")
+            worker.stop()
+            worker.stop()
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
+    assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run WHERE id = ?", [run.id])
+
+
 def test_stopped_before_it_began(store: Store) -> None:
     """A worker that was stopped claims nothing, and returns."""
     run = store.create(**new())
