@@ -53,6 +53,7 @@ class StoredRun(RunSnapshot):
         priority: int,
         status: RunStatus,
         expires_at: int | None,
+        thread_id: str,
     ) -> Self:
         """Return a run of which only this is known yet; `read` gives all of it when somebody asks for more.
 
@@ -62,7 +63,7 @@ class StoredRun(RunSnapshot):
         run = cls.__new__(cls)
         run._unread = read
         run.seq, run.attempt, run.at, run.priority = seq, attempt, at, priority
-        run._status, run._expires_at = status, expires_at
+        run._status, run._expires_at, run._thread_id = status, expires_at, thread_id
         return run
 
     if not TYPE_CHECKING:  # or a type checker would take any attribute for one of these

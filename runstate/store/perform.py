@@ -217,7 +217,8 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
     for settle in settles:
         if settle.noted is not None:
             session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
-    settles = sorted(settles, key=_thread)  # whose ends hold their threads, in the order in which everybody does
+    if statements.words is not SQLITE and len(settles) > 1:
+        settles = sorted(settles, key=_thread)  # whose ends hold their threads, in the order in which everybody does
     laden = any(settle.laden for settle in settles)
     values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in settles])
     limit = max(0, turn.limit - len(claimed))

@@ -116,6 +116,7 @@ def read_claim(row: Row) -> StoredRun:
         priority=row[10],
         status=_STATUS[row[7]],
         expires_at=row[12],
+        thread_id=row[4],
     )
 
 
