@@ -11,7 +11,7 @@ from runstate.checks import YEAR_10000
 from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
 from runstate.store.tables import SQLITE, Words, quoted
 
-__all__ = ["ENDED", "FOR_EVER", "LEGAL", "LIVE", "Guard", "guards", "stamped_by"]
+__all__ = ["ENDED", "FOR_EVER", "LEGAL", "LIVE", "Guard", "guards", "held_by", "stamped_by"]
 
 LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in LAW.transitions])
 """Every row of the law as `event source target`, as a list of SQL literals."""
@@ -131,6 +131,38 @@ def _fields(words: Words) -> str:
     ]
     begun = "(NEW.ready_at IS NOT NULL OR NEW.started_at IS NULL)"  # what is not ready is not begun
     return " AND ".join([held, *objects, *bounds, begun])
+
+
+def held_by(words: Words, event: RunEvent) -> str:
+    """Return what the guards of a transition come to where its event is known: a fifth of it all to compare.
+
+    A deadline, where it does not go, is the one that was checked at birth.
+    """
+    target = LAW.target_of(event)
+    sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
+    kind = "json_type" if words is SQLITE else "json_typeof"
+    objects = [field for field in _HELD if field in _JSON and LAW.holds(field, target)]
+    same = f"NEW.attempt = OLD.attempt AND NEW.worker {words.same} OLD.worker"
+    gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
+    if target == _STARTED:
+        owned = "CASE WHEN NEW.worker IS NULL THEN NEW.attempt = 0 ELSE NEW.attempt = 1 AND NEW.worker <> 0 END"
+    elif target == _UNENDED:
+        owned = f"CASE WHEN OLD.status = '{_STARTED}' THEN {same} ELSE {gone} END"
+    else:
+        owned = gone
+    conditions = [
+        f"NEW.status = '{target}' AND ({sources}) AND NEW.source = OLD.status",
+        f"NEW.at >= OLD.at AND NEW.at < {YEAR_10000 * 1_000_000}",
+        _stamped(words, target),
+        _held(target),
+        *(["NEW.expires_at = OLD.expires_at"] if LAW.holds("expires_at", target) else []),
+        *(f"{kind}(NEW.{field}) = 'object'" for field in objects),
+        f"(NEW.detail IS NULL OR {kind}(NEW.detail) = 'object')",
+        f"NEW.ready_at {words.same} OLD.ready_at",
+        *(["NEW.ready_at IS NOT NULL"] if target == _STARTED else []),
+        owned,
+    ]
+    return " AND ".join(conditions)
 
 
 def _birth(words: Words) -> Guard:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from runstate.store.conditions import guards
+from runstate.lifecycle import RunEvent
+from runstate.store.conditions import FOR_EVER, guards, held_by
 from runstate.store.entries import (
     CLOSED,
     EMPTIED,
@@ -13,7 +14,6 @@ from runstate.store.entries import (
     HISTORY,
     LEASED,
     NEW_ENDED,
-    NEW_ENTRY,
     PATH,
     REOPENED,
     SETTINGS,
@@ -24,11 +24,19 @@ from runstate.store.tables import POSTGRES, TABLES
 
 __all__ = ["FUNCTIONS", "postgres_guards"]
 
-_UPDATE: Final = tuple(guard for guard in guards(POSTGRES) if guard.on == "UPDATE")
+_UPDATE: Final = {guard.name: guard for guard in guards(POSTGRES) if guard.on == "UPDATE"}
+_IDENTITY: Final = _UPDATE.pop("identity")
 _BORN: Final = next(guard for guard in guards(POSTGRES) if guard.on == "INSERT")
 _LIVE: Final = next(guard for guard in guards(POSTGRES) if guard.on == "DELETE")
-_HELD: Final = f"coalesce({' AND '.join(f'({guard.holds})' for guard in _UPDATE)}, false)"
-_WHICH: Final = " ".join(f"WHEN NOT coalesce({guard.holds}, false) THEN '{guard.sentence}'" for guard in _UPDATE)
+_WHICH: Final = " ".join(
+    f"WHEN NOT coalesce({guard.holds}, false) THEN '{guard.sentence}'" for guard in _UPDATE.values()
+)
+_STILL: Final = " AND ".join(f"({_UPDATE[name].holds})" for name in ("transition", "claims"))
+# The commonest first. A CASE of plpgsql and not of SQL: a transaction makes ready only the expressions that it comes by.
+_ORDER: Final = (RunEvent.START, RunEvent.COMPLETE, *(e for e in RunEvent if e not in ("start", "complete")))
+_BY_EVENT: Final = "\n        ".join(f"WHEN '{event}' THEN held := {held_by(POSTGRES, event)};" for event in _ORDER)
+# Whether the statement under way touched a run without moving it. One name a depth: a trigger's own updates nest.
+_TOUCHED: Final = "'runstate.touched' || pg_trigger_depth()"
 
 FUNCTIONS: Final = {
     "live": """\
@@ -44,20 +52,24 @@ FUNCTIONS: Final = {
         SELECT seq, version, event, source, status, at, actor, detail FROM born;
     RETURN NULL;""",
     "moved": f"""\
-    IF pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_catalog') OPERATOR(pg_catalog.<>) 0 THEN
-        RAISE EXCEPTION 'runstate: {PATH}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
-    END IF;
-    IF {_HELD} THEN
-        IF NEW.version <> OLD.version THEN
-            INSERT INTO @schema.runstate_history {FIELDS} VALUES ({NEW_ENTRY});
+    IF NEW.version = OLD.version + 1 THEN
+        CASE NEW.event
+        {_BY_EVENT}
+        ELSE held := false;
+        END CASE;
+        IF held THEN
             IF {NEW_ENDED} THEN
                 PERFORM pg_advisory_xact_lock(hashtextextended('runstate ' || NEW.thread_id, 0));
                 {promote("NEW", "@schema.runstate_run", " FOR UPDATE SKIP LOCKED")};
             END IF;
-        ELSIF NEW.worker <> 0 AND NEW.worker <> OLD.worker
+            RETURN NULL;
+        END IF;
+    ELSIF NEW.version = OLD.version AND {_STILL} THEN
+        IF NEW.worker <> 0 AND NEW.worker <> OLD.worker
             AND (SELECT closed FROM @schema.runstate_worker WHERE token = OLD.worker) = 0 THEN
             RAISE EXCEPTION 'runstate: {TAKEN}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
         END IF;
+        PERFORM set_config({_TOUCHED}, 'on', true);
         RETURN NULL;
     END IF;
     -- A check_violation, so that programs need not read the sentence; the run and the move are in it for people.
@@ -65,6 +77,20 @@ FUNCTIONS: Final = {
         {_WHICH}
         END USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
         DETAIL = format('run %s: %s from %s to %s', OLD.id, coalesce(NEW.event, 'nothing'), OLD.status, NEW.status);""",
+    "entered": f"""\
+    IF pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_catalog') OPERATOR(pg_catalog.<>) 0 THEN
+        RAISE EXCEPTION 'runstate: {PATH}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+    END IF;
+    IF current_setting({_TOUCHED}, true) = 'on' THEN
+        PERFORM set_config({_TOUCHED}, '', true);
+        INSERT INTO @schema.runstate_history {FIELDS}
+            SELECT seq, version, event, source, status, at, actor, detail FROM moved WHERE NOT EXISTS (
+                SELECT 1 FROM @schema.runstate_history AS h WHERE h.run = moved.seq AND h.version = moved.version);
+    ELSE
+        INSERT INTO @schema.runstate_history {FIELDS}
+            SELECT seq, version, event, source, status, at, actor, detail FROM moved;
+    END IF;
+    RETURN NULL;""",
     "deleted": """\
     DELETE FROM @schema.runstate_history WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_notes WHERE run IN (SELECT seq FROM gone);
@@ -93,12 +119,13 @@ def _function(name: str, body: str) -> str:
 
     The tables are named with their schema, written into the function when it is made: a name alone is looked up where
     the caller's session looks, first of all among its temporary tables. Operators are looked up there as well, after
-    PostgreSQL's own unless the path names those in another place. `moved` refuses that: it is called for every entry,
-    and a search path of its own would cost it more than the insert does.
+    PostgreSQL's own unless the path names those in another place. `entered` refuses that, for itself and for `moved`:
+    they are called at every move, and a search path of their own would cost more than what they do.
     """
-    path = "" if name == "moved" else " SET search_path = pg_catalog, pg_temp"
+    path = "" if name in ("moved", "entered") else " SET search_path = pg_catalog, pg_temp"
+    declared = "DECLARE held boolean; " if name == "moved" else ""
     head = f"CREATE FUNCTION @schema.runstate_{name}() RETURNS trigger LANGUAGE plpgsql{path} AS"
-    made = f"{head} $$ BEGIN\n{body}\nEND $$"
+    made = f"{head} $$ {declared}BEGIN\n{body}\nEND $$"
     return f"""\
 DO $make$ BEGIN EXECUTE replace($function$
 {made}
@@ -118,14 +145,20 @@ def postgres_guards() -> Iterator[str]:
     yield guard_by("born", born, "born")
     # Not in the WHEN of triggers: PostgreSQL reads those anew at every statement, a millisecond for all of them.
     yield guard_by("moved", "AFTER UPDATE ON runstate_run FOR EACH ROW", "moved")
+    # All entries of a statement are one insert.
+    entered = "AFTER UPDATE ON runstate_run REFERENCING NEW TABLE AS moved FOR EACH STATEMENT"
+    yield guard_by("entered", entered, "entered")
+    # Not BEFORE: PostgreSQL would lock every row first, whatever is updated.
+    changed = f"AFTER UPDATE OF {', '.join(FOR_EVER)} ON runstate_run FOR EACH ROW WHEN (NOT ({_IDENTITY.holds}))"
+    yield guard_by("guard_identity", changed, "refuse", _IDENTITY.sentence)
     live = f"BEFORE DELETE ON runstate_run FOR EACH ROW WHEN (NOT {_LIVE.holds})"
     yield guard_by("guard_live", live, "live", _LIVE.sentence)
     gone = "AFTER DELETE ON runstate_run REFERENCING OLD TABLE AS gone FOR EACH STATEMENT"
     yield guard_by("deleted", gone, "deleted")
     # Of an INSERT it would cost every entry a call to see more than whether it comes from a trigger, whosever that is.
-    for event, when in (("INSERT", " WHEN (pg_trigger_depth() = 0)"), ("UPDATE", "")):
-        name = f"history_{event.lower()}"
-        yield guard_by(name, f"BEFORE {event} ON runstate_history FOR EACH ROW{when}", "refuse", HISTORY)
+    written = "BEFORE INSERT ON runstate_history FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)"
+    yield guard_by("history_insert", written, "refuse", HISTORY)
+    yield guard_by("history_update", "BEFORE UPDATE ON runstate_history FOR EACH ROW", "refuse", HISTORY)
     erased = "AFTER DELETE ON runstate_history REFERENCING OLD TABLE AS erased FOR EACH STATEMENT"
     yield guard_by("history_delete", erased, "kept")
     for event in ("INSERT", "DELETE"):
