@@ -161,7 +161,7 @@ class Move(Command[StoredRun]):
         """Return the values of `MOVE_COLUMNS`, for a run at `version` (None: whichever)."""
         given = self.payload
         return (
-            *(self.run_id, self.event, LAW.target_of(self.event), version, self.actor, self.usage, self.detail),
+            *(self.run_id, version, self.actor, self.usage, self.detail),
             *(given.get("required_action"), given.get("last_error"), given.get("incomplete_details")),
         )
 
@@ -185,9 +185,10 @@ class Settle:
     incomplete_details: str | None = None
 
     @property
-    def laden(self) -> bool:
-        """Whether it carries more than its event and usage."""
-        return not (self.detail is self.required_action is self.last_error is self.incomplete_details is None)
+    def outcome(self) -> tuple[RunEvent, bool]:
+        """Its event, and whether it is laden: carries more than its usage, or not even that."""
+        bare = self.detail is self.required_action is self.last_error is self.incomplete_details is None
+        return self.event, not bare or self.usage is None
 
 
 @attrs.frozen

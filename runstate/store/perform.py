@@ -26,7 +26,7 @@ from runstate.store.birth import create, in_parts, one
 from runstate.store.commands import Call, Command, Create, Move, Past, Settle, Turn
 from runstate.store.rows import Row, read_run, worker_of
 from runstate.store.session import Given, Session
-from runstate.store.statements import MOVE_COLUMNS
+from runstate.store.statements import MOVE_COLUMNS, Outcome
 from runstate.store.tables import SQLITE
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, Usage
@@ -44,9 +44,10 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     moves = [command for command in batch if isinstance(command, Move)]
     turns = [command for command in batch if isinstance(command, Turn)]
     calls = [command for command in batch if isinstance(command, Call)]
-    several = len(turns) + len(calls) + bool(creates) + bool(moves) > 1
+    asked = {move.event for move in moves}
+    several = len(turns) + len(calls) + bool(creates) + len(asked) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
-    parted = parted or any(settle.noted is not None for turn in turns for settle in turn.settles)
+    parted = parted or any(map(_is_parted, turns))
     with session.transaction() if several or parted or calls else session.together():
         if creates:
             create(session, creates)
@@ -86,8 +87,7 @@ def _move_apart(session: Session, wave: Mapping[str, Move]) -> None:
     moved = _run_moves(session, asked)
     idle = [wave[run_id] for run_id, row in moved.items() if _is_idle(wave[run_id], row)]
     if idle:
-        confirm = LAW.target_of(RunEvent.CONFIRM_CANCEL)
-        values = [(move.run_id, RunEvent.CONFIRM_CANCEL, confirm, None, move.actor, *(None,) * 5) for move in idle]
+        values = [(move.run_id, None, move.actor, *(None,) * 5) for move in idle]
         found = session.run(session.statements.confirm_idle, session.table(MOVE_COLUMNS, values))
         moved.update({row[1]: row for row in found})
     for move, _ in asked:
@@ -99,10 +99,14 @@ def _move_apart(session: Session, wave: Mapping[str, Move]) -> None:
 
 
 def _run_moves(session: Session, asked: Iterable[tuple[Move, int | None]]) -> dict[str, Row]:
-    values = [move.row(version) for move, version in asked]
-    if not values:
-        return {}
-    return {row[1]: row for row in session.run(session.statements.move, session.table(MOVE_COLUMNS, values))}
+    by_event: dict[RunEvent, list[Row]] = {}
+    for move, version in asked:
+        by_event.setdefault(move.event, []).append(move.row(version))
+    moved: dict[str, Row] = {}
+    for event, values in by_event.items():
+        found = session.run(session.statements.move[event], session.table(MOVE_COLUMNS, values))
+        moved.update({row[1]: row for row in found})
+    return moved
 
 
 def _is_idle(move: Move, row: Row) -> bool:
@@ -217,19 +221,23 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
     for settle in settles:
         if settle.noted is not None:
             session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
-    if statements.words is not SQLITE and len(settles) > 1:
-        settles = sorted(settles, key=_thread)  # whose ends hold their threads, in the order in which everybody does
-    laden = any(settle.laden for settle in settles)
-    values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in settles])
+    groups = _by_outcome(settles)
+    if statements.words is not SQLITE and len(groups) > 1:
+        session.run(statements.hold_threads, {"keys": [settle.run.seq for settle in settles]})
     limit = max(0, turn.limit - len(claimed))
     queues = list(turn.queues)
     settled: set[int] = set()
-    if statements.words is not SQLITE and settles and queues and limit and turn.run_id is None:
-        found = session.run(statements.turn(laden), {**owner, **values, "queue": queues.pop(0), "limit": limit})
-        settled = {row[1] for row in found if row[0] == 0}
-        claimed += [row[1:] for row in found if row[0] == 1]
-    elif settles:
-        settled = {row[0] for row in session.run(statements.settle(laden), {**owner, **values})}
+    for place, (outcome, group) in enumerate(groups, start=1):
+        laden = outcome[1]
+        values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in group])
+        fused = place == len(groups) and statements.words is not SQLITE and queues and limit and turn.run_id is None
+        if fused:
+            asked = {**owner, **values, "queue": queues.pop(0), "limit": limit}
+            found = session.run(statements.turn[outcome], asked)
+            settled |= {row[1] for row in found if row[0] == 0}
+            claimed += [row[1:] for row in found if row[0] == 1]
+        else:
+            settled |= {row[0] for row in session.run(statements.settle[outcome], {**owner, **values})}
     if turn.run_id is not None:
         if not claimed:
             claimed += session.run(statements.claim_id, {**owner, "id": turn.run_id})
@@ -245,15 +253,30 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
     turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
 
 
+def _is_parted(turn: Turn[Any]) -> bool:
+    """Tell whether a turn takes more than one statement besides its claims."""
+    return len({settle.outcome for settle in turn.settles}) > 1 or any(settle.noted for settle in turn.settles)
+
+
+def _by_outcome(settles: Sequence[Settle]) -> list[tuple[Outcome, list[Settle]]]:
+    """Return settles that one statement can commit together, the largest lot last."""
+    groups: dict[Outcome, list[Settle]] = {}
+    for settle in settles:
+        groups.setdefault(settle.outcome, []).append(settle)
+    for group in groups.values():
+        group.sort(key=_thread)  # whose ends hold their threads, in the order in which everybody does
+    return sorted(groups.items(), key=lambda item: len(item[1]))
+
+
 def _thread(settle: Settle) -> str:
     return settle.run.thread_id
 
 
 def _settle_row(settle: Settle, laden: bool) -> Row:
-    slim = (settle.run.seq, settle.event, LAW.target_of(settle.event), settle.usage)
     if not laden:
-        return slim
-    return (*slim, settle.detail, settle.required_action, settle.last_error, settle.incomplete_details)
+        return (settle.run.seq, settle.usage)
+    carried = (settle.detail, settle.required_action, settle.last_error, settle.incomplete_details)
+    return (settle.run.seq, settle.usage, *carried)
 
 
 def note_given(

@@ -7,19 +7,18 @@ statement, one round trip and one commit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
-from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
-from runstate.store.conditions import LEGAL, stamped_by
+from runstate.lifecycle import BIRTH, LAW, Field, RunEvent, RunStatus
 from runstate.store.queries import Column, Queries, columns
 from runstate.store.tables import SQLITE, quoted
 
-__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "PAYLOAD", "SETTLE_COLUMNS", "Statements"]
+__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "PAYLOAD", "SETTLE_COLUMNS", "Outcome", "Statements"]
 
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _TERMINAL: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)])
-_STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
 _ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
 # Not a join: the planner would make one of the whole table.
 _PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
@@ -30,9 +29,23 @@ CREATE_COLUMNS: Final = columns(
     *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
     *("not_before:bigint", "exclusive", "idempotency_key", "ready:bigint", "actor", "settings"),
 )
+_HELD: Final[tuple[Field, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
 PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
-MOVE_COLUMNS: Final = columns("key", "event", "target", "version:bigint", "actor", "usage", *PAYLOAD)
-SETTLE_COLUMNS: Final = columns("key:bigint", "event", "target", "usage")
+MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)
+SETTLE_COLUMNS: Final = columns("key:bigint", "usage")
+
+
+Outcome: TypeAlias = tuple[RunEvent, bool]
+"""An event that settles a run, and whether it is laden: carries more than its usage, or not even that."""
+
+_ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
+_OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
+    (event, laden)
+    for event in LAW.events
+    if event not in _ASKED_OF_RUNS
+    for laden in (True, False)
+    if laden or [field for field in _HELD if LAW.holds(field, LAW.target_of(event))] == ["usage"]
+)
 
 
 class Statements(Queries):
@@ -76,33 +89,60 @@ class Statements(Queries):
 
     # --- moves ----------------------------------------------------------------------------------------------------
 
-    def _moving(self, payload: bool, actor: str, worker: str) -> str:
-        """Return the SET of a move: the entry, the stamps that the law gives its target, what comes and goes."""
+    def _moving(self, event: RunEvent, *, actor: str, worker: str = "NULL", given: Mapping[str, str]) -> str:
+        """Return the SET of a move: the entry, the stamp that the law gives its target, what comes and what goes.
+
+        `given` are the values of what it carries, by column.
+        """
+        target = LAW.target_of(event)
+        sources = LAW.sources_of(event)
         at = f"{self.greatest}(r.at, t.now)"
-        stamps = ", ".join(
-            f"{stamp} = CASE WHEN v.target IN ({stamped_by(stamp)}) THEN {at} / 1000000 ELSE r.{stamp} END"
-            for stamp in _STAMPS
-        )
-        carried = ", ".join(f"{name} = {self.json(f'v.{name}') if payload else 'NULL'}" for name in PAYLOAD)
-        usage = f"CASE WHEN v.target IN ({_TERMINAL}) THEN coalesce({self.json('v.usage')}, {self.noted}) END"
-        return (
-            f"status = v.target, version = r.version + 1, event = v.event, source = r.status, at = {at},"
-            f" actor = {actor}, {stamps}, {carried}, usage = {usage},"
-            f" expires_at = CASE WHEN v.target IN ({_TERMINAL}) THEN NULL ELSE r.expires_at END,"
-            f" worker = CASE WHEN v.target = '{_ASKED}' AND r.status = '{_STARTED}' THEN r.worker"
-            f" WHEN v.target = '{_STARTED}' THEN {worker} END,"
-            f" attempt = CASE WHEN v.target = '{_STARTED}' THEN 0 ELSE r.attempt END"
-        )
+        sets = {
+            "status": f"'{target}'",
+            "version": "r.version + 1",
+            "event": f"'{event}'",
+            "source": "r.status",
+            "at": at,
+            "actor": actor,
+            "detail": given.get("detail", "NULL"),
+        }
+        sets |= {row.stamp: f"{at} / 1000000" for row in LAW.transitions if row.event is event and row.stamp}
+        for field in _HELD:
+            if LAW.holds(field, target):
+                sets[field] = given[field]
+            elif any(LAW.holds(field, source) for source in sources):
+                sets[field] = "NULL"
+        if LAW.is_terminal(target):
+            sets["expires_at"] = "NULL"
+        sets["worker"] = worker
+        if target == _STARTED:
+            sets["attempt"] = "0" if worker == "NULL" else "1"
+        elif target == _ASKED:
+            sets["worker"] = f"CASE WHEN r.status = '{_STARTED}' THEN r.worker END"
+        return ", ".join(f"{column} = {value}" for column, value in sets.items())
+
+    def _given(self, event: RunEvent) -> dict[str, str]:
+        """Return what a move carries, from the values handed in; the usage that was noted where none is."""
+        given = {name: self.json(f"v.{name}") for name in PAYLOAD}
+        return given | {"usage": f"coalesce({self.json('v.usage')}, {self.noted})"}
+
+    @staticmethod
+    def _from(event: RunEvent) -> str:
+        """Return the condition that a run stands where the law allows an event."""
+        return f"r.status IN ({quoted(sorted(LAW.sources_of(event)))})"
 
     @cached_property
-    def move(self) -> str:
-        """Move many runs by id, each by its event; gives back those it moved, whole."""
+    def move(self) -> Mapping[RunEvent, str]:
+        """Ask an event of many runs, by id; gives back those it moved, whole."""
+        return {event: self._move(event) for event in LAW.events}
+
+    def _move(self, event: RunEvent) -> str:
+        ready = " AND r.ready_at IS NOT NULL" if LAW.target_of(event) == _STARTED else ""
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
-            f" SET {self._moving(payload=True, actor='v.actor', worker='NULL')} FROM v, t"
-            " WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version)"
-            f" AND v.event || ' ' || r.status || ' ' || v.target IN ({LEGAL})"
-            f" AND (v.target <> '{_STARTED}' OR r.ready_at IS NOT NULL) RETURNING {self._returned}"
+            f" SET {self._moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self._from(event)}{ready}"
+            f" RETURNING {self._returned}"
         )
 
     @cached_property
@@ -113,11 +153,11 @@ class Statements(Queries):
     @cached_property
     def confirm_idle(self) -> str:
         """Cancel those of the runs just asked to that nobody works on."""
+        event = RunEvent.CONFIRM_CANCEL
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
-            f" SET {self._moving(payload=True, actor='v.actor', worker='NULL')} FROM v, t"
-            f" WHERE r.id = v.key AND r.status = '{_ASKED}' AND r.source IN ({_IDLE})"
-            f" RETURNING {self._returned}"
+            f" SET {self._moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND {self._from(event)} AND r.source IN ({_IDLE}) RETURNING {self._returned}"
         )
 
     # --- work -----------------------------------------------------------------------------------------------------
@@ -131,23 +171,38 @@ class Statements(Queries):
             " AND w.lease_until > t.now)"
         )
 
-    def _settling(self, payload: bool) -> str:
+    def _settling(self, event: RunEvent, laden: bool) -> str:
+        given = self._given(event) if laden else {"usage": self.json("v.usage")}
         return (
-            f"UPDATE runstate_run AS r SET {self._moving(payload, self.param('actor', 'text'), 'NULL')} FROM v, t"
+            f"UPDATE runstate_run AS r SET {self._moving(event, actor=self.param('actor', 'text'), given=given)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
-            f" WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
-            f" AND v.event || ' ' || r.status || ' ' || v.target IN ({LEGAL}) AND {self._leased}"
+            f" FROM v, t WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
+            f" AND {self._from(event)} AND {self._leased}"
         )
 
-    def settle_columns(self, payload: bool) -> tuple[Column, ...]:
+    @staticmethod
+    def settle_columns(laden: bool) -> tuple[Column, ...]:
         """Return the columns that a settle is given, with or without what few of them carry."""
-        return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if payload else SETTLE_COLUMNS
+        return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if laden else SETTLE_COLUMNS
 
-    def settle(self, payload: bool) -> str:
-        """Commit the outcomes of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
+    @cached_property
+    def settle(self) -> Mapping[Outcome, str]:
+        """Commit an outcome of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
         own = "runstate_run" if self.words is SQLITE else "r"
-        head = f"WITH {self.table(self.settle_columns(payload))}"
-        return f"{head} {self._settling(payload)} RETURNING {own}.seq, {own}.version"
+        return {
+            (event, laden): f"WITH {self.table(self.settle_columns(laden))} {self._settling(event, laden)}"
+            f" RETURNING {own}.seq, {own}.version"
+            for event, laden in _OUTCOMES
+        }
+
+    @cached_property
+    def hold_threads(self) -> str:
+        """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
+        held = (
+            "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND exclusive IS NOT NULL"
+            " ORDER BY thread_id"
+        )
+        return f"SELECT pg_advisory_xact_lock(hashtextextended('runstate ' || thread_id, 0)) FROM ({held}) AS held"
 
     def _picking(self) -> str:
         # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
@@ -159,13 +214,8 @@ class Statements(Queries):
         )
 
     def _claiming(self, picked: str) -> str:
-        worker, actor = self.param("worker"), self.param("actor", "text")
-        at = f"{self.greatest}(r.at, t.now)"
-        return (
-            f"UPDATE runstate_run AS r SET status = '{_STARTED}', version = r.version + 1, event = '{RunEvent.START}',"
-            f" source = r.status, at = {at}, actor = {actor}, detail = NULL, started_at = {at} / 1000000,"
-            f" worker = {worker}, attempt = 1 FROM t{picked} AND {self._leased}"
-        )
+        moving = self._moving(RunEvent.START, actor=self.param("actor", "text"), worker=self.param("worker"), given={})
+        return f"UPDATE runstate_run AS r SET {moving} FROM t{picked} AND {self._leased}"
 
     @cached_property
     def claim(self) -> str:
@@ -188,37 +238,34 @@ class Statements(Queries):
         own = "runstate_run" if self.words is SQLITE else "r"
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
 
-    def turn(self, payload: bool) -> str:
-        """PostgreSQL: settle what is done, and claim what is next, in one statement.
+    @cached_property
+    def turn(self) -> Mapping[Outcome, str]:
+        """PostgreSQL: settle what is done by an event, and claim what is next, in one statement.
 
         Gives back 0 and a settled seq, or 1 and a claimed run.
         """
         nothing = ", ".join("NULL" for _ in (*self.CLAIMED[2:], "settings"))
-        return (
-            f"WITH {self.table(self.settle_columns(payload))},"
-            f" settled AS ({self._settling(payload)} RETURNING r.seq, r.version),"
+        return {
+            (event, laden): f"WITH {self.table(self.settle_columns(laden))},"
+            f" settled AS ({self._settling(event, laden)} RETURNING r.seq, r.version),"
             f" picked AS ({self._picking()} FOR UPDATE OF runstate_run SKIP LOCKED),"
             f" claimed AS ({self._claiming(_PICKED)} RETURNING r.*)"
             f" SELECT 0, seq, version, {nothing} FROM settled"
             f" UNION ALL SELECT 1, {self.claimed('claimed')} FROM claimed"
-        )
+            for event, laden in _OUTCOMES
+        }
 
     # --- the sweep ------------------------------------------------------------------------------------------------
 
     def _sweeping(self, event: RunEvent, where: str, last_error: str = "NULL") -> str:
         """Move up to `limit` runs for which `where` holds by `event`; gives back their ids."""
-        sources = quoted(sorted(LAW.sources_of(event)))
-        absent = ", ".join(f"NULL AS {name}" for name in PAYLOAD if name != "last_error")
-        given = f"v AS (SELECT '{event}' AS event, '{LAW.target_of(event)}' AS target, {absent},"
-        given += f" {last_error} AS last_error, NULL AS usage)"
-        if self.words is not SQLITE:
-            given = given.replace("NULL AS", "NULL::text AS")
         own = "runstate_run" if self.words is SQLITE else "r"
-        some = f"SELECT q.seq FROM runstate_run AS q, t WHERE q.status IN ({sources}) AND {where}"
+        given = {"usage": self.noted, "last_error": self.json(last_error)}
+        moving = self._moving(event, actor=self.param("actor", "text"), given=given)
+        some = f"SELECT q.seq FROM runstate_run AS q, t WHERE {self._from(event).replace('r.', 'q.')} AND {where}"
         return (
-            f"WITH t AS (SELECT {self.now} AS now), {given} UPDATE runstate_run AS r"
-            f" SET {self._moving(payload=True, actor=self.param('actor', 'text'), worker='NULL')} FROM v, t"
-            f" WHERE r.status IN ({sources}) AND r.seq {self._some(some)} RETURNING {own}.id"
+            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET {moving} FROM t"
+            f" WHERE {self._from(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
         )
 
     def _some(self, rows: str) -> str:
