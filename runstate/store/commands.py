@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import attrs
 
 from runstate.errors import RunstateError
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RunEvent
 from runstate.run import Run
 from runstate.store.bell import EVERYTHING, NOTHING, Hint
 from runstate.store.rows import Row, read_birth, read_claim, read_run

@@ -32,7 +32,7 @@ _WHICH: Final = " ".join(
     f"WHEN NOT coalesce({guard.holds}, false) THEN '{guard.sentence}'" for guard in _UPDATE.values()
 )
 _STILL: Final = " AND ".join(f"({_UPDATE[name].holds})" for name in ("transition", "claims"))
-# The commonest first. A CASE of plpgsql and not of SQL: a transaction makes ready only the expressions that it comes by.
+# The commonest first. A CASE of plpgsql, not of SQL: a transaction makes ready only the expressions it comes by.
 _ORDER: Final = (RunEvent.START, RunEvent.COMPLETE, *(e for e in RunEvent if e not in ("start", "complete")))
 _BY_EVENT: Final = "\n        ".join(f"WHEN '{event}' THEN held := {held_by(POSTGRES, event)};" for event in _ORDER)
 # Whether the statement under way touched a run without moving it. One name a depth: a trigger's own updates nest.

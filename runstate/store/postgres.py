@@ -17,6 +17,8 @@ from runstate.store.tables import POSTGRES, Words
 try:
     import psycopg
     from psycopg import conninfo, pq, rows
+
+    from runstate.store.prepared import Prepared, array_text
 except ModuleNotFoundError as _missing:  # pragma: no cover
     raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
 
@@ -57,19 +59,6 @@ def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> Sto
             return StoreError(f"{where}: {told[0]}")
 
 
-def _array(values: Sequence[str | int | None]) -> str:
-    """Return values as the text of an array."""
-    return "{" + ",".join([_item(value) for value in values]) + "}"
-
-
-def _item(value: str | int | None) -> str:
-    if value is None:
-        return "NULL"
-    if type(value) is int:
-        return str(value)
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 class PostgresSession:
     """One connection to PostgreSQL."""
 
@@ -79,17 +68,22 @@ class PostgresSession:
         self._where = where
         self._owned = owned
         self._cursor = connection.cursor(row_factory=rows.tuple_row)
+        self._execute = Prepared(connection) if owned and Prepared.possible else self._by_cursor
 
     def run(self, statement: str, given: Given) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:
-            # As bytes, because psycopg wants texts that a type checker knows to be literal.
-            self._cursor.execute(statement.encode(), {"now": moved(), **given}, prepare=True)
-            return self._cursor.fetchall() if self._cursor.description else []
+            return self._execute(statement, {"now": moved(), **given})
         except psycopg.Error as error:
             raise translated(error, self._where, broken=self.connection.broken) from error
         except UnicodeEncodeError as error:
             raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
+
+    def _by_cursor(self, statement: str, given: Given) -> Sequence[Row]:
+        """Execute a statement on a caller's own connection, which psycopg may first have to begin a transaction on."""
+        # As bytes, because psycopg wants texts that a type checker knows to be literal.
+        self._cursor.execute(statement.encode(), given, prepare=True)
+        return self._cursor.fetchall() if self._cursor.description else []
 
     def define(self, statement: str) -> None:
         """Execute a statement that takes no parameters: it may hold percent signs."""
@@ -104,7 +98,7 @@ class PostgresSession:
         (psycopg looks at every item, which costs more than the rest of a turn.)
         """
         turned = list(zip(*rows, strict=True))
-        return {column.name: _array(turned[place]) if turned else "{}" for place, column in enumerate(columns)}
+        return {column.name: array_text(turned[place]) if turned else "{}" for place, column in enumerate(columns)}
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
