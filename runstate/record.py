@@ -164,8 +164,35 @@ class RunRecord:
         return self.at_once()
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
-        for field, value in zip((*FIELDS, "extra"), values, strict=True):
-            setattr(self, f"_{field}", value)
+        (
+            self._id,
+            self._created_at,
+            self._thread_id,
+            self._assistant_id,
+            self._status,
+            self._required_action,
+            self._last_error,
+            self._expires_at,
+            self._started_at,
+            self._cancelled_at,
+            self._failed_at,
+            self._completed_at,
+            self._incomplete_details,
+            self._model,
+            self._instructions,
+            self._tools,
+            self._metadata,
+            self._usage,
+            self._max_prompt_tokens,
+            self._max_completion_tokens,
+            self._truncation_strategy,
+            self._tool_choice,
+            self._parallel_tool_calls,
+            self._response_format,
+            self._temperature,
+            self._top_p,
+            self._extra,
+        ) = values
 
     @property
     def object(self) -> Literal["thread.run"]:

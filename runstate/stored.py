@@ -84,8 +84,8 @@ class StoredRun(RunSnapshot):
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
         super().__setstate__(values[: -len(_OWN)])
-        for name, value in zip(_OWN, values[-len(_OWN) :], strict=True):
-            setattr(self, name, value)
+        self.seq, self.version, self.event, self.source, self.at, self.actor, *rest = values[-len(_OWN) :]
+        self.queue, self.priority, self.attempt, self.ready = rest
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:

@@ -57,7 +57,7 @@ def _insert(session: Session, wanted: Sequence[Wanted]) -> dict[str, Row]:
     if laden and session.statements.words is SQLITE:
         session.run(session.statements.add_settings, given)
     ready = {row[0]: row[10] == 1 for row in values}
-    found = session.run(session.statements.create(laden), given)
+    found = session.run(session.statements.create[laden], given)
     return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in found}
 
 

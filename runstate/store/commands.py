@@ -26,6 +26,7 @@ __all__ = ["Call", "Command", "Create", "Move", "Past", "Settle", "Turn", "Turne
 
 T = TypeVar("T")
 _PENDING: Final = object()
+_A_BIRTH: Final = Hint.ENTRY | Hint.QUEUED
 
 
 class Command(Generic[T]):
@@ -107,7 +108,7 @@ class Create(Command[T]):
     __slots__ = ("_taken", "wanted")
 
     def __init__(self, wanted: Sequence[Wanted], taken: Callable[[list[StoredRun]], T]) -> None:
-        super().__init__(Hint.ENTRY | Hint.QUEUED)
+        super().__init__(_A_BIRTH)
         self.wanted: Final = wanted
         self._taken = taken
 

@@ -64,6 +64,7 @@ class NewRun(TypedDict, total=False):
     """Who asked, for the history."""
 
 
+_NAMES: Final = ("thread_id", "assistant_id", "model")
 _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
 
 
@@ -138,11 +139,12 @@ _A_MOMENT: Final = checks.number(0, checks.YEAR_10000)
 
 def _wanted(given: Mapping[str, Any]) -> Wanted:
     """Return a run to be created. Raises `InvalidRun` with every fault of what was given."""
-    run = Run.create(**{name: value for name, value in given.items() if name not in _OWN})
+    bare = len(given) <= len(_NAMES)  # most runs are: what they are called, and nothing else
+    run = Run.create(**(given if bare else {name: value for name, value in given.items() if name not in _OWN}))
     named = f"{run.thread_id}{run.assistant_id}{run.model}"
-    if len(given) > 3 or len(named) > _MOST_CHARACTERS or not named.isprintable():
+    if not bare or len(named) > _MOST_CHARACTERS or not named.isprintable():
         demand(_faults(given))
-    settings = settings_of(run)
+    settings = None if bare else settings_of(run)
     if settings is not None and ("\\u0000" in settings or "\\ud" in settings):
         demand(tuple(_searchable("", json.loads(settings))))
     not_before = _microseconds(given.get("not_before"))

@@ -104,10 +104,10 @@ def _sent(value: str | int | Sequence[str | int | None] | None) -> bytes | None:
 
 
 def _error(result: PGresult) -> psycopg.Error:
-    state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+    code = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
     told = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
     try:
-        kind = psycopg.errors.lookup(state.decode())
+        kind = psycopg.errors.lookup(code.decode())
     except KeyError:
         kind = psycopg.OperationalError
     return kind(told.decode(errors="replace"))

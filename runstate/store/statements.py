@@ -54,8 +54,12 @@ class Statements(Leases):
 
     # --- birth ----------------------------------------------------------------------------------------------------
 
-    def create(self, with_settings: bool) -> str:
-        """Create many runs: gives back id, seq and time of those that nothing stood in the way of."""
+    @cached_property
+    def create(self) -> Mapping[bool, str]:
+        """Create many runs, with settings or without: gives back id, seq and time of those that nothing hindered."""
+        return {with_settings: self._create(with_settings) for with_settings in (True, False)}
+
+    def _create(self, with_settings: bool) -> str:
         # What stands beside a run is written first: once the run is there, nobody may add to it.
         beside = self.words is not SQLITE and with_settings
         waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
