@@ -675,7 +675,7 @@ def test_an_abandoned_slot_is_told(on_postgres: Patient) -> None:
 
 def test_an_abandoned_prepared_transaction_is_told(on_postgres: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     """It outlives its session, on a server that is configured for them, which this one is not."""
-    monkeypatch.setattr(health, "_PREPARED", "SELECT 'forgotten', 7200000000 WHERE %(seconds)s >= 0")
+    monkeypatch.setattr(health, "_PREPARED", "SELECT 'forgotten', 7200000000 WHERE %(seconds)s::float8 >= 0")
     found = on_postgres.only()
     assert ("warning", "prepared", "forgotten") == (found.severity, found.what, found.thing)
     assert "left for 2h" in found.sentence

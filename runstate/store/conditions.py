@@ -167,15 +167,19 @@ def held_by(words: Words, event: RunEvent) -> str:
 
 def _birth(words: Words) -> Guard:
     """Return the guard of what is inserted."""
+    kind = "json_type" if words is SQLITE else "json_typeof"
+    valid = "json_valid(NEW.detail) AND " if words is SQLITE else ""
     empty = " AND ".join(f"NEW.{column} IS NULL" for column in _EMPTY_AT_BIRTH)
     return Guard(
         "birth",
         "INSERT",
-        f"NEW.status = '{BIRTH}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty}"
-        " AND NEW.created_at = NEW.at / 1000000 AND (NEW.ready_at IS NULL OR NEW.not_before IS NULL)"
+        f"NEW.status = '{BIRTH}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty} AND {_held(BIRTH)}"
+        f" AND NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1} AND NEW.created_at = NEW.at / 1000000"
+        f" AND NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}"
+        " AND (NEW.ready_at IS NULL OR NEW.not_before IS NULL)"
         " AND NEW.id <> '' AND NEW.thread_id <> '' AND NEW.assistant_id <> ''"
-        " AND (NEW.exclusive IS NULL OR NEW.exclusive IN ('reject', 'queue'))"
-        f" AND {_fields(words)}",
+        " AND (NEW.exclusive IS NULL OR NEW.exclusive = 'reject' OR NEW.exclusive = 'queue')"
+        f" AND (NEW.detail IS NULL OR ({valid}{kind}(NEW.detail) = 'object'))",
         f"a run is born {BIRTH}, at version 1, with no stamp but its birth",
     )
 
