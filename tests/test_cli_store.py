@@ -30,6 +30,7 @@ from runstate.plausible import judge
 from runstate.store import Store, open_store
 from runstate.store.migrations import ddl
 from runstate.store.tables import POSTGRES, SQLITE
+from runstate.worker import Context, drive
 from tests.postgres import postgres_server, postgres_url
 from tests.test_cli import on_a_terminal, process
 
@@ -148,6 +149,19 @@ def test_what_list_and_show_say_other_commands_read(desk: Desk) -> None:
     shown = desk.ask("runs", "show", run_id, "--json").stdout
     assert 0 == desk.ask("check", "-", stdin=shown).exit_code
     assert f"{run_id} is completed" in desk.ask("diagram", "--run", "-", stdin=shown).stdout
+
+
+def test_show_tells_how_far_it_is(desk: Desk) -> None:
+    """The last thing that the run's handler said."""
+    run_id = desk.store.create(thread_id="t", assistant_id="a", model="m").id
+    assert desk.said("runs", "show", run_id)["progress"] is None
+
+    def say(ctx: Context) -> None:
+        ctx.progress("page 3 of 6")
+
+    drive(desk.store, run_id, say)
+    assert "page 3 of 6" == desk.said("runs", "show", run_id)["progress"]
+    assert "page 3 of 6" in desk.ask("runs", "show", run_id).stdout
 
 
 def test_show_tells_all_there_is(desk: Desk) -> None:

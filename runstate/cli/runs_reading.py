@@ -108,13 +108,14 @@ def show(run_id: str, url: str, as_json: bool) -> None:
         run = store.get(run_id)
         if run.version != len(entries):
             entries = store.history(run_id)[: run.version]
+        progress = store.progress(run_id)
     if as_json:
-        emit_json({**run_json(run), "history": [entry_json(entry) for entry in entries]})
+        emit_json({**run_json(run), "progress": progress, "history": [entry_json(entry) for entry in entries]})
         return
     console = screen()
     console.print(Text.from_ansi(lanes(console, standing_of(run))))
     console.print()
-    pairs(_facts(run))
+    pairs([*_facts(run), ("progress", progress or "")])
     console.print()
     _print_history(entries)
 

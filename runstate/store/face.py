@@ -258,6 +258,9 @@ class AsyncStore:
     @_like(Everything.get)
     def get(self) -> None: ...
 
+    @_like(Everything.progress)
+    def progress(self) -> None: ...
+
     @_like(Everything.list)
     def list(self) -> None: ...
 

@@ -178,6 +178,11 @@ class Queries:
             f" WHERE n.run = {self.param('run')}"
         )
 
+    @cached_property
+    def progress(self) -> str:
+        """What a run's worker said last of how far it is."""
+        return f"SELECT n.progress FROM runstate_notes AS n WHERE n.run = {self.param('run')}"
+
     CLAIMED: Final = (
         *("seq", "version", "id", "created_at", "thread_id", "assistant_id", "model", "status", "at"),
         *("queue", "priority", "attempt", "expires_at", "started_at", "actor"),

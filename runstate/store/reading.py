@@ -69,6 +69,16 @@ class Reading(Asking):
         demand(plain_text("run_id", run_id))
         return self._way.read(lambda session: read_run(_one_by_id(session, run_id)))
 
+    def progress(self, run_id: str) -> str | None:
+        """Return what the run's handler said last by `ctx.progress`; None if nothing. Raises `RunNotFound`."""
+        demand(plain_text("run_id", run_id))
+
+        def look(session: Session) -> str | None:
+            found = session.run(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
+            return found[0][0] if found else None
+
+        return self._way.read(look)
+
     def list(
         self,
         *,

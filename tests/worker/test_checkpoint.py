@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runstate import InvalidRun, Usage
-from runstate.errors import LeaseLost
+from runstate.errors import LeaseLost, RunNotFound
 from runstate.store import Store, open_store
 from runstate.worker import Context, Outcome
 from tests.store.support import Prompt
@@ -220,7 +220,15 @@ def test_progress_is_seen_from_outside(kind: str, store: Store, prompt: Prompt) 
     run = finished(store, plain if kind == "plain" else later)
     assert "completed" == run.status, run.last_error
     assert ["b" * 1000] == seen
+    assert "b" * 1000 == store.progress(run.id) == asyncio.run(store.aio.progress(run.id))
     assert {"step": 1} == json.loads(notes(prompt, run.id)["checkpoint"])
+
+
+def test_progress_of_nobody(store: Store) -> None:
+    """A run whose handler said nothing has none, and no run is told as such."""
+    assert store.progress(store.create(**new()).id) is None
+    with pytest.raises(RunNotFound, match="run_nowhere"):
+        store.progress("run_nowhere")
 
 
 def test_progress_that_cannot_be(store: Store) -> None:
