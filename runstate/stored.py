@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -21,7 +21,8 @@ class StoredRun(RunSnapshot):
 
     __slots__ = ("_unread", "actor", "at", "attempt", "event", "priority", "queue", "ready", "seq", "source", "version")
 
-    _unread: Callable[[], tuple[Any, ...]] | None
+    _unread: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], Sequence[Any]] | None
+    """The row it is read from, and what reads it; None once it was read."""
     seq: int
     """The store's own number for it; rises with every run created."""
     version: int
@@ -45,9 +46,10 @@ class StoredRun(RunSnapshot):
     @classmethod
     def unread(
         cls,
-        read: Callable[[], tuple[Any, ...]],
-        *,
+        read: Callable[[Sequence[Any]], tuple[Any, ...]],
+        row: Sequence[Any],
         seq: int,
+        run_id: str,
         attempt: int,
         at: int,
         priority: int,
@@ -61,9 +63,15 @@ class StoredRun(RunSnapshot):
         rest of a turn.
         """
         run = cls.__new__(cls)
-        run._unread = read
-        run.seq, run.attempt, run.at, run.priority = seq, attempt, at, priority
-        run._status, run._expires_at, run._thread_id = status, expires_at, thread_id
+        run._unread = (read, row)
+        run.seq = seq
+        run.attempt = attempt
+        run.at = at
+        run.priority = priority
+        run._id = run_id
+        run._status = status
+        run._expires_at = expires_at
+        run._thread_id = thread_id
         return run
 
     if not TYPE_CHECKING:  # or a type checker would take any attribute for one of these
@@ -72,10 +80,11 @@ class StoredRun(RunSnapshot):
             """Read the run, as somebody asks for more of it than is known."""
             if name == "_unread" or name.startswith("__"):
                 raise AttributeError(name)
-            read = getattr(self, "_unread", None)
-            if read is None:
+            unread = getattr(self, "_unread", None)
+            if unread is None:
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
-            self.__setstate__(read())
+            read, row = unread
+            self.__setstate__(read(row))
             self._unread = None
             return getattr(self, name)
 

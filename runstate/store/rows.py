@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 from runstate import wire
@@ -108,15 +107,9 @@ def worker_of(row: Row) -> int | None:
 
 def read_claim(row: Row) -> StoredRun:
     """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
+    seq, _, run_id, _, thread_id, _, _, status, at, _, priority, attempt, expires_at, _, _, _ = row
     return StoredRun.unread(
-        partial(_read_claim, row),
-        seq=row[0],
-        attempt=row[11],
-        at=row[8],
-        priority=row[10],
-        status=_STATUS[row[7]],
-        expires_at=row[12],
-        thread_id=row[4],
+        _read_claim, row, seq, run_id, attempt, at, priority, _STATUS[status], expires_at, thread_id
     )
 
 

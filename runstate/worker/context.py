@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Outcome", "RunFailed", "TokenLimitReached"]
 
+_NEVER: Final = float("inf")
 _MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
 _MOST_CHECKPOINT: Final = 16 * 1024 * 1024
 _MOST_PROGRESS: Final = 1000
@@ -80,6 +81,8 @@ class Outcome:
     """What the event carries: the required action, the error, the limit."""
 
 
+_NO_OUTPUTS: Final[Mapping[str, str]] = {}
+_NO_USAGE: Final = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
 _CARRIED: Final[Mapping[RunEvent, type[object]]] = {
     RunEvent.COMPLETE: type(None),
@@ -98,26 +101,35 @@ class Context:
     """
 
     __slots__ = (
-        *("_asynchronous", "_cancelling", "_checkpoint", "_ends", "_lease", "_limit", "_prompt", "_completion"),
-        *("_saw_cancelling", "_store", "run", "tool_outputs"),
+        *("_asynchronous", "_cancelling", "_checkpoint", "_lease", "_limit", "_prompt", "_completion"),
+        *("_saw_cancelling", "_store", "ends_at", "run", "tool_outputs"),
     )
 
-    def __init__(self, store: Store, lease: Lease, claim: Claim, *, asynchronous: bool) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, run: StoredRun, past: Claim | None, now: float, asynchronous: bool
+    ) -> None:
         self._store = store
         self._lease = lease
         self._asynchronous = asynchronous
-        self.run: StoredRun = claim.run
+        self.run: StoredRun = run
         """The run as it was claimed."""
-        self.tool_outputs: Mapping[str, str] = claim.tool_outputs
-        """The outputs that were submitted last, by call id; empty before any tool round."""
-        self._checkpoint = claim.checkpoint
-        self._prompt = claim.usage.prompt_tokens
-        self._completion = claim.usage.completion_tokens
+        if past is None:  # the usual case, for which nothing is made
+            at = run.at
+            self.tool_outputs: Mapping[str, str] = _NO_OUTPUTS
+            """The outputs that were submitted last, by call id; empty before any tool round."""
+            self._checkpoint: Any = None
+            self._prompt = self._completion = 0
+        else:
+            at = past.at
+            self.tool_outputs = past.tool_outputs
+            self._checkpoint = past.checkpoint
+            self._prompt = past.usage.prompt_tokens
+            self._completion = past.usage.completion_tokens
         self._limit: IncompleteReason | None = None
         self._cancelling = self._saw_cancelling = False
         # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
-        expires_at = self.run.expires_at
-        self._ends = float("inf") if expires_at is None else monotonic() + expires_at - claim.at / 1_000_000
+        expires_at = run.expires_at
+        self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - at / 1_000_000
 
     def __repr__(self) -> str:
         return f"<Context of {self.run.id}, attempt {self.run.attempt}>"
@@ -157,7 +169,7 @@ class Context:
     @property
     def seconds_left(self) -> float:
         """Seconds until the deadline. At the deadline the run expires, whatever the handler does."""
-        return self._ends - monotonic()
+        return self.ends_at - monotonic()
 
     # --- what it can do -------------------------------------------------------------------------------------------
 
@@ -252,10 +264,9 @@ class Context:
         """Return the settle for what a handler returned."""
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
-        if outcome is None and self._saw_cancelling:
-            return self._settle(RunEvent.CONFIRM_CANCEL)
         if outcome is None or outcome is _COMPLETE:
-            return self._settle(RunEvent.COMPLETE)
+            confirmed = outcome is None and self._saw_cancelling
+            return self._settle_plainly(RunEvent.CONFIRM_CANCEL if confirmed else RunEvent.COMPLETE)
         if not isinstance(outcome, Outcome) or not isinstance(outcome.value, _CARRIED.get(outcome.event, ())):
             return self._settle(RunEvent.FAIL, last_error=LastError("server_error", _nonsense(outcome)))
         match outcome.value:
@@ -280,7 +291,13 @@ class Context:
 
     def settle_event(self, event: RunEvent) -> Settle:
         """Return the settle for what the worker itself decided: a cancel confirmed, a deadline passed."""
-        return self._settle(event)
+        return self._settle_plainly(event)
+
+    def _settle_plainly(self, event: RunEvent) -> Settle:
+        """Return the settle of an event that carries nothing: so most runs end, and it is made with less ado."""
+        if self.run.attempt > 1:
+            return self._settle(event)
+        return Settle(self.run, event, _usage_text(self._prompt, self._completion))
 
     def _settle(
         self,
@@ -297,17 +314,13 @@ class Context:
             kept = f'{{"required_action":{required}}}'
             noted = self.usage if prompt or completion else None
             return Settle(self.run, event, noted=noted, required_action=required, detail=kept)
-        usage = _usage_text(prompt, completion)
-        laden = last_error is not None or incomplete_details is not None or detail is not None
-        if not laden and self.run.attempt < 2:
-            return Settle(self.run, event, usage)
         told = detail or {}
         if self.run.attempt > 1:
             told = {**told, "attempt": self.run.attempt}
         return Settle(
             self.run,
             event,
-            usage,
+            _usage_text(prompt, completion),
             last_error=json_text(last_error),
             incomplete_details=json_text(incomplete_details),
             detail=detail_text(told) if told else None,
@@ -334,4 +347,6 @@ def _sentence(error: BaseException) -> str:
 
 
 def _usage_text(prompt: int, completion: int) -> str:
+    if not (prompt or completion):
+        return _NO_USAGE
     return f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion}}}'

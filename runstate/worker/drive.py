@@ -10,11 +10,11 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from runstate.clock import monotonic
 from runstate.errors import StoreError
 from runstate.store.bell import Hint
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim
 from runstate.stored import StoredRun
-from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler
 from runstate.worker.hands import Hands, log, outside_of_loops
 
@@ -31,10 +31,7 @@ class _Hand(Hands):
 
     async def drive(self, run_id: str) -> StoredRun | None:
         """Drive the run if it can be claimed or taken over; return it as it stands afterwards."""
-        self._woken = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._crew = Crew()
-        await self._take_lease()
+        await self._set_up()
         chores: asyncio.Task[None] | None = None
         try:
             claim = await self._claim(run_id)
@@ -66,7 +63,7 @@ class _Hand(Hands):
         return taken[0] if taken else None
 
     async def _see_through(self, claim: Claim) -> None:
-        self._start(claim)
+        self._start(claim.run, claim, monotonic())
         while self._working and not self._lost:
             self._woken.clear()
             if not self._done:

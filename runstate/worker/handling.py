@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, cast
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias
 
 import attrs
 
 from runstate.worker.context import Context, Outcome
 
-__all__ = ["Handler", "Raised", "call", "call_later", "is_asynchronous"]
+__all__ = ["Handler", "Raised", "TaskMaker", "call", "is_asynchronous", "task_maker"]
 
 Handler: TypeAlias = Callable[[Context], Outcome | None] | Callable[[Context], Awaitable[Outcome | None]]
 """A function of a run's context, plain or async, that returns what came of the run: nothing means completed."""
 
+TaskMaker: TypeAlias = "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]"
+"""Makes a task of a coroutine, under a name."""
 
 @attrs.frozen
 class Raised:
@@ -46,14 +49,20 @@ def call(handler: Handler, ctx: Context) -> object:
     return returned
 
 
-async def call_later(handler: Handler, ctx: Context) -> object:
-    """Await an async handler; return what it returns, or what it `Raised`. Only who cancels the task cancels it."""
-    try:
-        return await cast("Callable[[Context], Awaitable[Outcome | None]]", handler)(ctx)
-    except asyncio.CancelledError as error:
-        current = asyncio.current_task()
-        if current is None or current.cancelling():
-            raise
-        return Raised(error)  # of something that the handler awaited
-    except BaseException as error:
-        return Raised(error)
+def _as_asyncio_does(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether nobody has a say in how a loop makes its tasks."""
+    own = getattr(type(loop), "create_task", None) is asyncio.BaseEventLoop.create_task
+    return own and loop.get_task_factory() is None
+
+
+def task_maker(loop: asyncio.AbstractEventLoop) -> TaskMaker:
+    """Return what makes tasks of a loop.
+
+    A task that is made directly saves its number, which is a text, and on Python 3.12 it begins at once: a handler
+    that never waits is then done without a round of the loop.
+    """
+    if not _as_asyncio_does(loop):
+        return lambda coroutine, name: loop.create_task(coroutine, name=name)
+    if sys.version_info < (3, 12):
+        return lambda coroutine, name: asyncio.Task(coroutine, loop=loop, name=name)
+    return lambda coroutine, name: asyncio.Task(coroutine, loop=loop, name=name, eager_start=True)

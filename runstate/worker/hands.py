@@ -19,9 +19,10 @@ from runstate.lifecycle import LAW, RunEvent, RunStatus
 from runstate.store.commands import Settle
 from runstate.store.creating import plain_text, queue_names
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, Lease, worker_name
+from runstate.stored import StoredRun
 from runstate.worker.context import Context
 from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, is_asynchronous
+from runstate.worker.handling import Handler, TaskMaker, is_asynchronous, task_maker
 from runstate.worker.pulse import Pulse
 from runstate.worker.work import Work
 
@@ -99,6 +100,7 @@ class Hands:
         self._loop: asyncio.AbstractEventLoop
         self._woken: asyncio.Event
         self._crew: Crew
+        self._make_task: TaskMaker | None
         self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -108,6 +110,13 @@ class Hands:
     def _room(self) -> int:
         """How many more handlers may be called."""
         return max(0, self._concurrency - len(self._working) - len(self._strays))
+
+    async def _set_up(self) -> None:
+        self._woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._crew = Crew()
+        self._make_task = task_maker(self._loop) if self._asynchronous else None
+        await self._take_lease()
 
     # --- the lease ------------------------------------------------------------------------------------------------
 
@@ -167,27 +176,28 @@ class Hands:
 
     # --- its runs -------------------------------------------------------------------------------------------------
 
-    def _start(self, claim: Claim) -> None:
-        run = claim.run
+    def _start(self, run: StoredRun, past: Claim | None, now: float) -> None:
+        """Call the handler for a run, with what it goes on with, if it was worked on before."""
         if run.status is _CANCELLING:  # somebody asked before its claim was known of
             self._done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
             self._woken.set()
             return
-        work = Work(Context(self._store, self._lease, claim, asynchronous=self._asynchronous))
+        work = Work(Context(self._store, self._lease, run, past, now, self._asynchronous), now, self._finish)
         self._working[work.seq] = work
-        work.begin(self._handler, self._asynchronous, self._crew)
-        work.future.add_done_callback(lambda _: self._finish(work))
+        work.begin(self._handler, self._make_task, self._crew)
 
-    def _finish(self, work: Work) -> None:
+    def _finish(self, work: Work, returned: object) -> None:
         """Take what came of a handler, if its run is still this worker's."""
-        self._woken.set()
         if self._working.get(work.seq) is not work:
-            self._strays.discard(work)
-            self._hinted = True
+            if work in self._strays:
+                self._strays.discard(work)
+                self._hinted = True
+                self._woken.set()
             return
         del self._working[work.seq]
+        self._woken.set()
         try:
-            settle = work.settle()
+            settle = work.settle(returned)
         except Exception as error:  # a fault of this library: the run must end all the same
             log.exception("run %s: what its handler returned cannot be committed", work.ctx.run_id)
             settle = work.ctx.settle_error(error, "")
@@ -265,7 +275,10 @@ class Hands:
 
     def _pass_deadlines(self) -> None:
         """End the runs whose deadline has come, whatever their handlers do."""
-        for work in [work for work in self._working.values() if work.ctx.seconds_left <= 0]:
+        now = monotonic()
+        for work in [work for work in self._working.values() if work.future.done()]:
+            work.end(work.future)  # somebody else cancelled the task before it could begin
+        for work in [work for work in self._working.values() if work.ctx.ends_at <= now]:
             del self._working[work.seq]
             self._done.append(work.ctx.settle_event(RunEvent.EXPIRE))
             self._let_go(work)

@@ -5,41 +5,75 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final, cast
 
-from runstate.clock import monotonic
 from runstate.errors import RunstateError
 from runstate.lifecycle import RunEvent
 from runstate.store.commands import Settle
-from runstate.worker.context import Context
+from runstate.worker.context import Context, Outcome
 from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, Raised, call, call_later
+from runstate.worker.handling import Handler, Raised, TaskMaker, call
 
 __all__ = ["Work"]
 
 log: Final = logging.getLogger("runstate.worker")
 
+_CANCELLED: Final = object()
+"""What a handler returns whose task was cancelled."""
 _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 
 
 class Work:
     """A claimed run whose handler is called."""
 
-    __slots__ = ("begun_at", "ctx", "future", "seq")
+    __slots__ = ("_take", "begun_at", "ctx", "future", "seq")
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, begun_at: float, take: Callable[[Work, object], None]) -> None:
         self.ctx: Final = ctx
         self.seq: Final = ctx.run.seq
-        self.begun_at: Final = monotonic()
-        self.future: asyncio.Future[object]
+        self.begun_at: Final = begun_at
+        """When its claim was known; it is not called earlier."""
+        self._take = take
+        """Takes what the handler returned or `Raised`, in the loop; what is taken twice is taken once."""
+        self.future: asyncio.Future[Any]
 
-    def begin(self, handler: Handler, asynchronous: bool, crew: Crew) -> None:
+    def begin(self, handler: Handler, make_task: TaskMaker | None, crew: Crew) -> None:
         """Call the handler: a coroutine as a task, a plain function in a thread."""
-        if asynchronous:
-            self.future = asyncio.get_running_loop().create_task(call_later(handler, self.ctx))
+        if make_task is not None:
+            self.future = make_task(self._await(handler), self.ctx.run.id)
         else:
             self.future = crew.call(partial(call, handler, self.ctx))
+            self.future.add_done_callback(self.end)
+
+    async def _await(self, handler: Handler) -> None:
+        """Await an async handler. Only who cancels the task cancels it.
+
+        What came of it is handed over here: a callback of the task would cost another round of the loop a run.
+        """
+        try:
+            returned = await cast("Callable[[Context], Awaitable[Outcome | None]]", handler)(self.ctx)
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                self._take(self, _CANCELLED)
+                raise
+            self._take(self, Raised(error))  # of something that the handler awaited
+        except GeneratorExit:
+            raise  # the loop was closed around it: nobody is there to take anything
+        except BaseException as error:
+            self._take(self, Raised(error))
+        else:
+            self._take(self, returned)
+
+    def end(self, future: asyncio.Future[Any]) -> None:
+        """Hand over what came of a future that is done: a thread's, or a task's that could not do it itself."""
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self._take(self, Raised(error))
+        else:
+            self._take(self, _CANCELLED if future.cancelled() else future.result())
 
     def cancel(self, asynchronous: bool) -> None:
         """Let the handler know that its run shall be cancelled: an async one by CancelledError."""
@@ -51,13 +85,15 @@ class Work:
         self.ctx.ask_to_cancel()
         if asynchronous:
             self.future.cancel()
+            self.future.add_done_callback(self.end)  # a task that has not begun never will
 
-    def settle(self) -> Settle:
-        """Return what to commit, now that the handler is done."""
-        future, ctx = self.future, self.ctx
-        if future.cancelled() and ctx.is_cancelling:
-            return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
-        returned = Raised(asyncio.CancelledError("by others")) if future.cancelled() else future.result()
+    def settle(self, returned: object) -> Settle:
+        """Return what to commit for what the handler returned."""
+        ctx = self.ctx
+        if returned is _CANCELLED:
+            if ctx.is_cancelling:
+                return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
+            returned = Raised(asyncio.CancelledError("by others"))
         if not isinstance(returned, Raised):
             return ctx.settle(returned)
         error = returned.error

@@ -19,7 +19,6 @@ from runstate.errors import StoreError
 from runstate.store.bell import Hint
 from runstate.store.commands import Turn, Turned
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, a_claim
-from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler
 from runstate.worker.hands import Hands, log, outside_of_loops, possible
 
@@ -122,12 +121,6 @@ class Worker(Hands):
         await self._set_up()
         await self._work(until_idle=until_idle)
 
-    async def _set_up(self) -> None:
-        self._woken = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._crew = Crew()
-        await self._take_lease()
-
     async def _work(self, *, until_idle: bool) -> None:
         chores = self._begin_chores()
         try:
@@ -209,7 +202,7 @@ class Worker(Hands):
             return
         for claim in () if self._lost else claims:
             log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
-            self._start(claim)
+            self._start(claim.run, claim, monotonic())
         self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
 
     def _is_over(self, until_idle: bool) -> bool:
@@ -256,6 +249,7 @@ class Worker(Hands):
         self.settled += len(settles) - len(turned.refused)
         if turned.refused:
             self._take_refusals(settles, turned.refused)
+        now = monotonic()
         for run, past in () if self._lost else turned.claimed:
-            self._start(a_claim(run, past))
+            self._start(run, None if past is None else a_claim(run, past), now)
         return len(turned.claimed)
