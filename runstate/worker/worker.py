@@ -32,10 +32,6 @@ _PARTED: Final = 32
 _AWAY_S: Final = 0.2  # before asking a database again that went away
 
 
-def _itself(turned: Turned) -> Turned:
-    return turned
-
-
 class Worker(Hands):
     """Drives the runs of a store.
 
@@ -230,7 +226,7 @@ class Worker(Hands):
         turn = Turn(
             self._lease.token,
             self.name,
-            _itself,
+            self._take_claims,
             queues=self._queues if free else (),
             limit=free,
             settles=settles,
@@ -249,7 +245,11 @@ class Worker(Hands):
         self.settled += len(settles) - len(turned.refused)
         if turned.refused:
             self._take_refusals(settles, turned.refused)
+        return len(turned.claimed)
+
+    def _take_claims(self, turned: Turned) -> Turned:
+        """Call the handlers, as soon as the answer is in the loop: those that do not wait are done when it is read."""
         now = monotonic()
         for run, past in () if self._lost else turned.claimed:
             self._start(run, None if past is None else a_claim(run, past), now)
-        return len(turned.claimed)
+        return turned
