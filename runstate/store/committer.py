@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Final, TypeVar
 
@@ -109,15 +109,12 @@ class Committer:
 
     def _more(self, most: int) -> list[Command[Any]]:
         more: list[Command[Any]] = []
-        try:
-            while len(more) < most:
-                command = self._waiting.get_nowait()
-                if command is None:
-                    self._waiting.put(None)
-                    break
-                more.append(command)
-        except Empty:
-            pass
+        while len(more) < most and not self._waiting.empty():  # only this thread takes from it
+            command = self._waiting.get()
+            if command is None:
+                self._waiting.put(None)
+                break
+            more.append(command)
         return more
 
     def _connected(self) -> Session:
@@ -196,10 +193,8 @@ class Committer:
             else:
                 loops.setdefault(command.future.get_loop(), []).append(command)
         for loop, commands in loops.items():
-            try:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
                 loop.call_soon_threadsafe(_resolve, commands)
-            except RuntimeError:
-                continue  # the loop is closed: nobody waits there any more
         self._committed(batch)
 
     def close(self) -> None:

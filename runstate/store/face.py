@@ -83,9 +83,10 @@ class Store(Everything):
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
         """Ring for what a committed batch has changed."""
-        hint = Hint(0)
-        for command in batch:
-            hint |= command.hint
+        hint = batch[0].hint
+        for command in batch[1:]:
+            if command.hint is not hint:  # putting flags together takes a microsecond, and most are alike
+                hint |= command.hint
         if hint:
             self.bell.ring(hint)
 

@@ -134,7 +134,7 @@ class Worker(Hands):
 
     def _hear(self, hint: Hint) -> None:
         """Listen to the bell, from any thread."""
-        if hint & (Hint.QUEUED | Hint.CANCELLING):
+        if hint is not Hint.ENTRY and hint & (Hint.QUEUED | Hint.CANCELLING):  # each own turn rings for entries alone
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._take_hint, hint)
 
