@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, c
 from runstate.errors import StoreError
 from runstate.store.address import database_at
 from runstate.store.asking import ByCommitter, Inside, Readers, Way
-from runstate.store.bell import Bell, Hint, NotifyBell, VersionBell
+from runstate.store.bell import Bell, NotifyBell, VersionBell
 from runstate.store.commands import Command
 from runstate.store.committer import Committer
 from runstate.store.creating import Creating

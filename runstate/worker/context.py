@@ -130,6 +130,7 @@ class Context:
         # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
         expires_at = run.expires_at
         self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - at / 1_000_000
+        """When the deadline comes, by the clock that nobody sets."""
 
     def __repr__(self) -> str:
         return f"<Context of {self.run.id}, attempt {self.run.attempt}>"
@@ -265,8 +266,9 @@ class Context:
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
         if outcome is None or outcome is _COMPLETE:
-            confirmed = outcome is None and self._saw_cancelling
-            return self._settle_plainly(RunEvent.CONFIRM_CANCEL if confirmed else RunEvent.COMPLETE)
+            return self.settle_event(
+                RunEvent.CONFIRM_CANCEL if outcome is None and self._saw_cancelling else RunEvent.COMPLETE
+            )
         if not isinstance(outcome, Outcome) or not isinstance(outcome.value, _CARRIED.get(outcome.event, ())):
             return self._settle(RunEvent.FAIL, last_error=LastError("server_error", _nonsense(outcome)))
         match outcome.value:
@@ -290,14 +292,11 @@ class Context:
         return self._settle(RunEvent.FAIL, last_error=last, detail={"traceback": traceback})
 
     def settle_event(self, event: RunEvent) -> Settle:
-        """Return the settle for what the worker itself decided: a cancel confirmed, a deadline passed."""
-        return self._settle_plainly(event)
-
-    def _settle_plainly(self, event: RunEvent) -> Settle:
-        """Return the settle of an event that carries nothing: so most runs end, and it is made with less ado."""
+        """Return the settle for an event that carries nothing: an end, a cancel confirmed, a deadline passed."""
         if self.run.attempt > 1:
             return self._settle(event)
-        return Settle(self.run, event, _usage_text(self._prompt, self._completion))
+        prompt, completion = self._prompt, self._completion
+        return Settle(self.run, event, _usage_text(prompt, completion) if prompt or completion else _NO_USAGE)
 
     def _settle(
         self,
@@ -347,6 +346,4 @@ def _sentence(error: BaseException) -> str:
 
 
 def _usage_text(prompt: int, completion: int) -> str:
-    if not (prompt or completion):
-        return _NO_USAGE
     return f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion}}}'

@@ -21,6 +21,7 @@ Handler: TypeAlias = Callable[[Context], Outcome | None] | Callable[[Context], A
 TaskMaker: TypeAlias = "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]"
 """Makes a task of a coroutine, under a name."""
 
+
 @attrs.frozen
 class Raised:
     """What a handler raised. Also what would end the thread or the loop: a run is never lost by it."""

@@ -276,9 +276,12 @@ class Hands:
     def _pass_deadlines(self) -> None:
         """End the runs whose deadline has come, whatever their handlers do."""
         now = monotonic()
-        for work in [work for work in self._working.values() if work.future.done()]:
-            work.end(work.future)  # somebody else cancelled the task before it could begin
-        for work in [work for work in self._working.values() if work.ctx.ends_at <= now]:
+        for work in list(self._working.values()):
+            if work.future.done():
+                work.end(work.future)  # somebody else cancelled the task before it could begin
+                continue
+            if work.ctx.ends_at > now:
+                continue
             del self._working[work.seq]
             self._done.append(work.ctx.settle_event(RunEvent.EXPIRE))
             self._let_go(work)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two looks for runs when no hint comes
-_PARTED: Final = 32
+_MOST: Final = 500  # runs a turn: past it a commit gains little, and the loop stands still while they are begun
 _AWAY_S: Final = 0.2  # before asking a database again that went away
 
 
@@ -66,9 +66,6 @@ class Worker(Hands):
         )
         possible(checks.number(0, checks.YEAR_10000)("drain_s", drain_s))
         self._drain_s = drain_s
-        # Half a hand at a time: while one half is committed, the handlers of the other half run. A small hand is not
-        # parted, because there the commit costs more than the handlers.
-        self._stride = concurrency if concurrency < _PARTED else concurrency // 2
         self._stop_at = float("inf")
         self._going: asyncio.Task[None] | None = None
         self.settled: int = 0
@@ -154,7 +151,9 @@ class Worker(Hands):
                 continue
             if self._stopping and self._unsure and monotonic() >= self._stop_at:
                 return  # the database is away, and nobody waits for it any more
-            free = min(self._free(), self._stride)
+            # All at once: half a hand while the handlers of the other half run was slower on both databases, with
+            # 100 slots and with 400, for what a commit costs is mostly its own.
+            free = min(self._free(), _MOST)
             if free and self._adrift:
                 self._adrift = False
                 await self._take_over(free)
