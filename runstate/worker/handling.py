@@ -13,12 +13,12 @@ import attrs
 
 from runstate.worker.context import Context, Outcome
 
-__all__ = ["Handler", "Raised", "TaskMaker", "call", "is_asynchronous", "task_maker"]
+__all__ = ["Handler", "Raised", "Spawn", "call", "is_asynchronous", "spawning"]
 
 Handler: TypeAlias = Callable[[Context], Outcome | None] | Callable[[Context], Awaitable[Outcome | None]]
 """A function of a run's context, plain or async, that returns what came of the run: nothing means completed."""
 
-TaskMaker: TypeAlias = "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]"
+Spawn: TypeAlias = "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]"
 """Makes a task of a coroutine, under a name."""
 
 
@@ -56,7 +56,7 @@ def _as_asyncio_does(loop: asyncio.AbstractEventLoop) -> bool:
     return own and loop.get_task_factory() is None
 
 
-def task_maker(loop: asyncio.AbstractEventLoop) -> TaskMaker:
+def spawning(loop: asyncio.AbstractEventLoop) -> Spawn:
     """Return what makes tasks of a loop.
 
     A task that is made directly saves its number, which is a text, and on Python 3.12 it begins at once: a handler

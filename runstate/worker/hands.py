@@ -22,7 +22,7 @@ from runstate.store.working import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, L
 from runstate.stored import StoredRun
 from runstate.worker.context import Context
 from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, TaskMaker, is_asynchronous, task_maker
+from runstate.worker.handling import Handler, Spawn, is_asynchronous, spawning
 from runstate.worker.pulse import Pulse
 from runstate.worker.work import Work
 
@@ -100,7 +100,7 @@ class Hands:
         self._loop: asyncio.AbstractEventLoop
         self._woken: asyncio.Event
         self._crew: Crew
-        self._make_task: TaskMaker | None
+        self._spawn: Spawn | None
         self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -115,7 +115,7 @@ class Hands:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._crew = Crew()
-        self._make_task = task_maker(self._loop) if self._asynchronous else None
+        self._spawn = spawning(self._loop) if self._asynchronous else None
         await self._take_lease()
 
     # --- the lease ------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Hands:
             return
         work = Work(Context(self._store, self._lease, run, past, now, self._asynchronous), now, self._finish)
         self._working[work.seq] = work
-        work.begin(self._handler, self._make_task, self._crew)
+        work.begin(self._handler, self._spawn, self._crew)
 
     def _finish(self, work: Work, returned: object) -> None:
         """Take what came of a handler, if its run is still this worker's."""

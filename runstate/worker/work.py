@@ -14,7 +14,7 @@ from runstate.lifecycle import RunEvent
 from runstate.store.commands import Settle
 from runstate.worker.context import Context, Outcome
 from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, Raised, TaskMaker, call
+from runstate.worker.handling import Handler, Raised, Spawn, call
 
 __all__ = ["Work"]
 
@@ -39,10 +39,10 @@ class Work:
         """Takes what the handler returned or `Raised`, in the loop; what is taken twice is taken once."""
         self.future: asyncio.Future[Any]
 
-    def begin(self, handler: Handler, make_task: TaskMaker | None, crew: Crew) -> None:
+    def begin(self, handler: Handler, spawn: Spawn | None, crew: Crew) -> None:
         """Call the handler: a coroutine as a task, a plain function in a thread."""
-        if make_task is not None:
-            self.future = make_task(self._await(handler), self.ctx.run.id)
+        if spawn is not None:
+            self.future = spawn(self._await(handler), self.ctx.run.id)
         else:
             self.future = crew.call(partial(call, handler, self.ctx))
             self.future.add_done_callback(self.end)
