@@ -72,6 +72,10 @@ class Queries:
         """Return a JSON column as the text it is, which psycopg would read into objects."""
         return column if self.words is SQLITE else f"{column}::text"
 
+    def search(self, column: str) -> str:
+        """Return a column to look another table up by, in a RETURNING too: there SQLite uses no index without the +."""
+        return f"+{column}" if self.words is SQLITE else column
+
     @property
     def noted(self) -> str:
         """The usage that workers noted, for who ends a run without knowing what it used."""
@@ -95,7 +99,7 @@ class Queries:
                 *("r.queue", "r.priority", "r.attempt", "r.ready_at IS NOT NULL"),
                 *("r.expires_at", "r.started_at", "r.cancelled_at", "r.failed_at", "r.completed_at", "r.worker"),
                 *(self.text(f"r.{name}") for name in ("required_action", "last_error", "incomplete_details", "usage")),
-                f"(SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = r.id)",
+                f"(SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {self.search('r.id')})",
             )
         )
 
@@ -191,7 +195,8 @@ class Queries:
     def claimed(self, table: str) -> str:
         """Return the columns that `rows.read_claim` reads, of a table."""
         names = ", ".join(f"{table}.{name}" for name in self.CLAIMED)
-        settings = f"SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {table}.id"
+        own = self.search(f"{table}.id")
+        settings = f"SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {own}"
         return f"{names}, ({settings})"
 
     @cached_property
