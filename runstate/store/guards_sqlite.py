@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from runstate.store.conditions import FOR_EVER, guards
+from runstate.store.conditions import FOR_EVER, guards, move_holds
 from runstate.store.entries import (
     BUSY,
     CLOSED,
@@ -40,28 +40,36 @@ def sqlite_guards() -> Iterator[str]:
             yield guard_by(f"guard_{guard.name}", when, refuse(guard.sentence))
     entry = f"INSERT INTO runstate_history {FIELDS}"
     yield guard_by("born", "AFTER INSERT ON runstate_run", f"BEGIN {entry} VALUES ({NEW_ENTRY}); END")
-    # One trigger for all guards of an update, because entering one costs more than what it compares; but what never
-    # changes is guarded where a statement writes to it, and nowhere else.
-    held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE" and guard.name != "identity"]
-    whole = " AND ".join(f"({guard.holds})" for guard in held)
-    which = " ".join(
-        f"WHEN NOT coalesce({guard.holds}, 0) THEN raise(ABORT, 'runstate: {guard.sentence}')" for guard in held
-    )
-    check = f"SELECT CASE WHEN NOT coalesce({whole}, 0) THEN CASE {which} END END;"
-    moved = f"{entry} SELECT {NEW_ENTRY} WHERE NEW.version <> OLD.version;"
-    yield guard_by("moved", "AFTER UPDATE ON runstate_run", f"BEGIN {check} {moved} END")
+    yield from _moving(guard_by)
     identity = next(guard for guard in guards(SQLITE) if guard.name == "identity")
     of = f"BEFORE UPDATE OF {', '.join(FOR_EVER)} ON runstate_run WHEN NOT ({identity.holds})"
     yield guard_by("guard_identity", of, refuse(identity.sentence))
     yield guard_by("ended", f"AFTER UPDATE OF status ON runstate_run WHEN {NEW_ENDED}", f"BEGIN {promote('NEW')}; END")
-    lapsed = "(SELECT closed FROM runstate_worker WHERE token = OLD.worker)"
-    yield guard_by(
-        "taken",
-        "BEFORE UPDATE OF worker ON runstate_run WHEN NEW.version = OLD.version AND NEW.worker <> 0"
-        f" AND NEW.worker <> OLD.worker AND coalesce({lapsed}, 1) = 0",
-        refuse(TAKEN),
-    )
     yield from _beside(guard_by, refuse)
+
+
+def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
+    """Yield the triggers of an update: of a move, which writes its entry, and of what changes beside the moves.
+
+    One for all guards, because entering a trigger costs more than what it compares; and after the update, for before
+    it SQLite would have to find the row again. What never changes is guarded where a statement writes to it, and
+    nowhere else. The entry is one of VALUES: as the table has a trigger of its own, the row of a SELECT would be put
+    into a temporary table first, at twice the cost of all else that an entry takes.
+    """
+    held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE" and guard.name != "identity"]
+    which = " ".join(
+        f"WHEN NOT coalesce({guard.holds}, 0) THEN raise(ABORT, 'runstate: {guard.sentence}')" for guard in held
+    )
+    # It is one of them that does not hold; but if ever none were found, the move must not pass.
+    refusal = f"CASE {which} ELSE raise(ABORT, 'runstate: {held[0].sentence}') END"
+    check = f"SELECT CASE WHEN {move_holds()} THEN 0 ELSE {refusal} END;"
+    entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
+    when = "AFTER UPDATE ON runstate_run WHEN NEW.version"
+    yield guard_by("moved", f"{when} <> OLD.version", f"BEGIN {check} {entry} END")
+    lapsed = "(SELECT closed FROM runstate_worker WHERE token = OLD.worker)"
+    taken = f"NEW.worker <> 0 AND NEW.worker <> OLD.worker AND coalesce({lapsed}, 1) = 0"
+    kept = f"SELECT CASE {which} WHEN {taken} THEN raise(ABORT, 'runstate: {TAKEN}') END;"
+    yield guard_by("kept", f"{when} = OLD.version", f"BEGIN {kept} END")
 
 
 def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
