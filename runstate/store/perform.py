@@ -26,8 +26,10 @@ from runstate.store.birth import create, in_parts, one
 from runstate.store.commands import Call, Command, Create, Move, Past, Settle, Turn
 from runstate.store.rows import Row, read_run, worker_of
 from runstate.store.session import Given, Session
+from runstate.store.sqlite import SqliteSession
 from runstate.store.statements import MOVE_COLUMNS, Outcome
 from runstate.store.tables import SQLITE
+from runstate.store.turns_sqlite import PLAIN, claim_next, complete_plain
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, Usage
 
@@ -226,18 +228,9 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
         session.run(statements.hold_threads, {"keys": [settle.run.seq for settle in settles]})
     limit = max(0, turn.limit - len(claimed))
     queues = list(turn.queues)
-    settled: set[int] = set()
-    for place, (outcome, group) in enumerate(groups, start=1):
-        laden = outcome[1]
-        values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in group])
-        fused = place == len(groups) and statements.words is not SQLITE and queues and limit and turn.run_id is None
-        if fused:
-            asked = {**owner, **values, "queue": queues.pop(0), "limit": limit}
-            found = session.run(statements.turn[outcome], asked)
-            settled |= {row[1] for row in found if row[0] == 0}
-            claimed += [row[1:] for row in found if row[0] == 1]
-        else:
-            settled |= {row[0] for row in session.run(statements.settle[outcome], {**owner, **values})}
+    together = statements.words is not SQLITE and groups and queues and limit and turn.run_id is None
+    claim = {"queue": queues.pop(0), "limit": limit} if together else None
+    settled = _settle(session, owner, groups, claim, claimed)
     if turn.run_id is not None:
         if not claimed:
             claimed += session.run(statements.claim_id, {**owner, "id": turn.run_id})
@@ -245,12 +238,43 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
         for queue in queues:
             left = turn.limit - len(claimed)
             if left > 0:
-                claimed += session.run(statements.claim, {**owner, "queue": queue, "limit": left})
+                claimed += _claim(session, {**owner, "queue": queue, "limit": left})
     for settle in settles:
         if settle.run.seq not in settled:
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
     turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
+
+
+def _settle(
+    session: Session,
+    owner: Given,
+    groups: Sequence[tuple[Outcome, Sequence[Settle]]],
+    claim: Given | None,
+    claimed: list[Row],
+) -> set[int]:
+    """Commit outcomes, the last group in one statement with a claim if one is asked; return the seqs of the settled."""
+    statements = session.statements
+    settled: set[int] = set()
+    for place, (outcome, group) in enumerate(groups, start=1):
+        if isinstance(session, SqliteSession) and outcome == PLAIN:
+            settled |= complete_plain(session, owner, group)
+            continue
+        laden = outcome[1]
+        values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in group])
+        if claim is not None and place == len(groups):
+            found = session.run(statements.turn[outcome], {**owner, **values, **claim})
+            settled |= {row[1] for row in found if row[0] == 0}
+            claimed += [row[1:] for row in found if row[0] == 1]
+        else:
+            settled |= {row[0] for row in session.run(statements.settle[outcome], {**owner, **values})}
+    return settled
+
+
+def _claim(session: Session, given: Given) -> Sequence[Row]:
+    if isinstance(session, SqliteSession):
+        return claim_next(session, given)
+    return session.run(session.statements.claim, given)
 
 
 def _is_parted(turn: Turn[Any]) -> bool:

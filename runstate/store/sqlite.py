@@ -66,7 +66,17 @@ class SqliteSession:
     def run(self, statement: str, given: Given) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:
-            return self._cursor.execute(statement, {"now": _now(), **given}).fetchall()
+            return self._ask(statement, given).fetchall()
+        except sqlite3.Error as error:
+            raise translated(error, self._where) from error
+
+    def change(self, statement: str, given: Given) -> int:
+        """Execute a statement that gives nothing back; return how many rows it changed."""
+        return self._ask(statement, given).rowcount
+
+    def _ask(self, statement: str, given: Given) -> sqlite3.Cursor:
+        try:
+            return self._cursor.execute(statement, {"now": _now(), **given})
         except sqlite3.Error as error:
             raise translated(error, self._where) from error
         except UnicodeEncodeError as error:

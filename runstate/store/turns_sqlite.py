@@ -1,0 +1,114 @@
+"""A worker's turn on SQLite, whose transaction is exclusive: nobody moves a run between two of its statements.
+
+So a statement need not give back what it changed. Each row of a RETURNING costs a step of its own, which lets go of the
+interpreter and waits for it again, while the event loop's thread computes; here a turn takes a handful of steps,
+however many runs it is about. The lease is looked at once, and what is claimed comes as one JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+from runstate.clock import microseconds
+from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.store.commands import Settle
+from runstate.store.rows import Row
+from runstate.store.session import Given
+from runstate.store.sqlite import SqliteSession
+from runstate.store.tables import quoted
+
+__all__ = ["PLAIN", "claim_next", "complete_plain"]
+
+_DONE: Final = RunEvent.COMPLETE
+PLAIN: Final = (_DONE, False)
+"""The outcome that most runs have: completed, with what it used, and no more."""
+
+_STARTED: Final = LAW.target_of(RunEvent.START)
+_AT: Final = "max(at, :now)"
+_AMONG: Final = "seq IN (SELECT value FROM json_each(:seqs))"
+# It depends on no row, so it is looked at once a statement.
+_LEASED: Final = "EXISTS (SELECT 1 FROM runstate_worker WHERE token = :worker AND closed = 0 AND lease_until > :now)"
+# A run is completed once, and every completion writes an entry: of those of these runs, the last ones are new.
+_COMPLETED: Final = (
+    "SELECT run FROM runstate_history WHERE run IN (SELECT value FROM json_each(:seqs))"
+    f" AND event = '{_DONE}' ORDER BY id DESC LIMIT :some"
+)
+
+
+def complete_plain(session: SqliteSession, owner: Given, settles: Sequence[Settle]) -> set[int]:
+    """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
+    seqs = [settle.run.seq for settle in settles]
+    given = {**owner, "seqs": json.dumps(seqs)}
+    usages = {settle.usage for settle in settles}
+    if len(usages) == 1:
+        changed = session.change(_completing(alike=True), {**given, "usage": usages.pop()})
+    else:
+        pairs = json.dumps([(settle.run.seq, settle.usage) for settle in settles])
+        changed = session.change(_completing(alike=False), {**owner, "pairs": pairs})
+    if changed == len(seqs):
+        return set(seqs)
+    return {row[0] for row in session.run(_COMPLETED, {**given, "some": changed})}
+
+
+@cache
+def _completing(*, alike: bool) -> str:
+    """Return the statement that completes runs: those of `seqs` by one usage, or those of `pairs` by one each.
+
+    (The rows of a FROM are put into a temporary table first.) What a run at work has none of need not be emptied.
+    """
+    sources = quoted(sorted(LAW.sources_of(_DONE)))
+    start = (
+        f"UPDATE runstate_run SET status = '{LAW.target_of(_DONE)}', version = version + 1, event = '{_DONE}',"
+        f" source = status, at = {_AT}, actor = :actor, detail = NULL, completed_at = {_AT} / 1000000,"
+        " expires_at = NULL, worker = NULL, usage = "
+    )
+    end = f"+worker = :worker AND status IN ({sources}) AND {_LEASED}"
+    if alike:
+        return f"{start}:usage WHERE {_AMONG} AND {end}"
+    pairs = "SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS used FROM json_each(:pairs)"
+    return f"{start}v.used FROM ({pairs}) AS v WHERE seq = v.key AND {end}"
+
+
+def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
+    """Claim up to `limit` queued runs of a queue; return what `rows.read_claim` reads."""
+    given = {**given, "now": microseconds()}  # the same moment in both statements
+    ((found, seqs),) = session.run(_next(session.statements.CLAIMED), given)
+    if seqs == "[]":
+        return ()
+    session.change(_claiming(), {**given, "seqs": seqs})
+    rows: list[Row] = json.loads(found)
+    return rows
+
+
+@cache
+def _next(names: Sequence[str]) -> str:
+    """Return the query of what a claim will give back, as it will stand then, and of the seqs."""
+    after = {
+        "version": "version + 1",
+        "status": f"'{_STARTED}'",
+        "at": _AT,
+        "attempt": "1",
+        "started_at": f"{_AT} / 1000000",
+        "actor": ":actor",
+    }
+    settings = "(SELECT settings FROM runstate_settings AS s WHERE s.id = r.id)"
+    columns = ", ".join((*(after.get(name, name) for name in names), settings))
+    # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
+    picked = (
+        f"SELECT {', '.join(names)} FROM runstate_run INDEXED BY runstate_run_claim"
+        f" WHERE status = '{BIRTH}' AND ready_at IS NOT NULL AND queue = :queue AND expires_at > :now / 1000000"
+        f" AND {_LEASED} ORDER BY priority DESC, seq LIMIT :limit"
+    )
+    return f"SELECT json_group_array(json_array({columns})), json_group_array(seq) FROM ({picked}) AS r"
+
+
+@cache
+def _claiming() -> str:
+    return (
+        f"UPDATE runstate_run SET status = '{_STARTED}', version = version + 1, event = '{RunEvent.START}',"
+        f" source = status, at = {_AT}, actor = :actor, detail = NULL, started_at = {_AT} / 1000000,"
+        f" worker = :worker, attempt = 1 WHERE {_AMONG}"
+    )
