@@ -31,7 +31,6 @@ FOR_EVER: Final = (
 )
 _ENTRY: Final = ("event", "source", "at", "actor", "detail")
 _EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
-_LATEST: Final = YEAR_10000 * 1_000_000 - 1
 _JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
 
 
@@ -77,14 +76,9 @@ def _lawful(words: Words) -> str:
     return f"CASE NEW.event {' '.join(whens)} ELSE {words.no} END"
 
 
-def _own_stamps(status: RunStatus) -> frozenset[Stamp]:
-    """Return the stamps that a transition into a status writes."""
-    return frozenset(row.stamp for row in LAW.transitions if row.target is status and row.stamp)
-
-
 def _stamped(words: Words, status: RunStatus) -> str:
     """Return the condition that a transition into a status has written its stamp, and no other."""
-    own = _own_stamps(status)
+    own = {row.stamp for row in LAW.transitions if row.target is status and row.stamp}
     kept = _same(words, tuple(stamp for stamp in _STAMPS if stamp not in own))
     return " AND ".join([kept, *(f"NEW.{stamp} = NEW.at / 1000000" for stamp in own)])
 
@@ -132,11 +126,19 @@ def _fields(words: Words) -> str:
     # The JSON null is not NULL, and says as little.
     objects = [f"(NEW.{c} IS NULL OR ({valid.format(c)}{kind}(NEW.{c}) = 'object'))" for c in sorted(_JSON)]
     bounds = [
-        f"NEW.at BETWEEN 0 AND {_LATEST}",
+        f"NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}",
         f"(NEW.expires_at IS NULL OR (NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}))",
     ]
     begun = "(NEW.ready_at IS NOT NULL OR NEW.started_at IS NULL)"  # what is not ready is not begun
     return " AND ".join([held, *objects, *bounds, begun])
+
+
+def _is_object(words: Words, column: str) -> str:
+    """Return the condition that a column, which is not null, holds a JSON object."""
+    if words is not SQLITE:
+        return f"json_typeof(NEW.{column}) = 'object'"
+    begins = f"NEW.{column} >= '{{' AND NEW.{column} < '|'"  # what is valid and begins so is one
+    return f"(json_valid(NEW.{column}) AND (({begins}) OR json_type(NEW.{column}) = 'object'))"
 
 
 def held_by(words: Words, event: RunEvent) -> str:
@@ -146,7 +148,6 @@ def held_by(words: Words, event: RunEvent) -> str:
     """
     target = LAW.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
-    kind = "json_type" if words is SQLITE else "json_typeof"
     objects = [field for field in _HELD if field in _JSON and LAW.holds(field, target)]
     same = f"NEW.attempt = OLD.attempt AND NEW.worker {words.same} OLD.worker"
     gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
@@ -162,8 +163,8 @@ def held_by(words: Words, event: RunEvent) -> str:
         _stamped(words, target),
         _held(target),
         *(["NEW.expires_at = OLD.expires_at"] if LAW.holds("expires_at", target) else []),
-        *(f"{kind}(NEW.{field}) = 'object'" for field in objects),
-        f"(NEW.detail IS NULL OR {kind}(NEW.detail) = 'object')",
+        *(_is_object(words, field) for field in objects),
+        f"(NEW.detail IS NULL OR {_is_object(words, 'detail')})",
         f"NEW.ready_at {words.same} OLD.ready_at",
         *(["NEW.ready_at IS NOT NULL"] if target == _STARTED else []),
         owned,
@@ -193,50 +194,12 @@ def _birth(words: Words) -> Guard:
 def move_holds() -> str:
     """Return, for SQLite, the condition that a transition meets all guards of an update but that of the identity.
 
-    They say the same one by one, each with a CASE of its own over nine statuses or events. An event has one target, so
-    a single CASE over the events decides: half of the time, at every move of every run. The two that make up most
-    lives are looked for first.
+    One CASE over the events, with those first that make up most lives.
     """
     first = (RunEvent.START, RunEvent.COMPLETE)
     events = (*first, *(event for event in LAW.events if event not in first))
-    whens = " ".join(f"WHEN '{event}' THEN {_move_by(event)}" for event in events)
-    return (
-        f"NEW.version = OLD.version + 1 AND NEW.source = OLD.status AND NEW.at BETWEEN OLD.at AND {_LATEST}"
-        f" AND NEW.ready_at IS OLD.ready_at AND (NEW.detail IS NULL OR {_is_object('detail')})"
-        f" AND CASE NEW.event {whens} ELSE 0 END"
-    )
-
-
-def _move_by(event: RunEvent) -> str:
-    """Return the condition that a row has moved by an event as the law has it, for SQLite."""
-    target = LAW.target_of(event)
-    sources = " OR ".join(f"OLD.status = '{source}'" for source in LAW.sources_of(event))
-    parts = [f"NEW.status = '{target}'", f"({sources})", _stamped(SQLITE, target)]
-    if "started_at" in _own_stamps(target):
-        parts.append("NEW.ready_at IS NOT NULL")
-    for field in _HELD:
-        if not LAW.holds(field, target):
-            parts.append(f"NEW.{field} IS NULL")
-        elif field == "expires_at":
-            parts.append("NEW.expires_at = OLD.expires_at")
-        else:
-            parts.append(_is_object(field))
-    return " AND ".join([*parts, f"({_owned_after(event)})"])
-
-
-def _is_object(column: str) -> str:
-    """Return the condition that a column holds a JSON object, for SQLite: what is valid and begins so is one."""
-    begins = f"NEW.{column} >= '{{' AND NEW.{column} < '|'"
-    return f"(json_valid(NEW.{column}) AND (({begins}) OR json_type(NEW.{column}) = 'object'))"
-
-
-def _owned_after(event: RunEvent) -> str:
-    """Return `_ownership` of the moves by one event, for SQLite."""
-    if event is RunEvent.START:
-        return "CASE WHEN NEW.worker IS NULL THEN NEW.attempt = 0 ELSE NEW.worker <> 0 AND NEW.attempt = 1 END"
-    if event is RunEvent.REQUEST_CANCEL:
-        return _ownership(SQLITE)
-    return "NEW.worker IS NULL AND NEW.attempt = OLD.attempt"
+    whens = " ".join(f"WHEN '{event}' THEN {held_by(SQLITE, event)}" for event in events)
+    return f"NEW.version = OLD.version + 1 AND CASE NEW.event {whens} ELSE 0 END"
 
 
 def guards(words: Words) -> Iterator[Guard]:
