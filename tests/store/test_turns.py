@@ -1,0 +1,75 @@
+"""A worker's turn of many runs: whose outcomes are made, and by which way SQLite finds what it gives back."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runstate import ManualClock, RunEvent, TerminalStatus
+from runstate.errors import LeaseLost
+from runstate.store import Store, open_store
+from runstate.store.commands import Settle
+from runstate.store.statements import Statements
+from runstate.store.tables import SQLITE
+from tests.store.support import names
+
+USAGE = '{{"prompt_tokens":{0},"completion_tokens":30,"total_tokens":{1}}}'
+
+
+@pytest.mark.parametrize("spent", [[12] * 6, [0, 1, 2, 3, 4, 5]], ids=["alike", "each its own"])
+def test_some_of_many_outcomes(any_store: Store, clock: ManualClock, spent: list[int]) -> None:
+    """Of many completions at once those are made whose runs the worker still holds, each with its own usage."""
+    any_store.create_many([names(thread_id=f"thread_{n}") for n in range(6)])
+    lease = any_store.open_lease("w1")
+    runs = [claim.run for claim in any_store.claim(lease, 6)]
+    any_store.complete(runs[1].id, actor="w1")  # as it would itself, in its name
+    any_store.request_cancel(runs[3].id)
+    any_store.release(lease, runs[4])
+    usages = [USAGE.format(n, n + 30) for n in spent]
+    outcomes = [Settle(run, RunEvent.COMPLETE, usage) for run, usage in zip(runs, usages, strict=True)]
+    refused = any_store.settle(lease, outcomes).refused
+    assert {runs[1].seq: TerminalStatus, runs[4].seq: LeaseLost} == {seq: type(why) for seq, why in refused.items()}
+    for place in (0, 2, 3, 5):
+        run = any_store.get(runs[place].id)
+        assert ("completed", json.loads(usages[place])) == (run.status, run.to_dict()["usage"])
+    assert [3, 3, 3, 4, 2, 3] == [any_store.get(run.id).version for run in runs]
+    again = any_store.settle(lease, outcomes)
+    assert {run.seq for run in runs} == set(again.refused)
+
+
+def test_a_claim_of_all_kinds_of_text(any_store: Store, clock: ManualClock) -> None:
+    """What a claim hands over is what was created: quotes, other scripts, numbers as they were, nothing for nothing."""
+    texts = ('"', "\\", "'", "é\u2028\U0001f600", "{}", "null", "1", "\t\n\x7f")
+    for number, text in enumerate(texts):
+        given = {"thread_id": f"t{text}", "queue": f"q{number}", "priority": -number, "instructions": text}
+        any_store.create(**names(id=f"run_{number}", metadata={"a": text}, **given))
+    queues = [f"q{number}" for number in range(len(texts))]
+    lease = any_store.open_lease('w"1')
+    claimed = any_store.claim(lease, 100, queues=queues)
+    assert len(texts) == len(claimed)
+    for claim in claimed:
+        kept = any_store.get(claim.run.id)
+        assert kept == claim.run
+        for name in ("seq", "version", "actor", "queue", "priority", "attempt", "at"):
+            assert getattr(kept, name) == getattr(claim.run, name)
+            assert type(getattr(kept, name)) is type(getattr(claim.run, name))
+
+
+@pytest.mark.parametrize("name", ["claim", "claim_id", "move", "confirm_idle", "take_over"])
+def test_settings_are_looked_up(tmp_path: Path, name: str) -> None:
+    """SQLite would read the settings of all runs for each row that a statement gives back."""
+    path = tmp_path / "runs.db"
+    open_store(f"sqlite:///{path}").close()
+    asked: str | Mapping[RunEvent, str] = getattr(Statements(SQLITE), name)
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in [asked] if isinstance(asked, str) else asked.values():
+            given = dict.fromkeys(re.findall(r":([a-z_]+)", statement))
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)]
+            assert "SCAN s" not in plan
+            assert any(step.startswith("SEARCH s USING INDEX") for step in plan)
