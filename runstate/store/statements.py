@@ -94,14 +94,16 @@ class Statements(Leases):
 
     # --- moves ----------------------------------------------------------------------------------------------------
 
-    def _moving(self, event: RunEvent, *, actor: str, worker: str = "NULL", given: Mapping[str, str]) -> str:
-        """Return the SET of a move: the entry, the stamp that the law gives its target, what comes and what goes.
+    def moving(
+        self, event: RunEvent, *, actor: str, worker: str = "NULL", given: Mapping[str, str], now: str = "t.now"
+    ) -> str:
+        """Return the SET of a move of `r`: the entry, the stamp that the law gives its target, what comes and goes.
 
         `given` are the values of what it carries, by column.
         """
         target = LAW.target_of(event)
         sources = LAW.sources_of(event)
-        at = f"{self.greatest}(r.at, t.now)"
+        at = f"{self.greatest}(r.at, {now})"
         sets = {
             "status": f"'{target}'",
             "version": "r.version + 1",
@@ -132,7 +134,7 @@ class Statements(Leases):
         return given | {"usage": f"coalesce({self.json('v.usage')}, {self.noted})"}
 
     @staticmethod
-    def _from(event: RunEvent) -> str:
+    def stands_for(event: RunEvent) -> str:
         """Return the condition that a run stands where the law allows an event."""
         return f"r.status IN ({quoted(sorted(LAW.sources_of(event)))})"
 
@@ -145,8 +147,8 @@ class Statements(Leases):
         ready = " AND r.ready_at IS NOT NULL" if LAW.target_of(event) == _STARTED else ""
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
-            f" SET {self._moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
-            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self._from(event)}{ready}"
+            f" SET {self.moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self.stands_for(event)}{ready}"
             f" RETURNING {self._returned}"
         )
 
@@ -161,8 +163,8 @@ class Statements(Leases):
         event = RunEvent.CONFIRM_CANCEL
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
-            f" SET {self._moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
-            f" WHERE r.id = v.key AND {self._from(event)} AND r.source IN ({_IDLE}) RETURNING {self._returned}"
+            f" SET {self.moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND {self.stands_for(event)} AND r.source IN ({_IDLE}) RETURNING {self._returned}"
         )
 
     # --- work -----------------------------------------------------------------------------------------------------
@@ -170,10 +172,10 @@ class Statements(Leases):
     def _settling(self, event: RunEvent, laden: bool) -> str:
         given = self._given(event) if laden else {"usage": self.json("v.usage")}
         return (
-            f"UPDATE runstate_run AS r SET {self._moving(event, actor=self.param('actor', 'text'), given=given)}"
+            f"UPDATE runstate_run AS r SET {self.moving(event, actor=self.param('actor', 'text'), given=given)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
             f" FROM v, t WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
-            f" AND {self._from(event)} AND {self._leased}"
+            f" AND {self.stands_for(event)} AND {self._leased}"
         )
 
     @staticmethod
@@ -210,7 +212,7 @@ class Statements(Leases):
         )
 
     def _claiming(self, picked: str) -> str:
-        moving = self._moving(RunEvent.START, actor=self.param("actor", "text"), worker=self.param("worker"), given={})
+        moving = self.moving(RunEvent.START, actor=self.param("actor", "text"), worker=self.param("worker"), given={})
         return f"UPDATE runstate_run AS r SET {moving} FROM t{picked} AND {self._leased}"
 
     @cached_property
@@ -257,11 +259,11 @@ class Statements(Leases):
         """Move up to `limit` runs for which `where` holds by `event`; gives back their ids."""
         own = "runstate_run" if self.words is SQLITE else "r"
         given = {"usage": self.noted, "last_error": self.json(last_error)}
-        moving = self._moving(event, actor=self.param("actor", "text"), given=given)
-        some = f"SELECT q.seq FROM runstate_run AS q, t WHERE {self._from(event).replace('r.', 'q.')} AND {where}"
+        moving = self.moving(event, actor=self.param("actor", "text"), given=given)
+        some = f"SELECT q.seq FROM runstate_run AS q, t WHERE {self.stands_for(event).replace('r.', 'q.')} AND {where}"
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET {moving} FROM t"
-            f" WHERE {self._from(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
+            f" WHERE {self.stands_for(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
         )
 
     def _some(self, rows: str) -> str:

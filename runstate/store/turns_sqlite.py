@@ -18,17 +18,19 @@ from runstate.store.commands import Settle
 from runstate.store.rows import Row
 from runstate.store.session import Given
 from runstate.store.sqlite import SqliteSession
-from runstate.store.tables import quoted
+from runstate.store.statements import Statements
+from runstate.store.tables import SQLITE
 
 __all__ = ["PLAIN", "claim_next", "complete_plain"]
 
+_SQL: Final = Statements(SQLITE)
 _DONE: Final = RunEvent.COMPLETE
 PLAIN: Final = (_DONE, False)
 """The outcome that most runs have: completed, with what it used, and no more."""
 
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _AT: Final = "max(at, :now)"
-_AMONG: Final = "seq IN (SELECT value FROM json_each(:seqs))"
+_AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"
 # It depends on no row, so it is looked at once a statement.
 _LEASED: Final = "EXISTS (SELECT 1 FROM runstate_worker WHERE token = :worker AND closed = 0 AND lease_until > :now)"
 # A run is completed once, and every completion writes an entry: of those of these runs, the last ones are new.
@@ -59,17 +61,13 @@ def _completing(*, alike: bool) -> str:
 
     (The rows of a FROM are put into a temporary table first.) What a run at work has none of need not be emptied.
     """
-    sources = quoted(sorted(LAW.sources_of(_DONE)))
-    start = (
-        f"UPDATE runstate_run SET status = '{LAW.target_of(_DONE)}', version = version + 1, event = '{_DONE}',"
-        f" source = status, at = {_AT}, actor = :actor, detail = NULL, completed_at = {_AT} / 1000000,"
-        " expires_at = NULL, worker = NULL, usage = "
-    )
-    end = f"+worker = :worker AND status IN ({sources}) AND {_LEASED}"
+    used = ":usage" if alike else "v.used"
+    start = f"UPDATE runstate_run AS r SET {_SQL.moving(_DONE, actor=':actor', given={'usage': used}, now=':now')}"
+    held = f"+r.worker = :worker AND {_SQL.stands_for(_DONE)} AND {_LEASED}"
     if alike:
-        return f"{start}:usage WHERE {_AMONG} AND {end}"
+        return f"{start} WHERE {_AMONG} AND {held}"
     pairs = "SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS used FROM json_each(:pairs)"
-    return f"{start}v.used FROM ({pairs}) AS v WHERE seq = v.key AND {end}"
+    return f"{start} FROM ({pairs}) AS v WHERE r.seq = v.key AND {held}"
 
 
 def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
@@ -78,7 +76,7 @@ def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
     ((found, seqs),) = session.run(_next(session.statements.CLAIMED), given)
     if seqs == "[]":
         return ()
-    session.change(_claiming(), {**given, "seqs": seqs})
+    session.change(_CLAIMING, {**given, "seqs": seqs})
     rows: list[Row] = json.loads(found)
     return rows
 
@@ -105,10 +103,7 @@ def _next(names: Sequence[str]) -> str:
     return f"SELECT json_group_array(json_array({columns})), json_group_array(seq) FROM ({picked}) AS r"
 
 
-@cache
-def _claiming() -> str:
-    return (
-        f"UPDATE runstate_run SET status = '{_STARTED}', version = version + 1, event = '{RunEvent.START}',"
-        f" source = status, at = {_AT}, actor = :actor, detail = NULL, started_at = {_AT} / 1000000,"
-        f" worker = :worker, attempt = 1 WHERE {_AMONG}"
-    )
+_CLAIMING: Final = (
+    "UPDATE runstate_run AS r"
+    f" SET {_SQL.moving(RunEvent.START, actor=':actor', worker=':worker', given={}, now=':now')} WHERE {_AMONG}"
+)

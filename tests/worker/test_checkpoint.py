@@ -220,7 +220,11 @@ def test_progress_is_seen_from_outside(kind: str, store: Store, prompt: Prompt) 
     run = finished(store, plain if kind == "plain" else later)
     assert "completed" == run.status, run.last_error
     assert ["b" * 1000] == seen
-    assert "b" * 1000 == store.progress(run.id) == asyncio.run(store.aio.progress(run.id))
+
+    async def ask() -> str | None:
+        return await store.aio.progress(run.id)
+
+    assert "b" * 1000 == store.progress(run.id) == asyncio.run(ask())
     assert {"step": 1} == json.loads(notes(prompt, run.id)["checkpoint"])
 
 
