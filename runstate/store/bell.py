@@ -90,7 +90,7 @@ class VersionBell(Bell):
     """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
 
     _OFTEN_S: Final = 0.002
-    _SELDOM_S: Final = 0.020
+    _SELDOM_S: Final = 0.010
     _AWAKE_S: Final = 1.0  # how long it asks often after something happened
 
     def __init__(self, commits: _Commits) -> None:
@@ -188,16 +188,18 @@ class NotifyBell(Bell):
 
     def _attend(self, connection: Any) -> None:
         socket = connection.fileno()
+        next_at = 0.0  # when the next notification may go out; until then it listens all the same
         while True:
-            with self._changing:
-                hint, self._pending = self._pending, Hint(0)
-            if hint:
+            wait_s = next_at - monotonic()
+            if self._pending and wait_s <= 0:
+                with self._changing:
+                    hint, self._pending = self._pending, Hint(0)
                 connection.execute("SELECT pg_notify('runstate', %s)", [str(int(hint))])
-                pause(self._SPACE_S)
+                next_at = monotonic() + self._SPACE_S
                 continue
-            if self._closed:
+            if self._closed and not self._pending:
                 return
-            readable, _, _ = select.select([socket, self._reads], [], [], 60.0)
+            readable, _, _ = select.select([socket, self._reads], [], [], wait_s if self._pending else 60.0)
             if self._reads in readable:
                 os.read(self._reads, 4096)
             if socket in readable:

@@ -26,7 +26,11 @@ _GOOD: Final = frozenset({pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK})
 
 def array_text(values: Sequence[str | int | None]) -> str:
     """Return values as the text of an array."""
-    return "{" + ",".join([_item(value) for value in values]) + "}"
+    if len(values) > 1 and len(set(values)) == 1:  # such as the usage of runs that used nothing
+        items = [_item(values[0])] * len(values)
+    else:
+        items = [_item(value) for value in values]
+    return "{" + ",".join(items) + "}"
 
 
 def _item(value: str | int | None) -> str:

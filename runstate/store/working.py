@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -26,7 +27,7 @@ from runstate.store.session import Session
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, LastError, Usage, demand
 
-__all__ = ["DEFAULT_MAX_ATTEMPTS", "LEASE_S", "Beat", "Claim", "Lease", "Swept", "Working"]
+__all__ = ["DEFAULT_MAX_ATTEMPTS", "LEASE_S", "NO_OUTPUTS", "Beat", "Claim", "Lease", "Swept", "Working"]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 _SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
@@ -59,7 +60,7 @@ class Beat:
     """Where its runs stand, by seq: in_progress, or cancelling because somebody asked."""
 
 
-_NO_OUTPUTS: Final[Mapping[str, str]] = {}
+NO_OUTPUTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @attrs.frozen
@@ -69,7 +70,7 @@ class Claim:
     run: StoredRun
     checkpoint: Any = None
     usage: Usage = NO_USAGE
-    tool_outputs: Mapping[str, str] = _NO_OUTPUTS
+    tool_outputs: Mapping[str, str] = NO_OUTPUTS
     at: int = 0
     """When this worker got it, in Unix microseconds by the database's clock."""
 
@@ -98,7 +99,7 @@ def a_claim(run: StoredRun, past: Past | None) -> Claim:
     """Return what a handler goes on with."""
     if past is None:
         return Claim(run, at=run.at)
-    outputs: Mapping[str, str] = json.loads(past.submitted)["tool_outputs"] if past.submitted else _NO_OUTPUTS
+    outputs: Mapping[str, str] = json.loads(past.submitted)["tool_outputs"] if past.submitted else NO_OUTPUTS
     noted = None if past.checkpoint is None else json.loads(past.checkpoint)
     usage = Usage(past.prompt_tokens, past.completion_tokens)
     return Claim(run, noted, usage, outputs, run.at if past.at is None else past.at)

@@ -20,7 +20,7 @@ from runstate.store.moving import detail_text
 from runstate.store.perform import note_given
 from runstate.store.rows import json_text
 from runstate.store.session import Session
-from runstate.store.working import Claim, Lease
+from runstate.store.working import NO_OUTPUTS, Claim, Lease
 from runstate.stored import StoredRun
 from runstate.values import (
     ErrorCode,
@@ -81,7 +81,6 @@ class Outcome:
     """What the event carries: the required action, the error, the limit."""
 
 
-_NO_OUTPUTS: Final[Mapping[str, str]] = {}
 _NO_USAGE: Final = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
 _CARRIED: Final[Mapping[RunEvent, type[object]]] = {
@@ -115,7 +114,7 @@ class Context:
         """The run as it was claimed."""
         if past is None:  # the usual case, for which nothing is made
             at = run.at
-            self.tool_outputs: Mapping[str, str] = _NO_OUTPUTS
+            self.tool_outputs: Mapping[str, str] = NO_OUTPUTS
             """The outputs that were submitted last, by call id; empty before any tool round."""
             self._checkpoint: Any = None
             self._prompt = self._completion = 0
