@@ -79,12 +79,7 @@ class Prepared:
             while pgconn.flush():
                 self._wait(select.POLLIN | select.POLLOUT)
                 pgconn.consume_input()
-            while pgconn.is_busy():
-                self._wait(select.POLLIN)
-                pgconn.consume_input()
-            result = pgconn.get_result()
-            while pgconn.get_result() is not None:
-                pass
+            result = self._last_result()
         except psycopg.Error:
             raise
         except BaseException:
@@ -95,6 +90,22 @@ class Prepared:
         if result.status not in _GOOD:
             raise _error(result)
         return result
+
+    def _last_result(self) -> PGresult | None:
+        """Return the result, once the server is ready for the next statement.
+
+        libpq is asked for nothing that it does not have: it would wait, and psycopg lets no other thread run meanwhile.
+        """
+        pgconn = self._pgconn
+        last: PGresult | None = None
+        while True:
+            while pgconn.is_busy():
+                self._wait(select.POLLIN)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                return last
+            last = result
 
     def _wait(self, for_what: int) -> None:
         self._ready.modify(self._pgconn.socket, for_what)

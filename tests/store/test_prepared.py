@@ -1,0 +1,161 @@
+"""Statements executed straight through libpq: what goes in and out, and what happens when the server falls silent."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from runstate.store.prepared import Prepared, array_text
+
+READY_FOR_QUERY = 6  # bytes: the last message of every answer
+HELD_BACK_S = 1.5
+SLOWLY = "an answer that comes in two parts"
+
+
+def relay(listening: socket.socket, way: socket.socket) -> None:
+    """Hand on what two sides say; of the answer that is to come slowly, keep the last message back for a while."""
+    client, _ = listening.accept()
+    while True:
+        ready, _, _ = select.select([client, way], [], [])
+        for source in ready:
+            chunk = source.recv(65536)
+            if not chunk:
+                return
+            if source is way and SLOWLY.encode() in chunk:
+                client.sendall(chunk[:-READY_FOR_QUERY])
+                time.sleep(HELD_BACK_S)
+                chunk = chunk[-READY_FOR_QUERY:]
+            (client if source is way else way).sendall(chunk)
+
+
+@contextmanager
+def slowly(url: str) -> Iterator[str]:
+    """Yield a way to a server that leads through another process."""
+    given = conninfo_to_dict(url)
+    folder, port = str(given.get("host", "127.0.0.1")), int(str(given.get("port", 5432)))
+    if folder.startswith("/"):
+        way = socket.socket(socket.AF_UNIX)
+        way.connect(f"{folder}/.s.PGSQL.{port}")
+    else:
+        way = socket.create_connection((folder, port))
+    with way, socket.create_server(("127.0.0.1", 0)) as listening:
+        child = os.fork()
+        if child == 0:
+            with suppress(OSError):
+                relay(listening, way)
+            os._exit(0)
+        user, own = quote(str(given.get("user", "postgres"))), listening.getsockname()[1]
+        yield f"postgresql://{user}@127.0.0.1:{own}/{given['dbname']}?sslmode=disable&gssencmode=disable"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_other_threads_run_while_an_answer_is_not_all_there(postgres_url: str) -> None:
+    """For the end of an answer libpq waits with the whole interpreter, if it is asked too early."""
+    moments = [time.monotonic()]
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(0.01):
+            moments.append(time.monotonic())
+
+    with slowly(postgres_url) as url, psycopg.connect(url, autocommit=True) as connection:
+        beside = threading.Thread(target=tick)
+        beside.start()
+        try:
+            assert [(SLOWLY,)] == list(Prepared(connection)(f"SELECT '{SLOWLY}'", {}))
+        finally:
+            ended.set()
+            beside.join()
+    moments.append(time.monotonic())
+    assert moments[-1] - moments[0] >= HELD_BACK_S
+    assert max(later - sooner for sooner, later in pairwise(moments)) < HELD_BACK_S / 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [
+            "",
+            "NULL",
+            "null",
+            None,
+            "{}",
+            '"',
+            "\\",
+            '\\"',
+            "a,b",
+            " a ",
+            "\n\t",
+            "\N{SUN WITH FACE}",
+            "'",
+            "%(x)s",
+            "$1",
+        ],
+        ["same", "same", "same"],
+        [None, None],
+        [],
+    ],
+)
+def test_any_text_arrives_in_an_array(values: list[str | None], postgres_url: str) -> None:
+    """As it was handed over, and back."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        run = Prepared(connection)
+        found = run("SELECT unnest(%(values)s::text[])", {"values": array_text(values)})
+        assert values == [row[0] for row in found]
+        counted = run("SELECT cardinality(%(values)s::text[])", {"values": values})
+        assert [(len(values),)] == list(counted)
+
+
+def test_a_refusal_leaves_the_connection_of_use(postgres_url: str) -> None:
+    """An error comes out as psycopg's own kind, with the server's sentence, and the next statement works."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        run = Prepared(connection)
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.DivisionByZero, match="division by zero"):
+                run("SELECT 1 / %(value)s::bigint", {"value": 0})
+            assert [(1,)] == list(run("SELECT 1 / %(value)s::bigint", {"value": 1}))
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            run("SELECT * FROM nowhere", {})
+        assert [] == list(run("SET enable_seqscan = on", {}))
+
+
+def test_an_interrupt_in_the_middle(postgres_url: str) -> None:
+    """Ctrl-C is heard while the server works, and the connection, whose answer nobody takes, is closed."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        run = Prepared(connection)
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        before = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            run("SELECT pg_sleep(20)", {})
+        assert time.monotonic() - before < 10
+        with pytest.raises(psycopg.OperationalError):
+            run("SELECT 1", {})
+
+
+def test_a_connection_that_is_cut(postgres_url: str) -> None:
+    """By the server: an OperationalError, and the connection knows that it is broken."""
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as connection,
+        psycopg.connect(postgres_url, autocommit=True) as other,
+    ):
+        run = Prepared(connection)
+        run("SELECT 1", {})
+        other.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+        with pytest.raises(psycopg.OperationalError):
+            run("SELECT 1", {})
+        assert connection.broken
