@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import select
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -83,6 +84,8 @@ class Prepared:
         except psycopg.Error:
             raise
         except BaseException:
+            with suppress(psycopg.Error):
+                pgconn.get_cancel().cancel()  # or it may be done after all, and nobody knows
             pgconn.finish()
             raise
         if result is None:
