@@ -1,6 +1,7 @@
 """What a durable run costs, beside a hand-written floor and other people's queues.
 
-    python benchmarks/durable.py [--quick] [--only create|drain|start] [--dialect sqlite|postgres] [--rounds N] [--json]
+    python benchmarks/durable.py [--quick] [--only create|drain|start] [--dialect sqlite|postgres]
+        [--rounds N] [--seconds S] [--without-peers] [--json]
 
 The lifecycle is create (queued), claim (in_progress), complete; fsync is on; every run has its stamps, a version, the
 token of the worker that has it, and a history row for each of its three entries. The floors keep exactly that; what the
@@ -316,6 +317,7 @@ def main() -> None:
     parser.add_argument("--dialect", choices=["sqlite", "postgres"], help="one database")
     parser.add_argument("--without-peers", action="store_true", help="only the floors and runstate")
     parser.add_argument("--rounds", type=int, help="rounds (7; 3 with --quick)")
+    parser.add_argument("--seconds", type=float, help="how long a measurement takes, about (0.8; 0.3 with --quick)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
@@ -327,7 +329,7 @@ def main() -> None:
         if options.without_peers:
             present = [contestant for contestant in present if contestant.name.startswith(("floor", "runstate"))]
         wanted = [options.only] if options.only else MEASURES
-        entries, syncs = measure(present, wanted, rounds, 0.3 if options.quick else 0.8)
+        entries, syncs = measure(present, wanted, rounds, options.seconds or (0.3 if options.quick else 0.8))
     about["a page written and synced"] = (
         f"{median(syncs):.0f} us ({min(syncs):.0f} to {max(syncs):.0f} over the rounds)"
     )
