@@ -90,7 +90,7 @@ class VersionBell(Bell):
     """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
 
     _OFTEN_S: Final = 0.002
-    _SELDOM_S: Final = 0.010
+    _SELDOM_S: Final = 0.012
     _AWAKE_S: Final = 1.0  # how long it asks often after something happened
 
     def __init__(self, commits: _Commits) -> None:
@@ -199,7 +199,7 @@ class NotifyBell(Bell):
                 continue
             if self._closed and not self._pending:
                 return
-            readable, _, _ = select.select([socket, self._reads], [], [], wait_s if self._pending else 60.0)
+            readable, _, _ = select.select([socket, self._reads], [], [], max(0.0, wait_s) if self._pending else 60.0)
             if self._reads in readable:
                 os.read(self._reads, 4096)
             if socket in readable:

@@ -38,6 +38,13 @@ _BY_EVENT: Final = "\n        ".join(f"WHEN '{event}' THEN held := {held_by(POST
 # Whether the statement under way touched a run without moving it. One name a depth: a trigger's own updates nest.
 _TOUCHED: Final = "'runstate.touched' || pg_trigger_depth()"
 
+# Before anything is compared: by another path an operator may be anybody's, and lead back from where it was found.
+_RIGHT_PATH: Final = f"""\
+IF pg_catalog.strpos(pg_catalog.lower(pg_catalog.current_setting('search_path')), 'pg_catalog')
+        OPERATOR(pg_catalog.<>) 0 THEN
+        RAISE EXCEPTION 'runstate: {PATH}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+    END IF;"""
+
 FUNCTIONS: Final = {
     "live": """\
     RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
@@ -52,6 +59,7 @@ FUNCTIONS: Final = {
         SELECT seq, version, event, source, status, at, actor, detail FROM born;
     RETURN NULL;""",
     "moved": f"""\
+    {_RIGHT_PATH}
     IF NEW.version = OLD.version + 1 THEN
         CASE NEW.event
         {_BY_EVENT}
@@ -78,9 +86,7 @@ FUNCTIONS: Final = {
         END USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
         DETAIL = format('run %s: %s from %s to %s', OLD.id, coalesce(NEW.event, 'nothing'), OLD.status, NEW.status);""",
     "entered": f"""\
-    IF pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_catalog') OPERATOR(pg_catalog.<>) 0 THEN
-        RAISE EXCEPTION 'runstate: {PATH}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
-    END IF;
+    {_RIGHT_PATH}
     IF current_setting({_TOUCHED}, true) = 'on' THEN
         PERFORM set_config({_TOUCHED}, '', true);
         INSERT INTO @schema.runstate_history {FIELDS}
@@ -119,8 +125,8 @@ def _function(name: str, body: str) -> str:
 
     The tables are named with their schema, written into the function when it is made: a name alone is looked up where
     the caller's session looks, first of all among its temporary tables. Operators are looked up there as well, after
-    PostgreSQL's own unless the path names those in another place. `entered` refuses that, for itself and for `moved`:
-    they are called at every move, and a search path of their own would cost more than what they do.
+    PostgreSQL's own unless the path names those in another place. `moved` and `entered` refuse that: they are called at
+    every move, and a search path of their own would cost more than what they do.
     """
     path = "" if name in ("moved", "entered") else " SET search_path = pg_catalog, pg_temp"
     declared = "DECLARE held boolean; " if name == "moved" else ""

@@ -53,16 +53,17 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
 
     One for all guards, because entering a trigger costs more than what it compares; and after the update, for before
     it SQLite would have to find the row again. What never changes is guarded where a statement writes to it, and
-    nowhere else. The entry is one of VALUES: as the table has a trigger of its own, the row of a SELECT would be put
-    into a temporary table first, at twice the cost of all else that an entry takes.
+    nowhere else; but for the number of a run, which has more names than SQLite's triggers know. The entry is one of
+    VALUES: as the table has a trigger of its own, the row of a SELECT would be put into a temporary table first, at
+    twice the cost of all else that an entry takes.
     """
-    held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE" and guard.name != "identity"]
-    which = " ".join(
+    identity, *held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE"]
+    which = f"WHEN NEW.seq <> OLD.seq THEN raise(ABORT, 'runstate: {identity.sentence}') " + " ".join(
         f"WHEN NOT coalesce({guard.holds}, 0) THEN raise(ABORT, 'runstate: {guard.sentence}')" for guard in held
     )
     # It is one of them that does not hold; but if ever none were found, the move must not pass.
     refusal = f"CASE {which} ELSE raise(ABORT, 'runstate: {held[0].sentence}') END"
-    check = f"SELECT CASE WHEN {move_holds()} THEN 0 ELSE {refusal} END;"
+    check = f"SELECT CASE WHEN NEW.seq = OLD.seq AND {move_holds()} THEN 0 ELSE {refusal} END;"
     entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
     when = "AFTER UPDATE ON runstate_run WHEN NEW.version"
     yield guard_by("moved", f"{when} <> OLD.version", f"BEGIN {check} {entry} END")

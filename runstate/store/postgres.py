@@ -167,7 +167,9 @@ class PostgresDatabase:
     def connect(self) -> _Connection:
         """Return a new connection, or say why there is none."""
         try:
-            return psycopg.connect(self.url, autocommit=True, connect_timeout=max(2, int(self._wait_s)))
+            patience_s = max(2, int(self._wait_s))
+            # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
+            return psycopg.connect(self.url, autocommit=True, connect_timeout=patience_s, client_encoding="utf8")
         except psycopg.Error as error:
             lines = str(error).splitlines()
             told = [line for line in lines if line and not line.startswith("\tIs the server")] or ["no answer"]

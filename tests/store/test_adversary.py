@@ -412,11 +412,48 @@ def test_no_search_path_swallows_the_history(postgres: Prompt, store: Store, thr
         postgres.run("DROP SCHEMA evil CASCADE")
 
 
+def test_an_operator_that_hides_its_path(postgres: Prompt, three: list[str]) -> None:
+    """The path is looked at before anything is compared: an operator could lead back from where it was found."""
+    before = postgres.everything_of("public")
+    postgres.run("CREATE SCHEMA evil")
+    try:
+        hide = "PERFORM set_config('search_path', 'public', false); RETURN true;"
+        for left, right in (("bigint", "bigint"), ("bigint", "integer"), ("text", "text")):
+            name = f"evil.yes({left}, {right})"
+            postgres.run(f"CREATE FUNCTION {name} RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {hide} END $$")
+            postgres.run(f"CREATE OPERATOR evil.= (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = evil.yes)")
+        for path in ("public, evil, pg_catalog", "evil, PG_CATALOG, public"):
+            postgres.run(f"SET search_path = {path}")
+            sentence = postgres.refusal(
+                "UPDATE public.runstate_run SET status = 'completed', event = 'complete', source = 'completed',"
+                " version = version OPERATOR(pg_catalog.+) 1, completed_at = at OPERATOR(pg_catalog./) 1000000"
+            )
+            assert "the search_path must not name pg_catalog" in (sentence or "accepted")
+    finally:
+        postgres.run("SET search_path = public")
+        postgres.run("DROP SCHEMA evil CASCADE")
+    assert before == postgres.everything_of("public")
+
+
+def test_the_number_of_a_run_by_its_other_names(prompt: Prompt, three: list[str]) -> None:
+    """SQLite knows the key of a table by three more names, and for those no trigger on its column is called."""
+    if not prompt.is_sqlite:
+        pytest.skip("its rows have one name each")
+    before = prompt.everything()
+    for name in ("seq", "rowid", "oid", "_rowid_"):
+        sentence = prompt.refusal(f"UPDATE runstate_run SET {name} = {name} + 100")
+        assert "what a run was created with never changes" in (sentence or "accepted"), name
+    assert before == prompt.everything()
+
+
 def test_a_path_that_names_the_catalog(postgres: Prompt, store: Store, three: list[str]) -> None:
     """Whoever has PostgreSQL's own schema in the path by name is told that it must not be, and why."""
     statement, values = moved_right(postgres, "run_1")
     before = postgres.everything()
-    for path in ("public, pg_catalog", "pg_catalog, public", "pg_catalog_2, public, pg_catalog", '"pg_catalog"'):
+    for path in (
+        *("public, pg_catalog", "pg_catalog, public", "pg_catalog_2, public, pg_catalog", '"pg_catalog"'),
+        *("public, PG_CATALOG", "public, Pg_Catalog"),
+    ):
         postgres.run(f"SET search_path = {path}")
         sentence = postgres.refusal(statement, values)
         assert "runstate: the search_path must not name pg_catalog, which comes first by itself" in (sentence or "")

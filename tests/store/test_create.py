@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import secrets
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
+import psycopg
 import pytest
 
 from runstate import InvalidRun, ManualClock, Run, TruncationStrategy
-from runstate.errors import KeyReused, RunNotFound
+from runstate.errors import KeyReused, RunNotFound, StoreError
 from runstate.plausible import judge
 from runstate.store import Store, open_store
-from tests.postgres import wait_until
+from tests.postgres import Server, wait_until
 from tests.store.support import Prompt, birth, insert, names
 from tests.support import KEYS, NOW
 
@@ -382,3 +384,33 @@ def test_an_id_raced_for_by_processes(store: Store, store_url: str, prompt: Prom
         waiting.join(20)
     assert [store.get("run_1")] == found
     assert "x" == found[0].instructions
+
+
+def test_a_name_that_is_missing(store: Store) -> None:
+    """Three things are given, and they are not the three names."""
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'model'"):
+        store.create(thread_id="t", assistant_id="a", idempotency_key="k")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'assistant_id'"):
+        store.create(thread_id="t", model="m", queue="q")  # type: ignore[call-arg]
+    assert () == tuple(store.list().data)
+
+
+@pytest.mark.parametrize("asked", ["", "client_encoding=latin1"])
+def test_another_encoding(asked: str, postgres_server: Server) -> None:
+    """Text arrives as it was given, whatever the database and the address speak; what cannot be kept is refused."""
+    name = f"latin_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres_server.address, autocommit=True) as connection:
+        made = f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+        connection.execute(made.encode())
+        try:
+            url = postgres_server.url(name)
+            url += f"{'&' if '?' in url else '?'}{asked}" if asked else ""
+            with open_store(url, migrate=True) as store:
+                run = store.create(thread_id="th\u00e9", assistant_id="a", model="m", metadata={"k": "\u00e9"})
+                again = store.get(run.id)
+                assert ("th\u00e9", {"k": "\u00e9"}) == (again.thread_id, again.metadata)
+                with pytest.raises(StoreError, match="no equivalent in encoding"):
+                    store.create(thread_id="\u20ac", assistant_id="a", model="m")
+                assert [run.id] == [kept.id for kept in store.list().data]
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
