@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -82,6 +83,8 @@ class StoredRun(RunSnapshot):
                 raise AttributeError(name)
             unread = getattr(self, "_unread", None)
             if unread is None:
+                with suppress(AttributeError):  # another thread has just read it
+                    return object.__getattribute__(self, name)
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
             read, row = unread
             self.__setstate__(read(row))

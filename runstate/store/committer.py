@@ -136,6 +136,9 @@ class Committer:
         except Exception as error:  # a fault of this library: whoever asked must hear of it, and not wait for ever
             self._disconnect()
             self._apart(batch, error)
+        except BaseException:  # an interrupt, in the middle of whatever it was
+            self._disconnect()
+            raise
 
     def _apart(self, batch: Sequence[Command[Any]], error: Exception) -> None:
         if len(batch) == 1:

@@ -83,7 +83,7 @@ FUNCTIONS: Final = {
     -- A check_violation, so that programs need not read the sentence; the run and the move are in it for people.
     RAISE EXCEPTION 'runstate: %', CASE
         {_WHICH}
-        END USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
+        ELSE '{_UPDATE["transition"].sentence}' END USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
         DETAIL = format('run %s: %s from %s to %s', OLD.id, coalesce(NEW.event, 'nothing'), OLD.status, NEW.status);""",
     "entered": f"""\
     {_RIGHT_PATH}

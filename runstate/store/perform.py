@@ -225,7 +225,9 @@ def _turn(session: Session, turn: Turn[Any]) -> None:
             session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
     groups = _by_outcome(settles)
     if statements.words is not SQLITE and len(groups) > 1:
-        session.run(statements.hold_threads, {"keys": [settle.run.seq for settle in settles]})
+        keys = [settle.run.seq for settle in settles]
+        held = session.run(statements.hold_runs, {"keys": keys, "worker": turn.worker})
+        session.run(statements.hold_threads, {"keys": [row[0] for row in held]})
     limit = max(0, turn.limit - len(claimed))
     queues = list(turn.queues)
     together = statements.words is not SQLITE and groups and queues and limit and turn.run_id is None

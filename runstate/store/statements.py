@@ -194,6 +194,17 @@ class Statements(Leases):
         }
 
     @cached_property
+    def hold_runs(self) -> str:
+        """PostgreSQL: hold the runs that a turn settles by several statements, in the order of their threads.
+
+        The rows before the threads: so does whoever ends a run, and the other way round two would wait for each other.
+        """
+        return (
+            "SELECT seq FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND worker = %(worker)s::bigint"
+            " ORDER BY thread_id FOR UPDATE"
+        )
+
+    @cached_property
     def hold_threads(self) -> str:
         """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
         held = (

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from runstate.store import open_store
 from runstate.store.prepared import Prepared, array_text
 
 READY_FOR_QUERY = 6  # bytes: the last message of every answer
@@ -164,3 +165,16 @@ def test_a_connection_that_is_cut(postgres_url: str) -> None:
         with pytest.raises(psycopg.OperationalError):
             run("SELECT 1", {})
         assert connection.broken
+
+
+def test_a_store_after_an_interrupt(postgres_url: str) -> None:
+    """What was interrupted is not done, and the next thing asked of the store is."""
+    with open_store(postgres_url, migrate=True) as store, psycopg.connect(postgres_url) as other:
+        run = store.create(thread_id="t", assistant_id="a", model="m")
+        other.execute("SELECT 1 FROM runstate_run FOR UPDATE")
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            store.start(run.id)
+        other.rollback()
+        assert "queued" == store.get(run.id).status
+        assert "in_progress" == store.start(run.id).status

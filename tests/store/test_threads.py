@@ -328,3 +328,39 @@ def test_one_lives_of_every_way_to_the_end(store: Store, clock: ManualClock) -> 
             assert not behind.ready
             ask_store(store, head.id, event)
             assert store.get(behind.id).ready, (source, event)
+
+
+def test_two_who_end_the_head_of_a_line(store: Store, prompt: Prompt) -> None:
+    """A worker with several kinds of outcome and somebody else's statement wait for one another, but not in a ring."""
+    if prompt.is_sqlite:
+        pytest.skip("its writers wait before they begin")
+    lease = store.open_lease(lease_s=60)
+    head = store.create(**names(thread_id="x", one_live_run_per_thread="queue"))
+    beside = store.create(**names(thread_id="y"))
+    runs = {claim.run.id: claim.run for claim in store.claim(lease, 2)}
+    used = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
+    error = '{"code":"server_error","message":"m"}'
+    prompt.run("BEGIN")
+    prompt.run("SELECT 1 FROM runstate_run WHERE id = ? FOR UPDATE", [head.id])
+    told: list[Any] = []
+
+    def settle() -> None:
+        outcomes = [
+            Settle(runs[head.id], RunEvent.COMPLETE, used),
+            Settle(runs[beside.id], RunEvent.FAIL, used, last_error=error),
+        ]
+        told.append(store.settle(lease, outcomes))
+
+    thread = threading.Thread(target=settle)
+    thread.start()
+    time.sleep(0.3)
+    prompt.run(
+        "UPDATE runstate_run SET status = 'failed', event = 'fail', source = status, version = version + 1,"
+        " failed_at = at / 1000000, expires_at = NULL, worker = NULL, detail = NULL, usage = ?, last_error = ?"
+        " WHERE id = ?",
+        [used, error, head.id],
+    )
+    prompt.run("COMMIT")
+    thread.join()
+    assert {runs[head.id].seq: "TerminalStatus"} == {seq: type(why).__name__ for seq, why in told[0].refused.items()}
+    assert ("failed", "failed") == (store.get(head.id).status, store.get(beside.id).status)

@@ -13,7 +13,7 @@ import pytest
 
 from runstate import ManualClock, RunEvent, TerminalStatus
 from runstate.errors import LeaseLost
-from runstate.store import Store, open_store
+from runstate.store import Store, StoredRun, open_store
 from runstate.store.commands import Settle
 from runstate.store.statements import Statements
 from runstate.store.tables import SQLITE
@@ -73,3 +73,15 @@ def test_settings_are_looked_up(tmp_path: Path, name: str) -> None:
             plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)]
             assert "SCAN s" not in plan
             assert any(step.startswith("SEARCH s USING INDEX") for step in plan)
+
+
+def test_a_claimed_run_that_another_thread_has_just_read(store: Store) -> None:
+    """A run is read when somebody asks for more of it; who asked at the same moment gets the same."""
+    store.create(**names())
+    (claim,) = store.claim(store.open_lease(), 1)
+    run = claim.run
+    assert 2 == run.version
+    late = getattr(StoredRun, "__getattr__")(run, "version")  # noqa: B009
+    assert 2 == late
+    with pytest.raises(AttributeError, match="StoredRun has no attribute 'verison'"):
+        getattr(run, "verison")  # noqa: B009
