@@ -64,7 +64,7 @@ class NewRun(TypedDict, total=False):
     """Who asked, for the history."""
 
 
-_NAMES: Final = frozenset(("thread_id", "assistant_id", "model"))
+_NAMES: Final[frozenset[str]] = frozenset(("thread_id", "assistant_id", "model"))
 _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
 
 
