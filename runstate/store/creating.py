@@ -139,7 +139,7 @@ _A_MOMENT: Final = checks.number(0, checks.YEAR_10000)
 
 def _wanted(given: Mapping[str, Any]) -> Wanted:
     """Return a run to be created. Raises `InvalidRun` with every fault of what was given."""
-    bare = given.keys() == _NAMES  # most runs are: what they are called, and nothing else
+    bare = not given.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
     run = Run.create(**(given if bare else {name: value for name, value in given.items() if name not in _OWN}))
     named = f"{run.thread_id}{run.assistant_id}{run.model}"
     if not bare or len(named) > _MOST_CHARACTERS or not named.isprintable():
