@@ -6,6 +6,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -134,23 +136,52 @@ def test_a_refusal_leaves_the_connection_of_use(postgres_url: str) -> None:
         assert [] == list(run("SET enable_seqscan = on", {}))
 
 
+IN_THE_MIDDLE = """
+import os, signal, sys, threading
+import psycopg
+from runstate.store.prepared import Prepared
+with psycopg.connect(sys.argv[1], autocommit=True) as connection:
+    run = Prepared(connection)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        run("SELECT pg_sleep(20)", {})
+    except KeyboardInterrupt:
+        print("interrupted")
+    try:
+        run("SELECT 1", {})
+    except psycopg.OperationalError:
+        print("of no more use")
+"""
+OF_A_STORE = """
+import os, signal, sys, threading
+from runstate.store import open_store
+with open_store(sys.argv[1]) as store:
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        store.start(sys.argv[2])
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    sys.stdin.readline()
+    print(store.get(sys.argv[2]).status, store.start(sys.argv[2]).status)
+"""
+
+
+def beside(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Run a script in a process of its own, which an interrupt may meet anywhere."""
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def test_an_interrupt_in_the_middle(postgres_url: str) -> None:
     """Ctrl-C is heard while the server works, which gives up; the connection, whose answer nobody takes, is closed."""
-    with (
-        psycopg.connect(postgres_url, autocommit=True) as connection,
-        psycopg.connect(postgres_url, autocommit=True) as other,
-    ):
-        run = Prepared(connection)
-        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+    with beside(IN_THE_MIDDLE, postgres_url) as process:
+        told, _ = process.communicate(timeout=15)
+    assert "interrupted\nof no more use\n" == told
+    with psycopg.connect(postgres_url, autocommit=True) as other:
         before = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            run("SELECT pg_sleep(20)", {})
         while other.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sl%'").fetchall():
             assert time.monotonic() - before < 10
             time.sleep(0.01)
-        with pytest.raises(psycopg.OperationalError):
-            run("SELECT 1", {})
 
 
 def test_a_connection_that_is_cut(postgres_url: str) -> None:
@@ -172,9 +203,9 @@ def test_a_store_after_an_interrupt(postgres_url: str) -> None:
     with open_store(postgres_url, migrate=True) as store, psycopg.connect(postgres_url) as other:
         run = store.create(thread_id="t", assistant_id="a", model="m")
         other.execute("SELECT 1 FROM runstate_run FOR UPDATE")
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            store.start(run.id)
-        other.rollback()
-        assert "queued" == store.get(run.id).status
-        assert "in_progress" == store.start(run.id).status
+        with beside(OF_A_STORE, postgres_url, run.id) as process:
+            assert process.stdout is not None
+            assert "interrupted\n" == process.stdout.readline()
+            other.rollback()
+            told, _ = process.communicate("\n", timeout=15)
+        assert "queued in_progress\n" == told
