@@ -201,9 +201,22 @@ class SqliteDatabase:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA recursive_triggers = 0")
         # What a statement would undo is kept page by page: past 64 KiB, which 100 runs exceed, in a file otherwise.
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA busy_timeout = 0")
+
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """Have it keep a WAL. Where several do that at once to a new file, SQLite refuses some without waiting."""
+        until = monotonic() + self._wait_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY or monotonic() > until:
+                    raise
+                pause(_LOOKS_S[-1])
+            else:
+                return
