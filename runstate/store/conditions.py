@@ -9,18 +9,16 @@ import attrs
 
 from runstate.checks import YEAR_10000
 from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
-from runstate.store.tables import SQLITE, Words, quoted
+from runstate.store.tables import ENDED, SQLITE, Words, quoted
 
-__all__ = ["ENDED", "FOR_EVER", "LEGAL", "LIVE", "Guard", "guards", "held_by", "move_holds", "stamped_by"]
+__all__ = ["COMMONEST_FIRST", "FOR_EVER", "LEGAL", "Guard", "guards", "held_by", "move_holds"]
 
 LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in LAW.transitions])
 """Every row of the law as `event source target`, as a list of SQL literals."""
 
-LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
-"""The statuses that something leaves."""
-
-ENDED: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)])
-"""The statuses that nothing leaves."""
+_MOST: Final = (RunEvent.START, RunEvent.COMPLETE)
+COMMONEST_FIRST: Final = (*_MOST, *(event for event in LAW.events if event not in _MOST))
+"""The events, with those first that make up most lives: a guard compares one after another."""
 
 _STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
 _STARTED: Final = LAW.target_of(RunEvent.START)
@@ -32,11 +30,6 @@ FOR_EVER: Final = (
 _ENTRY: Final = ("event", "source", "at", "actor", "detail")
 _EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
 _JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
-
-
-def stamped_by(stamp: Stamp) -> str:
-    """Return the statuses whose entry writes `stamp`, as a list of SQL literals."""
-    return quoted(sorted({row.target for row in LAW.transitions if row.stamp == stamp}))
 
 
 @attrs.frozen
@@ -192,13 +185,8 @@ def _birth(words: Words) -> Guard:
 
 
 def move_holds() -> str:
-    """Return, for SQLite, the condition that a transition meets all guards of an update but that of the identity.
-
-    One CASE over the events, with those first that make up most lives.
-    """
-    first = (RunEvent.START, RunEvent.COMPLETE)
-    events = (*first, *(event for event in LAW.events if event not in first))
-    whens = " ".join(f"WHEN '{event}' THEN {held_by(SQLITE, event)}" for event in events)
+    """Return, for SQLite, the condition that a transition meets all guards of an update but that of the identity."""
+    whens = " ".join(f"WHEN '{event}' THEN {held_by(SQLITE, event)}" for event in COMMONEST_FIRST)
     return f"NEW.version = OLD.version + 1 AND CASE NEW.event {whens} ELSE 0 END"
 
 
@@ -247,6 +235,6 @@ def guards(words: Words) -> Iterator[Guard]:
     yield Guard(
         "live",
         "DELETE",
-        f"OLD.status IN ({quoted([status for status in RunStatus if LAW.is_terminal(status)])})",
+        f"OLD.status IN ({ENDED})",
         "only a run that has ended may be deleted",
     )

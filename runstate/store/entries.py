@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from runstate.lifecycle import BIRTH
-from runstate.store.conditions import ENDED, LIVE
+from runstate.store.tables import ENDED, holds_thread
 
 __all__ = [
     "BUSY",
@@ -39,10 +39,7 @@ LEASED: Final = "a lease is kept while a run belongs to it"
 
 def is_busy(row: str, table: str = "runstate_run") -> str:
     """Return the condition that the thread of a row has a live run that is to be its only one."""
-    return (
-        f"EXISTS (SELECT 1 FROM {table} WHERE thread_id = {row}.thread_id AND status IN ({LIVE})"
-        " AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL)))"
-    )
+    return f"EXISTS (SELECT 1 FROM {table} WHERE thread_id = {row}.thread_id AND {holds_thread()})"
 
 
 def promote(row: str, table: str = "runstate_run", skip: str = "") -> str:

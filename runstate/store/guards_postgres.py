@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from runstate.lifecycle import RunEvent
-from runstate.store.conditions import FOR_EVER, guards, held_by
+from runstate.store.conditions import COMMONEST_FIRST, FOR_EVER, guards, held_by
 from runstate.store.entries import (
     CLOSED,
     EMPTIED,
@@ -20,7 +19,7 @@ from runstate.store.entries import (
     TAKEN,
     promote,
 )
-from runstate.store.tables import POSTGRES, TABLES
+from runstate.store.tables import POSTGRES, TABLES, holding
 
 __all__ = ["FUNCTIONS", "postgres_guards"]
 
@@ -32,9 +31,10 @@ _WHICH: Final = " ".join(
     f"WHEN NOT coalesce({guard.holds}, false) THEN '{guard.sentence}'" for guard in _UPDATE.values()
 )
 _STILL: Final = " AND ".join(f"({_UPDATE[name].holds})" for name in ("transition", "claims"))
-# The commonest first. A CASE of plpgsql, not of SQL: a transaction makes ready only the expressions it comes by.
-_ORDER: Final = (RunEvent.START, RunEvent.COMPLETE, *(e for e in RunEvent if e not in ("start", "complete")))
-_BY_EVENT: Final = "\n        ".join(f"WHEN '{event}' THEN held := {held_by(POSTGRES, event)};" for event in _ORDER)
+# A CASE of plpgsql, not of SQL: a transaction makes ready only the expressions it comes by.
+_BY_EVENT: Final = "\n        ".join(
+    f"WHEN '{event}' THEN held := {held_by(POSTGRES, event)};" for event in COMMONEST_FIRST
+)
 # Whether the statement under way touched a run without moving it. One name a depth: a trigger's own updates nest.
 _TOUCHED: Final = "'runstate.touched' || pg_trigger_depth()"
 
@@ -67,7 +67,7 @@ FUNCTIONS: Final = {
         END CASE;
         IF held THEN
             IF {NEW_ENDED} THEN
-                PERFORM pg_advisory_xact_lock(hashtextextended('runstate ' || NEW.thread_id, 0));
+                PERFORM {holding("NEW.thread_id")};
                 {promote("NEW", "@schema.runstate_run", " FOR UPDATE SKIP LOCKED")};
             END IF;
             RETURN NULL;

@@ -13,13 +13,12 @@ __all__ = ["Leases"]
 class Leases(Queries):
     """Begin, renew and end leases; note what only a lease's holder may."""
 
-    @property
-    def _leased(self) -> str:
-        """The condition that a worker's lease holds, by the database's clock."""
+    def leased(self, now: str = "(SELECT now FROM t)") -> str:
+        """Return the condition that a worker's lease holds at a moment. It depends on no row: one look a statement."""
         worker = self.param("worker")
         return (
-            f"EXISTS (SELECT 1 FROM runstate_worker AS w, t WHERE w.token = {worker} AND w.closed = 0"
-            " AND w.lease_until > t.now)"
+            f"EXISTS (SELECT 1 FROM runstate_worker AS w WHERE w.token = {worker} AND w.closed = 0"
+            f" AND w.lease_until > {now})"
         )
 
     @cached_property
@@ -76,7 +75,7 @@ class Leases(Queries):
             " INSERT INTO runstate_notes (run, checkpoint, prompt_tokens, completion_tokens, progress)"
             f" SELECT r.seq, {self.json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
             f" {self.param('completion')}, {self.param('progress', 'text')} FROM runstate_run AS r"
-            f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')} AND {self._leased}"
+            f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')} AND {self.leased()}"
             f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
             f" progress = {kept.format('progress')} RETURNING run"

@@ -8,12 +8,10 @@ from typing import Final
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus
-from runstate.store.tables import SQLITE, Words, quoted
+from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.store.tables import SQLITE, Words, holding, holds_thread
 
 __all__ = ["Column", "Queries", "columns"]
-
-_LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
 
 
 @attrs.frozen
@@ -128,8 +126,7 @@ class Queries:
         """The id of the run that makes a thread busy."""
         return (
             f"SELECT r.id FROM runstate_run AS r WHERE r.thread_id = {self.param('thread', 'text')}"
-            f" AND r.status IN ({_LIVE})"
-            " AND (r.exclusive = 'reject' OR (r.exclusive = 'queue' AND r.ready_at IS NOT NULL))"
+            f" AND {holds_thread('r.')}"
         )
 
     @cached_property
@@ -137,8 +134,7 @@ class Queries:
         """The id of the run that another of its thread waits behind."""
         return (
             "SELECT h.id FROM runstate_run AS r JOIN runstate_run AS h ON h.thread_id = r.thread_id AND h.seq <> r.seq"
-            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue' AND h.status IN ({_LIVE})"
-            " AND (h.exclusive = 'reject' OR (h.exclusive = 'queue' AND h.ready_at IS NOT NULL))"
+            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue' AND {holds_thread('h.')}"
         )
 
     @cached_property
@@ -147,7 +143,7 @@ class Queries:
         thread = self.param("thread", "text")
         if self.words is SQLITE:
             return f"SELECT {thread}"  # its writer is alone
-        return f"SELECT pg_advisory_xact_lock(hashtextextended('runstate ' || {thread}, 0))"
+        return f"SELECT {holding(thread)}"
 
     @cached_property
     def latest(self) -> str:

@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Final, TypeAlias
 
-from runstate.lifecycle import BIRTH, LAW, Field, RunEvent, RunStatus
+from runstate.lifecycle import BIRTH, LAW, Field, RunEvent
 from runstate.store.leases import Leases
 from runstate.store.queries import Column, columns
-from runstate.store.tables import SQLITE, quoted
+from runstate.store.tables import ENDED, SQLITE, holding, holds_thread, quoted
 
 __all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "PAYLOAD", "SETTLE_COLUMNS", "Outcome", "Statements"]
 
 _STARTED: Final = LAW.target_of(RunEvent.START)
-_TERMINAL: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)])
 _ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
 # Not a join: the planner would make one of the whole table.
 _PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
@@ -175,7 +174,7 @@ class Statements(Leases):
             f"UPDATE runstate_run AS r SET {self.moving(event, actor=self.param('actor', 'text'), given=given)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
             f" FROM v, t WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
-            f" AND {self.stands_for(event)} AND {self._leased}"
+            f" AND {self.stands_for(event)} AND {self.leased()}"
         )
 
     @staticmethod
@@ -211,29 +210,27 @@ class Statements(Leases):
             "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND exclusive IS NOT NULL"
             " ORDER BY thread_id"
         )
-        return f"SELECT pg_advisory_xact_lock(hashtextextended('runstate ' || thread_id, 0)) FROM ({held}) AS held"
+        return f"SELECT {holding('thread_id')} FROM ({held}) AS held"
 
-    def _picking(self) -> str:
+    def picking(self, names: str = "seq", now: str = "(SELECT now FROM t)") -> str:
+        """Return the query of columns of the runs that a worker claims next, if its lease holds."""
         # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
         by_index = " INDEXED BY runstate_run_claim" if self.words is SQLITE else ""
         return (
-            f"SELECT seq FROM runstate_run{by_index}, t WHERE status = '{BIRTH}' AND ready_at IS NOT NULL"
-            f" AND queue = {self.param('queue', 'text')} AND expires_at > t.now / 1000000"
+            f"SELECT {names} FROM runstate_run{by_index} WHERE status = '{BIRTH}' AND ready_at IS NOT NULL"
+            f" AND queue = {self.param('queue', 'text')} AND expires_at > {now} / 1000000 AND {self.leased(now)}"
             f" ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
         )
 
     def _claiming(self, picked: str) -> str:
         moving = self.moving(RunEvent.START, actor=self.param("actor", "text"), worker=self.param("worker"), given={})
-        return f"UPDATE runstate_run AS r SET {moving} FROM t{picked} AND {self._leased}"
+        return f"UPDATE runstate_run AS r SET {moving} FROM t{picked} AND {self.leased()}"
 
     @cached_property
     def claim(self) -> str:
-        """Claim up to `limit` queued runs of a queue; gives back what `rows.read_claim` reads."""
-        if self.words is SQLITE:
-            picked = f" WHERE r.seq IN ({self._picking()})"
-            return f"WITH t AS (SELECT :now AS now) {self._claiming(picked)} RETURNING {self.claimed('runstate_run')}"
+        """PostgreSQL: claim up to `limit` queued runs of a queue; gives back what `rows.read_claim` reads."""
         return (
-            f"WITH t AS (SELECT {self.now} AS now), picked AS ({self._picking()} FOR UPDATE OF runstate_run SKIP"
+            f"WITH t AS (SELECT {self.now} AS now), picked AS ({self.picking()} FOR UPDATE OF runstate_run SKIP"
             f" LOCKED) {self._claiming(_PICKED)} RETURNING {self.claimed('r')}"
         )
 
@@ -257,7 +254,7 @@ class Statements(Leases):
         return {
             (event, laden): f"WITH {self.table(self.settle_columns(laden))},"
             f" settled AS ({self._settling(event, laden)} RETURNING r.seq, r.version),"
-            f" picked AS ({self._picking()} FOR UPDATE OF runstate_run SKIP LOCKED),"
+            f" picked AS ({self.picking()} FOR UPDATE OF runstate_run SKIP LOCKED),"
             f" claimed AS ({self._claiming(_PICKED)} RETURNING r.*)"
             f" SELECT 0, seq, version, {nothing} FROM settled"
             f" UNION ALL SELECT 1, {self.claimed('claimed')} FROM claimed"
@@ -318,7 +315,7 @@ class Statements(Leases):
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET worker = {self.param('worker')},"
             f" attempt = r.attempt + 1 FROM t WHERE r.seq {self._some(some)} AND r.status = '{_STARTED}'"
-            f" AND {self._leased} RETURNING {self.claimed(own)}"
+            f" AND {self.leased()} RETURNING {self.claimed(own)}"
         )
 
     @cached_property
@@ -333,11 +330,9 @@ class Statements(Leases):
     @cached_property
     def ripen(self) -> str:
         """Make up to `limit` runs ready whose time has come, or behind which no run of their thread lives any more."""
-        live = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
         first = (
             "q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT EXISTS (SELECT 1 FROM runstate_run AS h"
-            f" WHERE h.thread_id = q.thread_id AND h.status IN ({live})"
-            " AND (h.exclusive = 'reject' OR (h.exclusive = 'queue' AND h.ready_at IS NOT NULL)))"
+            f" WHERE h.thread_id = q.thread_id AND {holds_thread('h.')})"
             " AND q.seq = (SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = q.thread_id"
             f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{BIRTH}'"
             " AND (b.not_before IS NULL OR b.not_before <= t.now)))"
@@ -356,7 +351,7 @@ class Statements(Leases):
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _ended(self) -> str:
-        return f"SELECT seq FROM runstate_run WHERE status IN ({_TERMINAL}) AND at < {self.now} - {self.param('age')}"
+        return f"SELECT seq FROM runstate_run WHERE status IN ({ENDED}) AND at < {self.now} - {self.param('age')}"
 
     @cached_property
     def prunable(self) -> str:

@@ -14,7 +14,18 @@ import attrs
 
 from runstate.lifecycle import BIRTH, LAW, RunStatus
 
-__all__ = ["POSTGRES", "SQLITE", "TABLES", "Words", "create_tables", "quoted"]
+__all__ = [
+    "ENDED",
+    "LIVE",
+    "POSTGRES",
+    "SQLITE",
+    "TABLES",
+    "Words",
+    "create_tables",
+    "holding",
+    "holds_thread",
+    "quoted",
+]
 
 TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
 
@@ -83,7 +94,24 @@ def quoted(words: Sequence[str]) -> str:
     return ", ".join(f"'{word}'" for word in words)
 
 
-_LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
+LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
+"""The statuses that something leaves."""
+
+ENDED: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)])
+"""The statuses that nothing leaves."""
+
+
+def holds_thread(row: str = "") -> str:
+    """Return the condition that a row, named by an alias and a dot, is the one live run that its thread may have."""
+    exclusive = f"{row}exclusive"
+    return (
+        f"{row}status IN ({LIVE}) AND ({exclusive} = 'reject' OR ({exclusive} = 'queue' AND {row}ready_at IS NOT NULL))"
+    )
+
+
+def holding(thread: str) -> str:
+    """Return PostgreSQL's call that holds a thread until the commit. All who do so must mean the same lock."""
+    return f"pg_advisory_xact_lock(hashtextextended('runstate ' || {thread}, 0))"
 
 
 def _run_table(words: Words) -> str:
@@ -139,7 +167,7 @@ CREATE INDEX runstate_run_waiting ON runstate_run (not_before)
     "CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL",
     f"""\
 CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id)
-    WHERE status IN ({_LIVE}) AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL))""",
+    WHERE {holds_thread()}""",
     f"""\
 CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
     WHERE exclusive = 'queue' AND ready_at IS NULL AND status = '{BIRTH}'""",

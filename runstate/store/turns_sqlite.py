@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from runstate.clock import microseconds
-from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.lifecycle import LAW, RunEvent
 from runstate.store.commands import Settle
 from runstate.store.rows import Row
 from runstate.store.session import Given
@@ -21,7 +21,7 @@ from runstate.store.sqlite import SqliteSession
 from runstate.store.statements import Statements
 from runstate.store.tables import SQLITE
 
-__all__ = ["PLAIN", "claim_next", "complete_plain"]
+__all__ = ["PLAIN", "claim_next", "claimable", "complete_plain"]
 
 _SQL: Final = Statements(SQLITE)
 _DONE: Final = RunEvent.COMPLETE
@@ -31,8 +31,6 @@ PLAIN: Final = (_DONE, False)
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _AT: Final = "max(at, :now)"
 _AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"
-# It depends on no row, so it is looked at once a statement.
-_LEASED: Final = "EXISTS (SELECT 1 FROM runstate_worker WHERE token = :worker AND closed = 0 AND lease_until > :now)"
 # A run is completed once, and every completion writes an entry: of those of these runs, the last ones are new.
 _COMPLETED: Final = (
     "SELECT run FROM runstate_history WHERE run IN (SELECT value FROM json_each(:seqs))"
@@ -63,7 +61,7 @@ def _completing(*, alike: bool) -> str:
     """
     used = ":usage" if alike else "v.used"
     start = f"UPDATE runstate_run AS r SET {_SQL.moving(_DONE, actor=':actor', given={'usage': used}, now=':now')}"
-    held = f"+r.worker = :worker AND {_SQL.stands_for(_DONE)} AND {_LEASED}"
+    held = f"+r.worker = :worker AND {_SQL.stands_for(_DONE)} AND {_SQL.leased(':now')}"
     if alike:
         return f"{start} WHERE {_AMONG} AND {held}"
     pairs = "SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS used FROM json_each(:pairs)"
@@ -73,7 +71,7 @@ def _completing(*, alike: bool) -> str:
 def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
     """Claim up to `limit` queued runs of a queue; return what `rows.read_claim` reads."""
     given = {**given, "now": microseconds()}  # the same moment in both statements
-    ((found, seqs),) = session.run(_next(session.statements.CLAIMED), given)
+    ((found, seqs),) = session.run(claimable(session.statements.CLAIMED), given)
     if seqs == "[]":
         return ()
     session.change(_CLAIMING, {**given, "seqs": seqs})
@@ -82,7 +80,7 @@ def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
 
 
 @cache
-def _next(names: Sequence[str]) -> str:
+def claimable(names: Sequence[str]) -> str:
     """Return the query of what a claim will give back, as it will stand then, and of the seqs."""
     after = {
         "version": "version + 1",
@@ -94,12 +92,7 @@ def _next(names: Sequence[str]) -> str:
     }
     settings = "(SELECT settings FROM runstate_settings AS s WHERE s.id = r.id)"
     columns = ", ".join((*(after.get(name, name) for name in names), settings))
-    # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
-    picked = (
-        f"SELECT {', '.join(names)} FROM runstate_run INDEXED BY runstate_run_claim"
-        f" WHERE status = '{BIRTH}' AND ready_at IS NOT NULL AND queue = :queue AND expires_at > :now / 1000000"
-        f" AND {_LEASED} ORDER BY priority DESC, seq LIMIT :limit"
-    )
+    picked = _SQL.picking(", ".join(names), ":now")
     return f"SELECT json_group_array(json_array({columns})), json_group_array(seq) FROM ({picked}) AS r"
 
 

@@ -17,6 +17,7 @@ from runstate.store import Store, StoredRun, open_store
 from runstate.store.commands import Settle
 from runstate.store.statements import Statements
 from runstate.store.tables import SQLITE
+from runstate.store.turns_sqlite import claimable
 from tests.store.support import names
 
 USAGE = '{{"prompt_tokens":{0},"completion_tokens":30,"total_tokens":{1}}}'
@@ -66,7 +67,9 @@ def test_settings_are_looked_up(tmp_path: Path, name: str) -> None:
     """SQLite would read the settings of all runs for each row that a statement gives back."""
     path = tmp_path / "runs.db"
     open_store(f"sqlite:///{path}").close()
-    asked: str | Mapping[RunEvent, str] = getattr(Statements(SQLITE), name)
+    statements = Statements(SQLITE)
+    own = {"claim": claimable(statements.CLAIMED)}  # SQLite's turn has a statement of its own
+    asked: str | Mapping[RunEvent, str] = own.get(name) or getattr(statements, name)
     with closing(sqlite3.connect(path)) as connection:
         for statement in [asked] if isinstance(asked, str) else asked.values():
             given = dict.fromkeys(re.findall(r":([a-z_]+)", statement))
