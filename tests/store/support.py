@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 import psycopg
 from psycopg.types.json import set_json_loads
 
-from runstate.store import NewRun, Store, StoredRun
+from runstate.store import NewRun, Store, StoredRun, open_store
 from tests.support import CALL, GIVEN, HELD_IN, NOW, STAMPED_BY, STAMPS, USED, WAYS
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Prompt",
     "Refused",
     "ask_store",
+    "at_once",
     "bring_in_store",
     "by_hand",
     "names",
@@ -253,3 +255,20 @@ def template(folder: Path) -> Path:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
+
+
+def at_once(url: str, do: Callable[[Store], None], threads: int = 20, stores: int = 4) -> None:
+    """Let many threads, over several stores at one URL, do the same thing at the same moment."""
+    barrier = threading.Barrier(threads)
+
+    def begin(own: Store) -> None:
+        barrier.wait()
+        do(own)
+
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_store(url)) for _ in range(stores)]
+        racing = [threading.Thread(target=begin, args=(opened[number % stores],)) for number in range(threads)]
+        for thread in racing:
+            thread.start()
+        for thread in racing:
+            thread.join()

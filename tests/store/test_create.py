@@ -7,7 +7,6 @@ import random
 import secrets
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +18,7 @@ from runstate.errors import KeyReused, RunNotFound, StoreError
 from runstate.plausible import judge
 from runstate.store import Store, open_store
 from tests.postgres import Server, wait_until
-from tests.store.support import Prompt, birth, insert, names
+from tests.store.support import Prompt, at_once, birth, insert, names
 from tests.support import KEYS, NOW
 
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"a": [1, 2.5, None, True, {"b": []}]}}}
@@ -347,19 +346,7 @@ def test_a_key_of_another_request(
 def test_a_key_raced_for(store: Store, store_url: str, clock: ManualClock) -> None:
     """Of twenty threads over four stores that create under one key at once, all get the same run."""
     found: list[str] = []
-    barrier = threading.Barrier(20)
-
-    def create(own: Store) -> None:
-        barrier.wait()
-        found.append(own.create(**names(idempotency_key="key_1", instructions="x")).id)
-
-    with ExitStack() as stack:
-        stores = [store, *(stack.enter_context(open_store(store_url)) for _ in range(3))]
-        threads = [threading.Thread(target=create, args=(stores[number % 4],)) for number in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    at_once(store_url, lambda own: found.append(own.create(**names(idempotency_key="key_1", instructions="x")).id))
     assert (20, 1) == (len(found), len(set(found)))
     assert 1 == len(store.list().data)
 

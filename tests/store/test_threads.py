@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunSt
 from runstate.errors import StoreError, ThreadBusy
 from runstate.store import Lease, Store, open_store
 from runstate.store.commands import Settle
-from tests.store.support import Prompt, ask_store, bring_in_store, by_hand, names, update
+from tests.store.support import Prompt, ask_store, at_once, bring_in_store, by_hand, names, update
 from tests.support import LIVE, NOW, TABLE, TERMINAL
 
 
@@ -247,22 +247,14 @@ def test_a_key_and_a_line(store: Store, clock: ManualClock) -> None:
 def test_a_thread_raced_for(store: Store, store_url: str, clock: ManualClock, exclusive: Any) -> None:
     """Of twenty threads over four stores, one gets the thread; the others are refused by its name, or wait."""
     answers: list[Any] = []
-    barrier = threading.Barrier(20)
 
     def create(own: Store) -> None:
-        barrier.wait()
         try:
             answers.append(own.create(**names(one_live_run_per_thread=exclusive, instructions="x")).ready)
         except ThreadBusy as busy:
             answers.append(busy.run_id)
 
-    with ExitStack() as stack:
-        stores = [store, *(stack.enter_context(open_store(store_url)) for _ in range(3))]
-        threads = [threading.Thread(target=create, args=(stores[number % 4],)) for number in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    at_once(store_url, create)
     (head,) = (run.id for run in store.list(limit=100).data if run.ready)
     waits: Any = head if exclusive == "reject" else False
     assert 1 == answers.count(True)
