@@ -1,0 +1,37 @@
+"""A kit for tests of runs: assertions, runs to test with, the 81 cells, transition coverage, and a trial.
+
+    from runstate.testing import a_run, assert_moves, assert_refused
+
+    def test_a_finished_run_cannot_start():
+        assert_refused(a_run("completed"), "start", allowed=[])
+
+The assertions take a `Run`, a stored run with its `store=`, or a run of a class of your own. What stands beside:
+`runstate.testing.strategies` and `store_machine` for Hypothesis, `runstate.testing.trial` for somebody's whole
+implementation, and the pytest plugin with its fixtures and `--runstate-cov`.
+"""
+
+from runstate.testing.asserting import (
+    assert_history,
+    assert_moves,
+    assert_plausible,
+    assert_refused,
+    assert_stamps,
+)
+from runstate.testing.building import TrackedRun, a_run
+from runstate.testing.cells import Cell, Walk, cells, moves, refusals, walks
+
+__all__ = [
+    "Cell",
+    "TrackedRun",
+    "Walk",
+    "a_run",
+    "assert_history",
+    "assert_moves",
+    "assert_plausible",
+    "assert_refused",
+    "assert_stamps",
+    "cells",
+    "moves",
+    "refusals",
+    "walks",
+]

@@ -1,0 +1,73 @@
+"""How the kit asks an event of a run: a `Run`, a stored one, or an object of the user's own with methods so named.
+
+What a move needs besides (calls, outputs, a reason, an error) is filled in from samples, unless it is given.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from runstate.lifecycle import RunEvent
+from runstate.store import Store
+from runstate.stored import StoredRun
+from runstate.values import RequiredAction, ToolCall
+
+__all__ = ["CALLS", "ask", "ask_stored"]
+
+CALLS: Final = (ToolCall("call_1", "weather", '{"city": "Paris"}'),)
+"""The calls that a run is made to wait for where none are given."""
+
+_SAMPLES: Final[Mapping[str, object]] = {
+    "calls": CALLS,
+    "reason": "max_completion_tokens",
+    "code": "server_error",
+    "message": "it broke",
+}
+
+
+def ask(run: object, event: RunEvent | str, *, method: str = "", **given: Any) -> object:
+    """Ask `event` of a run in memory by its method of that name, or by `method`; return what that returns.
+
+    Raises `TypeError` where the run has no such method, or one that needs what neither `given` nor the samples hold.
+    """
+    event = RunEvent(event)
+    move = getattr(run, method or event, None)
+    if not callable(move):
+        hint = "; a stored run is moved by its store: give store=" if isinstance(run, StoredRun) else ""
+        raise TypeError(f"{type(run).__name__} has no method {method or event}(){hint}")
+    return move(**_filled(move, run, given))
+
+
+def ask_stored(store: Store, run: StoredRun, event: RunEvent | str, **given: Any) -> StoredRun:
+    """Ask `event` of a run by its store; return the run as it stands afterwards. Raises what the store raises."""
+    move: Callable[..., StoredRun] = getattr(store, RunEvent(event))
+    return move(run.id, **_filled(move, run, {"run_id": run.id, **given}, named="run_id"))
+
+
+def _filled(move: Callable[..., object], run: object, given: Mapping[str, Any], named: str = "") -> dict[str, Any]:
+    """Return what is given to a method: samples for what it needs and nobody gave."""
+    filled = {name: value for name, value in given.items() if name != named}
+    for name, parameter in inspect.signature(move).parameters.items():
+        needed = parameter.default is parameter.empty and parameter.kind in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        )
+        if not needed or name in given:
+            continue
+        if name == "outputs":
+            filled[name] = _outputs(run)
+        elif name in _SAMPLES:
+            filled[name] = _SAMPLES[name]
+        else:
+            who = f"{type(run).__name__}.{getattr(move, '__name__', 'the move')}"
+            raise TypeError(f"{who}() needs {name}, and there is no sample of it: give {name}=...")
+    return filled
+
+
+def _outputs(run: object) -> dict[str, str]:
+    """Return an output for each call that a run waits for; for the sample's where it waits for none."""
+    action = getattr(run, "required_action", None)
+    calls = action.tool_calls if isinstance(action, RequiredAction) else CALLS
+    return {call.id: "ok" for call in calls}

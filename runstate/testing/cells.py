@@ -1,0 +1,104 @@
+"""The small space of the law: 81 pairs of a status and an event, and every legal walk up to a length.
+
+Each has a name that does not change from one day to the next, which pytest takes for its id:
+
+    @pytest.mark.parametrize("cell", refusals())
+    def test_refusals(cell): ...  # test_refusals[completed-fail], ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from runstate.lifecycle import BIRTH, LAW, Law, RunEvent, RunStatus
+
+__all__ = ["Cell", "Walk", "cells", "moves", "refusals", "walks"]
+
+
+@attrs.frozen
+class Cell:
+    """An event asked where a run stands, and where that leads."""
+
+    status: RunStatus
+    event: RunEvent
+    target: RunStatus | None
+    """Where it leads; None where it is refused."""
+
+    @property
+    def __name__(self) -> str:
+        """What pytest calls it: `in_progress-complete`."""
+        return f"{self.status}-{self.event}"
+
+    def __str__(self) -> str:
+        if self.target is None:
+            return f"{self.status} refuses {self.event}"
+        return f"{self.status} -> {self.event} -> {self.target}"
+
+
+@attrs.frozen
+class Walk:
+    """A legal way from birth: the events, and where a run stands before the first and after each."""
+
+    events: tuple[RunEvent, ...]
+    statuses: tuple[RunStatus, ...]
+    """One more than the events."""
+
+    @property
+    def __name__(self) -> str:
+        """What pytest calls it: `start-complete`; `birth` where nothing is asked."""
+        return "-".join(self.events) or "birth"
+
+    @property
+    def end(self) -> RunStatus:
+        """Where it leads."""
+        return self.statuses[-1]
+
+    @property
+    def steps(self) -> tuple[Cell, ...]:
+        """Its moves, in order."""
+        return tuple(map(Cell, self.statuses, self.events, self.statuses[1:]))
+
+
+def cells(law: Law = LAW) -> tuple[Cell, ...]:
+    """Return all 81 pairs of a status and an event, in the order of `RunStatus`, then of `RunEvent`.
+
+    >>> len(cells()), len(moves()), len(refusals())
+    (81, 19, 62)
+    """
+
+    def target(status: RunStatus, event: RunEvent) -> RunStatus | None:
+        row = law.find(status, event)
+        return None if row is None else row.target
+
+    return tuple(Cell(status, event, target(status, event)) for status in RunStatus for event in RunEvent)
+
+
+def moves(law: Law = LAW) -> tuple[Cell, ...]:
+    """Return the 19 cells that the law has a row for."""
+    return tuple(cell for cell in cells(law) if cell.target is not None)
+
+
+def refusals(law: Law = LAW) -> tuple[Cell, ...]:
+    """Return the 62 cells that the law has no row for: asked there, the event is refused, and nothing changes."""
+    return tuple(cell for cell in cells(law) if cell.target is None)
+
+
+def walks(max_events: int = 6, law: Law = LAW) -> tuple[Walk, ...]:
+    """Return every legal walk of up to `max_events` events, shorter ones first.
+
+    >>> [len(walks(most)) for most in (0, 1, 2, 6)]
+    [1, 5, 16, 54]
+    """
+
+    def onward(walk: Walk) -> Iterator[Walk]:
+        for event in law.allowed_events(walk.end):
+            yield Walk((*walk.events, event), (*walk.statuses, law.target_of(event)))
+
+    found = [Walk((), (BIRTH,))]
+    longest = found
+    for _ in range(max_events):
+        longest = [further for walk in longest for further in onward(walk)]
+        found += longest
+    return tuple(found)

@@ -1,0 +1,124 @@
+"""The adapter for a service that speaks the Assistants API, or something like it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any, Final, TypeAlias, cast
+from urllib.parse import quote, urlsplit
+
+from runstate.lifecycle import LAW, Law, RunEvent
+from runstate.testing.asking import CALLS
+from runstate.testing.trial.subject import NotOffered, Refused
+
+__all__ = ["Http", "Route"]
+
+Route: TypeAlias = "tuple[str, str] | tuple[str, str, Mapping[str, Any]]"
+"""A method, a path with `{thread_id}` and `{id}` in it, and what goes along as JSON."""
+
+_RUNS: Final = "/threads/{thread_id}/runs"
+_API: Final[Mapping[RunEvent, Route]] = {
+    RunEvent.REQUEST_CANCEL: ("POST", f"{_RUNS}/{{id}}/cancel"),
+    RunEvent.SUBMIT_TOOL_OUTPUTS: ("POST", f"{_RUNS}/{{id}}/submit_tool_outputs"),
+}
+_REFUSALS: Final = (400, 409, 422)
+_MOST: Final = 10_000_000  # bytes of an answer
+
+
+class Http:
+    """A service at a URL. What the API has no call for (start, complete, ...) is offered where `routes` say how.
+
+    `routes` are by event, and `create`; those of the API are known. A status of `refused_by` is a refusal; any other
+    error is told as a breakage. Each run is made on a thread of its own (`POST /threads`), unless `thread_id` is given.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        routes: Mapping[str, Route] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        thread_id: str | None = None,
+        refused_by: tuple[int, ...] = _REFUSALS,
+        wait_s: float = 30.0,
+        law: Law = LAW,
+        name: str = "",
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected a URL that begins with http:// or https:// and names a host")
+        self._secure = parts.scheme == "https"
+        self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
+        given = dict(routes or {})
+        self._create: Route = given.pop("create", ("POST", _RUNS))
+        self._routes: dict[RunEvent, Route] = {**_API, **{RunEvent(event): route for event, route in given.items()}}
+        self._headers = {"content-type": "application/json", **(headers or {})}
+        self._body = body or {"assistant_id": "asst_1"}
+        self._thread_id = thread_id
+        self._refused_by = refused_by
+        self._wait_s = wait_s
+        self.refused: tuple[type[Exception], ...] = (Refused,)
+        self.law: Law = law
+        self.name: str = name or f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    def create(self) -> tuple[str, str]:
+        """Make a run; return the ids of its thread and itself."""
+        thread_id = self._thread_id or str(self._asked(("POST", "/threads"), {}, {})["id"])
+        run = self._asked(self._create, {"thread_id": thread_id, "id": ""}, self._body)
+        return thread_id, str(run["id"])
+
+    def ask(self, run: tuple[str, str], event: RunEvent) -> object:
+        """Ask an event of it by its route."""
+        route = self._routes.get(event)
+        if route is None:
+            raise NotOffered(f"there is no route for {event}")
+        body: Mapping[str, Any] = {}
+        if event is RunEvent.SUBMIT_TOOL_OUTPUTS:
+            body = {"tool_outputs": [{"tool_call_id": one, "output": "ok"} for one in self._calls(run)]}
+        return self._asked(route, self._named(run), body)
+
+    def read(self, run: tuple[str, str]) -> Mapping[str, Any]:
+        """Retrieve it."""
+        return self._asked(("GET", f"{_RUNS}/{{id}}"), self._named(run), None)
+
+    def _calls(self, run: tuple[str, str]) -> list[str]:
+        action: Any = self.read(run).get("required_action") or {}
+        calls: list[Any] = action.get("submit_tool_outputs", {}).get("tool_calls", [])
+        return [call["id"] for call in calls] or [call.id for call in CALLS]
+
+    @staticmethod
+    def _named(run: tuple[str, str]) -> dict[str, str]:
+        return {"thread_id": run[0], "id": run[1]}
+
+    def _asked(self, route: Route, named: Mapping[str, str], body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        method, path, *more = route
+        given = None if body is None else json.dumps({**body, **(more[0] if more else {})})
+        place = self._base + path.format_map({name: quote(value, safe="") for name, value in named.items()})
+        kind = HTTPSConnection if self._secure else HTTPConnection
+        connection = kind(self._host, self._port, timeout=self._wait_s)  # one a request: two threads may ask at once
+        try:
+            connection.request(method, place, given, dict(self._headers))
+            return self._read_answer(connection.getresponse(), method, place)
+        finally:
+            connection.close()
+
+    def _read_answer(self, response: HTTPResponse, method: str, place: str) -> Mapping[str, Any]:
+        text = response.read(_MOST)
+        if response.status in self._refused_by:
+            raise Refused(_message(text))
+        if response.status >= 300:
+            raise HTTPException(f"{method} {place} was answered {response.status}: {_message(text)}")
+        found: Any = json.loads(text or b"{}")
+        if not isinstance(found, dict):
+            raise HTTPException(f"{method} {place} was not answered with a JSON object")
+        return cast("dict[str, Any]", found)
+
+
+def _message(text: bytes) -> str:
+    """Return the message in the API's envelope of errors, or how the answer begins."""
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return text[:200].decode(errors="replace")
