@@ -58,6 +58,11 @@ class Command(Generic[T]):
         """Take back an answer whose transaction was rolled back."""
         self._raw, self._error = _PENDING, None
 
+    @property
+    def refused(self) -> Sequence[RunstateError]:
+        """Every refusal in its answer."""
+        return (self._error,) if isinstance(self._error, RunstateError) else ()
+
     def expect(self) -> None:
         """Get ready to be waited for, before it is handed over."""
         self._waits = Lock()
@@ -257,6 +262,11 @@ class Turn(Command[T]):
         self.run_id: Final = run_id
         """The only run it wants, if it wants a certain one."""
         self._taken = taken
+
+    @property
+    def refused(self) -> Sequence[RunstateError]:
+        """Every refusal in its answer: of each outcome that was not taken."""
+        return super().refused or ([*self._raw[2].values()] if self._raw is not _PENDING else ())
 
     @property
     def repeatable(self) -> bool:

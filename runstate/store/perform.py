@@ -7,8 +7,8 @@ lease, a repeated request. Between the two another process may have moved the ru
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from runstate.errors import (
     Conflict,
@@ -33,15 +33,30 @@ from runstate.store.turns_sqlite import PLAIN, claim_next, complete_plain
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, Usage
 
-__all__ = ["note_given", "past_of", "perform", "refused"]
+__all__ = ["Witness", "bear_witness", "execute", "note_given", "past_of", "perform", "refused"]
 
 _ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
 _IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_of(RunEvent.START)}
 _CANCELLED: Final = (LAW.target_of(RunEvent.REQUEST_CANCEL), LAW.target_of(RunEvent.CONFIRM_CANCEL))
 
 
+Witness: TypeAlias = Callable[[Session, Sequence[Command[Any]]], None]
+"""Performs a batch in a transaction, by `execute`, and looks at what was written."""
+
+_witness: Witness | None = None
+
+
+def bear_witness(witness: Witness | None) -> None:
+    """Let all stores of this process perform by way of `witness`, for who counts what is asked; None for nobody."""
+    global _witness
+    _witness = witness
+
+
 def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     """Execute all commands of a batch, and note each one's answer. Raises `StoreError` if the database fails."""
+    if _witness is not None:
+        _witness(session, batch)
+        return
     creates = [command for command in batch if isinstance(command, Create)]
     moves = [command for command in batch if isinstance(command, Move)]
     turns = [command for command in batch if isinstance(command, Turn)]
@@ -51,14 +66,35 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
     parted = parted or any(map(_is_parted, turns))
     with session.transaction() if several or parted or calls else session.together():
-        if creates:
-            create(session, creates)
-        if moves:
-            _move(session, moves)
-        for call in calls:  # what a handler noted, before its run is settled
-            call.answer(call.perform(session))
-        for turn in turns:
-            _turn(session, turn)
+        _execute(session, creates, moves, calls, turns)
+
+
+def execute(session: Session, batch: Sequence[Command[Any]]) -> None:
+    """Execute all commands of a batch in the transaction that is under way."""
+    _execute(
+        session,
+        [command for command in batch if isinstance(command, Create)],
+        [command for command in batch if isinstance(command, Move)],
+        [command for command in batch if isinstance(command, Call)],
+        [command for command in batch if isinstance(command, Turn)],
+    )
+
+
+def _execute(
+    session: Session,
+    creates: Sequence[Create[Any]],
+    moves: Sequence[Move],
+    calls: Sequence[Call[Any]],
+    turns: Sequence[Turn[Any]],
+) -> None:
+    if creates:
+        create(session, creates)
+    if moves:
+        _move(session, moves)
+    for call in calls:  # what a handler noted, before its run is settled
+        call.answer(call.perform(session))
+    for turn in turns:
+        _turn(session, turn)
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------

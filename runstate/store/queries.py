@@ -278,6 +278,15 @@ class Queries:
             return "SELECT coalesce(max(id), 0) FROM runstate_history"
         return "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 || '.9223372036854775807.0'"
 
+    @cached_property
+    def entries_here(self) -> str:
+        """Run, version, source, event and actor of the entries that the transaction under way has written.
+
+        SQLite's is alone: they are those after the last that was there before, `:before`.
+        """
+        here = "h.id > :before" if self.words is SQLITE else "h.tx = pg_current_xact_id()::text::bigint"
+        return f"SELECT h.run, h.version, h.source, h.event, h.actor FROM runstate_history AS h WHERE {here}"
+
     def has_metadata(self, key: str, value: str) -> str:
         """Return the condition that the run of the table `r` has a pair of metadata."""
         key, value = self.param(key, "text"), self.param(value, "text")

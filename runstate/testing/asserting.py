@@ -16,6 +16,7 @@ from runstate.store import Store
 from runstate.stored import Entry, StoredRun
 from runstate.testing.asking import ask, ask_stored
 from runstate.testing.building import TrackedRun
+from runstate.testing.notice import notice
 from runstate.testing.records import fields_of, unlike_a_move, what_changed
 from runstate.testing.telling import entries_of, shortfall, told_entry
 
@@ -211,6 +212,7 @@ def _asked(
     run: RunT, event: RunEvent, store: Store | None, by: Callable[[], object] | None, given: Mapping[str, Any]
 ) -> RunT:
     """Ask, and return the run as it stands then: a stored one is read anew."""
+    notice(run, event)
     if by is not None:
         by()
     elif store is not None and isinstance(run, StoredRun):

@@ -1,0 +1,131 @@
+"""The pytest plugin of runstate: fixtures, a marker, options, and transition coverage.
+
+pytest loads this module in every session of every project that has runstate installed. So it stands outside of the
+package, and imports nothing of it until a fixture is used or `--runstate-cov` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from runstate import ManualClock
+    from runstate.store import Store
+    from runstate.testing.fixtures import MakeRun
+
+_KINDS = ("term", "lanes", "html", "json")
+_MARKER = (
+    "runstate(at=None, store=None, cov=True): where `run_clock` begins (Unix seconds), which URL `run_store` opens,"
+    " and whether the test counts for transition coverage."
+)
+
+
+def _report(given: str) -> tuple[str, str]:
+    """Return a kind of report and its path, from `html` or `html:path`."""
+    kind, _, path = given.partition(":")
+    if kind not in _KINDS or (path and kind in ("term", "lanes")):
+        raise argparse.ArgumentTypeError(f"{given!r} is none of {', '.join(_KINDS)}, html:PATH and json:PATH")
+    return kind, path
+
+
+def _percent(given: str) -> float:
+    """Return a percentage."""
+    try:
+        percent = float(given)
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise argparse.ArgumentTypeError(f"{given!r} is no percentage: give a number from 0 to 100")
+    return percent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("runstate", "runs of the Assistants API")
+    group.addoption(
+        "--runstate-store",
+        metavar="URL",
+        help="the store that run_store opens: sqlite:///:memory: (the usual), sqlite:///NAME.db (a file of that name,"
+        " new for each test) or postgresql://... (a schema of its own for each test)",
+    )
+    group.addoption(
+        "--runstate-cov",
+        action="store_true",
+        default=None,
+        help="count which of the 81 cells of status and event the tests ask",
+    )
+    group.addoption(
+        "--runstate-cov-fail-under",
+        metavar="N",
+        type=_percent,
+        help="fail if less than N percent of the 81 cells were asked",
+    )
+    group.addoption(
+        "--runstate-cov-report",
+        metavar="KIND",
+        action="append",
+        type=_report,
+        help="term, lanes, html[:PATH] or json[:PATH]; may be given several times; term unless said",
+    )
+    parser.addini("runstate_store", "what --runstate-store says")
+    parser.addini("runstate_cov", "what --runstate-cov says", type="bool", default=False)
+    parser.addini("runstate_cov_fail_under", "what --runstate-cov-fail-under says")
+    parser.addini("runstate_cov_report", "what --runstate-cov-report says, one a line", type="linelist")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and the counting if it is asked for."""
+    config.addinivalue_line("markers", _MARKER)
+    reports, fail_under = config.getoption("runstate_cov_report"), config.getoption("runstate_cov_fail_under")
+    counting = config.getoption("runstate_cov")
+    if counting is None:  # who asks for a report or a floor asks for the counting
+        counting = bool(reports or fail_under) or config.getini("runstate_cov")
+    if not counting:
+        return
+    try:
+        reports = reports or [_report(line) for line in config.getini("runstate_cov_report")] or [("term", "")]
+        if fail_under is None:
+            fail_under = _percent(config.getini("runstate_cov_fail_under") or "0")
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"in the configuration file: {error}") from None
+    from runstate.testing.coverage.session import CoverageSession
+
+    config.pluginmanager.register(CoverageSession(config, reports, fail_under), "runstate-cov")
+
+
+def _marked(request: pytest.FixtureRequest, name: str) -> Any:
+    marker = request.node.get_closest_marker("runstate")
+    return None if marker is None else marker.kwargs.get(name)
+
+
+@pytest.fixture
+def run_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
+    """The clock that all of runstate reads, standing still until the test moves it: `run_clock.advance(600)`."""
+    from runstate import ManualClock, use_clock
+
+    at = _marked(request, "at")
+    with use_clock(ManualClock() if at is None else ManualClock(at)) as clock:
+        yield clock
+
+
+@pytest.fixture
+def run_store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An empty store: SQLite in memory, or what `--runstate-store` says."""
+    from runstate.testing.fixtures import a_store
+
+    config = request.config
+    url = _marked(request, "store") or config.getoption("runstate_store") or config.getini("runstate_store")
+    with a_store(url or "sqlite:///:memory:", request) as store:
+        yield store
+
+
+@pytest.fixture
+def make_run(request: pytest.FixtureRequest) -> MakeRun:
+    """Makes runs: `make_run("in_progress")`, `make_run("queued", store=run_store)`; by `run_clock`, if it is used."""
+    from runstate.testing.fixtures import MakeRun
+
+    return MakeRun(request.getfixturevalue("run_clock") if "run_clock" in request.fixturenames else None)

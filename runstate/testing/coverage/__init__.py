@@ -1,0 +1,10 @@
+"""Transition coverage: which of the 81 cells a test suite has asked, moves apart from refusals, in total and by test.
+
+Counted is what the code under test asked of a `Run` or a store in this process, and what the kit's assertions asked of
+other classes. The moves by which `a_run` brings a run where a test wants it are not: they are arranged, not tested.
+"""
+
+from runstate.testing.coverage.exercised import Exercised, Tally
+from runstate.testing.coverage.watching import Watch
+
+__all__ = ["Exercised", "Tally", "Watch"]

@@ -1,0 +1,91 @@
+"""How it is noticed what a test asks: by wrapping the nine moves of `Run`, and by standing witness to every store.
+
+A store's moves are read from its history, inside the transaction that wrote them, so nothing is counted that was
+rolled back, and nothing that another process did. All of this is there only while somebody watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from threading import Lock
+from typing import Any
+
+from runstate.errors import IllegalTransition
+from runstate.lifecycle import RunEvent, RunStatus
+from runstate.run import Run
+from runstate.store.commands import Command
+from runstate.store.perform import bear_witness, execute
+from runstate.store.session import Session
+from runstate.store.tables import SQLITE
+from runstate.testing.building import ARRANGED, is_arranging
+from runstate.testing.coverage.exercised import Exercised
+from runstate.testing.notice import notify
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Counts what is asked between `start` and `stop`, for the test that is named at that moment."""
+
+    def __init__(self) -> None:
+        self.exercised = Exercised()
+        self.test: str | None = ""
+        """Whose doing it is; None for a test that does not count."""
+        self._adding = Lock()
+        self._moves: dict[RunEvent, Any] = {}
+
+    def start(self) -> None:
+        """Begin to watch. There may be one at a time in a process."""
+        for event in RunEvent:
+            self._moves[event] = vars(Run)[event]
+            setattr(Run, event, self._watched(event, self._moves[event]))
+        bear_witness(self._witness)
+        notify(self.count)
+
+    def stop(self) -> None:
+        """Leave everything as it was before."""
+        for event, move in self._moves.items():
+            setattr(Run, event, move)
+        self._moves.clear()
+        bear_witness(None)
+        notify(None)
+
+    def count(self, status: RunStatus, event: RunEvent) -> None:
+        """Note that an event was asked in a status."""
+        if self.test is not None:
+            with self._adding:
+                self.exercised.counts[self.test, status, event] += 1
+
+    def _watched(self, event: RunEvent, move: Callable[..., None]) -> Callable[..., None]:
+        @wraps(move)
+        def watched(run: Run, *args: Any, **given: Any) -> None:
+            if is_arranging():
+                return move(run, *args, **given)
+            status = run.status
+            try:
+                move(run, *args, **given)
+            except IllegalTransition as refusal:
+                self.count(refusal.status, refusal.event)
+                raise
+            return self.count(status, event)
+
+        return watched
+
+    def _witness(self, session: Session, batch: Sequence[Command[Any]]) -> None:
+        """Perform a batch, and count what it wrote and what it refused."""
+        with session.transaction():
+            look = session.statements.entries_here
+            sqlite = session.statements.words is SQLITE
+            place = {"before": int(session.run(session.statements.latest_cursor, {})[0][0])} if sqlite else {}
+            # A caller's own transaction may have written before; SQLite's place leaves that out.
+            before = [] if sqlite else [tuple(row) for row in session.run(look, place)]
+            execute(session, batch)
+            written = [row for row in session.run(look, place) if tuple(row) not in before]
+        for *_, source, event, actor in written:
+            if event is not None and actor != ARRANGED:
+                self.count(RunStatus(source), RunEvent(event))
+        for command in batch:
+            for refusal in command.refused:
+                if isinstance(refusal, IllegalTransition):
+                    self.count(refusal.status, refusal.event)

@@ -1,0 +1,102 @@
+"""What stands behind the fixtures of the pytest plugin."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, overload
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from runstate.clock import ManualClock
+from runstate.lifecycle import BIRTH, RunEvent, RunStatus
+from runstate.store import Store, StoredRun, open_store
+from runstate.testing.building import TrackedRun, a_run
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["MakeRun", "a_store"]
+
+
+class MakeRun:
+    """Makes runs where a test wants them, as `a_run` does, by the test's clock."""
+
+    def __init__(self, clock: ManualClock | None) -> None:
+        self._clock = clock
+
+    @overload
+    def __call__(
+        self,
+        status: RunStatus | str = BIRTH,
+        *,
+        path: Iterable[RunEvent | str] | None = None,
+        store: None = None,
+        **settings: Any,
+    ) -> TrackedRun: ...
+    @overload
+    def __call__(
+        self,
+        status: RunStatus | str = BIRTH,
+        *,
+        path: Iterable[RunEvent | str] | None = None,
+        store: Store,
+        **settings: Any,
+    ) -> StoredRun: ...
+    def __call__(
+        self,
+        status: RunStatus | str = BIRTH,
+        *,
+        path: Iterable[RunEvent | str] | None = None,
+        store: Store | None = None,
+        **settings: Any,
+    ) -> TrackedRun | StoredRun:
+        """Return a run in a status: in memory, or in a store. See `a_run`."""
+        clock = self._clock
+        if store is None:
+            return a_run(status, path=path, clock=clock, store=None, **settings)
+        return a_run(status, path=path, clock=clock, store=store, **settings)
+
+
+@contextmanager
+def a_store(url: str, request: pytest.FixtureRequest) -> Generator[Store, None, None]:
+    """Open an empty store for one test, of the kind that a URL names, and leave nothing of it behind.
+
+    Of an SQLite file only the name is taken: it is made anew in the test's own directory. In PostgreSQL it is a schema
+    of its own, dropped afterwards; nothing else in that database is touched.
+    """
+    if url.startswith("sqlite:"):
+        name = url.rpartition("/")[2]
+        directory = cast("Path", request.getfixturevalue("tmp_path")) if name != ":memory:" else None
+        with open_store(url if directory is None else f"sqlite:///{quote(str(directory / name))}") as store:
+            yield store
+        return
+    if not url.startswith(("postgresql:", "postgres:")):
+        open_store(url)  # which says what is wrong with it
+    with _schema(url) as inside, open_store(inside, migrate=True) as store:
+        yield store
+
+
+@contextmanager
+def _schema(url: str) -> Generator[str, None, None]:
+    """Make a schema; yield the URL of the database as seen from inside it."""
+    import psycopg
+    from psycopg.sql import SQL, Identifier
+
+    name = f"runstate_test_{secrets.token_hex(6)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(name)))
+        try:
+            yield _with_path(url, name)
+        finally:
+            connection.execute("SET client_min_messages = warning")
+            connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(name)))
+
+
+def _with_path(url: str, schema: str) -> str:
+    """Return a URL whose connections look into a schema."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    query["options"] = f"{query.get('options', '')} -csearch_path={schema}".strip()
+    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
