@@ -1,5 +1,7 @@
 """Recorded runs as files hold them: JSON lines, a JSON array or list page, one object, a capture of server-sent events.
 
+A cassette or HAR file of recorded HTTP answers is known as one here, and read by `runstate.cassettes`.
+
 Bytes go in, line by line; snapshots with their place come out, and a report on all of them. Whatever cannot be read
 is a finding with its place, never an exception, so that one bad line spoils no other.
 """
@@ -7,43 +9,23 @@ is a finding with its place, never an exception, so that one bad line spoils no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final, TypeAlias, cast
+from typing import Final
 
 import attrs
 
-from runstate import wire
-from runstate.errors import Fault, RunDecodeError
+from runstate import cassettes, wire
+from runstate.errors import RunDecodeError
 from runstate.json_values import printable
 from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
 from runstate.plausible import Seen, Severity, Step, judge_trace, observe
+from runstate.sightings import FIELDS_OF_SSE, Place, Snapshot, events_in, runs_in
 
-__all__ = ["Complaint", "Report", "Snapshot", "inspect", "snapshots"]
+__all__ = ["Complaint", "Place", "Report", "Snapshot", "inspect", "snapshots"]
 
-_FIELDS_OF_SSE: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 _EVENT: Final = "thread.run."
 _MAX_UNREADABLE: Final = 100
-_JsonObject: TypeAlias = Mapping[str, object]
-
-
-@attrs.frozen
-class Snapshot:
-    """One recorded run object, not yet decoded, or the faults of what stands in its place."""
-
-    line: int
-    """The line it begins on, counted from 1."""
-    item: str
-    """Where in the JSON of that line, if not at its top: `[3]`, `.data[0]`."""
-    event: str | None
-    """The server-sent event it came with, `thread.run.queued`; None if it came without."""
-    record: _JsonObject | None
-    faults: tuple[Fault, ...] = ()
-
-    @property
-    def place(self) -> str:
-        """Its line, and where in it: `12`, `1[3]`."""
-        return f"{self.line}{self.item}"
 
 
 # --- bytes to snapshots -----------------------------------------------------------------------------------------------
@@ -52,8 +34,9 @@ class Snapshot:
 def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:
     """Yield every snapshot in a file's lines, in order; what says it is no run (a message, a step) is passed over.
 
-    The form is known by the first line that is not blank: a field of server-sent events; an object or array that ends
-    where it began, then every line is one; else a document over many lines.
+    The form is known by the first line that is not blank: a field of server-sent events; the first key of a cassette in
+    YAML; an object or array that ends where it began, then every line is one; else a document over many lines. A
+    cassette in JSON and a HAR file are known by their keys.
     """
     numbered_all = enumerate(lines, start=1)
     numbered = ((number, line) for number, line in numbered_all if line.strip())
@@ -62,8 +45,12 @@ def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:
         return
     head = first[1].strip().removeprefix(b"\xef\xbb\xbf")
     opening = (first[0], head)
-    if head.startswith(_FIELDS_OF_SSE):
-        yield from _server_sent(chain([opening], numbered_all))
+    if head.startswith(FIELDS_OF_SSE):
+        for number, event, data in events_in(chain([opening], numbered_all)):
+            yield from _value(number, data, event)
+        return
+    if head.startswith(cassettes.YAML_BEGINS):
+        yield from cassettes.read_yaml(chain([opening], numbered_all))
         return
     everything = chain([opening], ((number, line.strip()) for number, line in numbered))
     if head.endswith((b"}", b"]")) or not head.startswith((b"{", b"[")):
@@ -82,29 +69,10 @@ def _value(line: int, text: bytes, event: str | None = None) -> Iterator[Snapsho
     try:
         value = wire.parse(text, first_line=line)
     except RunDecodeError as error:
-        yield Snapshot(line, "", event, None, error.faults)
+        yield Snapshot(Place(line), event, None, error.faults)
         return
-    yield from _found(line, "", event, value)
-
-
-def _found(line: int, item: str, event: str | None, value: object) -> Iterator[Snapshot]:
-    """Yield the runs in a JSON value: itself, in an envelope (`run`, `data`), or members of an array or a list page."""
-    if isinstance(value, list):
-        for index, member in enumerate(cast("list[object]", value)):
-            yield from _found(line, f"{item}[{index}]", event, member)
-    elif isinstance(value, dict):
-        found = cast("dict[str, object]", value)
-        named = found.get("event")
-        event = named if isinstance(named, str) else event
-        inner = next((key for key in ("run", "data") if isinstance(found.get(key), dict | list)), None)
-        if inner is not None and "status" not in found:
-            yield from _found(line, f"{item}.{inner}" if inner == "data" else item, event, found[inner])
-        elif "id" not in found and "status" not in found:
-            yield Snapshot(line, item, event, None, (Fault("", "no run: it has neither id nor status"),))
-        elif found.get("object", "thread.run") == "thread.run":
-            yield Snapshot(line, item, event, found)
-    else:
-        yield Snapshot(line, item, event, None, (Fault("", "expected a run, an array of runs or an envelope of one"),))
+    answers = cassettes.read(value)
+    yield from runs_in(Place(line), event, value) if answers is None else answers
 
 
 def _document(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
@@ -128,25 +96,6 @@ def _document(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
     yield from _value(collected[0][0], b"\n".join(text))
 
 
-def _server_sent(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
-    """Yield the runs among server-sent events: `event:` and `data:` fields, ended by a blank line."""
-    event: str | None = None
-    data: list[bytes] = []
-    begin = 0
-    for number, line in chain(lines, [(0, b"")]):
-        field, _, value = line.strip().partition(b":")
-        value = value.strip()
-        if field == b"event":
-            event = value.decode(errors="replace")
-        elif field == b"data":
-            begin = begin or number
-            data.append(value)
-        elif not field and not value:
-            if data and data != [b"[DONE]"]:
-                yield from _value(begin, b"\n".join(data), event)
-            event, data, begin = None, [], 0
-
-
 # --- snapshots to a report --------------------------------------------------------------------------------------------
 
 
@@ -154,17 +103,21 @@ def _server_sent(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
 class Complaint:
     """A finding with its place in the file."""
 
-    line: int
-    item: str
+    at: Place
     severity: Severity
     run_id: str | None
     problem: str
     possible: str
 
     @property
+    def line(self) -> int:
+        """The line it is about: of the file, or of a part's body."""
+        return self.at.line
+
+    @property
     def place(self) -> str:
-        """Its line, and where in it: `12`, `1[3]`."""
-        return f"{self.line}{self.item}"
+        """Where it stands: `12`, `1[3]`, `interaction 3 line 7`."""
+        return str(self.at)
 
     def __str__(self) -> str:
         # What a recording says comes from strangers: a line break in an id must not look like another complaint.
@@ -211,24 +164,23 @@ def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
             report.complaints += _complain_of_faults(snapshot, error)
             if unreadable == _MAX_UNREADABLE:
                 said = f"gave up after {unreadable} that cannot be read"
-                report.complaints.append(Complaint(snapshot.line, snapshot.item, "error", None, said, ""))
+                report.complaints.append(Complaint(snapshot.at, "error", None, said, ""))
                 break
             continue
         report.snapshots += 1
         traces.setdefault(seen.run.id, []).append((snapshot, seen))
         report.complaints += _judge_event(snapshot, seen)
+        report.complaints += _judge_answer(snapshot, seen, law)
     for run_id, trace in traces.items():
         report.run_ids.add(run_id)
         verdict = judge_trace((seen for _, seen in trace), law)
         report.steps.update(verdict.steps)
         for finding in verdict.findings:
-            at = trace[finding.index][0]
-            report.complaints.append(
-                Complaint(at.line, at.item, finding.severity, run_id, finding.problem, finding.possible)
-            )
+            at = trace[finding.index][0].at
+            report.complaints.append(Complaint(at, finding.severity, run_id, finding.problem, finding.possible))
     if not report.snapshots and not report.complaints:
-        report.complaints.append(Complaint(1, "", "error", None, "no run in it", ""))
-    report.complaints.sort(key=lambda complaint: complaint.line)
+        report.complaints.append(Complaint(Place(1), "error", None, "no run in it", ""))
+    report.complaints.sort(key=lambda complaint: complaint.at.order)
     return report
 
 
@@ -249,7 +201,7 @@ def _complain_of_faults(snapshot: Snapshot, error: RunDecodeError) -> Iterator[C
     else:
         others += [f"{path}: is missing" for path in missing]
     for said in others:
-        yield Complaint(snapshot.line, snapshot.item, "error", known, said, "")
+        yield Complaint(snapshot.at, "error", known, said, "")
 
 
 def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
@@ -260,4 +212,18 @@ def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
     status = BIRTH if named == "created" else named
     if status in tuple(RunStatus) and seen.run.status != status:
         problem = f"the event {snapshot.event} came with a run in {seen.run.status}"
-        yield Complaint(snapshot.line, snapshot.item, "error", seen.run.id, problem, f"possible: {status}")
+        yield Complaint(snapshot.at, "error", seen.run.id, problem, f"possible: {status}")
+
+
+def _judge_answer(snapshot: Snapshot, seen: Seen, law: Law) -> Iterator[Complaint]:
+    """Yield a complaint if the server accepted an event, and its answer is a run that the event cannot lead to.
+
+    A run may have gone on before the server answered, so every status that a path leads to is possible.
+    """
+    if snapshot.asked is None or not law.sources_of(snapshot.asked):
+        return
+    target = law.target_of(snapshot.asked)
+    if law.shortest_path(target, seen.run.status) is None:
+        problem = f"{snapshot.asked} was accepted, but answered with a run in {seen.run.status}"
+        onward = [status for status in RunStatus if law.shortest_path(target, status) is not None]
+        yield Complaint(snapshot.at, "error", seen.run.id, problem, f"possible: {', '.join(onward)}")

@@ -36,8 +36,8 @@ def _progress() -> Progress:
 def check(files: tuple[str, ...], as_json: bool) -> None:
     """Judge whether a legal history could have left recorded runs.
 
-    FILE holds JSON lines, a JSON array, one object, or a capture of server-sent events; - is stdin. Exit code 1 if
-    anything in them cannot be.
+    FILE holds JSON lines, a JSON array, one object, a capture of server-sent events, or recorded HTTP: a cassette of
+    VCR (YAML or JSON) or a HAR file; - is stdin. Exit code 1 if anything in them cannot be.
     """
     total = Report()
     reports: list[tuple[str, Report]] = []

@@ -1,0 +1,106 @@
+"""Values as YAML spells them, of which only what JSON knows too is read: nothing in a text can make an object.
+
+PyYAML is asked only what stands where (its events), never to build anything: tags that name Python or Ruby classes are
+passed over, and what stands under them is read as the text, the list or the object that it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+from runstate import wire
+from runstate.errors import Fault, RunDecodeError
+
+__all__ = ["Base64", "parse"]
+
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_TRUTHS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}(?:[eE][-+]?[0-9]{1,3})?")
+_BINARY: Final = ("tag:yaml.org,2002:binary", "!binary")
+
+
+class Base64(str):
+    """Text that stands for bytes."""
+
+    __slots__ = ()
+
+
+def parse(text: bytes) -> object:
+    """Return the value that a YAML text spells. Raises `RunDecodeError` with the place.
+
+    That is: one document in UTF-8 of 16 MiB and 80 levels at most, no aliases, and only with PyYAML installed.
+    """
+    try:
+        import yaml  # type: ignore[import-untyped]  # here, because nobody needs it who reads no YAML
+    except ImportError:
+        raise _refusal("YAML is read with PyYAML, which is not installed: pip install pyyaml") from None
+    if len(text) > wire.MAX_BYTES:
+        raise _refusal(f"expected at most {wire.MAX_BYTES} bytes, got more")
+    reader = cast("Any", yaml)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 28x faster, and not in every PyYAML
+    try:
+        return _value_of(reader.parse(text.decode(), Loader=loader))
+    except UnicodeDecodeError as error:
+        raise _refusal(f"byte {error.start} is not UTF-8") from None
+    except yaml.YAMLError as error:
+        mark: Any = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" at line {mark.line + 1} column {mark.column + 1}"
+        raise _refusal(
+            f"not YAML{place}: {getattr(error, 'problem', None) or 'a character it does not allow'}"
+        ) from None
+    except RunDecodeError:
+        raise
+    except (ValueError, OverflowError):  # what the reader in Python says to a number past its own bounds
+        raise _refusal("not YAML: a number in it is too large") from None
+
+
+def _refusal(problem: str) -> RunDecodeError:
+    return RunDecodeError([Fault("", problem)])
+
+
+def _value_of(events: Iterable[Any]) -> object:
+    """Build the value from what the reader sees, without recursion, so that no depth of it can hurt."""
+    levels: list[list[object]] = [[]]
+    for event in events:
+        kind = type(event).__name__
+        if kind == "ScalarEvent":
+            levels[-1].append(_scalar(event))
+        elif kind in ("SequenceStartEvent", "MappingStartEvent"):
+            if len(levels) > wire.MAX_DEPTH:
+                raise _refusal(f"nested deeper than {wire.MAX_DEPTH} levels")
+            levels.append([])
+        elif kind in ("SequenceEndEvent", "MappingEndEvent"):
+            members = levels.pop()
+            levels[-1].append(members if kind == "SequenceEndEvent" else _object(members))
+        elif kind == "AliasEvent":
+            # A few aliases of aliases are a text of gigabytes, and what writes cassettes writes none.
+            raise _refusal(f"line {event.start_mark.line + 1} has an alias (*{event.anchor[:64]}), which is not read")
+    documents = levels[0]
+    if len(documents) > 1:
+        raise _refusal(f"expected one YAML document, got {len(documents)}")
+    return documents[0] if documents else None
+
+
+def _object(members: list[object]) -> dict[str, object]:
+    if any(isinstance(key, list | dict) for key in members[::2]):
+        raise _refusal("expected keys that are text, got a list or an object as a key")
+    return {str(key): value for key, value in zip(members[::2], members[1::2], strict=True)}
+
+
+def _scalar(event: Any) -> object:
+    """Return what a scalar spells: only a plain one without a tag can be anything but text."""
+    text: str = event.value
+    if event.tag in _BINARY:
+        return Base64(text)
+    if event.tag is not None or not event.implicit[0]:
+        return text
+    if text in _NULLS:
+        return None
+    if text in _TRUTHS:
+        return _TRUTHS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else text
