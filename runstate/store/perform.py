@@ -1,4 +1,4 @@
-"""How a batch of commands becomes a few statements, and how each command gets its own answer.
+"""How a batch of commands becomes a few statements, and how each command gets its own answer; the moves among them.
 
 A statement gives back what it moved. For what it did not move, the row is read and says why: the law, a version, a
 lease, a repeated request. Between the two another process may have moved the run on; then it is asked again.
@@ -12,8 +12,6 @@ from typing import Any, Final, TypeAlias
 
 from runstate.errors import (
     Conflict,
-    IllegalTransition,
-    LeaseLost,
     RunNotFound,
     RunstateError,
     StoreError,
@@ -23,17 +21,15 @@ from runstate.errors import (
 )
 from runstate.lifecycle import LAW, RunEvent
 from runstate.store.birth import create, in_parts, one
-from runstate.store.commands import Call, Command, Create, Move, Past, Settle, Turn
-from runstate.store.rows import Row, read_run, worker_of
-from runstate.store.session import Given, Session
-from runstate.store.sqlite import SqliteSession
-from runstate.store.statements import MOVE_COLUMNS, Outcome
-from runstate.store.tables import SQLITE
-from runstate.store.turns_sqlite import PLAIN, claim_next, complete_plain
+from runstate.store.commands import Call, Command, Create, Move, Turn
+from runstate.store.refusing import refused
+from runstate.store.rows import Row, read_run
+from runstate.store.session import Session
+from runstate.store.statements import MOVE_COLUMNS
+from runstate.store.turning import is_parted, take_turn
 from runstate.stored import StoredRun
-from runstate.values import NO_USAGE, Usage
 
-__all__ = ["Witness", "bear_witness", "execute", "note_given", "past_of", "perform", "refused"]
+__all__ = ["Witness", "bear_witness", "execute", "perform"]
 
 _ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
 _IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_of(RunEvent.START)}
@@ -64,7 +60,7 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     asked = {move.event for move in moves}
     several = len(turns) + len(calls) + bool(creates) + len(asked) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
-    parted = parted or any(map(_is_parted, turns))
+    parted = parted or any(map(is_parted, turns))
     with session.transaction() if several or parted or calls else session.together():
         _execute(session, creates, moves, calls, turns)
 
@@ -94,7 +90,7 @@ def _execute(
     for call in calls:  # what a handler noted, before its run is settled
         call.answer(call.perform(session))
     for turn in turns:
-        _turn(session, turn)
+        take_turn(session, turn)
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------
@@ -179,13 +175,6 @@ def _explain(session: Session, move: Move) -> None:
     move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
 
 
-def refused(run: StoredRun, event: RunEvent) -> IllegalTransition:
-    """Return the refusal of the law, with the run as it stands."""
-    error = LAW.refusal(run.id, run.status, event)
-    error.args = (*error.args, run)
-    return error
-
-
 def _not_ready(session: Session, run: StoredRun) -> RunstateError:
     """Return why a queued run may not be started yet."""
     head = one(session.run(session.statements.waits_behind, {"run": run.seq}))
@@ -242,158 +231,3 @@ def _submitted_before(session: Session, move: Move, run: StoredRun) -> bool:
     version, _, detail = found[0]
     before = json.loads(detail or "{}").get("tool_outputs")
     return bool(before == move.outputs and move.version in (None, version - 1))
-
-
-# --- work -------------------------------------------------------------------------------------------------------------
-
-
-def _turn(session: Session, turn: Turn[Any]) -> None:
-    """Settle what a worker brings, claim what it asks for."""
-    statements = session.statements
-    settles = turn.settles
-    refused_ones: dict[int, RunstateError] = {}
-    claimed: list[Row] = []
-    if turn.unsure:
-        settles, refused_ones, claimed = _reconcile(session, turn)
-    owner = {"worker": turn.worker, "actor": turn.actor}
-    for settle in settles:
-        if settle.noted is not None:
-            session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
-    groups = _by_outcome(settles)
-    if statements.words is not SQLITE and len(groups) > 1:
-        keys = [settle.run.seq for settle in settles]
-        held = session.run(statements.hold_runs, {"keys": keys, "worker": turn.worker})
-        session.run(statements.hold_threads, {"keys": [row[0] for row in held]})
-    limit = max(0, turn.limit - len(claimed))
-    queues = list(turn.queues)
-    together = statements.words is not SQLITE and groups and queues and limit and turn.run_id is None
-    claim = {"queue": queues.pop(0), "limit": limit} if together else None
-    settled = _settle(session, owner, groups, claim, claimed)
-    if turn.run_id is not None:
-        if not claimed:
-            claimed += session.run(statements.claim_id, {**owner, "id": turn.run_id})
-    else:
-        for queue in queues:
-            left = turn.limit - len(claimed)
-            if left > 0:
-                claimed += _claim(session, {**owner, "queue": queue, "limit": left})
-    for settle in settles:
-        if settle.run.seq not in settled:
-            refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
-    worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
-    turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
-
-
-def _settle(
-    session: Session,
-    owner: Given,
-    groups: Sequence[tuple[Outcome, Sequence[Settle]]],
-    claim: Given | None,
-    claimed: list[Row],
-) -> set[int]:
-    """Commit outcomes, the last group in one statement with a claim if one is asked; return the seqs of the settled."""
-    statements = session.statements
-    settled: set[int] = set()
-    for place, (outcome, group) in enumerate(groups, start=1):
-        if isinstance(session, SqliteSession) and outcome == PLAIN:
-            settled |= complete_plain(session, owner, group)
-            continue
-        laden = outcome[1]
-        values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in group])
-        if claim is not None and place == len(groups):
-            found = session.run(statements.turn[outcome], {**owner, **values, **claim})
-            settled |= {row[1] for row in found if row[0] == 0}
-            claimed += [row[1:] for row in found if row[0] == 1]
-        else:
-            settled |= {row[0] for row in session.run(statements.settle[outcome], {**owner, **values})}
-    return settled
-
-
-def _claim(session: Session, given: Given) -> Sequence[Row]:
-    if isinstance(session, SqliteSession):
-        return claim_next(session, given)
-    return session.run(session.statements.claim, given)
-
-
-def _is_parted(turn: Turn[Any]) -> bool:
-    """Tell whether a turn takes more than one statement besides its claims."""
-    return len({settle.outcome for settle in turn.settles}) > 1 or any(settle.noted for settle in turn.settles)
-
-
-def _by_outcome(settles: Sequence[Settle]) -> list[tuple[Outcome, list[Settle]]]:
-    """Return settles that one statement can commit together, the largest lot last."""
-    groups: dict[Outcome, list[Settle]] = {}
-    for settle in settles:
-        groups.setdefault(settle.outcome, []).append(settle)
-    for group in groups.values():
-        group.sort(key=_thread)  # whose ends hold their threads, in the order in which everybody does
-    return sorted(groups.items(), key=lambda item: len(item[1]))
-
-
-def _thread(settle: Settle) -> str:
-    return settle.run.thread_id
-
-
-def _settle_row(settle: Settle, laden: bool) -> Row:
-    if not laden:
-        return (settle.run.seq, settle.usage)
-    carried = (settle.detail, settle.required_action, settle.last_error, settle.incomplete_details)
-    return (settle.run.seq, settle.usage, *carried)
-
-
-def note_given(
-    worker: int, seq: int, *, checkpoint: str | None = None, usage: Usage | None = None, progress: str | None = None
-) -> Given:
-    """Return the parameters of a note."""
-    spent = usage or NO_USAGE
-    noted = {"seq": seq, "worker": worker, "checkpoint": checkpoint, "progress": progress}
-    return {**noted, "prompt": spent.prompt_tokens, "completion": spent.completion_tokens}
-
-
-def _why_not_settled(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError:
-    row = one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
-    if row is None:
-        return RunNotFound(settle.run.id)
-    run = read_run(row)
-    held = worker_of(row) == turn.worker
-    unlawful = LAW.is_terminal(run.status) or (held and LAW.find(run.status, settle.event) is None)
-    return refused(run, settle.event) if unlawful else LeaseLost(run, settle.event)
-
-
-def past_of(session: Session, claimed: Sequence[Row]) -> dict[int, Past]:
-    """Return what runs that were worked on before bring along, by seq."""
-    found: dict[int, Past] = {}
-    # The row of a run that was taken over, or found to be claimed before, says when it was started.
-    at = session.run(session.statements.moment, {})[0][0] if claimed else None
-    for row in claimed:
-        seq = row[0]
-        # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
-        submitted = one(session.run(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
-        notes = one(session.run(session.statements.notes, {"run": seq})) or (None, 0, 0)
-        found[seq] = Past(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
-    return found
-
-
-def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[int, RunstateError], list[Row]]:
-    """Find out what became of a turn whose answer was lost: what is still to settle, and what it had claimed."""
-    again: list[Settle] = []
-    refused_ones: dict[int, RunstateError] = {}
-    for settle in turn.settles:
-        row = one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
-        if row is not None and worker_of(row) == turn.worker:
-            again.append(settle)
-            continue
-        run = None if row is None else read_run(row)
-        if run is None or not _is_ours(session, turn, settle):
-            refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
-    mine = session.run(session.statements.owned, {"worker": turn.worker})
-    known = {settle.run.seq for settle in turn.settles}.union(turn.held or ())
-    if turn.held is None:
-        mine = [row for row in mine if row[2] == turn.run_id]
-    return again, refused_ones, [row for row in mine if row[0] not in known]
-
-
-def _is_ours(session: Session, turn: Turn[Any], settle: Settle) -> bool:
-    """Tell whether an entry shows that this worker settled the run so. Only its holder could, and it was the holder."""
-    started = session.run(session.statements.entries_after, {"run": settle.run.seq, "version": settle.run.version})
-    return any(event == settle.event and actor == turn.actor for event, actor in started)

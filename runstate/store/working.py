@@ -21,9 +21,9 @@ from runstate.store.asking import Asking
 from runstate.store.bell import EVERYTHING
 from runstate.store.commands import Call, Past, Settle, Turn, Turned, turned
 from runstate.store.creating import DEFAULT_QUEUE, new_token, plain_text, queue_names
-from runstate.store.perform import note_given, past_of
 from runstate.store.rows import Row, json_text
 from runstate.store.session import Session
+from runstate.store.turning import note_given, past_of
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, LastError, Usage, demand
 

@@ -17,9 +17,9 @@ from runstate.json_values import fits, misfits
 from runstate.lifecycle import RunEvent
 from runstate.store.commands import Call, Settle
 from runstate.store.moving import detail_text
-from runstate.store.perform import note_given
 from runstate.store.rows import json_text
 from runstate.store.session import Session
+from runstate.store.turning import note_given
 from runstate.store.working import NO_OUTPUTS, Claim, Lease
 from runstate.stored import StoredRun
 from runstate.values import (
