@@ -1,61 +1,63 @@
 """Assert the rules of runs in your own tests, with pytest.
 
-    pytest examples/test_rules.py
+    pytest examples/test_rules.py --runstate-cov
 
-The law is data: `LAW.transitions` has every legal move, and whatever is not in it is refused. So a test can go
-through all 81 pairs of a status and an event, rather than through the few that came to mind.
+The law is data: `moves()` are the 19 pairs of a status and an event that move a run, `refusals()` the 62 that do not.
+So a test can go through all of them, rather than through the few that came to mind. The fixtures come with runstate.
 """
-
-from collections.abc import Callable
 
 import pytest
 
-from runstate import LAW, IllegalTransition, ManualClock, RequiredAction, Run, RunEvent, RunStatus, ToolCall, use_clock
-from runstate.plausible import judge
-
-ASK: dict[RunEvent, Callable[[Run], None]] = {
-    RunEvent.START: Run.start,
-    RunEvent.REQUIRE_ACTION: lambda run: run.require_action(RequiredAction([ToolCall("call_1", "weather")])),
-    RunEvent.SUBMIT_TOOL_OUTPUTS: lambda run: run.submit_tool_outputs({"call_1": "sunny"}),
-    RunEvent.REQUEST_CANCEL: Run.request_cancel,
-    RunEvent.CONFIRM_CANCEL: Run.confirm_cancel,
-    RunEvent.COMPLETE: Run.complete,
-    RunEvent.MARK_INCOMPLETE: lambda run: run.mark_incomplete("max_completion_tokens"),
-    RunEvent.FAIL: lambda run: run.fail("server_error", "It broke."),
-    RunEvent.EXPIRE: Run.expire,
-}
-
-
-def a_run(status: RunStatus) -> Run:
-    """A run in `status`, brought there by the shortest legal way."""
-    run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
-    for event in LAW.shortest_path(RunStatus.QUEUED, status) or ():
-        ASK[event](run)
-    return run
+from runstate import ManualClock
+from runstate.store import Store
+from runstate.testing import (
+    Cell,
+    Walk,
+    assert_history,
+    assert_moves,
+    assert_plausible,
+    assert_refused,
+    assert_stamps,
+    moves,
+    refusals,
+    walks,
+)
+from runstate.testing.fixtures import MakeRun
 
 
-@pytest.mark.parametrize("event", RunEvent)
-@pytest.mark.parametrize("status", RunStatus)
-def test_every_event_in_every_status(status: RunStatus, event: RunEvent) -> None:
-    """An event leads where the law says, or is refused and changes nothing."""
-    run = a_run(status)
-    before = run.to_dict()
-    if event in LAW.allowed_events(status):
-        ASK[event](run)
-        assert run.status == LAW.target_of(event)
-        assert judge(run) == ()
-    else:
-        with pytest.raises(IllegalTransition) as refusal:
-            ASK[event](run)
-        assert refusal.value.allowed == LAW.allowed_events(status)
-        assert run.to_dict() == before
+@pytest.mark.parametrize("cell", moves())
+def test_what_moves(cell: Cell, make_run: MakeRun) -> None:
+    """An event leads where the law says, with its stamp and no other."""
+    run = assert_moves(make_run(cell.status), cell.event, to=cell.target)
+    assert_plausible(run)
 
 
-def test_a_second_start_is_stamped_anew() -> None:
+@pytest.mark.parametrize("cell", refusals())
+def test_what_is_refused(cell: Cell, make_run: MakeRun) -> None:
+    """What the law has no row for is refused, and changes nothing."""
+    assert_refused(make_run(cell.status), cell.event)
+
+
+@pytest.mark.parametrize("walk", walks(max_events=4))
+def test_every_walk(walk: Walk, make_run: MakeRun) -> None:
+    """Every legal way leads where it should, also the second time round."""
+    run = make_run("queued")
+    for step in walk.steps:
+        assert_moves(run, step.event, to=step.target)
+    assert_history(run, walk.events)
+
+
+def test_a_second_start_is_stamped_anew(make_run: MakeRun, run_clock: ManualClock) -> None:
     """Time is an argument of a test: move the clock, and see the stamp."""
-    with use_clock(ManualClock(1_700_000_000)) as clock:
-        run = a_run(RunStatus.REQUIRES_ACTION)
-        clock.advance(60)
-        run.submit_tool_outputs({"call_1": "sunny"})
-        run.start()
-    assert run.started_at == 1_700_000_060
+    run = make_run("requires_action")
+    run_clock.advance(60)
+    run.submit_tool_outputs({"call_1": "sunny"})
+    run.start()
+    assert_stamps(run, started_at=int(run_clock.time()))
+
+
+def test_a_cancel_that_nobody_is_at_work_on(make_run: MakeRun, run_store: Store) -> None:
+    """In a store, a run that waits is cancelled at once; the history has both entries."""
+    run = make_run("queued", store=run_store)
+    assert_moves(run, "request_cancel", to="cancelled", store=run_store)
+    assert_history(run_store, ["request_cancel", "confirm_cancel"], run=run)

@@ -62,10 +62,12 @@ def test_a_transaction_takes_the_run_along() -> None:
 
 
 def test_the_rules_pass_under_pytest() -> None:
-    """The example for pytest has all 81 pairs and one test of time, and all pass."""
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_rules.py")
+    """The example for pytest has all 81 pairs, 34 walks and two tests more; all pass, and nothing is left unasked."""
+    options = ("-q", "-p", "no:cacheprovider", "--runstate-cov", "--runstate-cov-fail-under=100")
+    done = run("-m", "pytest", *options, "examples/test_rules.py")
     assert 0 == done.returncode, done.stdout
-    assert "82 passed" in done.stdout
+    assert "117 passed" in done.stdout
+    assert "total      81 of 81, 100 %" in done.stdout
 
 
 def load_worker() -> Any:

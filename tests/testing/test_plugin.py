@@ -612,7 +612,7 @@ def test_a_failure_points_at_the_test(pytester: pytest.Pytester) -> None:
             '>       assert_moves(make_run("requires_action", id="run_1"), "complete", to="completed")',
             "E       AssertionError: run run_1 did not complete: it was refused in requires_action",
             "E         allowed    submit_tool_outputs, request_cancel, fail, expire",
-            "E         way there  request_cancel -> complete",
+            "E         way there  submit_tool_outputs -> start -> complete",
             "E         history    created -> queued (+0ms)",
             "E                    start -> in_progress (+1.000s)",
             "E                    require_action -> requires_action (+2.000s)",
