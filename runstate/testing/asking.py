@@ -6,15 +6,15 @@ What a move needs besides (calls, outputs, a reason, an error) is filled in from
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any, Final, cast
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Store
 from runstate.stored import StoredRun
-from runstate.values import RequiredAction, ToolCall
+from runstate.values import RequiredAction, ToolCall, Usage
 
-__all__ = ["CALLS", "ask", "ask_stored"]
+__all__ = ["CALLS", "answered", "ask", "ask_stored"]
 
 CALLS: Final = (ToolCall("call_1", "weather", '{"city": "Paris"}'),)
 """The calls that a run is made to wait for where none are given."""
@@ -24,26 +24,38 @@ _SAMPLES: Final[Mapping[str, object]] = {
     "reason": "max_completion_tokens",
     "code": "server_error",
     "message": "it broke",
+    "usage": Usage(12, 30),
 }
 
 
 def ask(run: object, event: RunEvent | str, *, method: str = "", **given: Any) -> object:
     """Ask `event` of a run in memory by its method of that name, or by `method`; return what that returns.
 
-    Raises `TypeError` where the run has no such method, or one that needs what neither `given` nor the samples hold.
+    Raises `TypeError` where the run has no such method, one that needs what neither `given` nor the samples hold, or
+    one that is to be awaited.
     """
     event = RunEvent(event)
     move = getattr(run, method or event, None)
     if not callable(move):
-        hint = "; a stored run is moved by its store: give store=" if isinstance(run, StoredRun) else ""
-        raise TypeError(f"{type(run).__name__} has no method {method or event}(){hint}")
-    return move(**_filled(move, run, given))
+        stored = isinstance(run, StoredRun)
+        hint = "a stored run is moved by its store: give store=" if stored else "by= says how else it is asked"
+        raise TypeError(f"{type(run).__name__} has no method {method or event}(); {hint}")
+    return answered(move(**_filled(move, run, given)), f"{type(run).__name__}.{method or event}()")
 
 
 def ask_stored(store: Store, run: StoredRun, event: RunEvent | str, **given: Any) -> StoredRun:
     """Ask `event` of a run by its store; return the run as it stands afterwards. Raises what the store raises."""
     move: Callable[..., StoredRun] = getattr(store, RunEvent(event))
     return move(run.id, **_filled(move, run, {"run_id": run.id, **given}, named="run_id"))
+
+
+def answered(answer: object, who: str) -> object:
+    """Return what was answered. Raises `TypeError` for a coroutine: nothing has been asked yet then."""
+    if inspect.iscoroutine(answer):
+        cast("Coroutine[Any, Any, Any]", answer).close()  # or Python warns that nobody awaited it
+    if inspect.isawaitable(answer):
+        raise TypeError(f"{who} is to be awaited: give by=lambda: asyncio.run(...)")
+    return answer
 
 
 def _filled(move: Callable[..., object], run: object, given: Mapping[str, Any], named: str = "") -> dict[str, Any]:
@@ -69,5 +81,14 @@ def _filled(move: Callable[..., object], run: object, given: Mapping[str, Any], 
 def _outputs(run: object) -> dict[str, str]:
     """Return an output for each call that a run waits for; for the sample's where it waits for none."""
     action = getattr(run, "required_action", None)
-    calls = action.tool_calls if isinstance(action, RequiredAction) else CALLS
-    return {call.id: "ok" for call in calls}
+    if isinstance(action, RequiredAction):
+        return dict.fromkeys(action.call_ids, "ok")
+    return dict.fromkeys([*_ids_in(action)] or [call.id for call in CALLS], "ok")
+
+
+def _ids_in(action: object) -> Iterator[str]:
+    """Yield the ids of the calls in a required action as the API writes it; none where it is written otherwise."""
+    try:
+        yield from [call["id"] for call in cast("Any", action)["submit_tool_outputs"]["tool_calls"]]
+    except (LookupError, TypeError):
+        return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast
 
 from runstate.errors import IllegalTransition, InvalidRun
 from runstate.lifecycle import LAW, Law, RunEvent, RunStatus
@@ -14,11 +14,11 @@ from runstate.record import RunRecord
 from runstate.recordings import inspect, snapshots
 from runstate.store import Store
 from runstate.stored import Entry, StoredRun
-from runstate.testing.asking import ask, ask_stored
+from runstate.testing.asking import answered, ask, ask_stored
 from runstate.testing.building import TrackedRun
 from runstate.testing.notice import notice
-from runstate.testing.records import fields_of, unlike_a_move, what_changed
-from runstate.testing.telling import entries_of, shortfall, told_entry
+from runstate.testing.records import fields_of, outcomes, unlike_a_move, what_changed
+from runstate.testing.telling import shortfall, told_entry
 
 __all__ = ["assert_history", "assert_moves", "assert_plausible", "assert_refused", "assert_stamps"]
 
@@ -35,6 +35,7 @@ def assert_moves(
     *,
     store: Store | None = None,
     by: Callable[[], object] | None = None,
+    refused: Refusals = IllegalTransition,
     law: Law = LAW,
     **given: Any,
 ) -> RunT:
@@ -42,8 +43,9 @@ def assert_moves(
 
     It must come `to` where is said, else where the law says; write its own stamp and no other; gain and lose the fields
     that come and go; and keep everything else. A run of a class of your own is asked by its method of that name, a
-    stored one by its `store`; `by` asks in another way. `given` are the event's arguments; what it needs and nobody
-    gave has samples.
+    stored one by its `store`; `by` asks in another way. Where runs are not changed in place, what is returned is the
+    run afterwards, if it is of the same class. `given` are the event's arguments; what it needs and nobody gave has
+    samples; `at` is also the time that must be stamped. `refused` is what a class of your own raises to say no.
 
     >>> from runstate.testing import a_run
     >>> assert_moves(a_run("in_progress"), "complete", to="completed").completed_at is not None
@@ -51,29 +53,33 @@ def assert_moves(
     """
     __tracebackhide__ = True
     event = RunEvent(event)
-    before = fields_of(run)
+    wanted = _wanted(event, to, law)
+    before, source = _standing(run, event, store)
     name = _name(before)
-    refusals = _kinds(IllegalTransition)
+    refusals = _kinds(refused)
     try:
         after = _asked(run, event, store, by, given)
     except refusals as refusal:
-        problem = f"{name} did not {event}: it was refused in {before['status']}"
+        problem = f"{name} did not {event}: it was refused in {source}"
         # The law's own refusal says no more than what is told of every run.
-        said = [] if isinstance(refusal, IllegalTransition) else [str(refusal)]
-        raise shortfall(problem, run, said, asked=event, store=store) from None
+        said = [] if isinstance(refusal, IllegalTransition) else [str(refusal) or type(refusal).__name__]
+        raise shortfall(problem, _now(run, store), said, source=source, asked=event, store=store, law=law) from None
     found = fields_of(after)
-    wanted = RunStatus(law.target_of(event) if to is None else to)
+    ways = outcomes(law, source, event)
+    if to is None:  # a store cancels at once what waits, and may
+        wanted = next((way for way in _ends(ways, law) if way == found["status"]), wanted)
     if found["status"] != wanted:
         problem = f"{name} did not {event} to {wanted}"
-        came = f"{before['status']} -> {found['status']}" if found["status"] != before["status"] else "it did not move"
-        raise shortfall(problem, after, [came], store=store)
-    events = _events(before["status"], event, wanted, law)
-    wrong = unlike_a_move(before, events, found, at=given.get("at"), law=law) if events else ()
+        came = f"{source} -> {found['status']}" if found["status"] != source else "it did not move"
+        raise shortfall(problem, after, [came], source=source, store=store, law=law)
+    way = next((way for way in ways if law.target_of(way[-1]) is wanted), None)
+    if way is None:
+        problem = f"{name} came from {source} to {wanted} by {event}, which the law has no row for"
+        raise shortfall(problem, after, what_changed(before, found), source=source, store=store, law=law)
+    wrong = unlike_a_move(before, way, found, at=given.get("at"), law=law)
     if wrong:
-        raise shortfall(f"{name} came to {wanted}, but not as {event} does", after, wrong, store=store)
-    if not events:
-        problem = f"{name} came from {before['status']} to {wanted} by {event}, which the law has no row for"
-        raise shortfall(problem, after, ["accepted"], store=store)
+        problem = f"{name} came to {wanted}, but not as {event} does"
+        raise shortfall(problem, after, wrong, source=source, store=store, law=law)
     return after
 
 
@@ -85,12 +91,13 @@ def assert_refused(
     store: Store | None = None,
     by: Callable[[], object] | None = None,
     refused: Refusals = IllegalTransition,
+    law: Law = LAW,
     **given: Any,
 ) -> Exception:
     """Ask `event` of a run and assert that it is refused and nothing changed; return the refusal.
 
-    `allowed` are the events that the refusal must name as possible, in any order. `refused` is what a class of your
-    own raises to say no.
+    `allowed` are the events that the refusal must name as possible, in any order; where it names none, they must be
+    those of the law. `refused` is what a class of your own raises to say no.
 
     >>> from runstate.testing import a_run
     >>> refusal = assert_refused(a_run("completed"), "start", allowed=[])
@@ -99,19 +106,27 @@ def assert_refused(
     """
     __tracebackhide__ = True
     event = RunEvent(event)
-    before = fields_of(run)
+    possible = None if allowed is None else {RunEvent(one) for one in allowed}
+    before, source = _standing(run, event, store)
     name = _name(before)
     refusals = _kinds(refused)
     try:
         after = _asked(run, event, store, by, given)
     except refusals as refusal:
-        _unchanged(run, before, event, store)
-        if allowed is not None:
-            _names(run, refusal, allowed, event, store)
+        now = _now(run, store)
+        changes = what_changed(before, fields_of(now))
+        if changes:
+            problem = f"{name} was refused to {event}, and yet it changed"
+            raise shortfall(problem, now, changes, source=source, store=store, law=law) from None
+        wrong = None if possible is None else _misnamed(refusal, possible, source, law)
+        if wrong is not None:
+            problem = f"{name} was refused to {event}, but not as it should be"
+            raise shortfall(problem, now, [wrong], store=store, law=law) from None
         return refusal
     found = fields_of(after)
     came = [f"accepted: {found['status']}", *what_changed(before, found)]
-    raise shortfall(f"{name} was not refused to {event} in {before['status']}", after, came, store=store)
+    problem = f"{name} was not refused to {event} in {source}"
+    raise shortfall(problem, after, came, source=source, store=store, law=law)
 
 
 def assert_stamps(run: object, *written: str, **times: int | None) -> None:
@@ -128,25 +143,26 @@ def assert_stamps(run: object, *written: str, **times: int | None) -> None:
     if not written and not times:
         raise TypeError("say which stamps: assert_stamps(run, 'started_at') or assert_stamps(run, started_at=...)")
     found = fields_of(run)
-    unknown = [stamp for stamp in written if stamp not in _STAMPS] + [name for name in times if name not in found]
+    known = {**dict.fromkeys((*_STAMPS, "created_at", "expires_at")), **found}  # a stamp may be there only once written
+    unknown = [stamp for stamp in written if stamp not in _STAMPS] + [name for name in times if name not in known]
     if unknown:
         raise TypeError(f"a run has no stamp {', '.join(unknown)}; the stamps are {', '.join(_STAMPS)}")
-    told = {name: _told(value) for name, value in found.items()}
-    wrong = [f"{name} is {told[name]}, not {_told(time)}" for name, time in times.items() if found[name] != time]
+    wrong = [f"{name} is {_told(known[name])}, not {_told(at)}" for name, at in times.items() if known[name] != at]
     if written:
-        wrong += [f"{stamp} is null" for stamp in written if found.get(stamp) is None]
+        wrong += [f"{stamp} is null" for stamp in written if known[stamp] is None]
         others = [stamp for stamp in _STAMPS if stamp not in (*written, *times)]
-        wrong += [f"{stamp} is {told[stamp]}" for stamp in others if found.get(stamp) is not None]
+        wrong += [f"{stamp} is {_told(known[stamp])}, and was not to be written" for stamp in others if known[stamp]]
     if wrong:
         raise shortfall(f"{_name(found)} has not the stamps it should have", run, wrong)
 
 
 def assert_history(
-    of: Store | TrackedRun | Sequence[Entry], expected: Iterable[str], *, run: StoredRun | str | None = None
+    of: Store | TrackedRun | Iterable[Entry], expected: Iterable[str], *, run: StoredRun | str | None = None
 ) -> None:
     """Assert what happened to a run: the events asked since its birth, or the statuses it went through, in order.
 
     `of` is a run that `a_run` made, a store (with the `run`, unless it holds only one), or the entries themselves.
+    Raises `TypeError` for what keeps no history.
 
     >>> from runstate.testing import a_run
     >>> assert_history(a_run("completed"), ["start", "complete"])
@@ -178,7 +194,7 @@ def assert_plausible(
     """Assert that a legal history could have left what was found: a record, or a trace of one run in order.
 
     With `cassette`, the path of a recording is judged: whatever `runstate check` reads, a VCR cassette or a HAR file
-    among it.
+    among it. Nothing at all is not plausible: a test that found no run has tested none.
 
     >>> from runstate.testing import a_run
     >>> assert_plausible(a_run("expired"))
@@ -190,15 +206,16 @@ def assert_plausible(
         with Path(cassette).open("rb") as file:
             report = inspect(snapshots(file), law)
         told = [str(complaint) for complaint in report.complaints if complaint.severity == "error"]
-        if not report.snapshots and not told:
-            told = ["no run in it"]
+        count = report.snapshots
     else:
-        single = isinstance(found, RunRecord | Mapping)
-        trace = [cast("RunRecord", found)] if single else list(cast("Iterable[RunRecord]", found))
+        trace = _trace(found)
+        count = len(trace)
         try:
             told = [str(finding) for finding in judge_trace(trace, law).errors]
         except InvalidRun as error:
             told = [str(error)]
+    if not count and not told:
+        told = ["no run in it"]
     if told:
         more = [f"... and {len(told) - _MOST} more"] if len(told) > _MOST else []
         lines = [f"no legal history could have left {_called(found, cassette)}", *told[:_MOST], *more]
@@ -208,50 +225,64 @@ def assert_plausible(
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
+def _standing(run: object, event: RunEvent, store: Store | None) -> tuple[dict[str, Any], RunStatus]:
+    """Return a run before it is asked, and where it stands. A stored one may have moved on since it was read.
+
+    Raises `TypeError` where the run and its store do not fit, `ValueError` for a status that is none of the nine.
+    """
+    if store is None and isinstance(run, StoredRun):
+        raise TypeError(f"StoredRun has no method {event}(); a stored run is moved and read by its store: give store=")
+    if store is not None and not isinstance(run, StoredRun):
+        raise TypeError(f"a {type(run).__name__} is in no store: leave store= out")
+    fields = fields_of(_now(run, store))
+    return fields, RunStatus(fields["status"])
+
+
 def _asked(
     run: RunT, event: RunEvent, store: Store | None, by: Callable[[], object] | None, given: Mapping[str, Any]
 ) -> RunT:
     """Ask, and return the run as it stands then: a stored one is read anew."""
+    if by is not None and given.keys() - {"at"}:
+        raise TypeError(f"by= asks by itself, and is given no {', '.join(given.keys() - {'at'})}")
     notice(run, event)
-    if by is not None:
-        by()
-    elif store is not None and isinstance(run, StoredRun):
+    if by is None and store is not None and isinstance(run, StoredRun):
         return cast("RunT", ask_stored(store, run, event, **given))
-    else:
-        ask(run, event, **given)
+    answer = ask(run, event, **given) if by is None else answered(by(), "what by= asks")
+    if store is None and _is_like(answer, run):
+        return answer
     return _now(run, store)
+
+
+def _is_like(answer: object, run: RunT) -> TypeGuard[RunT]:
+    """Tell whether an answer is a run of the same class."""
+    return type(answer) is type(run) and ("status" in answer if isinstance(answer, Mapping) else True)
 
 
 def _now(run: RunT, store: Store | None) -> RunT:
     return cast("RunT", store.get(run.id)) if store is not None and isinstance(run, StoredRun) else run
 
 
-def _unchanged(run: object, before: Mapping[str, Any], event: RunEvent, store: Store | None) -> None:
-    __tracebackhide__ = True
-    after = _now(run, store)
-    changes = what_changed(before, fields_of(after))
-    if changes:
-        raise shortfall(f"{_name(before)} was refused to {event}, and yet it changed", after, changes, store=store)
+def _ends(ways: Iterable[Sequence[RunEvent]], law: Law) -> tuple[RunStatus, ...]:
+    return tuple(law.target_of(way[-1]) for way in ways)
 
 
-def _names(
-    run: object, refusal: Exception, allowed: Iterable[RunEvent | str], event: RunEvent, store: Store | None
-) -> None:
-    __tracebackhide__ = True
-    wanted = {RunEvent(one) for one in allowed}
-    told = getattr(refusal, "allowed", None)
-    named = set(LAW.allowed_events(fields_of(run)["status"])) if told is None else set(told)
-    if named != wanted:
-        facts = [f"allowed {_listed(named)}, not {_listed(wanted)}"]
-        raise shortfall(f"{_name(fields_of(run))} was refused to {event}, but names others", run, facts, store=store)
+def _wanted(event: RunEvent, to: RunStatus | str | None, law: Law) -> RunStatus:
+    """Return where an event should lead. Raises `ValueError` if `to` is said, and it leads there from nowhere."""
+    target = law.target_of(event)
+    wanted = target if to is None else RunStatus(to)
+    if wanted is not target and not any(wanted in _ends(outcomes(law, status, event), law) for status in RunStatus):
+        raise ValueError(f"{event} leads to {target}, and never to {wanted}")
+    return wanted
 
 
-def _events(source: str, event: RunEvent, target: RunStatus, law: Law) -> tuple[RunEvent, ...]:
-    """Return what was asked in one request: a cancel passes cancelling and confirms where nobody is at work."""
-    if law.find(RunStatus(source), event) is None:
-        return ()
-    onward = law.shortest_path(law.target_of(event), target)
-    return () if onward is None else (event, *onward)
+def _misnamed(refusal: Exception, possible: set[RunEvent], source: RunStatus, law: Law) -> str | None:
+    """Return what is wrong with the events that a refusal names as possible; None if nothing is."""
+    told: object = getattr(refusal, "allowed", None)
+    if not isinstance(told, Iterable):
+        lawful = set(law.allowed_events(source))
+        return None if lawful == possible else f"it names nothing, and the law allows {_listed(lawful)} there"
+    named = {str(one) for one in cast("Iterable[object]", told)}
+    return None if named == possible else f"it names {_listed(named)}, not {_listed(possible)}"
 
 
 def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:
@@ -261,19 +292,34 @@ def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:
     return kinds if module is None else (*kinds, module.MachineError)
 
 
-def _entries(of: Store | TrackedRun | Sequence[Entry], run: StoredRun | str | None) -> Sequence[Entry]:
-    if isinstance(of, TrackedRun):
-        return entries_of(of)
+def _entries(of: Store | TrackedRun | Iterable[Entry], run: StoredRun | str | None) -> Sequence[Entry]:
     if isinstance(of, Store):
         if run is None:
             page = of.list(limit=2)
             if len(page.data) != 1:
                 raise TypeError(f"the store holds {'no run' if not page.data else 'several runs'}: say which, run=...")
             run = page.data[0]
-        return list(of.history(run if isinstance(run, str) else run.id))
-    if isinstance(cast("object", of), Sequence):
-        return of
-    raise TypeError(f"a {type(of).__name__} keeps no history: make the run with a_run, or give the store it is in")
+        return of.history(run if isinstance(run, str) else run.id)
+    if run is not None:
+        raise TypeError("run= says which run of a store, and no store was given")
+    entries = of.entries if isinstance(of, TrackedRun) else of
+    if isinstance(cast("object", entries), Iterable) and not isinstance(entries, str | Mapping):
+        found = tuple(entries)
+        if found and all(isinstance(cast("object", entry), Entry) for entry in found):
+            return found
+    hint = "" if isinstance(of, StoredRun) else "make the run with a_run, or "
+    raise TypeError(f"this {type(of).__name__} keeps no history: {hint}give the store it is in")
+
+
+def _trace(found: object) -> list[RunRecord | Mapping[str, object]]:
+    """Return what was found as a trace. Raises `TypeError` for what is neither a record nor several."""
+    if isinstance(found, RunRecord | Mapping):
+        return [cast("RunRecord", found)]
+    if isinstance(found, str | bytes | Path):
+        raise TypeError("a record or a trace of them is judged; of a file give its path as cassette=")
+    if not isinstance(found, Iterable):
+        raise TypeError(f"a {type(found).__name__} is no record; give a Run, or the object as JSON has it")
+    return list(cast("Iterable[RunRecord]", found))
 
 
 def _name(fields: Mapping[str, Any]) -> str:
@@ -286,8 +332,8 @@ def _called(found: object, cassette: str | Path | None) -> str:
     return "this record" if isinstance(found, RunRecord | Mapping) else "this trace"
 
 
-def _listed(events: Iterable[RunEvent]) -> str:
-    return ", ".join(event for event in RunEvent if event in set(events)) or "nothing"
+def _listed(events: Collection[str]) -> str:
+    return ", ".join(sorted(events, key=[*RunEvent, *events].index)) or "nothing"
 
 
 def _nth(place: int) -> str:

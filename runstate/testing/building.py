@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from threading import local
-from typing import Any, Final, overload
+from typing import Any, Final, Self, overload
 
 from runstate.clock import ManualClock, microseconds, use_clock
 from runstate.errors import LawError
@@ -26,15 +26,22 @@ _here: Final = local()
 
 
 class TrackedRun(Run):
-    """A `Run` that remembers its history, so that a failing assertion can tell it."""
+    """A `Run` that remembers its history, so that a failing assertion can tell it. A copy has a history of its own."""
 
     __slots__ = ("_entries",)
 
     _entries: list[Entry]
 
+    @classmethod
+    def create(cls, *, at: int | None = None, **settings: Any) -> Self:
+        """Return a new run, as `Run.create` does, whose history begins."""
+        run = super().create(at=at, **settings)
+        run.remember(None, None, microseconds() if at is None else at * 1_000_000)
+        return run
+
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """What happened to it, from its birth on; empty where it was not made by `a_run`."""
+        """What happened to it, from its birth on; of one that was read from a record, since then."""
         return tuple(getattr(self, "_entries", ()))
 
     def remember(self, event: RunEvent | None, source: RunStatus | None, at: int) -> None:
@@ -43,6 +50,14 @@ class TrackedRun(Run):
             self._entries = []
         version = len(self._entries) + 1
         self._entries.append(Entry(self.id, version, event, source, self.status, at, None, None))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (*super().__getstate__(), self.entries)
+
+    def __setstate__(self, values: tuple[Any, ...]) -> None:
+        *fields, entries = values
+        super().__setstate__(tuple(fields))
+        self._entries = list(entries)
 
     def __eq__(self, other: object) -> bool:
         # A run that remembers is the run it is. (Of two kinds of run Python asks the special one first.)
@@ -67,7 +82,7 @@ for _event in RunEvent:
 
 @overload
 def a_run(
-    status: RunStatus | str = BIRTH,
+    status: RunStatus | str | None = None,
     *,
     path: Iterable[RunEvent | str] | None = None,
     clock: ManualClock | None = None,
@@ -76,7 +91,7 @@ def a_run(
 ) -> TrackedRun: ...
 @overload
 def a_run(
-    status: RunStatus | str = BIRTH,
+    status: RunStatus | str | None = None,
     *,
     path: Iterable[RunEvent | str] | None = None,
     clock: ManualClock | None = None,
@@ -84,7 +99,7 @@ def a_run(
     **settings: Any,
 ) -> StoredRun: ...
 def a_run(
-    status: RunStatus | str = BIRTH,
+    status: RunStatus | str | None = None,
     *,
     path: Iterable[RunEvent | str] | None = None,
     clock: ManualClock | None = None,
@@ -93,9 +108,10 @@ def a_run(
 ) -> TrackedRun | StoredRun:
     """Return a run that stands in `status`, brought there by a legal path, a second an event by `clock`.
 
-    The path is the shortest from birth through in_progress, unless one is given. `settings` are those of `Run.create`
-    (of `store.create` with a store); the names have samples. Without a clock, a run in memory has one of its own from
-    14 November 2023 on, and a stored one the clock that everybody reads.
+    The path is the shortest from birth through in_progress, unless one is given; with neither the run is new.
+    `settings` are those of `Run.create` (of `store.create` with a store); the names have samples. Without a clock, a
+    run in memory has one of its own from `at` on, else from 14 November 2023, and a stored one the clock that everybody
+    reads.
 
     Raises `ValueError` for a status that is none of the nine or that the path does not end in, and what the law
     raises for a path that is illegal.
@@ -104,16 +120,17 @@ def a_run(
     >>> run.status, run.started_at, [str(entry.event) for entry in run.entries]
     (<RunStatus.REQUIRES_ACTION: 'requires_action'>, 1700000001, ['None', 'start', 'require_action'])
     """
-    wanted = RunStatus(status)
-    events = _way_to(wanted) if path is None else tuple(map(RunEvent, path))
-    ends = LAW.target_of(events[-1]) if events else BIRTH
-    if path is not None and status != BIRTH and ends is not wanted:
-        raise ValueError(f"the path {' -> '.join(events) or '()'} ends in {ends}, not in {wanted}")
-    given = {**_NAMES, **settings}
-    if store is not None and clock is None:
-        return _in_store(store, given, events, None)
-    with use_clock(clock or ManualClock()) as moving, _arranging():
-        return _in_memory(given, events, moving) if store is None else _in_store(store, given, events, moving)
+    wanted = None if status is None else RunStatus(status)
+    events = _way_to(wanted or BIRTH) if path is None else tuple(map(RunEvent, path))
+    run: TrackedRun | StoredRun
+    with _arranging():
+        if store is None:
+            run = _in_memory({**_NAMES, **settings}, events, clock)
+        else:
+            run = _in_store(store, {**_NAMES, **settings}, events, clock)
+    if wanted not in (None, run.status):
+        raise ValueError(f"the path {' -> '.join(events) or '()'} ends in {run.status}, not in {wanted}")
+    return run
 
 
 def _way_to(status: RunStatus) -> tuple[RunEvent, ...]:
@@ -130,23 +147,27 @@ def _way_to(status: RunStatus) -> tuple[RunEvent, ...]:
     return direct
 
 
-def _in_memory(given: dict[str, Any], events: Iterable[RunEvent], clock: ManualClock) -> TrackedRun:
-    run = TrackedRun.create(**given)
-    run.remember(None, None, microseconds())
+def _in_memory(given: dict[str, Any], events: Iterable[RunEvent], clock: ManualClock | None) -> TrackedRun:
+    # Its times are given, because the clock is the whole process's, and a worker may be reading it.
+    born = given.get("at")
+    if clock is None:
+        clock = ManualClock() if born is None else ManualClock(born)
+    run = TrackedRun.create(**{**given, "at": int(clock.time()) if born is None else born})
     for event in events:
         clock.advance(1)
-        ask(run, event)
+        ask(run, event, at=int(clock.time()))
     return run
 
 
 def _in_store(store: Store, given: dict[str, Any], events: Iterable[RunEvent], clock: ManualClock | None) -> StoredRun:
-    run = store.create(**given)
-    for event in events:
-        if clock is not None:
-            clock.advance(1)
-        # A stored run that nobody works on is cancelled at once, where one in memory waits for its confirmation.
-        if not (event is RunEvent.CONFIRM_CANCEL and run.status is LAW.target_of(event)):
-            run = ask_stored(store, run, event, actor=ARRANGED)
+    with nullcontext() if clock is None else use_clock(clock):
+        run = store.create(**given)
+        for event in events:
+            if clock is not None:
+                clock.advance(1)
+            # A stored run that nobody works on is cancelled at once, where one in memory waits for its confirmation.
+            if not (event is RunEvent.CONFIRM_CANCEL and run.status is LAW.target_of(event)):
+                run = ask_stored(store, run, event, actor=ARRANGED)
     return run
 
 

@@ -6,40 +6,50 @@ A field that somebody's run does not have is not asked for. A `Run` has them all
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, cast, get_args
 
+from runstate import record
 from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
 from runstate.snapshot import RunSnapshot
 
-__all__ = ["FIELDS", "fields_of", "status_of", "unlike_a_birth", "unlike_a_move", "what_changed"]
+__all__ = ["FIELDS", "fields_of", "outcomes", "status_of", "unlike_a_birth", "unlike_a_move", "what_changed"]
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
 _HELD: Final[tuple[Field, ...]] = get_args(Field)
-_CONSTANT: Final = ("id", "created_at", "thread_id", "assistant_id", "model", "metadata", "instructions", "tools")
 FIELDS: Final[tuple[str, ...]] = ("status", *_STAMPS, *_HELD)
 """What a transition may write."""
+
+_CONSTANT: Final = tuple(name for name in record.FIELDS if name not in FIELDS)
 
 
 def fields_of(run: object) -> dict[str, Any]:
     """Return what a run has of the fields of a run, as it is now: of an object its attributes, of a mapping its items.
 
-    Statuses are plain strings in it. Raises `TypeError` where there is no status.
+    Statuses are plain strings in it, and the keys of a mapping in snake_case. Raises `TypeError` where there is no
+    status.
     """
+    kind = type(run).__name__
     if isinstance(run, RunSnapshot):
         return run.to_dict()
     found: dict[str, Any]
     if isinstance(run, Mapping):
-        found = {**cast("Mapping[str, Any]", run)}
+        found = {_snake(str(key)): value for key, value in cast("Mapping[object, Any]", run).items()}
     else:
         names = (*_CONSTANT, *FIELDS)
         found = {name: getattr(run, name) for name in names if hasattr(run, name)}
-    if "status" not in found:
-        raise TypeError(f"{type(cast('object', run)).__name__} has no status, so it is no run")
+    if found.get("status") is None:
+        raise TypeError(f"{kind} has no status, so it is no run")
     status = found["status"]
     found["status"] = str(status.value if isinstance(status, Enum) else status)
     return {name: copy.deepcopy(value) for name, value in found.items() if not callable(value)}
+
+
+def _snake(key: str) -> str:
+    """Return a key as the wire spells it, where it came as JavaScript spells it."""
+    return re.sub(r"(?<=[a-z])[A-Z]", lambda letter: f"_{letter[0].lower()}", key)
 
 
 def status_of(run: object) -> RunStatus:
@@ -56,6 +66,20 @@ def what_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[s
     )
 
 
+def outcomes(law: Law, status: RunStatus, event: RunEvent) -> tuple[tuple[RunEvent, ...], ...]:
+    """Return what a legal event may come to, as the events it passes; () where it is refused.
+
+    Nobody works on a run that waits, so there a cancel may arrive at once, in one commit (LIFECYCLE, "The law").
+    """
+    if law.find(status, event) is None:
+        return ()
+    cancel, confirm = RunEvent.REQUEST_CANCEL, RunEvent.CONFIRM_CANCEL
+    waits = event is cancel and law.find(status, RunEvent.REQUIRE_ACTION) is None
+    if waits and law.find(law.target_of(cancel), confirm) is not None:
+        return ((cancel,), (cancel, confirm))
+    return ((event,),)
+
+
 def unlike_a_birth(run: Mapping[str, Any], law: Law = LAW) -> tuple[str, ...]:
     """Return what a new run should not be, told: it is queued, with its deadline, and nothing else."""
     wrong = [] if run["status"] == BIRTH else [f"it is born {run['status']}, not {BIRTH}"]
@@ -68,7 +92,7 @@ def unlike_a_move(
     events: Sequence[RunEvent],
     after: Mapping[str, Any],
     *,
-    at: int | None = None,
+    at: object = None,
     law: Law = LAW,
 ) -> tuple[str, ...]:
     """Return what legal events asked of `before`, one after the other, would not have left, told.
@@ -91,7 +115,7 @@ def _stamp_of(event: RunEvent, law: Law) -> Stamp | None:
 
 
 def _unstamped(
-    before: Mapping[str, Any], after: Mapping[str, Any], stamps: Sequence[Stamp | None], at: int | None
+    before: Mapping[str, Any], after: Mapping[str, Any], stamps: Sequence[Stamp | None], at: object
 ) -> Iterator[str]:
     """Yield each stamp that should have been written and was not, or the other way round."""
     for stamp in _STAMPS:
