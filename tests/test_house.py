@@ -24,11 +24,11 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOOR_0 = ("lifecycle", "errors", "clock")
 FLOOR_1 = (
     *("ids", "outputs", "json_values", "checks", "values", "record", "wire", "snapshot", "stored", "run"),
-    *("plausible", "recordings"),
+    *("plausible", "sightings", "yaml_values", "cassettes", "recordings"),
 )
 FLOOR_2 = ("store",)
 FLOOR_3 = ("worker",)
-FACES = ("diagram", "machine", "cli", "demo", "fleet")
+FACES = ("diagram", "machine", "testing", "cli", "demo", "fleet")
 BELOW: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "lifecycle": frozenset({"errors"}),
@@ -46,10 +46,16 @@ BELOW: dict[str, frozenset[str]] = {
     "worker": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2}),
     "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "snapshot"}),
     "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
-    "recordings": frozenset({*FLOOR_0, "json_values", "checks", "values", "record", "wire", "run", "plausible"}),
+    "sightings": frozenset({"errors", "lifecycle"}),
+    "yaml_values": frozenset({"errors", "wire"}),
+    "cassettes": frozenset({"errors", "lifecycle", "wire", "sightings", "yaml_values"}),
+    "recordings": frozenset(
+        {*FLOOR_0, "json_values", "checks", "values", "record", "wire", "run", "plausible", "sightings", "cassettes"}
+    ),
     "diagram": frozenset({*FLOOR_0, *FLOOR_1}),
     "machine": frozenset({*FLOOR_0, *FLOOR_1}),
     "demo": frozenset({*FLOOR_0, *FLOOR_1, "diagram"}),
+    "testing": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2, "diagram"}),
     "fleet": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2, *FLOOR_3}),
     "cli": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2, *FLOOR_3, "diagram", "demo", "fleet"}),
     "__main__": frozenset({"cli"}),
@@ -63,7 +69,10 @@ FOREIGN: dict[str, frozenset[str]] = {
     "transitions": frozenset({"machine"}),
     "click": frozenset({"cli", "demo", "__main__"}),
     "rich": frozenset({"cli", "demo"}),
-    "psycopg": frozenset({"store"}),
+    "psycopg": frozenset({"store", "testing"}),
+    "yaml": frozenset({"yaml_values"}),
+    "pytest": frozenset({"testing"}),
+    "hypothesis": frozenset({"testing"}),
     "attrs": frozenset(BELOW),
 }
 

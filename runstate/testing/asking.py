@@ -19,6 +19,7 @@ __all__ = ["CALLS", "answered", "ask", "ask_stored"]
 CALLS: Final = (ToolCall("call_1", "weather", '{"city": "Paris"}'),)
 """The calls that a run is made to wait for where none are given."""
 
+_OTHER_CALLS: Final = (ToolCall("call_2", "weather", '{"city": "Rome"}'),)
 _SAMPLES: Final[Mapping[str, object]] = {
     "calls": CALLS,
     "reason": "max_completion_tokens",
@@ -70,6 +71,8 @@ def _filled(move: Callable[..., object], run: object, given: Mapping[str, Any], 
             continue
         if name == "outputs":
             filled[name] = _outputs(run)
+        elif name == "calls" and _ids_of(run) == [call.id for call in CALLS]:
+            filled[name] = _OTHER_CALLS  # or nobody would see that they were put in the place of those it waits for
         elif name in _SAMPLES:
             filled[name] = _SAMPLES[name]
         else:
@@ -80,10 +83,13 @@ def _filled(move: Callable[..., object], run: object, given: Mapping[str, Any], 
 
 def _outputs(run: object) -> dict[str, str]:
     """Return an output for each call that a run waits for; for the sample's where it waits for none."""
+    return dict.fromkeys(_ids_of(run) or [call.id for call in CALLS], "ok")
+
+
+def _ids_of(run: object) -> list[str]:
+    """Return the ids of the calls that a run waits for."""
     action = getattr(run, "required_action", None)
-    if isinstance(action, RequiredAction):
-        return dict.fromkeys(action.call_ids, "ok")
-    return dict.fromkeys([*_ids_in(action)] or [call.id for call in CALLS], "ok")
+    return [*action.call_ids] if isinstance(action, RequiredAction) else [*_ids_in(action)]
 
 
 def _ids_in(action: object) -> Iterator[str]:

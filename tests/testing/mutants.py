@@ -23,7 +23,7 @@ import pytest
 from runstate import IllegalTransition, ManualClock, Run, ToolOutputsMismatch, run, use_clock
 from runstate.testing import a_run, assert_moves, assert_refused, assert_stamps, moves, refusals, walks
 from runstate.testing.trial import Objects, RunsInMemory, hold_trial
-from tests.support import HELD_IN, NOW, PAIRS, STAMPS, STATUSES, TABLE, WAYS
+from tests.support import HELD_IN, NOW, PAIRS, STAMPS, STATUSES, TABLE
 
 # --- what a user might write ------------------------------------------------------------------------------------------
 
@@ -222,8 +222,6 @@ class Mutant:
     born: Mapping[str, object] = attrs.field(factory=dict)
     legal: str = ""
     """Why it is no mistake after all."""
-    excused: str = ""
-    """Why the trial alone does not tell it."""
 
     @contextmanager
     def written(self) -> Iterator[Written]:
@@ -260,8 +258,6 @@ def mutants() -> Iterator[Mutant]:
 
 
 _NOTHING: Final = "it is refused, and there is nothing that it could change"
-_AGAIN: Final = "the trial takes what was just granted, asked again with nothing changed, for a request recognised"
-_SAME: Final = "the trial asks again with the same calls, so that nothing is seen to change"
 _AT_ONCE: Final = "nobody works on a run that waits: LIFECYCLE lets a cancel arrive there at once"
 
 
@@ -279,26 +275,18 @@ def _of_an_illegal_pair(source: str, event: str) -> Iterator[Mutant]:
     usual = _usual(event)
     pair = f"{source} -{event}->"
     idle = source == usual.target and not usual.stamps
-    excused = _AGAIN if _is_again(source, event) and idle else ""
-    yield Mutant("row added", f"{pair} {usual.target}", (*ROWS, usual._replace(source=source)), excused=excused)
+    yield Mutant("row added", f"{pair} {usual.target}", (*ROWS, usual._replace(source=source)))
     for target in STATUSES:
         if target != usual.target:
             row = usual._replace(source=source, target=target)
             yield Mutant("row added, to another status", f"{pair} {target}", (*ROWS, row))
-    excused = _AGAIN if _is_again(source, event) else ""
-    rows = (*ROWS, Row(event, source, source))
-    yield Mutant("accepted, with nothing done", f"{pair} {source}", rows, excused=excused)
+    yield Mutant("accepted, with nothing done", f"{pair} {source}", (*ROWS, Row(event, source, source)))
     rows = (*ROWS, usual._replace(source=source, does="refuses"))
-    legal, excused = (_NOTHING, "") if idle and not usual.sets else ("", _SAME if idle else "")
-    yield Mutant("refused, and yet moved", f"{pair} {usual.target}", rows, legal=legal, excused=excused)
+    legal = _NOTHING if idle and not usual.sets else ""
+    yield Mutant("refused, and yet moved", f"{pair} {usual.target}", rows, legal=legal)
     for stamp in (*STAMPS, "created_at"):
         row = Row(event, source, source, (stamp,), does="refuses")
         yield Mutant("refused, and yet stamped", f"{pair} refused, {stamp}", (*ROWS, row))
-
-
-def _is_again(source: str, event: str) -> bool:
-    """Tell whether the event is what just led there."""
-    return WAYS[source][-1:] == (event,)
 
 
 Changed = tuple[str, str, Row]
@@ -386,7 +374,6 @@ class RealMutant:
     owner: object
     attribute: str
     value: object
-    excused: str = ""
     legal: str = ""
 
     @contextmanager
@@ -412,9 +399,7 @@ def real_mutants() -> Iterator[RealMutant]:
             if status in sources:
                 yield RealMutant("source removed", f"{may} without {status}", run, may, sources - {status})
             else:
-                name, more = f"{may} with {status}", sources | {status}
-                excused = _AGAIN if _is_again(status, event) and not _usual(event).stamps else ""
-                yield RealMutant("source added", name, run, may, more, excused=excused)
+                yield RealMutant("source added", f"{may} with {status}", run, may, sources | {status})
         right = getattr(run, target)
         for status in type(right):
             if status != right:
@@ -469,7 +454,6 @@ class Count:
     by_assertions: int = 0
     by_trial: int = 0
     by_both: int = 0
-    excused: int = 0
     missed: int = 0
 
     def add(self, mutant: Mutant | RealMutant, found: tuple[str, ...]) -> None:
@@ -483,8 +467,7 @@ class Count:
         self.by_assertions += asserted
         self.by_trial += tried
         self.by_both += asserted and tried
-        self.excused += bool(mutant.excused) and not tried
-        self.missed += not (asserted and (tried or mutant.excused))
+        self.missed += not (asserted and tried)
 
 
 def main() -> None:
@@ -496,9 +479,7 @@ def main() -> None:
         with mutant.written() as written:
             found = tuple(caught_by(written))
         counts.setdefault(kind, Count()).add(mutant, found)
-        why = (
-            f"  (legal: {mutant.legal})" if mutant.legal else "  (excused: {mutant.excused})" if mutant.excused else ""
-        )
+        why = f"  (legal: {mutant.legal})" if mutant.legal else ""
         print(f"{kind:48}{mutant.name:64}{', '.join(found) or 'nobody'}{why}", flush=True)
     columns = tuple(field.name for field in attrs.fields(Count))
     print(f"\n{'':48}" + "".join(f"{column:>15}" for column in columns))

@@ -85,7 +85,7 @@ class Watch:
         for *_, source, event, actor in written:
             if event is not None and actor != ARRANGED:
                 self.count(RunStatus(source), RunEvent(event))
-        for command in batch:
-            for refusal in command.refused:
+        for asked in batch:
+            for refusal in asked.refused:
                 if isinstance(refusal, IllegalTransition):
                     self.count(refusal.status, refusal.event)

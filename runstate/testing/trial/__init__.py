@@ -13,14 +13,14 @@ the cells, and for each fault the calls that show it. Adapters: `Functions`, `Ob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, get_args
 
 from runstate.clock import pause
-from runstate.lifecycle import RunEvent, RunStatus, Stamp
-from runstate.testing.records import fields_of
+from runstate.lifecycle import Law, RunEvent, RunStatus, Stamp
 from runstate.testing.trial.adapters import Functions, Objects, RunsInMemory, RunsInStore, SqlTable
 from runstate.testing.trial.challenges import Found, try_cells, try_stale, try_twice, try_walks
+from runstate.testing.trial.courses import Tick, look_at
 from runstate.testing.trial.http import Http
 from runstate.testing.trial.judgement import Challenge, Charge, Judgement, Verdict
 from runstate.testing.trial.leases import try_leases
@@ -44,50 +44,76 @@ __all__ = [
 
 _STAMPS: Final = ("created_at", *get_args(Stamp))
 _A_SECOND: Final = 1.05
+_CLOCKED_S: Final = 60
 
 
-def hold_trial(subject: Subject, *, race_rounds: int = 20, tick_s: float | None = None) -> Judgement:
+def hold_trial(
+    subject: Subject,
+    *,
+    race_rounds: int = 20,
+    tick_s: float | None = None,
+    race_wait_s: float = 30.0,
+    recognises: bool = False,
+) -> Judgement:
     """Drive a subject through all challenges, and return the judgement. It raises nothing of the subject's.
 
-    `race_rounds` is how often each pair of events is raced; 0 for what is not to be asked by two threads. `tick_s` is
-    how many seconds to wait between two moves of a run, so that a stamp written anew is seen to differ; a second where
-    the subject has stamps, unless it has an `advance`.
+    `race_rounds` is how often each pair of events is raced; 0 for what is not to be asked by two threads. Two that
+    are not answered within `race_wait_s` block each other. `tick_s` is how many seconds to wait between two moves of a
+    run, so that a stamp written anew is seen to differ; a second where the subject has stamps, unless it has an
+    `advance`. With `recognises`, a request that asks again what was just granted may be granted with nothing changed,
+    as some answer a client whose answer was lost; else it is to be refused, as the law says.
     """
     law = law_of(subject)
     tick = _tick(subject, tick_s)
-    found = [challenge(subject, law, tick) for challenge in (try_cells, try_walks, try_twice, try_stale)]
-    found.append(try_leases(subject, law))
-    if race_rounds:
-        found.append(try_races(subject, law, race_rounds))
-    charges = tuple(_told_once(found))
+    found = [try_cells(subject, law, tick, recognises)]
+    if "holds" in found[0].cells.values():
+        found += [try_walks(subject, law, tick), try_twice(subject, law, tick)]
+        found.append(try_stale(subject, law, tick, _wrong(found)))
+        found.append(try_leases(subject, law))
+        found.append(try_races(subject, law, race_rounds, race_wait_s, _wrong(found)))
     cells: Mapping[tuple[RunStatus, RunEvent], Verdict] = found[0].cells
-    tried: dict[Challenge, int] = {each.challenge: each.tried for each in found}
-    return Judgement(name_of(subject), law, cells, charges, tried)
+    tried: dict[Challenge, int] = {each.challenge: each.tried for each in found if each.tried}
+    return Judgement(name_of(subject), law, cells, tuple(_told_once(law, found)), tried)
 
 
-def _told_once(found: list[Found]) -> Iterator[Charge]:
-    """Yield each fault once, by the shortest way: what a cell shows needs no second request and no stale copy."""
-    cells = {(charge.status, charge.event) for charge in found[0].charges}
+def _wrong(found: list[Found]) -> set[tuple[RunStatus, RunEvent]]:
+    """Return the cells that answer wrongly, whoever asks."""
+    charges = (charge for each in found for charge in each.charges if charge.is_grave)
+    return {(charge.status, charge.event) for charge in charges if charge.event is not None}
+
+
+def _told_once(law: Law, found: list[Found]) -> Iterator[Charge]:
+    """Yield each fault once, by the shortest way, and the most telling ones of the cells first."""
+    first = sorted(found[0].charges, key=lambda charge: charge.weight(law))
+    cells = {(charge.status, charge.event) for charge in first}
     told: set[tuple[object, ...]] = set()
-    for charge in (charge for each in found for charge in each.charges):
-        if charge.challenge in ("repeat", "stale") and (charge.status, charge.event) in cells:
+    for charge in (*first, *(charge for each in found[1:] for charge in each.charges)):
+        key = (charge.status, charge.event, charge.beside, *charge.kind[1:])
+        if key in told or (charge.challenge == "repeat" and (charge.status, charge.event) in cells):
             continue
-        key = (charge.status, charge.event, charge.found)
-        if charge.challenge != "walk" or key not in told:
-            told.add(key)
-            yield charge
+        told.add(key)
+        yield charge
 
 
-def _tick(subject: Subject, tick_s: float | None) -> Callable[[], None]:
+def _tick(subject: Subject, tick_s: float | None) -> Tick:
     """Return what lets time pass between two moves."""
     if isinstance(subject, Clocked) and tick_s is None:
-        return lambda: subject.advance(60)
+        return Tick(lambda: _advance(subject), is_seen=True, line=f"subject.advance({_CLOCKED_S})")
     seconds = _A_SECOND * _has_stamps(subject) if tick_s is None else tick_s
-    return (lambda: pause(seconds)) if seconds else (lambda: None)
+    if not seconds:
+        return Tick(lambda: None, is_seen=False, line="")
+    return Tick(lambda: pause(seconds), is_seen=seconds > 1, line=f"time.sleep({seconds:g})")
+
+
+def _advance(subject: Clocked) -> None:
+    try:
+        subject.advance(_CLOCKED_S)
+    except Exception:  # then time must pass by itself
+        pause(_A_SECOND)
 
 
 def _has_stamps(subject: Subject) -> bool:
     try:
-        return any(name in fields_of(subject.read(subject.create())) for name in _STAMPS)
+        return any(name in look_at(subject, subject.create()) for name in _STAMPS)
     except Exception:  # the trial itself will tell what is wrong with it
         return False

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
+import weakref
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count
 from typing import Any, Final, TypeAlias
 
 from runstate.clock import ManualClock, microseconds, pause
 from runstate.errors import Conflict, IllegalTransition, LeaseLost
 from runstate.ids import new_run_id
-from runstate.lifecycle import LAW, Law, RunEvent
+from runstate.lifecycle import BIRTH, LAW, Law, RunEvent
 from runstate.run import Run
 from runstate.store import Lease, Settle, Store, StoredRun
 from runstate.store.rows import json_text
@@ -24,13 +26,18 @@ __all__ = ["Functions", "Objects", "RunsInMemory", "RunsInStore", "SqlTable"]
 
 Refusals: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 
+_AT: Final = re.compile(r":at\b|%\(at\)s")
+
 
 def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:
     return (Refused, *(refused if isinstance(refused, tuple) else (refused,)))
 
 
 class Functions:
-    """Three plain functions: make a run, ask an event of it, read it back."""
+    """Three plain functions: make a run, ask an event of it, read it back.
+
+    `load` returns a second handle of a run, as another actor has it who reads it now; `advance` lets seconds pass.
+    """
 
     def __init__(
         self,
@@ -39,10 +46,16 @@ class Functions:
         read: Callable[[Any], Mapping[str, Any]],
         *,
         refused: Refusals,
+        load: Callable[[Any], Any] | None = None,
+        advance: Callable[[int], None] | None = None,
         law: Law = LAW,
         name: str = "functions",
     ) -> None:
         self._create, self._ask, self._read = create, ask, read
+        if load is not None:
+            self.load: Callable[[Any], Any] = load
+        if advance is not None:
+            self.advance: Callable[[int], None] = advance
         self.refused: tuple[type[Exception], ...] = _kinds(refused)
         self.law: Law = law
         self.name: str = name
@@ -53,7 +66,7 @@ class Functions:
 
     def ask(self, run: Any, event: RunEvent) -> object:
         """Ask an event of it."""
-        return self._ask(run, event)
+        return self._ask(run, RunEvent(event))
 
     def read(self, run: Any) -> Mapping[str, Any]:
         """Return it as it is kept."""
@@ -65,7 +78,8 @@ class Objects:
 
     `names` are the methods that are called otherwise than their event (`{"request_cancel": "cancel"}`); an event whose
     method is not there is not offered. What a method needs besides has samples by name (calls, outputs, reason, code,
-    message). `load` returns a second copy of a run, as another session of an ORM would read it.
+    message). `load` returns a second copy of a run, as another session of an ORM would read it, and `read` what is kept
+    of it, if that is not the object itself; `advance` lets seconds pass for the clock that they read.
     """
 
     def __init__(
@@ -76,6 +90,7 @@ class Objects:
         names: Mapping[str, str] | None = None,
         load: Callable[[Any], Any] | None = None,
         read: Callable[[Any], object] | None = None,
+        advance: Callable[[int], None] | None = None,
         law: Law = LAW,
         name: str = "",
     ) -> None:
@@ -84,6 +99,8 @@ class Objects:
         self._read = read
         if load is not None:
             self.load: Callable[[Any], Any] = load
+        if advance is not None:
+            self.advance: Callable[[int], None] = advance
         self.refused: tuple[type[Exception], ...] = _kinds(refused)
         self.law: Law = law
         self.name: str = name or getattr(create, "__name__", "objects")
@@ -110,7 +127,7 @@ class SqlTable:
     `connect` opens a connection of the DB-API (sqlite3, psycopg); each thread has its own, and every statement is
     committed. The statements take `id` and `at` (Unix seconds) in the style of the driver, `:id` or `%(id)s`: `create`
     inserts a run under that id, `read` selects it with its column names, and `moves` hold one for each event. One that
-    touches no row refused, as does an error of `refused` (a CHECK, a trigger).
+    touches or returns no row refused, as does an error of `refused` (a CHECK, a trigger).
     """
 
     def __init__(
@@ -128,6 +145,8 @@ class SqlTable:
         self._made, self._moves, self._look = create, {RunEvent(event): sql for event, sql in moves.items()}, read
         self._own = threading.local()
         self._late = 0
+        if _AT.search(self._moves.get(RunEvent.START, "".join(moves.values()))):  # else the database tells the time
+            self.advance: Callable[[int], None] = self._advance
         self.refused: tuple[type[Exception], ...] = _kinds(refused)
         self.law: Law = law
         self.name: str = name
@@ -142,49 +161,60 @@ class SqlTable:
         """Execute the statement of an event."""
         if event not in self._moves:
             raise NotOffered(f"there is no statement for {event}")
-        if self._execute(self._moves[event], run) == 0:
+        if self._execute(self._moves[event], run)[0] == 0:
             raise Refused("no row was touched")
         return None
 
     def read(self, run: str) -> Mapping[str, Any]:
         """Select a run."""
-        with closing(self._connection().cursor()) as cursor:
-            cursor.execute(self._look, self._given(run))
-            row = cursor.fetchone()
-            if row is None:
-                raise LookupError(f"no row of run {run}")
-            names = [column[0] for column in cursor.description]
-        self._connection().commit()  # or a reader would see for ever what it saw first
-        return dict(zip(names, row, strict=True))
+        _, row = self._execute(self._look, run)  # committed, or a reader would see for ever what it saw first
+        if row is None:
+            raise LookupError("no row has its id")
+        return row
 
-    def advance(self, seconds: int) -> None:
-        """Let the time that statements are given go on."""
+    def _advance(self, seconds: int) -> None:
         self._late += seconds
 
-    def _given(self, run: str) -> dict[str, object]:
-        return {"id": run, "at": microseconds() // 1_000_000 + self._late}
-
-    def _execute(self, statement: str, run: str) -> int:
+    def _execute(self, statement: str, run: str) -> tuple[int, Mapping[str, Any] | None]:
+        """Execute a statement and commit; return how many rows it touched, and the first that it returned."""
         connection = self._connection()
+        given = {"id": run, "at": microseconds() // 1_000_000 + self._late}
         try:
             with closing(connection.cursor()) as cursor:
-                cursor.execute(statement, self._given(run))
+                cursor.execute(statement, given)
                 touched: int = cursor.rowcount
+                rows: list[dict[str, Any]] = []
+                if cursor.description is not None:
+                    names = [column[0] for column in cursor.description]
+                    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+                    touched = len(rows)
             connection.commit()
         except Exception:
-            connection.rollback()
+            with suppress(Exception):  # what went wrong first is what is told
+                connection.rollback()
             raise
-        return touched
+        return touched, next(iter(rows), None)
 
     def _connection(self) -> Any:
-        if not hasattr(self._own, "connection"):
-            self._own.connection = self._connect()
+        if not hasattr(self._own, "held"):
+            held, connection = _Held(), self._connect()
+            weakref.finalize(held, _close, connection)
+            self._own.held, self._own.connection = held, connection
         return self._own.connection
 
 
+class _Held:
+    """What a thread holds as long as it may use its connection, which is closed then."""
+
+
+def _close(connection: Any) -> None:
+    with suppress(Exception):  # the thread that it belonged to may be gone, and the server too
+        connection.close()
+
+
 _LEASE_S: Final = 30.0
-_BRIEF_S: Final = 0.5
-"""A lease that is waited for in earnest."""
+_BRIEF_S: Final = 0.2
+"""A lease that is waited for in earnest, and that nobody must still hold at any time."""
 
 _NAMES: Final[Mapping[str, Any]] = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "gpt-4o"}
 
@@ -230,7 +260,7 @@ class RunsInStore:
         self.name: str = f"runstate.store, {store.database.words.name}"
         self._settings = {**_NAMES, **settings}
         self._actors = count(1)
-        self._leases: dict[str, Lease] = {}
+        self._claims: dict[str, tuple[Lease, StoredRun]] = {}
 
     def create(self) -> str:
         """Make a run; return its id."""
@@ -252,24 +282,26 @@ class RunsInStore:
 
     def claim(self, worker: str, run: str) -> None:
         """Let a worker claim a run, or take it over."""
-        lease = self._leases[worker] = self.store.open_lease(
-            worker, lease_s=_LEASE_S if isinstance(self, Clocked) else _BRIEF_S
-        )
-        if self.store.claim_id(lease, run) is None and not self.store.take_over(lease, run_id=run):
-            raise Refused(f"run {run} is not to be had")
+        is_new = self.store.get(run).status is BIRTH
+        waits = is_new and not isinstance(self, Clocked)
+        lease = self.store.open_lease(worker, lease_s=_BRIEF_S if waits else _LEASE_S)
+        found = self.store.claim_id(lease, run) if is_new else next(iter(self.store.take_over(lease, run_id=run)), None)
+        if found is None:
+            raise Refused("it is not to be had")
+        self._claims[worker] = lease, found.run
 
     def lapse(self, worker: str) -> None:
         """Let a worker's lease lapse: time passes, and the sweep finds it."""
         if isinstance(self, Clocked):
             self.advance(2 * int(_LEASE_S))
         else:
-            pause(1.1 * _BRIEF_S)
+            pause(1.5 * _BRIEF_S)
         self.store.sweep()
 
     def settle(self, worker: str, run: str, event: RunEvent) -> object:
-        """Let a worker settle its run."""
-        refused = self.store.settle(self._leases[worker], [_outcome(self.store.get(run), event)]).refused
-        for error in refused.values():
+        """Let a worker settle its run, as it was when it claimed it."""
+        lease, claimed = self._claims[worker]
+        for error in self.store.settle(lease, [_outcome(claimed, RunEvent(event))]).refused.values():
             raise error
         return None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from itertools import islice
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 
-from runstate.lifecycle import Law, RunEvent, RunStatus
+from runstate.lifecycle import Law, RunEvent, RunStatus, Stamp
 
 __all__ = ["Challenge", "Charge", "Judgement", "Verdict"]
 
@@ -19,7 +21,20 @@ Challenge: TypeAlias = Literal["birth", "cell", "walk", "repeat", "stale", "race
 worker whose lease had lapsed."""
 
 _SIGNS: Final[Mapping[Verdict, str]] = {"holds": "+", "wrong": "X", "not offered": ".", "not reached": "?"}
-_MOST: Final = 20
+_GRAVE: Final = ("accepted", "refused; and yet", "it broke", "refused")
+_NUMBERED: Final = re.compile(r"\b\w*\d[\w.:+-]*")
+_NAMES: Final = re.compile(rf"\b({'|'.join((*RunStatus, *RunEvent, *get_args(Stamp)))})\b")
+_HOW: Final[Mapping[Challenge, str]] = {
+    "birth": "",
+    "cell": "",
+    "walk": ", on a longer way",
+    "repeat": ", asked twice",
+    "stale": ", by an old copy",
+    "race": ", by two at once",
+    "lease": ", by a worker whose lease had lapsed",
+}
+_MOST: Final = 12
+_MOST_ALIKE: Final = 6
 
 
 @attrs.frozen
@@ -35,10 +50,32 @@ class Charge:
     found: str
     reproduction: tuple[str, ...]
     """The calls that show it, a line each."""
+    beside: RunEvent | None = None
+    """What somebody else asked: in a race at the same moment, after an old copy was read."""
+
+    @property
+    def where(self) -> str:
+        """What was asked, and where the run stood."""
+        both = f"{self.beside} and " if self.challenge == "race" else ""
+        return "a new run" if self.event is None else f"{both}{self.event} in {self.status}"
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """How it was found and what is wrong, without ids and times: the same fault is so each time it is found."""
+        return self.challenge, _NUMBERED.sub("#", self.expected), _NUMBERED.sub("#", self.found)
+
+    @property
+    def is_grave(self) -> bool:
+        """Whether the answer itself was wrong, and not only what it left behind."""
+        return self.found.startswith(_GRAVE)
+
+    def weight(self, law: Law) -> tuple[bool, int, bool]:
+        """Return what puts the most telling charges of a kind first: births, then what was stored and should not be."""
+        grave = [place for place, word in enumerate(_GRAVE) if self.found.startswith(word)]
+        return self.event is not None, min(grave, default=len(_GRAVE)), not law.is_terminal(self.status)
 
     def __str__(self) -> str:
-        where = "a new run" if self.event is None else f"{self.event} in {self.status}"
-        return f"{where}: expected {self.expected}; found {self.found}"
+        return f"{self.where}: expected {self.expected}; found {self.found}"
 
 
 @attrs.frozen
@@ -54,8 +91,8 @@ class Judgement:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found wrong."""
-        return not self.charges
+        """Whether something was asked and nothing was found wrong."""
+        return not self.charges and self.count("holds") > 0
 
     def count(self, verdict: Verdict) -> int:
         """Return how many cells came to a verdict."""
@@ -63,21 +100,18 @@ class Judgement:
 
     @property
     def summary(self) -> str:
-        """One sentence: `TaskTable: 79 of 81 cells hold, 2 are wrong; 31 faults in all`."""
+        """One sentence: `TaskTable: 79 of 81 cells hold, 2 are wrong; 5 faults in all`."""
         told = [f"{self.count('holds')} of {len(self.cells)} cells hold"]
-        verbs: tuple[tuple[Verdict, str], ...] = (
-            ("wrong", "wrong"),
-            ("not offered", "not offered"),
-            ("not reached", "not reached"),
-        )
-        told += [f"{self.count(verdict)} are {word}" for verdict, word in verbs if self.count(verdict)]
+        others: tuple[Verdict, ...] = ("wrong", "not offered", "not reached")
+        counts = [(verdict, self.count(verdict)) for verdict in others]
+        told += [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in counts if count]
         faults = f"; {len(self.charges)} fault{'s' * (len(self.charges) != 1)} in all" if self.charges else ""
         return f"{self.subject}: {', '.join(told)}{faults}"
 
     def matrix(self) -> str:
         """Return the cells as text: a line an event, a column a status."""
         statuses, events = _axes(self.cells)
-        gutter = max(map(len, events)) + 2
+        gutter = max(map(len, events), default=0) + 2
         heads = [f"{'':<{gutter}}{'  '.join(statuses)}".rstrip()]
         for event in events:
             signs = [_SIGNS[self.cells[status, event]].center(len(status)) for status in statuses]
@@ -109,6 +143,7 @@ class Judgement:
                     "challenge": charge.challenge,
                     "status": charge.status.value,
                     "event": None if charge.event is None else charge.event.value,
+                    "beside": None if charge.beside is None else charge.beside.value,
                     "expected": charge.expected,
                     "found": charge.found,
                     "reproduction": list(charge.reproduction),
@@ -118,7 +153,7 @@ class Judgement:
         }
 
     def __str__(self) -> str:
-        return "\n".join((self.summary, "", self.matrix(), *_listed(self.charges)))
+        return "\n".join((self.summary, *_listed(self.charges), "", self.matrix()))
 
 
 def _axes(cells: Mapping[tuple[RunStatus, RunEvent], Verdict]) -> tuple[list[RunStatus], list[RunEvent]]:
@@ -130,9 +165,22 @@ def _axes(cells: Mapping[tuple[RunStatus, RunEvent], Verdict]) -> tuple[list[Run
 
 
 def _listed(charges: Sequence[Charge]) -> Iterator[str]:
-    for number, charge in enumerate(charges[:_MOST], start=1):
+    """Yield the charges as text, those that differ in the names of events and statuses alone as one."""
+    alike: dict[tuple[str, ...], list[Charge]] = {}
+    for charge in charges:
+        alike.setdefault(tuple(_NAMES.sub("#", part.partition(" (with ")[0]) for part in charge.kind), []).append(
+            charge
+        )
+    for number, (first, *others) in enumerate(islice(alike.values(), _MOST), start=1):
         yield ""
-        yield f"{number}. {charge}"
-        yield from (f"     {line}" for line in charge.reproduction)
-    if len(charges) > _MOST:
-        yield f"\n... and {len(charges) - _MOST} more in .charges"
+        yield f"{number}. {first.where}{_HOW[first.challenge]}"
+        yield f"   expected  {first.expected}"
+        yield f"   found     {first.found}"
+        yield from (f"     {line}" for line in first.reproduction)
+        if others:
+            shown = ", ".join(charge.where for charge in others[:_MOST_ALIKE])
+            more = f" and {len(others) - _MOST_ALIKE} more" if len(others) > _MOST_ALIKE else ""
+            yield f"   and so {shown}{more}"
+    if len(alike) > _MOST:
+        yield ""
+        yield f"... and {len(alike) - _MOST} more kinds of fault in .charges"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 from runstate.lifecycle import Law, RunEvent, RunStatus
-from runstate.testing.records import fields_of, what_changed
+from runstate.testing.records import what_changed
 from runstate.testing.trial.challenges import Found
+from runstate.testing.trial.courses import look_at, told
 from runstate.testing.trial.judgement import Charge
-from runstate.testing.trial.subject import Leasing, Subject
+from runstate.testing.trial.judging import REFUSED, briefly
+from runstate.testing.trial.subject import Leasing, NotOffered, Subject
 
 __all__ = ["try_leases"]
-
-_REFUSED: Final = "to be refused, and nothing changed"
 
 
 def try_leases(subject: Subject, law: Law) -> Found:
@@ -25,46 +24,64 @@ def try_leases(subject: Subject, law: Law) -> Found:
     for event in law.allowed_events(begun):
         if event is RunEvent.REQUEST_CANCEL:  # a client's, not a worker's
             continue
+        late = _Late(subject, event, found.tried + 1)
         found.tried += 1
-        found.charges += _late(subject, begun, event, f"{event} {found.tried}")
+        wrong = late.fault(law.target_of(event))
+        if wrong:
+            lines = ("run = subject.create()", *late.lines, "subject.read(run)")
+            found.charges.append(Charge("lease", begun, event, *wrong, lines))
     return found
 
 
-def _late(subject: Leasing, begun: RunStatus, event: RunEvent, name: str) -> Iterator[Charge]:
-    """Yield what is wrong where worker A comes back late with an outcome, before B settles and after."""
-    first, second = f"A {name}", f"B {name}"
-    lines = [f'subject.claim("{first}", run := subject.create())', f'subject.lapse("{first}")']
-    lines += [f'subject.claim("{second}", run)', f'subject.settle("{first}", run, "{event}")']
-    run = subject.create()
-    subject.claim(first, run)
-    subject.lapse(first)
-    subject.claim(second, run)
-    refused = _refused(subject, run, lambda: subject.settle(first, run, event))
-    if refused is not None:
-        yield Charge("lease", begun, event, _REFUSED, refused, tuple(lines))
-        return
-    try:
-        subject.settle(second, run, event)
-    except Exception as error:  # whose run it is now
-        told = f"the worker that took over was refused: {type(error).__name__}: {error}"
-        yield Charge("lease", begun, event, "the run's new worker to settle it", told, tuple(lines))
-        return
-    refused = _refused(subject, run, lambda: subject.settle(first, run, event))
-    if refused is not None:
-        again = (f'subject.settle("{second}", run, "{event}")', lines[-1])
-        yield Charge("lease", begun, event, _REFUSED, refused, (*lines, *again))
+class _Late:
+    """Worker A, who comes back late with an outcome: before B, who has its run by then, settles it, and after."""
 
+    def __init__(self, subject: Leasing, event: RunEvent, number: int) -> None:
+        self._subject, self._event = subject, event
+        self._first, self._second = f"A{number}", f"B{number}"
+        self.lines: list[str] = []
 
-def _refused(subject: Leasing, run: Any, settle: Callable[[], object]) -> str | None:
-    """Return what is wrong with how a late worker was answered; None if it was refused and nothing changed."""
-    before = fields_of(subject.read(run))
-    try:
-        settle()
+    def fault(self, target: RunStatus) -> tuple[str, str] | None:
+        """Return what was expected and what was found instead; None if it was as expected."""
+        try:
+            run = self._subject.create()
+            self.lines.append(f'subject.claim("{self._first}", run)')
+            self._subject.claim(self._first, run)
+            self.lines.append(f'subject.lapse("{self._first}")')
+            self._subject.lapse(self._first)
+            self.lines.append(f'subject.claim("{self._second}", run)')
+            self._subject.claim(self._second, run)
+            return self._late(run) or self._new(run, target) or self._late(run)
+        except NotOffered:
+            return None
+        except Exception as error:  # of calls that are not the ones to be judged
+            return "workers to have a run one after the other", f"it broke: {told(error)}"
+
+    def _late(self, run: Any) -> tuple[str, str] | None:
+        answer, changed = self._settle(self._first, run)
+        if answer == "refused" and not changed:
+            return None
+        was = "refused; and yet" if answer == "refused" else answer
+        return REFUSED, f"the late worker was {was}{f': {briefly(changed)}' if changed else ''}"
+
+    def _new(self, run: Any, target: RunStatus) -> tuple[str, str] | None:
+        answer, _ = self._settle(self._second, run)
+        stands = look_at(self._subject, run)["status"]
+        if answer == "accepted" and stands == target:
+            return None
+        return f"the worker that took over to bring it to {target}", f"it was {answer}; the run is {stands}"
+
+    def _settle(self, worker: str, run: Any) -> tuple[str, tuple[str, ...]]:
+        """Return how a worker was answered, and what changed."""
+        self.lines.append(f'subject.settle("{worker}", run, "{self._event}")')
+        before = look_at(self._subject, run)
         answer = "accepted"
-    except subject.refused:
-        answer = ""
-    except Exception as error:
-        answer = f"it broke: {type(error).__name__}: {error}"
-    changed = what_changed(before, fields_of(subject.read(run)))
-    told = [*([answer] if answer else []), *changed]
-    return "; ".join(told) or None
+        try:
+            self._subject.settle(worker, run, self._event)
+        except NotOffered:
+            raise
+        except self._subject.refused as error:
+            answer = "refused" if worker == self._first else f"refused: {told(error).partition(': ')[2]}"
+        except Exception as error:
+            answer = f"not refused, it broke: {told(error)}"
+        return answer, what_changed(before, look_at(self._subject, run))

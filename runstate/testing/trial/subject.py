@@ -38,7 +38,7 @@ class Subject(Protocol):
 
 
 @runtime_checkable
-class Loading(Protocol):
+class Loading(Subject, Protocol):
     """A subject whose runs two actors can hold at once, each having read it by itself: their copies go stale."""
 
     def load(self, run: Any) -> Any:

@@ -1,0 +1,19 @@
+"""Other people's libraries behind the adapter of a trial: what each of them offers is asked, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from runstate import Basis, Law, RunEvent, RunStatus, Transition
+
+__all__ = ["law_from"]
+
+
+def law_from(moves: Mapping[RunEvent, tuple[RunStatus, Sequence[RunStatus]]]) -> Law:
+    """Return the law of a library: where each event leads, and from where. Their records have no stamps of ours."""
+    rows = [
+        Transition(event, source, target, None, Basis.ALLOWED)
+        for event, (target, sources) in moves.items()
+        for source in sources
+    ]
+    return Law(tuple(rows))
