@@ -1,0 +1,291 @@
+"""Hypothesis strategies: legal paths, runs that such paths left, moves that the law refuses, and traces of pollers.
+
+    @given(runs(["completed", "failed"]))
+    def test_my_summary(run):
+        assert summary(run).ended_at == (run.completed_at or run.failed_at)
+
+All is chosen from the rows of the law as it is built, so nothing is drawn in vain. Examples shrink to few events,
+plain settings and equal times. Texts hold what every database keeps: no NUL and no half of a character.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast, get_args
+
+try:
+    from hypothesis import strategies as st
+except ImportError as missing:
+    raise ImportError("runstate.testing.strategies needs Hypothesis: pip install hypothesis") from missing
+
+from runstate.checks import MAX_METADATA_KEY, MAX_METADATA_PAIRS, MAX_METADATA_VALUE
+from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
+from runstate.plausible import Shape, shapes
+from runstate.run import Run
+from runstate.testing.asking import ask
+from runstate.testing.cells import Cell, refusals
+from runstate.values import ErrorCode, IncompleteReason, ToolCall, TruncationStrategy, Usage
+
+__all__ = ["illegal_moves", "paths", "runs", "traces"]
+
+Statuses: TypeAlias = RunStatus | str | Iterable[RunStatus | str]
+Snapshot: TypeAlias = dict[str, Any]
+
+_BIRTHS: Final = st.integers(1_750_000_000, 1_900_000_000)  # Unix seconds: no old recording, which would be excused
+_STEPS: Final = st.integers(0, 3600)
+_CHARACTERS: Final = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+_TEXTS: Final = st.text(_CHARACTERS, max_size=30)
+_NAMES: Final = st.text(_CHARACTERS, min_size=1, max_size=30)
+_LIMITS: Final = st.integers(1, 1_000_000)
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+def paths(max_events: int = 8, ends_in: Statuses | None = None, *, law: Law = LAW) -> st.SearchStrategy[Path]:
+    """Return a strategy for legal paths from birth: the events of a run's life, or of its beginning.
+
+    A path has at most `max_events` events and ends in one of the statuses of `ends_in`, each as likely as the others;
+    in any where None is given. It shrinks to shorter ones, and to the earlier statuses of `ends_in`. Raises
+    `ValueError` for a status that no path of that length leads to, or that is none.
+
+    >>> from hypothesis import find
+    >>> [str(event) for event in find(paths(ends_in="cancelled"), lambda path: "start" in path)]
+    ['start', 'request_cancel', 'confirm_cancel']
+    """
+    return st.sampled_from(_ends(max_events, ends_in, law)).flatmap(lambda end: _paths_to(end, max_events, law))
+
+
+Path: TypeAlias = tuple[RunEvent, ...]
+
+
+def _ends(max_events: int, ends_in: Statuses | None, law: Law) -> list[RunStatus]:
+    """Return the statuses a path may end in. Raises `ValueError` where one of those wanted is too far off."""
+    ways = {status: law.shortest_path(BIRTH, status) for status in RunStatus}
+    near = [status for status, way in ways.items() if way is not None and len(way) <= max_events]
+    if ends_in is None:
+        wanted = near
+    else:
+        wanted = [RunStatus(status) for status in ([ends_in] if isinstance(ends_in, str) else ends_in)]
+    far = [status for status in wanted if status not in near]
+    if far or not wanted:
+        told = ", ".join(far) or "no status at all"
+        raise ValueError(f"no legal path of at most {max_events} events ends in {told}")
+    return wanted
+
+
+@st.composite
+def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Law) -> Path:
+    """Draw a length that leads there, then a way of that length, asking at each status only what still leads there."""
+    within: list[frozenset[RunStatus]] = [frozenset([end])]
+    for _ in range(max_events):
+        within.append(frozenset(row.source for row in law.transitions if row.target in within[-1]))
+    length = draw(st.sampled_from([length for length, sources in enumerate(within) if BIRTH in sources]))
+    status = BIRTH
+    path: list[RunEvent] = []
+    for left in reversed(range(length)):
+        onward = [event for event in law.allowed_events(status) if law.target_of(event) in within[left]]
+        event = draw(st.sampled_from(onward))
+        status = law.target_of(event)
+        path.append(event)
+    return tuple(path)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def runs(statuses: Statuses | None = None, max_events: int = 8, *, law: Law = LAW) -> st.SearchStrategy[Run]:
+    """Return a strategy for runs that a legal history brought where they stand, in one of `statuses`.
+
+    Drawn are the path (at most `max_events` events, as `paths` does), its times, which never go back, what the events
+    carry (calls, outputs, reasons, errors, usage), and what the run was created with. `law` may be a part of the law,
+    such as `documented()`. Raises `ValueError` as `paths` does.
+
+    >>> from hypothesis import find
+    >>> run = find(runs(), lambda run: run.failed_at is not None)
+    >>> run.status, run.last_error.code, run.usage.total_tokens
+    (<RunStatus.FAILED: 'failed'>, 'server_error', 0)
+    """
+    return _lives(paths(max_events, statuses, law=law)).map(_last_of)
+
+
+def illegal_moves(max_events: int = 8) -> st.SearchStrategy[tuple[Run, RunEvent]]:
+    """Return a strategy for a run and an event that the law refuses where it stands: the 62 refusals, evenly.
+
+    >>> from hypothesis import find
+    >>> run, event = find(illegal_moves(), lambda move: move[0].is_terminal)
+    >>> event in run.allowed_events
+    False
+    """
+
+    def run_in(cell: Cell) -> st.SearchStrategy[tuple[Run, RunEvent]]:
+        return st.tuples(runs(cell.status, max_events), st.just(cell.event))
+
+    near = _ends(max_events, None, LAW)
+    return st.sampled_from([cell for cell in refusals() if cell.status in near]).flatmap(run_in)
+
+
+_A_TOOL: Final[st.SearchStrategy[Mapping[str, Any]]] = st.one_of(
+    st.sampled_from([{"type": "code_interpreter"}, {"type": "file_search"}]),
+    _NAMES.map(lambda name: {"type": "function", "function": {"name": name}}),
+)
+_FORMATS: Final[Sequence[Any]] = (
+    "auto",
+    {"type": "text"},
+    {"type": "json_object"},
+    {"type": "json_schema", "json_schema": {}},
+)
+_SETTINGS: Final = st.fixed_dictionaries(
+    cast("dict[str, st.SearchStrategy[Any]]", {}),
+    optional={
+        "instructions": st.none() | _TEXTS,
+        "tools": st.lists(_A_TOOL, max_size=4),
+        "metadata": st.dictionaries(
+            st.text(_CHARACTERS, max_size=MAX_METADATA_KEY),
+            st.text(_CHARACTERS, max_size=MAX_METADATA_VALUE),
+            max_size=MAX_METADATA_PAIRS,
+        ),
+        "max_prompt_tokens": st.none() | _LIMITS,
+        "max_completion_tokens": st.none() | _LIMITS,
+        "truncation_strategy": st.builds(TruncationStrategy)
+        | st.integers(1, 100).map(lambda messages: TruncationStrategy("last_messages", messages)),
+        "tool_choice": st.sampled_from(["auto", "none", "required"]) | _A_TOOL,
+        "parallel_tool_calls": st.booleans(),
+        "response_format": st.sampled_from(_FORMATS),
+        "temperature": st.floats(0, 2),
+        "top_p": st.floats(0, 1),
+        "expires_in_s": st.integers(1, 86_400),
+    },
+)
+_USAGES: Final = st.none() | st.builds(Usage, st.integers(0, 1_000_000), st.integers(0, 1_000_000))
+_ARGUMENTS: Final = st.dictionaries(_NAMES, _TEXTS, max_size=3).map(json.dumps)
+_CALLS: Final = st.lists(
+    st.builds(ToolCall, _NAMES, _NAMES, _ARGUMENTS), min_size=1, max_size=4, unique_by=lambda call: call.id
+)
+_CARRIED: Final[Mapping[RunEvent, Mapping[str, st.SearchStrategy[Any]]]] = {
+    RunEvent.REQUIRE_ACTION: {"calls": _CALLS},
+    RunEvent.MARK_INCOMPLETE: {"reason": st.sampled_from(get_args(IncompleteReason))},
+    RunEvent.FAIL: {"code": st.sampled_from(get_args(ErrorCode)), "message": _TEXTS},
+}
+
+
+def _carried(draw: st.DrawFn, event: RunEvent, run: Run) -> dict[str, Any]:
+    """Draw what is handed to an event of a run, its time aside."""
+    if event is RunEvent.SUBMIT_TOOL_OUTPUTS and run.required_action is not None:
+        return {"outputs": {call_id: draw(_TEXTS) for call_id in run.required_action.call_ids}}
+    given = {name: draw(strategy) for name, strategy in _CARRIED.get(event, {}).items()}
+    return {**given, "usage": draw(_USAGES)} if LAW.holds("usage", LAW.target_of(event)) else given
+
+
+Life: TypeAlias = tuple[Run, list[Snapshot]]
+
+
+@st.composite
+def _lives(draw: st.DrawFn, ways: st.SearchStrategy[Path]) -> Life:
+    """Draw a run with its whole life: as JSON at its birth and after each event."""
+    path = draw(ways)
+    at = draw(_BIRTHS)
+    given: dict[str, Any] = {name: draw(_NAMES) for name in ("id", "thread_id", "assistant_id", "model")}
+    if draw(st.booleans()):  # many runs have nothing else
+        given |= draw(_SETTINGS)
+    run = Run.create(**given, at=at)
+    seen = [run.to_dict()]
+    for event in path:
+        at += draw(_STEPS)
+        ask(run, event, **_carried(draw, event, run), at=at)
+        seen.append(run.to_dict())
+    return run, seen
+
+
+def _last_of(life: Life) -> Run:
+    return life[0]
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+def traces(
+    max_events: int = 8, *, polling: bool = True, broken: bool = False, law: Law = LAW
+) -> st.SearchStrategy[list[Snapshot]]:
+    """Return a strategy for traces: the JSON objects of one run in the order somebody saw them, at least one.
+
+    A poller skips statuses and sees others twice; with `polling=False` each status is seen once. `broken=True` gives
+    traces that no legal history could leave, by one change: a field that comes and goes has a value, or has none,
+    against every shape of its status; a run that has ended lives again; or a name or `created_at` changes.
+
+    >>> from hypothesis import find
+    >>> [seen["status"] for seen in find(traces(), lambda trace: trace[-1]["status"] == "completed")]
+    ['queued', 'in_progress', 'completed']
+    """
+    lives = _lives(paths(max_events, law=law))
+    seen = lives.flatmap(_polled) if polling else lives.map(lambda life: life[1])
+    if not broken:
+        return seen
+    return lives.flatmap(lambda life: (_polled(life) if polling else st.just(life[1])).flatmap(_breaks(life, law)))
+
+
+@st.composite
+def _polled(draw: st.DrawFn, life: Life) -> list[Snapshot]:
+    _, seen = life
+    times = [draw(st.sampled_from([1, 0, 2])) for _ in seen]
+    polled = [dict(snapshot) for snapshot, often in zip(seen, times, strict=True) for _ in range(often)]
+    return polled or [dict(seen[-1])]
+
+
+_STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
+_HELD: Final[tuple[Field, ...]] = get_args(Field)
+_A_CALL: Final = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+_VALUES: Final[Mapping[str, object]] = {
+    "required_action": {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [_A_CALL]}},
+    "last_error": {"code": "server_error", "message": "it broke"},
+    "incomplete_details": {"reason": "max_prompt_tokens"},
+    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+}
+
+
+def _breaks(life: Life, law: Law) -> Callable[[list[Snapshot]], st.SearchStrategy[list[Snapshot]]]:
+    """Return what makes a trace one that cannot be. Each way is certain by the table, whatever polling skipped."""
+
+    def broken(trace: list[Snapshot]) -> st.SearchStrategy[list[Snapshot]]:
+        ways = [_misshapen(trace, law)]
+        if law.is_terminal(trace[-1]["status"]):  # no row leaves it, and the birth of every run is live
+            live = [snapshot for snapshot in life[1] if not law.is_terminal(snapshot["status"])]
+            ways.append(st.sampled_from(live).map(lambda woken: [*trace, dict(woken)]))
+        if len(trace) > 1:
+            ways.append(_renamed(trace))
+        return st.one_of(ways)
+
+    return broken
+
+
+def _misshapen(trace: Sequence[Snapshot], law: Law) -> st.SearchStrategy[list[Snapshot]]:
+    """Return a strategy for the trace with one field set or nulled, so that a snapshot has no shape there can be."""
+    known = shapes(law)
+    changes: list[tuple[int, str]] = [
+        (index, field)
+        for index, snapshot in enumerate(trace)
+        for present in [frozenset(field for field in (*_STAMPS, *_HELD) if snapshot[field] is not None)]
+        for field in (*_HELD, *_STAMPS)
+        if Shape(RunStatus(snapshot["status"]), present ^ {field}) not in known
+    ]
+
+    def changed(change: tuple[int, str]) -> list[Snapshot]:
+        index, field = change
+        snapshot = trace[index]
+        a_value = _VALUES[field] if field in _VALUES else snapshot["created_at"] + 1
+        altered = {**snapshot, field: a_value if snapshot[field] is None else None}
+        return [*trace[:index], altered, *trace[index + 1 :]]
+
+    return st.sampled_from(changes).map(changed)
+
+
+def _renamed(trace: Sequence[Snapshot]) -> st.SearchStrategy[list[Snapshot]]:
+    """Return a strategy for the trace with one of the names that never change another from some snapshot on."""
+
+    def renamed(since: int, name: str) -> list[Snapshot]:
+        new = trace[0][name] + (1 if name == "created_at" else "x")
+        return [*trace[:since], *({**snapshot, name: new} for snapshot in trace[since:])]
+
+    return st.builds(
+        renamed, st.integers(1, len(trace) - 1), st.sampled_from(["id", "thread_id", "assistant_id", "created_at"])
+    )
