@@ -38,7 +38,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_in(folder: Path, python: Path, *options: str) -> str:
     """Run pytest in a folder; return what it printed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "PYTHON"))}
-    alone = ["-c", os.devnull, f"--rootdir={folder}"]  # whatever lies above a temporary directory
+    # Whatever lies above a temporary directory, and plugins that a user does not have and that take long to load.
+    others = ("openai_responses", "respx", "anyio", "hypothesispytest", "pytest_cov", "xdist")
+    alone = ["-c", os.devnull, f"--rootdir={folder}", *(f"-pno:{plugin}" for plugin in others)]
     command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *alone, *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=clean)
     return done.stdout + done.stderr

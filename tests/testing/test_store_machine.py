@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -31,8 +31,10 @@ from tests.store.support import Prompt, template
 TOLD = "must be|must not be|no order of the two|yet something changed|cannot be|has the history"
 PLAIN = settings(max_examples=10, stateful_step_count=60, suppress_health_check=list(HealthCheck), deadline=None)
 FINDING = settings(
-    PLAIN, max_examples=200, phases=(Phase.generate,), report_multiple_bugs=False, print_blob=False, database=None
+    PLAIN, max_examples=20, phases=(Phase.generate,), report_multiple_bugs=False, print_blob=False, database=None
 )
+SEEDS = range(20)
+"""Beginnings to search from: what one does not find soon, the next does."""
 
 
 # --- stores as they are -----------------------------------------------------------------------------------------------
@@ -294,4 +296,6 @@ def test_faults_are_found(fault: type[Store]) -> None:
             return store
 
     with pytest.raises((AssertionError, FlakyFailure), match=f"{TOLD}|flaky|Flaky"):
-        run_state_machine_as_test(Machine, settings=FINDING)
+        for number in SEEDS:
+            seed(number)(Machine)
+            run_state_machine_as_test(Machine, settings=FINDING)
