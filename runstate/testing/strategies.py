@@ -16,8 +16,8 @@ from typing import Any, Final, TypeAlias, cast, get_args
 
 try:
     from hypothesis import strategies as st
-except ImportError as missing:
-    raise ImportError("runstate.testing.strategies needs Hypothesis: pip install hypothesis") from missing
+except ImportError as _missing:
+    raise ImportError("runstate.testing.strategies needs Hypothesis: pip install hypothesis") from _missing
 
 from runstate.checks import MAX_METADATA_KEY, MAX_METADATA_PAIRS, MAX_METADATA_VALUE
 from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp

@@ -38,12 +38,12 @@ class CoverageSession:
         self.config = config
         self.reports = reports
         self.fail_under = fail_under
-        self.watch = Watch()
+        self.watch: Watch = Watch()
         self.workers: set[str] = set()
         self.lost: set[str] = set()
         self.elsewhere: set[str] = set()
         """The tests that started another process, in which nothing is seen."""
-        self.failed = ""
+        self.failed: str = ""
         self._listening = False
 
     @property

@@ -29,7 +29,7 @@ class Watch:
     """Counts what is asked between `start` and `stop`, for the test that is named at that moment."""
 
     def __init__(self) -> None:
-        self.exercised = Exercised()
+        self.exercised: Exercised = Exercised()
         self.test: str | None = ""
         """Whose doing it is; None for a test that does not count."""
         self._adding = Lock()

@@ -20,8 +20,8 @@ try:
         multiple,
         rule,
     )
-except ImportError as missing:
-    raise ImportError("runstate.testing.store_machine needs Hypothesis: pip install hypothesis") from missing
+except ImportError as _missing:
+    raise ImportError("runstate.testing.store_machine needs Hypothesis: pip install hypothesis") from _missing
 
 import runstate.testing.store_machine.asks as asks
 from runstate.clock import ManualClock, microseconds, use_clock
