@@ -81,25 +81,43 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the counting if it is asked for."""
     config.addinivalue_line("markers", _MARKER)
     reports, fail_under = config.getoption("runstate_cov_report"), config.getoption("runstate_cov_fail_under")
-    counting = config.getoption("runstate_cov")
-    if counting is None:  # who asks for a report or a floor asks for the counting
-        counting = bool(reports or fail_under) or config.getini("runstate_cov")
-    if not counting:
-        return
     try:
-        reports = reports or [_report(line) for line in config.getini("runstate_cov_report")] or [("term", "")]
-        if fail_under is None:
-            fail_under = _percent(config.getini("runstate_cov_fail_under") or "0")
+        reports = reports or [_report(line) for line in config.getini("runstate_cov_report")]
+        if fail_under is None and config.getini("runstate_cov_fail_under"):
+            fail_under = _percent(config.getini("runstate_cov_fail_under"))
     except argparse.ArgumentTypeError as error:
         raise pytest.UsageError(f"in the configuration file: {error}") from None
+    # Who asks for a report or a floor asks for the counting.
+    if not (config.getoption("runstate_cov") or config.getini("runstate_cov") or reports or fail_under is not None):
+        return
     from runstate.testing.coverage.session import CoverageSession
 
-    config.pluginmanager.register(CoverageSession(config, reports, fail_under), "runstate-cov")
+    session = CoverageSession(config, reports or [("term", "")], fail_under or 0.0, counts)
+    config.pluginmanager.register(session, "runstate-cov")
 
 
-def _marked(request: pytest.FixtureRequest, name: str) -> Any:
-    marker = request.node.get_closest_marker("runstate")
-    return None if marker is None else marker.kwargs.get(name)
+def marked(item: pytest.Item) -> dict[str, Any]:
+    """Return what the marker says of a test: on itself first, then on its class and its module."""
+    said: dict[str, Any] = {}
+    for marker in item.iter_markers("runstate"):
+        unknown = [*map(repr, marker.args), *(name for name in marker.kwargs if name not in ("at", "store", "cov"))]
+        if unknown:
+            raise pytest.UsageError(f"{item.nodeid}: the marker runstate takes at=, store= and cov=, not {unknown[0]}")
+        said = {**marker.kwargs, **said}
+    if not isinstance(said.get("at", 0), int | float):
+        raise pytest.UsageError(f"{item.nodeid}: the marker runstate takes at= in Unix seconds, not {said['at']!r}")
+    return said
+
+
+def counts(item: pytest.Item) -> bool:
+    """Tell whether a test counts for transition coverage."""
+    return bool(marked(item).get("cov", True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a marker that says what nobody understands, before any test runs."""
+    for item in items:
+        marked(item)
 
 
 @pytest.fixture
@@ -107,7 +125,7 @@ def run_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
     """The clock that all of runstate reads, standing still until the test moves it: `run_clock.advance(600)`."""
     from runstate import ManualClock, use_clock
 
-    at = _marked(request, "at")
+    at = marked(request.node).get("at")
     with use_clock(ManualClock() if at is None else ManualClock(at)) as clock:
         yield clock
 
@@ -118,14 +136,14 @@ def run_store(request: pytest.FixtureRequest) -> Iterator[Store]:
     from runstate.testing.fixtures import a_store
 
     config = request.config
-    url = _marked(request, "store") or config.getoption("runstate_store") or config.getini("runstate_store")
+    url = marked(request.node).get("store") or config.getoption("runstate_store") or config.getini("runstate_store")
     with a_store(url or "sqlite:///:memory:", request) as store:
         yield store
 
 
 @pytest.fixture
-def make_run(request: pytest.FixtureRequest) -> MakeRun:
-    """Makes runs: `make_run("in_progress")`, `make_run("queued", store=run_store)`; by `run_clock`, if it is used."""
+def make_run(run_clock: ManualClock) -> MakeRun:
+    """Makes runs by `run_clock`, which comes along: `make_run("failed")`, `make_run("queued", store=run_store)`."""
     from runstate.testing.fixtures import MakeRun
 
-    return MakeRun(request.getfixturevalue("run_clock") if "run_clock" in request.fixturenames else None)
+    return MakeRun(run_clock)

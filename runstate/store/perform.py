@@ -42,10 +42,14 @@ Witness: TypeAlias = Callable[[Session, Sequence[Command[Any]]], None]
 _witness: Witness | None = None
 
 
-def bear_witness(witness: Witness | None) -> None:
-    """Let all stores of this process perform by way of `witness`, for who counts what is asked; None for nobody."""
+def bear_witness(witness: Witness | None) -> Witness | None:
+    """Let all stores of this process perform by way of `witness`, for who counts what is asked; None for nobody.
+
+    Returns the one before, to be put back.
+    """
     global _witness
-    _witness = witness
+    before, _witness = _witness, witness
+    return before
 
 
 def perform(session: Session, batch: Sequence[Command[Any]]) -> None:

@@ -14,7 +14,7 @@ from runstate.store import Store
 from runstate.stored import StoredRun
 from runstate.values import RequiredAction, ToolCall, Usage
 
-__all__ = ["CALLS", "answered", "ask", "ask_stored"]
+__all__ = ["CALLS", "Misuse", "answered", "ask", "ask_stored"]
 
 CALLS: Final = (ToolCall("call_1", "weather", '{"city": "Paris"}'),)
 """The calls that a run is made to wait for where none are given."""
@@ -29,6 +29,10 @@ _SAMPLES: Final[Mapping[str, object]] = {
 }
 
 
+class Misuse(TypeError):
+    """An event cannot be asked so. It is the test's mistake, and never a refusal."""
+
+
 def ask(run: object, event: RunEvent | str, *, method: str = "", **given: Any) -> object:
     """Ask `event` of a run in memory by its method of that name, or by `method`; return what that returns.
 
@@ -40,7 +44,7 @@ def ask(run: object, event: RunEvent | str, *, method: str = "", **given: Any) -
     if not callable(move):
         stored = isinstance(run, StoredRun)
         hint = "a stored run is moved by its store: give store=" if stored else "by= says how else it is asked"
-        raise TypeError(f"{type(run).__name__} has no method {method or event}(); {hint}")
+        raise Misuse(f"{type(run).__name__} has no method {method or event}(); {hint}")
     return answered(move(**_filled(move, run, given)), f"{type(run).__name__}.{method or event}()")
 
 
@@ -55,7 +59,7 @@ def answered(answer: object, who: str) -> object:
     if inspect.iscoroutine(answer):
         cast("Coroutine[Any, Any, Any]", answer).close()  # or Python warns that nobody awaited it
     if inspect.isawaitable(answer):
-        raise TypeError(f"{who} is to be awaited: give by=lambda: asyncio.run(...)")
+        raise Misuse(f"{who} is to be awaited: give by=lambda: asyncio.run(...)")
     return answer
 
 
@@ -77,7 +81,7 @@ def _filled(move: Callable[..., object], run: object, given: Mapping[str, Any], 
             filled[name] = _SAMPLES[name]
         else:
             who = f"{type(run).__name__}.{getattr(move, '__name__', 'the move')}"
-            raise TypeError(f"{who}() needs {name}, and there is no sample of it: give {name}=...")
+            raise Misuse(f"{who}() needs {name}, and there is no sample of it: give {name}=...")
     return filled
 
 

@@ -14,7 +14,7 @@ from runstate.record import RunRecord
 from runstate.recordings import inspect, snapshots
 from runstate.store import Store
 from runstate.stored import Entry, StoredRun
-from runstate.testing.asking import answered, ask, ask_stored
+from runstate.testing.asking import Misuse, answered, ask, ask_stored
 from runstate.testing.building import TrackedRun
 from runstate.testing.notice import notice
 from runstate.testing.records import fields_of, outcomes, unlike_a_move, what_changed
@@ -58,7 +58,9 @@ def assert_moves(
     name = _name(before)
     refusals = _kinds(refused)
     try:
-        after = _asked(run, event, store, by, given)
+        after = _asked(run, event, source, store, by, given)
+    except Misuse:
+        raise
     except refusals as refusal:
         problem = f"{name} did not {event}: it was refused in {source}"
         # The law's own refusal says no more than what is told of every run.
@@ -69,7 +71,7 @@ def assert_moves(
     if to is None:  # a store cancels at once what waits, and may
         wanted = next((way for way in _ends(ways, law) if way == found["status"]), wanted)
     if found["status"] != wanted:
-        problem = f"{name} did not {event} to {wanted}"
+        problem = f"{name} did not come to {wanted} by {event}"
         came = f"{source} -> {found['status']}" if found["status"] != source else "it did not move"
         raise shortfall(problem, after, [came], source=source, store=store, law=law)
     way = next((way for way in ways if law.target_of(way[-1]) is wanted), None)
@@ -106,23 +108,32 @@ def assert_refused(
     """
     __tracebackhide__ = True
     event = RunEvent(event)
-    possible = None if allowed is None else {RunEvent(one) for one in allowed}
+    possible = None if allowed is None else {RunEvent(one) for one in _words(allowed, "allowed")}
     before, source = _standing(run, event, store)
     name = _name(before)
     refusals = _kinds(refused)
     try:
-        after = _asked(run, event, store, by, given)
+        after = _asked(run, event, source, store, by, given)
+    except Misuse:
+        raise
     except refusals as refusal:
         now = _now(run, store)
         changes = what_changed(before, fields_of(now))
         if changes:
             problem = f"{name} was refused to {event}, and yet it changed"
             raise shortfall(problem, now, changes, source=source, store=store, law=law) from None
+        other = _refused_another(refusal, before, event)
+        if other:
+            raise shortfall(f"{name} was not what was refused to {event}", now, [other], store=store, law=law) from None
         wrong = None if possible is None else _misnamed(refusal, possible, source, law)
         if wrong is not None:
             problem = f"{name} was refused to {event}, but not as it should be"
             raise shortfall(problem, now, [wrong], store=store, law=law) from None
         return refusal
+    except Exception as error:
+        if refused is IllegalTransition and not isinstance(run, RunRecord):
+            error.add_note(f"if that is how a {type(run).__name__} says no: refused={type(error).__name__}")
+        raise
     found = fields_of(after)
     came = [f"accepted: {found['status']}", *what_changed(before, found)]
     problem = f"{name} was not refused to {event} in {source}"
@@ -151,7 +162,11 @@ def assert_stamps(run: object, *written: str, **times: int | None) -> None:
     if written:
         wrong += [f"{stamp} is null" for stamp in written if known[stamp] is None]
         others = [stamp for stamp in _STAMPS if stamp not in (*written, *times)]
-        wrong += [f"{stamp} is {_told(known[stamp])}, and was not to be written" for stamp in others if known[stamp]]
+        wrong += [
+            f"{stamp} is {_told(known[stamp])}, and was not to be written"
+            for stamp in others
+            if known[stamp] is not None
+        ]
     if wrong:
         raise shortfall(f"{_name(found)} has not the stamps it should have", run, wrong)
 
@@ -169,7 +184,7 @@ def assert_history(
     >>> assert_history(a_run("completed"), ["queued", "in_progress", "completed"])
     """
     __tracebackhide__ = True
-    wanted = [str(word) for word in expected]
+    wanted = _words(expected, "expected")
     entries = _entries(of, run)
     statuses = bool(wanted) and all(word in tuple(RunStatus) for word in wanted)
     if not statuses:
@@ -218,11 +233,27 @@ def assert_plausible(
         told = ["no run in it"]
     if told:
         more = [f"... and {len(told) - _MOST} more"] if len(told) > _MOST else []
-        lines = [f"no legal history could have left {_called(found, cassette)}", *told[:_MOST], *more]
+        what = "no run was found in" if not count else "no legal history could have left"
+        lines = [f"{what} {_called(found, cassette)}", *told[:_MOST], *more]
         raise AssertionError("\n  ".join(lines))
 
 
 # --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _refused_another(refusal: Exception, before: Mapping[str, Any], event: RunEvent) -> str:
+    """Return what was refused instead, where a refusal of this library names another event or another run."""
+    if not isinstance(refusal, IllegalTransition):
+        return ""
+    same = refusal.event is event and before.get("id", refusal.run_id) == refusal.run_id
+    return "" if same else str(refusal)
+
+
+def _words(given: Iterable[str], name: str) -> list[str]:
+    """Return words that were given as a list. Raises `TypeError` for one word alone, which would be read by letters."""
+    if isinstance(given, str):
+        raise TypeError(f"{name}: expected a list, such as [{given!r}]")
+    return [str(word) for word in given]
 
 
 def _standing(run: object, event: RunEvent, store: Store | None) -> tuple[dict[str, Any], RunStatus]:
@@ -239,15 +270,25 @@ def _standing(run: object, event: RunEvent, store: Store | None) -> tuple[dict[s
 
 
 def _asked(
-    run: RunT, event: RunEvent, store: Store | None, by: Callable[[], object] | None, given: Mapping[str, Any]
+    run: RunT,
+    event: RunEvent,
+    source: RunStatus,
+    store: Store | None,
+    by: Callable[[], object] | None,
+    given: Mapping[str, Any],
 ) -> RunT:
     """Ask, and return the run as it stands then: a stored one is read anew."""
     if by is not None and given.keys() - {"at"}:
-        raise TypeError(f"by= asks by itself, and is given no {', '.join(given.keys() - {'at'})}")
-    notice(run, event)
-    if by is None and store is not None and isinstance(run, StoredRun):
-        return cast("RunT", ask_stored(store, run, event, **given))
-    answer = ask(run, event, **given) if by is None else answered(by(), "what by= asks")
+        raise Misuse(f"by= asks by itself, and is given no {', '.join(given.keys() - {'at'})}")
+    try:
+        if by is None and store is not None and isinstance(run, StoredRun):
+            return cast("RunT", ask_stored(store, run, event, **given))
+        answer = ask(run, event, **given) if by is None else answered(by(), "what by= asks")
+    except Exception as error:
+        if not isinstance(error, Misuse):
+            notice(run, source, event)
+        raise
+    notice(run, source, event)
     if store is None and _is_like(answer, run):
         return answer
     return _now(run, store)

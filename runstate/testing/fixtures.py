@@ -7,11 +7,13 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from runstate.clock import ManualClock
-from runstate.lifecycle import BIRTH, RunEvent, RunStatus
+from runstate.lifecycle import RunEvent, RunStatus
 from runstate.store import Store, StoredRun, open_store
+from runstate.store.address import database_at
+from runstate.store.tables import SQLITE
 from runstate.testing.building import TrackedRun, a_run
 
 if TYPE_CHECKING:
@@ -23,13 +25,13 @@ __all__ = ["MakeRun", "a_store"]
 class MakeRun:
     """Makes runs where a test wants them, as `a_run` does, by the test's clock."""
 
-    def __init__(self, clock: ManualClock | None) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
 
     @overload
     def __call__(
         self,
-        status: RunStatus | str = BIRTH,
+        status: RunStatus | str | None = None,
         *,
         path: Iterable[RunEvent | str] | None = None,
         store: None = None,
@@ -38,7 +40,7 @@ class MakeRun:
     @overload
     def __call__(
         self,
-        status: RunStatus | str = BIRTH,
+        status: RunStatus | str | None = None,
         *,
         path: Iterable[RunEvent | str] | None = None,
         store: Store,
@@ -46,7 +48,7 @@ class MakeRun:
     ) -> StoredRun: ...
     def __call__(
         self,
-        status: RunStatus | str = BIRTH,
+        status: RunStatus | str | None = None,
         *,
         path: Iterable[RunEvent | str] | None = None,
         store: Store | None = None,
@@ -66,14 +68,12 @@ def a_store(url: str, request: pytest.FixtureRequest) -> Generator[Store, None, 
     Of an SQLite file only the name is taken: it is made anew in the test's own directory. In PostgreSQL it is a schema
     of its own, dropped afterwards; nothing else in that database is touched.
     """
-    if url.startswith("sqlite:"):
-        name = url.rpartition("/")[2]
+    if database_at(url).words is SQLITE:  # which says what is wrong with an address
+        name = unquote(url.rpartition("/")[2])
         directory = cast("Path", request.getfixturevalue("tmp_path")) if name != ":memory:" else None
         with open_store(url if directory is None else f"sqlite:///{quote(str(directory / name))}") as store:
             yield store
         return
-    if not url.startswith(("postgresql:", "postgres:")):
-        open_store(url)  # which says what is wrong with it
     with _schema(url) as inside, open_store(inside, migrate=True) as store:
         yield store
 
@@ -96,7 +96,7 @@ def _schema(url: str) -> Generator[str, None, None]:
 
 def _with_path(url: str, schema: str) -> str:
     """Return a URL whose connections look into a schema."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    query["options"] = f"{query.get('options', '')} -csearch_path={schema}".strip()
-    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+    head, _, query = url.partition("?")
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    given["options"] = f"{given.get('options', '')} -csearch_path={schema}".strip()
+    return f"{head}?{urlencode(given, quote_via=quote)}"

@@ -7,22 +7,22 @@ from typing import TypeAlias
 
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.snapshot import RunSnapshot
-from runstate.testing.records import status_of
 
-__all__ = ["notice", "notify"]
+__all__ = ["Listener", "notice", "notify"]
 
 Listener: TypeAlias = Callable[[RunStatus, RunEvent], None]
 
 _listener: Listener | None = None
 
 
-def notify(listener: Listener | None) -> None:
-    """Let `listener` hear of what is asked from now on; None for nobody."""
+def notify(listener: Listener | None) -> Listener | None:
+    """Let `listener` hear of what is asked from now on, None for nobody; return who heard of it before."""
     global _listener
-    _listener = listener
+    before, _listener = _listener, listener
+    return before
 
 
-def notice(run: object, event: RunEvent) -> None:
-    """Tell that an assertion is asking an event of a run. Runs of this library tell by themselves."""
+def notice(run: object, status: RunStatus, event: RunEvent) -> None:
+    """Tell that an assertion asked an event of a run that stood there. Runs of this library tell by themselves."""
     if _listener is not None and not isinstance(run, RunSnapshot):
-        _listener(status_of(run), event)
+        _listener(status, event)

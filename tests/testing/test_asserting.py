@@ -414,7 +414,7 @@ def test_it_stood_still() -> None:
     """A run that says yes and stays is told."""
     for run in (odd(lambda run: None), odd(lambda run: agent("in_progress"))):
         found = failing(partial(assert_moves, run, "start"))
-        assert ("run run_1 did not start to in_progress", ("it did not move",)) == (found.problem, found.found)
+        assert ("run run_1 did not come to in_progress by start", ("it did not move",)) == (found.problem, found.found)
         assert allowed_in("queued") == found.allowed
 
 
@@ -422,7 +422,7 @@ def test_it_stood_still() -> None:
 def test_it_came_elsewhere(status: str) -> None:
     """A run that comes to another status is told with both, and what was allowed where it was asked."""
     found = failing(lambda: assert_moves(odd(lambda run: setattr(run, "status", status)), "start"))
-    assert ("run run_1 did not start to in_progress", (f"queued -> {status}",)) == (found.problem, found.found)
+    assert ("run run_1 did not come to in_progress by start", (f"queued -> {status}",)) == (found.problem, found.found)
     assert f"in queued: {allowed_in('queued')}" == found.allowed
     assert status in found.lanes[0]
 
@@ -1090,3 +1090,40 @@ def test_a_move_that_came_elsewhere() -> None:
     """Of a move that did not come where it leads, only that is told."""
     before, after = {"status": "queued"}, {"status": "failed", "started_at": None}
     assert ("status is failed, not in_progress",) == unlike_a_move(before, [RunEvent.START], after)
+
+
+def test_a_mistake_is_no_refusal() -> None:
+    """What cannot be asked at all has not been refused, whatever counts as a refusal."""
+    with pytest.raises(TypeError, match="has no method expire"):
+        assert_refused(SimpleNamespace(status="queued"), "expire", refused=Exception)
+
+
+def test_a_refusal_of_something_else() -> None:
+    """That another run refused, or another event, says nothing of what was to be refused."""
+    ended = a_run("completed", id="run_2")
+    with pytest.raises(AssertionError, match="run run_1 was not what was refused to start"):
+        assert_refused(a_run("in_progress", id="run_1"), "start", by=lambda: ended.start())
+    with pytest.raises(AssertionError, match="run run_2 was not what was refused to start"):
+        assert_refused(ended, "start", by=lambda: ended.fail("server_error", "it broke"))
+
+
+def test_one_word_is_no_list() -> None:
+    """A word alone would be read by its letters."""
+    with pytest.raises(TypeError, match=r"expected: expected a list, such as \['start'\]"):
+        assert_history(a_run("in_progress"), "start")
+    with pytest.raises(TypeError, match=r"allowed: expected a list, such as \['start'\]"):
+        assert_refused(a_run("completed"), "start", allowed="start")
+
+
+def test_how_a_class_says_no() -> None:
+    """An error of a class of one's own comes with a note on how to say that it is a refusal."""
+
+    class Mine:
+        status = "queued"
+
+        def complete(self) -> None:
+            raise ValueError("not yet")
+
+    with pytest.raises(ValueError, match="not yet") as raised:
+        assert_refused(Mine(), "complete")
+    assert ["if that is how a Mine says no: refused=ValueError"] == raised.value.__notes__

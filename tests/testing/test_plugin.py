@@ -184,6 +184,44 @@ def test_the_marker(pytester: pytest.Pytester) -> None:
     quick(pytester, "--markers").stdout.fnmatch_lines(["@pytest.mark.runstate(at=None, store=None, cov=True): *"])
 
 
+def test_markers_of_a_class_and_of_a_test(pytester: pytest.Pytester) -> None:
+    """What the marker of a test does not say, that of its class or module does."""
+    pytester.makepyfile("""
+        import pytest
+
+        pytestmark = pytest.mark.runstate(at=1_800_000_000, cov=True)
+
+        @pytest.mark.runstate(at=1_900_000_000)
+        class TestIt:
+            @pytest.mark.runstate(cov=False)
+            def test_it(self, make_run):
+                run = make_run("in_progress")
+                assert 1_900_000_001 == run.started_at
+                run.complete()
+
+        def test_module(run_clock):
+            assert 1_800_000_000 == run_clock.time()
+    """)
+    quick(pytester, "--runstate-cov-report=json").assert_outcomes(passed=2)
+    assert {} == report_of(pytester)["tests"]
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ("att=1", "*::test_it: the marker runstate takes at=, store= and cov=, not att"),
+        ("'sqlite:///x.db'", "*::test_it: the marker runstate takes at=, store= and cov=, not 'sqlite:///x.db'"),
+        ("at='2024'", "*::test_it: the marker runstate takes at= in Unix seconds, not '2024'"),
+    ],
+)
+def test_markers_that_are_none(pytester: pytest.Pytester, marker: str, said: str) -> None:
+    """A marker that says what nobody understands is refused before any test runs."""
+    pytester.makepyfile(f"import pytest\n\n@pytest.mark.runstate({marker})\ndef test_it():\n    pass\n")
+    result = quick(pytester)
+    assert pytest.ExitCode.USAGE_ERROR == result.ret
+    result.stderr.fnmatch_lines([said])
+
+
 STORES = """
     def test_one(run_store, tmp_path):
         run_store.create(thread_id="t", assistant_id="a", model="m")
@@ -216,6 +254,42 @@ def test_a_schema_of_each_tests_own(pytester: pytest.Pytester, postgres_url: str
     with psycopg.connect(postgres_url) as connection:
         assert [(0,)] == connection.execute(look).fetchall()
         assert [(0,)] == connection.execute(tables).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("url", "inside"),
+    [
+        ("postgresql:///db", "postgresql:///db?options=-csearch_path%3Ds"),
+        ("postgresql://me@host/db?host=/run", "postgresql://me@host/db?host=%2Frun&options=-csearch_path%3Ds"),
+        ("postgresql://host/db?options=-cjit%3Doff", "postgresql://host/db?options=-cjit%3Doff%20-csearch_path%3Ds"),
+    ],
+)
+def test_addresses_of_every_form_get_the_schema(url: str, inside: str) -> None:
+    """An address without a host, with a socket, or with options of its own keeps them."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    from runstate.testing.fixtures import _with_path
+
+    assert inside == _with_path(url, "s")
+    assert conninfo_to_dict(url).items() - {("options", "-cjit=off")} <= conninfo_to_dict(inside).items()
+
+
+def test_a_session_inside_a_session(pytester: pytest.Pytester) -> None:
+    """What a test asks after it has run pytest itself still counts."""
+    pytester.makepyfile("""
+        pytest_plugins = ["pytester"]
+
+        def test_inner(pytester):
+            pytester.makeini("[pytest]")
+            pytester.makepyfile("def test_it(run_store):\\n    pass")
+            pytester.inline_run("--runstate-cov").assertoutcome(passed=1)
+
+        def test_after(run_store, make_run):
+            run_store.start(make_run(store=run_store).id)
+            make_run().start()
+    """)
+    quick(pytester, "--runstate-cov-report=json").assert_outcomes(passed=2)
+    assert 2 == next(cell for cell in report_of(pytester)["cells"] if cell["event"] == "start")["times"]
 
 
 def test_an_address_that_is_none(pytester: pytest.Pytester) -> None:
@@ -329,6 +403,22 @@ def test_the_configuration_file(suite: pytest.Pytester) -> None:
     result = quick(suite, "--runstate-cov-fail-under=1", "--runstate-cov-report=term")
     assert pytest.ExitCode.OK == result.ret
     assert "json report" not in result.stdout.str()
+
+
+def test_a_floor_in_the_file_is_a_floor(suite: pytest.Pytester) -> None:
+    """Who asks for a floor or a report asks for the counting, in the configuration file too."""
+    suite.makeini("[pytest]\nrunstate_cov_fail_under = 90\n")
+    assert pytest.ExitCode.TESTS_FAILED == quick(suite).ret
+    suite.makeini("[pytest]\nrunstate_cov_report = json\n")
+    assert pytest.ExitCode.OK == quick(suite).ret
+    assert 6 == report_of(suite)["total"]["covered"]
+
+
+def test_collecting_alone_counts_nothing(suite: pytest.Pytester) -> None:
+    """Where no test runs, there is no report and no floor."""
+    result = quick(suite, "--collect-only", "--runstate-cov-fail-under=50")
+    assert pytest.ExitCode.OK == result.ret
+    assert "transition coverage" not in result.stdout.str()
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_illegal_moves_are_refused(move: tuple[Run, RunEvent]) -> None:
 def test_illegal_moves_are_all_there_are() -> None:
     """Each of the 62 refusals is drawn; of short paths those that they reach."""
     refused = {pair for pair in PAIRS if pair not in TABLE}
-    assert refused == {(run.status, event) for run, event in drawn(illegal_moves(3), 800)}
+    assert refused == {(run.status, event) for run, event in drawn(illegal_moves(3), 1600)}
     born = {(status, event) for status, event in refused if status == "queued"}
     assert born == {(run.status, event) for run, event in drawn(illegal_moves(0), 100)}
 

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 import pytest
@@ -35,7 +35,7 @@ ALL: Final = {"cell": 81, "walk": 49, "repeat": 19, "race": 56}
 
 def assert_holds(judgement: Judgement, **tried: int) -> None:
     """Assert that each cell holds and nothing is charged, after so much was tried."""
-    assert judgement.charges == (), judgement
+    assert judgement.charges == (), str(judgement)
     assert judgement.holds
     assert dict.fromkeys(PAIRS, "holds") == judgement.cells
     assert {**ALL, **tried} == judgement.tried
@@ -62,7 +62,7 @@ def test_runs_in_a_store_that_reads_the_clock(dialect: str, request: pytest.Fixt
     url = "sqlite:///:memory:" if dialect == "memory" else request.getfixturevalue("postgres_broom").url
     with open_store(url) as store:
         judgement = hold_trial(RunsInStore(store), race_rounds=0, tick_s=0)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert {"cell": 81, "walk": 37, "repeat": 19, "stale": 72, "lease": 5} == judgement.tried
 
 
@@ -99,14 +99,14 @@ def twin(law: Law, clock: ManualClock) -> Objects:
 def test_the_twin(clock: ManualClock) -> None:
     """A `transitions.Machine` of the same law holds; it is not made for two threads."""
     judgement = hold_trial(twin(LAW, clock), race_rounds=0)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert {"cell": 81, "walk": 49, "repeat": 19} == judgement.tried
 
 
 def test_the_documented_twin(clock: ManualClock) -> None:
     """One of the documented law holds against that, and does not hold against the whole."""
     judgement = hold_trial(twin(LAW.only(Basis.DOCUMENTED), clock), race_rounds=0)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert 81 == judgement.count("holds")
     documented = twin(LAW.only(Basis.DOCUMENTED), clock)
     documented.law = LAW
@@ -373,7 +373,7 @@ def test_a_law_of_ones_own() -> None:
     judgement = hold_trial(
         Functions(desk.create, desk.ask, desk.read, refused=No, advance=desk.advance, law=Law(ROWS)), race_rounds=2
     )
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert {"cell": 12, "walk": 2, "repeat": 4, "race": 12} == judgement.tried
     assert DIRECT == str(judgement)
     assert not hold_trial(desk.subject(), race_rounds=0).holds
@@ -387,3 +387,36 @@ start             +          +           +          +
 request_cancel    +          +           +          +
 complete          +          +           +          +
 + holds"""
+
+
+def test_what_is_no_adapter() -> None:
+    """A mistake in what is put on trial is told before the trial, and is no fault of the runs."""
+    with pytest.raises(TypeError, match="expected an adapter with create, ask, read and refused; a function is none"):
+        hold_trial(cast("Any", assert_holds))
+    with pytest.raises(TypeError, match="the class RunsInMemory is none"):
+        hold_trial(cast("Any", RunsInMemory))
+    with pytest.raises(TypeError, match="refused: expected a class of errors, or a tuple of them, got 'KeyError'"):
+        Objects(object, refused=cast("Any", "KeyError"))
+    with pytest.raises(TypeError, match="create: expected a class, or what makes an object, got a object"):
+        Objects(cast("Any", object()), refused=KeyError)
+    with pytest.raises(ValueError, match="unknown event 'requst_cancel'"):
+        Objects(object, refused=KeyError, names={"requst_cancel": "cancel"})
+
+
+def test_a_method_that_was_named_must_be_there() -> None:
+    """A mistyped name of a method is a fault that is told, and not a method that is not offered."""
+
+    class Mine:
+        status = "queued"
+
+    (charge,) = {charge.found for charge in hold_trial(Objects(Mine, refused=No, names={"fail": "break_"})).charges}
+    assert "it broke: TypeError: Mine has no method break_()" == charge
+
+
+def test_a_judgement_asserts_itself() -> None:
+    """`assert_holds` passes, or fails with all that is printed."""
+    hold_trial(RunsInMemory(), race_rounds=0).assert_holds()
+    judgement = hold_trial(broken.AcceptsAll().subject(), race_rounds=0)
+    with pytest.raises(AssertionError) as raised:
+        judgement.assert_holds()
+    assert str(judgement) == str(raised.value)

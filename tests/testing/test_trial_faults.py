@@ -304,7 +304,7 @@ def test_an_event_without_a_method_for_copies() -> None:
 
     cards.ask = some  # type: ignore[method-assign]
     judgement = hold_trial(cards, race_rounds=1)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert 40 < judgement.tried["stale"] < 76
 
 

@@ -43,7 +43,7 @@ def test_a_service_holds() -> None:
     """A service that speaks the API, and has routes for the rest, holds in all cells."""
     with serving(Service()) as http:
         judgement = hold_trial(http, race_rounds=1)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert dict.fromkeys(PAIRS, "holds") == judgement.cells
     assert {"cell": 81, "walk": 49, "repeat": 19, "race": 56} == judgement.tried
 
@@ -52,7 +52,7 @@ def test_a_service_without_other_routes() -> None:
     """Of the API alone four cells can be asked: what is not offered is not held against a service."""
     with serving(Service(), routes={}) as http:
         judgement = hold_trial(http, race_rounds=1)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert "Service: 4 of 81 cells hold, 14 are not offered, 63 are not reached" == judgement.summary
 
 
@@ -67,7 +67,7 @@ def test_camel_case_is_judged() -> None:
     """A service may spell its keys as JavaScript does, and is judged by all of them."""
     with serving(Camel(), law=MIDDLE_LAW) as http:
         judgement = hold_trial(http, race_rounds=0)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert 25 == judgement.count("holds")
     with serving(Camel(broken.KeepsTheDeadline()), law=MIDDLE_LAW) as http:
         assert 4 == len(hold_trial(http, race_rounds=0).charges)

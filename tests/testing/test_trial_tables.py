@@ -80,7 +80,7 @@ Database = tuple[Callable[[], Any], Callable[[str], str]]
 def test_tables(database: Database) -> None:
     """A table whose statements name where a run must stand holds, also when two ask at once."""
     judgement = hold_trial(table(*database), race_rounds=1)
-    assert judgement.holds, judgement
+    judgement.assert_holds()
     assert dict.fromkeys(PAIRS, "holds") == judgement.cells
     assert {"cell": 81, "walk": 49, "repeat": 19, "race": 56} == judgement.tried
 

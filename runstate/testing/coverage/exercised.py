@@ -36,7 +36,7 @@ class Tally:
 
 @attrs.define
 class Exercised:
-    """How often each cell was asked, by test; "" is what no test asked, but a fixture of the session or the like."""
+    """How often each cell was asked, by test; "" is what was asked between two tests."""
 
     counts: Counter[Key] = attrs.field(factory=Counter[Key])
 

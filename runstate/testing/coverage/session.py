@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -34,8 +34,11 @@ _STARTS_A_PROCESS: Final = frozenset(
 class CoverageSession:
     """The hooks of a session that counts; under pytest-xdist one in each worker, and one that gathers."""
 
-    def __init__(self, config: pytest.Config, reports: list[Report], fail_under: float) -> None:
+    def __init__(
+        self, config: pytest.Config, reports: list[Report], fail_under: float, counts: Callable[[pytest.Item], bool]
+    ) -> None:
         self.config = config
+        self.counts = counts
         self.reports = reports
         self.fail_under = fail_under
         self.watch: Watch = Watch()
@@ -66,13 +69,15 @@ class CoverageSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Let what is asked now be this test's, unless it is marked as one that does not count."""
-        marker = item.get_closest_marker("runstate")
-        counts = marker is None or marker.kwargs.get("cov", True)
-        self.watch.test = item.nodeid if counts else None
+        self.watch.test = item.nodeid if self.counts(item) else None
         try:
             return (yield)
         finally:
             self.watch.test = ""
+
+    def pytest_unconfigure(self) -> None:
+        """Stop watching, should the session have ended before it began."""
+        self.watch.stop()
 
     # --- gathering ------------------------------------------------------------------------------------------------
 
@@ -101,6 +106,8 @@ class CoverageSession:
         if self.is_worker:
             told = {"counts": exercised.to_list(), "elsewhere": sorted(self.elsewhere)}
             self.config.workeroutput[_OUTPUT] = told  # type: ignore[attr-defined]
+            return
+        if self.config.option.collectonly:
             return
         for kind, path in self.reports:
             if kind in _FILES:
@@ -134,7 +141,7 @@ class CoverageSession:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write the reports that go to the terminal, and where the others went."""
-        if self.is_worker:
+        if self.is_worker or self.config.option.collectonly:
             return
         say = terminalreporter
         say.section("transition coverage", sep="-")

@@ -1,7 +1,8 @@
 """How it is noticed what a test asks: by wrapping the nine moves of `Run`, and by standing witness to every store.
 
-A store's moves are read from its history, inside the transaction that wrote them, so nothing is counted that was
-rolled back, and nothing that another process did. All of this is there only while somebody watches.
+A store's moves are read from its history, inside the transaction that wrote them, so nothing is counted that the store
+rolled back, and nothing that another process did. (What is asked inside a caller's own transaction was asked, whatever
+becomes of that.) All of this is there only while somebody watches.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from runstate.errors import IllegalTransition
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.run import Run
 from runstate.store.commands import Command
-from runstate.store.perform import bear_witness, execute
+from runstate.store.perform import Witness, bear_witness, execute
 from runstate.store.session import Session
 from runstate.store.tables import SQLITE
 from runstate.testing.building import ARRANGED, is_arranging
 from runstate.testing.coverage.exercised import Exercised
-from runstate.testing.notice import notify
+from runstate.testing.notice import Listener, notify
 
 __all__ = ["Watch"]
 
@@ -34,22 +35,25 @@ class Watch:
         """Whose doing it is; None for a test that does not count."""
         self._adding = Lock()
         self._moves: dict[RunEvent, Any] = {}
+        self._before: tuple[Witness | None, Listener | None] = (None, None)
 
     def start(self) -> None:
-        """Begin to watch. There may be one at a time in a process."""
+        """Begin to watch. Of several in a process, the last one sees what is asked."""
         for event in RunEvent:
             self._moves[event] = vars(Run)[event]
             setattr(Run, event, self._watched(event, self._moves[event]))
-        bear_witness(self._witness)
-        notify(self.count)
+        self._before = (bear_witness(self._witness), notify(self.count))
 
     def stop(self) -> None:
-        """Leave everything as it was before."""
+        """Leave everything as it was before, a session that watches around this one too."""
+        if not self._moves:
+            return
         for event, move in self._moves.items():
             setattr(Run, event, move)
         self._moves.clear()
-        bear_witness(None)
-        notify(None)
+        witness, listener = self._before
+        bear_witness(witness)
+        notify(listener)
 
     def count(self, status: RunStatus, event: RunEvent) -> None:
         """Note that an event was asked in a status."""
@@ -87,5 +91,5 @@ class Watch:
                 self.count(RunStatus(source), RunEvent(event))
         for asked in batch:
             for refusal in asked.refused:
-                if isinstance(refusal, IllegalTransition):
+                if isinstance(refusal, IllegalTransition) and getattr(asked, "actor", None) != ARRANGED:
                     self.count(refusal.status, refusal.event)

@@ -2,8 +2,7 @@
 
     from runstate.testing.trial import Functions, hold_trial
 
-    judgement = hold_trial(Functions(create=make, ask=ask, read=read, refused=ValueError))
-    assert judgement.holds, judgement
+    hold_trial(Functions(create=make, ask=ask, read=read, refused=ValueError)).assert_holds()
 
 The subject is driven through every cell, every legal walk with its stamps, every request asked twice, decisions of
 actors whose copy went stale, workers who come back after their lease, and races of two. The judgement is a matrix of
@@ -57,12 +56,17 @@ def hold_trial(
 ) -> Judgement:
     """Drive a subject through all challenges, and return the judgement. It raises nothing of the subject's.
 
+    Raises `TypeError` for what is no adapter.
+
     `race_rounds` is how often each pair of events is raced; 0 for what is not to be asked by two threads. Two that
     are not answered within `race_wait_s` block each other. `tick_s` is how many seconds to wait between two moves of a
     run, so that a stamp written anew is seen to differ; a second where the subject has stamps, unless it has an
     `advance`. With `recognises`, a request that asks again what was just granted may be granted with nothing changed,
     as some answer a client whose answer was lost; else it is to be refused, as the law says.
     """
+    missing = [name for name in ("create", "ask", "read") if not callable(getattr(subject, name, None))]
+    if missing or isinstance(subject, type):
+        raise TypeError(f"expected an adapter with create, ask, read and refused; {_called(subject)} is none")
     law = law_of(subject)
     tick = _tick(subject, tick_s)
     found = [try_cells(subject, law, tick, recognises)]
@@ -74,6 +78,10 @@ def hold_trial(
     cells: Mapping[tuple[RunStatus, RunEvent], Verdict] = found[0].cells
     tried: dict[Challenge, int] = {each.challenge: each.tried for each in found if each.tried}
     return Judgement(name_of(subject), law, cells, tuple(_told_once(law, found)), tried)
+
+
+def _called(subject: object) -> str:
+    return f"the class {subject.__name__}" if isinstance(subject, type) else f"a {type(subject).__name__}"
 
 
 def _wrong(found: list[Found]) -> set[tuple[RunStatus, RunEvent]]:

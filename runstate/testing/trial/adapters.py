@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from itertools import count
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from runstate.clock import ManualClock, microseconds, pause
 from runstate.errors import Conflict, IllegalTransition, LeaseLost
@@ -30,7 +30,12 @@ _AT: Final = re.compile(r":at\b|%\(at\)s")
 
 
 def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:
-    return (Refused, *(refused if isinstance(refused, tuple) else (refused,)))
+    """Return what an adapter takes for a refusal. Raises `TypeError` for what is no class of errors."""
+    kinds = refused if isinstance(refused, tuple) else (refused,)
+    for kind in cast("tuple[object, ...]", kinds):
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"refused: expected a class of errors, or a tuple of them, got {kind!r}")
+    return (Refused, *kinds)
 
 
 class Functions:
@@ -94,8 +99,10 @@ class Objects:
         law: Law = LAW,
         name: str = "",
     ) -> None:
+        if not callable(create):
+            raise TypeError(f"create: expected a class, or what makes an object, got a {type(create).__name__}")
         self._create = create
-        self._names = names or {}
+        self._names = {RunEvent(event): method for event, method in (names or {}).items()}
         self._read = read
         if load is not None:
             self.load: Callable[[Any], Any] = load
@@ -113,7 +120,8 @@ class Objects:
         """Ask an event by its method."""
         named = self._names.get(event, event)
         if not callable(getattr(run, named, None)):
-            raise NotOffered(f"{type(run).__name__} has no method {named}()")
+            missing = NotOffered if event not in self._names else TypeError  # what is named must be there
+            raise missing(f"{type(run).__name__} has no method {named}()")
         return ask(run, event, method=named)
 
     def read(self, run: Any) -> Mapping[str, Any]:

@@ -94,6 +94,12 @@ class Judgement:
         """Whether something was asked and nothing was found wrong."""
         return not self.charges and self.count("holds") > 0
 
+    def assert_holds(self) -> None:
+        """Raise `AssertionError`, with all that was found and the matrix, unless nothing was found wrong."""
+        __tracebackhide__ = True
+        if not self.holds:
+            raise AssertionError(str(self))
+
     def count(self, verdict: Verdict) -> int:
         """Return how many cells came to a verdict."""
         return sum(found == verdict for found in self.cells.values())
