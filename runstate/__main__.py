@@ -25,6 +25,9 @@ def main() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except click.ClickException as mistake:
+        from runstate.cli.store_option import masked
+
+        vars(mistake)["message"] = masked(mistake.message)  # click quotes words of the command line as they came
         mistake.show()
         sys.exit(mistake.exit_code)
     except (click.Abort, KeyboardInterrupt):

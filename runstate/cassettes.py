@@ -75,9 +75,9 @@ def read_yaml(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
     collected: list[bytes] = []
     size = 0
     for number, line in lines:
-        if not collected:  # what stands before it was left out, but an error's line number must be the file's
-            collected = [b""] * (number - 1)
-        collected.append(line.rstrip(b"\r\n"))
+        # What stands before the first was left out, but an error's line number must be the file's.
+        before = b"" if collected else b"\n" * min(number - 1, wire.MAX_BYTES)
+        collected.append(before + line.rstrip(b"\r\n"))
         size += len(line)
         if size > wire.MAX_BYTES:  # enough for the reader to refuse it with its sentence
             break

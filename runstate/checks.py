@@ -195,7 +195,7 @@ def _pair(path: str, key: object, item: object) -> Faults:
         return wrong_type(f"{path} key {show(key)}", "a string", key)
     if isinstance(item, str) and len(key) <= MAX_METADATA_KEY and len(item) <= MAX_METADATA_VALUE:
         return ()
-    at = f"{path}.{key[:MAX_METADATA_KEY]}"
+    at = join(path, key)
     faults: Faults = ()
     if len(key) > MAX_METADATA_KEY:
         faults = (Fault(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}"),)

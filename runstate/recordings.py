@@ -82,18 +82,19 @@ def _document(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
     for number, line in lines:
         collected.append((number, line))
         size += len(line)
-        if size > wire.MAX_BYTES:  # enough for the reader to refuse it with its sentence
+        if size + number - collected[0][0] > wire.MAX_BYTES:  # enough for the reader to refuse it with its sentence
             break
     later = collected[1:]
     if later and all(line.startswith(b"{") and line.endswith(b"}") for _, line in later):
         yield from _each_line(chain(collected, lines))
         return
-    text: list[bytes] = []
-    for number, line in collected:
+    begin, text = collected[0][0], bytearray(collected[0][1])
+    last = begin
+    for number, line in later:
         # Blank lines were left out, but an error's line number must be the file's.
-        text.extend([b""] * (number - collected[0][0] - len(text)))
-        text.append(line)
-    yield from _value(collected[0][0], b"\n".join(text))
+        text += b"\n" * min(number - last, wire.MAX_BYTES) + line
+        last = number
+    yield from _value(begin, bytes(text))
 
 
 # --- snapshots to a report --------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ JsonObject: TypeAlias = Mapping[str, object]
 FIELDS_OF_SSE: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 """What a line of server-sent events begins with."""
 
+_MAX_BYTES: Final = 16 * 1024 * 1024  # what the reader of JSON takes
+
 
 @attrs.frozen
 class Place:
@@ -93,7 +95,7 @@ def events_in(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | N
     """
     event: str | None = None
     data: list[bytes] = []
-    begin = 0
+    begin = size = 0
     for number, line in chain(lines, [(0, b"")]):
         field, _, value = line.strip().partition(b":")
         value = value.strip()
@@ -101,8 +103,10 @@ def events_in(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | N
             event = value.decode(errors="replace")
         elif field == b"data":
             begin = begin or number
-            data.append(value)
+            if size <= _MAX_BYTES:  # of an event that does not end, as much as it takes to refuse it
+                data.append(value)
+                size += len(value) + (len(data) > 1)
         elif not field and not value:
             if data and data != [b"[DONE]"]:
                 yield begin, event, b"\n".join(data)
-            event, data, begin = None, [], 0
+            event, data, begin, size = None, [], 0, 0

@@ -19,6 +19,7 @@ _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUTHS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}(?:[eE][-+]?[0-9]{1,3})?")
+_MAX_TAGS: Final = 100
 _BINARY: Final = ("tag:yaml.org,2002:binary", "!binary")
 
 
@@ -39,6 +40,8 @@ def parse(text: bytes) -> object:
         raise _refusal("YAML is read with PyYAML, which is not installed: pip install pyyaml") from None
     if len(text) > wire.MAX_BYTES:
         raise _refusal(f"expected at most {wire.MAX_BYTES} bytes, got more")
+    if text.count(b"%TAG") > _MAX_TAGS:  # each is compared with all before it
+        raise _refusal(f"expected at most {_MAX_TAGS} %TAG directives, got more")
     reader = cast("Any", yaml)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 28x faster, and not in every PyYAML
     try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runstate.store import Store
     from runstate.store.session import Database
 
-__all__ = ["AS_JSON", "STORE", "Mistaken", "Refused", "database_of", "opened", "told", "told_in_sentences"]
+__all__ = ["AS_JSON", "STORE", "Mistaken", "Refused", "database_of", "masked", "opened", "told", "told_in_sentences"]
 
 STORE: Final = click.option(
     "--store",
@@ -45,6 +45,7 @@ STORE: Final = click.option(
 AS_JSON: Final = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 _SECRET: Final = re.compile(r"(?<=password=)[^&\s]+")
+_WORD: Final = re.compile(r"\S+")
 _REFUSALS: Final = (IllegalTransition, ToolOutputsMismatch, LostRace, ThreadBusy, KeyReused)
 
 
@@ -60,9 +61,26 @@ class Mistaken(click.ClickException):
     exit_code = 2
 
 
+def masked(text: str) -> str:
+    """Return a text in which nothing is sent that a terminal obeys, nor the password of an address in a wrong place.
+
+    >>> print(masked("no run postgresql://me:secret@host/db"))
+    no run postgresql://me:***@host/db
+    """
+    return printable(_WORD.sub(_without_password, text))
+
+
+def _without_password(found: re.Match[str]) -> str:
+    head, at, host = found[0].rpartition("@")
+    scheme, slashes, person = head.partition("://") if "://" in head else ("", "", head)
+    user, colon, _ = person.partition(":")
+    word = f"{scheme}{slashes}{user}:***@{host}" if at and colon else found[0]
+    return _SECRET.sub("***", word)
+
+
 def told(error: RunstateError, url: str = "") -> click.ClickException:
     """Return an error of the library as it is told: in one line, without what only the asker may know."""
-    sentence = printable(str(error))
+    sentence = masked(str(error))
     for secret in _SECRET.findall(url):
         sentence = sentence.replace(secret, "***")
     return Refused(sentence) if isinstance(error, _REFUSALS) else Mistaken(sentence)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import re
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from runstate.clock import moved
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.json_values import printable
 from runstate.store.queries import Column
 from runstate.store.rows import Row
 from runstate.store.session import Given
@@ -36,6 +38,12 @@ _SETTINGS: Final = "; ".join(
         "SET idle_in_transaction_session_timeout = '3s'",
     )
 )
+_FORM: Final = "postgresql://user@host:5432/database?option=value"
+_WRONG: Final = (
+    *("does not exist", "authentication failed", "no password", "permission denied", "invalid port"),
+    *("invalid integer value", "invalid sslmode value", "definition of service"),
+)
+_PORTS: Final = re.compile(r"[0-9,]*")
 _Connection = psycopg.Connection[Any]
 
 
@@ -135,12 +143,13 @@ class PostgresDatabase:
     in_memory: bool = False
 
     def __init__(self, url: str, wait_s: float = 10.0) -> None:
-        try:
-            parts = conninfo.conninfo_to_dict(url)
-        except psycopg.ProgrammingError as error:
-            raise StoreUrlError(f"not a PostgreSQL address: {str(error).strip().splitlines()[0]}") from None
-        host, port = parts.get("host", "localhost"), parts.get("port", 5432)
-        self.shown: str = f"postgresql://{host}:{port}/{parts.get('dbname', '')}"
+        parts = _parts(url)
+        if parts is None:
+            raise StoreUrlError(f"not a PostgreSQL address: libpq cannot read it; expected {_FORM}")
+        host, port = parts.get("host", "localhost"), parts.get("port", "5432")
+        if not _PORTS.fullmatch(str(port)):  # in postgresql://me:secret/database it is the password
+            raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
+        self.shown: str = printable(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
         self.url: Final = url
         self._wait_s = wait_s
 
@@ -158,7 +167,7 @@ class PostgresDatabase:
             except psycopg.Error as error:
                 connection.close()
                 told = str(error).splitlines() or ["no answer"]
-                raise _no_connection(error, f"cannot connect to {self.shown}: {told[0]}") from None
+                raise _no_connection(f"cannot connect to {self.shown}: {told[0]}") from None
         return PostgresSession(connection, self.shown)
 
     def close(self) -> None:
@@ -173,12 +182,19 @@ class PostgresDatabase:
         except psycopg.Error as error:
             lines = str(error).splitlines()
             told = [line for line in lines if line and not line.startswith("\tIs the server")] or ["no answer"]
-            raise _no_connection(error, f"cannot connect to {self.shown}: {told[-1]}") from None
+        # Not inside the block: psycopg's error would go along, and the frames of its traceback hold the password.
+        raise _no_connection(f"cannot connect to {self.shown}: {told[-1]}")
 
 
-def _no_connection(error: psycopg.Error, told: str) -> StoreError:
+def _parts(url: str) -> Mapping[str, object] | None:
+    """Return the parts of an address; None if libpq cannot read it. What it says then may quote the password."""
+    with suppress(psycopg.ProgrammingError, UnicodeDecodeError):
+        return conninfo.conninfo_to_dict(url)
+    return None
+
+
+def _no_connection(told: str) -> StoreError:
     """Tell a wrong address or password, which asking again does not mend, from a server that is not there."""
-    wrong = ("does not exist", "authentication failed", "no password", "permission denied", "invalid port")
-    if any(words in told for words in wrong):
+    if any(words in told for words in _WRONG):
         return StoreUrlError(told)
     return StoreUnavailable(told)

@@ -16,7 +16,7 @@ from runstate.store.leases import Leases
 from runstate.store.queries import Column, columns
 from runstate.store.tables import ENDED, SQLITE, holding, holds_thread, quoted
 
-__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "PAYLOAD", "SETTLE_COLUMNS", "Outcome", "Statements"]
+__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Outcome", "Statements"]
 
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
@@ -39,7 +39,7 @@ Outcome: TypeAlias = tuple[RunEvent, bool]
 """An event that settles a run, and whether it is laden: carries more than its usage, or not even that."""
 
 _ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
-_OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
+OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
     (event, laden)
     for event in LAW.events
     if event not in _ASKED_OF_RUNS
@@ -189,7 +189,7 @@ class Statements(Leases):
         return {
             (event, laden): f"WITH {self.table(self.settle_columns(laden))} {self._settling(event, laden)}"
             f" RETURNING {own}.seq, {own}.version"
-            for event, laden in _OUTCOMES
+            for event, laden in OUTCOMES
         }
 
     @cached_property
@@ -258,7 +258,7 @@ class Statements(Leases):
             f" claimed AS ({self._claiming(_PICKED)} RETURNING r.*)"
             f" SELECT 0, seq, version, {nothing} FROM settled"
             f" UNION ALL SELECT 1, {self.claimed('claimed')} FROM claimed"
-            for event, laden in _OUTCOMES
+            for event, laden in OUTCOMES
         }
 
     # --- the sweep ------------------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
 
-from runstate import checks
-from runstate.errors import Fault
+from runstate import checks, wire
+from runstate.errors import Fault, InvalidRun
 from runstate.lifecycle import RunStatus
 from runstate.store.asking import Asking
 from runstate.store.bell import EVERYTHING
@@ -23,6 +23,7 @@ from runstate.store.commands import Call, Past, Settle, Turn, Turned, turned
 from runstate.store.creating import DEFAULT_QUEUE, new_token, plain_text, queue_names
 from runstate.store.rows import Row, json_text
 from runstate.store.session import Session
+from runstate.store.statements import OUTCOMES
 from runstate.store.turning import note_given, past_of
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, LastError, Usage, demand
@@ -36,6 +37,7 @@ _GRACE_US: Final = 500_000
 LEASE_S: Final = checks.number(0.05, 86_400)
 _LIMIT: Final = checks.count(least=0)
 _AGE: Final = checks.number(0, checks.YEAR_10000)
+_OF_OUTCOMES: Final = tuple(event for event, laden in OUTCOMES if laden)
 _FORGET_SESSIONS_US: Final = 24 * 3600 * 1_000_000
 
 
@@ -48,6 +50,9 @@ class Lease:
     actor: str
     """The worker's name, for histories."""
     lease_s: float
+
+    def __attrs_post_init__(self) -> None:
+        demand(plain_text("actor", self.actor) + LEASE_S("lease_s", self.lease_s))
 
 
 @attrs.frozen
@@ -122,6 +127,24 @@ def _itself(came: Turned) -> Turned:
     return came
 
 
+def _faults_of_outcome(settle: Settle) -> Iterator[Fault]:
+    if settle.event not in _OF_OUTCOMES:
+        yield Fault("event", f"expected the event of an outcome, got {checks.show(settle.event)}")
+    for field in ("usage", "detail", "required_action", "last_error", "incomplete_details"):
+        text: str | None = getattr(settle, field)
+        if text is None:
+            continue
+        try:
+            found = json.loads(text, parse_constant=_no_json)
+            yield from checks.extra(field, found) if field == "detail" else ()
+            if field != "detail":
+                wire.from_json_value(field, found)
+        except InvalidRun as refused:
+            yield from refused.faults
+        except (TypeError, ValueError, RecursionError):
+            yield Fault(field, "is not JSON")
+
+
 def _faults_of_note(checkpoint: str | None, progress: str | None) -> tuple[Fault, ...]:
     faults = () if progress is None else plain_text("progress", progress)
     if checkpoint is not None:
@@ -149,9 +172,7 @@ class Working(Asking):
     def open_lease(self, actor: str | None = None, *, lease_s: float = 30.0) -> Lease:
         """Begin a worker's session. It must be renewed by `heartbeat` before `lease_s` seconds are over."""
         name = worker_name() if actor is None else actor
-        demand(plain_text("actor", name))
-        demand(LEASE_S("lease_s", lease_s))
-        lease = Lease(new_token(), name, float(lease_s))
+        lease = Lease(new_token(), name, lease_s)
         given = {"worker": lease.token, "name": name, "lease": int(lease_s * 1_000_000)}
 
         def perform(session: Session) -> None:
@@ -194,8 +215,13 @@ class Working(Asking):
         return self._way.ask(Turn(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
 
     def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> Turned:
-        """Commit the outcomes of claimed runs together. What was refused stands in the answer, by seq."""
-        return self._way.ask(Turn(lease.token, lease.actor, _itself, settles=tuple(outcomes)))
+        """Commit the outcomes of claimed runs together. What was refused stands in the answer, by seq.
+
+        Raises `InvalidRun` for an outcome whose JSON texts are not what they must be: the run could not be read again.
+        """
+        settles = tuple(outcomes)
+        demand(tuple(fault for settle in settles for fault in _faults_of_outcome(settle)))
+        return self._way.ask(Turn(lease.token, lease.actor, _itself, settles=settles))
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
         """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once."""
