@@ -1,0 +1,1 @@
+"""Tests that mean harm: odd input by the million, hostile words, whatever may come from outside."""
