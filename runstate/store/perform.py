@@ -36,6 +36,7 @@ _IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_
 _CANCELLED: Final = (LAW.target_of(RunEvent.REQUEST_CANCEL), LAW.target_of(RunEvent.CONFIRM_CANCEL))
 
 
+_Kinds: TypeAlias = tuple[list[Create[Any]], list[Move], list[Call[Any]], list[Turn[Any]]]
 Witness: TypeAlias = Callable[[Session, Sequence[Command[Any]]], None]
 """Performs a batch in a transaction, by `execute`, and looks at what was written."""
 
@@ -57,10 +58,7 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     if _witness is not None:
         _witness(session, batch)
         return
-    creates = [command for command in batch if isinstance(command, Create)]
-    moves = [command for command in batch if isinstance(command, Move)]
-    turns = [command for command in batch if isinstance(command, Turn)]
-    calls = [command for command in batch if isinstance(command, Call)]
+    creates, moves, calls, turns = _by_kind(batch)
     asked = {move.event for move in moves}
     several = len(turns) + len(calls) + bool(creates) + len(asked) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
@@ -71,8 +69,11 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
 
 def execute(session: Session, batch: Sequence[Command[Any]]) -> None:
     """Execute all commands of a batch in the transaction that is under way."""
-    _execute(
-        session,
+    _execute(session, *_by_kind(batch))
+
+
+def _by_kind(batch: Sequence[Command[Any]]) -> _Kinds:
+    return (
         [command for command in batch if isinstance(command, Create)],
         [command for command in batch if isinstance(command, Move)],
         [command for command in batch if isinstance(command, Call)],

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
 from runstate.errors import IllegalTransition, InvalidRun
-from runstate.lifecycle import LAW, Law, RunEvent, RunStatus
+from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Stamp
 from runstate.plausible import judge_trace
 from runstate.record import RunRecord
 from runstate.recordings import inspect, snapshots
@@ -24,7 +24,7 @@ __all__ = ["assert_history", "assert_moves", "assert_plausible", "assert_refused
 
 RunT = TypeVar("RunT")
 Refusals: TypeAlias = type[Exception] | tuple[type[Exception], ...]
-_STAMPS: Final = ("started_at", "cancelled_at", "failed_at", "completed_at")
+_STAMPS: Final[tuple[str, ...]] = get_args(Stamp)
 _MOST: Final = 20  # findings told of a recording
 
 

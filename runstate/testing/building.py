@@ -9,7 +9,6 @@ from threading import local
 from typing import Any, Final, Self, overload
 
 from runstate.clock import ManualClock, microseconds, use_clock
-from runstate.errors import LawError
 from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus
 from runstate.run import Run
 from runstate.store import Store
@@ -134,17 +133,9 @@ def a_run(
 
 
 def _way_to(status: RunStatus) -> tuple[RunEvent, ...]:
-    """Return the shortest way that a worker takes part in, if one leads there."""
+    """Return the shortest way that a worker takes part in; from where it begins, one leads everywhere."""
     begun = LAW.target_of(RunEvent.START)
-    onward = LAW.shortest_path(begun, status)
-    direct = LAW.shortest_path(BIRTH, status)
-    if status is BIRTH:
-        return ()
-    if onward is not None:
-        return (RunEvent.START, *onward)
-    if direct is None:
-        raise LawError(f"no way leads from {BIRTH} to {status}")
-    return direct
+    return () if status is BIRTH else (RunEvent.START, *(LAW.shortest_path(begun, status) or ()))
 
 
 def _in_memory(given: dict[str, Any], events: Iterable[RunEvent], clock: ManualClock | None) -> TrackedRun:

@@ -15,7 +15,7 @@ from runstate import record
 from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
 from runstate.snapshot import RunSnapshot
 
-__all__ = ["FIELDS", "fields_of", "outcomes", "status_of", "unlike_a_birth", "unlike_a_move", "what_changed"]
+__all__ = ["FIELDS", "fields_of", "outcomes", "unlike_a_birth", "unlike_a_move", "what_changed"]
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
 _HELD: Final[tuple[Field, ...]] = get_args(Field)
@@ -50,11 +50,6 @@ def fields_of(run: object) -> dict[str, Any]:
 def _snake(key: str) -> str:
     """Return a key as the wire spells it, where it came as JavaScript spells it."""
     return re.sub(r"(?<=[a-z])[A-Z]", lambda letter: f"_{letter[0].lower()}", key)
-
-
-def status_of(run: object) -> RunStatus:
-    """Return where a run stands. Raises `ValueError` for a status that is none of the nine."""
-    return RunStatus(fields_of(run)["status"])
 
 
 def what_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

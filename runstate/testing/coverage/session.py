@@ -43,7 +43,6 @@ class CoverageSession:
         self.fail_under = fail_under
         self.watch: Watch = Watch()
         self.workers: set[str] = set()
-        self.lost: set[str] = set()
         self.elsewhere: set[str] = set()
         """The tests that started another process, in which nothing is seen."""
         self.failed: str = ""
@@ -83,7 +82,7 @@ class CoverageSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Remember a worker that will have something to tell."""
+        """Remember a worker until it has told what it counted."""
         self.workers.add(node.gateway.id)
 
     @pytest.hookimpl(optionalhook=True)
@@ -91,7 +90,6 @@ class CoverageSession:
         """Take what a worker counted."""
         told = getattr(node, "workeroutput", {}).get(_OUTPUT)
         if told is None:
-            self.lost.add(node.gateway.id)
             return
         self.workers.discard(node.gateway.id)
         self.watch.exercised.add(Exercised.from_list(told["counts"]))
@@ -127,9 +125,10 @@ class CoverageSession:
     def _remarks(self) -> list[str]:
         """Return what cannot be seen in the counts, in sentences."""
         remarks: list[str] = []
-        silent = self.workers | self.lost
-        if silent:
-            remarks.append(f"what {', '.join(sorted(silent))} counted is missing: the worker ended without a word")
+        if self.workers:
+            remarks.append(
+                f"what {', '.join(sorted(self.workers))} counted is missing: the worker ended without a word"
+            )
         if self.elsewhere:
             some = sorted(self.elsewhere)
             more = f" and {len(some) - 3} more" if len(some) > 3 else ""

@@ -83,7 +83,7 @@ class Watch:
             sqlite = session.statements.words is SQLITE
             place = {"before": int(session.run(session.statements.latest_cursor, {})[0][0])} if sqlite else {}
             # A caller's own transaction may have written before; SQLite's place leaves that out.
-            before = [] if sqlite else [tuple(row) for row in session.run(look, place)]
+            before = set[tuple[Any, ...]]() if sqlite else {tuple(row) for row in session.run(look, place)}
             execute(session, batch)
             written = [row for row in session.run(look, place) if tuple(row) not in before]
         for *_, source, event, actor in written:
