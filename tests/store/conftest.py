@@ -10,8 +10,8 @@ import pytest
 
 from runstate.plausible import judge
 from runstate.store import Store, open_store
+from tests.judge import judge_by_sql, judge_through
 from tests.postgres import Server, postgres_server, postgres_url
-from tests.store.judge import judge_by_sql
 from tests.store.support import TABLES, Prompt, template
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -63,7 +63,7 @@ def make_url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
     broom = request.getfixturevalue("postgres_broom")
     empty(broom)
     yield broom.url
-    assert () == judge_by_sql(broom.url, broom)
+    assert () == judge_through(broom.run).wrong
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

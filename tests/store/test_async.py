@@ -20,8 +20,8 @@ from runstate import IllegalTransition, ManualClock, RunEvent, TerminalStatus, U
 from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavailable
 from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
 from runstate.store.commands import Call, Settle
+from tests.judge import judge_by_sql
 from tests.postgres import wait_until
-from tests.store.judge import judge_by_sql
 from tests.store.support import Prompt, ask_store, names
 from tests.support import CALL
 

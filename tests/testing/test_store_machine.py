@@ -23,9 +23,9 @@ from runstate.store.guards import drop_guards
 from runstate.store.session import Session
 from runstate.store.tables import SQLITE
 from runstate.testing.store_machine import StoreMachine
+from tests.judge import judge_by_sql, judge_through
 from tests.postgres import Server
 from tests.store.conftest import empty
-from tests.store.judge import judge_by_sql
 from tests.store.support import Prompt, template
 
 TOLD = "must be|must not be|no order of the two|yet something changed|cannot be|has the history"
@@ -82,7 +82,7 @@ def test_in_postgres(postgres_server: Server) -> None:
 
             def teardown(self) -> None:
                 super().teardown()
-                assert () == judge_by_sql(url, broom)
+                assert () == judge_through(broom.run).wrong
 
         run_state_machine_as_test(Machine, settings=settings(PLAIN, max_examples=4))
     postgres_server.drop_database(url)

@@ -15,8 +15,8 @@ from runstate.errors import StoreError
 from runstate.plausible import judge
 from runstate.store import Store, open_store
 from runstate.worker import Context, Outcome, Worker
+from tests.judge import judge_by_sql
 from tests.postgres import OwnServer
-from tests.store.judge import judge_by_sql
 from tests.store.support import Prompt
 from tests.worker.proxy import Proxy
 from tests.worker.support import LIMIT, Bench, at_work, ended, events, last, limited, new, until

@@ -18,16 +18,16 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 import attrs
-from faults_ground import Crew, Ground, Verdict, wait_until
-from faults_handler import serve
-from faults_kills import conclude, setting_at, warnings
-from faults_load import Load
-from judge import asking
 
 from runstate.errors import RunstateError, StoreError, StoreUnavailable
 from runstate.store import Store, open_store
 from runstate.store.sqlite import SqliteDatabase
 from runstate.worker import Context, Worker
+from tests.judge import asking
+from tests.torture.trials.ground import Crew, Ground, Verdict, wait_until
+from tests.torture.trials.handler import serve
+from tests.torture.trials.kills import conclude, setting_at, warnings
+from tests.torture.trials.load import Load
 
 _DISK: Final = 48 * 1024 * 1024
 _BALLAST: Final = 24 * 1024 * 1024

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import psutil  # type: ignore[import-untyped]
 import psycopg
-from faults_ground import Crew, Dialect, GaveUp, Ground, Verdict
-from faults_handler import opened
-from judge import Ask, asking, judge
 
 from runstate.store import Store
 from runstate.worker import Context, Worker
+from tests.judge import Ask, asking, judge
 from tests.postgres import OwnServer, Server
+from tests.torture.trials.ground import Crew, Dialect, GaveUp, Ground, Verdict
+from tests.torture.trials.handler import opened
 
 _IN_FLIGHT: Final = 50
 _BACKLOG: Final = 3000
@@ -149,7 +149,7 @@ class Ledger:
         self._verdict.gaps += found.gaps
         self._verdict.doubled += found.doubled
         self._verdict.illegal += found.illegal
-        self._verdict.wrong += [f"{name}: {some}" for name, some in found.wrong.items()]
+        self._verdict.wrong += found.wrong
         self._verdict.count(judged_before_pruning=1)
         while gone := self._store.prune(monotonic() - began + 0.1, limit=_PART):
             self.pruned += gone

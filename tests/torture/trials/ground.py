@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
 import attrs
-from judge import judge
 
 from runstate.store import open_store
+from tests.judge import judge
 from tests.postgres import Server
 
 Dialect: TypeAlias = Literal["postgres", "sqlite"]
@@ -73,7 +73,7 @@ class Verdict:
         self.gaps += found.gaps
         self.doubled += found.doubled
         self.illegal += found.illegal
-        self.wrong += [f"{name}: {', '.join(examples)}" for name, examples in found.wrong.items()]
+        self.wrong += found.wrong
         self.count(runs=found.runs, entries=found.entries)
         if found.live and not may_live:
             self.lost += found.live
@@ -187,11 +187,11 @@ class Crew:
     """
 
     def __init__(self) -> None:
-        here, others = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+        here, others = str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")
         if here not in others.split(os.pathsep):  # or that server would not find these modules
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, others)))
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", "faults_handler", "runstate.store.postgres"])
+        self._context.set_forkserver_preload(["tests.torture.trials.handler", "runstate.store.postgres"])
         self.members: dict[str, BaseProcess] = {}
         """Those that live, by name."""
         self._born = 0

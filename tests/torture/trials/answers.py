@@ -14,13 +14,6 @@ from time import sleep
 from typing import Any, Final, TypeAlias
 
 import attrs
-from faults_ground import Crew, Ground, Verdict, wait_until
-from faults_handler import opened, serve
-from faults_kills import WORKERS, conclude, either, setting_at, warnings
-from faults_load import Load
-from faults_proxy import Loss, Proxy
-from faults_server import LEASE_S, go_on
-from judge import Ask, asking
 
 from runstate import ToolCall, Usage
 from runstate.errors import OutcomeUnknown, StoreUnavailable
@@ -29,6 +22,13 @@ from runstate.store import Lease, NewRun, Store
 from runstate.store.commands import Settle
 from runstate.store.rows import json_text
 from runstate.values import RequiredAction
+from tests.judge import Ask, asking
+from tests.torture.trials.ground import Crew, Ground, Verdict, wait_until
+from tests.torture.trials.handler import opened, serve
+from tests.torture.trials.kills import WORKERS, conclude, either, setting_at, warnings
+from tests.torture.trials.load import Load
+from tests.torture.trials.proxy import Loss, Proxy
+from tests.torture.trials.server import LEASE_S, go_on
 
 DONE: Final = "done"
 _CALL: Final = ToolCall("call_1", "weather", "{}")

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from faults_handler import Line, read_side_log
-from faults_load import CANCELLER, SUBMITTER, Load
-from judge import asking
-
+from tests.judge import asking
 from tests.support import TERMINAL
+from tests.torture.trials.handler import Line, read_side_log
+from tests.torture.trials.load import CANCELLER, SUBMITTER, Load
 
 if TYPE_CHECKING:
-    from faults_ground import Verdict
+    from tests.torture.trials.ground import Verdict
 
 _OUTCOMES: Final = frozenset({"complete", "fail", "mark_incomplete", "require_action"})
 """What only a handler can lead to, when a worker asks it."""

@@ -12,12 +12,11 @@ from threading import BrokenBarrierError
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
-from faults_check import Entry, histories
-from faults_ground import PATIENCE_S, Crew, Ground, Verdict, wait_until
-from faults_handler import opened
-
 from runstate.errors import IllegalTransition, LostRace
 from runstate.store import Store
+from tests.torture.trials.check import Entry, histories
+from tests.torture.trials.ground import PATIENCE_S, Crew, Ground, Verdict, wait_until
+from tests.torture.trials.handler import opened
 
 _AT_ONCE: Final = 200
 _WON: Final = "won"

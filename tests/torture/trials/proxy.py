@@ -18,8 +18,9 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import attrs
-from faults_ground import PATIENCE_S
 from psycopg.conninfo import conninfo_to_dict
+
+from tests.torture.trials.ground import PATIENCE_S
 
 T = TypeVar("T")
 

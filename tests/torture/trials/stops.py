@@ -11,16 +11,16 @@ from time import monotonic, sleep
 from typing import Final
 
 import attrs
-from faults_check import histories
-from faults_ground import Crew, Ground, Verdict, wait_until
-from faults_handler import DEADLINE_S, Setting, SideLog, new_run, opened, read_side_log, serve, skew
-from faults_kills import conclude, sessions_at_work, setting_at, warnings
-from faults_load import Load
 
 from runstate.errors import StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, Store, StoredRun
 from runstate.store.commands import Settle
+from tests.torture.trials.check import histories
+from tests.torture.trials.ground import Crew, Ground, Verdict, wait_until
+from tests.torture.trials.handler import DEADLINE_S, Setting, SideLog, new_run, opened, read_side_log, serve, skew
+from tests.torture.trials.kills import conclude, sessions_at_work, setting_at, warnings
+from tests.torture.trials.load import Load
 
 LEASE_S: Final = 1.0
 FROZEN_S: Final = 4.0  # longer than the server lets a transaction stand still

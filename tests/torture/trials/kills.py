@@ -11,11 +11,12 @@ from time import monotonic, sleep
 from typing import Final
 
 import attrs
-from faults_check import check_load, check_side_log, check_take_overs, histories
-from faults_ground import Crew, Dialect, Ground, Verdict
-from faults_handler import Setting, serve
-from faults_load import Load
-from judge import asking
+
+from tests.judge import asking
+from tests.torture.trials.check import check_load, check_side_log, check_take_overs, histories
+from tests.torture.trials.ground import Crew, Dialect, Ground, Verdict
+from tests.torture.trials.handler import Setting, serve
+from tests.torture.trials.load import Load
 
 WORKERS: Final = 4
 _REFUSED: Final = re.compile(

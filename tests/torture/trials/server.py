@@ -8,12 +8,13 @@ from time import sleep, time
 from typing import Final
 
 import attrs
-from faults_ground import Crew, Ground, Verdict, wait_until
-from faults_handler import serve
-from faults_kills import WORKERS, conclude, either, setting_at, warnings
-from faults_load import Load
-from faults_proxy import Proxy
-from judge import asking
+
+from tests.judge import asking
+from tests.torture.trials.ground import Crew, Ground, Verdict, wait_until
+from tests.torture.trials.handler import serve
+from tests.torture.trials.kills import WORKERS, conclude, either, setting_at, warnings
+from tests.torture.trials.load import Load
+from tests.torture.trials.proxy import Proxy
 
 LEASE_S: Final = 2.0
 

@@ -12,10 +12,6 @@ from random import Random
 from threading import Event, Lock, Thread
 from typing import Final, Self
 
-from faults_ground import GaveUp, wait_until
-from faults_handler import PLANS, new_run, opened
-from judge import asking, listed
-
 from runstate.errors import (
     IllegalTransition,
     OutcomeUnknown,
@@ -24,7 +20,10 @@ from runstate.errors import (
     StoreError,
     ToolOutputsMismatch,
 )
+from tests.judge import asking, listed
 from tests.support import LIVE
+from tests.torture.trials.ground import GaveUp, wait_until
+from tests.torture.trials.handler import PLANS, new_run, opened
 
 CANCELLER: Final = "canceller"
 SUBMITTER: Final = "submitter"

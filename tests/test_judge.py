@@ -1,4 +1,4 @@
-"""The judge of `judge.py` finds what it looks for: every kind of break, once the guards are gone."""
+"""The judge of `tests.judge` finds what it looks for: every kind of break, once the guards are gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runstate import ManualClock
 from runstate.store import open_store
 from runstate.store.guards import drop_guards
 from runstate.store.tables import POSTGRES, SQLITE
-from tests.store.judge import judge_by_sql
+from tests.judge import judge, judge_by_sql, judge_through
 from tests.store.support import Prompt, bring_in_store, names
 from tests.support import STATUSES
 
@@ -38,6 +38,10 @@ def unguarded(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
 
 RUN = "UPDATE runstate_run SET {} WHERE id = 'run_{}'"
 ENTRY = "UPDATE runstate_history SET {} WHERE run = (SELECT seq FROM runstate_run WHERE id = 'run_{}') AND version = {}"
+AFTER_THE_END = (
+    "INSERT INTO runstate_history (run, version, event, source, target, at)"
+    " SELECT seq, 4, '{}', '{}', '{}', at FROM runstate_run WHERE id = 'run_completed'"
+)
 BREAKS = [
     (RUN.format("status = 'failed'", "queued"), "run run_queued is failed at version 1, but the entry of that version"),
     (RUN.format("version = 9", "queued"), "run run_queued is queued at version 9"),
@@ -81,6 +85,8 @@ BREAKS = [
     ("DELETE FROM runstate_run WHERE id = 'run_queued'", "runstate_history has rows of "),
     ("DELETE FROM runstate_run WHERE id = 'run_failed'", "runstate_settings has rows of run_failed, which is no run"),
     ("INSERT INTO runstate_notes (run) VALUES (999)", "runstate_notes has rows of 999, which is no run"),
+    (AFTER_THE_END.format("complete", "in_progress", "completed"), " ended 2 times"),
+    (AFTER_THE_END.format("start", "queued", "in_progress"), " goes on after its end at version 3"),
 ]
 
 
@@ -89,6 +95,22 @@ def test_every_break_is_found(unguarded: Prompt) -> None:
     for statement, sentence in BREAKS:
         with unguarded.undone():
             unguarded.run(statement)
-            found = judge_by_sql(unguarded.url, unguarded)
+            found = judge_through(unguarded.run).wrong
             assert any(sentence in one for one in found), (statement, found)
     assert () == judge_by_sql(unguarded.url)
+
+
+def test_findings_are_counted_by_what_they_are(unguarded: Prompt) -> None:
+    """A version that is missing, an end that came twice and a move that no row allows are told apart."""
+    sound = judge(unguarded.url)
+    assert (11, 6) == (sound.runs, sound.live)
+    assert (0, 0, 0) == (sound.gaps, sound.doubled, sound.illegal)
+    kinds = {
+        "gaps": "DELETE FROM runstate_history WHERE version = 2",
+        "doubled": AFTER_THE_END.format("complete", "in_progress", "completed"),
+        "illegal": "UPDATE runstate_history SET event = 'expire' WHERE event = 'start'",
+    }
+    for kind, statement in kinds.items():
+        with unguarded.undone():
+            unguarded.run(statement)
+            assert getattr(judge_through(unguarded.run), kind) >= 1

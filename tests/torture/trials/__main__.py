@@ -1,9 +1,9 @@
 """What the store and the worker do when everything around them fails.
 
-    python benchmarks/faults.py [TRIAL...] [--count N] [--seed S] [--quick] [--json]
+    python -m tests.torture.trials [TRIAL...] [--count N] [--seed S] [--quick] [--json]
 
 Each trial does one kind of harm, on a PostgreSQL and SQLite files of its own, while runs are created, cancelled and
-worked on. Then the history is judged by plain SQL (`judge.py`), and held against what callers were told and what
+worked on. Then the history is judged by plain SQL (`tests.judge`), and held against what callers were told and what
 handlers wrote down in a file of their own. Nothing may be lost, done twice, or illegal; else the exit status is 1.
 The same seed makes the same choices, but not the same moments.
 """
@@ -22,14 +22,15 @@ from typing import Final, NamedTuple, TypeAlias
 
 import attrs
 import pytest
-from faults_answers import answers
-from faults_ground import Ground, Verdict
-from faults_kills import kills
-from faults_races import races
-from faults_server import cuts, restarts
-from faults_soak import soak
-from faults_sqlite import busy, full, readonly
-from faults_stops import clock, stops
+
+from tests.torture.trials.answers import answers
+from tests.torture.trials.ground import Ground, Verdict
+from tests.torture.trials.kills import kills
+from tests.torture.trials.races import races
+from tests.torture.trials.server import cuts, restarts
+from tests.torture.trials.soak import soak
+from tests.torture.trials.sqlite import busy, full, readonly
+from tests.torture.trials.stops import clock, stops
 
 Trial: TypeAlias = Callable[[Ground, int], Verdict]
 
