@@ -19,6 +19,9 @@ _OUTCOMES: Final = frozenset({"complete", "fail", "mark_incomplete", "require_ac
 """What only a handler can lead to, when a worker asks it."""
 
 
+NOBODY: Final[Mapping[str, float]] = {}
+
+
 class Entry(NamedTuple):
     """An entry of a history, and in which attempt its run stands now."""
 
@@ -72,8 +75,11 @@ def check_load(verdict: Verdict, load: Load, found: Mapping[str, Sequence[Entry]
             verdict.double(f"{rounds} tool rounds of a run with the plan {plan}", run_id)
 
 
-def check_side_log(verdict: Verdict, side: Path, found: Mapping[str, Sequence[Entry]]) -> None:
-    """See that no attempt was begun twice, and that every outcome is of the handler that held the run last."""
+def check_side_log(verdict: Verdict, side: Path, found: Mapping[str, Sequence[Entry]]) -> int:
+    """See that no attempt was begun twice, and that every outcome is of the handler that held the run last.
+
+    Returns how many outcomes of handlers there are.
+    """
     lines = list(read_side_log(side))
     begun: dict[tuple[str, int, int], Line] = {}
     ended: dict[str, set[Ended]] = defaultdict(set)
@@ -93,9 +99,9 @@ def check_side_log(verdict: Verdict, side: Path, found: Mapping[str, Sequence[En
             if entry.actor in workers and entry.event in _OUTCOMES:
                 settled += 1
                 _check_settle(verdict, entries, entry, ended[run_id])
-    verdict.acknowledged += settled
     attempts = sum(line.attempt > 1 for line in begun.values())
     verdict.count(settled=settled, taken_over=attempts, cut=sum(line.what == "cut" for line in lines))
+    return settled
 
 
 def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ended: set[Ended]) -> None:
@@ -111,21 +117,42 @@ def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ende
     )
 
 
-def check_take_overs(verdict: Verdict, url: str, side: Path) -> None:
-    """See that no run was taken over before the lease of the one who held it had ended, and how long after."""
-    leases: dict[str, list[tuple[float, float]]] = defaultdict(list)
+def check_take_overs(verdict: Verdict, url: str, side: Path, died: Mapping[str, float] = NOBODY) -> None:
+    """See that no run was taken over before the lease of the one who held it had ended.
+
+    Notes how long after the lease, and after the death of the holder, if `died` says when it was killed.
+    """
     with asking(url) as ask:
-        for name, began_at, until in ask("SELECT name, began_at, lease_until FROM runstate_worker ORDER BY began_at"):
-            leases[name].append((began_at / 1e6, until / 1e6))
+        until = {
+            token: lease_until / 1e6 for token, lease_until in ask("SELECT token, lease_until FROM runstate_worker")
+        }
     begun = {(line.run_id, line.version, line.attempt): line for line in read_side_log(side) if line.what == "begun"}
-    latest = 0.0
+    after_lease: list[float] = []
+    after_death: list[float] = []
     for (run_id, version, attempt), line in begun.items():
         before = begun.get((run_id, version, attempt - 1))
-        if before is None:
+        if before is None or before.token not in until:
             continue  # the first, or the one before was killed between its claim and its handler
-        held = [until for began_at, until in leases[before.worker] if began_at <= before.at]
-        if held:
-            latest = max(latest, line.at - held[-1])
-            early = f"{run_id} was taken over by {line.worker} {held[-1] - line.at:.3f} s before the lease had ended"
-            verdict.expect(line.at >= held[-1], early)
-    verdict.notes["latest take-over after the lease, s"] = round(latest, 2)
+        late = line.at - until[before.token]
+        after_lease.append(late)
+        verdict.expect(
+            late >= 0,
+            f"{run_id} was taken over by {line.worker} {-late:.3f} s before the lease of {before.worker} ended",
+        )
+        if before.worker in died:
+            after_death.append(line.at - died[before.worker])
+    verdict.notes["take-overs"] = len(after_lease)
+    for what, found in (("after the lease, s", after_lease), ("after the death, s", after_death)):
+        if found:
+            verdict.notes[f"take-over {what}"] = spread(found)
+
+
+def spread(found: Sequence[float]) -> Mapping[str, float]:
+    """Return how some figures are spread."""
+    inner = sorted(found)
+    return {
+        "n": len(inner),
+        "median": round(inner[len(inner) // 2], 2),
+        "p99": round(inner[min(len(inner) - 1, int(len(inner) * 0.99))], 2),
+        "max": round(inner[-1], 2),
+    }

@@ -62,6 +62,8 @@ class Line(NamedTuple):
     worker: str
     at: float
     """Unix seconds, by the machine's own clock."""
+    token: int
+    """The lease under which the handler worked; 0 where it is not known."""
 
 
 class SideLog:
@@ -73,20 +75,20 @@ class SideLog:
 
     def write(self, what: str, ctx: Context) -> None:
         """Write a line down."""
-        self.note(what, ctx.run.id, ctx.run.version, ctx.run.attempt)
+        self.note(what, ctx.run.id, ctx.run.version, ctx.run.attempt, ctx._lease.token)
 
-    def note(self, what: str, run_id: str, version: int, attempt: int) -> None:
+    def note(self, what: str, run_id: str, version: int, attempt: int, token: int = 0) -> None:
         """Write a line down of a run that no context is at hand of."""
         at = TRUE_TIME(time.CLOCK_REALTIME)
-        os.write(self._file, f"{what} {run_id} {version} {attempt} {self._worker} {at:.6f}\n".encode())
+        os.write(self._file, f"{what} {run_id} {version} {attempt} {self._worker} {at:.6f} {token}\n".encode())
 
 
 def read_side_log(path: Path) -> Iterator[Line]:
     """Yield the lines of a side log."""
     if path.exists():
         for text in path.read_text(encoding="utf-8").splitlines():
-            what, run_id, version, attempt, worker, at = text.split()
-            yield Line(what, run_id, int(version), int(attempt), worker, float(at))
+            what, run_id, version, attempt, worker, at, token = text.split()
+            yield Line(what, run_id, int(version), int(attempt), worker, float(at), int(token))
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ from tests.torture.trials.load import Load
 
 WORKERS: Final = 4
 _REFUSED: Final = re.compile(
-    r"(?P<worker>w\d+) outcome not taken: run \S+ is (?P<status>\w+)(?: \(by \w+, (?P<winner>\w+)\))?"
+    r"(?P<worker>w(?:orker)?\d+) outcome not taken: run \S+ is (?P<status>\w+)(?: \(by \w+, (?P<winner>\w+)\))?"
 )
 
 
@@ -34,7 +34,7 @@ def conclude(verdict: Verdict, load: Load, url: str, side: Path) -> None:
     verdict.judge(url)
     found = histories(url)
     check_load(verdict, load, found)
-    check_side_log(verdict, side, found)
+    verdict.acknowledged += check_side_log(verdict, side, found)
     check_take_overs(verdict, url, side)
 
 

@@ -1,0 +1,183 @@
+"""What befalls a storm: every kind of harm, where it can be done, and how often."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from time import monotonic, sleep, time
+from typing import Final, NamedTuple
+
+import attrs
+
+from tests.postgres import OwnServer
+from tests.torture.storm.stage import Stage
+from tests.torture.trials.proxy import Loss
+from tests.torture.trials.server import terminate
+
+STANDS_S: Final = (1.2, 3.0)
+"""For how many leases a worker that is stopped stands still."""
+OUTAGES_S: Final = (0.0, 0.5, 1.5, 4.0)
+LOSSES: Final[tuple[tuple[Loss, ...], ...]] = (("done",), ("done", "done"), ("next",), ("done", "next"), ("unsent",))
+SLOW_MS: Final = (50, 200, 600)
+FULL_S: Final = (0.2, 1.5)
+
+
+class Due(NamedTuple):
+    """What is undone later, and when."""
+
+    at: float
+    undo: Callable[[], None]
+
+
+@attrs.define
+class Harm:
+    """Does harm on a stage; what lasts for a while is undone by `tick`."""
+
+    stage: Stage
+    chance: Random
+    died: dict[str, float] = attrs.Factory(dict)
+    """When each killed worker died, in Unix seconds."""
+    due: list[Due] = attrs.Factory(list)
+    stopped: set[str] = attrs.Factory(set)
+
+    def kinds(self) -> Mapping[str, tuple[int, Callable[[], bool]]]:
+        """Return what can be done here: how often, and how. It tells whether it was done."""
+        found: dict[str, tuple[int, Callable[[], bool]]] = {
+            "kill -9 of a worker": (90, self.kill_worker),
+            "kill -9 of a client": (12, self.kill_client),
+            "SIGSTOP past the lease": (8, self.stop_worker),
+        }
+        if self.stage.is_sqlite:
+            found["a second writer"] = (5, self.write_beside)
+            if self.stage.disk is not None:
+                found["disk full"] = (4, self.fill)
+            if self.stage.slow is not None:
+                found["slow fsync"] = (5, self.slow_down)
+            return found
+        found["connections ended by the server"] = (4, self.terminate)
+        if self.stage.proxy is not None:
+            found["connections cut"] = (5, self.cut)
+            found["answers lost"] = (10, self.lose)
+        if isinstance(self.stage.server, OwnServer):
+            found["kill -9 of PostgreSQL"] = (3, self.restart)
+        return found
+
+    def tick(self, now: float) -> None:
+        """Undo what has lasted long enough."""
+        for due in [one for one in self.due if one.at <= now]:
+            self.due.remove(due)
+            due.undo()
+
+    def heal(self) -> None:
+        """Undo everything."""
+        self.tick(float("inf"))
+        if self.stage.proxy is not None:
+            self.stage.proxy.lose()
+
+    def _later(self, seconds: float, undo: Callable[[], None]) -> None:
+        self.due.append(Due(monotonic() + seconds, undo))
+
+    # --- processes ------------------------------------------------------------------------------------------------
+
+    def kill_worker(self) -> bool:
+        """Kill a worker, one that is stopped too, and hire another."""
+        name = self.chance.choice(sorted(self.stage.workers))
+        self.stopped.discard(name)
+        self.died[name] = time()
+        self.stage.replace(name)
+        return True
+
+    def kill_client(self) -> bool:
+        """Kill a client in the middle of whatever it asks; its successor has another name."""
+        self.stage.replace(self.chance.choice(sorted(self.stage.clients)))
+        return True
+
+    def stop_worker(self) -> bool:
+        """Let a worker stand still until its lease is over."""
+        going = sorted(self.stage.workers - self.stopped)
+        if len(going) < 2:
+            return False
+        name = self.chance.choice(going)
+        self.stage.crew.signal(name, signal.SIGSTOP)
+        self.stopped.add(name)
+
+        def go_on() -> None:
+            if name in self.stopped:
+                self.stopped.discard(name)
+                self.stage.crew.signal(name, signal.SIGCONT)
+
+        self._later(self.chance.uniform(*STANDS_S) * self.stage.plot.lease_s, go_on)
+        return True
+
+    # --- PostgreSQL -----------------------------------------------------------------------------------------------
+
+    def terminate(self) -> bool:
+        """Have the server end some connections, or all."""
+        return terminate(self.stage.url, self.chance) > 0
+
+    def cut(self) -> bool:
+        """Cut some of the connections that go through the proxy."""
+        return self.stage.proxied.cut(self.chance, self.chance.choice((0.2, 0.5, 1.0))) > 0
+
+    def lose(self) -> bool:
+        """Lose the next answers on their way through the proxy."""
+        self.stage.proxied.lose(*self.chance.choice(LOSSES))
+        return True
+
+    def restart(self) -> bool:
+        """Kill every process of the server at once; start it again on what is left."""
+        server = self.stage.server
+        assert server is not None
+        server.kill()
+        sleep(self.chance.choice(OUTAGES_S))
+        server.restart()
+        return True
+
+    # --- SQLite ---------------------------------------------------------------------------------------------------
+
+    def write_beside(self) -> bool:
+        """Hold the right to write for a while, as somebody else who writes to the file."""
+        other = sqlite3.connect(self.stage.path, isolation_level=None, timeout=5)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            sleep(self.chance.uniform(0.2, 1.0))
+            other.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            other.close()
+        return True
+
+    def fill(self) -> bool:
+        """Fill the disk to its last byte, and make room again."""
+        assert self.stage.disk is not None
+        ballast = self.stage.disk / "ballast"
+        size = os.statvfs(self.stage.disk)
+        _write_all(ballast, size.f_bavail * size.f_frsize)
+        sleep(self.chance.uniform(*FULL_S))
+        ballast.unlink()
+        return True
+
+    def slow_down(self) -> bool:
+        """Let every fsync of all processes take longer for a while."""
+        assert self.stage.slow is not None
+        slow = self.stage.slow
+        slow.write_bytes(b"x" * self.chance.choice(SLOW_MS))
+        self._later(self.chance.uniform(0.5, 2.0), lambda: slow.unlink(missing_ok=True))
+        return True
+
+
+def _write_all(path: Path, size: int) -> None:
+    """Write a file of so many bytes, or until the disk is full."""
+    with path.open("wb") as file:
+        with suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+        block = b"x" * 65536
+        with suppress(OSError):  # others write as well: the last bytes are taken one block after the other
+            while True:
+                os.write(file.fileno(), block)

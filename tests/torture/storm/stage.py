@@ -1,0 +1,232 @@
+"""Where a storm takes place: its store, its processes, and what stands between them and the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Final, Self
+
+import attrs
+
+from runstate.store import open_store
+from tests.postgres import Server
+from tests.torture.storm import clients
+from tests.torture.storm.clients import Client, Plot, be
+from tests.torture.storm.workers import work
+from tests.torture.trials.ground import Crew, Ground
+from tests.torture.trials.proxy import Proxy
+
+HOUR_S: Final = 3600.0
+DISK_BYTES: Final = 2**30
+
+SLOW_FSYNC: Final = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+/* A file of N bytes at $RUNSTATE_SLOW_FSYNC makes every fsync take N milliseconds longer. */
+static void wait_for_the_disk(void) {
+    const char *path = getenv("RUNSTATE_SLOW_FSYNC");
+    struct stat found;
+    if (path && stat(path, &found) == 0) usleep(found.st_size * 1000);
+}
+int fsync(int file) {
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
+    wait_for_the_disk();
+    return real(file);
+}
+int fdatasync(int file) {
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+    wait_for_the_disk();
+    return real(file);
+}
+"""
+
+
+class Cast:
+    """How many of each kind of process there are."""
+
+    POSTGRES: Final = {"create": 2, "cancel": 1, "submit": 1, "operate": 1, "sweep": 1, "insist": 2}
+    SQLITE: Final = {"create": 1, "cancel": 1, "submit": 1, "operate": 1, "sweep": 1, "insist": 1}
+    WORKERS: Final = {"postgres": 4, "sqlite": 3}
+
+
+class Stage:
+    """A store and the processes around it. Leaving the block ends them all."""
+
+    def __init__(self, ground: Ground, where: str, seed: int, bug: str | None, lease_s: float) -> None:
+        self._stack = ExitStack()
+        self._ground = ground
+        self._where = where
+        self._bug = bug
+        self._lease_s = lease_s
+        self.seed: Final = seed
+        self.chance: Final = Random(f"{seed} stage")
+        self.server: Server | None = None
+        self.proxy: Proxy | None = None
+        self.disk: Path | None = None
+        """A small disk that may be filled, and nobody else's."""
+        self.slow: Path | None = None
+        """Where a file of N bytes makes every fsync take N milliseconds longer."""
+        self.missing: list[str] = []
+        """What harm cannot be done here, and why."""
+        self.skewed = 0
+        """How many workers have begun with a wrong clock."""
+        self.workers: set[str] = set()
+        self.clients: dict[str, str] = {}
+        """What each client does, by its name."""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.url = self._open(stack)
+            self.is_sqlite = self.url.startswith("sqlite:")
+            self.plot = self._plot()
+            if not self.is_sqlite:
+                self.proxy = stack.enter_context(Proxy(self.url))
+            self.crew = stack.enter_context(Crew())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def path(self) -> str:
+        """The path of the SQLite file."""
+        return self.url.removeprefix("sqlite:///")
+
+    @property
+    def proxied(self) -> Proxy:
+        """The proxy, which there is."""
+        assert self.proxy is not None
+        return self.proxy
+
+    # --- the store ------------------------------------------------------------------------------------------------
+
+    def _open(self, stack: ExitStack) -> str:
+        if self._where == "postgres":
+            self.server = self._ground.server(fast=self._ground.quick)
+            url = self._ground.store("postgres", fast=self._ground.quick)
+            stack.callback(self._ground.drop, url)
+            return url
+        if self._where == "sqlite":
+            self.disk = stack.enter_context(small_disk(self._ground, self.missing))
+            self.slow = slow_fsync(self._ground, stack, self.missing)
+            url = f"sqlite:///{(self.disk or self._ground.path('storm')) / 'runs.db'}"
+            if self.disk is None:
+                Path(url.removeprefix("sqlite:///")).parent.mkdir()
+            open_store(url).close()
+            return url
+        self.missing.append("the server and the disk are somebody else's: not killed, not filled")
+        open_store(self._where, migrate=True).close()
+        return self._where
+
+    def _plot(self) -> Plot:
+        told = self._ground.path("told")
+        told.mkdir()
+        side, log = self._ground.path("side"), self._ground.path("log")
+        most_live = 150 if self.is_sqlite else 400
+        return Plot(self.url, told, side, log, self.seed, lease_s=self._lease_s, most_live=most_live, bug=self._bug)
+
+    # --- the processes --------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start everybody."""
+        for role, count in (Cast.SQLITE if self.is_sqlite else Cast.POSTGRES).items():
+            for _ in range(count):
+                self.engage(role)
+        for _ in range(Cast.WORKERS["sqlite" if self.is_sqlite else "postgres"]):
+            self.hire()
+
+    def engage(self, role: str) -> None:
+        """Start a client."""
+        do: Callable[[Client], object] = getattr(clients, role)
+        name = self.crew.start(be, self._way(), do, name=role)
+        self.clients[name] = role
+
+    def hire(self) -> None:
+        """Start a worker; the clock of every seventh is an hour off, unless all are on the one machine of a file."""
+        drawn = self.chance.random()
+        skew_s = 0.0 if self.is_sqlite or drawn > 0.14 else HOUR_S if drawn < 0.07 else -HOUR_S
+        self.skewed += skew_s != 0.0
+        self.workers.add(self.crew.start(work, attrs.evolve(self._way(), skew_s=skew_s), name="worker"))
+
+    def _way(self) -> Plot:
+        """Return a plot whose store is reached through the proxy, or not."""
+        if self.proxy is not None and self.chance.random() < 0.35:
+            return attrs.evolve(self.plot, url=self.proxy.url)
+        return self.plot
+
+    def replace(self, name: str) -> None:
+        """Kill a process, and start another of its kind."""
+        self.crew.kill(name)
+        if name in self.workers:
+            self.workers.discard(name)
+            self.hire()
+        else:
+            self.engage(self.clients.pop(name))
+
+    def dismiss(self, role: str) -> None:
+        """Kill all clients of one kind."""
+        for name in [one for one, what in self.clients.items() if what == role]:
+            del self.clients[name]
+            self.crew.kill(name)
+
+
+# --- what only some machines allow ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(ground: Ground, missing: list[str]) -> Iterator[Path | None]:
+    """Mount a disk of its own in a file, so that it can be filled; None, and a word, where that is not allowed."""
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        missing.append("no disk is filled: mounting one takes root, and mkfs.ext4")
+        yield None
+        return
+    image, place = ground.path("disk.image"), ground.path("disk")
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    made = subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], capture_output=True, timeout=60, check=False)
+    mount = ["mount", "-o", "loop", str(image), str(place)]
+    if made.returncode or subprocess.run(mount, capture_output=True, timeout=60, check=False).returncode:
+        missing.append("no disk is filled: a file cannot be mounted here")
+        yield None
+        return
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], capture_output=True, timeout=60, check=True)
+        image.unlink()
+
+
+def slow_fsync(ground: Ground, stack: ExitStack, missing: list[str]) -> Path | None:
+    """Put a slow fsync before the real one in every process that starts from now on, if a compiler is there."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    source, library, path = ground.path("slow.c"), ground.path("slow.so"), ground.path("slow")
+    source.write_text(SLOW_FSYNC, encoding="utf-8")
+    build = [str(compiler), "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    if compiler is None or subprocess.run(build, capture_output=True, timeout=60, check=False).returncode:
+        missing.append("no fsync is slowed down: there is no C compiler")
+        return None
+    before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "RUNSTATE_SLOW_FSYNC")}
+    os.environ.update(LD_PRELOAD=str(library), RUNSTATE_SLOW_FSYNC=str(path))
+
+    def put_back() -> None:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+    stack.callback(put_back)
+    return path

@@ -1,0 +1,154 @@
+"""A short storm on each database, and that its witnesses see what they are to see."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.torture.storm.told import Ear, Told
+from tests.torture.storm.witnesses import check_told
+from tests.torture.trials.check import Entry, check_side_log
+from tests.torture.trials.ground import Verdict
+from tests.torture.trials.handler import SideLog
+
+ROOT: Final = Path(__file__).parents[2]
+LIMIT: Final = 240.0  # far more than it takes on a machine that is busy
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="storms stop and kill processes with signals")
+@pytest.mark.parametrize("store", ["postgres", "sqlite"])
+def test_a_short_storm_passes(store: str) -> None:
+    """Harm is done, a thing or two is acknowledged, and every answer is borne out by the history."""
+    command = [sys.executable, "-m", "tests.torture", "--minutes", "0.1", "--quick", "--json", "--store", store]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=ROOT)
+    if done.returncode == 2 and done.stderr.startswith("not held"):
+        pytest.skip(done.stderr)
+    assert done.stdout, done.stderr
+    verdict = json.loads(done.stdout)
+    assert [] == verdict["wrong"]
+    assert {"lost": 0, "doubled": 0, "illegal": 0, "gaps": 0} == {
+        fault: verdict[fault] for fault in ("lost", "doubled", "illegal", "gaps")
+    }
+    assert verdict["acknowledged"] > 100
+    assert verdict["faults"]["kill -9 of a worker"] >= 1
+
+
+# --- the witnesses ----------------------------------------------------------------------------------------------------
+
+
+def entry(version: int, event: str | None, target: str, actor: str | None = None) -> Entry:
+    return Entry("run_1", version, event, target, 10**15 + version, actor, 1)
+
+
+HISTORY: Final = (
+    entry(1, None, "queued"),
+    entry(2, "start", "in_progress", "worker1"),
+    entry(3, "request_cancel", "cancelling", "cancel1.1"),
+    entry(4, "complete", "completed", "worker1"),
+)
+FOUND: Final[Mapping[str, Sequence[Entry]]] = {"run_1": HISTORY}
+TRUE: Final = (
+    Told("create", "done", "run_1", "complete", "-"),
+    Told("key", "done", "run_1", "k1", "-"),
+    Told("move", "done", "run_1", "request_cancel", "cancel1.1", 2),
+    Told("move", "refused", "run_1", "fail", "operate1.1"),
+    Told("move", "unknown", "run_1", "expire", "operate1.2"),
+    Told("create", "away", "run_2", "complete", "-"),
+    Told("settle", "unknown", "run_1", "complete", "worker1", 2, 1),
+    Told("settle", "done", "run_1", "complete", "worker1", 2, 1),
+)
+FALSE: Final[Mapping[str, tuple[Told, str]]] = {
+    "an acknowledged create": (Told("create", "done", "run_9", "complete", "-"), "lost"),
+    "a refused create": (Told("create", "refused", "run_1", "complete", "-"), "wrong"),
+    "a create that was not taken": (Told("create", "away", "run_1", "complete", "-"), "wrong"),
+    "a run created by key": (Told("key", "done", "run_9", "k2", "-"), "lost"),
+    "a key that was refused": (Told("key", "refused", "-", "k2", "-"), "wrong"),
+    "an acknowledged move": (Told("move", "done", "run_1", "fail", "operate1.3"), "lost"),
+    "a move by somebody else": (Told("move", "done", "run_1", "request_cancel", "cancel1.2"), "lost"),
+    "a refused move": (Told("move", "refused", "run_1", "request_cancel", "cancel1.1"), "wrong"),
+    "a move from another version": (Told("move", "unknown", "run_1", "request_cancel", "cancel1.1", 1), "doubled"),
+    "an acknowledged outcome": (Told("settle", "done", "run_1", "fail", "worker1", 2, 1), "lost"),
+    "an outcome of another start": (Told("settle", "done", "run_1", "complete", "worker1", 4, 1), "lost"),
+    "a refused outcome": (Told("settle", "refused", "run_1", "complete", "worker1", 2, 1), "wrong"),
+    "what nobody may hear": (Told("move", "wrong", "run_1", "complete", "operate1.4"), "lost"),
+}
+
+
+def heard(folder: Path, told: Sequence[Told], found: Mapping[str, Sequence[Entry]] = FOUND) -> Verdict:
+    """Return what the witnesses find."""
+    (folder / "told").mkdir()
+    for number, one in enumerate(told):
+        Ear(folder / "told", f"client{number}").hear([one])
+    verdict = Verdict("heard")
+    check_told(verdict, folder / "told", folder / "side", found)
+    return verdict
+
+
+def test_the_truth_is_believed(tmp_path: Path) -> None:
+    SideLog(tmp_path / "side", "worker1").note("begun", "run_1", 2, 1)
+    verdict = heard(tmp_path, TRUE)
+    assert [] == verdict.wrong
+    assert verdict.is_good
+    assert 5 == verdict.acknowledged  # a create, a key, a move, a claim, an outcome
+
+
+@pytest.mark.parametrize("what", FALSE)
+def test_an_answer_that_is_not_borne_out_is_found(what: str, tmp_path: Path) -> None:
+    """Each is found by itself; the answers beside it are true, but for the one that it contradicts."""
+    told, fault = FALSE[what]
+    verdict = heard(tmp_path, [told])
+    assert not verdict.is_good
+    assert getattr(verdict, fault)
+
+
+def test_an_event_that_came_twice_is_found(tmp_path: Path) -> None:
+    twice = {"run_1": (*HISTORY, entry(5, "request_cancel", "cancelling", "cancel1.1"))}
+    assert 1 == heard(tmp_path, [TRUE[2]._replace(version=0)], twice).doubled
+
+
+def test_a_key_that_made_two_runs_is_found(tmp_path: Path) -> None:
+    both = {"run_1": HISTORY, "run_2": HISTORY}
+    told = [Told("key", "done", "run_1", "k1", "-"), Told("key", "done", "run_2", "k1", "-")]
+    assert 1 == heard(tmp_path, told, both).doubled
+
+
+def test_a_claim_that_is_not_there_is_found(tmp_path: Path) -> None:
+    SideLog(tmp_path / "side", "worker1").note("begun", "run_1", 3, 1)
+    assert 1 == heard(tmp_path, []).lost
+
+
+def side_log(folder: Path, *lines: tuple[Any, ...]) -> Verdict:
+    for worker, *line in lines:
+        SideLog(folder / "side", worker).note(*line)
+    verdict = Verdict("side")
+    check_side_log(verdict, folder / "side", FOUND)
+    return verdict
+
+
+BEGUN: Final = ("worker1", "begun", "run_1", 2, 1)
+ENDED: Final = ("worker1", "ended-complete", "run_1", 2, 1)
+
+
+def test_the_side_log_bears_out_an_outcome(tmp_path: Path) -> None:
+    assert side_log(tmp_path, BEGUN, ENDED).is_good
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (BEGUN,),
+        (BEGUN, ("worker2", *ENDED[1:])),
+        (BEGUN, ("worker1", "ended-fail", "run_1", 2, 1)),
+        (BEGUN, ("worker1", "ended-complete", "run_1", 2, 2)),
+        (BEGUN, BEGUN, ENDED),
+    ],
+    ids=["nobody ended it", "another ended it", "it ended otherwise", "in another attempt", "it was begun twice"],
+)
+def test_an_outcome_that_no_handler_led_to_is_found(lines: tuple[tuple[Any, ...], ...], tmp_path: Path) -> None:
+    assert not side_log(tmp_path, *lines).is_good
