@@ -21,7 +21,10 @@ from runstate.recordings import Report, inspect, snapshots
 from runstate.store.address import database_at
 from runstate.wire import MAX_BYTES
 from tests.support import new_run
-from tests.torture.fuzz import CONTROL, SECRET, SHAPES, TARGETS, behind, fuzz, growth
+from tests.torture.fuzz.addresses import behind
+from tests.torture.fuzz.growth import SHAPES, growth
+from tests.torture.fuzz.loop import TARGETS, fuzz
+from tests.torture.fuzz.telling import CONTROL, SECRET
 
 SAMPLE = {"run": 2500, "check": 1200, "cassette": 600, "url": 5000, "cli": 250}
 

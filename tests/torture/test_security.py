@@ -31,7 +31,8 @@ from runstate.store.working import Lease
 from runstate.worker import Context, Worker
 from tests.postgres import OwnServer, Server
 from tests.store.support import Prompt, bring_in_store, names
-from tests.torture.fuzz import SECRET, behind
+from tests.torture.fuzz.addresses import behind
+from tests.torture.fuzz.telling import SECRET
 
 ROOT = Path(runstate.__file__).parent
 
