@@ -1,0 +1,204 @@
+"""The page that `report.py` writes: one table a measurement, from what each printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from chart import Bar, Kind, Panel, chart
+
+Taken: TypeAlias = Mapping[str, Any]
+"""What is kept of a measurement: its command, day, machine and result."""
+
+NAMES: Final = {"sqlite": "SQLite", "postgres": "PostgreSQL", "redis": "Redis"}
+ABOUT: Final = (
+    "Written by `python benchmarks/report.py`, which runs every command below anew; with names it runs some, with"
+    " `--render` none. No figure decides a test. How the store grows is in [docs/scale.md](docs/scale.md)."
+)
+FAULTS: Final = ("lost", "doubled", "illegal", "gaps")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table; None is an empty cell."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines)
+
+
+def _how(taken: Taken) -> str:
+    about = {**taken["machine"], **(taken["result"].get("about", {}) if isinstance(taken["result"], dict) else {})}
+    told = "; ".join(f"{name} {value}" for name, value in about.items())
+    return f"`{taken['command']}`, {taken['taken']}, {taken['seconds']:,} s. {told}."
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def in_memory(taken: Taken) -> Iterator[str]:
+    """Yield the costs of a run in memory."""
+    result = taken["result"]
+    names = list(result["bytes"])
+    yield "CPU time of one, medians over the rounds, and the ratio to a class written by hand in the same round."
+    heads = [""] + [name.replace("transition ", "move ") for name in result["figures"]] + ["bytes a run"]
+    rows: list[list[object]] = []
+    for name in names:
+        cells = [
+            f"{summary[name]['ns']:,.0f} ns, {summary[name]['ratio']:.2f}x" if name in summary else None
+            for summary in result["figures"].values()
+        ]
+        rows.append([name, *cells, f"{result['bytes'][name]['given'] or result['bytes'][name]['made']:,.0f}"])
+    yield table(heads, rows)
+
+
+def durable(taken: Taken) -> Iterator[str]:
+    """Yield creates, drains and starts on each database."""
+    result = taken["result"]
+    yield (
+        "Runs a second, medians over the rounds, and the median of the ratios to the fused floor of the same database "
+        "in the same round. Create is acknowledged and durable; drain is claim, handler that does nothing, complete; "
+        "`x 2` is two worker processes. Start is the wait from `create` in one process to the handler in another, "
+        "idle one."
+    )
+    yield from (f"- {name}: {about}" for name, about in result["contestants"].items())
+    for measure in ("create", "drain", "start"):
+        found = [row for row in result["figures"] if row["measure"] == measure]
+        if found:
+            yield f"### {measure.capitalize()}"
+            yield _starts(found) if measure == "start" else _rates(found)
+
+
+def _rates(found: Sequence[Mapping[str, Any]]) -> str:
+    labels = list(dict.fromkeys(row["column"] for row in found))
+    cells = {(row["dialect"], row["contestant"], row["column"]): row for row in found}
+    who = dict.fromkeys((row["dialect"], row["contestant"]) for row in sorted(found, key=lambda row: int(row["place"])))
+    rows = [
+        [f"{name}, {NAMES[dialect]}", *(_rate(cells.get((dialect, name, label))) for label in labels)]
+        for dialect, name in who
+    ]
+    return table(["", *labels], rows)
+
+
+def _rate(row: Mapping[str, Any] | None) -> str | None:
+    if row is None:
+        return None
+    if row["per_s"] is None:
+        return "failed"
+    return f"{row['per_s']:,.0f}" + (f", {row['ratio']:.2f}x" if row["ratio"] is not None else "")
+
+
+def _starts(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [f"{row['contestant']}, {NAMES[row['dialect']]}", f"{row['p50_ms']:.1f} ms", f"{row['p99_ms']:.1f} ms"]
+        for row in found
+        if row["p50_ms"] is not None
+    ]
+    return table(["", "median", "99 %"], rows)
+
+
+def durable_more(taken: Taken) -> Iterator[str]:
+    """Yield what else a durable run costs: growth, idling, cancels, deadlines."""
+    rows = []
+    for name, found in taken["result"].items():
+        if name != "about":
+            dialect, what = name.split(" ", 1)
+            rows.append([f"{what}, {NAMES[dialect]}", _told(found)])
+    yield table(["", ""], rows)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_told(inner)}" for name, inner in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# --- torture ----------------------------------------------------------------------------------------------------------
+
+
+def verdicts(taken: Taken) -> Iterator[str]:
+    """Yield what a harness did, and what it found."""
+    result = taken["result"]
+    found = result if isinstance(result, list) else [result]
+    rows = [
+        [
+            one["trial"],
+            f"{one['trials']:,}",
+            ", ".join(f"{count:,} {kind}" for kind, count in one["faults"].items()),
+            f"{one['acknowledged']:,}",
+            *(f"{one[fault]:,}" for fault in FAULTS),
+            f"{one['seconds']:,.0f} s",
+        ]
+        for one in found
+    ]
+    yield table(["", "trials", "faults", "acknowledged", *FAULTS, "in"], rows)
+    for one in found:
+        notes = "; ".join(f"{name}: {_told(value)}" for name, value in one["notes"].items())
+        if notes:
+            yield f"{one['trial']}: {notes}."
+        yield from (f"- wrong: {sentence}" for sentence in one["wrong"])
+
+
+def bugs(taken: Taken) -> Iterator[str]:
+    """Yield how soon each seeded bug was found."""
+    rows = [
+        [one["bug"], one["harness"], f"{one['seconds']:.1f} s" if one["found"] else "not found", one["first"]]
+        for one in taken["result"]["hunts"]
+    ]
+    yield table(["put into the engine", "found by", "after", "first finding"], rows)
+
+
+SECTIONS: Final[Mapping[str, tuple[str, Callable[[Taken], Iterator[str]]]]] = {
+    "in_memory": ("A run in memory", in_memory),
+    "durable": ("A durable run", durable),
+    "durable_more": ("Growth, idling, cancels, deadlines", durable_more),
+    "storm_postgres": ("Storm on PostgreSQL", verdicts),
+    "storm_sqlite": ("Storm on SQLite", verdicts),
+    "simulation": ("Simulation", verdicts),
+    "power_cuts": ("Power cuts", verdicts),
+    "trials": ("Trials of one fault each", verdicts),
+    "bugs": ("Bugs put into the engine", bugs),
+}
+
+
+def page(taken: Mapping[str, Taken]) -> str:
+    """Return BENCHMARKS.md."""
+    parts = [
+        "# Benchmarks and torture",
+        ABOUT,
+    ]
+    if "durable" in taken:
+        parts.append("![Drained runs a second, by contestant](docs/benchmarks.svg)")
+    for name, (title, tell) in SECTIONS.items():
+        if name in taken:
+            parts += [f"## {title}", _how(taken[name]), *_blocks(tell(taken[name]))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _blocks(lines: Iterator[str]) -> list[str]:
+    """Return paragraphs: points of a list stay together."""
+    blocks: list[str] = []
+    for line in lines:
+        if line.startswith("- ") and blocks and blocks[-1].startswith("- "):
+            blocks[-1] += f"\n{line}"
+        else:
+            blocks.append(line)
+    return blocks
+
+
+def chart_of(taken: Taken) -> str:
+    """Return the chart of the README: drained runs a second at 100 slots, on each database."""
+    panels: list[Panel] = []
+    for dialect in ("sqlite", "postgres"):
+        rows = [
+            row
+            for row in taken["result"]["figures"]
+            if row["dialect"] == dialect and row["measure"] == "drain" and row["column"] == "100 slots" and row["per_s"]
+        ]
+        bars = [Bar(row["contestant"], row["per_s"], _kind(row["contestant"])) for row in rows]
+        if bars:
+            panels.append(Panel(NAMES[dialect], sorted(bars, key=lambda bar: -bar.value)))
+    about = taken["machine"]
+    note = f"one worker, 100 slots, every commit synced; {about['cores']} cores, {about['python']}, {taken['taken']}"
+    return chart("Runs drained a second: claim, handler that does nothing, complete", note, panels)
+
+
+def _kind(name: str) -> Kind:
+    return "ours" if name.startswith("runstate") else "floor" if name.startswith("floor") else "peer"
