@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
+from threading import Thread
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
@@ -173,10 +173,15 @@ class Ground:
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def die_with_parent() -> None:
-    """Have this process killed when the one that began it is gone, however it went."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def end_with_main() -> None:
+    """Have this process end when the one that began it all is gone, and not only the server that forked it."""
+
+    def wait() -> None:
+        if (main := parent_process()) is not None:
+            main.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 class Crew:
@@ -237,6 +242,6 @@ class Crew:
 
 
 def _begin(work: Callable[..., None], name: str, arguments: tuple[object, ...]) -> None:
-    die_with_parent()
+    end_with_main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that cleans up
     work(name, *arguments)

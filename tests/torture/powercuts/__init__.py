@@ -1,0 +1,1 @@
+"""Power cuts under a store in SQLite (`python -m`)."""
