@@ -10,23 +10,25 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
+from time import monotonic
 from typing import Any, Final, Literal
 
 import attrs
 
 from runstate.errors import RunstateError, StoreError
 from runstate.lifecycle import RunEvent
-from runstate.store import NewRun, Store
+from runstate.store import Lease, NewRun, Store
 from runstate.store.commands import Settle
 from runstate.stored import StoredRun
 from tests.support import LIVE
-from tests.torture.bugs import BUGS
+from tests.torture.bugs import planted
 from tests.torture.storm.told import NONE, Answer, Ear, Told, answer_of
 from tests.torture.trials.handler import PLANS, SideLog, new_run, opened
 
 CALLERS: Final = 8  # coroutines of one creator
 AGAIN_S: Final = 0.05  # before asking again a database that is away
 LOOK_S: Final = 0.2  # between two looks at what runs there are
+TAKEN_LOOK_S: Final = 0.02  # between two looks whether another worker has a run
 THREADS: Final = 40  # that runs which may not be beside another share
 
 
@@ -100,7 +102,7 @@ def be(name: str, plot: Plot, work: Callable[[Client], Coroutine[Any, Any, None]
     logging.basicConfig(filename=plot.log, level=logging.WARNING, format=f"%(asctime)s {name} %(message)s")
     with ExitStack() as stack:
         if plot.bug is not None:
-            stack.enter_context(BUGS[plot.bug]())
+            stack.enter_context(planted(plot.bug))
         store = stack.enter_context(opened(plot.url, plot.wait_s))
         asyncio.run(work(Client(name, plot, store)))
 
@@ -245,22 +247,30 @@ async def operate(client: Client) -> None:
 
 
 async def insist(client: Client) -> None:
-    """Claim a run, let its lease lapse or not, and settle it all the same, without asking whose it is by now."""
+    """Claim runs, let the lease lapse or not, and settle them all the same, without asking whose they are by now."""
     store, side = client.store.aio, SideLog(client.plot.side, client.name)
     while True:
         try:
             lease = await store.open_lease(client.name, lease_s=client.plot.lease_s)
-            for claim in await store.claim(lease, 3):
-                run = claim.run
+            runs = [claim.run for claim in await store.claim(lease, 5)]
+            for run in runs:
                 side.note("begun", run.id, run.version, run.attempt, lease.token)
-                await asyncio.sleep(client.chance.uniform(0.0, 2.5) * client.plot.lease_s)
-                side.note("ended-complete", run.id, run.version, run.attempt, lease.token)
-                refused = (await store.settle(lease, [Settle(run, RunEvent.COMPLETE)])).refused
-                answer = answer_of(refused.get(run.seq))
-                client.ear.hear([Told("settle", answer, run.id, "complete", client.name, run.version, run.attempt)])
+            await asyncio.gather(*(settle_late(client, side, lease, run) for run in runs))
             await store.close_lease(lease)
         except StoreError:  # what it was not told of nobody can hold against the history
             await asyncio.sleep(AGAIN_S)
+
+
+async def settle_late(client: Client, side: SideLog, lease: Lease, run: StoredRun) -> None:
+    """Settle a run after a while, or the moment that another worker has it: in the middle of that one's handler."""
+    store = client.store.aio
+    until = monotonic() + client.chance.uniform(0.0, 4.0) * lease.lease_s
+    while monotonic() < until and (await store.get(run.id)).attempt == run.attempt:
+        await asyncio.sleep(TAKEN_LOOK_S)
+    side.note("ended-complete", run.id, run.version, run.attempt, lease.token)
+    refused = (await store.settle(lease, [Settle(run, RunEvent.COMPLETE)])).refused
+    answer = answer_of(refused.get(run.seq))
+    client.ear.hear([Told("settle", answer, run.id, "complete", client.name, run.version, run.attempt)])
 
 
 async def sweep(client: Client) -> None:

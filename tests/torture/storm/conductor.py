@@ -19,8 +19,8 @@ from tests.torture.trials.kills import warnings
 
 LEASE_S: Final = 1.5
 TAKEN_OVER_S: Final = 5.0
-"""How long after the death of a worker and its lease its runs may wait for another, 99 times of 100."""
-EVERY_S: Final = (0.1, 1.3)
+"""How long after a worker's death and its lease its runs may wait, 99 times of 100, while the store can be written."""
+EVERY_S: Final = (0.1, 1.0)
 """Between two harms."""
 CALM_S: Final = 180.0
 """In which all runs must have ended, when no more harm is done."""
@@ -99,13 +99,15 @@ def _calm_down(stage: Stage, harm: Harm, verdict: Verdict) -> None:
 def _hear(stage: Stage, harm: Harm, verdict: Verdict) -> None:
     """Ask all witnesses: the database by SQL, the clients, the handlers, the clocks."""
     plot = stage.plot
+    if harm.outages:
+        verdict.notes["nobody could write, s"] = round(sum(until - since for since, until in harm.outages), 1)
     if stage.skewed:
         verdict.faults["a worker's clock an hour off"] = stage.skewed
     verdict.judge(stage.url)
     found = histories(stage.url)
     check_told(verdict, plot.told, plot.side, found)
     check_side_log(verdict, plot.side, found)
-    check_take_overs(verdict, stage.url, plot.side, harm.died)
+    check_take_overs(verdict, stage.url, plot.side, harm.died, harm.outages)
     spread = verdict.notes.get("take-over after the death, s")
     if spread is not None and spread["n"] >= 100:
         most = plot.lease_s + TAKEN_OVER_S

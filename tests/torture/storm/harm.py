@@ -44,6 +44,8 @@ class Harm:
     """When each killed worker died, in Unix seconds."""
     due: list[Due] = attrs.Factory(list)
     stopped: set[str] = attrs.Factory(set)
+    outages: list[tuple[float, float]] = attrs.Factory(list)
+    """From when to when nobody could write, in Unix seconds."""
 
     def kinds(self) -> Mapping[str, tuple[int, Callable[[], bool]]]:
         """Return what can be done here: how often, and how. It tells whether it was done."""
@@ -64,7 +66,7 @@ class Harm:
             found["connections cut"] = (5, self.cut)
             found["answers lost"] = (10, self.lose)
         if isinstance(self.stage.server, OwnServer):
-            found["kill -9 of PostgreSQL"] = (3, self.restart)
+            found["kill -9 of PostgreSQL"] = (8, self.restart)
         return found
 
     def tick(self, now: float) -> None:
@@ -133,9 +135,11 @@ class Harm:
         """Kill every process of the server at once; start it again on what is left."""
         server = self.stage.server
         assert server is not None
+        began = time()
         server.kill()
         sleep(self.chance.choice(OUTAGES_S))
         server.restart()
+        self.outages.append((began, time()))
         return True
 
     # --- SQLite ---------------------------------------------------------------------------------------------------
@@ -145,8 +149,10 @@ class Harm:
         other = sqlite3.connect(self.stage.path, isolation_level=None, timeout=5)
         try:
             other.execute("BEGIN IMMEDIATE")
+            began = time()
             sleep(self.chance.uniform(0.2, 1.0))
             other.execute("ROLLBACK")
+            self.outages.append((began, time()))
         except sqlite3.OperationalError:
             return False
         finally:
@@ -157,10 +163,11 @@ class Harm:
         """Fill the disk to its last byte, and make room again."""
         assert self.stage.disk is not None
         ballast = self.stage.disk / "ballast"
-        size = os.statvfs(self.stage.disk)
+        size, began = os.statvfs(self.stage.disk), time()
         _write_all(ballast, size.f_bavail * size.f_frsize)
         sleep(self.chance.uniform(*FULL_S))
         ballast.unlink()
+        self.outages.append((began, time()))
         return True
 
     def slow_down(self) -> bool:

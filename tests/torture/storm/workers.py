@@ -13,7 +13,7 @@ from typing import Any, Final
 from runstate.store import Store
 from runstate.store.commands import Command, Settle, Turn, Turned
 from runstate.worker import Worker
-from tests.torture.bugs import BUGS
+from tests.torture.bugs import planted
 from tests.torture.storm.clients import Plot
 from tests.torture.storm.told import Ear, Told, answer_of
 from tests.torture.trials.handler import Handling, SideLog, opened, skew
@@ -30,7 +30,7 @@ def work(name: str, plot: Plot) -> None:
         skew(plot.skew_s)
     with ExitStack() as stack:
         if plot.bug is not None:
-            stack.enter_context(BUGS[plot.bug]())
+            stack.enter_context(planted(plot.bug))
         store = stack.enter_context(opened(plot.url, plot.wait_s))
         listen(store, Ear(plot.told, name), name)
         handling = Handling(SideLog(plot.side, name), 0.3)

@@ -117,10 +117,17 @@ def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ende
     )
 
 
-def check_take_overs(verdict: Verdict, url: str, side: Path, died: Mapping[str, float] = NOBODY) -> None:
+def check_take_overs(
+    verdict: Verdict,
+    url: str,
+    side: Path,
+    died: Mapping[str, float] = NOBODY,
+    outages: Sequence[tuple[float, float]] = (),
+) -> None:
     """See that no run was taken over before the lease of the one who held it had ended.
 
-    Notes how long after the lease, and after the death of the holder, if `died` says when it was killed.
+    Notes how long after the lease, and after the death of the holder, if `died` says when it was killed; of the time
+    since a death, only that in which the store could be written.
     """
     with asking(url) as ask:
         until = {
@@ -140,7 +147,9 @@ def check_take_overs(verdict: Verdict, url: str, side: Path, died: Mapping[str, 
             f"{run_id} was taken over by {line.worker} {-late:.3f} s before the lease of {before.worker} ended",
         )
         if before.worker in died:
-            after_death.append(line.at - died[before.worker])
+            since = died[before.worker]
+            away = sum(max(0.0, min(line.at, end) - max(since, start)) for start, end in outages)
+            after_death.append(line.at - since - away)
     verdict.notes["take-overs"] = len(after_lease)
     for what, found in (("after the lease, s", after_lease), ("after the death, s", after_death)):
         if found:
