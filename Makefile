@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEVELOP := .venv/.develop
 
-.PHONY: demo test check lint types cov bench mutation pictures clean
+.PHONY: demo test check lint types cov bench torture mutation pictures clean
 
 demo: $(READY)  ## drive runs through every status
 	$(BIN)/runstate demo $(DEMO)
@@ -31,6 +31,15 @@ bench: $(DEVELOP)  ## measure; decides nothing
 	$(BIN)/python benchmarks/in_memory.py
 	$(BIN)/python benchmarks/durable.py
 	$(BIN)/python benchmarks/durable_more.py
+	$(BIN)/python benchmarks/python_cost.py
+
+torture: $(DEVELOP)  ## everything that may happen to a store, for an hour
+	$(BIN)/python -m tests.torture --minutes 22 --store postgres
+	$(BIN)/python -m tests.torture --minutes 12 --store sqlite
+	$(BIN)/python -m tests.torture.simulation --steps 10000000 --processes 2
+	$(BIN)/python -m tests.torture.powercuts
+	$(BIN)/python -m tests.torture.trials
+	$(BIN)/python -m tests.torture.hunt
 
 mutation: $(DEVELOP)  ## change the code in a thousand ways, and see which the tests miss
 	$(BIN)/python -m pip install -q --group mutation

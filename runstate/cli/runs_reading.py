@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, Literal, cast
@@ -23,6 +24,7 @@ from runstate.stored import Entry, StoredRun
 
 __all__ = ["history", "list_runs", "show", "watch"]
 
+_VERSION: Final = re.compile(r"[0-9]{1,100}")  # the store tells which of these is too much
 _STATUSES: Final = [status.value for status in RunStatus]
 
 
@@ -190,8 +192,8 @@ def watch(run_id: str | None, url: str, after: str | None, as_json: bool) -> Non
     """Print entries as they come: of one run from its birth until it has ended, or of all runs from now on."""
     place: str | int | None = after
     if run_id is not None and after is not None:
-        if not after.isdecimal():
-            raise click.UsageError(f"--after {after!r}: of one run it is a version, a number")
+        if not _VERSION.fullmatch(after):
+            raise click.UsageError(f"--after {after[:40]!r}: of one run it is a version, a number")
         place = int(after)
     console = screen()
     with opened(url) as store:

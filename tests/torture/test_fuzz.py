@@ -163,6 +163,15 @@ def test_an_address_in_the_wrong_place(
         assert SECRET not in told
 
 
+@pytest.mark.parametrize("version", ["9" * 5000, "\u0661"])
+def test_a_version_that_no_run_has(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused in a sentence: Python makes no number of more than 4,300 digits."""
+    words = ["runs", "watch", "run_1", "--store", f"sqlite:///{tmp_path / 'runs.db'}", "--after", version]
+    assert "of one run it is a version, a number" in ask(*words, monkeypatch=monkeypatch, capsys=capsys)
+
+
 @pytest.mark.parametrize("text", ["9" * 120_000, "1s" * 60_000, "1." * 60_000])
 def test_a_long_span_of_time(text: str) -> None:
     """It is refused at once: looking for units in so many digits took minutes."""
