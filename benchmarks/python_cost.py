@@ -1,0 +1,199 @@
+"""What a drained run costs in Python, apart from what the database's driver does in C.
+
+    python benchmarks/python_cost.py [--rounds N] [--slots 1 10 100] [--dialect sqlite postgres]
+
+A drained run is claimed, its handler called, its outcome committed. Counted is the CPU time of this whole process, all
+threads and the system's share in it; a server is another process. `store` is a loop of turns asked by one thread, each
+of which settles a full hand and claims the next; `async` and `plain` are a `Worker` with a handler that does nothing,
+from `run()` to its end.
+
+The driver's part is the CPU time that threads spend in its C code: in the calls of sqlite3's cursor, in those of libpq,
+in the wait for the server, in the loading of rows. Python's part is the rest, with what these timers take: half a
+microsecond a call, half a dozen calls a turn. Medians over the rounds, in microseconds a run; beside them the least and
+the most of Python's. No figure here decides anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import process_time, thread_time
+from typing import Any, Final, NamedTuple, TypeAlias
+from unittest.mock import patch
+
+from durable_ours import TABLES, WANTED, nothing
+from durable_server import emptied, machine, postgres, vacuumed
+
+from runstate.lifecycle import RunEvent
+from runstate.store import Store, open_store
+from runstate.store.commands import Settle, Turn
+from runstate.worker import Context, Handler, Worker
+
+RUNS: Final = {1: 1_000, 10: 4_000, 100: 10_000}
+"""How many are drained with so many slots: enough for what a worker does once not to count."""
+NO_USAGE: Final = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
+
+Drain: TypeAlias = Callable[[Store, int], int]
+"""Drains a store with so many slots; returns how many runs it settled."""
+
+
+def plainly(ctx: Context) -> None:
+    """Be the plain handler."""
+
+
+def by_store(store: Store, slots: int) -> int:
+    """Drain by the committer alone."""
+    lease = store.open_lease("store")
+    done = 0
+    settles: list[Settle] = []
+    while True:
+        asked: Any = {"queues": ("default",), "limit": slots, "settles": settles}
+        came = store.ask(Turn(lease.token, lease.actor, lambda turned: turned, **asked))
+        done += len(settles) - len(came.refused)
+        settles = [Settle(run, RunEvent.COMPLETE, NO_USAGE) for run, _ in came.claimed]
+        if not settles:
+            return done
+
+
+def by_worker(handler: Handler, store: Store, slots: int) -> int:
+    """Drain by a worker."""
+    (worker := Worker(store, handler, concurrency=slots)).run(until_idle=True)
+    return worker.settled
+
+
+HANDLERS: Final[Mapping[str, Handler]] = {"async": nothing, "plain": plainly}
+DRAINS: Final[Mapping[str, Drain]] = {
+    "store": by_store,
+    **{way: partial(by_worker, handler) for way, handler in HANDLERS.items()},
+}
+
+
+class Timer:
+    """The CPU time that threads have spent in what it was put around."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            before = thread_time()
+            found = function(*args)
+            self.spent += thread_time() - before
+            return found
+
+        return timed
+
+
+class Around:
+    """Something whose methods are timed."""
+
+    def __init__(self, timer: Timer, inner: Any) -> None:
+        self._timer = timer
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not callable(found):
+            return found
+        self.__dict__[name] = timed = self._timer.around(found)
+        return timed
+
+
+@contextmanager
+def timing(timer: Timer, dialect: str) -> Iterator[None]:
+    """Put the timer around the driver's C code, for stores that are opened inside the block."""
+    if dialect == "sqlite":
+        timed = {name: timer.around(getattr(sqlite3.Cursor, name)) for name in ("execute", "fetchall")}
+        cursor: Any = type("Cursor", (sqlite3.Cursor,), timed)
+        own = {"cursor": lambda self: sqlite3.Connection.cursor(self, cursor)}
+        with patch("sqlite3.connect", partial(sqlite3.connect, factory=type("Own", (sqlite3.Connection,), own))):
+            yield
+        return
+    from runstate.store.prepared import Prepared
+
+    class Timed(Prepared):
+        def __init__(self, connection: Any) -> None:
+            super().__init__(connection)
+            inner: Any = self
+            for part in ("_pgconn", "_transformer", "_ready"):
+                setattr(inner, part, Around(timer, getattr(inner, part)))
+
+    with patch("runstate.store.postgres.Prepared", Timed):
+        yield
+
+
+class Place(NamedTuple):
+    """Where stores are made."""
+
+    dialect: str
+    url: str
+    folder: Path
+
+    @contextmanager
+    def filled(self, runs: int) -> Iterator[Store]:
+        """Give a fresh store with so many queued runs."""
+        if self.dialect == "postgres":
+            emptied(self.url)
+        for path in self.folder.iterdir():
+            path.unlink()  # SQLite's
+        with open_store(self.url, migrate=True) as store:
+            for done in range(0, runs, 1000):
+                store.create_many([WANTED] * min(runs - done, 1000))
+            if self.dialect == "postgres":
+                vacuumed(self.url, TABLES)
+            yield store
+
+    def spent(self, drain: Drain, slots: int, runs: int) -> tuple[float, float]:
+        """Drain so many runs; return the microseconds that one took, in all and in the driver."""
+        timer = Timer()
+        with timing(timer, self.dialect), self.filled(runs) as store:
+            timer.spent = 0.0
+            before = process_time()
+            drained = drain(store, slots)
+            total = process_time() - before
+        if drained != runs:
+            sys.exit(f"{drained} runs drained of {runs}")
+        return total / runs * 1e6, timer.spent / runs * 1e6
+
+
+def measure(place: Place, rounds: int, slots: list[int]) -> None:
+    """Print a line of the table for each number of slots and way to drain."""
+    spent: dict[tuple[int, str], list[tuple[float, float]]] = {(each, way): [] for each in slots for way in DRAINS}
+    cases = list(spent)
+    for _ in range(rounds):
+        cases.append(cases.pop(0))  # another one begins
+        for case in cases:
+            spent[case].append(place.spent(DRAINS[case[1]], case[0], RUNS[case[0]]))
+    for (each, way), found in spent.items():
+        python = sorted(total - driver for total, driver in found)
+        columns = (*zip(*found, strict=True), python)
+        told = "".join(f"{median(column):8.1f}" for column in columns)
+        print(f"{place.dialect:10}{each:6} {way:8}{told}   {python[0]:.1f} to {python[-1]:.1f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--slots", type=int, choices=RUNS, nargs="+", default=list(RUNS))
+    parser.add_argument("--dialect", choices=("sqlite", "postgres"), nargs="+", default=["sqlite", "postgres"])
+    asked = parser.parse_args()
+    print(f"microseconds of CPU time a drained run, medians of {asked.rounds}; {machine()}")
+    print(f"{'':10}{'slots':>6} {'by':8}{'total':>8}{'driver':>8}{'python':>8}   least to most")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runstate-")))
+        for dialect in asked.dialect:
+            url = f"sqlite:///{folder / 'runs.db'}"
+            if dialect == "postgres":
+                url = stack.enter_context(stack.enter_context(postgres()).fresh())
+            measure(Place(dialect, url, folder), asked.rounds, asked.slots)
+
+
+if __name__ == "__main__":
+    main()
