@@ -6,47 +6,59 @@ They are daemons: a handler that never returns must not keep its process from en
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Final, TypeAlias
+from typing import Final, Generic, TypeVar
 
 __all__ = ["Crew"]
 
-_Asked: TypeAlias = tuple[Callable[[], object], "asyncio.Future[object]"]
+T = TypeVar("T")
 
 
-class Crew:
+class Crew(Generic[T]):
     """Threads that are started when needed, and wait for more to do."""
 
-    def __init__(self) -> None:
-        self._asked: Final[SimpleQueue[_Asked | None]] = SimpleQueue()
+    def __init__(self, function: Callable[[T], object], taken: Callable[[T, object], None]) -> None:
+        """Let threads call `function`, which raises nothing, and `taken` have what it returns, in the running loop."""
+        self._function: Final = function
+        self._taken: Final = taken
+        self._loop: Final = asyncio.get_running_loop()
+        self._asked: Final[SimpleQueue[T | None]] = SimpleQueue()
+        self._returned: Final[deque[tuple[T, object]]] = deque()
+        self._rung = False
+        """Whether the loop is about to look at what has been returned."""
         self._threads = 0
         self._busy = 0
 
-    def call(self, function: Callable[[], object]) -> asyncio.Future[object]:
-        """Call a function that raises nothing in a thread; return the future of what it returns."""
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    def call(self, given: T) -> None:
+        """Have the function called in a thread."""
         self._busy += 1
         if self._busy > self._threads:
             self._threads += 1
             Thread(target=self._go, name=f"runstate-handler-{self._threads}", daemon=True).start()
-        self._asked.put((function, future))
-        return future
+        self._asked.put(given)
 
     def _go(self) -> None:
-        while (asked := self._asked.get()) is not None:
-            function, future = asked
-            returned = function()
-            with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
-                future.get_loop().call_soon_threadsafe(self._answer, future, returned)
-            del asked, function, future, returned  # or they live until the next call
+        while (given := self._asked.get()) is not None:
+            self._returned.append((given, self._function(given)))
+            del given  # or it lives until the next call
+            if not self._rung:  # to wake the loop costs more than such a call, and lets all other threads in
+                self._rung = True
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    self._loop.call_soon_threadsafe(self._take)
 
-    def _answer(self, future: asyncio.Future[object], returned: object) -> None:
-        self._busy -= 1
-        if not future.done():
-            future.set_result(returned)
+    def _take(self) -> None:
+        self._rung = False  # before the look: what is returned after it rings again
+        try:
+            while self._returned:
+                self._busy -= 1
+                self._taken(*self._returned.popleft())
+        finally:
+            if self._returned:  # `taken` failed: the others are not to suffer
+                self._loop.call_soon(self._take)
 
     def dismiss(self) -> None:
         """Let the threads end when they are done; nobody waits for them."""

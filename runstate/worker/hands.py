@@ -22,7 +22,7 @@ from runstate.store.working import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, L
 from runstate.stored import StoredRun
 from runstate.worker.context import Context
 from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, Spawn, is_asynchronous, spawning
+from runstate.worker.handling import Handler, Spawn, call, is_asynchronous, spawning
 from runstate.worker.pulse import Pulse
 from runstate.worker.work import Work
 
@@ -99,7 +99,7 @@ class Hands:
         self._pulse: Pulse
         self._loop: asyncio.AbstractEventLoop
         self._woken: asyncio.Event
-        self._crew: Crew
+        self._crew: Crew[Work]
         self._spawn: Spawn | None
         self._looking: asyncio.Task[None] | None = None
 
@@ -114,7 +114,7 @@ class Hands:
     async def _set_up(self) -> None:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._crew = Crew()
+        self._crew = Crew(self._call, self._finish)
         self._spawn = spawning(self._loop) if self._asynchronous else None
         await self._take_lease()
 
@@ -135,8 +135,7 @@ class Hands:
         try:
             for work in left:
                 self._let_go(work)
-            if left:
-                await asyncio.wait([work.future for work in left], timeout=_LEAVE_S)
+            await self._see_off(left)
             for run in runs:
                 await self._store.aio.release(self._lease, run)
             await self._store.aio.close_lease(self._lease)
@@ -144,6 +143,14 @@ class Hands:
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, error)
         finally:
             self._pulse.stop()
+
+    async def _see_off(self, left: Sequence[Work]) -> None:
+        """Wait a moment for handlers that were told to stop."""
+        until = monotonic() + _LEAVE_S
+        while not self._strays.isdisjoint(left) and (seconds := until - monotonic()) > 0:
+            self._woken.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), seconds)
 
     async def _take_new_lease(self) -> None:
         """Begin again after the lease was lost."""
@@ -184,7 +191,14 @@ class Hands:
             return
         work = Work(Context(self._store, self._lease, run, past, now, self._asynchronous), now, self._finish)
         self._working[work.seq] = work
-        work.begin(self._handler, self._spawn, self._crew)
+        if self._spawn is None:
+            self._crew.call(work)
+        else:
+            work.begin(self._handler, self._spawn)
+
+    def _call(self, work: Work) -> object:
+        """Call a plain handler, in a thread."""
+        return call(self._handler, work.ctx)
 
     def _finish(self, work: Work, returned: object) -> None:
         """Take what came of a handler, if its run is still this worker's."""
@@ -205,8 +219,8 @@ class Hands:
 
     def _let_go(self, work: Work) -> None:
         """Stop a handler, as far as it can be; nothing it returns counts any more."""
-        work.abandon(self._asynchronous)
-        if not work.future.done():
+        work.abandon()
+        if work.future is None or not work.future.done():
             self._strays.add(work)
 
     def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
@@ -225,7 +239,7 @@ class Hands:
         for seq, work in list(self._working.items()):
             status = standing.get(seq)
             if status is _CANCELLING:
-                work.cancel(self._asynchronous)
+                work.cancel()
             elif status is None and work.begun_at < looked_at:
                 del self._working[seq]
                 self._let_go(work)
@@ -277,7 +291,7 @@ class Hands:
         """End the runs whose deadline has come, whatever their handlers do."""
         now = monotonic()
         for work in list(self._working.values()):
-            if work.future.done():
+            if work.future is not None and work.future.done():
                 work.end(work.future)  # somebody else cancelled the task before it could begin
                 continue
             if work.ctx.ends_at > now:

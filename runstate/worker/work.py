@@ -6,15 +6,13 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from runstate.errors import RunstateError
 from runstate.lifecycle import RunEvent
 from runstate.store.commands import Settle
 from runstate.worker.context import Context, Outcome
-from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, Raised, Spawn, call
+from runstate.worker.handling import Handler, Raised, Spawn
 
 __all__ = ["Work"]
 
@@ -37,15 +35,12 @@ class Work:
         """When its claim was known; it is not called earlier."""
         self._take = take
         """Takes what the handler returned or `Raised`, in the loop; what is taken twice is taken once."""
-        self.future: asyncio.Future[Any]
+        self.future: asyncio.Future[None] | None = None
+        """What awaits an async handler; none for a plain one, which a thread calls."""
 
-    def begin(self, handler: Handler, spawn: Spawn | None, crew: Crew) -> None:
-        """Call the handler: a coroutine as a task, a plain function in a thread."""
-        if spawn is not None:
-            self.future = spawn(self._await(handler), self.ctx.run.id)
-        else:
-            self.future = crew.call(partial(call, handler, self.ctx))
-            self.future.add_done_callback(self.end)
+    def begin(self, handler: Handler, spawn: Spawn) -> None:
+        """Await an async handler in a task."""
+        self.future = spawn(self._await(handler), self.ctx.run.id)
 
     async def _await(self, handler: Handler) -> None:
         """Await an async handler. Only who cancels the task cancels it.
@@ -67,23 +62,20 @@ class Work:
         else:
             self._take(self, returned)
 
-    def end(self, future: asyncio.Future[Any]) -> None:
-        """Hand over what came of a future that is done: a thread's, or a task's that could not do it itself."""
+    def end(self, future: asyncio.Future[None]) -> None:
+        """Hand over what came of the task where it could not do that itself, as where it was cancelled unbegun."""
         error = None if future.cancelled() else future.exception()
-        if error is not None:
-            self._take(self, Raised(error))
-        else:
-            self._take(self, _CANCELLED if future.cancelled() else future.result())
+        self._take(self, _CANCELLED if error is None else Raised(error))
 
-    def cancel(self, asynchronous: bool) -> None:
+    def cancel(self) -> None:
         """Let the handler know that its run shall be cancelled: an async one by CancelledError."""
         if not self.ctx.is_cancelling:
-            self.abandon(asynchronous)
+            self.abandon()
 
-    def abandon(self, asynchronous: bool) -> None:
+    def abandon(self) -> None:
         """Stop the handler, as far as it can be."""
         self.ctx.ask_to_cancel()
-        if asynchronous:
+        if self.future is not None:
             self.future.cancel()
             self.future.add_done_callback(self.end)  # a task that has not begun never will
 

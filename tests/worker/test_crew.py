@@ -1,0 +1,102 @@
+"""The threads of plain handlers: all that they return is taken, once, in the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from runstate.worker.crew import Crew
+from tests.worker.support import limited
+
+
+def _count(taken: Counter[int], number: int) -> None:
+    taken[number] += 1
+
+
+def _stand_still(worked: Sequence[int], count: int) -> None:
+    """Block the loop until so many calls have returned."""
+    while len(worked) < count:
+        time.sleep(0.001)
+    time.sleep(0.1)  # from the last thing they do to their return
+
+
+async def _until_taken(taken: Counter[int], count: int) -> None:
+    while len(taken) < count:
+        await asyncio.sleep(0.001)
+
+
+@limited
+async def test_all_that_is_returned_is_taken_once_in_the_loop() -> None:
+    """However the threads' ends fall between the looks of the loop."""
+    here = threading.get_ident()
+    taken: Counter[int] = Counter()
+    elsewhere: list[int] = []
+
+    def work(number: int) -> int:
+        time.sleep(number % 7 * 0.0001)
+        return number * 2
+
+    def take(number: int, returned: object) -> None:
+        taken[number] += 1
+        if returned != number * 2 or threading.get_ident() != here:
+            elsewhere.append(number)
+
+    crew = Crew(work, take)
+    for number in range(3000):
+        crew.call(number)
+        if number % 20 == 0:
+            await asyncio.sleep(0)
+    await _until_taken(taken, 3000)
+    crew.dismiss()
+    assert [] == elsewhere
+    assert {1} == set(taken.values())
+
+
+@limited
+async def test_the_loop_is_woken_once_for_what_was_returned_while_it_was_busy() -> None:
+    """And for the next again."""
+    loop = asyncio.get_running_loop()
+    rings: list[object] = []
+    ring = loop.call_soon_threadsafe
+
+    def counted(callback: Any, *args: Any, **kwargs: Any) -> Any:
+        rings.append(callback)
+        return ring(callback, *args, **kwargs)
+
+    loop.call_soon_threadsafe = counted  # type: ignore[method-assign, assignment]
+    taken: Counter[int] = Counter()
+    worked: list[int] = []
+    crew = Crew(worked.append, lambda number, _: _count(taken, number))
+    for times in (1, 2):
+        for number in range(50 * (times - 1), 50 * times):
+            crew.call(number)
+        _stand_still(worked, 50 * times)
+        assert times == len(rings)
+        await _until_taken(taken, 50 * times)
+    crew.dismiss()
+
+
+@limited
+async def test_a_fault_in_taking_costs_no_other_its_outcome() -> None:
+    """What was returned beside it is taken all the same."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    taken: Counter[int] = Counter()
+
+    def take(number: int, _: object) -> None:
+        if number == 3:
+            raise ValueError("of the third")
+        taken[number] += 1
+
+    worked: list[int] = []
+    crew = Crew(worked.append, take)
+    for number in range(10):
+        crew.call(number)
+    _stand_still(worked, 10)  # so that they are taken in one go
+    await _until_taken(taken, 9)
+    crew.dismiss()
+    assert ["of the third"] == [str(context["exception"]) for context in told]
