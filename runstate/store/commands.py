@@ -20,10 +20,11 @@ from runstate.run import Run
 from runstate.store.bell import EVERYTHING, NOTHING, Hint
 from runstate.store.rows import Row, read_birth, read_claim, read_run
 from runstate.store.session import Session
+from runstate.store.statements import Outcome
 from runstate.stored import StoredRun
 from runstate.values import Usage
 
-__all__ = ["Call", "Command", "Create", "Move", "Past", "Settle", "Turn", "Turned", "Wanted", "turned"]
+__all__ = ["Call", "Command", "Create", "Move", "Past", "Settle", "Turn", "Turned", "Wanted", "by_outcome", "turned"]
 
 T = TypeVar("T")
 _PENDING: Final = object()
@@ -192,10 +193,23 @@ class Settle:
     incomplete_details: str | None = None
 
     @property
-    def outcome(self) -> tuple[RunEvent, bool]:
+    def outcome(self) -> Outcome:
         """Its event, and whether it is laden: carries more than its usage, or not even that."""
         bare = self.detail is self.required_action is self.last_error is self.incomplete_details is None
-        return self.event, not bare or self.usage is None
+        return self.event, not bare or self.usage is None or self.noted is not None
+
+
+def by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Settle]]]:
+    """Return settles that one statement can commit together, the largest lot last."""
+    groups: dict[Outcome, list[Settle]] = {}
+    for settle in settles:
+        outcome = settle.outcome
+        group = groups.get(outcome)
+        if group is None:
+            groups[outcome] = [settle]
+        else:
+            group.append(settle)
+    return sorted(groups.items(), key=lambda item: len(item[1]))
 
 
 @attrs.frozen
@@ -237,7 +251,7 @@ def turned(raw: Any, actor: str) -> Turned:
 class Turn(Command[T]):
     """What a worker asks between two rounds: commit these outcomes, and give me so many runs to go on with."""
 
-    __slots__ = ("_taken", "actor", "held", "limit", "queues", "run_id", "settles", "worker")
+    __slots__ = ("_taken", "actor", "groups", "held", "limit", "queues", "run_id", "settles", "worker")
 
     def __init__(
         self,
@@ -257,6 +271,7 @@ class Turn(Command[T]):
         self.queues: Final = queues
         self.limit: Final = limit
         self.settles: Final = settles
+        self.groups: Final = by_outcome(settles)
         self.held: Final = held
         """The seqs it knows to be its own, apart from those it settles; None if it keeps no account of them."""
         self.run_id: Final = run_id

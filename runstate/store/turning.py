@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 
 from runstate.errors import LeaseLost, RunNotFound, RunstateError
 from runstate.lifecycle import LAW
 from runstate.store.birth import one
-from runstate.store.commands import Past, Settle, Turn
+from runstate.store.commands import Past, Settle, Turn, by_outcome
 from runstate.store.refusing import refused
 from runstate.store.rows import Row, read_run, worker_of
 from runstate.store.session import Given, Session
 from runstate.store.sqlite import SqliteSession
-from runstate.store.statements import Outcome
+from runstate.store.statements import PAYLOAD, Outcome
 from runstate.store.tables import SQLITE
 from runstate.store.turns_sqlite import PLAIN, claim_next, complete_plain
 from runstate.values import NO_USAGE, Usage
@@ -24,16 +25,15 @@ __all__ = ["is_parted", "note_given", "past_of", "take_turn"]
 def take_turn(session: Session, turn: Turn[Any]) -> None:
     """Settle what a worker brings, claim what it asks for."""
     statements = session.statements
-    settles = turn.settles
+    settles, groups = turn.settles, turn.groups
     refused_ones: dict[int, RunstateError] = {}
     claimed: list[Row] = []
     if turn.unsure:
         settles, refused_ones, claimed = _reconcile(session, turn)
+        groups = by_outcome(settles)
     owner = {"worker": turn.worker, "actor": turn.actor}
-    for settle in settles:
-        if settle.noted is not None:
-            session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
-    groups = _by_outcome(settles)
+    for settle in _noted(groups):
+        session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
     if statements.words is not SQLITE and len(groups) > 1:
         keys = [settle.run.seq for settle in settles]
         held = session.run(statements.hold_runs, {"keys": keys, "worker": turn.worker})
@@ -51,7 +51,7 @@ def take_turn(session: Session, turn: Turn[Any]) -> None:
             left = turn.limit - len(claimed)
             if left > 0:
                 claimed += _claim(session, {**owner, "queue": queue, "limit": left})
-    for settle in settles:
+    for settle in settles if len(settled) < len(settles) else ():
         if settle.run.seq not in settled:
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
@@ -73,7 +73,7 @@ def _settle(
             settled |= complete_plain(session, owner, group)
             continue
         laden = outcome[1]
-        values = session.table(statements.settle_columns(laden), [_settle_row(settle, laden) for settle in group])
+        values = session.table(statements.settle_columns(laden), _settle_rows(group, laden))
         if claim is not None and place == len(groups):
             found = session.run(statements.turn[outcome], {**owner, **values, **claim})
             settled |= {row[1] for row in found if row[0] == 0}
@@ -91,28 +91,24 @@ def _claim(session: Session, given: Given) -> Sequence[Row]:
 
 def is_parted(turn: Turn[Any]) -> bool:
     """Tell whether a turn takes more than one statement besides its claims."""
-    return len({settle.outcome for settle in turn.settles}) > 1 or any(settle.noted for settle in turn.settles)
+    return len(turn.groups) > 1 or bool(_noted(turn.groups))
 
 
-def _by_outcome(settles: Sequence[Settle]) -> list[tuple[Outcome, list[Settle]]]:
-    """Return settles that one statement can commit together, the largest lot last."""
-    groups: dict[Outcome, list[Settle]] = {}
-    for settle in settles:
-        groups.setdefault(settle.outcome, []).append(settle)
-    for group in groups.values():
-        group.sort(key=_thread)  # whose ends hold their threads, in the order in which everybody does
-    return sorted(groups.items(), key=lambda item: len(item[1]))
+def _noted(groups: Sequence[tuple[Outcome, Sequence[Settle]]]) -> Sequence[Settle]:
+    """Return the settles by which something is to be remembered: they are among the laden ones."""
+    return [settle for (_, laden), group in groups if laden for settle in group if settle.noted is not None]
 
 
-def _thread(settle: Settle) -> str:
-    return settle.run.thread_id
-
-
-def _settle_row(settle: Settle, laden: bool) -> Row:
+def _settle_rows(group: Sequence[Settle], laden: bool) -> list[Row]:
+    """Return the values of `settle_columns`. Ends hold their threads, in the order in which everybody does."""
+    group = sorted(group, key=_BY_THREAD)
     if not laden:
-        return (settle.run.seq, settle.usage)
-    carried = (settle.detail, settle.required_action, settle.last_error, settle.incomplete_details)
-    return (settle.run.seq, settle.usage, *carried)
+        return [(settle.run.seq, settle.usage) for settle in group]
+    return [(settle.run.seq, settle.usage, *_CARRIED(settle)) for settle in group]
+
+
+_BY_THREAD: Final = attrgetter("run.thread_id")
+_CARRIED: Final = attrgetter(*PAYLOAD)
 
 
 def note_given(
