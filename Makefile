@@ -34,7 +34,7 @@ bench: $(DEVELOP)  ## measure; decides nothing
 	$(BIN)/python benchmarks/python_cost.py
 
 torture: $(DEVELOP)  ## everything that may happen to a store, for an hour
-	$(BIN)/python -m tests.torture --minutes 22 --store postgres
+	$(BIN)/python -m tests.torture --minutes 24 --store postgres
 	$(BIN)/python -m tests.torture --minutes 12 --store sqlite
 	$(BIN)/python -m tests.torture.simulation --steps 10000000 --processes 2
 	$(BIN)/python -m tests.torture.powercuts

@@ -1,10 +1,11 @@
 """Runs all benchmarks and the torture side by side, and writes what they found.
 
-    python benchmarks/report.py [NAME...] [--quick] [--render]
+    python benchmarks/report.py [NAME...] [--quick] [--render] [--check]
 
 Each measurement is a command that prints JSON; what it printed is kept in `benchmarks/results/NAME.json` with the
-command, the day and the machine. From all that is kept, BENCHMARKS.md and docs/benchmarks.svg are written. With names,
-only those run anew; with `--render`, none. `--quick` shows that everything works and writes nothing.
+command, the day and the machine. From all that is kept, BENCHMARKS.md, docs/benchmarks.svg and the tables of the README
+are written. With names, only those run anew; with `--render`, none. `--quick` shows that everything works and writes
+nothing; `--check` tells whether anything that was written is not what is kept.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from durable_server import machine
 from report_page import chart_of, page
+from report_readme import refreshed
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = Path(__file__).parent / "results"
@@ -50,10 +52,10 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "durable_more": Measurement(_script("durable_more"), ("--quick",)),
     "python_cost": Measurement(_script("python_cost"), ("--quick",)),
     "storm_postgres": Measurement(
-        _module("tests.torture", "--store", "postgres", "--minutes", "20", "--seed", "1"), ("--minutes", "0.1"), True
+        _module("tests.torture", "--store", "postgres", "--minutes", "24", "--seed", "1"), ("--minutes", "0.1"), True
     ),
     "storm_sqlite": Measurement(
-        _module("tests.torture", "--store", "sqlite", "--minutes", "20", "--seed", "1"), ("--minutes", "0.1"), True
+        _module("tests.torture", "--store", "sqlite", "--minutes", "12", "--seed", "1"), ("--minutes", "0.1"), True
     ),
     "simulation": Measurement(
         _module("tests.torture.simulation", "--steps", "10000000", "--processes", "2"), ("--steps", "20000"), True
@@ -91,29 +93,42 @@ def kept() -> Mapping[str, Mapping[str, Any]]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="only show that everything works; nothing is written")
     parser.add_argument("--render", action="store_true", help="write the page from what is kept")
+    parser.add_argument("--check", action="store_true", help="run and write nothing; tell what is stale")
     given = parser.parse_args(arguments)
     if unknown := set(given.names) - MEASUREMENTS.keys():
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
     RESULTS.mkdir(exist_ok=True)
     found: dict[str, Mapping[str, Any]] = {}
-    for name in () if given.render else given.names or MEASUREMENTS:
+    for name in () if given.render or given.check else given.names or MEASUREMENTS:
         found[name] = take(name, quick=given.quick)
         if not given.quick:
             (RESULTS / f"{name}.json").write_text(json.dumps(found[name], indent=1) + "\n", encoding="utf-8")
     if given.quick:
         print(page(found))
-        return
-    everything = kept()
-    (ROOT / "BENCHMARKS.md").write_text(page(everything), encoding="utf-8")
-    if "durable" in everything:
-        (ROOT / "docs" / "benchmarks.svg").write_text(chart_of(everything["durable"]), encoding="utf-8")
+        return 0
+    stale = [path for path, text in written(kept()).items() if not path.exists() or path.read_text("utf-8") != text]
+    if given.check:
+        print(*(f"{path.relative_to(ROOT)} is stale: python benchmarks/report.py --render" for path in stale), sep="\n")
+        return 1 if stale else 0
+    for path, text in written(kept()).items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def written(taken: Mapping[str, Mapping[str, Any]]) -> Mapping[Path, str]:
+    """Return what is to stand in each file that tells of measurements."""
+    readme = ROOT / "README.md"
+    files = {ROOT / "BENCHMARKS.md": page(taken), readme: refreshed(readme.read_text(encoding="utf-8"), taken)}
+    if "durable" in taken:
+        files[ROOT / "docs" / "benchmarks.svg"] = chart_of(taken["durable"])
+    return files
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,13 +9,13 @@ from typing import Any, Final
 from runstate.clock import pause
 from runstate.errors import OutcomeUnknown, StoreError
 
-__all__ = ["keep", "keep_later"]
+__all__ = ["keep", "keep_later", "may_be_asked_again"]
 
 _AWAY_S: Final = 0.2  # before asking again
 
 
-def _may_be_asked_again(error: StoreError) -> bool:
-    """Tell whether a note that was not taken, or perhaps was, can be asked again: it is the same one twice."""
+def may_be_asked_again(error: StoreError) -> bool:
+    """Tell whether what was not taken, or perhaps was, can be asked again: it is the same thing twice."""
     return error.retryable or isinstance(error, OutcomeUnknown)
 
 
@@ -26,7 +26,7 @@ def keep(ask: Callable[[], object], wanted: Callable[[], bool]) -> Awaitable[Non
             ask()
             return _Kept()
         except StoreError as error:
-            if not _may_be_asked_again(error) or not wanted():
+            if not may_be_asked_again(error) or not wanted():
                 raise
         pause(_AWAY_S)
 
@@ -60,7 +60,7 @@ class _Keeping:
             try:
                 return await self._asked
             except StoreError as error:
-                if not _may_be_asked_again(error) or not self._wanted():
+                if not may_be_asked_again(error) or not self._wanted():
                     raise
             await asyncio.sleep(_AWAY_S)
             self._asked = self._ask()

@@ -21,6 +21,7 @@ from runstate.store.commands import Turn, Turned
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, a_claim
 from runstate.worker.handling import Handler
 from runstate.worker.hands import Hands, log, outside_of_loops, possible
+from runstate.worker.keeping import may_be_asked_again
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -88,7 +89,7 @@ class Worker(Hands):
             await self.work(until_idle=until_idle)
 
     async def __aenter__(self) -> Self:
-        await self._set_up()
+        await self._begin()
         self._going = asyncio.create_task(self._work(until_idle=False))
         self._going.add_done_callback(self._tell_of_fault)
         return self
@@ -111,8 +112,21 @@ class Worker(Hands):
 
     async def work(self, *, until_idle: bool = False) -> None:
         """Work until `stop`, or until there is nothing to do."""
-        await self._set_up()
+        await self._begin()
         await self._work(until_idle=until_idle)
+
+    async def _begin(self) -> None:
+        """Set up as soon as the database answers: it may have gone away since the store was opened."""
+        while True:
+            try:
+                await self._set_up()
+            except StoreError as error:
+                if self._stopping or not may_be_asked_again(error):
+                    raise
+                log.warning("%s; asking again", error)
+                await asyncio.sleep(_AWAY_S)
+            else:
+                return
 
     async def _work(self, *, until_idle: bool) -> None:
         chores = self._begin_chores()

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
-from runstate.store import committer, leases, perform, statements, turning, turns_sqlite
+from runstate.store import committer, leases, perform, postgres, sqlite, statements, turning, turns_sqlite
 from runstate.store.commands import Command
 from runstate.worker import worker
 
@@ -79,6 +79,18 @@ BUGS: Final[Mapping[str, Bug]] = {
                 "        _execute(session, creates, moves, calls, turns)\n"
                 "        from tests.torture.bugs import answer_early\n"
                 "        answer_early(batch)\n",
+            ),
+        ),
+    ),
+    "no_sync": Bug(
+        "A commit does not wait for the disk.",
+        (
+            Change(sqlite.SqliteDatabase, "_prepare", "synchronous = FULL", "synchronous = OFF"),
+            Change(
+                postgres.PostgresDatabase,
+                "open",
+                "SET lock_timeout = {patience_ms}",
+                "SET lock_timeout = {patience_ms}; SET synchronous_commit = off",
             ),
         ),
     ),

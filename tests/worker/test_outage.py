@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runstate.errors import StoreError
+from runstate.errors import StoreError, StoreUnavailable
 from runstate.plausible import judge
 from runstate.store import Store, open_store
 from runstate.worker import Context, Outcome, Worker
@@ -171,6 +171,41 @@ async def test_a_server_that_stays_away_for_longer_than_a_lease(mortal_server: O
     """The runs are let go of, and taken over by who comes back first; each is ended once, whoever was called twice."""
     returned = await work_through(mortal_server, mortal, [1.2], lease_s=1.0, max_attempts=10)
     assert 40 == len(returned)
+
+
+@limited
+async def test_a_worker_that_begins_while_the_store_is_away(
+    mortal_server: OwnServer, mortal: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It asks for its first lease again, as it does for every later one, and works when the store is back."""
+    caplog.set_level(logging.WARNING, "runstate.worker")
+    run = mortal.create(**new())
+    worker = Worker(mortal, lambda ctx: None, name="w1")
+    await asyncio.to_thread(mortal_server.kill)
+    working = asyncio.create_task(worker.work())
+    try:
+        await until(lambda: "asking again" in caplog.text or working.done(), "the worker to ask again")
+        assert not working.done()
+    finally:
+        await asyncio.to_thread(mortal_server.restart)
+    assert "completed" == (await ended(mortal, run.id)).status
+    worker.stop()
+    await asyncio.wait_for(working, 20.0)
+
+
+@limited
+async def test_a_worker_that_is_stopped_before_it_could_begin(mortal_server: OwnServer, mortal: Store) -> None:
+    """It ends with the reason: it never had a lease."""
+    worker = Worker(mortal, lambda ctx: None, name="w1")
+    await asyncio.to_thread(mortal_server.kill)
+    working = asyncio.create_task(worker.work())
+    try:
+        await asyncio.sleep(0.5)
+        worker.stop()
+        with pytest.raises(StoreUnavailable, match="cannot connect"):
+            await asyncio.wait_for(working, 20.0)
+    finally:
+        await asyncio.to_thread(mortal_server.restart)
 
 
 @limited
