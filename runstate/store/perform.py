@@ -189,12 +189,15 @@ def _not_ready(session: Session, run: StoredRun) -> RunstateError:
 
 
 def _cancelled_before(session: Session, move: Move, run: StoredRun) -> bool:
-    """Tell whether this very request to cancel was granted before, and only its answer was lost."""
-    if move.event is not RunEvent.REQUEST_CANCEL or run.status not in _CANCELLED:
+    """Tell whether this very request to cancel was granted before, and only its answer was lost.
+
+    Of a request that may have been granted a moment ago the history decides alone: the run may have ended since.
+    """
+    if move.event is not RunEvent.REQUEST_CANCEL or not (move.unsure or run.status in _CANCELLED):
         return False
-    found = session.run(session.statements.latest, {"run": run.seq, "event": RunEvent.REQUEST_CANCEL})
-    (version, actor, _) = found[0]
-    return bool(actor == move.actor and move.version in (None, version - 1))
+    for version, actor, _ in session.run(session.statements.latest, {"run": run.seq, "event": move.event}):
+        return bool(actor == move.actor and move.version in (None, version - 1))
+    return False
 
 
 def _submit(session: Session, move: Move) -> None:
@@ -205,27 +208,31 @@ def _submit(session: Session, move: Move) -> None:
             move.refuse(RunNotFound(move.run_id))
             return
         run = read_run(row)
-        action = run.required_action
-        if action is None:
-            if _submitted_before(session, move, run):
+        refused_for = _why_not_submitted(move, run)
+        if refused_for is not None:
+            again = move.unsure or run.required_action is None
+            if again and _submitted_before(session, move, run):
                 move.answer(row)
-            elif move.version not in (None, run.version):
-                move.refuse(Conflict(run, move.event, move.version or 0))
             else:
-                move.refuse(refused(run, move.event))
-            return
-        if move.version not in (None, run.version):
-            move.refuse(Conflict(run, move.event, move.version or 0))
-            return
-        outputs = move.outputs or {}
-        if outputs.keys() != action.id_set:
-            move.refuse(ToolOutputsMismatch(run.id, action.call_ids, tuple(outputs)))
+                move.refuse(refused_for)
             return
         moved = _run_moves(session, [(move, run.version)])
         if moved:
             move.answer(moved[move.run_id])
             return
     move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+
+
+def _why_not_submitted(move: Move, run: StoredRun) -> RunstateError | None:
+    """Return why a run as it stands does not take these outputs; None if it does."""
+    action, outputs = run.required_action, move.outputs or {}
+    if move.version not in (None, run.version):
+        return Conflict(run, move.event, move.version or 0)
+    if action is None:
+        return refused(run, move.event)
+    if outputs.keys() != action.id_set:
+        return ToolOutputsMismatch(run.id, action.call_ids, tuple(outputs))
+    return None
 
 
 def _submitted_before(session: Session, move: Move, run: StoredRun) -> bool:

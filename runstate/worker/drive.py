@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runstate.clock import monotonic
 from runstate.errors import StoreError
 from runstate.store.bell import Hint
+from runstate.store.commands import Turn, Turned
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim
 from runstate.stored import StoredRun
 from runstate.worker.handling import Handler
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["drive", "drive_async"]
 
 _AGAIN_S = 0.2
+
+
+def _itself(turned: Turned) -> Turned:
+    return turned
 
 
 class _Hand(Hands):
@@ -73,11 +78,13 @@ class _Hand(Hands):
 
     async def _settle(self) -> None:
         settles, self._done = self._done, []
+        turn = Turn(self._lease.token, self.name, _itself, settles=settles)
+        turn.unsure = self._unsure
         try:
-            turned = await self._store.aio.settle(self._lease, settles)
+            turned = await self._store.ask_later(turn)
         except StoreError as error:
             log.warning("%s; asking again", error)
-            self._done = settles
+            self._done, self._unsure = settles, True
             await asyncio.sleep(_AGAIN_S)
             return
         self._take_refusals(settles, turned.refused)

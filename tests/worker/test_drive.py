@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 from runstate import ManualClock
-from runstate.errors import InvalidRun, RunNotFound
+from runstate.errors import InvalidRun, OutcomeUnknown, RunNotFound
 from runstate.store import Store, StoredRun, open_store
+from runstate.store.commands import Command, Turn
 from runstate.worker import Context, Dispatcher, Outcome, drive, drive_async
 from tests.store.support import Prompt
 from tests.worker.process import ROOT
@@ -31,6 +33,33 @@ def raising(ctx: Context) -> None:
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_whose_answer_was_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was taken: asked again it is recognised, and nobody is told that it was refused."""
+    caplog.set_level(logging.WARNING, "runstate.worker")
+    run = store.create(**new())
+    ask_later, lost = store.ask_later, list[Any]()
+
+    async def lose(answer: asyncio.Future[Any]) -> Any:
+        await answer
+        raise OutcomeUnknown("the answer was lost")
+
+    def shaky(command: Command[Any]) -> Any:
+        answer = ask_later(command)
+        if lost or not isinstance(command, Turn):
+            return answer
+        lost.append(command)
+        return asyncio.ensure_future(lose(answer))
+
+    monkeypatch.setattr(store, "ask_later", shaky)
+    driven = drive(store, run.id, nothing, name="engine")
+    assert lost
+    assert driven is not None
+    assert ("completed", 3) == (driven.status, driven.version)
+    assert ["the answer was lost; asking again"] == [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize("kind", KINDS)
