@@ -136,6 +136,21 @@ def verdicts(taken: Taken) -> Iterator[str]:
         yield from (f"- wrong: {sentence}" for sentence in one["wrong"])
 
 
+def simulated(taken: Taken) -> Iterator[str]:
+    """Yield what was simulated, and what it found."""
+    counts = {name: count for name, count in taken["result"].items() if isinstance(count, int)}
+    found = ("losses", "doubles", "illegal", "gaps", "leases", "deadlines", "attempts", "stuck", "faults")
+    pace = counts["steps"] / taken["result"]["seconds"]
+    yield (
+        f"{counts['worlds']:,} worlds, {counts['steps']:,} steps ({pace:,.0f} a second), {counts['acknowledged']:,} "
+        "acknowledged. A step is a transaction, a read, or a connection that is opened."
+    )
+    yield table(found, [[f"{counts[name]:,}" for name in found]])
+    others = {name: count for name, count in counts.items() if name not in (*found, "worlds", "steps", "acknowledged")}
+    yield "; ".join(f"{name}: {count:,}" for name, count in others.items()) + "."
+    yield from (f"- wrong: seed {one['seed']}: {'; '.join(one['found'])}" for one in taken["result"]["wrong"])
+
+
 def bugs(taken: Taken) -> Iterator[str]:
     """Yield how soon each seeded bug was found."""
     rows = [
@@ -151,7 +166,7 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Taken], Iterator[str]]]]] = {
     "durable_more": ("Growth, idling, cancels, deadlines", durable_more),
     "storm_postgres": ("Storm on PostgreSQL", verdicts),
     "storm_sqlite": ("Storm on SQLite", verdicts),
-    "simulation": ("Simulation", verdicts),
+    "simulation": ("Simulation", simulated),
     "power_cuts": ("Power cuts", verdicts),
     "trials": ("Trials of one fault each", verdicts),
     "bugs": ("Bugs put into the engine", bugs),

@@ -64,7 +64,8 @@ HUNTED: Final[Mapping[str, Sequence[Harness]]] = {
 def findings(printed: str) -> Sequence[str]:
     """Return what a harness found wrong, in what it printed."""
     said: Any = json.loads(printed)
-    return [sentence for one in (said if isinstance(said, list) else [said]) for sentence in one["wrong"]]
+    wrong = [found for one in (said if isinstance(said, list) else [said]) for found in one["wrong"]]
+    return [found if isinstance(found, str) else f"seed {found['seed']}: {found['found'][0]}" for found in wrong]
 
 
 def hunt(bug: str, harness: Harness, seconds: float) -> Mapping[str, Any]:
