@@ -18,13 +18,14 @@ from runstate.clock import monotonic, pause
 from runstate.errors import OutcomeUnknown, RunstateError, StoreError, StoreUnavailable
 from runstate.store.commands import Call, Command, Create, Move, Turn
 from runstate.store.perform import perform
-from runstate.store.session import Database, Session
+from runstate.store.session import Database, Interlocked, Session
 
 __all__ = ["Committer"]
 
 T = TypeVar("T")
 
 _MOST: Final = 500  # commands a commit: past it a batch gains little and holds others up
+_TRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again at once
 _PAUSE_S: Final = 0.05  # before another try to reach a database that went away
 
 
@@ -122,10 +123,17 @@ class Committer:
             self._session = self._database.open()
         return self._session
 
-    def _commit(self, batch: Sequence[Command[Any]]) -> None:
+    def _commit(self, batch: Sequence[Command[Any]], tries: int = _TRIES) -> None:
         """Commit a batch, one by one if it does not go together; afterwards each has its answer or its error."""
         try:
             perform(self._connected(), batch)
+        except Interlocked as error:
+            if tries == 1:
+                self._apart(batch, error)
+                return
+            for command in batch:
+                command.forget()
+            self._commit(batch, tries - 1)
         except OutcomeUnknown as error:
             self._disconnect()
             self._again(batch, error)

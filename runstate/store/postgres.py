@@ -12,7 +12,7 @@ from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUna
 from runstate.json_values import printable
 from runstate.store.queries import Column
 from runstate.store.rows import Row
-from runstate.store.session import Given
+from runstate.store.session import Given, Interlocked
 from runstate.store.statements import Statements
 from runstate.store.tables import POSTGRES, Words
 
@@ -61,7 +61,9 @@ def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> Sto
             return StoreError(f"cannot write to {where}: it is read-only")
         case psycopg.errors.LockNotAvailable():
             return StoreUnavailable(f"{where} is busy: another transaction has been writing for too long")
-        case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected() | psycopg.OperationalError():
+        case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected():
+            return Interlocked(f"{where}: {told[0]}")
+        case psycopg.OperationalError():
             return StoreUnavailable(f"{where}: {told[0]}")
         case _:
             return StoreError(f"{where}: {told[0]}")

@@ -6,15 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
+from runstate.errors import StoreUnavailable
 from runstate.store.queries import Column
 from runstate.store.rows import Row
 from runstate.store.statements import Statements
 from runstate.store.tables import Words
 
-__all__ = ["Database", "Given", "Session"]
+__all__ = ["Database", "Given", "Interlocked", "Session"]
 
 Given: TypeAlias = Mapping[str, Any]
 """Parameters by name."""
+
+
+class Interlocked(StoreUnavailable):
+    """Two transactions waited for each other, and this one was undone so that the other can go on."""
 
 
 class Session(Protocol):

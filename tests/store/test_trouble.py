@@ -7,7 +7,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import pytest
 from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, open_store
-from runstate.store.commands import Call, Settle
+from runstate.store.commands import Call, Command, Settle
+from runstate.store.perform import perform
+from runstate.store.session import Session
 from tests.postgres import Server
 from tests.store.support import TABLES, Prompt, names
 
@@ -186,6 +189,35 @@ def test_claiming_on_after_a_break(broken: tuple[Store, Prompt]) -> None:
     assert {} == store.owned(lease)
     assert ["run_2", "run_3"] == [claim.run.id for claim in store.claim(lease, 5)]
     assert [None, "start", "complete"] == [entry.event for entry in store.history("run_1")]
+
+
+def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL undoes one of two transactions that wait for each other; nobody hears of it, for it is done again."""
+    tried = []
+
+    def counting(session: Session, batch: Sequence[Command[Any]]) -> None:
+        tried.append(len(batch))
+        perform(session, batch)
+
+    with open_store(home) as store, Prompt(home) as other:
+        lease = store.open_lease("w1")
+        store.create_many([names(id="run_1", thread_id="a"), names(id="run_2", thread_id="b")])
+        claims = store.claim(lease, 2)
+        other.run("BEGIN")
+        other.run("SELECT 1 FROM runstate_run WHERE id = 'run_2' FOR UPDATE")
+        monkeypatch.setattr("runstate.store.committer.perform", counting)
+        with ThreadPoolExecutor(1) as pool:
+            settled = pool.submit(store.settle, lease, [Settle(claim.run, RunEvent.COMPLETE) for claim in claims])
+            until = time.monotonic() + 20
+            with Prompt(home) as looking:
+                waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                while not looking.run(waits) and time.monotonic() < until:
+                    time.sleep(0.005)
+            other.run("SELECT 1 FROM runstate_run WHERE id = 'run_1' FOR UPDATE")  # until the other is undone
+            other.run("COMMIT")
+            assert {} == settled.result(20).refused
+        assert [1, 1] == tried
+        assert ["completed"] * 2 == [run.status for run in store.list().data]
 
 
 def test_within_a_broken_connection(home: str) -> None:
