@@ -80,7 +80,8 @@ class Notes:
 
 def read_notes(path: Path, size: int) -> list[Note]:
     """Return the notes in the first bytes of a file."""
-    found = (line.split() for line in path.read_bytes()[:size].decode().splitlines())
+    whole, _, _ = path.read_bytes()[:size].rpartition(b"\n")  # the last line may be under way
+    found = (line.split() for line in whole.decode().splitlines())
     return [Note(how, run_id, int(version), status) for how, run_id, version, status in found]
 
 

@@ -66,7 +66,7 @@ class Harm:
             found["connections cut"] = (5, self.cut)
             found["answers lost"] = (10, self.lose)
         if isinstance(self.stage.server, OwnServer):
-            found["kill -9 of PostgreSQL"] = (8, self.restart)
+            found["kill -9 of PostgreSQL"] = (5, self.restart)
         return found
 
     def tick(self, now: float) -> None:

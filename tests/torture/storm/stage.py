@@ -134,8 +134,7 @@ class Stage:
         told = self._ground.path("told")
         told.mkdir()
         side, log = self._ground.path("side"), self._ground.path("log")
-        most_live = 150 if self.is_sqlite else 400
-        return Plot(self.url, told, side, log, self.seed, lease_s=self._lease_s, most_live=most_live, bug=self._bug)
+        return Plot(self.url, told, side, log, self.seed, lease_s=self._lease_s, bug=self._bug)
 
     # --- the processes --------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What clients were told, written down the moment they heard it, in files that outlive them.
 
-A line is one write to a file opened for appending: a process that is killed leaves whole lines. Each request for a move
-goes under an actor of its own, so that the history can be held against every single answer.
+A line is one write to a file of the client's own: only the last of one that is killed may not be whole. Each request
+for a move goes under an actor of its own, so that the history can be held against every single answer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from runstate.errors import (
     ThreadBusy,
     ToolOutputsMismatch,
 )
+from tests.torture.trials.handler import END
 
 Kind: TypeAlias = Literal["create", "key", "move", "settle"]
 Answer: TypeAlias = Literal["done", "refused", "away", "unknown", "wrong"]
@@ -53,7 +54,7 @@ class Ear:
 
     def hear(self, told: Iterable[Told]) -> None:
         """Write down answers that came together."""
-        os.write(self._file, "".join(f"{' '.join(map(str, one))}\n" for one in told).encode())
+        os.write(self._file, "".join(f"{' '.join(map(str, one))} {END}\n" for one in told).encode())
 
 
 def answer_of(error: BaseException | None) -> Answer:
@@ -72,5 +73,8 @@ def read_told(folder: Path) -> Iterator[Told]:
     for path in sorted(folder.iterdir()):
         with path.open(encoding="utf-8") as lines:
             for line in lines:
-                kind, answer, run_id, what, actor, version, attempt = line.split()
+                words = line.split()
+                if words[-1] != END:  # the last, of one that was killed while writing it
+                    continue
+                kind, answer, run_id, what, actor, version, attempt, _ = words
                 yield Told(cast("Kind", kind), cast("Answer", answer), run_id, what, actor, int(version), int(attempt))

@@ -1,7 +1,8 @@
 """What the workers of the trials do, and the side log in which their handlers write down what they did.
 
-A line of the side log is one write to a file opened for appending, so that processes killed in the middle of it leave
-whole lines. It says what happened, to which run, started at which version, in which attempt, by whom, and when.
+A line of the side log is one write to a file opened for appending. A process that is killed in the middle of it may
+leave a part of a line: each begins with a new one, and ends with a word by which it is known to be whole. It says what
+happened, to which run, started at which version, in which attempt, by whom, and when.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ PLANS: Final = {
 """What a run's handler is to do, and how often. A run says so in its `assistant_id`."""
 
 DEADLINE_S: Final = 1
+END: Final = "."
+"""The last word of a line that is whole."""
 
 
 def new_run(run_id: str, plan: str) -> NewRun:
@@ -80,14 +83,17 @@ class SideLog:
     def note(self, what: str, run_id: str, version: int, attempt: int, token: int = 0) -> None:
         """Write a line down of a run that no context is at hand of."""
         at = TRUE_TIME(time.CLOCK_REALTIME)
-        os.write(self._file, f"{what} {run_id} {version} {attempt} {self._worker} {at:.6f} {token}\n".encode())
+        os.write(self._file, f"\n{what} {run_id} {version} {attempt} {self._worker} {at:.6f} {token} {END}\n".encode())
 
 
 def read_side_log(path: Path) -> Iterator[Line]:
     """Yield the lines of a side log."""
     if path.exists():
         for text in path.read_text(encoding="utf-8").splitlines():
-            what, run_id, version, attempt, worker, at, token = text.split()
+            words = text.split()
+            if not words or words[-1] != END:
+                continue
+            what, run_id, version, attempt, worker, at, token, _ = words
             yield Line(what, run_id, int(version), int(attempt), worker, float(at), int(token))
 
 
