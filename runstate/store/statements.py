@@ -32,7 +32,7 @@ CREATE_COLUMNS: Final = columns(
 _HELD: Final[tuple[Field, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
 PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
 MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)
-SETTLE_COLUMNS: Final = columns("key:bigint", "usage")
+SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")
 
 
 Outcome: TypeAlias = tuple[RunEvent, bool]
@@ -174,8 +174,17 @@ class Statements(Leases):
             f"UPDATE runstate_run AS r SET {self.moving(event, actor=self.param('actor', 'text'), given=given)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
             f" FROM v, t WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
-            f" AND {self.stands_for(event)} AND {self.leased()}"
+            f" AND {self.same_claim('v.version')} AND {self.stands_for(event)} AND {self.leased()}"
         )
+
+    @staticmethod
+    def same_claim(version: str) -> str:
+        """Return the condition that a run is still of the claim that had it at a version.
+
+        The only entry that a claimed run can have meanwhile is the wish to cancel it. With two more it has been left,
+        and claimed again: by the same worker, if the worker is the same.
+        """
+        return f"r.version <= {version} + 1"
 
     @staticmethod
     def settle_columns(laden: bool) -> tuple[Column, ...]:

@@ -103,8 +103,8 @@ def _settle_rows(group: Sequence[Settle], laden: bool) -> list[Row]:
     """Return the values of `settle_columns`. Ends hold their threads, in the order in which everybody does."""
     group = sorted(group, key=_BY_THREAD)
     if not laden:
-        return [(settle.run.seq, settle.usage) for settle in group]
-    return [(settle.run.seq, settle.usage, *_CARRIED(settle)) for settle in group]
+        return [(settle.run.seq, settle.usage, settle.run.version) for settle in group]
+    return [(settle.run.seq, settle.usage, settle.run.version, *_CARRIED(settle)) for settle in group]
 
 
 _BY_THREAD: Final = attrgetter("run.thread_id")

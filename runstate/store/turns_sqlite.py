@@ -30,6 +30,7 @@ PLAIN: Final = (_DONE, False)
 
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _AT: Final = "max(at, :now)"
+_EACH: Final = ("key", "used", "version")
 _AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"
 # A run is completed once, and every completion writes an entry: of those of these runs, the last ones are new.
 _COMPLETED: Final = (
@@ -42,12 +43,13 @@ def complete_plain(session: SqliteSession, owner: Given, settles: Sequence[Settl
     """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
     seqs = [settle.run.seq for settle in settles]
     given = {**owner, "seqs": json.dumps(seqs)}
-    usages = {settle.usage for settle in settles}
-    if len(usages) == 1:
-        changed = session.change(_completing(alike=True), {**given, "usage": usages.pop()})
+    kinds = {(settle.usage, settle.run.version) for settle in settles}
+    if len(kinds) == 1:
+        ((usage, version),) = kinds
+        changed = session.change(_completing(alike=True), {**given, "usage": usage, "version": version})
     else:
-        pairs = json.dumps([(settle.run.seq, settle.usage) for settle in settles])
-        changed = session.change(_completing(alike=False), {**owner, "pairs": pairs})
+        each = json.dumps([(settle.run.seq, settle.usage, settle.run.version) for settle in settles])
+        changed = session.change(_completing(alike=False), {**owner, "each": each})
     if changed == len(seqs):
         return set(seqs)
     return {row[0] for row in session.run(_COMPLETED, {**given, "some": changed})}
@@ -55,17 +57,18 @@ def complete_plain(session: SqliteSession, owner: Given, settles: Sequence[Settl
 
 @cache
 def _completing(*, alike: bool) -> str:
-    """Return the statement that completes runs: those of `seqs` by one usage, or those of `pairs` by one each.
+    """Return the statement that completes runs: those of `seqs` by one usage and version, or those of `each`.
 
     (The rows of a FROM are put into a temporary table first.) What a run at work has none of need not be emptied.
     """
     used = ":usage" if alike else "v.used"
     start = f"UPDATE runstate_run AS r SET {_SQL.moving(_DONE, actor=':actor', given={'usage': used}, now=':now')}"
-    held = f"+r.worker = :worker AND {_SQL.stands_for(_DONE)} AND {_SQL.leased(':now')}"
+    same = _SQL.same_claim(":version" if alike else "v.version")
+    held = f"+r.worker = :worker AND {same} AND {_SQL.stands_for(_DONE)} AND {_SQL.leased(':now')}"
     if alike:
         return f"{start} WHERE {_AMONG} AND {held}"
-    pairs = "SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS used FROM json_each(:pairs)"
-    return f"{start} FROM ({pairs}) AS v WHERE r.seq = v.key AND {held}"
+    names = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(_EACH))
+    return f"{start} FROM (SELECT {names} FROM json_each(:each)) AS v WHERE r.seq = v.key AND {held}"
 
 
 def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:

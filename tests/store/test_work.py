@@ -640,3 +640,43 @@ def test_sessions_are_forgotten(store: Store, prompt: Prompt, clock: ManualClock
     assert 0 == store.prune(0)
     assert {0, holds.token} == {row["token"] for row in prompt.rows("runstate_worker")}
     assert ["run_1"] == ids(store.take_over(store.open_lease("w2")))
+
+
+STALE = {
+    "plain": {"usage": '{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'},
+    "laden": {},
+    "failed": {"event": RunEvent.FAIL, "last_error": '{"code":"server_error","message":"broke"}'},
+}
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
+@pytest.mark.parametrize("outcome", STALE)
+def test_the_outcome_of_a_former_claim(outcome: str, beside: bool, any_store: Store) -> None:
+    """A run moved on by hand, and claimed again by the same worker, is not ended by what the first call did."""
+    lease = any_store.open_lease("w1")
+    run = any_store.create(**names(id="run_1"))
+    (first,) = any_store.claim(lease)
+    any_store.require_action(run.id, [CALL])
+    any_store.submit_tool_outputs(run.id, {"call_1": "sunny"})
+    others = [any_store.create(**names(id="run_2"))] if beside else []
+    claims = {claim.run.id: claim.run for claim in any_store.claim(lease, 2)}
+    assert {"run_1", *(other.id for other in others)} == claims.keys()
+    given: dict[str, Any] = {"event": RunEvent.COMPLETE, **STALE[outcome]}
+    stale = Settle(first.run, **given)
+    refused = any_store.settle(lease, [stale, *(Settle(claims[other.id], **given) for other in others)]).refused
+    assert [LeaseLost] == [type(error) for error in refused.values()]
+    assert claims["run_1"] == any_store.get("run_1")
+    assert {} == any_store.settle(lease, [Settle(claims["run_1"], **given)]).refused
+    assert 6 == any_store.get("run_1").version
+
+
+@pytest.mark.parametrize("outcome", STALE)
+def test_the_outcome_of_a_run_that_is_to_be_cancelled(outcome: str, any_store: Store) -> None:
+    """It was only asked meanwhile: the claim is the same, and its outcome is taken."""
+    lease = any_store.open_lease("w1")
+    run = any_store.create(**names(id="run_1"))
+    (claim,) = any_store.claim(lease)
+    any_store.request_cancel(run.id)
+    given: dict[str, Any] = {"event": RunEvent.COMPLETE, **STALE[outcome]}
+    assert {} == any_store.settle(lease, [Settle(claim.run, **given)]).refused
+    assert any_store.get("run_1").is_terminal

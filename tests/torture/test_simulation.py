@@ -19,6 +19,7 @@ REGRESSIONS: Mapping[int, str] = {
     500472: "a cancel that was done, its answer lost, was refused for the end that had come meanwhile",
     500924: "the same, asked from a version",
     900327: "the same, after slow reconnects",
+    10552: "an outcome of a former claim ended a run that its worker had claimed again",
 }
 
 FOUND_BY: Mapping[str, int] = {

@@ -44,7 +44,7 @@ END;
 CREATE TEMP TRIGGER see_given AFTER UPDATE OF worker ON main.runstate_run
     WHEN NEW.worker IS NOT NULL AND NEW.worker IS NOT OLD.worker BEGIN
     INSERT INTO given SELECT NEW.seq, NEW.version, NEW.attempt, OLD.worker, NEW.worker, w.name, w.lease_until,
-        w.closed, b.name, b.closed, moment(), process() FROM (SELECT 1)
+        w.closed, b.name, b.closed, began(), process() FROM (SELECT 1)
         LEFT JOIN main.runstate_worker AS w ON w.token = NEW.worker
         LEFT JOIN main.runstate_worker AS b ON b.token = OLD.worker;
 END;
@@ -74,7 +74,10 @@ class Connected:
         )
         self.connection.deserialize(template())
         self.process: str = "nobody"
+        self.began: int = 0
+        """When the transaction began. A process may stand still inside it: what it looked at was so then."""
         self.connection.create_function("moment", 0, microseconds)
+        self.connection.create_function("began", 0, lambda: self.began)
         self.connection.create_function("process", 0, lambda: self.process)
         self.connection.execute("PRAGMA recursive_triggers = 0")
         self.connection.executescript(_WITNESSES)
@@ -139,6 +142,7 @@ class SharedDatabase:
         self.writer = session
         self.strand = scheduler.strand
         self.connected.process = session.process.name
+        self.connected.began = microseconds()
 
     def release(self) -> None:
         """Let the next one write."""
