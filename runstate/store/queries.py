@@ -208,13 +208,17 @@ class Queries:
     @cached_property
     def anything_due(self) -> str:
         """Whether a sweep would find something to do."""
-        due = (
-            f"SELECT 1 FROM runstate_run WHERE expires_at <= {self.now} / 1000000",
-            f"SELECT 1 FROM runstate_worker WHERE closed = 0 AND lease_until <= {self.now}",
-            "SELECT 1 FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1)",
-            f"SELECT 1 FROM runstate_run WHERE status = '{BIRTH}' AND ready_at IS NULL AND not_before <= {self.now}",
+        # The first of each kind, by its index: asked whether there is one, PostgreSQL reads runs until it finds it.
+        first = {
+            "min(expires_at) * 1000000": "runstate_run WHERE expires_at IS NOT NULL",
+            "min(lease_until)": "runstate_worker WHERE closed = 0",
+            "min(not_before)": f"runstate_run WHERE status = '{BIRTH}' AND ready_at IS NULL",
+        }
+        come = [f"coalesce((SELECT {when} FROM {rows}) <= now, {self.words.no})" for when, rows in first.items()]
+        left = (
+            "EXISTS (SELECT 1 FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1))"
         )
-        return f"SELECT {' OR '.join(f'EXISTS ({one})' for one in due)}"
+        return f"WITH t AS (SELECT {self.now} AS now) SELECT {' OR '.join((*come, left))} FROM t"
 
     @cached_property
     def adrift(self) -> str:

@@ -272,12 +272,15 @@ class Statements(Leases):
 
     # --- the sweep ------------------------------------------------------------------------------------------------
 
+    # In what follows the moment is a value that is selected, and not a table that is joined: joined, SQLite would read
+    # all runs and make an index of them, and PostgreSQL all that have a deadline.
+
     def _sweeping(self, event: RunEvent, where: str, last_error: str = "NULL") -> str:
         """Move up to `limit` runs for which `where` holds by `event`; gives back their ids."""
         own = "runstate_run" if self.words is SQLITE else "r"
         given = {"usage": self.noted, "last_error": self.json(last_error)}
         moving = self.moving(event, actor=self.param("actor", "text"), given=given)
-        some = f"SELECT q.seq FROM runstate_run AS q, t WHERE {self.stands_for(event).replace('r.', 'q.')} AND {where}"
+        some = f"SELECT q.seq FROM runstate_run AS q WHERE {self.stands_for(event).replace('r.', 'q.')} AND {where}"
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET {moving} FROM t"
             f" WHERE {self.stands_for(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
@@ -296,8 +299,9 @@ class Statements(Leases):
     @cached_property
     def expire_due(self) -> str:
         """Expire runs whose deadline has passed; one at work a moment later, for its worker knows what it used."""
-        late = f"q.expires_at <= (t.now - {self.param('grace')}) / 1000000"
-        where = f"q.expires_at <= t.now / 1000000 AND (q.worker IS NULL OR {late})"
+        now = "(SELECT now FROM t)"
+        late = f"q.expires_at <= ({now} - {self.param('grace')}) / 1000000"
+        where = f"q.expires_at <= {now} / 1000000 AND (q.worker IS NULL OR {late}) ORDER BY q.expires_at"
         return self._sweeping(RunEvent.EXPIRE, where)
 
     @cached_property
@@ -314,10 +318,12 @@ class Statements(Leases):
     @cached_property
     def take_over(self) -> str:
         """Give up to `limit` lapsed runs with attempts left to a worker; their status stays."""
+        # By `coalesce` planners keep off the index of deadlines, which every live run is in.
         own = "runstate_run" if self.words is SQLITE else "r"
         some = (
-            f"SELECT q.seq FROM runstate_run AS q, t WHERE {self._LAPSED} AND q.status = '{_STARTED}'"
-            f" AND q.attempt < {self.param('max_attempts')} AND q.expires_at > t.now / 1000000"
+            f"SELECT q.seq FROM runstate_run AS q WHERE {self._LAPSED} AND q.status = '{_STARTED}'"
+            f" AND q.attempt < {self.param('max_attempts')}"
+            " AND coalesce(q.expires_at, 0) > (SELECT now FROM t) / 1000000"
             f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
             f" AND q.queue = {self.param('queue', 'text')}"
         )
@@ -339,17 +345,18 @@ class Statements(Leases):
     @cached_property
     def ripen(self) -> str:
         """Make up to `limit` runs ready whose time has come, or behind which no run of their thread lives any more."""
+        now = "(SELECT now FROM t)"
         first = (
             "q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT EXISTS (SELECT 1 FROM runstate_run AS h"
             f" WHERE h.thread_id = q.thread_id AND {holds_thread('h.')})"
             " AND q.seq = (SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = q.thread_id"
             f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{BIRTH}'"
-            " AND (b.not_before IS NULL OR b.not_before <= t.now)))"
+            f" AND (b.not_before IS NULL OR b.not_before <= {now})))"
         )
         own = "runstate_run" if self.words is SQLITE else "r"
         some = (
-            f"SELECT q.seq FROM runstate_run AS q, t WHERE q.status = '{BIRTH}' AND q.ready_at IS NULL"
-            f" AND (q.not_before IS NULL OR q.not_before <= t.now) AND ({first})"
+            f"SELECT q.seq FROM runstate_run AS q WHERE q.status = '{BIRTH}' AND q.ready_at IS NULL"
+            f" AND (q.not_before IS NULL OR q.not_before <= {now}) AND ({first})"
         )
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r"

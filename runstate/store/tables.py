@@ -198,7 +198,7 @@ CREATE TABLE runstate_history (
 {transaction}{history_end}"""
     settings = f"""\
 CREATE TABLE runstate_settings (
-    id TEXT PRIMARY KEY NOT NULL,
+    id {words.text} PRIMARY KEY NOT NULL,  -- as that of the run: by another collation no index would be used
     settings {json} NOT NULL{words.is_object("settings")}
 ){words.table_end}"""
     notes = f"""\

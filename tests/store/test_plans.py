@@ -1,0 +1,48 @@
+"""What a store asks again and again reads what it needs by an index, however many runs there are."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import pytest
+
+from runstate.store.statements import Statements
+from runstate.store.tables import POSTGRES, SQLITE, Words
+from tests.store.support import Prompt
+
+ASKED: Final = {
+    "by_id": ("runstate_settings",),
+    "anything_due": ("runstate_run_deadline", "runstate_run_waiting", "runstate_run_worker"),
+    "expire_due": ("runstate_run_deadline",),
+    "fail_spent": ("runstate_run_worker",),
+    "confirm_lapsed": ("runstate_run_worker",),
+    "ripen": ("runstate_run_waiting",),
+    "take_over": ("runstate_run_worker",),
+    "adrift": ("runstate_run_worker",),
+}
+"""The statements of every look, sweep and claim, and the indexes that they go by."""
+WHOLE: Final = re.compile(r"AUTOMATIC|SCAN (runstate_run|r|q|b|h)$|Seq Scan on runstate_(run|settings)\b", re.MULTILINE)
+
+
+def plan_of(prompt: Prompt, words: Words, name: str) -> str:
+    """Return how a database would execute a statement, if it had many rows."""
+    statement: str = getattr(Statements(words), name)
+    if words is SQLITE:
+        places = sorted(set(re.findall(r":(\w+)", statement)))
+        found = prompt.connection.execute(f"EXPLAIN QUERY PLAN {statement}", dict.fromkeys(places, 1))
+        return "\n".join(row[3] for row in found)
+    prompt.run("SET enable_seqscan = off")  # it has few, and would read them all
+    if name == "take_over":
+        statement = statement.replace("%(id)s", "NULL")  # of any run
+    given = re.sub(r"%\(\w+\)s", "'1'", statement)
+    return "\n".join(row[0] for row in prompt.run(f"EXPLAIN {given}"))
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_by_an_index(name: str, store_url: str) -> None:
+    with Prompt(store_url) as prompt:
+        plan = plan_of(prompt, SQLITE if prompt.is_sqlite else POSTGRES, name)
+    assert not WHOLE.search(plan), plan
+    for index in ASKED[name]:
+        assert index in plan, plan
