@@ -28,7 +28,7 @@ from runstate.store.turning import note_given, past_of
 from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, LastError, Usage, demand
 
-__all__ = ["DEFAULT_MAX_ATTEMPTS", "LEASE_S", "NO_OUTPUTS", "Beat", "Claim", "Lease", "Swept", "Working"]
+__all__ = ["DEFAULT_MAX_ATTEMPTS", "LEASE_S", "NO_OUTPUTS", "Beat", "Claim", "Lease", "Swept", "Working", "itself"]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 _SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
@@ -123,7 +123,8 @@ def _only_claim(came: Turned) -> Claim | None:
     return _claims(came)[0] if came.claimed else None
 
 
-def _itself(came: Turned) -> Turned:
+def itself(came: Turned) -> Turned:
+    """Return all that came of a turn, for who wants no part of it."""
     return came
 
 
@@ -221,7 +222,7 @@ class Working(Asking):
         """
         settles = tuple(outcomes)
         demand(tuple(fault for settle in settles for fault in _faults_of_outcome(settle)))
-        return self._way.ask(Turn(lease.token, lease.actor, _itself, settles=settles))
+        return self._way.ask(Turn(lease.token, lease.actor, itself, settles=settles))
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
         """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once."""

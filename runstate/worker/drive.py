@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from runstate.clock import monotonic
 from runstate.errors import StoreError
 from runstate.store.bell import Hint
-from runstate.store.commands import Turn, Turned
-from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim
+from runstate.store.commands import Turn
+from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim, itself
 from runstate.stored import StoredRun
 from runstate.worker.handling import Handler
 from runstate.worker.hands import Hands, log, outside_of_loops
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["drive", "drive_async"]
 
 _AGAIN_S = 0.2
-
-
-def _itself(turned: Turned) -> Turned:
-    return turned
 
 
 class _Hand(Hands):
@@ -78,7 +74,7 @@ class _Hand(Hands):
 
     async def _settle(self) -> None:
         settles, self._done = self._done, []
-        turn = Turn(self._lease.token, self.name, _itself, settles=settles)
+        turn = Turn(self._lease.token, self.name, itself, settles=settles)
         turn.unsure = self._unsure
         try:
             turned = await self._store.ask_later(turn)

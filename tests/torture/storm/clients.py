@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -97,13 +97,17 @@ class Client:
         return page.data
 
 
+@contextmanager
+def taking_part(name: str, plot: Plot) -> Iterator[Store]:
+    """Open a process's store, with the bug in its engine if there is to be one; keep its warnings."""
+    logging.basicConfig(filename=plot.log, level=logging.WARNING, format=f"%(asctime)s {name} %(message)s")
+    with nullcontext() if plot.bug is None else planted(plot.bug), opened(plot.url, plot.wait_s) as store:
+        yield store
+
+
 def be(name: str, plot: Plot, work: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
     """Be a client until somebody kills this process."""
-    logging.basicConfig(filename=plot.log, level=logging.WARNING, format=f"%(asctime)s {name} %(message)s")
-    with ExitStack() as stack:
-        if plot.bug is not None:
-            stack.enter_context(planted(plot.bug))
-        store = stack.enter_context(opened(plot.url, plot.wait_s))
+    with taking_part(name, plot) as store:
         asyncio.run(work(Client(name, plot, store)))
 
 
@@ -138,7 +142,12 @@ async def create_by_one(client: Client, go: asyncio.Event) -> None:
 
 def wanted(client: Client) -> NewRun:
     """Return what a new run is created with; its plan is drawn."""
-    return new_run(f"run_{client.mark()}", client.chance.choices([*PLANS], [*PLANS.values()])[0])
+    return new_run(f"run_{client.mark()}", plan(client))
+
+
+def plan(client: Client) -> str:
+    """Draw what a handler is to do."""
+    return client.chance.choices([*PLANS], [*PLANS.values()])[0]
 
 
 def created(run: NewRun, answer: Answer) -> Told:
@@ -176,8 +185,7 @@ async def create_in_thread(client: Client) -> None:
 async def create_by_key(client: Client) -> None:
     """Ask three times at once under one key: whoever is answered is answered with the same run."""
     key = client.mark()
-    plan = client.chance.choices([*PLANS], [*PLANS.values()])[0]
-    run = new_run("", plan)
+    run = new_run("", plan(client))
     run["id"], run["thread_id"], run["idempotency_key"] = None, f"thread_{key}", key
 
     async def ask() -> Told:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -13,10 +12,9 @@ from typing import Any, Final
 from runstate.store import Store
 from runstate.store.commands import Command, Settle, Turn, Turned
 from runstate.worker import Worker
-from tests.torture.bugs import planted
-from tests.torture.storm.clients import Plot
+from tests.torture.storm.clients import Plot, taking_part
 from tests.torture.storm.told import Ear, Told, answer_of
-from tests.torture.trials.handler import Handling, SideLog, opened, skew
+from tests.torture.trials.handler import Handling, SideLog, skew
 
 MAX_ATTEMPTS: Final = 20
 """More than any run is begun: what fails for want of attempts would hide what was lost."""
@@ -24,14 +22,10 @@ MAX_ATTEMPTS: Final = 20
 
 def work(name: str, plot: Plot) -> None:
     """Be a worker until somebody kills this process."""
-    logging.basicConfig(filename=plot.log, level=logging.WARNING, format=f"%(asctime)s {name} %(message)s")
     chance = Random(f"{plot.seed} {name}")
     if plot.skew_s:
         skew(plot.skew_s)
-    with ExitStack() as stack:
-        if plot.bug is not None:
-            stack.enter_context(planted(plot.bug))
-        store = stack.enter_context(opened(plot.url, plot.wait_s))
+    with taking_part(name, plot) as store:
         listen(store, Ear(plot.told, name), name)
         handling = Handling(SideLog(plot.side, name), 0.3)
         handler = handling.later if chance.random() < 0.8 else handling.now
