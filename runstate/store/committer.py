@@ -25,8 +25,8 @@ __all__ = ["Committer"]
 T = TypeVar("T")
 
 _MOST: Final = 500  # commands a commit: past it a batch gains little and holds others up
-_TRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again at once
-_PAUSE_S: Final = 0.05  # before another try to reach a database that went away
+_TRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again
+_PAUSE_S: Final = 0.05  # before another try: a database that went away comes back, who waited for us goes first
 
 
 class Committer:
@@ -133,6 +133,7 @@ class Committer:
                 return
             for command in batch:
                 command.forget()
+            pause(_PAUSE_S)
             self._commit(batch, tries - 1)
         except OutcomeUnknown as error:
             self._disconnect()

@@ -216,7 +216,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
             other.run("SELECT 1 FROM runstate_run WHERE id = 'run_1' FOR UPDATE")  # until the other is undone
             other.run("COMMIT")
             assert {} == settled.result(20).refused
-        assert [1, 1] == tried
+        assert len(tried) > 1 == max(tried)  # twice, if the other took what was let go of before we came again
         assert ["completed"] * 2 == [run.status for run in store.list().data]
 
 
