@@ -21,6 +21,15 @@ class Leases(Queries):
             f" AND w.lease_until > {now})"
         )
 
+    @staticmethod
+    def same_claim(version: str) -> str:
+        """Return the condition that a run is still of the claim that had it at a version.
+
+        The only entry that a claimed run can have meanwhile is the wish to cancel it. With two more it has been left,
+        and claimed again: by the same worker, if the worker is the same.
+        """
+        return f"r.version <= {version} + 1"
+
     @cached_property
     def open_lease(self) -> str:
         """Begin a worker's session."""
@@ -75,7 +84,8 @@ class Leases(Queries):
             " INSERT INTO runstate_notes (run, checkpoint, prompt_tokens, completion_tokens, progress)"
             f" SELECT r.seq, {self.json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
             f" {self.param('completion')}, {self.param('progress', 'text')} FROM runstate_run AS r"
-            f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')} AND {self.leased()}"
+            f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
+            f" AND {self.same_claim(self.param('version'))} AND {self.leased()}"
             f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
             f" progress = {kept.format('progress')} RETURNING run"

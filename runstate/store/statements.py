@@ -178,15 +178,6 @@ class Statements(Leases):
         )
 
     @staticmethod
-    def same_claim(version: str) -> str:
-        """Return the condition that a run is still of the claim that had it at a version.
-
-        The only entry that a claimed run can have meanwhile is the wish to cancel it. With two more it has been left,
-        and claimed again: by the same worker, if the worker is the same.
-        """
-        return f"r.version <= {version} + 1"
-
-    @staticmethod
     def settle_columns(laden: bool) -> tuple[Column, ...]:
         """Return the columns that a settle is given, with or without what few of them carry."""
         return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if laden else SETTLE_COLUMNS
@@ -339,7 +330,7 @@ class Statements(Leases):
         own = "runstate_run" if self.words is SQLITE else "r"
         return (
             f"UPDATE runstate_run AS r SET worker = 0, attempt = r.attempt - 1 WHERE r.seq = {self.param('seq')}"
-            f" AND r.worker = {self.param('worker')} RETURNING {own}.seq"
+            f" AND r.worker = {self.param('worker')} AND {self.same_claim(self.param('version'))} RETURNING {own}.seq"
         )
 
     @cached_property

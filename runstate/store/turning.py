@@ -17,6 +17,7 @@ from runstate.store.sqlite import SqliteSession
 from runstate.store.statements import PAYLOAD, Outcome
 from runstate.store.tables import SQLITE
 from runstate.store.turns_sqlite import PLAIN, claim_next, complete_plain
+from runstate.stored import StoredRun
 from runstate.values import NO_USAGE, Usage
 
 __all__ = ["is_parted", "note_given", "past_of", "take_turn"]
@@ -33,7 +34,7 @@ def take_turn(session: Session, turn: Turn[Any]) -> None:
         groups = by_outcome(settles)
     owner = {"worker": turn.worker, "actor": turn.actor}
     for settle in _noted(groups):
-        session.run(statements.note, note_given(turn.worker, settle.run.seq, usage=settle.noted))
+        session.run(statements.note, note_given(turn.worker, settle.run, usage=settle.noted))
     if statements.words is not SQLITE and len(groups) > 1:
         keys = [settle.run.seq for settle in settles]
         held = session.run(statements.hold_runs, {"keys": keys, "worker": turn.worker})
@@ -112,12 +113,23 @@ _CARRIED: Final = attrgetter(*PAYLOAD)
 
 
 def note_given(
-    worker: int, seq: int, *, checkpoint: str | None = None, usage: Usage | None = None, progress: str | None = None
+    worker: int,
+    run: StoredRun,
+    *,
+    checkpoint: str | None = None,
+    usage: Usage | None = None,
+    progress: str | None = None,
 ) -> Given:
-    """Return the parameters of a note."""
+    """Return the parameters of a note of a run as it was claimed."""
     spent = usage or NO_USAGE
-    noted = {"seq": seq, "worker": worker, "checkpoint": checkpoint, "progress": progress}
-    return {**noted, "prompt": spent.prompt_tokens, "completion": spent.completion_tokens}
+    held = {"seq": run.seq, "version": run.version, "worker": worker}
+    return {
+        **held,
+        "checkpoint": checkpoint,
+        "progress": progress,
+        "prompt": spent.prompt_tokens,
+        "completion": spent.completion_tokens,
+    }
 
 
 def _why_not_settled(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError:

@@ -225,8 +225,11 @@ class Working(Asking):
         return self._way.ask(Turn(lease.token, lease.actor, itself, settles=settles))
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
-        """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once."""
-        given = {"seq": run.seq, "worker": lease.token}
+        """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once.
+
+        False if it is held no longer, or by a later claim.
+        """
+        given = {"seq": run.seq, "version": run.version, "worker": lease.token}
 
         def perform(session: Session) -> bool:
             return bool(session.run(session.statements.release, given))
@@ -266,12 +269,12 @@ class Working(Asking):
         usage: Usage | None = None,
         progress: str | None = None,
     ) -> bool:
-        """Keep what a worker notes of a run it holds; False if it holds it no longer. None leaves what was noted.
+        """Keep what a worker notes of a run it holds; False if it holds it no longer, or by a later claim.
 
-        `checkpoint` is JSON text.
+        `checkpoint` is JSON text. None leaves what was noted.
         """
         demand(_faults_of_note(checkpoint, progress))
-        given = note_given(lease.token, run.seq, checkpoint=checkpoint, usage=usage, progress=progress)
+        given = note_given(lease.token, run, checkpoint=checkpoint, usage=usage, progress=progress)
         return self._call(lambda session: bool(session.run(session.statements.note, given)))
 
     def is_anything_due(self) -> bool:

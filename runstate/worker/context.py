@@ -209,7 +209,7 @@ class Context:
 
     def _note(self, checkpoint: str | None = None, progress: str | None = None) -> Call[None]:
         run, worker = self.run, self._lease.token
-        given = note_given(worker, run.seq, checkpoint=checkpoint, usage=self.usage, progress=progress)
+        given = note_given(worker, run, checkpoint=checkpoint, usage=self.usage, progress=progress)
 
         def perform(session: Session) -> bool:
             return bool(session.run(session.statements.note, given))

@@ -670,6 +670,34 @@ def test_the_outcome_of_a_former_claim(outcome: str, beside: bool, any_store: St
     assert 6 == any_store.get("run_1").version
 
 
+def test_notes_of_a_former_claim(any_store: Store) -> None:
+    """Nor does that call note anything of the run, or give it back, now that the worker holds it anew."""
+    lease = any_store.open_lease("w1")
+    run = any_store.create(**names(id="run_1"))
+    (first,) = any_store.claim(lease)
+    any_store.require_action(run.id, [CALL])
+    any_store.submit_tool_outputs(run.id, {"call_1": "sunny"})
+    (second,) = any_store.claim(lease)
+    assert not any_store.note(lease, first.run, checkpoint='"first"', progress="first")
+    assert not any_store.release(lease, first.run)
+    assert [second.run.seq] == list(any_store.owned(lease))
+    assert any_store.note(lease, second.run, usage=Usage(1, 2))
+    assert any_store.release(lease, second.run)
+    (third,) = any_store.take_over(any_store.open_lease("w2"))
+    assert (None, Usage(1, 2)) == (third.checkpoint, third.usage)
+
+
+def test_giving_back_what_is_to_be_cancelled(any_store: Store) -> None:
+    """A wish to cancel it makes no other claim of it."""
+    lease = any_store.open_lease("w1")
+    run = any_store.create(**names(id="run_1"))
+    (claim,) = any_store.claim(lease)
+    any_store.request_cancel(run.id)
+    assert any_store.note(lease, claim.run, progress="nearly")
+    assert any_store.release(lease, claim.run)
+    assert {} == any_store.owned(lease)
+
+
 @pytest.mark.parametrize("outcome", STALE)
 def test_the_outcome_of_a_run_that_is_to_be_cancelled(outcome: str, any_store: Store) -> None:
     """It was only asked meanwhile: the claim is the same, and its outcome is taken."""

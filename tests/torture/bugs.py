@@ -140,7 +140,7 @@ BUGS: Final[Mapping[str, Bug]] = {
     ),
     "releases_what_is_not_its_own": Bug(
         "A worker gives back a run that another has taken over.",
-        (Change(statements.Statements, "release", " AND r.worker = {self.param('worker')} RETURNING", " RETURNING"),),
+        (Change(statements.Statements, "release", " AND r.worker = {self.param('worker')} AND", " AND"),),
     ),
 }
 
