@@ -10,9 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from runstate.errors import RunNotFound, StoreError
 from runstate.store import NewRun, Store, open_store
+from runstate.store.doctor import examine
 from runstate.worker import Context, Worker
 from tests.judge import judge_by_sql
 from tests.postgres import OwnServer, Server, wait_until
@@ -81,6 +83,18 @@ def test_a_partitioned_history_is_the_same_to_a_store(
     assert new == 20 * 3 + 3 + 2
     assert len(store.history(before[0])) == 3
     assert judge_by_sql(postgres_url) == ()
+    assert examine(store).findings == ()
+
+
+def test_a_partition_that_is_not_guarded(store: Store, connection: psycopg.Connection[Any]) -> None:
+    """A doctor finds what a partitioned history has lost as if it were one table."""
+    partition(connection, 100)
+    connection.execute("DROP INDEX runstate_history_tx")
+    (guard,) = connection.execute(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 'runstate_history'::regclass AND NOT tgisinternal LIMIT 1"
+    ).fetchone() or ("",)
+    connection.execute(sql.SQL("DROP TRIGGER {} ON runstate_history").format(sql.Identifier(guard)))
+    assert {"runstate_history_tx", guard} == {finding.thing for finding in examine(store).findings}
 
 
 @pytest.mark.parametrize(

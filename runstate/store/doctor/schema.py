@@ -45,14 +45,15 @@ def _sqlite_reference() -> Objects:
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
-# Everything as text that PostgreSQL itself writes, without the name of the schema, which is not the reference's.
+# Everything as text that PostgreSQL itself writes, without the name of the schema, which is not the reference's. What
+# stands on a partitioned table (docs/scale.md) stands on its partitions.
 _CATALOG: Final = """\
 WITH t AS (
     SELECT c.oid, c.relname::text AS name, c.relnamespace, c.relkind, c.relpersistence, c.relrowsecurity
     FROM pg_class AS c WHERE c.relnamespace = %(schema)s::bigint::oid
         AND starts_with(c.relname, 'runstate_') AND c.relkind IN ('r', 'p', 'v', 'f')
 )
-SELECT 'table', name, name, CASE relkind WHEN 'r' THEN '' ELSE 'of another kind' END
+SELECT 'table', name, name, CASE WHEN relkind IN ('r', 'p') THEN '' ELSE 'of another kind' END
     || CASE relpersistence WHEN 'u' THEN 'unlogged' ELSE '' END
     || CASE WHEN relrowsecurity THEN 'row security' ELSE '' END, false FROM t
 UNION ALL
@@ -65,7 +66,8 @@ UNION ALL
 SELECT 'constraint', k.conname, t.name, pg_get_constraintdef(k.oid, true), false
     FROM t JOIN pg_constraint AS k ON k.conrelid = t.oid AND k.contype IN ('c', 'p', 'u', 'f', 'x')
 UNION ALL
-SELECT 'index', c.relname, t.name, pg_get_indexdef(i.indexrelid, 0, false), NOT (i.indisvalid AND i.indisready)
+SELECT 'index', c.relname, t.name, replace(pg_get_indexdef(i.indexrelid, 0, false), ' ON ONLY ', ' ON '),
+        NOT (i.indisvalid AND i.indisready)
     FROM t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS c ON c.oid = i.indexrelid
     WHERE NOT EXISTS (SELECT 1 FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)
 UNION ALL
