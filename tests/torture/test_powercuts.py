@@ -14,8 +14,9 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("power cuts need Linux: loop devices and ext4", allow_module_level=True)
 
+from tests.torture.disks import bench, why_not
 from tests.torture.powercuts.cuts import Kind, Plan, power_cuts
-from tests.torture.powercuts.disk import bench, why_no_cache, why_not
+from tests.torture.powercuts.disk import why_no_cache
 from tests.torture.powercuts.volatile import MANNERS, PIECE, Cache
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_no_fsync_is_found(disk: Kind, disks: frozenset[Kind]) -> None:
 
 HOLD = """
 import sys, time
-from tests.torture.powercuts.disk import bench, mounted, new_image
+from tests.torture.disks import bench, mounted, new_image
 with bench() as folder, mounted(new_image(folder / "image"), folder / "mounted"):
     print(folder, flush=True)
     time.sleep(600)

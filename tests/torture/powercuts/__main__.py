@@ -26,8 +26,9 @@ from typing import get_args
 
 import attrs
 
+from tests.torture.disks import why_not
 from tests.torture.powercuts.cuts import Kind, Plan, keep_quiet, power_cuts
-from tests.torture.powercuts.disk import why_no_cache, why_not
+from tests.torture.powercuts.disk import why_no_cache
 from tests.torture.powercuts.load import Synchronous
 
 

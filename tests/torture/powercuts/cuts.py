@@ -17,7 +17,8 @@ from runstate import RunEvent
 from runstate.errors import RunstateError
 from runstate.store import Settle, open_store
 from tests.judge import asking
-from tests.torture.powercuts.disk import CachedDisk, NoDisk, PlainDisk, bench, copied, mounted, new_image
+from tests.torture.disks import NoDisk, bench, copied, mounted, new_image
+from tests.torture.powercuts.disk import CachedDisk, PlainDisk
 from tests.torture.powercuts.load import Note, Setting, Synchronous, calling, read_notes, settling, working
 from tests.torture.powercuts.volatile import Cut
 from tests.torture.trials.check import Entry, histories

@@ -8,51 +8,18 @@ any part and order (`tests.torture.powercuts.volatile`).
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from random import Random
-from time import sleep
 from typing import Final, Self
 
-from tests.torture.powercuts.volatile import MANNERS, PIECE, Cut, Order, serve
-
-if sys.platform != "win32":
-    import fcntl
+from tests.torture.disks import NoDisk, bench, copied, do, mounted, mounts_below, new_image, unmount
+from tests.torture.powercuts.volatile import MANNERS, Cut, Order, serve
 from tests.torture.trials.ground import Crew, wait_until
 
-_SIZE: Final = 64 * 1024 * 1024
-_PREFIX: Final = "runstate-power-"
 _MOST_AFTER: Final = 40  # questions between the order to cut and the cut: a commit takes about five
-
-
-class NoDisk(Exception):
-    """No disk can be mounted here, and why."""
-
-
-# --- mounting ---------------------------------------------------------------------------------------------------------
-
-
-def why_not() -> str | None:
-    """Return why no disk can be mounted here; None where it can."""
-    if sys.platform != "linux":
-        return "power cuts need Linux: loop devices and ext4"
-    if os.geteuid() != 0:
-        return "power cuts need root, to mount disks"
-    if missing := [tool for tool in ("mkfs.ext4", "mount", "umount", "cp") if shutil.which(tool) is None]:
-        return f"power cuts need {', '.join(missing)}"
-    try:
-        with bench() as folder, mounted(new_image(folder / "tried"), folder / "mounted"):
-            return None
-    except NoDisk as error:
-        return f"no disk can be mounted here: {error}"
 
 
 def why_no_cache() -> str | None:
@@ -62,87 +29,6 @@ def why_no_cache() -> str | None:
             return None
     except NoDisk as error:
         return str(error)
-
-
-def new_image(path: Path) -> Path:
-    """Make an image with an empty file system."""
-    with path.open("wb") as file:
-        file.truncate(_SIZE)
-    _do("mkfs.ext4", "-q", "-F", "-b", str(PIECE), str(path))
-    return path
-
-
-def copied(image: Path, path: Path) -> Path:
-    """Copy an image; its holes stay holes."""
-    _do("cp", "--sparse=always", str(image), str(path))
-    return path
-
-
-@contextmanager
-def mounted(image: Path, folder: Path) -> Iterator[Path]:
-    """Mount an image for a while: first its file system mends itself."""
-    folder.mkdir(exist_ok=True)
-    _do("mount", "-t", "ext4", "-o", "loop", str(image), str(folder))
-    try:
-        yield folder
-    finally:
-        unmount(folder)
-
-
-def unmount(path: Path) -> None:
-    """Unmount what is mounted there; while somebody is still in it, again."""
-    for patience in (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0):
-        sleep(patience)
-        with suppress(NoDisk):
-            _do("umount", str(path))
-        if not _mounts_below(path):
-            return
-    _do("umount", "--lazy", str(path))
-
-
-def _do(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        raise NoDisk(f"{words[0]}: {done.stderr.strip()}")
-
-
-def _mounts_below(folder: Path) -> list[Path]:
-    """Return what is mounted at a path or below, the last mounted first."""
-    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    places = [Path(line.split()[4].replace("\\040", " ")) for line in lines]
-    return [place for place in reversed(places) if place.is_relative_to(folder)]
-
-
-@contextmanager
-def bench() -> Iterator[Path]:
-    """Make a folder to mount things in. It is emptied at the end; those that were killed before theirs, now."""
-    where = Path(tempfile.gettempdir()).resolve()
-    with ExitStack() as stack:
-        with (where / f"{_PREFIX}turn").open("w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)  # or a bench that is just being made would look left behind
-            for left in where.glob(f"{_PREFIX}*/"):
-                _clear_left(left)
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
-            stack.callback(_clear, folder)
-            held = stack.enter_context((folder / "held").open("w"))
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield folder
-
-
-def _clear_left(folder: Path) -> None:
-    """Clear a bench unless somebody is at it: whoever dies holds nothing any more."""
-    with suppress(FileNotFoundError, BlockingIOError), (folder / "held").open("r") as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _clear(folder)
-
-
-def _clear(folder: Path) -> None:
-    for place in _mounts_below(folder):
-        unmount(place)
-    shutil.rmtree(folder)
-
-
-# --- cutting ----------------------------------------------------------------------------------------------------------
 
 
 class PlainDisk:
@@ -222,7 +108,7 @@ class CachedDisk:
             if trouble:
                 raise NoDisk(trouble)
             self.folder.mkdir(exist_ok=True)
-            _do("mount", "-t", "ext4", "-o", "loop", str(self._file), str(self.folder))
+            do("mount", "-t", "ext4", "-o", "loop", str(self._file), str(self.folder))
             self._stack = stack.pop_all()
         return self
 
@@ -230,10 +116,10 @@ class CachedDisk:
         self._stack.close()
 
     def _unmount(self) -> None:
-        if self._crew.members and _mounts_below(self.folder):
+        if self._crew.members and mounts_below(self.folder):
             unmount(self.folder)  # in good order
         self._crew.__exit__(None, None, None)
-        if _mounts_below(self.folder):
+        if mounts_below(self.folder):
             unmount(self.folder)
         self._link.close()
 

@@ -21,11 +21,13 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import attrs
 
+from tests.torture.disks import BLOCK
+
 Manner: TypeAlias = Literal["nothing", "first", "some", "all"]
 """What stays of writes that were not flushed: none, the first ones, each by chance, or all."""
 
 MANNERS: Final[tuple[Manner, ...]] = get_args(Manner)
-PIECE: Final = 4096
+PIECE: Final = BLOCK
 """What is written whole or not at all; a larger write may be torn between pieces."""
 
 _QUIET_MS: Final = 200  # a disk that is asked nothing for so long is cut where it is

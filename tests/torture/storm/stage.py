@@ -16,6 +16,7 @@ import attrs
 
 from runstate.store import open_store
 from tests.postgres import Server
+from tests.torture.disks import bench, mounted, new_image, why_not
 from tests.torture.storm import clients
 from tests.torture.storm.clients import Client, Plot, be
 from tests.torture.storm.workers import work
@@ -119,7 +120,7 @@ class Stage:
             stack.callback(self._ground.drop, url)
             return url
         if self._where == "sqlite":
-            self.disk = stack.enter_context(small_disk(self._ground, self.missing))
+            self.disk = stack.enter_context(small_disk(self.missing))
             self.slow = slow_fsync(self._ground, stack, self.missing)
             url = f"sqlite:///{(self.disk or self._ground.path('storm')) / 'runs.db'}"
             if self.disk is None:
@@ -185,27 +186,14 @@ class Stage:
 
 
 @contextmanager
-def small_disk(ground: Ground, missing: list[str]) -> Iterator[Path | None]:
-    """Mount a disk of its own in a file, so that it can be filled; None, and a word, where that is not allowed."""
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        missing.append("no disk is filled: mounting one takes root, and mkfs.ext4")
+def small_disk(missing: list[str]) -> Iterator[Path | None]:
+    """Mount a disk of its own, so that it can be filled; None, and a word, where that is not allowed."""
+    if reason := why_not():
+        missing.append(f"no disk is filled: {reason}")
         yield None
         return
-    image, place = ground.path("disk.image"), ground.path("disk")
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    made = subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], capture_output=True, timeout=60, check=False)
-    mount = ["mount", "-o", "loop", str(image), str(place)]
-    if made.returncode or subprocess.run(mount, capture_output=True, timeout=60, check=False).returncode:
-        missing.append("no disk is filled: a file cannot be mounted here")
-        yield None
-        return
-    try:
+    with bench() as folder, mounted(new_image(folder / "image", DISK_BYTES), folder / "disk") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], capture_output=True, timeout=60, check=True)
-        image.unlink()
 
 
 def slow_fsync(ground: Ground, stack: ExitStack, missing: list[str]) -> Path | None:

@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import sqlite3
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from runstate.store import Store, open_store
 from runstate.store.sqlite import SqliteDatabase
 from runstate.worker import Context, Worker
 from tests.judge import asking
+from tests.torture.disks import bench, mounted, new_image, why_not
 from tests.torture.trials.ground import Crew, Ground, Verdict, wait_until
 from tests.torture.trials.handler import serve
 from tests.torture.trials.kills import conclude, setting_at, warnings
@@ -103,21 +103,16 @@ class Disk:
 @contextmanager
 def small_disk(ground: Ground, *, real: bool) -> Iterator[Disk]:
     """Mount a small disk of its own; where that is not wanted or possible, let SQLite believe that it is full."""
-    place = ground.path("disk")
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(place)]
-    root = real and os.geteuid() == 0
-    mounted = root and subprocess.run(mount, capture_output=True, timeout=30).returncode == 0
-    if not mounted:
+    if not real or why_not():
+        place = ground.path("disk")
+        place.mkdir()
         with _few_pages() as make_room:
             yield Disk(place / "runs.db", make_room, "max_page_count")
         return
-    try:
+    with bench() as folder, mounted(new_image(folder / "image", _DISK), folder / "disk") as place:
         ballast = place / "ballast"
         ballast.write_bytes(b"x" * _BALLAST)
         yield Disk(place / "runs.db", ballast.unlink, "a full disk")
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], capture_output=True, timeout=30, check=True)
 
 
 @contextmanager
