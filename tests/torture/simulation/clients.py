@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from runstate.errors import OutcomeUnknown, RunstateError, StoreError
@@ -39,51 +40,43 @@ class Client:
 
     def live(self) -> None:
         """Ask from a thread."""
-        self.world.asking.append(self.process)
-        for method, given in self._wishes():
-            pause(self.world.random() * self.world.haste_s)
-            call = getattr(self.process.store, method)
-            if method in _READS:
-                try:
-                    self._see(call(**given))
-                except RunstateError:
-                    continue
-                continue
-            ask = self.world.ledger.ask(method, given, self.name)
-            self._named(ask)
-            while True:
-                try:
-                    ask.acknowledge(self._see(call(**ask.given)))
-                except RunstateError as error:
-                    ask.refuse(error)
-                if not self._asks_again(ask):
-                    break
-                pause(0.1)
-            self.world.heard(self.process, ask)
-        self.world.asking.remove(self.process)
+        store = self.process.store
+
+        async def call(method: str, given: Mapping[str, Any]) -> Any:
+            return getattr(store, method)(**given)
+
+        async def wait(seconds: float) -> None:
+            pause(seconds)
+
+        with suppress(StopIteration):
+            self._live(call, wait).send(None)  # to its end: nothing in it is left to wait for
 
     async def live_later(self) -> None:
         """Ask from a coroutine."""
+        store = self.process.store.aio
+        await self._live(lambda method, given: getattr(store, method)(**given), asyncio.sleep)
+
+    async def _live(
+        self, call: Callable[[str, Mapping[str, Any]], Awaitable[Any]], wait: Callable[[float], Awaitable[None]]
+    ) -> None:
+        """Ask until there is nothing more to ask."""
         self.world.asking.append(self.process)
         for method, given in self._wishes():
-            await asyncio.sleep(self.world.random() * self.world.haste_s)
-            call = getattr(self.process.store.aio, method)
+            await wait(self.world.random() * self.world.haste_s)
             if method in _READS:
-                try:
-                    self._see(await call(**given))
-                except RunstateError:
-                    continue
+                with suppress(RunstateError):
+                    self._see(await call(method, given))
                 continue
             ask = self.world.ledger.ask(method, given, self.name)
             self._named(ask)
             while True:
                 try:
-                    ask.acknowledge(self._see(await call(**ask.given)))
+                    ask.acknowledge(self._see(await call(method, ask.given)))
                 except RunstateError as error:
                     ask.refuse(error)
                 if not self._asks_again(ask):
                     break
-                await asyncio.sleep(0.1)
+                await wait(0.1)
             self.world.heard(self.process, ask)
         self.world.asking.remove(self.process)
 
