@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from random import Random
+from threading import Timer
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import pytest
 
+from tests.torture.storm.harm import Harm, united
+from tests.torture.storm.stage import Stage
 from tests.torture.storm.told import Ear, Told, read_told
 from tests.torture.storm.witnesses import check_told
 from tests.torture.trials.check import Entry, check_side_log
@@ -121,6 +128,25 @@ def test_an_answer_that_is_not_borne_out_is_found(what: str, tmp_path: Path) -> 
     verdict = heard(tmp_path, [told])
     assert not verdict.is_good
     assert getattr(verdict, fault)
+
+
+def test_times_in_which_nobody_could_write_count_once() -> None:
+    """Whoever was taken over late is excused for each moment once, however many harms fell into it."""
+    assert [] == united([])
+    assert [(1.0, 4.0), (5.0, 6.0)] == united([(5.0, 6.0), (1.0, 3.0), (1.5, 2.0), (3.0, 4.0)])
+
+
+def test_a_standstill_in_the_middle_of_a_transaction_is_an_outage(tmp_path: Path) -> None:
+    """An SQLite file has one right to write: while it is held nobody can be taken over. A worker that idles has not."""
+    harm = Harm(cast("Stage", SimpleNamespace(path=str(tmp_path / "runs.db"))), Random(1))
+    with closing(sqlite3.connect(harm.stage.path, isolation_level=None, check_same_thread=False)) as holder:
+        harm._wait_to_write()
+        assert [] == harm.outages
+        holder.execute("BEGIN IMMEDIATE")
+        Timer(0.5, holder.execute, ["ROLLBACK"]).start()
+        harm._wait_to_write()
+        ((since, until),) = harm.outages
+        assert 0.45 < until - since
 
 
 def test_an_event_that_came_twice_is_found(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.judge import asking, listed
 from tests.support import LIVE
-from tests.torture.storm.harm import Harm
+from tests.torture.storm.harm import Harm, united
 from tests.torture.storm.stage import Stage
 from tests.torture.storm.witnesses import check_told
 from tests.torture.trials.check import check_side_log, check_take_overs, histories
@@ -99,15 +99,19 @@ def _calm_down(stage: Stage, harm: Harm, verdict: Verdict) -> None:
 def _hear(stage: Stage, harm: Harm, verdict: Verdict) -> None:
     """Ask all witnesses: the database by SQL, the clients, the handlers, the clocks."""
     plot = stage.plot
-    if harm.outages:
-        verdict.notes["nobody could write, s"] = round(sum(until - since for since, until in harm.outages), 1)
+    if not stage.is_sqlite:
+        with asking(stage.url) as ask:
+            verdict.notes["server"] = f"PostgreSQL {ask('SHOW server_version')[0][0]}"
+    outages = united(harm.outages)
+    if outages:
+        verdict.notes["nobody could write, s"] = round(sum(until - since for since, until in outages), 1)
     if stage.skewed:
         verdict.faults["a worker's clock an hour off"] = stage.skewed
     verdict.judge(stage.url)
     found = histories(stage.url)
     check_told(verdict, plot.told, plot.side, found)
     check_side_log(verdict, plot.side, found)
-    check_take_overs(verdict, stage.url, plot.side, harm.died, harm.outages)
+    check_take_overs(verdict, stage.url, plot.side, harm.died, outages)
     spread = verdict.notes.get("take-over after the death, s")
     if spread is not None and spread["n"] >= 100:
         most = plot.lease_s + TAKEN_OVER_S

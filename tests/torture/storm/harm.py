@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
+from threading import Thread
 from time import monotonic, sleep, time
 from typing import Final, NamedTuple
 
@@ -25,6 +26,8 @@ OUTAGES_S: Final = (0.0, 0.5, 1.5, 4.0)
 LOSSES: Final[tuple[tuple[Loss, ...], ...]] = (("done",), ("done", "done"), ("next",), ("done", "next"), ("unsent",))
 SLOW_MS: Final = (50, 200, 600)
 FULL_S: Final = (0.2, 1.5)
+PATIENCE_S: Final = 60.0
+"""How long who waits for the right to write may wait: whoever stands still with it goes on before."""
 
 
 class Due(NamedTuple):
@@ -45,7 +48,8 @@ class Harm:
     due: list[Due] = attrs.Factory(list)
     stopped: set[str] = attrs.Factory(set)
     outages: list[tuple[float, float]] = attrs.Factory(list)
-    """From when to when nobody could write, in Unix seconds."""
+    """From when to when nobody could write, in Unix seconds. Some overlap."""
+    waiting: list[Thread] = attrs.Factory(list)
 
     def kinds(self) -> Mapping[str, tuple[int, Callable[[], bool]]]:
         """Return what can be done here: how often, and how. It tells whether it was done."""
@@ -78,6 +82,8 @@ class Harm:
     def heal(self) -> None:
         """Undo everything."""
         self.tick(float("inf"))
+        for thread in self.waiting:
+            thread.join(PATIENCE_S)
         if self.stage.proxy is not None:
             self.stage.proxy.lose()
 
@@ -114,7 +120,17 @@ class Harm:
                 self.stage.crew.signal(name, signal.SIGCONT)
 
         self._later(self.chance.uniform(*STANDS_S) * self.stage.plot.lease_s, go_on)
+        if self.stage.is_sqlite:
+            self.waiting.append(Thread(target=self._wait_to_write, daemon=True))
+            self.waiting[-1].start()
         return True
+
+    def _wait_to_write(self) -> None:
+        """Note an outage if nobody can write as long as somebody stands still, in the middle of a transaction."""
+        began = time()
+        with suppress(sqlite3.OperationalError), self._writing(PATIENCE_S) as since:
+            if since > began + 0.2:
+                self.outages.append((began, since))
 
     # --- PostgreSQL -----------------------------------------------------------------------------------------------
 
@@ -146,18 +162,21 @@ class Harm:
 
     def write_beside(self) -> bool:
         """Hold the right to write for a while, as somebody else who writes to the file."""
-        other = sqlite3.connect(self.stage.path, isolation_level=None, timeout=5)
         try:
-            other.execute("BEGIN IMMEDIATE")
-            began = time()
-            sleep(self.chance.uniform(0.2, 1.0))
-            other.execute("ROLLBACK")
-            self.outages.append((began, time()))
+            with self._writing(5.0) as began:
+                sleep(self.chance.uniform(0.2, 1.0))
         except sqlite3.OperationalError:
             return False
-        finally:
-            other.close()
+        self.outages.append((began, time()))
         return True
+
+    @contextmanager
+    def _writing(self, patience_s: float) -> Iterator[float]:
+        """Have the right to write, and give the moment since when."""
+        with closing(sqlite3.connect(self.stage.path, isolation_level=None, timeout=patience_s)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield time()
+            other.execute("ROLLBACK")
 
     def fill(self) -> bool:
         """Fill the disk to its last byte, and make room again."""
@@ -177,6 +196,17 @@ class Harm:
         slow.write_bytes(b"x" * self.chance.choice(SLOW_MS))
         self._later(self.chance.uniform(0.5, 2.0), lambda: slow.unlink(missing_ok=True))
         return True
+
+
+def united(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return spans of time of which none overlap, and which cover the same moments."""
+    found: list[tuple[float, float]] = []
+    for since, until in sorted(spans):
+        if found and since <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], until))
+        else:
+            found.append((since, until))
+    return found
 
 
 def _write_all(path: Path, size: int) -> None:
