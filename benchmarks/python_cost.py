@@ -1,6 +1,6 @@
 """What a drained run costs in Python, apart from what the database's driver does in C.
 
-    python benchmarks/python_cost.py [--rounds N] [--slots 1 10 100] [--dialect sqlite postgres]
+    python benchmarks/python_cost.py [--rounds N] [--slots 1 10 100] [--dialect sqlite postgres] [--quick] [--json]
 
 A drained run is claimed, its handler called, its outcome committed. Counted is the CPU time of this whole process, all
 threads and the system's share in it; a server is another process. `store` is a loop of turns asked by one thread, each
@@ -16,6 +16,7 @@ the most of Python's. No figure here decides anything.
 from __future__ import annotations
 
 import argparse
+import json
 import sqlite3
 import sys
 import tempfile
@@ -163,19 +164,47 @@ class Place(NamedTuple):
         return total / runs * 1e6, timer.spent / runs * 1e6
 
 
-def measure(place: Place, rounds: int, slots: list[int]) -> None:
-    """Print a line of the table for each number of slots and way to drain."""
+class Cost(NamedTuple):
+    """What a drained run costs, in microseconds of CPU time, medians."""
+
+    dialect: str
+    slots: int
+    by: str
+    total_us: float
+    driver_us: float
+    python_us: float
+    least_us: float
+    """The least and the most that Python took in a round."""
+    most_us: float
+
+    def __str__(self) -> str:
+        told = "".join(f"{part:8.1f}" for part in (self.total_us, self.driver_us, self.python_us))
+        return f"{self.dialect:10}{self.slots:6} {self.by:8}{told}   {self.least_us:.1f} to {self.most_us:.1f}"
+
+
+def measure(place: Place, rounds: int, slots: list[int], runs: Mapping[int, int]) -> Iterator[Cost]:
+    """Yield the cost for each number of slots and way to drain."""
     spent: dict[tuple[int, str], list[tuple[float, float]]] = {(each, way): [] for each in slots for way in DRAINS}
     cases = list(spent)
     for _ in range(rounds):
         cases.append(cases.pop(0))  # another one begins
         for case in cases:
-            spent[case].append(place.spent(DRAINS[case[1]], case[0], RUNS[case[0]]))
+            spent[case].append(place.spent(DRAINS[case[1]], case[0], runs[case[0]]))
     for (each, way), found in spent.items():
         python = sorted(total - driver for total, driver in found)
-        columns = (*zip(*found, strict=True), python)
-        told = "".join(f"{median(column):8.1f}" for column in columns)
-        print(f"{place.dialect:10}{each:6} {way:8}{told}   {python[0]:.1f} to {python[-1]:.1f}", flush=True)
+        total, driver = (median(part) for part in zip(*found, strict=True))
+        yield Cost(place.dialect, each, way, total, driver, median(python), python[0], python[-1])
+
+
+def measured(dialects: list[str], rounds: int, slots: list[int], runs: Mapping[int, int]) -> Iterator[Cost]:
+    """Yield the costs on each database."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runstate-")))
+        for dialect in dialects:
+            url = f"sqlite:///{folder / 'runs.db'}"
+            if dialect == "postgres":
+                url = stack.enter_context(stack.enter_context(postgres()).fresh())
+            yield from measure(Place(dialect, url, folder), rounds, slots, runs)
 
 
 def main() -> None:
@@ -183,16 +212,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--slots", type=int, choices=RUNS, nargs="+", default=list(RUNS))
     parser.add_argument("--dialect", choices=("sqlite", "postgres"), nargs="+", default=["sqlite", "postgres"])
+    parser.add_argument("--quick", action="store_true", help="a look: one round, a tenth of the runs")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
     asked = parser.parse_args()
-    print(f"microseconds of CPU time a drained run, medians of {asked.rounds}; {machine()}")
+    rounds = 1 if asked.quick else asked.rounds
+    runs = {slots: most // 10 for slots, most in RUNS.items()} if asked.quick else RUNS
+    costs = measured(asked.dialect, rounds, asked.slots, runs)
+    if asked.json:
+        figures = [cost._asdict() for cost in costs]
+        print(json.dumps({"about": {**machine(), "rounds": rounds}, "figures": figures}, indent=1))
+        return
+    print(f"microseconds of CPU time a drained run, medians of {rounds}; {machine()}")
     print(f"{'':10}{'slots':>6} {'by':8}{'total':>8}{'driver':>8}{'python':>8}   least to most")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runstate-")))
-        for dialect in asked.dialect:
-            url = f"sqlite:///{folder / 'runs.db'}"
-            if dialect == "postgres":
-                url = stack.enter_context(stack.enter_context(postgres()).fresh())
-            measure(Place(dialect, url, folder), asked.rounds, asked.slots)
+    for cost in costs:
+        print(cost, flush=True)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not given.json:
                 print("{bug}, {harness}: {seconds:.1f} s: {first}".format(**hunts[-1]), flush=True)
     if given.json:
-        print(json.dumps({"hunts": hunts, "about": {name: BUGS[name].sentence for name in BUGS}}, indent=1))
+        sentences = {one["bug"]: BUGS[str(one["bug"])].sentence for one in hunts}
+        print(json.dumps({"hunts": hunts, "bugs": sentences}, indent=1))
     return 0 if all(one["found"] and one["seconds"] <= given.seconds for one in hunts) else 1
 
 
