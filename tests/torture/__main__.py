@@ -23,14 +23,16 @@ import attrs
 import pytest
 
 from tests.torture.bugs import BUGS
+from tests.torture.counts import more_than_none
 from tests.torture.storm.conductor import storm
+from tests.torture.storm.stage import OWN, NotHeld
 from tests.torture.trials.ground import Ground, Verdict
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=1.0, help="for how long harm is done (default: 1)")
+    parser.add_argument("--minutes", type=more_than_none, default=1.0, help="for how long harm is done (default: 1)")
     parser.add_argument(
         "--store",
         default="postgres",
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Ground(given.seed, given.quick) as ground:
         try:
             verdict = storm(ground, given.store, given.minutes, bug=given.bug, progress=show)
-        except pytest.skip.Exception as missing:
+        except (pytest.skip.Exception, NotHeld) as missing:
             print(f"not held: {missing}", file=sys.stderr)
             return 2
         if not verdict.is_good and given.keep is not None:
@@ -80,9 +82,8 @@ def tell(verdict: Verdict, given: argparse.Namespace) -> None:
         print(f"    and {len(verdict.wrong) - 20} more")
     if not verdict.is_good:
         bug = f" --bug {given.bug}" if given.bug else ""
-        print(
-            f"again: python -m tests.torture --minutes {given.minutes:g} --store {given.store} --seed {given.seed}{bug}"
-        )
+        store = given.store if given.store in OWN else "URL"  # which may have a password in it
+        print(f"again: python -m tests.torture --minutes {given.minutes:g} --store {store} --seed {given.seed}{bug}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from tests.torture.bugs import BUGS
+from tests.torture.counts import more_than_none
 
 ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 60.0
@@ -90,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hunt, and tell how it went."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture.hunt", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bugs", nargs="*", metavar="BUG", help=f"of {', '.join(HUNTED)}; all if none is named")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long a harness looks (default: 60)")
+    parser.add_argument(
+        "--seconds", type=more_than_none, default=SECONDS, help="how long a harness looks (default: 60)"
+    )
     parser.add_argument("--json", action="store_true", help="print one object")
     given = parser.parse_args(arguments)
     if unknown := set(given.bugs) - HUNTED.keys():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -16,6 +17,9 @@ from typing import Any, Final, cast
 
 import pytest
 
+from runstate.store import open_store
+from tests.store.support import names
+from tests.torture.__main__ import main
 from tests.torture.storm.harm import Harm, united
 from tests.torture.storm.stage import Stage
 from tests.torture.storm.told import Ear, Told, read_told
@@ -194,3 +198,44 @@ def test_the_side_log_bears_out_an_outcome(tmp_path: Path) -> None:
 )
 def test_an_outcome_that_no_handler_led_to_is_found(lines: tuple[tuple[Any, ...], ...], tmp_path: Path) -> None:
     assert not side_log(tmp_path, *lines).is_good
+
+
+@pytest.fixture(autouse=True)
+def _terminated_as_before() -> Iterator[None]:
+    """A storm tidies up when it is terminated; who holds one in its own process does as before afterwards."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+NOT_HELD: Final = {
+    "mysql://me:hunter2@host/db": "mysql",
+    "postgresql://me:hunter2@127.0.0.1:1/db": "cannot connect to postgresql://127.0.0.1:1/db",
+    "sqlite:////nonexistent/folder/runs.db": "no such folder",
+}
+
+
+@pytest.mark.parametrize("url", NOT_HELD)
+def test_a_store_that_cannot_be_had(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence without the password, and an exit status of its own."""
+    assert 2 == main(["--store", url])
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("not held: ")
+    assert NOT_HELD[url] in told
+    assert "hunter2" not in told
+
+
+def test_a_store_that_has_runs_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    with open_store(url) as store:
+        run = store.create(**names())
+        assert 2 == main(["--store", url])
+        assert run == store.get(run.id)
+    assert "has runs already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_a_storm_of_no_time(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--minutes", minutes])
+    assert f"expected a number above 0, got '{minutes}'" in capsys.readouterr().err

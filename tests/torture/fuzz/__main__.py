@@ -7,6 +7,7 @@ import random
 import sys
 
 from runstate.json_values import printable
+from tests.torture.counts import at_least_one
 from tests.torture.fuzz.growth import growth
 from tests.torture.fuzz.loop import TARGETS, fuzz
 from tests.torture.fuzz.telling import Tally
@@ -21,7 +22,7 @@ def main() -> int:
     """Fuzz, and print what came of it; 1 if anything crashed."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture.fuzz", description="Fuzz what reads.")
     parser.add_argument("--target", choices=[*TARGETS], action="append", help="All if none is given.")
-    parser.add_argument("--inputs", type=int, default=10_000, help="Of each target.")
+    parser.add_argument("--inputs", type=at_least_one, default=10_000, help="Of each target.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, help="Only this input, shown whole.")
     parser.add_argument("--growth", action="store_true", help="Measure the worst shapes at doubling sizes instead.")

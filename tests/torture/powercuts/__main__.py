@@ -26,6 +26,7 @@ from typing import get_args
 
 import attrs
 
+from tests.torture.counts import at_least_one
 from tests.torture.disks import why_not
 from tests.torture.powercuts.cuts import Kind, Plan, keep_quiet, power_cuts
 from tests.torture.powercuts.disk import why_no_cache
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.torture.powercuts", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--cuts", type=int, default=50, help="how often (default: 50)")
+    parser.add_argument("--cuts", type=at_least_one, default=50, help="how often (default: 50)")
     parser.add_argument("--seed", type=int, default=1, help="what chance begins with (default: 1)")
     parser.add_argument(
         "--synchronous", choices=get_args(Synchronous), default="FULL", help="what SQLite is told (default: FULL)"

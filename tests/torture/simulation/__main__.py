@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from tests.torture.bugs import BUGS
+from tests.torture.counts import at_least_one
 from tests.torture.simulation.campaign import KINDS, Tally, play, play_many, told
 
 _USUAL = 100_000
@@ -17,10 +18,10 @@ _USUAL = 100_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play, and print what came of it; 1 if anything went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture.simulation", description=__doc__)
-    parser.add_argument("--steps", type=int, help=f"How many in all, {_USUAL:,} if no seed is given.")
+    parser.add_argument("--steps", type=at_least_one, help=f"How many in all, {_USUAL:,} if no seed is given.")
     parser.add_argument("--seed", type=int, help="The first world; the only one if no steps are given.")
     parser.add_argument("--bug", choices=[*BUGS], help="Have this bug in the library, to see it found.")
-    parser.add_argument("--processes", type=int, default=1, help="How many worlds at once.")
+    parser.add_argument("--processes", type=at_least_one, default=1, help="How many worlds at once.")
     parser.add_argument("--show", action="store_true", help="Show every step of the only world.")
     parser.add_argument("--json", action="store_true", help="Print the counts as JSON.")
     asked = parser.parse_args(arguments)

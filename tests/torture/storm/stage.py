@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import attrs
 
+from runstate.errors import StoreError
 from runstate.store import open_store
 from tests.postgres import Server
 from tests.torture.disks import bench, mounted, new_image, why_not
@@ -23,6 +24,8 @@ from tests.torture.storm.workers import work
 from tests.torture.trials.ground import Crew, Ground
 from tests.torture.trials.proxy import Proxy
 
+OWN: Final = ("postgres", "sqlite")
+"""What stands for a store that a storm makes for itself."""
 HOUR_S: Final = 3600.0
 DISK_BYTES: Final = 2**30
 
@@ -49,6 +52,10 @@ int fdatasync(int file) {
     return real(file);
 }
 """
+
+
+class NotHeld(Exception):
+    """A storm cannot be held there, and why."""
 
 
 class Cast:
@@ -128,7 +135,13 @@ class Stage:
             open_store(url).close()
             return url
         self.missing.append("the server and the disk are somebody else's: not killed, not filled")
-        open_store(self._where, migrate=True).close()
+        try:
+            with open_store(self._where, migrate=True) as store:
+                is_empty = not store.list(limit=1).data
+        except StoreError as error:
+            raise NotHeld(str(error)) from None
+        if not is_empty:
+            raise NotHeld("the store has runs already, and a storm would end them: give it one of its own")
         return self._where
 
     def _plot(self) -> Plot:

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 import attrs
 import pytest
 
+from tests.torture.counts import at_least_one
 from tests.torture.trials.answers import answers
 from tests.torture.trials.ground import Ground, Verdict
 from tests.torture.trials.kills import kills
@@ -85,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hold the trials that were asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)}; all if none is named")
-    parser.add_argument("--count", type=int, help="how often the harm is done, instead of each trial's own number")
+    parser.add_argument(
+        "--count", type=at_least_one, help="how often the harm is done, instead of each trial's own number"
+    )
     parser.add_argument("--seed", type=int, default=1, help="what chance begins with")
     parser.add_argument("--quick", action="store_true", help="only show that the trials work")
     parser.add_argument("--json", action="store_true", help="print one object instead of lines")
