@@ -162,17 +162,23 @@ def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[in
     refused_ones: dict[int, RunstateError] = {}
     for settle in turn.settles:
         row = one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
-        if row is not None and worker_of(row) == turn.worker:
+        run = None if row is None else read_run(row)
+        # The turn may have settled it, and claimed it again: then it is not what was brought that is still to settle.
+        if row is not None and run is not None and worker_of(row) == turn.worker and _is_same_claim(run, settle):
             again.append(settle)
             continue
-        run = None if row is None else read_run(row)
         if run is None or not _is_ours(session, turn, settle):
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     mine = session.run(session.statements.owned, {"worker": turn.worker})
-    known = {settle.run.seq for settle in turn.settles}.union(turn.held or ())
+    known = {settle.run.seq for settle in again}.union(turn.held or ())
     if turn.held is None:
         mine = [row for row in mine if row[2] == turn.run_id]
     return again, refused_ones, [row for row in mine if row[0] not in known]
+
+
+def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
+    """Tell what the condition `Statements.same_claim` does."""
+    return run.version <= settle.run.version + 1
 
 
 def _is_ours(session: Session, turn: Turn[Any], settle: Settle) -> bool:

@@ -14,11 +14,13 @@ import pytest
 from runstate import ManualClock, RunEvent, TerminalStatus
 from runstate.errors import LeaseLost
 from runstate.store import Store, StoredRun, open_store
-from runstate.store.commands import Settle
+from runstate.store.commands import Settle, Turn
 from runstate.store.statements import Statements
 from runstate.store.tables import SQLITE
 from runstate.store.turns_sqlite import claimable
+from runstate.store.working import itself
 from tests.store.support import names
+from tests.support import CALL
 
 USAGE = '{{"prompt_tokens":{0},"completion_tokens":30,"total_tokens":{1}}}'
 
@@ -88,3 +90,23 @@ def test_a_claimed_run_that_another_thread_has_just_read(store: Store) -> None:
     assert 2 == late
     with pytest.raises(AttributeError, match="StoredRun has no attribute 'verison'"):
         getattr(run, "verison")  # noqa: B009
+
+
+def test_a_turn_that_settled_a_run_and_claimed_it_again(any_store: Store) -> None:
+    """Asked again after two lost answers, it has both: the outcome is told as taken, the run as claimed."""
+    lease = any_store.open_lease("w1")
+    run = any_store.create(**names())
+    (first,) = any_store.claim(lease)
+    any_store.require_action(run.id, [CALL], actor=lease.actor)
+    any_store.submit_tool_outputs(run.id, {"call_1": "sunny"})
+    (second,) = any_store.claim(lease)
+    settles = [Settle(first.run, RunEvent.REQUIRE_ACTION)]
+    turn = Turn(lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset())
+    turn.unsure = True
+    turned = any_store.ask(turn)
+    assert {} == turned.refused
+    ((again, past),) = turned.claimed
+    assert second.run == again
+    assert past is not None
+    assert "sunny" in (past.submitted or "")
+    assert second.run == any_store.get(run.id)
