@@ -64,7 +64,8 @@ class _Hand(Hands):
         return taken[0] if taken else None
 
     async def _see_through(self, claim: Claim) -> None:
-        self._start(claim.run, claim, monotonic())
+        if self._holds():
+            self._start(claim.run, claim, monotonic())
         while self._working and not self._lost:
             self._woken.clear()
             if not self._done:

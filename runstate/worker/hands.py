@@ -24,7 +24,7 @@ from runstate.worker.context import Context
 from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler, Spawn, call, is_asynchronous, spawning
 from runstate.worker.pulse import Pulse
-from runstate.worker.work import Work
+from runstate.worker.work import UNCALLED, Work
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -171,6 +171,12 @@ class Hands:
         elif not self._lost:
             self._lose("its lease lapsed")
 
+    def _holds(self) -> bool:
+        """Tell whether nobody can have taken over what this worker claimed; if somebody can, let go of all of it."""
+        if not self._lost and not self._pulse.is_safe:
+            self._lose("it could not renew its lease in time")
+        return not self._lost
+
     def _lose(self, why: str) -> None:
         """Stop all handlers: others may work on these runs now."""
         left, self._working = list(self._working.values()), {}
@@ -194,14 +200,26 @@ class Hands:
         if self._spawn is None:
             self._crew.call(work)
         else:
-            work.begin(self._handler, self._spawn)
+            work.begin(self._handler, self._spawn, self._is_held)
+
+    def _is_held(self, work: Work) -> bool:
+        """Tell whether a run is still this worker's when its handler is about to be called.
+
+        Its process may have stood still since it was claimed.
+        """
+        return self._working.get(work.seq) is work and self._holds()
 
     def _call(self, work: Work) -> object:
-        """Call a plain handler, in a thread."""
+        """Call a plain handler, in a thread, where no lease can be let go."""
+        if self._working.get(work.seq) is not work or not self._pulse.is_safe:
+            return UNCALLED
         return call(self._handler, work.ctx)
 
     def _finish(self, work: Work, returned: object) -> None:
         """Take what came of a handler, if its run is still this worker's."""
+        if returned is UNCALLED and self._is_held(work):
+            self._crew.call(work)  # a heartbeat came just in time
+            return
         if self._working.get(work.seq) is not work:
             if work in self._strays:
                 self._strays.discard(work)
@@ -278,8 +296,7 @@ class Hands:
         try:
             while True:
                 self._pulse.turned()
-                if not self._pulse.is_safe and not self._lost:
-                    self._lose("it could not renew its lease in time")
+                self._holds()
                 self._pass_deadlines()
                 await asyncio.sleep(_TICK_S)
         finally:

@@ -14,12 +14,14 @@ from runstate.store.commands import Settle
 from runstate.worker.context import Context, Outcome
 from runstate.worker.handling import Handler, Raised, Spawn
 
-__all__ = ["Work"]
+__all__ = ["UNCALLED", "Work"]
 
 log: Final = logging.getLogger("runstate.worker")
 
 _CANCELLED: Final = object()
 """What a handler returns whose task was cancelled."""
+UNCALLED: Final = object()
+"""What is handed over for a handler that was not called, for its run may be another worker's by now."""
 _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 
 
@@ -38,15 +40,18 @@ class Work:
         self.future: asyncio.Future[None] | None = None
         """What awaits an async handler; none for a plain one, which a thread calls."""
 
-    def begin(self, handler: Handler, spawn: Spawn) -> None:
-        """Await an async handler in a task."""
-        self.future = spawn(self._await(handler), self.ctx.run.id)
+    def begin(self, handler: Handler, spawn: Spawn, is_held: Callable[[Work], bool]) -> None:
+        """Await an async handler in a task, if the run is still held when that begins."""
+        self.future = spawn(self._await(handler, is_held), self.ctx.run.id)
 
-    async def _await(self, handler: Handler) -> None:
+    async def _await(self, handler: Handler, is_held: Callable[[Work], bool]) -> None:
         """Await an async handler. Only who cancels the task cancels it.
 
         What came of it is handed over here: a callback of the task would cost another round of the loop a run.
         """
+        if not is_held(self):
+            self._take(self, UNCALLED)
+            return
         try:
             returned = await cast("Callable[[Context], Awaitable[Outcome | None]]", handler)(self.ctx)
         except asyncio.CancelledError as error:

@@ -209,7 +209,7 @@ class Worker(Hands):
             self._adrift = self._unsure = self._hinted = True
             await asyncio.sleep(_AWAY_S)
             return
-        for claim in () if self._lost else claims:
+        for claim in claims if self._holds() else ():
             log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
             self._start(claim.run, claim, monotonic())
         self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
@@ -263,6 +263,6 @@ class Worker(Hands):
     def _take_claims(self, turned: Turned) -> Turned:
         """Call the handlers, as soon as the answer is in the loop: those that do not wait are done when it is read."""
         now = monotonic()
-        for run, past in () if self._lost else turned.claimed:
+        for run, past in turned.claimed if self._holds() else ():
             self._start(run, None if past is None else a_claim(run, past), now)
         return turned

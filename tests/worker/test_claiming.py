@@ -8,13 +8,27 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from runstate.store import Store, open_store
 from runstate.worker import Context, Worker
 from tests.worker.process import ROOT
-from tests.worker.support import KINDS, LIMIT, Bench, at_work, ended, events, finish, left_behind, limited, new, until
+from tests.worker.support import (
+    KINDS,
+    LIMIT,
+    Bench,
+    at_work,
+    ended,
+    events,
+    finish,
+    left_behind,
+    limited,
+    new,
+    of_kind,
+    until,
+)
 
 SOON_S = 1.0  # for a run that somebody waits for to begin, on a busy machine; a quiet one takes milliseconds
 
@@ -249,3 +263,29 @@ async def test_a_run_that_it_holds_and_does_not_know_of(store: Store) -> None:
         assert store.claim_id(worker._lease, run.id)
         assert "completed" == (await ended(store, run.id)).status
     assert [None, "start", "complete"] == events(store, run.id)
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("moment", ["its answer is read", "its handler is called"])
+@limited
+async def test_a_claim_from_before_a_standstill(
+    moment: str, kind: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease may have ended by then: no handler is called, another attempt begins the run."""
+    place = "_take_claims" if moment == "its answer is read" else {"plain": "_call", "async": "_is_held"}[kind]
+    goes_on: Callable[[Worker, Any], object] = getattr(Worker, place)
+    attempts: list[int] = []
+    stood: list[object] = []
+
+    def late(worker: Worker, given: Any) -> object:
+        if not stood and getattr(given, "claimed", True):
+            stood.append(given)
+            worker._pulse._held_until = 0.0  # as if this process had stood still for longer than its lease
+        return goes_on(worker, given)
+
+    monkeypatch.setattr(Worker, place, late)
+    async with at_work(store, of_kind(kind, lambda ctx: attempts.append(ctx.attempt)), lease_s=1.0):
+        run = await store.aio.create(**new())
+        assert "completed" == (await ended(store, run.id)).status
+    assert [2] == attempts

@@ -204,7 +204,7 @@ async def test_a_claim_that_comes_too_late(
         await asyncio.sleep(0.8)
         proxy.thaw()
         assert "completed" == (await ended(store, run.id)).status
-    assert attempts in ([1], [2]), "once, whichever lease it was claimed under"
+    assert 1 == len(attempts), "once, whichever lease it was claimed under"
 
 
 @pytest.mark.parametrize("part", [OPEN, CLAIM, NOTE, SETTLE, CLOSE], ids=["open", "claim", "note", "settle", "close"])
