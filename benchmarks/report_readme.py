@@ -78,7 +78,7 @@ def _place(item: tuple[tuple[str, str], object]) -> tuple[bool, bool, bool]:
 
 
 def _rounded(value: float) -> int:
-    return round(value, -2 if value >= 1000 else -1)  # type: ignore[return-value]
+    return int(round(value, -2 if value >= 1000 else -1))
 
 
 _BLOCKS: Final[Mapping[str, tuple[str, Callable[[Taken], str]]]] = {
