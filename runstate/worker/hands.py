@@ -191,6 +191,8 @@ class Hands:
 
     def _start(self, run: StoredRun, past: Claim | None, now: float) -> None:
         """Call the handler for a run, with what it goes on with, if it was worked on before."""
+        if self._lost:
+            return  # noticed at the call of a handler before it, by a task that begins at once
         if run.status is _CANCELLING:  # somebody asked before its claim was known of
             self._done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
             self._woken.set()
