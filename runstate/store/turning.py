@@ -53,7 +53,8 @@ def take_turn(session: Session, turn: Turn[Any]) -> None:
             if left > 0:
                 claimed += _claim(session, {**owner, "queue": queue, "limit": left})
     for settle in settles if len(settled) < len(settles) else ():
-        if settle.run.seq not in settled:
+        # Where the connection broke, the server may have been at the first request until a moment ago.
+        if settle.run.seq not in settled and not (turn.unsure and _is_ours(session, turn, settle)):
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
     turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))

@@ -18,9 +18,10 @@ import pytest
 from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, open_store
-from runstate.store.commands import Call, Command, Settle
+from runstate.store.commands import Call, Command, Settle, Turn
 from runstate.store.perform import perform
 from runstate.store.session import Session
+from runstate.store.working import itself
 from tests.postgres import Server
 from tests.store.support import TABLES, Prompt, names
 
@@ -218,6 +219,27 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
             assert {} == settled.result(20).refused
         assert len(tried) > 1 == max(tried)  # twice, if the other took what was let go of before we came again
         assert ["completed"] * 2 == [run.status for run in store.list().data]
+
+
+def test_asked_again_before_the_server_has_done_it(home: str) -> None:
+    """The connection broke, but not the transaction: it ends while the same is asked again, and is told as done."""
+    with open_store(home) as store, closing(Prompt(home).connection) as own, Prompt(home) as looking:
+        lease = store.open_lease("w1")
+        run = store.create(**names())
+        (claim,) = store.claim(lease)
+        own.execute("BEGIN")
+        with store.within(own) as bound, ThreadPoolExecutor(1) as pool:
+            bound.complete(run.id, actor=lease.actor)
+            turn = Turn(lease.token, lease.actor, itself, settles=[Settle(claim.run, RunEvent.COMPLETE)])
+            turn.unsure = True
+            asked = pool.submit(store.ask, turn)
+            until = time.monotonic() + 20
+            waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            while not looking.run(waits) and time.monotonic() < until:
+                time.sleep(0.005)
+            own.execute("COMMIT")
+            assert {} == asked.result(20).refused
+        assert [None, "start", "complete"] == [entry.event for entry in store.history(run.id)]
 
 
 def test_within_a_broken_connection(home: str) -> None:
