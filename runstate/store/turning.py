@@ -178,7 +178,7 @@ def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[in
 
 
 def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
-    """Tell what the condition `Statements.same_claim` does."""
+    """Tell what the condition `Leases.same_claim` does."""
     return run.version <= settle.run.version + 1
 
 

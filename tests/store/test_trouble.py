@@ -192,6 +192,15 @@ def test_claiming_on_after_a_break(broken: tuple[Store, Prompt]) -> None:
     assert [None, "start", "complete"] == [entry.event for entry in store.history("run_1")]
 
 
+def wait_for_a_lock(home: str) -> None:
+    """Wait until somebody in the database waits for somebody else."""
+    until = time.monotonic() + 20
+    with Prompt(home) as looking:
+        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        while not looking.run(waits) and time.monotonic() < until:
+            time.sleep(0.005)
+
+
 def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL undoes one of two transactions that wait for each other; nobody hears of it, for it is done again."""
     tried = []
@@ -209,11 +218,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("runstate.store.committer.perform", counting)
         with ThreadPoolExecutor(1) as pool:
             settled = pool.submit(store.settle, lease, [Settle(claim.run, RunEvent.COMPLETE) for claim in claims])
-            until = time.monotonic() + 20
-            with Prompt(home) as looking:
-                waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                while not looking.run(waits) and time.monotonic() < until:
-                    time.sleep(0.005)
+            wait_for_a_lock(home)
             other.run("SELECT 1 FROM runstate_run WHERE id = 'run_1' FOR UPDATE")  # until the other is undone
             other.run("COMMIT")
             assert {} == settled.result(20).refused
@@ -223,7 +228,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_asked_again_before_the_server_has_done_it(home: str) -> None:
     """The connection broke, but not the transaction: it ends while the same is asked again, and is told as done."""
-    with open_store(home) as store, closing(Prompt(home).connection) as own, Prompt(home) as looking:
+    with open_store(home) as store, closing(Prompt(home).connection) as own:
         lease = store.open_lease("w1")
         run = store.create(**names())
         (claim,) = store.claim(lease)
@@ -233,10 +238,7 @@ def test_asked_again_before_the_server_has_done_it(home: str) -> None:
             turn = Turn(lease.token, lease.actor, itself, settles=[Settle(claim.run, RunEvent.COMPLETE)])
             turn.unsure = True
             asked = pool.submit(store.ask, turn)
-            until = time.monotonic() + 20
-            waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            while not looking.run(waits) and time.monotonic() < until:
-                time.sleep(0.005)
+            wait_for_a_lock(home)
             own.execute("COMMIT")
             assert {} == asked.result(20).refused
         assert [None, "start", "complete"] == [entry.event for entry in store.history(run.id)]
