@@ -58,7 +58,9 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
         _module("tests.torture", "--store", "sqlite", "--minutes", "12", "--seed", "1"), ("--minutes", "0.1"), True
     ),
     "simulation": Measurement(
-        _module("tests.torture.simulation", "--steps", "10000000", "--processes", "2"), ("--steps", "20000"), True
+        _module("tests.torture.simulation", "--seed", "300000", "--steps", "10000000", "--processes", "2"),
+        ("--steps", "20000"),
+        True,
     ),
     "power_cuts": Measurement(_module("tests.torture.powercuts", "--cuts", "50"), ("--cuts", "1"), True),
     "trials": Measurement(_module("tests.torture.trials"), ("--quick",), True),
