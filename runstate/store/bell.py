@@ -7,6 +7,7 @@ of the whole server when it commits; SQLite counts other connections' commits, a
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 from collections.abc import Callable, Generator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from runstate.store.postgres import PostgresDatabase
 
 __all__ = ["EVERYTHING", "NOTHING", "Bell", "Hint", "NotifyBell", "VersionBell"]
+
+_log: Final = logging.getLogger("runstate.store")
 
 
 class Hint(IntFlag):
@@ -56,7 +59,10 @@ class Bell:
 
     def _tell(self, hint: Hint) -> None:
         for heard in self._listeners:
-            heard(hint)
+            try:
+                heard(hint)
+            except Exception:  # of one listener: the thread that rings answers everybody else as well
+                _log.exception("a listener failed")
 
     @contextmanager
     def listening(self, heard: Heard) -> Generator[None, None, None]:

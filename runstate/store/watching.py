@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from threading import Event
 from typing import Any, Final
 
@@ -90,7 +91,8 @@ async def watch_later(reading: Reading, bell: Bell, place: _Place) -> AsyncItera
     loop, rung = asyncio.get_running_loop(), asyncio.Event()
 
     def heard(hint: Hint) -> None:
-        loop.call_soon_threadsafe(rung.set)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(rung.set)
 
     with bell.listening(heard):
         while True:

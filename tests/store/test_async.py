@@ -19,6 +19,7 @@ import pytest
 from runstate import IllegalTransition, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavailable
 from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
+from runstate.store.bell import Hint
 from runstate.store.commands import Call, Settle
 from tests.judge import judge_by_sql
 from tests.postgres import wait_until
@@ -353,6 +354,32 @@ def test_a_loop_that_is_gone(any_store: Store, clock: ManualClock) -> None:
     let_go()
     wait_until(lambda: any_store.get("run_1").status == "in_progress", "what was asked to be done")
     assert "completed" == run(lambda: any_store.aio.complete("run_1")).status
+
+
+def test_a_watcher_whose_loop_is_gone(any_store: Store, clock: ManualClock) -> None:
+    """Nobody is left to be told of what it watched; who asks is answered all the same, in time and afterwards."""
+    any_store.create(**names(id="run_1"))
+    loop = asyncio.new_event_loop()
+    watched = any_store.aio.watch("run_1")
+    assert loop.run_until_complete(anext(watched)).event is None
+    loop.close()
+    assert "in_progress" == any_store.start("run_1").status
+    for number in (2, 3):
+        assert run(lambda: any_store.aio.create(**names(id=f"run_{number}"))).id == f"run_{number}"  # noqa: B023
+
+
+def test_a_listener_that_fails(any_store: Store, clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of one who listens is told in the log; neither who asks nor who else listens has to do with it."""
+    heard: list[Hint] = []
+
+    def fail(hint: Hint) -> None:
+        raise ValueError("not heard")
+
+    with any_store.bell.listening(fail), any_store.bell.listening(heard.append):
+        for number in (1, 2):
+            assert run(lambda: any_store.aio.create(**names(id=f"run_{number}"))).id == f"run_{number}"  # noqa: B023
+    assert heard
+    assert "ValueError: not heard" in caplog.text
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
