@@ -78,6 +78,8 @@ class Leases(Queries):
     def note(self) -> str:
         """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
         kept = "coalesce(excluded.{0}, runstate_notes.{0})"
+        # Until a note is committed nobody takes its run over: they would go on from an older one.
+        held = "" if self.words is SQLITE else " FOR SHARE OF r"
         most = f"{self.greatest}(excluded.{{0}}, runstate_notes.{{0}})"
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
@@ -85,7 +87,7 @@ class Leases(Queries):
             f" SELECT r.seq, {self.json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
             f" {self.param('completion')}, {self.param('progress', 'text')} FROM runstate_run AS r"
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
-            f" AND {self.same_claim(self.param('version'))} AND {self.leased()}"
+            f" AND {self.same_claim(self.param('version'))} AND {self.leased()}{held}"
             f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
             f" progress = {kept.format('progress')} RETURNING run"

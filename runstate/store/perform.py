@@ -59,8 +59,8 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
         _witness(session, batch)
         return
     creates, moves, calls, turns = _by_kind(batch)
-    asked = {move.event for move in moves}
-    several = len(turns) + len(calls) + bool(creates) + len(asked) > 1
+    # All or nothing: what is asked again, one by one, after one was refused must not have been done the first time.
+    several = len(turns) + len(moves) + bool(creates) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
     parted = parted or any(map(is_parted, turns))
     with session.transaction() if several or parted or calls else session.together():

@@ -164,10 +164,11 @@ class Queries:
 
     @cached_property
     def entries_after(self) -> str:
-        """Event and actor of the entries of a run after a version."""
+        """Event and actor of the entries of a run after a version, and from before the end of a worker's lease."""
         return (
             f"SELECT h.event, h.actor FROM runstate_history AS h WHERE h.run = {self.param('run')}"
-            f" AND h.version > {self.param('version')} ORDER BY h.version"
+            f" AND h.version > {self.param('version')} AND h.at < (SELECT w.lease_until FROM runstate_worker AS w"
+            f" WHERE w.token = {self.param('worker')}) ORDER BY h.version"
         )
 
     @cached_property

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from runstate.errors import LeaseLost, RunNotFound, RunstateError
-from runstate.lifecycle import LAW
+from runstate.lifecycle import LAW, RunEvent
 from runstate.store.birth import one
 from runstate.store.commands import Past, Settle, Turn, by_outcome
 from runstate.store.refusing import refused
@@ -47,6 +47,8 @@ def take_turn(session: Session, turn: Turn[Any]) -> None:
     if turn.run_id is not None:
         if not claimed:
             claimed += session.run(statements.claim_id, {**owner, "id": turn.run_id})
+        if not claimed and turn.unsure:
+            claimed += _claimed_before(session, turn)  # by a request that the server was at until a moment ago
     else:
         for queue in queues:
             left = turn.limit - len(claimed)
@@ -92,8 +94,8 @@ def _claim(session: Session, given: Given) -> Sequence[Row]:
 
 
 def is_parted(turn: Turn[Any]) -> bool:
-    """Tell whether a turn takes more than one statement besides its claims."""
-    return len(turn.groups) > 1 or bool(_noted(turn.groups))
+    """Tell whether a turn takes more than one statement that writes."""
+    return len(turn.groups) > 1 or len(turn.queues) > 1 or bool(_noted(turn.groups))
 
 
 def _noted(groups: Sequence[tuple[Outcome, Sequence[Settle]]]) -> Sequence[Settle]:
@@ -170,11 +172,14 @@ def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[in
             continue
         if run is None or not _is_ours(session, turn, settle):
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
-    mine = session.run(session.statements.owned, {"worker": turn.worker})
     known = {settle.run.seq for settle in again}.union(turn.held or ())
-    if turn.held is None:
-        mine = [row for row in mine if row[2] == turn.run_id]
-    return again, refused_ones, [row for row in mine if row[0] not in known]
+    return again, refused_ones, [row for row in _claimed_before(session, turn) if row[0] not in known]
+
+
+def _claimed_before(session: Session, turn: Turn[Any]) -> Sequence[Row]:
+    """Return the runs of a turn's worker; of one that asks for a certain run, this run alone."""
+    mine = session.run(session.statements.owned, {"worker": turn.worker})
+    return mine if turn.held is not None else [row for row in mine if row[2] == turn.run_id]
 
 
 def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
@@ -183,6 +188,11 @@ def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
 
 
 def _is_ours(session: Session, turn: Turn[Any], settle: Settle) -> bool:
-    """Tell whether an entry shows that this worker settled the run so. Only its holder could, and it was the holder."""
-    started = session.run(session.statements.entries_after, {"run": settle.run.seq, "version": settle.run.version})
-    return any(event == settle.event and actor == turn.actor for event, actor in started)
+    """Tell whether an entry shows that this worker settled the run so.
+
+    It is the next one but for a wish to cancel, and made under its lease: another worker may have the same name.
+    """
+    given = {"run": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
+    after = session.run(session.statements.entries_after, given)
+    ended = next((entry for entry in after if entry[0] != RunEvent.REQUEST_CANCEL), None)
+    return ended == (settle.event, turn.actor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 
 from runstate.store import NewRun, Store, StoredRun, open_store
+from runstate.store.commands import Call
 from tests.support import CALL, GIVEN, HELD_IN, NOW, STAMPED_BY, STAMPS, USED, WAYS
 
 __all__ = [
@@ -33,9 +35,12 @@ __all__ = [
     "at_once",
     "bring_in_store",
     "by_hand",
+    "held_back",
     "names",
+    "wait_for_a_lock",
 ]
 
+_LIMIT_S: Final = 30.0
 TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
 RUN_COLUMNS: Final = (
     *("seq", "id", "thread_id", "assistant_id", "model", "status", "version", "event", "source", "at", "actor"),
@@ -272,3 +277,31 @@ def at_once(url: str, do: Callable[[Store], None], threads: int = 20, stores: in
             thread.start()
         for thread in racing:
             thread.join()
+
+
+def held_back(store: Store) -> Callable[[], None]:
+    """Keep the committer busy until the returned function is called, so that what is asked meanwhile is one batch."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def hold(session: object) -> None:
+        busy.set()
+        assert go_on.wait(_LIMIT_S)
+
+    thread = threading.Thread(target=lambda: store._way.ask(Call(hold)))
+    thread.start()
+    assert busy.wait(_LIMIT_S)
+
+    def let_go() -> None:
+        go_on.set()
+        thread.join(_LIMIT_S)
+
+    return let_go
+
+
+def wait_for_a_lock(home: str) -> None:
+    """Wait until somebody in the database waits for somebody else."""
+    until = time.monotonic() + 20
+    with Prompt(home) as looking:
+        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        while not looking.run(waits) and time.monotonic() < until:
+            time.sleep(0.005)

@@ -20,10 +20,10 @@ from runstate import IllegalTransition, ManualClock, RunEvent, TerminalStatus, U
 from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavailable
 from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
 from runstate.store.bell import Hint
-from runstate.store.commands import Call, Settle
+from runstate.store.commands import Settle
 from tests.judge import judge_by_sql
 from tests.postgres import wait_until
-from tests.store.support import Prompt, ask_store, names
+from tests.store.support import Prompt, ask_store, held_back, names
 from tests.support import CALL
 
 LIMIT = 30
@@ -224,25 +224,6 @@ def test_fifty_tasks_and_twenty_threads(store: Store, store_url: str) -> None:
         entries = store.history(f"run_{number}")
         assert [*range(1, store.get(f"run_{number}").version + 1)] == [entry.version for entry in entries]
     assert () == judge_by_sql(store_url)
-
-
-def held_back(store: Store) -> Callable[[], None]:
-    """Keep the committer busy until the returned function is called, so that what is asked meanwhile is one batch."""
-    busy, go_on = threading.Event(), threading.Event()
-
-    def hold(session: object) -> None:
-        busy.set()
-        assert go_on.wait(LIMIT)
-
-    thread = threading.Thread(target=lambda: store._way.ask(Call(hold)))
-    thread.start()
-    assert busy.wait(LIMIT)
-
-    def let_go() -> None:
-        go_on.set()
-        thread.join(LIMIT)
-
-    return let_go
 
 
 def test_a_batch_with_refusals(any_store: Store, clock: ManualClock) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 
 import pytest
 
+from runstate import RunEvent, ToolCall
 from runstate.errors import OutcomeUnknown, StoreUnavailable
 from runstate.store import Store, open_store
 from runstate.store import committer as committing
-from runstate.store.commands import Call
+from runstate.store.commands import Call, Settle, Turn
+from runstate.store.working import itself
+from tests.postgres import wait_until
 from tests.store.conftest import make_url
-from tests.store.support import Prompt, names
+from tests.store.support import Prompt, held_back, names, wait_for_a_lock
+from tests.support import GIVEN
 
 LIMIT = 10.0
+ACTION = json.dumps(GIVEN["required_action"])
 
 
 @pytest.fixture
@@ -98,3 +105,85 @@ def test_a_connection_that_breaks_while_it_is_made(url: str, monkeypatch: pytest
         monkeypatch.undo()
         store.database.open().close()
         assert [(1,)] == other.run("SELECT 1")
+
+
+def test_outputs_that_are_submitted_together(url: str) -> None:
+    """One waits too long, so all are asked again, one by one: nobody is refused for what was done the first time."""
+    with open_store(url, wait_s=0.5) as store, open_store(url) as second, Prompt(url) as other:
+        store.create_many([names(id="run_1", thread_id="a"), names(id="run_2", thread_id="b")])
+        lease = store.open_lease("w1")
+        waits = [Settle(claim.run, RunEvent.REQUIRE_ACTION, required_action=ACTION) for claim in store.claim(lease, 2)]
+        assert {} == store.settle(lease, waits).refused
+        other.run("BEGIN")
+        other.run("SELECT 1 FROM runstate_run WHERE id = 'run_2' FOR UPDATE")
+        let_go = held_back(store)
+
+        async def ask_both() -> Any:
+            both = [asyncio.ensure_future(store.aio.submit_tool_outputs(f"run_{n}", {"call_1": "x"})) for n in (1, 2)]
+            await asyncio.sleep(0)
+            let_go()
+            return await asyncio.gather(*both, return_exceptions=True)
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(asyncio.run, ask_both())
+            wait_until(lambda: "queued" == second.get("run_1").status, "the first to be done")
+            claim = second.claim_id(second.open_lease("w2"), "run_1")
+            assert claim is not None
+            second.require_action("run_1", [ToolCall("call_2", "weather", "{}")])
+            first, other_one = asked.result(LIMIT)
+        other.run("ROLLBACK")
+        assert ("run_1", StoreUnavailable) == (first.id, type(other_one))
+        assert "requires_action" == store.get("run_2").status
+
+
+def test_a_claim_of_several_queues(url: str) -> None:
+    """What is claimed of the first queue is not kept where the second cannot be asked: the refusal says the truth."""
+    with open_store(url) as store, Prompt(url) as other:
+        store.create_many([names(id="run_1", queue="a"), names(id="run_2", queue="b")])
+        other.run(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'lock_not_available'; END$$"
+        )
+        other.run(
+            "CREATE TRIGGER fail BEFORE UPDATE ON runstate_run"
+            " FOR EACH ROW WHEN (OLD.queue = 'b') EXECUTE FUNCTION fail()"
+        )
+        lease = store.open_lease("w1")
+        with pytest.raises(StoreUnavailable):
+            store.claim(lease, 2, queues=["a", "b"])
+        assert {} == store.owned(lease)
+        assert ["run_1"] == [claim.run.id for claim in store.claim(lease, 2, queues=["a"])]
+
+
+def test_a_claim_asked_again_before_the_server_has_done_it(url: str) -> None:
+    """The connection broke, but not the transaction: it ends while the same is asked again, and the claim is told."""
+    with open_store(url) as store, closing(Prompt(url).connection) as own, ThreadPoolExecutor(1) as pool:
+        lease = store.open_lease("w1")
+        run = store.create(**names())
+        own.execute("BEGIN")
+        with store.within(own) as bound:
+            assert bound.claim_id(lease, run.id) is not None
+            turn = Turn(lease.token, lease.actor, itself, limit=1, run_id=run.id)
+            turn.unsure = True
+            asked = pool.submit(store.ask, turn)
+            wait_for_a_lock(url)
+            own.execute("COMMIT")
+        assert [run.id] == [claimed.id for claimed, _ in asked.result(LIMIT).claimed]
+
+
+def test_a_checkpoint_under_way_while_the_lease_ends(url: str) -> None:
+    """Nobody takes the run over until it is known whether the checkpoint is kept; then it is handed on."""
+    with open_store(url) as store, closing(Prompt(url).connection) as own:
+        lease = store.open_lease("w1", lease_s=0.3)
+        store.create(**names())
+        (claim,) = store.claim(lease)
+        own.execute("BEGIN")
+        with store.within(own) as bound:
+            assert bound.note(lease, claim.run, checkpoint="7")
+        time.sleep(0.35)
+        assert 1 == store.sweep().adrift
+        next_lease = store.open_lease("w2")
+        assert [] == store.take_over(next_lease)
+        own.execute("COMMIT")
+        (taken,) = store.take_over(next_lease)
+        assert (7, 2) == (taken.checkpoint, taken.run.attempt)

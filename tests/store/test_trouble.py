@@ -23,7 +23,7 @@ from runstate.store.perform import perform
 from runstate.store.session import Session
 from runstate.store.working import itself
 from tests.postgres import Server
-from tests.store.support import TABLES, Prompt, names
+from tests.store.support import TABLES, Prompt, names, wait_for_a_lock
 
 
 def trouble(error: BaseException) -> str:
@@ -190,15 +190,6 @@ def test_claiming_on_after_a_break(broken: tuple[Store, Prompt]) -> None:
     assert {} == store.owned(lease)
     assert ["run_2", "run_3"] == [claim.run.id for claim in store.claim(lease, 5)]
     assert [None, "start", "complete"] == [entry.event for entry in store.history("run_1")]
-
-
-def wait_for_a_lock(home: str) -> None:
-    """Wait until somebody in the database waits for somebody else."""
-    until = time.monotonic() + 20
-    with Prompt(home) as looking:
-        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        while not looking.run(waits) and time.monotonic() < until:
-            time.sleep(0.005)
 
 
 def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) -> None:

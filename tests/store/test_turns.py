@@ -46,6 +46,22 @@ def test_some_of_many_outcomes(any_store: Store, clock: ManualClock, spent: list
     assert {run.seq for run in runs} == set(again.refused)
 
 
+def test_an_outcome_of_another_of_the_same_name(any_store: Store, clock: ManualClock) -> None:
+    """Where the answer was lost, what another worker of that name settled after a take-over is not told as done."""
+    any_store.create(**names(id="run_1"))
+    lease = any_store.open_lease("w1", lease_s=1.0)
+    (claim,) = any_store.claim(lease)
+    clock.advance(2)
+    any_store.sweep()
+    other = any_store.open_lease("w1")
+    (taken,) = any_store.take_over(other)
+    assert {} == any_store.settle(other, [Settle(taken.run, RunEvent.COMPLETE)]).refused
+    for holder, run, refused in ((lease, claim.run, [claim.run.seq]), (other, taken.run, [])):
+        turn = Turn(holder.token, holder.actor, itself, settles=[Settle(run, RunEvent.COMPLETE)])
+        turn.unsure = True
+        assert refused == list(any_store.ask(turn).refused)
+
+
 def test_a_claim_of_all_kinds_of_text(any_store: Store, clock: ManualClock) -> None:
     """What a claim hands over is what was created: quotes, other scripts, numbers as they were, nothing for nothing."""
     texts = ('"', "\\", "'", "é\u2028\U0001f600", "{}", "null", "1", "\t\n\x7f")
