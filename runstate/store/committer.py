@@ -15,10 +15,10 @@ from threading import Lock, Thread
 from typing import Any, Final, TypeVar
 
 from runstate.clock import monotonic, pause
-from runstate.errors import OutcomeUnknown, RunstateError, StoreError, StoreUnavailable
+from runstate.errors import OutcomeUnknown, RunstateError, StoreError
 from runstate.store.commands import Call, Command, Create, Move, Turn
 from runstate.store.perform import perform
-from runstate.store.session import Database, Interlocked, Session
+from runstate.store.session import Database, Interlocked, Session, Unbegun
 
 __all__ = ["Committer"]
 
@@ -126,7 +126,14 @@ class Committer:
     def _commit(self, batch: Sequence[Command[Any]], tries: int = _TRIES) -> None:
         """Commit a batch, one by one if it does not go together; afterwards each has its answer or its error."""
         try:
-            perform(self._connected(), batch)
+            session = self._connected()
+        except Exception as error:  # everybody's: each alone would wait as long, one after the other
+            _refuse(batch, error)
+            return
+        try:
+            perform(session, batch)
+        except Unbegun as error:
+            _refuse(batch, error)
         except Interlocked as error:
             if tries == 1:
                 self._apart(batch, error)
@@ -138,8 +145,6 @@ class Committer:
         except OutcomeUnknown as error:
             self._disconnect()
             self._again(batch, error)
-        except StoreUnavailable as error:
-            self._apart(batch, error)
         except RunstateError as error:
             self._apart(batch, error)
         except Exception as error:  # a fault of this library: whoever asked must hear of it, and not wait for ever
@@ -151,8 +156,7 @@ class Committer:
 
     def _apart(self, batch: Sequence[Command[Any]], error: Exception) -> None:
         if len(batch) == 1:
-            batch[0].forget()
-            batch[0].refuse(error)
+            _refuse(batch, error)
             return
         for command in batch:
             command.forget()
@@ -167,9 +171,7 @@ class Committer:
                 break
             except StoreError as unreachable:
                 if not unreachable.retryable or monotonic() > until:
-                    for command in batch:
-                        command.forget()
-                        command.refuse(error)
+                    _refuse(batch, error)
                     return
                 pause(_PAUSE_S)
         for command in batch:
@@ -219,6 +221,12 @@ class Committer:
             self._thread.join()
         with self._writing:
             self._disconnect()
+
+
+def _refuse(batch: Sequence[Command[Any]], error: Exception) -> None:
+    for command in batch:
+        command.forget()
+        command.refuse(error)
 
 
 def _resolve(commands: Sequence[Command[Any]]) -> None:

@@ -12,7 +12,7 @@ from runstate.store.rows import Row
 from runstate.store.statements import Statements
 from runstate.store.tables import Words
 
-__all__ = ["Database", "Given", "Interlocked", "Session"]
+__all__ = ["Database", "Given", "Interlocked", "Session", "Unbegun"]
 
 Given: TypeAlias = Mapping[str, Any]
 """Parameters by name."""
@@ -20,6 +20,10 @@ Given: TypeAlias = Mapping[str, Any]
 
 class Interlocked(StoreUnavailable):
     """Two transactions waited for each other, and this one was undone so that the other can go on."""
+
+
+class Unbegun(StoreUnavailable):
+    """A transaction could not even begin: what was to happen in it need not be tried in another."""
 
 
 class Session(Protocol):

@@ -15,7 +15,7 @@ from runstate.clock import monotonic, pause
 from runstate.errors import SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store.queries import Column
 from runstate.store.rows import Row
-from runstate.store.session import Given
+from runstate.store.session import Given, Unbegun
 from runstate.store.statements import Statements
 from runstate.store.tables import SQLITE, Words
 
@@ -133,8 +133,10 @@ class SqliteSession:
             try:
                 self._cursor.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in _BUSY or monotonic() > until:
+                if error.sqlite_errorcode & 0xFF not in _BUSY:
                     raise translated(error, self._where) from error
+                if monotonic() > until:
+                    raise Unbegun(str(translated(error, self._where))) from error
             else:
                 return
             pause(_LOOKS_S[min(looks, len(_LOOKS_S) - 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import sqlite3
@@ -17,10 +18,11 @@ import pytest
 
 from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
-from runstate.store import Store, open_store
+from runstate.store import Store, StoredRun, open_store
 from runstate.store.commands import Call, Command, Settle, Turn
 from runstate.store.perform import perform
 from runstate.store.session import Session
+from runstate.store.sqlite import SqliteSession
 from runstate.store.working import itself
 from tests.postgres import Server
 from tests.store.support import TABLES, Prompt, names, wait_for_a_lock
@@ -55,6 +57,30 @@ def test_another_writes_for_too_long(sqlite_url: str) -> None:
         assert run == store.get("run_1")
         other.run("COMMIT")
         assert "in_progress" == store.start("run_1").status
+
+
+def test_many_wait_at_once(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked together waits together: nobody stands in a row of others that each wait as long."""
+    began: list[None] = []
+    begin = SqliteSession._begin
+
+    def counting(session: SqliteSession) -> None:
+        began.append(None)
+        begin(session)
+
+    with open_store(sqlite_url, wait_s=0.1) as store, Prompt(sqlite_url) as other:
+        other.run("BEGIN IMMEDIATE")
+        monkeypatch.setattr(SqliteSession, "_begin", counting)
+
+        async def ask_all() -> list[StoredRun | BaseException]:
+            asked = [store.aio.create(**names(id=f"run_{number}")) for number in range(20)]
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+        assert all(isinstance(error, StoreUnavailable) for error in asyncio.run(ask_all()))
+        assert len(began) <= 2, "the first may go alone"
+        other.run("COMMIT")
+        assert 20 == len(asyncio.run(ask_all()))
+        assert 20 == len(store.list().data)
 
 
 def test_another_writes_for_a_moment(sqlite_url: str) -> None:
