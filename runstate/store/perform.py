@@ -36,7 +36,8 @@ _IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_
 _CANCELLED: Final = (LAW.target_of(RunEvent.REQUEST_CANCEL), LAW.target_of(RunEvent.CONFIRM_CANCEL))
 
 
-_Kinds: TypeAlias = tuple[list[Create[Any]], list[Move], list[Call[Any]], list[Turn[Any]]]
+_Other: TypeAlias = Call[Any] | Turn[Any]
+_Kinds: TypeAlias = tuple[list[Create[Any]], list[Move], list[_Other]]
 Witness: TypeAlias = Callable[[Session, Sequence[Command[Any]]], None]
 """Performs a batch in a transaction, by `execute`, and looks at what was written."""
 
@@ -58,13 +59,13 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     if _witness is not None:
         _witness(session, batch)
         return
-    creates, moves, calls, turns = _by_kind(batch)
+    creates, moves, others = _by_kind(batch)
     # All or nothing: what is asked again, one by one, after one was refused must not have been done the first time.
-    several = len(turns) + len(moves) + bool(creates) > 1
+    several = len(others) + len(moves) + bool(creates) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
-    parted = parted or any(map(is_parted, turns))
-    with session.transaction() if several or parted or calls else session.together():
-        _execute(session, creates, moves, calls, turns)
+    parted = parted or any(isinstance(other, Call) or is_parted(other) for other in others)
+    with session.transaction() if several or parted else session.together():
+        _execute(session, creates, moves, others)
 
 
 def execute(session: Session, batch: Sequence[Command[Any]]) -> None:
@@ -76,8 +77,7 @@ def _by_kind(batch: Sequence[Command[Any]]) -> _Kinds:
     return (
         [command for command in batch if isinstance(command, Create)],
         [command for command in batch if isinstance(command, Move)],
-        [command for command in batch if isinstance(command, Call)],
-        [command for command in batch if isinstance(command, Turn)],
+        [command for command in batch if isinstance(command, Call | Turn)],
     )
 
 
@@ -85,17 +85,17 @@ def _execute(
     session: Session,
     creates: Sequence[Create[Any]],
     moves: Sequence[Move],
-    calls: Sequence[Call[Any]],
-    turns: Sequence[Turn[Any]],
+    others: Sequence[_Other],
 ) -> None:
     if creates:
         create(session, creates)
     if moves:
         _move(session, moves)
-    for call in calls:  # what a handler noted, before its run is settled
-        call.answer(call.perform(session))
-    for turn in turns:
-        take_turn(session, turn)
+    for other in others:  # as they came: a run is settled after what was noted of it, before its lease is closed
+        if isinstance(other, Turn):
+            take_turn(session, other)
+        else:
+            other.answer(other.perform(session))
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------

@@ -319,6 +319,26 @@ def test_who_stops_waiting(any_store: Store, clock: ManualClock) -> None:
     assert "failed" == store.fail("run_2", "server_error", "x").status
 
 
+def test_what_is_asked_first_is_done_first(any_store: Store, clock: ManualClock) -> None:
+    """An outcome that was brought before its lease was closed is taken, also where both are committed together."""
+    any_store.create(**names(id="run_1"))
+    lease = any_store.open_lease("w1")
+    (claim,) = any_store.claim(lease)
+    let_go = held_back(any_store)
+
+    async def settle_and_leave() -> dict[int, RunstateError]:
+        settled = asyncio.ensure_future(any_store.aio.settle(lease, [Settle(claim.run, RunEvent.COMPLETE)]))
+        await asyncio.sleep(0)
+        closed = asyncio.ensure_future(any_store.aio.close_lease(lease))
+        await asyncio.sleep(0)
+        let_go()
+        await closed
+        return dict((await settled).refused)
+
+    assert {} == run(settle_and_leave)
+    assert "completed" == any_store.get("run_1").status
+
+
 def test_a_loop_that_is_gone(any_store: Store, clock: ManualClock) -> None:
     """A loop that was closed before the answer came wedges nobody; another loop is served as well."""
     any_store.create(**names(id="run_1"))
