@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import Final, Protocol, TypeVar
 
+from runstate.clock import monotonic, pause
 from runstate.errors import OutcomeUnknown, StoreError
 from runstate.store.commands import Call, Command
 from runstate.store.committer import Committer
@@ -17,6 +19,7 @@ __all__ = ["Asking", "ByCommitter", "Inside", "Readers", "Way"]
 
 T = TypeVar("T")
 
+_LOOK_S: Final = 0.005  # between two looks whether somebody still reads
 _KEPT: Final = 8  # idle connections; more are made where more read at once, and let go again
 
 
@@ -35,9 +38,12 @@ class Way(Protocol):
 class Readers:
     """Connections that only read, each used by one thread at a time."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, wait_s: float) -> None:
         self._database = database
+        self._wait_s = wait_s
         self._idle: SimpleQueue[Session] = SimpleQueue()
+        self._busy: dict[int, Session] = {}
+        """Those in use, by the thread that uses it."""
         self._closed = False
         self._process = os.getpid()
 
@@ -51,6 +57,8 @@ class Readers:
             session, kept = self._idle.get_nowait(), True
         except Empty:
             session, kept = self._database.open(reading=True), False
+        me = get_ident()
+        self._busy[me] = session
         try:
             found = look(session)
         except OutcomeUnknown:
@@ -62,6 +70,8 @@ class Readers:
         except BaseException:
             self._put_back(session)
             raise
+        finally:
+            self._busy.pop(me, None)
         self._put_back(session)
         return found
 
@@ -72,9 +82,14 @@ class Readers:
             session.close()
 
     def close(self) -> None:
-        """Let the connections go; who still reads lets go of its own."""
+        """Let the connections go; who still reads lets go of its own, in the end also where no answer comes."""
         self._closed = True
         self._drain()
+        until = monotonic() + self._wait_s
+        while self._busy and monotonic() < until:
+            pause(_LOOK_S)
+        for session in [*self._busy.copy().values()]:
+            session.break_off()
 
     def _drain(self) -> None:
         try:

@@ -148,6 +148,7 @@ class NotifyBell(Bell):
 
     _SPACE_S: Final = 0.005  # between two notifications of this process
     _AWAY_S: Final = 1.0  # before another try to connect
+    _END_S: Final = 2.0  # for the last notification, when it is closed
 
     def __init__(self, database: PostgresDatabase) -> None:
         super().__init__()
@@ -155,8 +156,10 @@ class NotifyBell(Bell):
         self._pending = Hint(0)
         self._thread: Thread | None = None
         self._closed = False
-        self._reads, self._writes = os.pipe()
-        os.set_blocking(self._writes, False)
+        self._connection: Any = None
+        self._reads, writes = os.pipe()
+        os.set_blocking(writes, False)
+        self._writes: int | None = writes
 
     def ring(self, hint: Hint) -> None:
         """Tell this process now, and the others as soon as a notification may go out."""
@@ -169,8 +172,9 @@ class NotifyBell(Bell):
             self._poke()
 
     def _poke(self) -> None:
-        with suppress(OSError):  # full: it is awake already; closed: it need not be
-            os.write(self._writes, b"!")
+        with self._changing, suppress(OSError):  # full: it is awake already
+            if self._writes is not None:
+                os.write(self._writes, b"!")
 
     def _begin(self) -> None:
         with self._changing:
@@ -181,7 +185,8 @@ class NotifyBell(Bell):
     def _go(self) -> None:
         while self._pending or not self._closed:
             try:
-                with self._database.connect() as connection:
+                with self._database.connect() as self._connection:
+                    connection = self._connection
                     connection.execute("SET synchronous_commit = off")  # a hint need not survive
                     connection.execute("LISTEN runstate")
                     connection.add_notify_handler(partial(self._hear_note, connection.info.backend_pid))
@@ -235,8 +240,18 @@ class NotifyBell(Bell):
             return
         self._closed = True
         self._poke()
+        if not self._has_ended():
+            self._database.break_off(self._connection)
+            if not self._has_ended():
+                return  # it is connecting, and reads what would be closed here
+        with self._changing:
+            writes, self._writes = self._writes, None
+        os.close(self._reads)
+        if writes is not None:
+            os.close(writes)
+
+    def _has_ended(self) -> bool:
         thread = self._thread
         if thread is not None:
-            thread.join()
-        os.close(self._reads)
-        os.close(self._writes)
+            thread.join(self._END_S)
+        return thread is None or not thread.is_alive()

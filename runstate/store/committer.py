@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Final, TypeVar
 
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _MOST: Final = 500  # commands a commit: past it a batch gains little and holds others up
 _TRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again
+_CLOSING: Final = 3  # times `wait_s`: so long what was asked before may take, when the store is closed
 _PAUSE_S: Final = 0.05  # before another try: a database that went away comes back, who waited for us goes first
 
 
@@ -42,6 +43,8 @@ class Committer:
         self._starting = Lock()
         self._thread: Thread | None = None
         self._closed = False
+        self._over = False
+        """Whether nothing is committed any more, and nobody takes from those who wait."""
         self._process = os.getpid()
 
     # --- asking ---------------------------------------------------------------------------------------------------
@@ -78,6 +81,9 @@ class Committer:
 
     def _hand_over(self, command: Command[Any]) -> None:
         self._waiting.put(command)
+        if self._over:  # since it was looked at
+            self._refuse_rest()
+            return
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -120,6 +126,8 @@ class Committer:
 
     def _connected(self) -> Session:
         if self._session is None:
+            if self._over:
+                raise StoreError(f"the store {self._database.shown} is closed")
             self._session = self._database.open()
         return self._session
 
@@ -167,7 +175,7 @@ class Committer:
         until = monotonic() + self._wait_s
         while True:
             try:
-                self._session = self._database.open()
+                self._connected()
                 break
             except StoreError as unreachable:
                 if not unreachable.retryable or monotonic() > until:
@@ -200,6 +208,10 @@ class Committer:
     # --- answering ------------------------------------------------------------------------------------------------
 
     def _finish(self, batch: Sequence[Command[Any]]) -> None:
+        self._answer(batch)
+        self._committed(batch)
+
+    def _answer(self, batch: Sequence[Command[Any]]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[Command[Any]]] = {}
         for command in batch:
             if command.future is None:
@@ -209,18 +221,44 @@ class Committer:
         for loop, commands in loops.items():
             with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
                 loop.call_soon_threadsafe(_resolve, commands)
-        self._committed(batch)
 
     def close(self) -> None:
-        """Commit what waits, then let the connection go."""
+        """Commit what waits, then let the connection go; in the end also one whose database says nothing."""
         if self._closed:
             return
         self._closed = True
         if self._thread is not None:
             self._waiting.put(None)
-            self._thread.join()
-        with self._writing:
-            self._disconnect()
+        if not self._end(_CLOSING * self._wait_s):
+            self._over = True
+            if self._session is not None:
+                self._session.break_off()
+            self._end(self._wait_s)
+        self._refuse_rest()
+
+    def _end(self, within_s: float) -> bool:
+        """Wait for whoever is committing, and disconnect; False if there is somebody still."""
+        until = monotonic() + within_s
+        if self._thread is not None:
+            self._thread.join(within_s)
+            if self._thread.is_alive():
+                return False
+        if not self._writing.acquire(timeout=max(0.0, until - monotonic())):
+            return False
+        self._over = True
+        self._disconnect()
+        self._writing.release()
+        return True
+
+    def _refuse_rest(self) -> None:
+        """Answer those who asked while the store was being closed: nobody comes after them."""
+        rest: list[Command[Any]] = []
+        with suppress(Empty):
+            while True:
+                command = self._waiting.get_nowait()
+                rest += () if command is None else (command,)
+        _refuse(rest, StoreError(f"the store {self._database.shown} is closed"))
+        self._answer(rest)
 
 
 def _refuse(batch: Sequence[Command[Any]], error: Exception) -> None:

@@ -49,7 +49,7 @@ class Store(Everything):
     def __init__(self, database: Database, wait_s: float) -> None:
         self.database: Final = database
         self._committer = Committer(database, self._committed, wait_s)
-        self._readers = None if database.in_memory else Readers(database)
+        self._readers = None if database.in_memory else Readers(database, wait_s)
         super().__init__(ByCommitter(self._committer, self._readers))
         self._aio: AsyncStore | None = None
         self.bell: Final = self._hang_bell()
@@ -145,7 +145,10 @@ class Store(Everything):
         )
 
     def close(self) -> None:
-        """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`."""
+        """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`.
+
+        A database that says nothing is waited for, for three times `wait_s`; then what was asked has no known outcome.
+        """
         self._committer.close()
         self.bell.close()
         if self._readers is not None:

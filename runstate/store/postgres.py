@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from os import dup
+from socket import SHUT_RDWR, socket
 from typing import Any, Final
 
 from runstate.clock import moved
@@ -43,6 +45,9 @@ _WRONG: Final = (
     *("does not exist", "authentication failed", "no password", "permission denied", "invalid port"),
     *("invalid integer value", "invalid sslmode value", "definition of service"),
 )
+# A host that has vanished says nothing any more: by the usual settings that is noticed after a quarter of an hour, if a
+# request is under way, or after two. An address may name its own.
+_KEPT_ALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _PORTS: Final = re.compile(r"[0-9,]*")
 _Connection = psycopg.Connection[Any]
 
@@ -67,6 +72,12 @@ def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> Sto
             return StoreUnavailable(f"{where}: {told[0]}")
         case _:
             return StoreError(f"{where}: {told[0]}")
+
+
+def _break_off(connection: _Connection) -> None:
+    """End a connection that another thread waits for, which must not be touched but for its socket."""
+    with suppress(OSError, psycopg.Error), socket(fileno=dup(connection.fileno())) as line:
+        line.shutdown(SHUT_RDWR)
 
 
 class PostgresSession:
@@ -133,6 +144,10 @@ class PostgresSession:
         """Return a transaction only where several statements need one: one by itself is atomic already."""
         return nullcontext() if self._owned else self.transaction()
 
+    def break_off(self) -> None:
+        """Wake the thread that waits for an answer, by an end of the connection."""
+        _break_off(self.connection)
+
     def close(self) -> None:
         """Let the connection go."""
         self.connection.close()
@@ -153,6 +168,7 @@ class PostgresDatabase:
             raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
         self.shown: str = printable(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
         self.url: Final = url
+        self._parts: Final = parts
         self._wait_s = wait_s
 
     def open(self, *, reading: bool = False) -> PostgresSession:
@@ -175,12 +191,20 @@ class PostgresDatabase:
     def close(self) -> None:
         """Keep nothing."""
 
+    def break_off(self, connection: _Connection) -> None:
+        """Wake the thread that waits for a connection's answer, by an end of it."""
+        _break_off(connection)
+
     def connect(self) -> _Connection:
         """Return a new connection, or say why there is none."""
         try:
             patience_s = max(2, int(self._wait_s))
+            kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}
+            given = {name: value for name, value in kept_alive.items() if name not in self._parts}
             # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
-            return psycopg.connect(self.url, autocommit=True, connect_timeout=patience_s, client_encoding="utf8")
+            return psycopg.connect(
+                self.url, autocommit=True, connect_timeout=patience_s, client_encoding="utf8", **given
+            )
         except psycopg.Error as error:
             lines = str(error).splitlines()
             told = [line for line in lines if line and not line.startswith("\tIs the server")] or ["no answer"]

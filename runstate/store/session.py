@@ -54,6 +54,10 @@ class Session(Protocol):
         """The same, where it takes several statements; a dialect may leave out what one statement does by itself."""
         ...
 
+    def break_off(self) -> None:
+        """End the waiting of another thread for this connection, which is of no use afterwards."""
+        ...
+
     def close(self) -> None:
         """Let the connection go."""
         ...

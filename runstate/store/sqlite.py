@@ -148,6 +148,10 @@ class SqliteSession:
         except sqlite3.Error as error:
             raise translated(error, self._where) from error
 
+    def break_off(self) -> None:
+        """Have the statement end that another thread waits for."""
+        self.connection.interrupt()
+
     def close(self) -> None:
         """Let the connection go, unless it is all there is of the database."""
         if not self._kept:

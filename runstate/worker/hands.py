@@ -29,7 +29,7 @@ from runstate.worker.work import UNCALLED, Work
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["Hands", "log", "outside_of_loops", "possible"]
+__all__ = ["LAST_S", "Hands", "log", "outside_of_loops", "possible"]
 
 log: Final = logging.getLogger("runstate.worker")
 
@@ -38,6 +38,7 @@ _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
 _SWEEP_S: Final = 0.5  # between two looks whether something is due, give or take
 _SWEEP_ANYWAY_S: Final = 15.0
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
+LAST_S: Final = 5.0  # for the store to answer a worker that ends
 _ATTEMPTS: Final = checks.count(least=1)
 
 
@@ -137,10 +138,11 @@ class Hands:
                 self._let_go(work)
             await self._see_off(left)
             for run in runs:
-                await self._store.aio.release(self._lease, run)
-            await self._store.aio.close_lease(self._lease)
-        except StoreError as error:
-            log.warning("could not release the lease of %s, it will lapse: %s", self.name, error)
+                await asyncio.wait_for(self._store.aio.release(self._lease, run), LAST_S)
+            await asyncio.wait_for(self._store.aio.close_lease(self._lease), LAST_S)
+        except (StoreError, TimeoutError) as error:
+            told = str(error) or "the store does not answer"
+            log.warning("could not release the lease of %s, it will lapse: %s", self.name, told)
         finally:
             self._pulse.stop()
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from runstate import checks
 from runstate.clock import monotonic
-from runstate.errors import StoreError
+from runstate.errors import StoreError, StoreUnavailable
 from runstate.store.bell import Hint
 from runstate.store.commands import Turn, Turned
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, a_claim
 from runstate.worker.handling import Handler
-from runstate.worker.hands import Hands, log, outside_of_loops, possible
+from runstate.worker.hands import LAST_S, Hands, log, outside_of_loops, possible
 from runstate.worker.keeping import may_be_asked_again
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Worker(Hands):
         self._drain_s = drain_s
         self._stop_at = float("inf")
         self._going: asyncio.Task[None] | None = None
+        self._patience: asyncio.Timeout
         self.settled: int = 0
         """How many outcomes were committed."""
 
@@ -108,7 +109,12 @@ class Worker(Hands):
         self._stop_at = now if self._stopping else now + self._drain_s
         self._stopping = True
         with suppress(AttributeError, RuntimeError):  # stopped before it began, or after it ended
-            self._loop.call_soon_threadsafe(self._woken.set)
+            self._loop.call_soon_threadsafe(self._hear_stop)
+
+    def _hear_stop(self) -> None:
+        self._woken.set()
+        with suppress(AttributeError, RuntimeError):  # it asks nothing of the store now
+            self._patience.reschedule(self._loop.time() + max(0.0, self._stop_at - monotonic()) + LAST_S)
 
     async def work(self, *, until_idle: bool = False) -> None:
         """Work until `stop`, or until there is nothing to do."""
@@ -119,7 +125,7 @@ class Worker(Hands):
         """Set up as soon as the database answers: it may have gone away since the store was opened."""
         while True:
             try:
-                await self._set_up()
+                await self._patiently(self._set_up())
             except StoreError as error:
                 if self._stopping or not may_be_asked_again(error):
                     raise
@@ -132,14 +138,30 @@ class Worker(Hands):
         chores = self._begin_chores()
         try:
             with self._store.bell.listening(self._hear):
-                await self._go_round(until_idle)
+                await self._patiently(self._go_round(until_idle))
             if chores.done():
                 chores.result()  # which raises
+        except StoreUnavailable as error:
+            if not self._patience.expired():
+                raise
+            log.warning("worker %s ends in the middle of a turn: %s", self.name, error)
         finally:
             chores.cancel()
             await asyncio.wait([chores])
             await self._give_back()
             self._crew.dismiss()
+
+    async def _patiently(self, asking: Awaitable[None]) -> None:
+        """Await what asks the store; once the worker is stopped, only until its time is over, and a moment more."""
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                if self._stopping:
+                    self._hear_stop()
+                await asking
+        except TimeoutError as error:
+            if not self._patience.expired():
+                raise
+            raise StoreUnavailable(f"{self._store.database.shown} does not answer") from error
 
     # --- going round ----------------------------------------------------------------------------------------------
 

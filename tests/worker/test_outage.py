@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +17,8 @@ from runstate.errors import StoreError, StoreUnavailable
 from runstate.plausible import judge
 from runstate.store import Store, open_store
 from runstate.worker import Context, Outcome, Worker
+from runstate.worker import hands as handing
+from runstate.worker import worker as working
 from tests.judge import judge_by_sql
 from tests.postgres import OwnServer
 from tests.store.support import Prompt
@@ -99,6 +103,45 @@ async def test_a_worker_stops_its_runs_before_the_lease_ends(
             for url, _ in both.values():
                 scenes.create_task(stop_in_time(Blocked(url, undo)))
     assert 4 == caplog.text.count("lets go of 1 runs: it could not renew its lease in time")
+
+
+@limited
+async def test_a_worker_is_stopped_while_nobody_answers(
+    both: dict[str, tuple[str, Store]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A signal ends it although its turn is under way; what that was about to commit is committed all the same."""
+    monkeypatch.setattr(working, "LAST_S", 0.3)
+    monkeypatch.setattr(handing, "LAST_S", 0.3)
+    with ExitStack() as undo:
+        for url, _ in both.values():
+            blocked, bench = Blocked(url, undo), Bench()
+            run = blocked.store.create(**new())
+            async with at_work(blocked.store, bench.wait, drain_s=0.1) as worker:
+                await until(lambda: len(bench.begun) == 1, "the handler")  # noqa: B023
+                blocked.block()
+                bench.gate.set()
+                await until(lambda: not worker._working, "its end")
+            blocked.unblock()
+            assert "completed" == (await ended(blocked.store, run.id)).status
+    assert 2 == caplog.text.count("ends in the middle of a turn")
+    assert 2 == caplog.text.count("could not release the lease of w1, it will lapse: the store does not answer")
+
+
+@pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
+def test_a_store_is_closed_while_nobody_answers(store_url: str) -> None:
+    """Who waits for an answer is told that it is unknown, whatever it was; the threads end, and the program may."""
+    before = threading.active_count()
+    with Proxy(store_url) as proxy, ThreadPoolExecutor(3) as pool:
+        store = open_store(proxy.url, wait_s=0.3)
+        run = store.create(**new())
+        store.get(run.id)
+        proxy.freeze()
+        asked = [pool.submit(store.start, run.id), pool.submit(store.get, run.id), pool.submit(store.create, **new())]
+        time.sleep(0.1)
+        store.close()
+        for each in asked:
+            assert isinstance(each.exception(LIMIT), StoreError)
+    assert before == threading.active_count()
 
 
 # --- a server that dies -----------------------------------------------------------------------------------------------
