@@ -21,6 +21,7 @@ from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUna
 from runstate.store import Store, StoredRun, open_store
 from runstate.store.commands import Call, Command, Settle, Turn
 from runstate.store.perform import perform
+from runstate.store.postgres import PostgresSession
 from runstate.store.session import Session
 from runstate.store.sqlite import SqliteSession
 from runstate.store.working import itself
@@ -270,6 +271,16 @@ def test_within_a_broken_connection(home: str) -> None:
             bound.create(**names())
         assert trouble(error.value)
         assert () == store.list().data
+
+
+def test_a_host_that_vanishes_is_noticed(home: str) -> None:
+    """About as soon as `wait_s` says; an address that names its own settings for it is left alone."""
+    own = f"{home}{'&' if '?' in home else '?'}tcp_user_timeout=7000&keepalives_count=9"
+    for url, silence_ms, count in ((home, "4000", "3"), (own, "7000", "9")):
+        with open_store(url, wait_s=4.0) as store, closing(store.database.open()) as session:
+            assert isinstance(session, PostgresSession)
+            given = session.connection.info.get_parameters()
+        assert (silence_ms, count) == (given["tcp_user_timeout"], given["keepalives_count"])
 
 
 def test_read_only(home: str) -> None:
