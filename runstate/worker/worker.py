@@ -114,7 +114,11 @@ class Worker(Hands):
     def _hear_stop(self) -> None:
         self._woken.set()
         with suppress(AttributeError, RuntimeError):  # it asks nothing of the store now
-            self._patience.reschedule(self._loop.time() + max(0.0, self._stop_at - monotonic()) + LAST_S)
+            self._lose_patience()
+
+    def _lose_patience(self) -> None:
+        left = max(0.0, self._stop_at - monotonic())
+        self._patience.reschedule(asyncio.get_running_loop().time() + left + LAST_S)
 
     async def work(self, *, until_idle: bool = False) -> None:
         """Work until `stop`, or until there is nothing to do."""
@@ -156,7 +160,7 @@ class Worker(Hands):
         try:
             async with asyncio.timeout(None) as self._patience:
                 if self._stopping:
-                    self._hear_stop()
+                    self._lose_patience()
                 await asking
         except TimeoutError as error:
             if not self._patience.expired():

@@ -75,8 +75,8 @@ BUGS: Final[Mapping[str, Bug]] = {
             Change(
                 perform,
                 "perform",
-                "        _execute(session, creates, moves, calls, turns)\n",
-                "        _execute(session, creates, moves, calls, turns)\n"
+                "        _execute(session, creates, moves, others)\n",
+                "        _execute(session, creates, moves, others)\n"
                 "        from tests.torture.bugs import answer_early\n"
                 "        answer_early(batch)\n",
             ),
