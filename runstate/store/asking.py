@@ -20,6 +20,7 @@ __all__ = ["Asking", "ByCommitter", "Inside", "Readers", "Way"]
 T = TypeVar("T")
 
 _LOOK_S: Final = 0.005  # between two looks whether somebody still reads
+_CLOSING_S: Final = 5.0  # for those who still read, at least
 _KEPT: Final = 8  # idle connections; more are made where more read at once, and let go again
 
 
@@ -85,7 +86,7 @@ class Readers:
         """Let the connections go; who still reads lets go of its own, in the end also where no answer comes."""
         self._closed = True
         self._drain()
-        until = monotonic() + self._wait_s
+        until = monotonic() + max(self._wait_s, _CLOSING_S)
         while self._busy and monotonic() < until:
             pause(_LOOK_S)
         for session in [*self._busy.copy().values()]:

@@ -241,7 +241,8 @@ class NotifyBell(Bell):
         self._closed = True
         self._poke()
         if not self._has_ended():
-            self._database.break_off(self._connection)
+            if self._connection is not None:
+                self._database.break_off(self._connection)
             if not self._has_ended():
                 return  # it is connecting, and reads what would be closed here
         with self._changing:

@@ -26,7 +26,9 @@ T = TypeVar("T")
 
 _MOST: Final = 500  # commands a commit: past it a batch gains little and holds others up
 _TRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again
-_CLOSING: Final = 3  # times `wait_s`: so long what was asked before may take, when the store is closed
+_CLOSING: Final = 3  # times `wait_s`: so long an answer may take when the store is closed
+_CLOSING_S: Final = 5.0  # at least
+_LOOK_S: Final = 0.02  # between two looks whether all is committed
 _PAUSE_S: Final = 0.05  # before another try: a database that went away comes back, who waited for us goes first
 
 
@@ -43,6 +45,8 @@ class Committer:
         self._starting = Lock()
         self._thread: Thread | None = None
         self._closed = False
+        self._answered = 0
+        """How many batches; it need not be exact."""
         self._over = False
         """Whether nothing is committed any more, and nobody takes from those who wait."""
         self._process = os.getpid()
@@ -72,11 +76,16 @@ class Committer:
         self._hand_over(command)
         return future
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened the store: its connections do not survive a fork."""
+        return os.getpid() == self._process
+
     def check_open(self) -> None:
         """Raise `StoreError` once the store is closed, or in a process that was forked from its own."""
         if self._closed:
             raise StoreError(f"the store {self._database.shown} is closed")
-        if os.getpid() != self._process:
+        if not self.is_ours:
             raise StoreError("a store does not survive a fork: open one in each process")
 
     def _hand_over(self, command: Command[Any]) -> None:
@@ -116,19 +125,22 @@ class Committer:
 
     def _more(self, most: int) -> list[Command[Any]]:
         more: list[Command[Any]] = []
-        while len(more) < most and not self._waiting.empty():  # only this thread takes from it
-            command = self._waiting.get()
-            if command is None:
-                self._waiting.put(None)
-                break
-            more.append(command)
+        with suppress(Empty):
+            while len(more) < most:
+                command = self._waiting.get_nowait()
+                if command is None:
+                    self._waiting.put(None)
+                    break
+                more.append(command)
         return more
 
     def _connected(self) -> Session:
-        if self._session is None:
-            if self._over:
-                raise StoreError(f"the store {self._database.shown} is closed")
+        if self._session is None and not self._over:
             self._session = self._database.open()
+        if self._over:  # since it was begun to be closed
+            self._disconnect()
+        if self._session is None:
+            raise StoreError(f"the store {self._database.shown} is closed")
         return self._session
 
     def _commit(self, batch: Sequence[Command[Any]], tries: int = _TRIES) -> None:
@@ -208,6 +220,7 @@ class Committer:
     # --- answering ------------------------------------------------------------------------------------------------
 
     def _finish(self, batch: Sequence[Command[Any]]) -> None:
+        self._answered += 1
         self._answer(batch)
         self._committed(batch)
 
@@ -224,31 +237,38 @@ class Committer:
 
     def close(self) -> None:
         """Commit what waits, then let the connection go; in the end also one whose database says nothing."""
-        if self._closed:
+        if self._over:
             return
         self._closed = True
-        if self._thread is not None:
-            self._waiting.put(None)
-        if not self._end(_CLOSING * self._wait_s):
-            self._over = True
-            if self._session is not None:
-                self._session.break_off()
-            self._end(self._wait_s)
-        self._refuse_rest()
+        self._waiting.put(None)
+        try:
+            if not self._end(max(_CLOSING * self._wait_s, _CLOSING_S)):
+                self._over = True
+                session = self._session
+                if session is not None:
+                    session.break_off()
+                self._end(_CLOSING_S)
+        finally:
+            self._refuse_rest()
 
-    def _end(self, within_s: float) -> bool:
-        """Wait for whoever is committing, and disconnect; False if there is somebody still."""
-        until = monotonic() + within_s
-        if self._thread is not None:
-            self._thread.join(within_s)
-            if self._thread.is_alive():
+    def _end(self, patience_s: float) -> bool:
+        """Wait until nobody commits, and disconnect; False if for so long no answer came to who does."""
+        answered, until = -1, 0.0
+        while True:
+            if self._answered != answered:
+                answered, until = self._answered, monotonic() + patience_s
+            thread = self._thread
+            if thread is not None and thread.is_alive():
+                thread.join(_LOOK_S)
+            elif self._writing.acquire(timeout=_LOOK_S):
+                try:
+                    self._over = True
+                    self._disconnect()
+                finally:
+                    self._writing.release()
+                return True
+            if monotonic() > until:
                 return False
-        if not self._writing.acquire(timeout=max(0.0, until - monotonic())):
-            return False
-        self._over = True
-        self._disconnect()
-        self._writing.release()
-        return True
 
     def _refuse_rest(self) -> None:
         """Answer those who asked while the store was being closed: nobody comes after them."""
@@ -257,6 +277,7 @@ class Committer:
             while True:
                 command = self._waiting.get_nowait()
                 rest += () if command is None else (command,)
+        self._waiting.put(None)  # for a thread that is still at something
         _refuse(rest, StoreError(f"the store {self._database.shown} is closed"))
         self._answer(rest)
 

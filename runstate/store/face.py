@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import isroutine
 from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast
@@ -147,15 +147,19 @@ class Store(Everything):
     def close(self) -> None:
         """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`.
 
-        A database that says nothing is waited for, for three times `wait_s`; then what was asked has no known outcome.
+        A database that says nothing for three times `wait_s`, and for five seconds at least, is waited for no longer:
+        who asked then gets an `OutcomeUnknown`.
         """
-        self._committer.close()
-        self.bell.close()
-        if self._readers is not None:
-            self._readers.close()
-        if self._aio is not None:
-            self._aio.close()
-        self.database.close()
+        if not self._committer.is_ours:
+            return  # they are the parent's, who goes on with them
+        with ExitStack() as parts:
+            parts.callback(self.database.close)
+            if self._aio is not None:
+                parts.callback(self._aio.close)
+            if self._readers is not None:
+                parts.callback(self._readers.close)
+            parts.callback(self.bell.close)
+            parts.callback(self._committer.close)
 
 
 class _Later:

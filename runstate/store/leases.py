@@ -78,16 +78,18 @@ class Leases(Queries):
     def note(self) -> str:
         """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
         kept = "coalesce(excluded.{0}, runstate_notes.{0})"
-        # Until a note is committed nobody takes its run over: they would go on from an older one.
-        held = "" if self.words is SQLITE else " FOR SHARE OF r"
+        # Until a note is committed no sweep closes the lease, or others would go on from an older note.
+        held = "" if self.words is SQLITE else " FOR KEY SHARE OF w"
         most = f"{self.greatest}(excluded.{{0}}, runstate_notes.{{0}})"
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
             " INSERT INTO runstate_notes (run, checkpoint, prompt_tokens, completion_tokens, progress)"
             f" SELECT r.seq, {self.json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
-            f" {self.param('completion')}, {self.param('progress', 'text')} FROM runstate_run AS r"
+            f" {self.param('completion')}, {self.param('progress', 'text')}"
+            " FROM runstate_run AS r JOIN runstate_worker AS w ON w.token = r.worker"
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
-            f" AND {self.same_claim(self.param('version'))} AND {self.leased()}{held}"
+            f" AND {self.same_claim(self.param('version'))} AND w.closed = 0 AND w.lease_until > (SELECT now FROM t)"
+            f"{held}"
             f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
             f" progress = {kept.format('progress')} RETURNING run"

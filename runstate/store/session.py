@@ -55,7 +55,7 @@ class Session(Protocol):
         ...
 
     def break_off(self) -> None:
-        """End the waiting of another thread for this connection, which is of no use afterwards."""
+        """End the statement that another thread waits for; the connection may be of no use afterwards."""
         ...
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -150,7 +150,8 @@ class SqliteSession:
 
     def break_off(self) -> None:
         """Have the statement end that another thread waits for."""
-        self.connection.interrupt()
+        with suppress(sqlite3.Error):  # it ended in time, and the connection is closed
+            self.connection.interrupt()
 
     def close(self) -> None:
         """Let the connection go, unless it is all there is of the database."""

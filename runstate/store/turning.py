@@ -95,7 +95,8 @@ def _claim(session: Session, given: Given) -> Sequence[Row]:
 
 def is_parted(turn: Turn[Any]) -> bool:
     """Tell whether a turn takes more than one statement that writes."""
-    return len(turn.groups) > 1 or len(turn.queues) > 1 or bool(_noted(turn.groups))
+    several = turn.held is None and len(turn.queues) > 1  # a worker finds out what it got of the first
+    return several or len(turn.groups) > 1 or bool(_noted(turn.groups))
 
 
 def _noted(groups: Sequence[tuple[Outcome, Sequence[Settle]]]) -> Sequence[Settle]:

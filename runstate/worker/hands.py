@@ -137,9 +137,11 @@ class Hands:
             for work in left:
                 self._let_go(work)
             await self._see_off(left)
-            for run in runs:
-                await asyncio.wait_for(self._store.aio.release(self._lease, run), LAST_S)
-            await asyncio.wait_for(self._store.aio.close_lease(self._lease), LAST_S)
+            async with asyncio.timeout(LAST_S) as patience:
+                for run in runs:
+                    await self._store.aio.release(self._lease, run)
+                    patience.reschedule(self._loop.time() + LAST_S)
+                await self._store.aio.close_lease(self._lease)
         except (StoreError, TimeoutError) as error:
             told = str(error) or "the store does not answer"
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, told)

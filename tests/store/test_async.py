@@ -386,6 +386,47 @@ def test_a_listener_that_fails(any_store: Store, clock: ManualClock, caplog: pyt
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wait_s", [0.0, 10.0])
+def test_what_was_asked_is_committed_before_it_is_closed(any_url: str, wait_s: float, clock: ManualClock) -> None:
+    """However much it is, and however short one waits for a database: this one answers."""
+    before = threading.active_count()
+    store = open_store(any_url, wait_s=wait_s)
+    store.create(**names(id="run_0"))
+
+    async def ask_and_close() -> list[StoredRun]:
+        asked = [asyncio.ensure_future(store.aio.create(**names(id=f"run_{n}"))) for n in range(1, 1001)]
+        await asyncio.sleep(0)
+        store.close()
+        return await asyncio.gather(*asked)
+
+    assert {f"run_{n}" for n in range(1, 1001)} == {created.id for created in run(ask_and_close)}
+    wait_until(lambda: before == threading.active_count(), "the threads to end")
+
+
+def test_who_asks_while_it_is_closed(any_url: str, clock: ManualClock) -> None:
+    """Everybody is answered: by what was asked for, or by a sentence."""
+    for _ in range(20):
+        store = open_store(any_url)
+        answers: list[object] = []
+
+        def ask(store: Store = store, answers: list[object] = answers) -> None:
+            try:
+                while True:
+                    answers.append(store.counts())
+                    answers.append(run(lambda: store.aio.open_lease("w1")))
+            except StoreError as error:
+                answers.append(str(error))
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        store.close()
+        for thread in asking:
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+        assert 3 == sum(str(answer).endswith("is closed") for answer in answers)
+
+
 def test_a_closed_store(any_url: str, clock: ManualClock) -> None:
     """Once closed it refuses everything with a sentence."""
     store = open_store(any_url)
@@ -470,6 +511,7 @@ FORKED = """
                 ask()
             except StoreError as error:
                 refused += str(error) == "a store does not survive a fork: open one in each process"
+        store.close()
         os._exit(0 if refused == 4 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert store.start(run.id).status == "in_progress"

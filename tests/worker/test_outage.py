@@ -6,16 +6,18 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from runstate.errors import StoreError, StoreUnavailable
 from runstate.plausible import judge
-from runstate.store import Store, open_store
+from runstate.store import Store, asking, open_store
+from runstate.store import committer as committing
+from runstate.store.bell import NotifyBell
 from runstate.worker import Context, Outcome, Worker
 from runstate.worker import hands as handing
 from runstate.worker import worker as working
@@ -25,6 +27,7 @@ from tests.store.support import Prompt
 from tests.worker.proxy import Proxy
 from tests.worker.support import LIMIT, Bench, at_work, ended, events, last, limited, new, until
 
+T = TypeVar("T")
 LEASE_S = 2.0
 
 
@@ -128,8 +131,10 @@ async def test_a_worker_is_stopped_while_nobody_answers(
 
 
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
-def test_a_store_is_closed_while_nobody_answers(store_url: str) -> None:
+def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an answer is told that it is unknown, whatever it was; the threads end, and the program may."""
+    for part in (committing, asking):
+        monkeypatch.setattr(part, "_CLOSING_S", 0.5)
     before = threading.active_count()
     with Proxy(store_url) as proxy, ThreadPoolExecutor(3) as pool:
         store = open_store(proxy.url, wait_s=0.3)
@@ -142,6 +147,28 @@ def test_a_store_is_closed_while_nobody_answers(store_url: str) -> None:
         for each in asked:
             assert isinstance(each.exception(LIMIT), StoreError)
     assert before == threading.active_count()
+
+
+@pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
+def test_a_store_is_closed_that_nobody_ever_answered(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bell and its committer are about to connect: neither keeps the other parts from being closed."""
+    for part in (NotifyBell, committing, asking):
+        monkeypatch.setattr(part, "_END_S" if part is NotifyBell else "_CLOSING_S", 0.1)
+    with Proxy(store_url) as proxy, ThreadPoolExecutor(1) as pool:
+        store = open_store(proxy.url, wait_s=0.1)
+        store._committer._disconnect()
+        proxy.freeze()
+        with store.bell.listening(lambda hint: None):
+            asked = pool.submit(asyncio.run, later(store.aio.create(**new())))
+            time.sleep(0.1)
+            store.close()
+            with pytest.raises(StoreError):
+                asked.result(LIMIT)
+
+
+async def later(asked: Awaitable[T]) -> T:
+    """Return what is asked, as what `asyncio.run` takes."""
+    return await asked
 
 
 # --- a server that dies -----------------------------------------------------------------------------------------------
