@@ -681,6 +681,24 @@ def test_an_abandoned_prepared_transaction_is_told(on_postgres: Patient, monkeyp
     assert "left for 2h" in found.sentence
 
 
+def test_entries_of_another_server_are_told(on_postgres: Patient) -> None:
+    """After a dump was restored where fewer transactions have been; what the documentation says then mends it."""
+    first = on_postgres.run()
+    renumbered = "UPDATE runstate_history SET tx = tx + 1000000000"
+    off, on = (f"ALTER TABLE runstate_history {what} TRIGGER USER" for what in ("DISABLE", "ENABLE"))
+    for statement in (off, renumbered, on):
+        on_postgres.query(statement)
+    found = on_postgres.only()
+    assert ("error", "restored") == (found.severity, found.what)
+    assert () == on_postgres.store.entries()
+    backups = (Path(__file__).parents[1] / "docs" / "store.md").read_text(encoding="utf-8").partition("## Backups")[2]
+    for statement in backups.partition("```sql\n")[2].partition("```")[0].splitlines():
+        on_postgres.query(statement)
+    assert () == on_postgres.examine().findings
+    second = on_postgres.run()
+    assert [first, second] == [entry.run_id for entry in on_postgres.store.entries()]
+
+
 def test_autovacuum_that_is_off_is_told(on_postgres: Patient) -> None:
     """For the table; and dead rows that pile up."""
     on_postgres.query("ALTER TABLE runstate_run SET (autovacuum_enabled = off)")

@@ -46,6 +46,8 @@ SELECT c.relname, current_setting('autovacuum')::boolean AND current_setting('tr
             (SELECT to_timestamp(created_at) FROM runstate_run ORDER BY seq LIMIT 1))) * 1000000)::bigint
     FROM pg_class AS c LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
     WHERE c.oid IN (to_regclass('runstate_run'), to_regclass('runstate_history'))"""
+_AHEAD: Final = """\
+SELECT EXISTS (SELECT 1 FROM runstate_history WHERE tx >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"""
 _DEAD_MOST: Final = 10_000  # rows: fewer are cleaned away in no time
 _DEAD_RATIO: Final = 0.2
 
@@ -70,6 +72,12 @@ def _examine_postgres(session: Session, sheet: Sheet, old_snapshot_s: float) -> 
     for name, age in session.run(_PREPARED, given):
         sentence = f"the prepared transaction {name} has been left for {span(age)}: {_HELD_BACK}"
         sheet.add("warning", "prepared", sentence, "COMMIT PREPARED or ROLLBACK PREPARED it", thing=name)
+    ((ahead,),) = session.run(_AHEAD, {})
+    if ahead:
+        sentence = (
+            "there are entries of a server that had counted further than this: `entries` and `watch` pass over them"
+        )
+        sheet.add("error", "restored", sentence, "see Backups in docs/store.md: their numbers are to be set anew")
     for table, everywhere, here, dead, alive, since in session.run(_AUTOVACUUM, {}):
         if not everywhere or not here:
             sentence = f"autovacuum is off for {table}{'' if here else ' alone'}: dead rows are never cleaned away"
