@@ -282,7 +282,9 @@ class Context:
 
     def settle_error(self, error: BaseException, traceback: str) -> Settle:
         """Return the settle for what a handler raised; the traceback is for the history alone."""
-        if isinstance(error, TokenLimitReached) or self._limit is not None:
+        if isinstance(error, TokenLimitReached):
+            self._limit = self._limit or error.reason  # a handler that counts by itself may raise it too
+        if self._limit is not None:
             return self.settle(None)
         if isinstance(error, RunFailed):
             last = LastError(error.code, error.message.replace("\0", "")[:_MOST_MESSAGE])

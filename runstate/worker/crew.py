@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from queue import SimpleQueue
 from threading import Thread
 from typing import Final, Generic, TypeVar
@@ -26,6 +27,8 @@ class Crew(Generic[T]):
         self._function: Final = function
         self._taken: Final = taken
         self._loop: Final = asyncio.get_running_loop()
+        self._context: Final = copy_context()
+        """What the function is called in a copy of: no call sees what another has set."""
         self._asked: Final[SimpleQueue[T | None]] = SimpleQueue()
         self._returned: Final[deque[tuple[T, object]]] = deque()
         self._rung = False
@@ -43,7 +46,7 @@ class Crew(Generic[T]):
 
     def _go(self) -> None:
         while (given := self._asked.get()) is not None:
-            self._returned.append((given, self._function(given)))
+            self._returned.append((given, self._context.copy().run(self._function, given)))
             del given  # or it lives until the next call
             if not self._rung:  # to wake the loop costs more than such a call, and lets all other threads in
                 self._rung = True

@@ -10,6 +10,8 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context as ContextVars
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Final
 
 from runstate import checks
@@ -102,6 +104,8 @@ class Hands:
         self._woken: asyncio.Event
         self._crew: Crew[Work]
         self._spawn: Spawn | None
+        self._context: ContextVars
+        """What every handler begins with a copy of, whoever's answer it was that made it begin."""
         self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -115,6 +119,7 @@ class Hands:
     async def _set_up(self) -> None:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
         self._crew = Crew(self._call, self._finish)
         self._spawn = spawning(self._loop) if self._asynchronous else None
         await self._take_lease()
@@ -206,7 +211,7 @@ class Hands:
         if self._spawn is None:
             self._crew.call(work)
         else:
-            work.begin(self._handler, self._spawn, self._is_held)
+            self._context.run(work.begin, self._handler, self._spawn, self._is_held)
 
     def _is_held(self, work: Work) -> bool:
         """Tell whether a run is still this worker's when its handler is about to be called.

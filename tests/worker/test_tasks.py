@@ -11,7 +11,7 @@ import pytest
 
 from runstate.store import Store
 from runstate.worker import Context, Worker
-from tests.worker.support import LIMIT, error_of, finish, limited, new
+from tests.worker.support import KINDS, LIMIT, error_of, finish, left_behind, limited, new, of_kind
 
 _SAID: Final[ContextVar[str]] = ContextVar("said", default="nothing")
 
@@ -37,6 +37,26 @@ def test_each_handler_has_a_task_of_its_own(concurrency: int, store: Store) -> N
     finish(store, handler, concurrency=concurrency)
     assert sorted(seen) == sorted((run.id, run.id, "nothing") for run in runs)
     assert {"completed"} == {store.get(run.id).status for run in runs}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_handler_begins_with_the_context_of_its_worker(kind: str, store: Store) -> None:
+    """What was set where the worker was begun, whatever other handlers have set; also in a run that is taken over."""
+    for _ in range(2):
+        store.create(**new())
+    left_behind(store)
+    seen: list[str] = []
+
+    def handler(ctx: Context) -> None:
+        seen.append(_SAID.get())
+        _SAID.set(ctx.run_id)
+
+    before = _SAID.set("outside")
+    try:
+        finish(store, of_kind(kind, handler), concurrency=1)
+    finally:
+        _SAID.reset(before)
+    assert ["outside"] * 2 == seen
 
 
 def _telling(made: Callable[[asyncio.Task[Any]], object]) -> Any:

@@ -154,3 +154,15 @@ def test_usage_that_cannot_be_fails_a_run_that_lets_it_pass(store: Store) -> Non
     run = finished(store, answer)
     assert error_of(run)["message"].startswith("InvalidRun: ")
     assert used(7, 8) == run.to_dict()["usage"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_limit_that_the_handler_raises_itself(kind: str, store: Store) -> None:
+    """Who counts tokens in its own way ends its run by the same error, and as incomplete."""
+
+    def handler(ctx: Context) -> Outcome | None:
+        raise TokenLimitReached(ctx.run_id, "max_completion_tokens")
+
+    run = finished(store, of_kind(kind, handler))
+    assert run.incomplete_details is not None
+    assert ("incomplete", "max_completion_tokens") == (run.status, run.incomplete_details.reason)
