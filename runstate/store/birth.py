@@ -67,22 +67,30 @@ def _instead(session: Session, wanted: Wanted) -> Row:
         row = _join_line(session, wanted)
         if row is not None:
             return row
-    if wanted.key is not None:
-        row = one(session.run(session.statements.by_key, {"key": wanted.key}))
-        if row is not None:
-            if row[1] != wanted.run.id:
-                _drop_settings(session, wanted)
-            return _same_request(wanted, row)
+    row = _by_key(session, wanted)
+    if row is not None:
+        if row[1] != wanted.run.id:
+            _drop_settings(session, wanted)
+        return _same_request(wanted, row)
     row = one(session.run(session.statements.by_id, {"id": wanted.run.id}))
     if row is not None:
-        if _created_by(wanted, read_run(row)) == []:
+        if wanted.key is None and _created_by(wanted, read_run(row)) == []:
             return row  # this very request, whose answer was lost
+        keyed = _by_key(session, wanted)  # it may have been committed between the two looks
+        if keyed is not None:
+            return _same_request(wanted, keyed)
         raise InvalidRun([Fault("id", f"is taken: there is a run {wanted.run.id} already")])
     _drop_settings(session, wanted)
     head = one(session.run(session.statements.head_of, {"thread": wanted.run.thread_id}))
     if head is None or wanted.exclusive == "queue":
         raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
     raise ThreadBusy(wanted.run.thread_id, head[0])
+
+
+def _by_key(session: Session, wanted: Wanted) -> Row | None:
+    if wanted.key is None:
+        return None
+    return one(session.run(session.statements.by_key, {"key": wanted.key}))
 
 
 def _join_line(session: Session, wanted: Wanted) -> Row | None:

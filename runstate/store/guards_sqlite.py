@@ -120,6 +120,8 @@ def _never_replaced(guard_by: Callable[[str, str, str], str], refuse: Callable[[
     # does nothing and lets the unique indexes decide, unless somebody replaces.
     probe = "BEGIN INSERT OR IGNORE INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1); END"
     yield guard_by("guard_replace", f"BEFORE INSERT ON runstate_run WHEN {in_the_way}", probe)
+    leased = "NEW.token <> 0 AND EXISTS (SELECT 1 FROM runstate_worker WHERE token = NEW.token)"
+    yield guard_by("guard_lease", f"BEFORE INSERT ON runstate_worker WHEN {leased}", probe)
     yield guard_by("replaced", "AFTER INSERT ON runstate_worker WHEN NEW.token = 0", refuse(REPLACED))
     yield guard_by(
         "guard_ready",

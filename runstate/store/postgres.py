@@ -68,6 +68,8 @@ def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> Sto
             return StoreUnavailable(f"{where} is busy: another transaction has been writing for too long")
         case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected():
             return Interlocked(f"{where}: {told[0]}")
+        case psycopg.errors.UniqueViolation():  # by what another has just committed: it will be seen the next time
+            return Interlocked(f"{where}: {told[0]}")
         case psycopg.OperationalError():
             return StoreUnavailable(f"{where}: {told[0]}")
         case _:

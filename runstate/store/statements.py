@@ -89,7 +89,8 @@ class Statements(Leases):
     @cached_property
     def drop_settings(self) -> str:
         """Take away the settings of a run that was not created after all."""
-        return f"DELETE FROM runstate_settings WHERE id = {self.param('id', 'text')}"
+        there = f"SELECT 1 FROM runstate_run WHERE id = {self.param('id', 'text')}"
+        return f"DELETE FROM runstate_settings WHERE id = {self.param('id', 'text')} AND NOT EXISTS ({there})"
 
     # --- moves ----------------------------------------------------------------------------------------------------
 

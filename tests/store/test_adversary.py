@@ -197,6 +197,10 @@ def test_leases_are_kept(store: Store, prompt: Prompt, held: Any) -> None:
     store.close_lease(lease)
     refused(prompt, "UPDATE runstate_worker SET closed = 0 WHERE token = ?", [lease.token])
     refused(prompt, "DELETE FROM runstate_worker")
+    again = "INTO runstate_worker (token, name, began_at, lease_until, closed) VALUES (?, 'x', 0, 9000000000000000, 0)"
+    for head in ("INSERT", "INSERT OR REPLACE", "REPLACE") if prompt.is_sqlite else ("INSERT",):
+        refused(prompt, f"{head} {again}", [lease.token])
+    assert 0 == prompt.changed(f"INSERT {again} ON CONFLICT (token) DO NOTHING", [lease.token])
     idle = store.open_lease("idle")
     assert 1 == prompt.changed("DELETE FROM runstate_worker WHERE token = ?", [idle.token])
 

@@ -223,6 +223,24 @@ def test_messages_and_outputs_may_hold_anything(any_store: Store) -> None:
     assert {"\0": "\ud800"} == any_store.history(run.id)[-1].detail
 
 
+def test_a_key_for_a_run_that_has_another_or_none(store: Store, prompt: Prompt, clock: ManualClock) -> None:
+    """A key that could not be recorded is not accepted: under it a second run would come to be the next time."""
+    store.create(**names(id="run_1", instructions="x"))
+    store.create(**names(id="run_2", idempotency_key="key_2"))
+    before = prompt.everything()
+    for taken in (
+        names(id="run_1", instructions="x", idempotency_key="key_1"),
+        names(id="run_2", idempotency_key="key_1"),
+    ):
+        with pytest.raises(InvalidRun, match=f"id: is taken: there is a run {taken['id']} already"):
+            store.create(**taken)
+    with pytest.raises(KeyReused, match="instructions"):
+        store.create(**names(id="run_1", instructions="x", idempotency_key="key_2"))
+    assert before == prompt.everything()
+    assert "run_2" == store.create(**names(id="run_2", idempotency_key="key_2")).id
+    assert "run_2" == store.create(**names(idempotency_key="key_2")).id
+
+
 # --- many at once -----------------------------------------------------------------------------------------------------
 
 

@@ -171,6 +171,25 @@ def test_a_claim_asked_again_before_the_server_has_done_it(url: str) -> None:
         assert [run.id] == [claimed.id for claimed, _ in asked.result(LIMIT).claimed]
 
 
+def test_a_sweep_while_a_thread_is_taken(url: str) -> None:
+    """A run gets ready while another takes its thread, unseen: the sweep looks again, and leaves it waiting."""
+    with open_store(url) as store, closing(Prompt(url).connection) as own, ThreadPoolExecutor(1) as pool:
+        first = store.create(**names(id="run_1", one_live_run_per_thread="reject"))
+        soon = int(time.time()) + 1
+        store.create(**names(id="run_2", one_live_run_per_thread="queue", not_before=soon))
+        store.request_cancel(first.id)
+        assert "cancelled" == store.get(first.id).status
+        own.execute("BEGIN")
+        with store.within(own) as bound:
+            bound.create(**names(id="run_3", one_live_run_per_thread="reject"))
+        time.sleep(max(0.0, soon + 0.1 - time.time()))
+        swept = pool.submit(store.sweep)
+        wait_for_a_lock(url)
+        own.execute("COMMIT")
+        assert () == swept.result(LIMIT).readied
+        assert not store.get("run_2").ready
+
+
 def test_a_note_of_a_run_that_another_transaction_holds(url: str) -> None:
     """It is kept at once: who reports what it does waits for nobody who has to do with its run."""
     with open_store(url) as store, Prompt(url) as other:
