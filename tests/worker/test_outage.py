@@ -119,7 +119,7 @@ async def test_a_worker_is_stopped_while_nobody_answers(
         for url, _ in both.values():
             blocked, bench = Blocked(url, undo), Bench()
             run = blocked.store.create(**new())
-            async with at_work(blocked.store, bench.wait, drain_s=0.1) as worker:
+            async with at_work(blocked.store, bench.wait, concurrency=1, drain_s=0.1) as worker:
                 await until(lambda: len(bench.begun) == 1, "the handler")  # noqa: B023
                 blocked.block()
                 bench.gate.set()
