@@ -259,6 +259,9 @@ def judge_trace(records: Iterable[Record], law: Law = LAW) -> Verdict:
     steps: list[Step] = []
     for index, seen in enumerate(trace):
         findings.extend(_judge(seen, index, law))
+        # What is excused in a snapshot is not held against the steps to it and from it.
+        excused = {found.field for found in _judge_shape(seen, index, law) if found.severity == "warning"}
+        trace[index] = attrs.evolve(seen, unseen=seen.unseen | excused) if excused else seen
     broken = {finding.index for finding in findings if finding.severity == "error"}
     for index, (before, after) in enumerate(pairwise(trace), start=1):
         findings.extend(_judge_constants(before.run, after.run, index))

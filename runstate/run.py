@@ -161,7 +161,9 @@ class Run(RunSnapshot):
         # A run with names and nothing else is common, and the checks of settings cost more than its birth. (1 equals
         # True and 1.0, but where a boolean or a number belongs, it is told from the other.)
         usual = parallel_tool_calls is True and temperature.__class__ is top_p.__class__ is float
-        if not (named and timely and usual and settings == _DEFAULTS):
+        if named and timely and usual and settings == _DEFAULTS:
+            settings = _DEFAULTS  # an empty object that was handed in equals ours, and is not
+        else:
             names = {
                 "id": "-" if id is None else id,
                 "thread_id": thread_id,

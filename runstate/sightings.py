@@ -106,7 +106,7 @@ def events_in(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | N
             if size <= _MAX_BYTES:  # of an event that does not end, as much as it takes to refuse it
                 data.append(value)
                 size += len(value) + (len(data) > 1)
-        elif not field and not value:
+        elif not line.strip():  # a colon by itself is a comment
             if data and data != [b"[DONE]"]:
                 yield begin, event, b"\n".join(data)
             event, data, begin, size = None, [], 0, 0

@@ -47,6 +47,8 @@ def demand(faults: Sequence[Fault]) -> None:
 
 def _own(extra: Mapping[str, object]) -> Mapping[str, object]:
     """Return a copy of unknown keys; what is no object stays as it is, and is a fault."""
+    if extra == _NOTHING:
+        return _NOTHING
     return cast("Mapping[str, object]", copy_of(extra)) if extra and checks.json_value("", extra) == () else extra
 
 

@@ -198,6 +198,27 @@ def test_a_known_reason_is_a_warning_and_no_error() -> None:
     assert "runs carry usage only since February 2024" in str(report.complaints[0])
 
 
+@pytest.mark.parametrize("field", ["usage", "incomplete_details"])
+def test_what_is_excused_is_so_in_every_step(field: str) -> None:
+    """Seen twice, or after it was seen at work, such a run is as odd as by itself."""
+    born = {"usage": 1_700_000_000, "incomplete_details": 1_714_000_000}[field]
+    odd = {"usage": None} if field == "usage" else {"incomplete_details": {"reason": "max_prompt_tokens"}}
+    at_work = a_trace()[1] | {"created_at": born, "started_at": born + 1, "expires_at": born + 600}
+    ended = a_trace()[2] | {"created_at": born, "started_at": born + 1, "completed_at": born + 2} | odd
+    report = read("\n".join(json.dumps(run) for run in (at_work, ended, ended)))
+    assert ["warning"] * 2 == [complaint.severity for complaint in report.complaints]
+    assert 1 == report.steps.total()
+
+
+def test_a_colon_is_a_comment() -> None:
+    """It ends no event, wherever it stands."""
+    first, second = json.dumps(a_trace()[0], indent=0).split("\n", 1)
+    data = "\n".join(f"data: {line}" for line in second.splitlines())
+    assert 1 == read(f"event: thread.run.queued\n:\ndata: {first}\n:\n{data}\n\n").snapshots
+    wrong = read(f"event: thread.run.completed\n:\ndata: {json.dumps(a_trace()[0])}\n\n")
+    assert 1 == wrong.errors
+
+
 def test_a_first_line_cut_off_spoils_no_other() -> None:
     """Lines that are objects are read as lines, also when the first of them is not whole."""
     first, *more = map(json.dumps, a_trace())

@@ -521,6 +521,10 @@ def test_a_new_run_does_not_share_what_it_was_given() -> None:
     metadata["c"] = "d"
     assert ({"type": "file_search"},) == run.tools
     assert {"a": "b"} == run.metadata
+    nothing: dict[str, str] = {}
+    run, usage = new_run(metadata=nothing), Usage(1, 2, extra=nothing)
+    nothing["a"] = "b"
+    assert {} == run.metadata == usage.extra
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------
