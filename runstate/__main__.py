@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Final, NoReturn
 
 _MISTAKE: Final = 2
@@ -20,6 +22,7 @@ def main() -> None:
         if missing.name not in ("click", "rich"):
             raise
         _end(_MISTAKE, "the command needs click and rich: pip install 'runstate[cli]'")
+    _take_any_text()
     try:
         code = cli.main(prog_name="runstate", standalone_mode=False)
         sys.stdout.flush()
@@ -38,6 +41,14 @@ def main() -> None:
     except OSError as trouble:
         _drop_the_rest()
         _end(_MISTAKE, f"cannot go on: {trouble.strerror or trouble}")
+
+
+def _take_any_text() -> None:
+    """Have stdout spell out what its encoding lacks, as stderr does; where it was closed, take it and keep nothing."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    elif isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_the_rest() -> None:

@@ -257,6 +257,21 @@ def test_a_terminal_that_knows_no_unicode_gets_ascii() -> None:
     assert LEGAL == set(parse_lanes(done.stdout))
 
 
+def test_what_stdout_cannot_spell_is_spelled_out(recording: Path) -> None:
+    """Names in other scripts are no reason to fall."""
+    foreign = recording.rename(recording.with_name("caf\xe9.jsonl"))
+    checked = process("check", str(foreign), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert "" == checked.stderr
+    assert "caf\\xe9.jsonl" in checked.stdout
+
+
+def test_a_stdout_that_was_closed_is_no_trouble() -> None:
+    """Who closes it wants to hear nothing."""
+    command = f"{sys.executable} -m runstate table >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("arguments", [["table"], ["diagram"], ["explain", "queued", "start"]])
 def test_a_full_disk_gets_a_sentence(arguments: list[str]) -> None:

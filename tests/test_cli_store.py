@@ -752,6 +752,29 @@ def test_the_doctor_shows_a_person_how_far_it_is(on_sqlite: Desk) -> None:
     assert 2 == written.count(b"let more workers")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--lease", "0s"], "lease_s: expected a number from 0.05 to 86400, got 0.0"),
+        (["--lease", "2d"], "lease_s: expected a number from 0.05 to 86400, got 172800.0"),
+        (["--name", ""], "name: is empty"),
+    ],
+)
+def test_a_worker_that_cannot_be(wrong: list[str], told: str, on_sqlite: Desk) -> None:
+    """A setting that is out of its range is told in a sentence, before anything is claimed."""
+    done = process("worker", "runstate.lifecycle:LAW.find", *wrong, "--until-idle", "--store", on_sqlite.url)
+    assert (2, 1) == (done.returncode, done.stderr.count("\n"))
+    assert told in done.stderr
+
+
+def test_a_module_that_fails_to_be_imported(on_sqlite: Desk, tmp_path: Path) -> None:
+    """It is told why, and not that the handler is missing."""
+    (tmp_path / "wrong_app.py").write_text("import os\n\nos.nope\n\n\ndef answer(ctx):\n    pass\n", encoding="utf-8")
+    done = process("worker", "wrong_app:answer", "--store", on_sqlite.url, PYTHONPATH=str(tmp_path))
+    assert 2 == done.returncode
+    assert "cannot import wrong_app: AttributeError: module 'os' has no attribute 'nope'" in done.stderr
+
+
 def test_the_table_does_not_wait_for_the_store() -> None:
     """A command loads what it needs, and the list of the commands about runs loads no database."""
     for arguments in (["runs", "--help"], ["table"], ["ddl", "--help"]):

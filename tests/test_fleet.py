@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from runstate.fleet import KINDS
 
 
-def test_the_demo_drives_every_kind_and_loses_none() -> None:
+def test_the_demo_drives_every_kind_and_loses_none(tmp_path: Path) -> None:
     """Each kind of run ends as it must, the killed worker's runs are taken over, and nothing illegal happened."""
-    done = subprocess.run(
-        [sys.executable, "-m", "runstate", "demo", "--json"], capture_output=True, text=True, timeout=100, check=True
-    )
+    kept = tmp_path / "run%20x.db"
+    command = [sys.executable, "-m", "runstate", "demo", "--json", "--keep", str(kept)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert kept.exists()
     told = json.loads(done.stdout)
     ends = {
         "completed": KINDS["plain"] + KINDS["tools"] + KINDS["long"],

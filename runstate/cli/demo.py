@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import click
 from rich.console import Console, Group
@@ -49,7 +50,7 @@ def demo(keep: Path | None, as_json: bool) -> None:
     with ExitStack() as stack:
         folder = keep.parent if keep is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / (keep.name if keep is not None else "demo.db")
-        url = f"sqlite:///{path.absolute()}"
+        url = f"sqlite:///{quote(str(path.absolute()))}"
         stack.enter_context(told_in_sentences())
         store = stack.enter_context(open_store(url))
         console = Console(stderr=True, highlight=False) if as_json else screen()

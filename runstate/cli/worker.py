@@ -29,14 +29,15 @@ def _handler(place: str) -> Handler:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         found: object = import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError:
-        raise Mistaken(f"{printable(place)}: {printable(module_name)} has no {printable(name)}") from None
     except Exception as error:
         raise Mistaken(
             f"cannot import {printable(module_name)}: {type(error).__name__}: {printable(str(error))}"
         ) from None
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise Mistaken(f"{printable(place)}: {printable(module_name)} has no {printable(name)}") from None
     if not callable(found):
         raise Mistaken(f"{printable(place)} is a {type(found).__name__}, and no function to call")
     return cast("Handler", found)
@@ -86,16 +87,19 @@ def worker(
         handlers=[RichHandler(console=console, show_path=False)],
     )
     with opened(url) as store:
-        hand = Worker(
-            store,
-            function,
-            concurrency=concurrency,
-            queues=queues,
-            name=name,
-            lease_s=lease_s,
-            max_attempts=max_attempts,
-            drain_s=drain_s,
-        )
+        try:
+            hand = Worker(
+                store,
+                function,
+                concurrency=concurrency,
+                queues=queues,
+                name=name,
+                lease_s=lease_s,
+                max_attempts=max_attempts,
+                drain_s=drain_s,
+            )
+        except ValueError as error:
+            raise Mistaken(printable(str(error))) from None
         console.print(f"worker {printable(hand.name)} is at work on {printable(store.database.shown)}", soft_wrap=True)
         hand.run(until_idle=until_idle)
         console.print(f"worker {printable(hand.name)} has ended; {hand.settled} outcomes committed", soft_wrap=True)
