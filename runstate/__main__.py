@@ -45,10 +45,11 @@ def main() -> None:
 
 def _take_any_text() -> None:
     """Have stdout spell out what its encoding lacks, as stderr does; where it was closed, take it and keep nothing."""
-    if sys.stdout is None:
+    out: object = sys.stdout
+    if out is None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    elif isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    elif isinstance(out, TextIOWrapper):
+        out.reconfigure(errors="backslashreplace")
 
 
 def _drop_the_rest() -> None:
