@@ -258,9 +258,10 @@ def judge_trace(records: Iterable[Record], law: Law = LAW) -> Verdict:
     findings: list[Finding] = []
     steps: list[Step] = []
     for index, seen in enumerate(trace):
-        findings.extend(_judge(seen, index, law))
+        shaped = tuple(_judge_shape(seen, index, law))
+        findings += (*shaped, *_judge_times(seen.run, index))
         # What is excused in a snapshot is not held against the steps to it and from it.
-        excused = {found.field for found in _judge_shape(seen, index, law) if found.severity == "warning"}
+        excused = {found.field for found in shaped if found.severity == "warning"}
         trace[index] = attrs.evolve(seen, unseen=seen.unseen | excused) if excused else seen
     broken = {finding.index for finding in findings if finding.severity == "error"}
     for index, (before, after) in enumerate(pairwise(trace), start=1):
