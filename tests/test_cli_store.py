@@ -393,7 +393,13 @@ def test_prune_asks_a_person(on_sqlite: Desk, answer: str, code: int, left: int)
     on_sqlite.ended()
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "runstate", "runs", "prune", "--older-than", "0s", "--store", on_sqlite.url]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as running:
+    # Who begins the tests in the background of a script has them ignore Ctrl-C, and so would whom they begin.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with running:
         os.close(theirs)
         written = b""
         while b"Go on?" not in written:
