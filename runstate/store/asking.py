@@ -89,7 +89,7 @@ class Readers:
         until = monotonic() + max(self._wait_s, _CLOSING_S)
         while self._busy and monotonic() < until:
             pause(_LOOK_S)
-        for session in [*self._busy.copy().values()]:
+        for session in self._busy.copy().values():
             session.break_off()
 
     def _drain(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ from psycopg.types.json import set_json_loads
 
 from runstate.store import NewRun, Store, StoredRun, open_store
 from runstate.store.commands import Call
+from tests.postgres import wait_until
 from tests.support import CALL, GIVEN, HELD_IN, NOW, STAMPED_BY, STAMPS, USED, WAYS
 
 __all__ = [
@@ -300,8 +300,6 @@ def held_back(store: Store) -> Callable[[], None]:
 
 def wait_for_a_lock(home: str) -> None:
     """Wait until somebody in the database waits for somebody else."""
-    until = time.monotonic() + 20
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with Prompt(home) as looking:
-        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        while not looking.run(waits) and time.monotonic() < until:
-            time.sleep(0.005)
+        wait_until(lambda: bool(looking.run(waits)), "somebody to wait for a lock")
