@@ -1,39 +1,52 @@
-# One target a purpose. `.venv` is set up once and again only when pyproject.toml changes.
+# One target a purpose. Each environment is installed from a lock file in requirements/ and set up anew when the lock
+# changes. `make lock` writes the locks.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
-DEVELOP := .venv/.develop
+DEMO_READY := .venv/.demo
+TEST_READY := .venv/.test
+DEV_READY := .venv/.dev
+BENCH_READY := .venv/.bench
+MUTATION_READY := .venv/.mutation
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-.PHONY: demo test check lint types cov bench torture mutation pictures clean
+.PHONY: demo test test-quick test-newest test-lowest test-renamed check lint types cov bench torture mutation pictures lock clean
 
-demo: $(READY)  ## drive runs through every status
+demo: $(DEMO_READY)  ## drive runs through every status
 	$(BIN)/runstate demo $(DEMO)
 
-test: $(DEVELOP)  ## run the tests, in about three minutes on two cores
-	$(BIN)/python -m pytest -q -n auto
+test: $(TEST_READY)  ## run the tests that need nothing but Python, in at most three minutes on two cores
+	$(PYTEST) -m "not slow and not foreign"
 
-check: lint types cov  ## what CI runs
+test-quick: $(TEST_READY)  ## run what answers within a minute: no server, no other process
+	$(PYTEST) -m "not slow and not foreign and not server and not process"
 
-lint: $(DEVELOP)
+test-newest: .venv-newest/.ready  ## run the tests with the newest releases of everything
+	.venv-newest/bin/python -m pytest -q -n auto --dist worksteal -m "not slow and not foreign"
+
+test-lowest: .venv-lowest/.ready  ## run the tests with the lowest releases that pyproject.toml promises, on Python 3.11
+	.venv-lowest/bin/python -m pytest -q -n auto --dist worksteal -m "not slow and not foreign"
+
+check: lint types cov  ## what CI runs: linters, types, and all the tests, the slow and the foreign ones too
+
+lint: $(DEV_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(DEVELOP)
+types: $(DEV_READY)
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes runstate --ignoreexternal
 
-cov: $(DEVELOP)  ## the tests of `make test`, with coverage
-	$(BIN)/python -m pytest -q -n auto --cov --cov-report=term-missing:skip-covered
+cov: $(DEV_READY)  ## all the tests, with coverage
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-bench: $(DEVELOP)  ## measure; decides nothing
-	$(BIN)/python -m pip install -q --group bench
+bench: $(BENCH_READY)  ## measure; decides nothing
 	$(BIN)/python benchmarks/in_memory.py
 	$(BIN)/python benchmarks/durable.py
 	$(BIN)/python benchmarks/durable_more.py
 	$(BIN)/python benchmarks/python_cost.py
 
-torture: $(DEVELOP)  ## everything that may happen to a store, for an hour
+torture: $(TEST_READY)  ## everything that may happen to a store, for an hour
 	$(BIN)/python -m tests.torture --minutes 24 --store postgres
 	$(BIN)/python -m tests.torture --minutes 12 --store sqlite
 	$(BIN)/python -m tests.torture.simulation --steps 10000000 --processes 2
@@ -41,25 +54,85 @@ torture: $(DEVELOP)  ## everything that may happen to a store, for an hour
 	$(BIN)/python -m tests.torture.trials
 	$(BIN)/python -m tests.torture.hunt
 
-mutation: $(DEVELOP)  ## change the code in a thousand ways, and see which the tests miss
-	$(BIN)/python -m pip install -q --group mutation
+mutation: $(MUTATION_READY)  ## change the code in a thousand ways, and see which the tests miss
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
 
-pictures: $(READY)  ## draw the README's table and lanes again
+pictures: $(DEMO_READY)  ## draw the README's table and lanes again
 	$(BIN)/python -m runstate.diagram.readme README.md docs/lifecycle.md
 	$(BIN)/runstate diagram --format svg --output docs/lanes.svg
 	$(BIN)/runstate scenes --quick --record examples/recorded.jsonl >/dev/null
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage mutants
+	rm -rf .venv .venv-newest .venv-lowest .venv-lock
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage mutants
 
-$(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install -q -e ".[cli]"
+# --- environments -----------------------------------------------------------------------------------------------------
+
+# $(call install,FOLDER,LOCK): every package at the version and the hash of the lock, and then this project as it is.
+define install
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install -q --require-hashes -r requirements/$(2).txt
+	$(1)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+endef
+
+$(DEMO_READY): requirements/demo.txt pyproject.toml
+	$(call install,.venv,demo)
 	@touch $@
 
-$(DEVELOP): $(READY)
-	$(BIN)/python -m pip install -q --group dev
+$(TEST_READY): requirements/test.txt pyproject.toml
+	$(call install,.venv,test)
+	@touch $@
+
+$(DEV_READY): requirements/dev.txt pyproject.toml
+	$(call install,.venv,dev)
+	@touch $@
+
+$(BENCH_READY): requirements/bench.txt pyproject.toml
+	$(call install,.venv,bench)
+	@touch $@
+
+$(MUTATION_READY): requirements/mutation.txt pyproject.toml
+	$(call install,.venv,mutation)
+	@touch $@
+
+.venv-newest/.ready: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade "pip>=25.1"
+	.venv-newest/bin/python -m pip install -q -e ".[cli,postgres]" --group test
+	@touch $@
+
+.venv-lowest/.ready: requirements/lowest.txt pyproject.toml
+	$(call install,.venv-lowest,lowest)
+	@touch $@
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+# One file an environment, for every Python that pyproject.toml promises. The smaller ones take their versions from
+# dev.txt, so that installing one over another changes nothing. No address of an index is written.
+COMPILE := .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --upgrade \
+	--generate-hashes --no-emit-index-url --no-annotate
+EXTRAS := --extra cli --extra postgres
+export UV_CUSTOM_COMPILE_COMMAND := make lock
+
+lock: .venv-lock/.ready  ## pin the newest releases that fit together, with their hashes
+	$(COMPILE) --group dev $(EXTRAS) --output-file requirements/dev.txt
+	$(COMPILE) --group build --extra cli --constraints requirements/dev.txt --output-file requirements/demo.txt
+	$(COMPILE) --group test $(EXTRAS) --constraints requirements/dev.txt --output-file requirements/test.txt
+	$(COMPILE) --group bench $(EXTRAS) --constraints requirements/dev.txt --output-file requirements/bench.txt
+	$(COMPILE) --group mutation $(EXTRAS) --constraints requirements/dev.txt --output-file requirements/mutation.txt
+	$(COMPILE) --group lock --output-file requirements/lock.txt
+	$(MAKE) requirements/lowest.txt
+
+# The lowest releases of what users install; everything else stays as test.txt has it.
+requirements/lowest.txt: requirements/test.txt pyproject.toml | .venv-lock/.ready
+	.venv-lock/bin/uv pip compile pyproject.toml --quiet $(EXTRAS) --python-version 3.11 --resolution lowest-direct \
+		--no-deps --no-emit-index-url --no-annotate --output-file .venv-lock/lowest-direct.txt
+	cp requirements/test.txt $@
+	.venv-lock/bin/uv pip compile pyproject.toml --quiet $(EXTRAS) --group test --python-version 3.11 --universal \
+		--generate-hashes --no-emit-index-url --no-annotate --constraints .venv-lock/lowest-direct.txt --output-file $@
+
+.venv-lock/.ready: requirements/lock.txt
+	test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install -q --require-hashes -r requirements/lock.txt
 	@touch $@
