@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,24 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
 )
 settings.load_profile("steady")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run the tests: more than cores, because many tests wait for other processes."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a database server or starts other processes, so that `make test-quick` can leave it out."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        names = [*item.fixturenames, *(value for value in parameters if isinstance(value, str))]
+        if any("postgres" in name for name in names):
+            item.add_marker("server")
+        if {"subprocess", "multiprocessing", "WorkerProcess"} & vars(item.module).keys():
+            item.add_marker("process")
 
 
 @pytest.fixture(autouse=True)

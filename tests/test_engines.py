@@ -40,6 +40,8 @@ import os, sys, threading, time
 sys.path.insert(0, {examples!r})
 import {name} as example
 
+pytestmark = pytest.mark.foreign
+
 limit = threading.Timer(120, os._exit, [1])
 limit.daemon = True
 limit.start()

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from runstate.fleet import KINDS
 
 
+@pytest.mark.slow
 def test_the_demo_drives_every_kind_and_loses_none(tmp_path: Path) -> None:
     """Each kind of run ends as it must, the killed worker's runs are taken over, and nothing illegal happened."""
     kept = tmp_path / "run%20x.db"

@@ -16,6 +16,8 @@ import pytest
 
 from tests.postgres import DIRECTORIES, VARIABLE, OwnServer, Server, is_running, sweep, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 fcntl = pytest.importorskip("fcntl", reason="no server is started where there is no Unix")
 

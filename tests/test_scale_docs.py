@@ -21,6 +21,8 @@ from tests.postgres import OwnServer, Server, wait_until
 from tests.scale_page import run_recipe
 from tests.store.support import names
 
+pytestmark = pytest.mark.slow
+
 RUNS = 300
 
 

@@ -99,6 +99,7 @@ def run_checker(*arguments: str, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.foreign
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
 def test_mypy(snippets: Path, tmp_path: Path) -> None:
     """Mypy reports each wrong line and none of the right ones."""
@@ -110,6 +111,7 @@ def test_mypy(snippets: Path, tmp_path: Path) -> None:
     assert WRONG == set(found), output
 
 
+@pytest.mark.foreign
 @pytest.mark.skipif(importlib.util.find_spec("basedpyright") is None, reason="basedpyright is not installed")
 def test_basedpyright(snippets: Path, tmp_path: Path) -> None:
     """basedpyright, which speaks in editors, reports each wrong line and none of the right ones."""

@@ -594,6 +594,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.dictionaries(st.sampled_from([*KEYS, *CAMEL.values()]), anything, max_size=5))
 @example({"temperature": 10**400})

@@ -40,6 +40,7 @@ def moves(law: Law) -> frozenset[Move]:
     return frozenset((row.event, row.source, row.target) for row in law.transitions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", LANES)
 @settings(max_examples=120, deadline=None)
 @given(law=laws(), standing=st.none() | standings(), width=WIDTHS, color=st.booleans())

@@ -108,6 +108,7 @@ def values(row: Mapping[str, Any], column: str) -> Iterator[object]:
 CLAUSES = ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE", "UPDATE OR FAIL", "UPDATE OR ROLLBACK", "UPDATE OR ABORT")
 
 
+@pytest.mark.slow
 def test_one_column_of_a_run(store: Store, prompt: Prompt, clock: object, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs of fifteen shapes, all thirty columns, many values each: refused, and the database as it was."""
     runs = shapes(store)

@@ -92,6 +92,7 @@ def snippets(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.foreign
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
 def test_mypy(snippets: Path, tmp_path: Path) -> None:
     """Mypy reports each wrong line and none of the right ones."""
@@ -102,6 +103,7 @@ def test_mypy(snippets: Path, tmp_path: Path) -> None:
     assert WRONG == set(reported(output, snippets.name)), output
 
 
+@pytest.mark.foreign
 @pytest.mark.skipif(importlib.util.find_spec("basedpyright") is None, reason="basedpyright is not installed")
 def test_basedpyright(snippets: Path, tmp_path: Path) -> None:
     """basedpyright, which speaks in editors, reports each wrong line and none of the right ones."""

@@ -20,6 +20,8 @@ import pytest
 from runstate import LAW, RunEvent, RunStatus
 from runstate.testing.trial import Functions, Judgement, hold_trial
 
+pytestmark = pytest.mark.foreign
+
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "trial.md").read_text(encoding="utf-8")
 Cell: TypeAlias = tuple[RunStatus, RunEvent]
 

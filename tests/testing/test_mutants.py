@@ -66,6 +66,7 @@ def test_there_is_a_mutant_for_every_row() -> None:
         assert len(found) == len({mutant.name for mutant in found}), kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY)
 def test_the_assertions_catch_each(kind: str) -> None:
     """Each mutant fails `moves()`, `refusals()` or `walks()` with the assertions."""
@@ -77,6 +78,7 @@ def test_the_assertions_catch_each(kind: str) -> None:
     assert [] == missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY)
 def test_the_trial_catches_each(kind: str) -> None:
     """Each mutant is found by the trial alone."""

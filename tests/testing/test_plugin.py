@@ -516,6 +516,7 @@ def test_setup_and_teardown(pytester: pytest.Pytester) -> None:
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_count_together(suite: pytest.Pytester) -> None:
     """Under pytest-xdist the counts of all workers are one report, the same as without."""
     assert 0 == run(suite, "-n", "2", "--runstate-cov-report=json:two.json", "--runstate-cov-fail-under=7").ret
@@ -663,6 +664,7 @@ def history_of(url: str) -> Counter[tuple[str, str]]:
     return Counter((str(source), str(event)) for source, event in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_counts_are_those_of_the_history(
     pytester: pytest.Pytester, tmp_path: Path, postgres_url: str, options: tuple[str, ...]

@@ -40,6 +40,7 @@ SEEDS = range(20)
 # --- stores as they are -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_in_memory() -> None:
     """A store in memory answers as foretold."""
     run_state_machine_as_test(StoreMachine, settings=PLAIN)
@@ -285,6 +286,7 @@ FAULTS: Sequence[type[Store]] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found(fault: type[Store]) -> None:
     """The machine finds a store that does what no store may do."""

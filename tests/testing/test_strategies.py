@@ -139,6 +139,7 @@ DIFFERENCES: Final[tuple[Callable[[Run], object], ...]] = (
 )
 
 
+@pytest.mark.slow
 def test_runs_differ_in_everything() -> None:
     """Settings, arguments and times are drawn, too."""
     found = drawn(runs(), 400)
@@ -158,6 +159,7 @@ def test_illegal_moves_are_refused(move: tuple[Run, RunEvent]) -> None:
     assert before == everything(run)
 
 
+@pytest.mark.slow
 def test_illegal_moves_are_all_there_are() -> None:
     """Each of the 62 refusals is drawn; of short paths those that they reach."""
     refused = {pair for pair in PAIRS if pair not in TABLE}
@@ -204,6 +206,7 @@ def test_broken_traces_cannot_be(trace: list[dict[str, Any]]) -> None:
     assert judge_trace(trace).errors
 
 
+@pytest.mark.slow
 def test_broken_traces_break_in_every_way() -> None:
     """Fields set and nulled, runs that live again, names that change: all are drawn."""
     problems = [judge_trace(trace).errors[0] for trace in drawn(traces(broken=True), 400)]

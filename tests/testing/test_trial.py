@@ -49,6 +49,7 @@ def test_runs_in_memory() -> None:
     assert_holds(hold_trial(RunsInMemory(), race_rounds=2), race=112)
 
 
+@pytest.mark.slow
 def test_runs_in_a_store(any_store: Store, clock: ManualClock) -> None:
     """A store holds in every dialect: also against old copies, late workers, and two at once."""
     judgement = hold_trial(RunsInStore(any_store, clock), race_rounds=1)
@@ -56,6 +57,7 @@ def test_runs_in_a_store(any_store: Store, clock: ManualClock) -> None:
     assert_holds(judgement, walk=37, stale=72, lease=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["memory", "postgres"])
 def test_runs_in_a_store_that_reads_the_clock(dialect: str, request: pytest.FixtureRequest) -> None:
     """A store holds by the database's clock too, where leases lapse in earnest."""
@@ -74,6 +76,7 @@ class Fenceless(RunsInStore):
         return self.ask(run, event)
 
 
+@pytest.mark.slow
 def test_a_store_without_fences(any_store: Store, clock: ManualClock) -> None:
     """The challenge of late workers is one: whose outcomes are not held against their lease is charged."""
     judgement = hold_trial(Fenceless(any_store, clock), race_rounds=0)
@@ -134,6 +137,7 @@ def test_functions_without_a_clock() -> None:
     assert_holds(hold_trial(Functions(desk.create, desk.ask, desk.read, refused=No), race_rounds=1, tick_s=0))
 
 
+@pytest.mark.slow
 def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs with stamps and no `advance` are given a second between two moves; those without stamps are not."""
     desk = Desk()
@@ -240,6 +244,7 @@ def camel(name: str) -> str:
     return first + "".join(word.title() for word in rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_styles(style: str) -> None:
     """However statuses, times and keys are written: what is correct holds."""

@@ -39,6 +39,7 @@ def cell(charge: Charge) -> tuple[str, str, str]:
 # --- the API ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_service_holds() -> None:
     """A service that speaks the API, and has routes for the rest, holds in all cells."""
     with serving(Service()) as http:
@@ -222,6 +223,7 @@ def test_nobody_listens() -> None:
     assert charge.found.startswith("no run was made: ConnectionRefusedError")
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_answer() -> None:
     """A request without an answer is waited for twice, and then not made any more."""
     released = threading.Event()

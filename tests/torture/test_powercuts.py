@@ -32,6 +32,7 @@ def disks() -> frozenset[Kind]:
     return frozenset({"plain"}) if why_no_cache() else frozenset(get_args(Kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("disk", "cuts"), [("cached", 2), ("plain", 1)])
 def test_full_loses_nothing(disk: Kind, cuts: int, disks: frozenset[Kind]) -> None:
     """What the library acknowledged is there after a cut."""
@@ -44,6 +45,7 @@ def test_full_loses_nothing(disk: Kind, cuts: int, disks: frozenset[Kind]) -> No
     assert cuts == verdict.faults["power cut"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_lies_is_found(disks: frozenset[Kind]) -> None:
     """A disk that answers flushes without doing them loses what was acknowledged, at FULL too."""
     if "cached" not in disks:
@@ -53,6 +55,7 @@ def test_a_disk_that_lies_is_found(disks: frozenset[Kind]) -> None:
     assert verdict.acknowledged == verdict.lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", get_args(Kind))
 def test_no_fsync_is_found(disk: Kind, disks: frozenset[Kind]) -> None:
     """With `synchronous = OFF` acknowledged writes are lost, and the command line says so."""

@@ -56,6 +56,7 @@ def test_watching_changes_nothing() -> None:
         assert (plain.digest, plain.steps, plain.counts) == (other.digest, other.steps, other.counts)
 
 
+@pytest.mark.slow
 def test_worlds() -> None:
     """No acknowledged answer is lost, nothing is done twice, no history is illegal, no version is missing."""
     tally = Tally()
@@ -66,6 +67,7 @@ def test_worlds() -> None:
     assert all(tally.counts[name] for name in happened), tally
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", FOUND_BY)
 def test_a_bug_is_found(bug: str) -> None:
     """A library with this bug does not get past the simulation; another Python may need another world for it."""
@@ -108,6 +110,7 @@ def test_one_world_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert "again: python -m tests.torture.simulation" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_many_worlds_by_hand() -> None:
     """In two processes, counted as JSON."""
     command = [sys.executable, "-m", "tests.torture.simulation", "--steps", "500", "--processes", "2", "--json"]

@@ -32,6 +32,7 @@ ROOT: Final = Path(__file__).parents[2]
 LIMIT: Final = 240.0  # far more than it takes on a machine that is busy
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="storms stop and kill processes with signals")
 @pytest.mark.parametrize("store", ["postgres", "sqlite"])
 def test_a_short_storm_passes(store: str) -> None:

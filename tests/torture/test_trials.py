@@ -37,6 +37,7 @@ def held(trial: str) -> Mapping[str, Mapping[str, Any]]:
     return {verdict["trial"]: verdict for verdict in json.loads(done.stdout)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the trials stop and kill processes with signals")
 @pytest.mark.parametrize("trial", TRIALS)
 def test_nothing_is_lost_or_done_twice(trial: str) -> None:

@@ -11,16 +11,15 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from runstate.store import Store
 from runstate.worker import Context, Worker
 from tests.store.support import Prompt
 from tests.worker.process import WorkerProcess
 from tests.worker.support import LIMIT, Bench, at_work, ended, error_of, events, last, limited, new, until
-
-if TYPE_CHECKING:
-    import pytest
 
 LEASE_S = 1.5
 LATE_S = 5.0  # how long after the end of a lease its runs may wait to be taken over
@@ -146,6 +145,7 @@ async def a_deadly_run(stage: Stage) -> None:
 SCENES: tuple[Any, ...] = (kept_and_lost, stopped_for_long, a_blocked_loop, a_deadly_run)
 
 
+@pytest.mark.slow
 @limited
 async def test_leases(both: dict[str, tuple[str, Store]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every scene of this page."""

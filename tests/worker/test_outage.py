@@ -130,6 +130,7 @@ async def test_a_worker_is_stopped_while_nobody_answers(
     assert 2 == caplog.text.count("could not release the lease of w1, it will lapse: the store does not answer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an answer is told that it is unknown, whatever it was; the threads end, and the program may."""
@@ -149,6 +150,7 @@ def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pyt
     assert before == threading.active_count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 def test_a_store_is_closed_that_nobody_ever_answered(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its bell and its committer are about to connect: neither keeps the other parts from being closed."""

@@ -245,6 +245,7 @@ async def test_heartbeats_and_releases(store: Store, lossy: Store, proxy: Proxy,
     assert [None, "start", "complete"] == events(store, run.id)
 
 
+@pytest.mark.slow
 @limited
 async def test_a_storm(store: Store, lossy: Store, proxy: Proxy, prompt: Prompt) -> None:
     """Every sixth write or answer is lost, while two workers drive runs through tools, failures and cancels."""
