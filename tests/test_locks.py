@@ -30,13 +30,13 @@ CONTENTS: dict[str, tuple[list[str], list[str]]] = {
 
 def pins(lock: Path) -> dict[str, tuple[str, set[str]]]:
     """Return the version and the hashes of each package that a lock names."""
-    found = {}
+    found: dict[str, tuple[str, set[str]]] = {}
     for entry in re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8")):
         if entry.startswith("#"):
             continue
         match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)", entry)
         assert match is not None, f"{lock.name}: {entry.splitlines()[0]} is not pinned"
-        found[canonicalize_name(match[1])] = (match[2], set(re.findall(r"--hash=sha256:([0-9a-f]{64})", entry)))
+        found[canonicalize_name(match[1])] = (str(match[2]), set(re.findall(r"--hash=sha256:([0-9a-f]{64})", entry)))
     return found
 
 
