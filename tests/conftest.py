@@ -24,6 +24,7 @@ settings.register_profile(
 settings.load_profile("steady")
 
 
+@pytest.hookimpl(optionalhook=True)  # there are runs without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many processes run the tests: more than cores, because many tests wait for other processes."""
     return (os.cpu_count() or 1) + 1
