@@ -257,6 +257,7 @@ def test_styles(style: str) -> None:
     assert_holds(hold_trial(Functions(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", [style for style in STYLES if style not in ("few", "status", "row")])
 def test_styles_are_judged(style: str) -> None:
     """And what is not correct is found in each of them."""

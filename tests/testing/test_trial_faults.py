@@ -202,6 +202,7 @@ def told(charge: Charge) -> tuple[str, str | None, str]:
     return charge.challenge, charge.event and charge.event.value, charge.status.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeded", SEEDED, ids=lambda seeded: seeded.kind.__name__)
 def test_what_is_broken_is_found(seeded: Seeded) -> None:
     """Each fault is charged where it is, told in one sentence, and shown by its reproduction on a fresh subject.
@@ -404,6 +405,7 @@ class Wreck(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken_call", ["create", "ask", "read", "load", "claim", "lapse", "settle"])
 @pytest.mark.parametrize("after", [0, 1, 100, 500])
 def test_a_trial_never_raises(broken_call: str, after: int) -> None:
