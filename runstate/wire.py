@@ -13,14 +13,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from runstate import checks, json_values
 from runstate.errors import Fault, InvalidRun, RunDecodeError
 from runstate.json_values import Twice, copy_of, fits, join, misfits
 from runstate.lifecycle import RunStatus
 from runstate.record import FIELDS, RunRecord
+from runstate.refused_text import is_deeper, reason
 from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
+
+if TYPE_CHECKING:
+    import json
 
 __all__ = [
     "MAX_BYTES",
@@ -97,8 +101,7 @@ def parse(text: str | bytes, first_line: int = 1) -> object:
     try:
         value = cast("object", json.loads(text, object_pairs_hook=_object))
     except json.JSONDecodeError as error:
-        place = f"line {first_line - 1 + error.lineno} column {error.colno}"
-        raise RunDecodeError([Fault("", f"not JSON at {place}: {error.msg}")]) from None
+        raise RunDecodeError([Fault("", _not_json(text, error, first_line))]) from None
     except RecursionError:
         raise RunDecodeError([Fault("", f"nested deeper than {MAX_DEPTH} levels")]) from None
     except ValueError:  # the interpreter's own bound on the digits of an integer
@@ -106,6 +109,14 @@ def parse(text: str | bytes, first_line: int = 1) -> object:
     if not fits(value, MAX_DEPTH):
         _raise(misfits("", value, MAX_DEPTH))
     return value
+
+
+def _not_json(text: str, error: json.JSONDecodeError, first_line: int) -> str:
+    """Return what is wrong with a text that is not JSON. All before the place of the error is."""
+    if is_deeper(text[: error.pos], MAX_DEPTH):
+        return f"nested deeper than {MAX_DEPTH} levels"
+    place = f"line {first_line - 1 + error.lineno} column {error.colno}"
+    return f"not JSON at {place}: {reason(text, error.pos)}"
 
 
 def _raise(faults: Iterator[Fault]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from runstate import wire
 from runstate.errors import Fault, RunDecodeError
+from runstate.refused_text import is_deeper, reason
 
 __all__ = ["Base64", "parse"]
 
@@ -19,6 +20,8 @@ _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUTHS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}(?:[eE][-+]?[0-9]{1,3})?")
+_NOT_ALLOWED: Final = re.compile("[^\\t\\n\\r -~\\x85\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+_TOO_DEEP: Final = f"nested deeper than {wire.MAX_DEPTH} levels"
 _MAX_TAGS: Final = 100
 _BINARY: Final = ("tag:yaml.org,2002:binary", "!binary")
 
@@ -44,47 +47,77 @@ def parse(text: bytes) -> object:
         raise _refusal(f"expected at most {_MAX_TAGS} %TAG directives, got more")
     reader = cast("Any", yaml)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 28x faster, and not in every PyYAML
+    building = _Building()
     try:
-        return _value_of(reader.parse(text.decode(), Loader=loader))
+        decoded = text.decode()
     except UnicodeDecodeError as error:
         raise _refusal(f"byte {error.start} is not UTF-8") from None
+    try:
+        return building.value_of(reader.parse(decoded, Loader=loader))
     except yaml.YAMLError as error:
-        mark: Any = getattr(error, "problem_mark", None)
-        place = "" if mark is None else f" at line {mark.line + 1} column {mark.column + 1}"
-        raise _refusal(
-            f"not YAML{place}: {getattr(error, 'problem', None) or 'a character it does not allow'}"
-        ) from None
+        raise _refusal(_not_yaml(decoded, getattr(error, "problem_mark", None), building)) from None
     except RunDecodeError:
         raise
+    except RecursionError:
+        raise _refusal(_TOO_DEEP) from None
     except (ValueError, OverflowError):  # what the reader in Python says to a number past its own bounds
         raise _refusal("not YAML: a number in it is too large") from None
+
+
+def _not_yaml(text: str, mark: Any, building: _Building) -> str:
+    """Return what is wrong with a text that the reader refused at a mark, or for a character if it gives none."""
+    if mark is None:
+        found = _NOT_ALLOWED.search(text)
+        if found is None:
+            return "not YAML"
+        line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
+        return f"not YAML at line {line} column {column}: a character it does not allow"
+    # A reader looks ahead of what it has told, and may have a bound on depth of its own.
+    if is_deeper(text[building.reached : mark.index + 1], wire.MAX_DEPTH, building.depth):
+        return _TOO_DEEP
+    return f"not YAML at line {mark.line + 1} column {mark.column + 1}: {reason(text, mark.index)}"
 
 
 def _refusal(problem: str) -> RunDecodeError:
     return RunDecodeError([Fault("", problem)])
 
 
-def _value_of(events: Iterable[Any]) -> object:
-    """Build the value from what the reader sees, without recursion, so that no depth of it can hurt."""
-    levels: list[list[object]] = [[]]
-    for event in events:
-        kind = type(event).__name__
-        if kind == "ScalarEvent":
-            levels[-1].append(_scalar(event))
-        elif kind in ("SequenceStartEvent", "MappingStartEvent"):
-            if len(levels) > wire.MAX_DEPTH:
-                raise _refusal(f"nested deeper than {wire.MAX_DEPTH} levels")
-            levels.append([])
-        elif kind in ("SequenceEndEvent", "MappingEndEvent"):
-            members = levels.pop()
-            levels[-1].append(members if kind == "SequenceEndEvent" else _object(members))
-        elif kind == "AliasEvent":
-            # A few aliases of aliases are a text of gigabytes, and what writes cassettes writes none.
-            raise _refusal(f"line {event.start_mark.line + 1} has an alias (*{event.anchor[:64]}), which is not read")
-    documents = levels[0]
-    if len(documents) > 1:
-        raise _refusal(f"expected one YAML document, got {len(documents)}")
-    return documents[0] if documents else None
+class _Building:
+    """The value that events make, built without recursion, so that no depth of it can hurt."""
+
+    def __init__(self) -> None:
+        self._levels: list[list[object]] = [[]]
+        self.reached = 0
+        """The index in the text where the last event ended."""
+
+    @property
+    def depth(self) -> int:
+        """How many levels are open."""
+        return len(self._levels) - 1
+
+    def value_of(self, events: Iterable[Any]) -> object:
+        """Return the value."""
+        levels = self._levels
+        for event in events:
+            self.reached = event.end_mark.index
+            kind = type(event).__name__
+            if kind == "ScalarEvent":
+                levels[-1].append(_scalar(event))
+            elif kind in ("SequenceStartEvent", "MappingStartEvent"):
+                if len(levels) > wire.MAX_DEPTH:
+                    raise _refusal(_TOO_DEEP)
+                levels.append([])
+            elif kind in ("SequenceEndEvent", "MappingEndEvent"):
+                members = levels.pop()
+                levels[-1].append(members if kind == "SequenceEndEvent" else _object(members))
+            elif kind == "AliasEvent":
+                # A few aliases of aliases are a text of gigabytes, and what writes cassettes writes none.
+                line = event.start_mark.line + 1
+                raise _refusal(f"line {line} has an alias (*{event.anchor[:64]}), which is not read")
+        documents = levels[0]
+        if len(documents) > 1:
+            raise _refusal(f"expected one YAML document, got {len(documents)}")
+        return documents[0] if documents else None
 
 
 def _object(members: list[object]) -> dict[str, object]:

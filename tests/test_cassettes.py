@@ -435,7 +435,7 @@ def test_a_law_without_the_event_says_nothing_of_its_answer() -> None:
         ("interactions:\n- ? [a]\n  : b\n", "1: error: expected keys that are text"),
         ("---\na: 1\n---\nb: 2\n", "1: error: expected one YAML document, got 2"),
         ("version: 1\n", "1: error: no cassette: it has neither interactions nor http_interactions"),
-        ("version: \x00", "1: error: not YAML: a character it does not allow"),
+        ("version: \x00", "1: error: not YAML at line 1 column 10: a character it does not allow"),
         (b"version: \xff", "1: error: byte 9 is not UTF-8"),
         ('version: "\\UFFFFFFFF"', "1: error: not YAML"),
         ("---\n", "1: error: no cassette"),

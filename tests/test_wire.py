@@ -461,9 +461,7 @@ def test_text_that_is_too_deep(text: str) -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
 def test_text_that_opens_without_end(text: str) -> None:
     """However the interpreter's reader gives up on it, it is a fault."""
-    ((path, problem),) = refused_text(text)
-    assert "" == path
-    assert problem.startswith(("nested deeper than", "not JSON at line 1 column"))
+    assert [("", f"nested deeper than {MAX_TEXT_DEPTH} levels")] == refused_text(text)
 
 
 def test_python_values_that_json_has_not() -> None:
@@ -498,10 +496,10 @@ def test_huge_integers_from_python(other: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "not JSON at line 1 column 1: Expecting value"),
-        ("{", "not JSON at line 1 column 2: Expecting property name enclosed in double quotes"),
+        ("", "not JSON at line 1 column 1: the text ends too early"),
+        ("{", "not JSON at line 1 column 2: the text ends too early"),
         ('{\n"a": 1,}', "not JSON at line 2 column "),
-        ("{} {}", "not JSON at line 1 column 4: Extra data"),
+        ("{} {}", "not JSON at line 1 column 4: unexpected '{'"),
         ("\ufeff{}", "not JSON at line 1 column 1: "),
         (b"\xef\xbb\xbf{}", "not JSON at line 1 column 1: "),
         (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
