@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -13,11 +13,12 @@ from urllib.parse import quote
 from runstate.clock import microseconds as _now
 from runstate.clock import monotonic, pause
 from runstate.errors import SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.store.migrations import ddl
 from runstate.store.queries import Column
 from runstate.store.rows import Row
 from runstate.store.session import Given, Unbegun
 from runstate.store.statements import Statements
-from runstate.store.tables import SQLITE, Words
+from runstate.store.tables import SQLITE, TABLES, Words
 
 __all__ = ["SqliteDatabase", "SqliteSession", "translated"]
 
@@ -26,6 +27,7 @@ _OLDEST: Final = (3, 38, 0)
 _LOOKS_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _NO_ROOM: Final = "the disk is full"
+_COLUMNS: Final = "SELECT t.value, c.name FROM json_each(:tables) t, pragma_table_info(t.value) c"
 
 
 def translated(error: sqlite3.Error, where: str) -> StoreError:
@@ -43,9 +45,16 @@ def translated(error: sqlite3.Error, where: str) -> StoreError:
         return StoreUrlError(f"{where} is not an SQLite database")
     if code == sqlite3.SQLITE_IOERR:
         return StoreUnavailable(f"cannot read or write {where}: {error}")
-    if "no such table: runstate_" in str(error) or "no such column" in str(error):
-        return SchemaMismatch(f"{where} has no store of this version ({error}); `runstate migrate` makes one")
     return StoreError(f"{where}: {error}")
+
+
+def _is_complete(cursor: sqlite3.Cursor) -> bool:
+    """Tell whether a database has all tables and columns of a store of this version."""
+    tables = {"tables": json.dumps(["runstate_migration", *TABLES])}
+    with closing(sqlite3.connect(":memory:")) as new:
+        new.executescript(ddl(SQLITE))
+        needed = set(new.execute(_COLUMNS, tables))
+    return needed <= set(cursor.execute(_COLUMNS, tables))
 
 
 class SqliteSession:
@@ -68,7 +77,7 @@ class SqliteSession:
         try:
             return self._ask(statement, given).fetchall()
         except sqlite3.Error as error:
-            raise translated(error, self._where) from error
+            raise self._translated(error) from error
 
     def change(self, statement: str, given: Given) -> int:
         """Execute a statement that gives nothing back; return how many rows it changed."""
@@ -78,7 +87,7 @@ class SqliteSession:
         try:
             return self._cursor.execute(statement, {"now": _now(), **given})
         except sqlite3.Error as error:
-            raise translated(error, self._where) from error
+            raise self._translated(error) from error
         except UnicodeEncodeError as error:
             raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
 
@@ -146,7 +155,16 @@ class SqliteSession:
         try:
             self._cursor.execute(statement)
         except sqlite3.Error as error:
-            raise translated(error, self._where) from error
+            raise self._translated(error) from error
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        # SQLite has no code of its own for a table or column that is not there.
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:
+            with suppress(sqlite3.Error):
+                if not _is_complete(self._cursor):
+                    why = f"{self._where} has no store of this version ({error})"
+                    return SchemaMismatch(f"{why}; `runstate migrate` makes one")
+        return translated(error, self._where)
 
     def break_off(self) -> None:
         """Have the statement end that another thread waits for."""

@@ -123,6 +123,20 @@ def test_the_tables_are_gone(sqlite_url: str) -> None:
             assert "`runstate migrate` makes one" in trouble(gone.value)
 
 
+def test_a_column_is_gone(sqlite_url: str) -> None:
+    """Nor is it a store without a column; a statement that SQLite refuses for another reason is no matter of that."""
+    with open_store(sqlite_url) as store, Prompt(sqlite_url) as other:
+        wrong: Call[Any] = Call(lambda session: session.run("SELECT no_such_function()", {}))
+        with pytest.raises(StoreError) as refused:
+            store._way.ask(wrong)
+        assert type(refused.value) is StoreError
+        other.run("ALTER TABLE runstate_run RENAME COLUMN required_action TO other")
+        with pytest.raises(SchemaMismatch, match="has no store of this version"):
+            store.get("run_1")
+        with pytest.raises(SchemaMismatch, match="has no store of this version"):
+            store._way.ask(wrong)
+
+
 def test_a_row_that_is_nonsense(sqlite_url: str) -> None:
     """A text that is no text, put there by hand, is a sentence too."""
     with open_store(sqlite_url) as store:
