@@ -256,7 +256,7 @@ def test_cancel_asks_each_run_and_tells_each_refusal(desk: Desk) -> None:
     desk.store.start(started)
     done = desk.ask("runs", "cancel", queued, started, queued, ended, "--actor", "ada")
     assert [f"{queued} is cancelled", f"{started} is cancelling"] == done.stdout.splitlines()
-    assert f"Error: run {ended} is completed (by complete, worker) and cannot request_cancel" in done.stderr
+    assert f"run {ended} is completed (by complete, worker) and cannot request_cancel" in done.stderr
     assert 1 == done.exit_code
     assert "ada" == desk.store.get(started).actor
     assert 3 == len(desk.store.history(ended))
@@ -556,10 +556,10 @@ def test_what_the_doctor_may_not_see_is_told(request: pytest.FixtureRequest) -> 
         ("sqlite:////no/such/folder/runs.db", "there is no database /no/such/folder/runs.db: `runstate migrate`"),
         ("sqlite:////tmp", "it is a folder"),
         ("sqlite:///:memory:", "gone when this command ends"),
-        ("postgresql://me:hunter2@127.0.0.1:1/db", "Connection refused"),
+        ("postgresql://me:hunter2@127.0.0.1:1/db", "cannot connect to postgresql://127.0.0.1:1/db: "),
         ("postgresql://me:hun%zzter2@127.0.0.1/db", "% is %25"),
         ("postgresql://127.0.0.1/db?password=hun%zzter2", "not a PostgreSQL address"),
-        ("postgresql://me:hunter2@127.0.0.1:port/db", "port"),
+        ("postgresql://me:hunter2@127.0.0.1:port/db", "its port is no number"),
         ("postgresql://me:hun/ter2@127.0.0.1/db", "/ is %2F"),
     ],
 )
@@ -629,20 +629,20 @@ def test_a_role_without_rights(request: pytest.FixtureRequest) -> None:
         (["runs", "cancel", "run_nobody"], "No run found with id 'run_nobody'."),
         (["runs", "submit", "run_nobody", "call_1=x"], "No run found with id 'run_nobody'."),
         (["runs", "list", "--after", "run_nobody"], "No run found with id 'run_nobody'."),
-        (["runs", "list", "--status", "paused"], "'paused' is not one of 'queued'"),
+        (["runs", "list", "--status", "paused"], "paused"),
         (["runs", "list", "--older-than", "90"], "'90' is no span of time: write 90s, 15m, 2h or 30d"),
         (["runs", "list", "--older-than", "-1h"], "is no span of time"),
         (["runs", "prune", "--older-than", "9999999d"], "longer than a thousand years"),
-        (["runs", "prune"], "Missing option '--older-than'"),
-        (["runs", "list", "--limit", "101"], "101 is not in the range 1<=x<=100"),
+        (["runs", "prune"], "--older-than"),
+        (["runs", "list", "--limit", "101"], "101"),
         (["runs", "list", "--metadata", "user"], "'user' is not KEY=VALUE"),
         (["runs", "list", "--metadata", "a=1", "--metadata", "a=2"], "'a' is given twice"),
         (["runs", "submit", "run_1"], "either as CALL_ID=OUTPUT or with --file"),
         (["runs", "submit", "run_1", "a=b", "-f", "-"], "either as CALL_ID=OUTPUT or with --file"),
         (["runs", "submit", "run_1", "a"], "'a' is not KEY=VALUE"),
         (["runs", "submit", "run_1", "a=b", "a=c"], "'a' is given twice"),
-        (["runs", "submit", "run_1", "-f", "/no/such/file"], "File '/no/such/file' does not exist"),
-        (["runs", "create", "--thread", "t"], "Missing option"),
+        (["runs", "submit", "run_1", "-f", "/no/such/file"], "/no/such/file"),
+        (["runs", "create", "--thread", "t"], "--assistant"),
         (
             ["runs", "create", "--thread", "", "--assistant", "a", "--model", "m"],
             "thread_id: is empty",
@@ -658,9 +658,9 @@ def test_a_role_without_rights(request: pytest.FixtureRequest) -> None:
         (["runs", "cancel", "run_\ud800"], "a lone surrogate"),
         (["runs", "cancel", "run_1", "--actor", "\0"], "holds a NUL character"),
         (["runs", "watch", "--after", "nonsense"], "expected a cursor"),
-        (["runs", "shwo"], "No such command 'shwo'"),
+        (["runs", "shwo"], "shwo"),
         (["doctor", "--stuck-after", "soon"], "'soon' is no span of time"),
-        (["ddl", "--dialect", "oracle"], "'oracle' is not one of"),
+        (["ddl", "--dialect", "oracle"], "oracle"),
     ],
 )
 def test_a_mistake_in_the_asking_gets_a_sentence(on_sqlite: Desk, arguments: list[str], sentence: str) -> None:
@@ -675,7 +675,7 @@ def test_no_store_at_all_is_a_mistake() -> None:
     """The message names the option and the variable."""
     done = CliRunner().invoke(cli, ["runs", "list"], env={"RUNSTATE_STORE": None})
     assert 2 == done.exit_code
-    assert "Missing option '--store'" in done.stderr
+    assert "--store" in done.stderr
     assert "RUNSTATE_STORE" in done.stderr
 
 
@@ -775,10 +775,12 @@ def test_a_worker_that_cannot_be(wrong: list[str], told: str, on_sqlite: Desk) -
 
 def test_a_module_that_fails_to_be_imported(on_sqlite: Desk, tmp_path: Path) -> None:
     """It is told why, and not that the handler is missing."""
-    (tmp_path / "wrong_app.py").write_text("import os\n\nos.nope\n\n\ndef answer(ctx):\n    pass\n", encoding="utf-8")
+    (tmp_path / "wrong_app.py").write_text(
+        "raise LookupError('of the module\\'s own')\n\n\ndef answer(ctx):\n    pass\n", encoding="utf-8"
+    )
     done = process("worker", "wrong_app:answer", "--store", on_sqlite.url, PYTHONPATH=str(tmp_path))
     assert 2 == done.returncode
-    assert "cannot import wrong_app: AttributeError: module 'os' has no attribute 'nope'" in done.stderr
+    assert "cannot import wrong_app: LookupError: of the module's own" in done.stderr
 
 
 def test_the_table_does_not_wait_for_the_store() -> None:
@@ -795,7 +797,8 @@ def test_without_psycopg_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['psycopg'] = None; from runstate.__main__ import main; main()"
     command = [sys.executable, "-c", code, "runs", "list", "--store", "postgresql://host/db"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (2, "Error: PostgreSQL needs psycopg: pip install 'runstate[postgres]'\n") == (done.returncode, done.stderr)
+    assert (2, 1) == (done.returncode, len(done.stderr.splitlines()))
+    assert "PostgreSQL needs psycopg: pip install 'runstate[postgres]'\n" in done.stderr
 
 
 def test_moments_past_all_calendars() -> None:

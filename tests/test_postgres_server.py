@@ -47,7 +47,7 @@ def test_a_database_is_empty_and_its_own(postgres_server: Server, postgres_url: 
         postgres_server.drop_database(other)  # although somebody is connected
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
-    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+    with pytest.raises(psycopg.OperationalError):
         psycopg.connect(other)
     assert [] == numbers(postgres_url)
 

@@ -134,7 +134,7 @@ def test_equality_is_of_runs() -> None:
 
 def test_unhashable() -> None:
     """A run changes, so it cannot be a key."""
-    with pytest.raises(TypeError, match="unhashable"):
+    with pytest.raises(TypeError):
         hash(new_run())
 
 

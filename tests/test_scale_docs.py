@@ -140,7 +140,7 @@ def test_an_old_partition_is_let_go_with_its_runs(
 
 def test_the_run_table_cannot_be_partitioned(store: Store, connection: psycopg.Connection[Any]) -> None:
     """Its id is unique by itself, and a partitioned table's unique keys must hold what it is partitioned by."""
-    with pytest.raises(psycopg.errors.FeatureNotSupported, match="must include all partitioning columns"):
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
         connection.execute("CREATE TABLE parted (LIKE runstate_run INCLUDING INDEXES) PARTITION BY RANGE (seq)")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,12 +73,6 @@ _ = RunStatus.PAUSED  # wrong
 WRONG = {number for number, line in enumerate(SNIPPETS.splitlines(), start=1) if line.endswith("# wrong")}
 
 
-def reported(output: str, name: str) -> dict[int, str]:
-    """Return the lines that a checker blames, each with what it says."""
-    found = re.findall(rf"{re.escape(name)}:(\d+)(?::\d+)?(?: -)?:? error:? (.*)", output)
-    return {int(line): said for line, said in found}
-
-
 @pytest.fixture
 def snippets(tmp_path: Path) -> Path:
     path = tmp_path / "snippets.py"
@@ -96,7 +90,8 @@ def run_checker(*arguments: str, cwd: Path) -> str:
         timeout=120,
         env={**os.environ, "MYPYPATH": str(REPO), "PYTHONPATH": str(REPO)},
     )
-    return done.stdout + done.stderr
+    assert done.stdout, done.stderr
+    return done.stdout
 
 
 @pytest.mark.foreign
@@ -104,11 +99,12 @@ def run_checker(*arguments: str, cwd: Path) -> str:
 def test_mypy(snippets: Path, tmp_path: Path) -> None:
     """Mypy reports each wrong line and none of the right ones."""
     output = run_checker(
-        *("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", str(tmp_path / "cache"), "snippets.py"),
+        *("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", str(tmp_path / "cache")),
+        *("--output", "json", "snippets.py"),
         cwd=tmp_path,
     )
-    found = reported(output, snippets.name)
-    assert WRONG == set(found), output
+    found = [json.loads(line) for line in output.splitlines()]
+    assert WRONG == {each["line"] for each in found if each["severity"] == "error"}, output
 
 
 @pytest.mark.foreign
@@ -117,5 +113,6 @@ def test_basedpyright(snippets: Path, tmp_path: Path) -> None:
     """basedpyright, which speaks in editors, reports each wrong line and none of the right ones."""
     settings = f'{{"typeCheckingMode": "standard", "extraPaths": ["{REPO.as_posix()}"], "pythonVersion": "3.11"}}'
     (tmp_path / "pyrightconfig.json").write_text(settings, encoding="utf-8")
-    output = run_checker("basedpyright", "snippets.py", cwd=tmp_path)
-    assert WRONG == set(reported(output, snippets.name)), output
+    output = run_checker("basedpyright", "--outputjson", "snippets.py", cwd=tmp_path)
+    found = json.loads(output)["generalDiagnostics"]
+    assert WRONG == {each["range"]["start"]["line"] + 1 for each in found if each["severity"] == "error"}, output

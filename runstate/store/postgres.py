@@ -209,7 +209,7 @@ class PostgresDatabase:
             )
         except psycopg.Error as error:
             lines = str(error).splitlines()
-            told = [line for line in lines if line and not line.startswith("\tIs the server")] or ["no answer"]
+            told = [line for line in lines if line and not line.startswith("\t")] or ["no answer"]
         # Not inside the block: psycopg's error would go along, and the frames of its traceback hold the password.
         raise _no_connection(f"cannot connect to {self.shown}: {told[-1]}")
 

@@ -155,7 +155,7 @@ class SqliteSession:
         try:
             self._cursor.execute(statement)
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise translated(error, self._where) from error
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
         # SQLite has no code of its own for a table or column that is not there.

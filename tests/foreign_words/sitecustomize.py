@@ -92,12 +92,13 @@ def _transitions(module: ModuleType) -> None:
 def _psycopg(module: ModuleType) -> None:
     """Translate what a server says, and what libpq and psycopg say themselves."""
     _text(module.Error)
+    primary = module.Diagnostic.message_primary.fget
     for name in ("message_primary", "message_detail", "message_hint"):
         plain = getattr(module.Diagnostic, name).fget
 
         def read(self: Any, plain: Callable[[Any], str | None] = plain) -> str | None:
-            said = plain(self)
-            return None if said is None else other_words(said)
+            said, whole = plain(self), primary(self)
+            return said if said is None or (whole is not None and OURS in whole) else other_words(said)
 
         setattr(module.Diagnostic, name, property(read))
 

@@ -393,9 +393,9 @@ def test_an_id_raced_for_by_processes(store: Store, store_url: str, prompt: Prom
 
 def test_a_name_that_is_missing(store: Store) -> None:
     """Three things are given, and they are not the three names."""
-    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'model'"):
+    with pytest.raises(TypeError, match="model"):
         store.create(thread_id="t", assistant_id="a", idempotency_key="k")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'assistant_id'"):
+    with pytest.raises(TypeError, match="assistant_id"):
         store.create(thread_id="t", model="m", queue="q")  # type: ignore[call-arg]
     assert () == tuple(store.list().data)
 
@@ -414,8 +414,9 @@ def test_another_encoding(asked: str, postgres_server: Server) -> None:
                 run = store.create(thread_id="th\u00e9", assistant_id="a", model="m", metadata={"k": "\u00e9"})
                 again = store.get(run.id)
                 assert ("th\u00e9", {"k": "\u00e9"}) == (again.thread_id, again.metadata)
-                with pytest.raises(StoreError, match="no equivalent in encoding"):
+                with pytest.raises(StoreError) as refused:
                     store.create(thread_id="\u20ac", assistant_id="a", model="m")
+                assert isinstance(refused.value.__cause__, psycopg.errors.UntranslatableCharacter)
                 assert [run.id] == [kept.id for kept in store.list().data]
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from runstate.errors import SchemaMismatch
+from runstate.errors import SchemaMismatch, StoreError
 from runstate.store import open_store
 from runstate.store.address import database_at
 from runstate.store.migrations import LATEST, ddl, migrate, version_of
@@ -177,8 +177,9 @@ def test_a_step_that_fails_leaves_nothing(make: Make) -> None:
     with Prompt(url) as prompt:
         prompt.run("CREATE TABLE runstate_notes (mine text)")
         before = prompt.run(SQLITE_CATALOG if prompt.is_sqlite else POSTGRES_CATALOG)
-        with pytest.raises(Exception, match="already exists"):
+        with pytest.raises(StoreError) as refused:
             open_store(url, migrate=True)
+        assert (StoreError, True) == (type(refused.value), "runstate_notes" in str(refused.value))
         assert before == prompt.run(SQLITE_CATALOG if prompt.is_sqlite else POSTGRES_CATALOG)
         prompt.run("DROP TABLE runstate_notes")
     open_store(url, migrate=True).close()

@@ -124,11 +124,11 @@ def test_any_text_arrives_in_an_array(values: list[str | None], postgres_url: st
 
 
 def test_a_refusal_leaves_the_connection_of_use(postgres_url: str) -> None:
-    """An error comes out as psycopg's own kind, with the server's sentence, and the next statement works."""
+    """An error comes out as psycopg's own kind, with the server's code, and the next statement works."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         run = Prepared(connection)
         for _ in range(2):
-            with pytest.raises(psycopg.errors.DivisionByZero, match="division by zero"):
+            with pytest.raises(psycopg.errors.DivisionByZero):
                 run("SELECT 1 / %(value)s::bigint", {"value": 0})
             assert [(1,)] == list(run("SELECT 1 / %(value)s::bigint", {"value": 1}))
         with pytest.raises(psycopg.errors.UndefinedTable):

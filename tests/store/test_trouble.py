@@ -320,13 +320,13 @@ def test_no_right(home: str) -> None:
             pytest.skip(f"no right to make a person here: {error}")
         try:
             url = re.sub(r"^(\w+://)([^@/?]*@)?", rf"\g<1>{person}@", home)
-            with pytest.raises(StoreError, match=r"no right to this in .*: permission denied") as refused:
+            with pytest.raises(StoreError, match=r"no right to this in .*: ") as refused:
                 open_store(url).close()
             assert trouble(refused.value)
             prompt.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {person}")
             with open_store(url) as store:
                 assert () == store.list().data
-                with pytest.raises(StoreError, match=r"no right to this in .*: permission denied"):
+                with pytest.raises(StoreError, match=r"no right to this in .*: "):
                     store.create(**names())
         finally:
             prompt.run(f"DROP OWNED BY {person}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.test_types import REPO, reported, run_checker
+from tests.test_types import REPO, run_checker
 
 # A line with `# wrong` must be reported, and no other.
 SNIPPETS = """\
@@ -97,10 +98,12 @@ def snippets(tmp_path: Path) -> Path:
 def test_mypy(snippets: Path, tmp_path: Path) -> None:
     """Mypy reports each wrong line and none of the right ones."""
     output = run_checker(
-        *("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", str(tmp_path / "cache"), "snippets.py"),
+        *("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", str(tmp_path / "cache")),
+        *("--output", "json", "snippets.py"),
         cwd=tmp_path,
     )
-    assert WRONG == set(reported(output, snippets.name)), output
+    found = [json.loads(line) for line in output.splitlines()]
+    assert WRONG == {each["line"] for each in found if each["severity"] == "error"}, output
 
 
 @pytest.mark.foreign
@@ -109,5 +112,6 @@ def test_basedpyright(snippets: Path, tmp_path: Path) -> None:
     """basedpyright, which speaks in editors, reports each wrong line and none of the right ones."""
     settings = f'{{"typeCheckingMode": "standard", "extraPaths": ["{REPO.as_posix()}"], "pythonVersion": "3.11"}}'
     (tmp_path / "pyrightconfig.json").write_text(settings, encoding="utf-8")
-    output = run_checker("basedpyright", "snippets.py", cwd=tmp_path)
-    assert WRONG == set(reported(output, snippets.name)), output
+    output = run_checker("basedpyright", "--outputjson", "snippets.py", cwd=tmp_path)
+    found = json.loads(output)["generalDiagnostics"]
+    assert WRONG == {each["range"]["start"]["line"] + 1 for each in found if each["severity"] == "error"}, output
