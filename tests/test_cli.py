@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -103,7 +104,7 @@ def test_check_counts_what_it_sees(recording: Path) -> None:
     """Snapshots, runs and changes of status, in words and in JSON; exit code 0."""
     done = ask("check", recording)
     assert 0 == done.exit_code
-    assert ["3", "1", "0", "0", str(recording)] == done.stdout.splitlines()[1].split()
+    assert ["3", "1", "0", "0", str(recording)] == done.stdout.splitlines()[1].split(maxsplit=4)
     said = json.loads(ask("check", "--json", recording).stdout)
     assert (3, 1, 0, []) == tuple(said["total"][key] for key in ("snapshots", "runs", "errors", "findings"))
     assert [["start"], ["complete"]] == sorted((row["events"] for row in said["total"]["transitions"]), reverse=True)
@@ -261,14 +262,15 @@ def test_a_terminal_that_knows_no_unicode_gets_ascii() -> None:
 def test_what_stdout_cannot_spell_is_spelled_out(recording: Path) -> None:
     """Names in other scripts are no reason to fall."""
     foreign = recording.rename(recording.with_name("caf\xe9.jsonl"))
-    checked = process("check", str(foreign), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    # The locale decides how the name comes in: one that the machine lacks would be no UTF-8.
+    checked = process("check", str(foreign), PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")
     assert "" == checked.stderr
     assert "caf\\xe9.jsonl" in checked.stdout
 
 
 def test_a_stdout_that_was_closed_is_no_trouble() -> None:
     """Who closes it wants to hear nothing."""
-    command = f"{sys.executable} -m runstate table >&-"
+    command = f"{quote(sys.executable)} -m runstate table >&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert (0, "") == (done.returncode, done.stderr)
 
@@ -285,7 +287,7 @@ def test_a_full_disk_gets_a_sentence(arguments: list[str]) -> None:
 
 def test_a_closed_pipe_is_no_trouble(recording: Path) -> None:
     """Whoever reads one line of it gets one line, and no complaint."""
-    command = f"{sys.executable} -m runstate check {recording} | head -1"
+    command = f"{quote(sys.executable)} -m runstate check {quote(str(recording))} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert ("snapshots  runs  errors  warnings  file\n", "") == (done.stdout, done.stderr)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -727,7 +728,9 @@ def test_the_store_s_commands_in_a_pipe(on_sqlite: Desk) -> None:
     """Whoever reads one line gets one line, and no complaint."""
     for _ in range(50):
         on_sqlite.create()
-    command = f"{sys.executable} -m runstate runs list --limit 50 --store {on_sqlite.url} | head -1"
+    command = (
+        f"{shlex.quote(sys.executable)} -m runstate runs list --limit 50 --store {shlex.quote(on_sqlite.url)} | head -1"
+    )
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert "" == done.stderr
     assert done.stdout.startswith("id ")
