@@ -26,6 +26,9 @@ test-newest: .venv-newest/.ready  ## run the tests with the newest releases of e
 test-lowest: .venv-lowest/.ready  ## run the tests with the lowest releases that pyproject.toml promises, on Python 3.11
 	.venv-lowest/bin/python -m pytest -q -n auto --dist worksteal -m "not slow and not foreign"
 
+test-renamed: $(TEST_READY)  ## run the tests while PyYAML, click and other libraries say everything in other words
+	PYTHONPATH=tests/foreign_words $(PYTEST) -m "not slow and not foreign"
+
 check: lint types cov  ## what CI runs: linters, types, and all the tests, the slow and the foreign ones too
 
 lint: $(DEV_READY)
