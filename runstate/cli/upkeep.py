@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -50,8 +50,8 @@ def migrate(url: str, dry_run: bool, as_json: bool) -> None:
     """Bring a database to this version's schema: all missing steps, or none. Many may ask at once."""
     from runstate.store import migrations
 
-    with told_in_sentences(url):
-        steps = migrations.migrate(_to_migrate(url, dry_run), dry_run=dry_run)
+    with told_in_sentences(url), closing(_to_migrate(url, dry_run)) as database:
+        steps = migrations.migrate(database, dry_run=dry_run)
     if as_json:
         taken = [{"number": step.number, "sentence": step.sentence} for step in steps]
         emit_json({"dry_run": dry_run, "schema": migrations.LATEST, "steps": taken})

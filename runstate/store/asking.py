@@ -77,10 +77,12 @@ class Readers:
         return found
 
     def _put_back(self, session: Session) -> None:
-        if self._idle.qsize() < _KEPT and not self._closed:
-            self._idle.put(session)
-        else:
+        if self._idle.qsize() >= _KEPT:
             session.close()
+            return
+        self._idle.put(session)
+        if self._closed:  # also since: `close` may have come by before this one was among the idle
+            self._drain()
 
     def close(self) -> None:
         """Let the connections go; who still reads lets go of its own, in the end also where no answer comes."""

@@ -335,12 +335,16 @@ def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0) -
     leads nowhere, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers.
     """
     database = database_at(url, wait_s)
-    if migrate or (migrate is None and database.words is SQLITE):
-        take_steps(database)
-    else:
-        session = database.open(reading=True)
-        try:
-            require_latest(session, database.shown)
-        finally:
-            session.close()
-    return Store(database, wait_s)
+    try:
+        if migrate or (migrate is None and database.words is SQLITE):
+            take_steps(database)
+        else:
+            session = database.open(reading=True)
+            try:
+                require_latest(session, database.shown)
+            finally:
+                session.close()
+        return Store(database, wait_s)
+    except BaseException:
+        database.close()
+        raise

@@ -176,19 +176,21 @@ class PostgresDatabase:
     def open(self, *, reading: bool = False) -> PostgresSession:
         """Return a new connection in autocommit."""
         connection = self.connect()
-        if connection.info.server_version < _OLDEST:
-            connection.close()
-            raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
-        if not reading:
-            try:
+        try:
+            if connection.info.server_version < _OLDEST:
+                raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
+            if not reading:
                 # Whoever else holds a row, by a transaction of their own, is waited for as long as a busy database is.
                 patience_ms = max(1, int(self._wait_s * 1000))
                 connection.execute(f"{_SETTINGS}; SET lock_timeout = {patience_ms}".encode())
-            except psycopg.Error as error:
-                connection.close()
-                told = str(error).splitlines() or ["no answer"]
-                raise _no_connection(f"cannot connect to {self.shown}: {told[0]}") from None
-        return PostgresSession(connection, self.shown)
+            return PostgresSession(connection, self.shown)
+        except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
+            connection.close()
+            if not isinstance(error, psycopg.Error):
+                raise
+            told = str(error).splitlines() or ["no answer"]
+        # Not inside the block, as in `connect`.
+        raise _no_connection(f"cannot connect to {self.shown}: {told[0]}")
 
     def close(self) -> None:
         """Keep nothing."""

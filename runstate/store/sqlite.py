@@ -210,10 +210,12 @@ class SqliteDatabase:
                 connection.execute("PRAGMA query_only = 1")
             else:
                 self._prepare(connection)
-        except sqlite3.Error as error:
+            session = SqliteSession(connection, where, self._wait_s, kept=self.in_memory)
+        except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
             connection.close()
-            raise translated(error, where) from error
-        session = SqliteSession(connection, where, self._wait_s, kept=self.in_memory)
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, where) from error
+            raise
         if self.in_memory:
             self._only = session
         return session
