@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,18 @@ def test_a_sample(target: str) -> None:
     assert tally.refused
 
 
-def test_an_input_comes_again_by_its_number() -> None:
-    """What is printed with a crash is all that it takes to have it again."""
-    for name, target in TARGETS.items():
-        made = [repr(target.make(random.Random(f"{name}/1/{number}"))) for number in (0, 1, 0)]
-        assert made[0] == made[2] != made[1]
+@pytest.mark.parametrize("name", TARGETS)
+def test_an_input_comes_again_by_its_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed with a crash is all that it takes to have it again, whatever the time is by then."""
+
+    def made() -> list[str]:
+        return [repr(TARGETS[name].make(random.Random(f"{name}/1/{number}"))) for number in range(100)]
+
+    first = made()
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(hours)))
+    assert first == made()
+    assert len({*first}) > 50, "and another number makes another"
 
 
 def test_a_crash_is_told_with_what_gives_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
