@@ -120,7 +120,7 @@ class VersionBell(Bell):
                 if now is not None and now != known:
                     if known is not None:
                         awake_until = monotonic() + self._AWAKE_S
-                        self._tell(EVERYTHING)
+                    self._tell(EVERYTHING)  # at the first look too: who knows what was missed since it was asked for
                     known = now
             if not self._listeners and not self._rest():
                 return

@@ -18,6 +18,7 @@ __all__ = ["Pulse"]
 
 _log = logging.getLogger("runstate.worker")
 
+_BEATS: Final = 3  # heartbeats a lease: one may be lost
 _LOOK_S: Final = 0.5  # between two looks whether the loop still turns
 _BLOCKED_S: Final = 1.0  # a loop that stands still for longer is reported
 _MARGIN: Final = 0.15  # of the lease: a worker stops its own runs so much before others may take them over
@@ -56,7 +57,7 @@ class Pulse:
         return monotonic() < self._held_until - _MARGIN * self.lease.lease_s
 
     def _go(self) -> None:
-        every = self.lease.lease_s / 3
+        every = self.lease.lease_s / _BEATS
         next_at = self._opened + every
         while not self._stopped.wait(min(_LOOK_S, max(0.0, next_at - monotonic()))):
             self._look_at_the_loop()

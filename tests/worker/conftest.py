@@ -47,6 +47,12 @@ def watchdog() -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture
+def frequent_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have leases renewed a hundred times as often as they must be, so that a long lease needs no long wait."""
+    monkeypatch.setattr("runstate.worker.pulse._BEATS", 300)
+
+
 @pytest.fixture(scope="package")
 def mortal_server() -> Iterator[OwnServer]:
     """A PostgreSQL that tests may kill, if they start it again."""

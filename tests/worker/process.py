@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from runstate.store import open_store
-from runstate.worker import Context, Handler, Worker
+from runstate.store import Store, open_store
+from runstate.worker import Context, Handler, Worker, pulse
 from tests.worker.support import LIMIT, until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ class WorkerProcess:
         return self.errors.read_text(encoding="utf-8", errors="replace")
 
     def journal(self, event: str) -> list[dict[str, Any]]:
-        """Return the lines of an event: `begin`, `end`, `cancelled`, `leave`."""
+        """Return the lines of an event: `begin`, `end`, `cancelled`, `stop`, `leave`."""
         path = self.folder / "journal"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [line for line in map(json.loads, lines) if line["event"] == event]
@@ -122,6 +122,18 @@ class Inside:
         os._exit(9)
 
 
+class _Journaled(Worker):
+    """A worker that writes down when it is told to stop."""
+
+    def __init__(self, inside: Inside, store: Store, handler: Handler, **given: Any) -> None:
+        super().__init__(store, handler, **given)
+        self._inside = inside
+
+    def stop(self) -> None:
+        super().stop()
+        self._inside.note("stop")
+
+
 def _end_with_parent() -> None:
     while os.read(0, 1):  # not `sys.stdin`, which a thread may not hold when Python ends
         pass
@@ -129,11 +141,12 @@ def _end_with_parent() -> None:
 
 
 def main(url: str, folder: str, handler: str, given: dict[str, Any]) -> None:
-    """Work until a signal comes."""
+    """Work until a signal comes; `beats` is how often a lease is renewed before it would lapse."""
+    pulse._BEATS = given.pop("beats", pulse._BEATS)  # type: ignore[misc]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO)
     inside = Inside(Path(folder))
     called: Handler = getattr(inside, handler)
     with open_store(url, wait_s=5.0) as store:
-        Worker(store, called, **given).run()
+        _Journaled(inside, store, called, **given).run()
     inside.note("leave")

@@ -99,6 +99,18 @@ class Proxy:
 
         self._loop.call_soon_threadsafe(close)
 
+    def hold(self, loss: Loss, part: bytes) -> None:
+        """Let nothing through from the first request that holds a text on, or from the answer to it."""
+
+        def loses(which: Loss, asked: bytes) -> bool:
+            if which == loss and part in asked and not held:
+                held.append(asked)
+                self.freeze()
+            return False
+
+        held: list[bytes] = []
+        self.loses = loses
+
     def lose(self, loss: Loss, part: bytes, count: int = 1) -> None:
         """Lose so many requests that hold a text, or the answers to them."""
         left = [count]
@@ -160,6 +172,8 @@ class Proxy:
                 passed = take(chunk)
                 if passed is None:
                     return
+                while not self._flows.is_set():  # by what was just taken
+                    await asyncio.sleep(0.01)
                 writer.write(passed)
                 await writer.drain()
 

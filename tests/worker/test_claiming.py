@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runstate.store import Store, open_store
+from runstate.store import Lease, Store, open_store
 from runstate.worker import Context, Worker
 from tests.worker.process import ROOT
 from tests.worker.support import (
@@ -30,13 +30,25 @@ from tests.worker.support import (
     until,
 )
 
-SOON_S = 1.0  # for a run that somebody waits for to begin, on a busy machine; a quiet one takes milliseconds
-
 
 @pytest.fixture
 def never_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have idle workers look for runs so seldom that only a hint tells them of one."""
-    monkeypatch.setattr("runstate.worker.worker._IDLE_S", (LIMIT,))
+    monkeypatch.setattr("runstate.worker.worker._IDLE_S", (3600.0,))
+
+
+@pytest.fixture
+def sweeps(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each look of a worker for what is due found something to sweep, as soon as it has swept it."""
+    found: list[bool] = []
+    sweep = Worker._sweep
+
+    async def counted(worker: Worker, *, anyway: bool = False) -> bool:
+        found.append(await sweep(worker, anyway=anyway))
+        return found[-1]
+
+    monkeypatch.setattr(Worker, "_sweep", counted)
+    return found
 
 
 # --- how many ---------------------------------------------------------------------------------------------------------
@@ -50,7 +62,6 @@ async def test_as_many_at_once_as_there_are_slots(kind: str, store: Store) -> No
     runs = [run.id for run in store.create_many([new() for _ in range(20)])]
     async with at_work(store, bench.of(kind), concurrency=4) as worker:
         await until(lambda: len(bench.begun) == 4, "the first four")
-        await asyncio.sleep(0.2)
         assert (4, 4) == (len(bench.begun), store.counts()["in_progress"])  # type: ignore[index]
         assert "4 of 4" in repr(worker)
         bench.gate.set()
@@ -74,16 +85,18 @@ async def test_two_workers_share(store: Store) -> None:
 
 
 @limited
-async def test_a_take_over_needs_a_slot(store: Store) -> None:
+async def test_a_take_over_needs_a_slot(store: Store, sweeps: list[bool]) -> None:
     """Runs that others left are begun as slots become free, and not beyond."""
     runs = store.create_many([new() for _ in range(6)])
-    lease = store.open_lease("w0", lease_s=0.05)
+    lease = store.open_lease("w0")
     assert 6 == len(store.claim(lease, 10))
+    store.close_lease(lease)
     more = store.create_many([new() for _ in range(6)])
     bench = Bench()
     async with at_work(store, bench.wait, concurrency=3):
         await until(lambda: len(bench.begun) == 3, "three handlers")
-        await asyncio.sleep(0.8)  # for a sweep
+        seen = len(sweeps)
+        await until(lambda: len(sweeps) > seen + 1, "a sweep that began since")
         assert 3 == len(bench.begun)
         bench.gate.set()
         for run in (*runs, *more):
@@ -128,10 +141,10 @@ def test_several_queues_fill_the_slots(store: Store) -> None:
 
 
 async def soon(bench: Bench, ask: Callable[[], Awaitable[object]]) -> None:
-    """See that what is asked makes a handler begin."""
+    """See that what is asked makes a handler begin, where only a hint does."""
     count = len(bench.begun)
     await ask()
-    await until(lambda: len(bench.begun) > count, "a handler", SOON_S)
+    await until(lambda: len(bench.begun) > count, "a handler")
 
 
 @limited
@@ -147,7 +160,6 @@ async def test_a_run_that_was_just_created(store: Store, store_url: str, never_l
 
     with open_store(store_url) as other:
         async with at_work(store, bench.wait):
-            await asyncio.sleep(0.1)
             await soon(bench, lambda: store.aio.create(**new()))
             await soon(bench, lambda: asyncio.to_thread(store.create, **new()))
             await soon(bench, lambda: asyncio.to_thread(other.create, **new()))
@@ -173,8 +185,7 @@ async def test_a_run_that_goes_on(store: Store, store_url: str, never_looks: Non
             outputs = dict.fromkeys(action.call_ids, "x")
             await soon(bench, lambda: other.aio.submit_tool_outputs(run.id, outputs))
             await store.aio.create(**new(queue="b", not_before=time.time() + 0.3))
-            await until(lambda: len(bench.begun) == 3, "its time", 0.3 + 2 * SOON_S)
-            assert 3 == len(bench.begun)
+            await until(lambda: len(bench.begun) == 3, "its time")
 
 
 @limited
@@ -192,7 +203,6 @@ async def test_a_thread_that_has_become_free(store: Store) -> None:
 
     async with at_work(store, answer):
         await until(lambda: len(bench.begun) == 2, "a run of each thread")
-        await asyncio.sleep(0.2)
         assert {runs[0], other} == set(bench.begun)
         bench.gate.set()
         for run_id in (*runs, other):
@@ -238,7 +248,7 @@ def test_many_workers_in_threads(store: Store) -> None:
     assert 60 == sum(worker.settled for worker in workers)
 
 
-def test_what_was_left_goes_first(store: Store) -> None:
+def test_what_was_left_goes_first(store: Store, sweeps: list[bool]) -> None:
     """A worker with few slots takes over all that a dead one had, before it goes on with a long queue."""
     left = [run.id for run in store.create_many([new() for _ in range(40)])]
     dead = store.open_lease("dead")
@@ -249,17 +259,19 @@ def test_what_was_left_goes_first(store: Store) -> None:
 
     async def handler(ctx: Context) -> None:
         begun.append(ctx.run_id)
+        if ctx.attempt == 1:
+            await until(lambda: True in sweeps, "the sweep that finds them")
 
     finish(store, handler, concurrency=4)
     assert 1040 == len(begun)
-    assert max(map(begun.index, left)) < 520
+    assert max(map(begun.index, left)) < 4 + 40
 
 
 @limited
-async def test_a_run_that_it_holds_and_does_not_know_of(store: Store) -> None:
+async def test_a_run_that_it_holds_and_does_not_know_of(store: Store, frequent_heartbeats: None) -> None:
     """Should a worker ever hold a run that it has not begun, its next heartbeat tells, and it begins."""
     run = store.create(**new(queue="not served"))
-    async with at_work(store, lambda ctx: None, lease_s=1.0) as worker:
+    async with at_work(store, lambda ctx: None) as worker:
         assert store.claim_id(worker._lease, run.id)
         assert "completed" == (await ended(store, run.id)).status
     assert [None, "start", "complete"] == events(store, run.id)
@@ -276,16 +288,19 @@ async def test_a_claim_from_before_a_standstill(
     place = "_take_claims" if moment == "its answer is read" else {"plain": "_call", "async": "_is_held"}[kind]
     goes_on: Callable[[Worker, Any], object] = getattr(Worker, place)
     attempts: list[int] = []
-    stood: list[object] = []
+    stood: list[Lease] = []
 
     def late(worker: Worker, given: Any) -> object:
         if not stood and getattr(given, "claimed", True):
             worker._pulse._held_until = 0.0  # as if this process had stood still for longer than its lease
-            stood.append(given)
+            stood.append(worker._lease)
         return goes_on(worker, given)
 
     monkeypatch.setattr(Worker, place, late)
-    async with at_work(store, of_kind(kind, lambda ctx: attempts.append(ctx.attempt)), lease_s=1.0):
-        for run in await store.aio.create_many([new(), new(), new()]):
+    async with at_work(store, of_kind(kind, lambda ctx: attempts.append(ctx.attempt))) as worker:
+        runs = await store.aio.create_many([new(), new(), new()])
+        await until(lambda: bool(stood) and worker._lease != stood[0], "the lease after it")
+        store.close_lease(stood[0])
+        for run in runs:
             assert "completed" == (await ended(store, run.id)).status
     assert [2, 2, 2] == attempts

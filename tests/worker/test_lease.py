@@ -21,8 +21,8 @@ from tests.store.support import Prompt
 from tests.worker.process import WorkerProcess
 from tests.worker.support import LIMIT, Bench, at_work, ended, error_of, events, last, limited, new, until
 
-LEASE_S = 1.5
-LATE_S = 5.0  # how long after the end of a lease its runs may wait to be taken over
+LEASE_S = 3.0
+BEATS = 30  # renewals a lease: only a standstill of more than two seconds loses it
 
 
 class Stage:
@@ -35,7 +35,7 @@ class Stage:
         self.queue = queue
 
     def process(self, handler: str = "wait", **given: Any) -> WorkerProcess:
-        options = {"queues": (self.queue,), "lease_s": LEASE_S, "name": f"A of {self.queue}", **given}
+        options = {"queues": (self.queue,), "lease_s": LEASE_S, "beats": BEATS, "name": f"A of {self.queue}", **given}
         return WorkerProcess(self.url, self.folder, handler, **options)
 
     def lease_until(self, name: str) -> float:
@@ -53,7 +53,7 @@ class Stage:
 
 
 async def kept_and_lost(stage: Stage) -> None:
-    """A run longer than three leases stays with its worker; when that is killed, another takes it over in time."""
+    """A run longer than its lease stays with its worker; when that is killed, another takes it over, not before."""
     run = stage.create()
     taken: list[tuple[float, int]] = []
 
@@ -63,16 +63,18 @@ async def kept_and_lost(stage: Stage) -> None:
     with stage.process() as process:
         await process.journaled("begin")
         async with at_work(stage.store, take, queues=(stage.queue,), name="B"):
-            await asyncio.sleep(3 * LEASE_S)
+            begun_until = stage.lease_until(process_name(stage))
+            await until(lambda: time.time() > begun_until + LEASE_S / 10, "the end of the lease that it began with")
             assert (("in_progress", 1), []) == (stage.status(run), taken)
             process.send(signal.SIGKILL)
             killed_at = time.time()
             await process.over()
-            lapses_at = stage.lease_until(process_name(stage))
-            assert killed_at < lapses_at <= killed_at + LEASE_S
-            await until(lambda: bool(taken), "a take-over", LEASE_S + LATE_S)
+            gone_at = time.time()
+            await until(lambda: bool(taken), "a take-over")
             await ended(stage.store, run)
-    assert lapses_at <= taken[0][0] <= lapses_at + LATE_S
+            lapsed_at = stage.lease_until(process_name(stage))
+    assert killed_at < lapsed_at <= gone_at + LEASE_S
+    assert lapsed_at <= taken[0][0]
     assert [None, "start", "complete"] == events(stage.store, run), "its status does not change by a take-over"
     assert [None, process_name(stage), "B"] == [entry.actor for entry in stage.store.history(run)]
     assert ({"attempt": 2}, [2]) == (last(stage.store, run).detail, [attempt for _, attempt in taken])
@@ -90,7 +92,7 @@ async def stopped_for_long(stage: Stage) -> None:
         await process.journaled("begin")
         process.send(signal.SIGSTOP)
         async with at_work(stage.store, bench.wait, queues=(stage.queue,), name="B"):
-            await until(lambda: bench.begun == [run], "a take-over", 2 * LEASE_S + LATE_S)
+            await until(lambda: bench.begun == [run], "a take-over")
             process.open_gate()  # its handler is done as soon as it goes on
             process.send(signal.SIGCONT)
             refused = ("outcome not taken", "lets go of")
@@ -112,7 +114,7 @@ async def a_blocked_loop(stage: Stage) -> None:
     run, other = stage.create(), Bench()
 
     async def block(ctx: Context) -> None:
-        time.sleep(2 * LEASE_S)
+        time.sleep(1.5 * LEASE_S)
 
     worker = Worker(stage.store, block, queues=(stage.queue,), lease_s=LEASE_S, name="C")
     working = threading.Thread(target=worker.run, daemon=True)
@@ -130,7 +132,7 @@ async def a_deadly_run(stage: Stage) -> None:
     """A run that kills every worker fails when its attempts are spent, and the others need not fear it any more."""
     run = stage.create()
     for attempt in (1, 2):
-        with stage.process("die", max_attempts=2, lease_s=0.5) as process:
+        with stage.process("die", max_attempts=2) as process:
             assert 9 == await process.over()
             assert [attempt] == [line["attempt"] for line in process.journal("begin")]
     bench = Bench()
@@ -147,9 +149,15 @@ SCENES: tuple[Any, ...] = (kept_and_lost, stopped_for_long, a_blocked_loop, a_de
 
 @pytest.mark.slow
 @limited
-async def test_leases(both: dict[str, tuple[str, Store]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_leases(
+    both: dict[str, tuple[str, Store]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Every scene of this page."""
     caplog.set_level(logging.WARNING, "runstate.worker")
+    monkeypatch.setattr("runstate.worker.pulse._BEATS", BEATS)
     async with asyncio.TaskGroup() as scenes:
         for dialect, (url, store) in both.items():
             for scene in SCENES:

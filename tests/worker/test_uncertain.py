@@ -22,7 +22,7 @@ from runstate.store.commands import Settle
 from runstate.worker import Context, Outcome, drive
 from tests.store.support import Prompt
 from tests.worker.proxy import Loss, Proxy
-from tests.worker.support import LIMIT, at_work, ended, events, finish, left_behind, limited, new, until
+from tests.worker.support import KINDS, LIMIT, at_work, ended, events, finish, left_behind, limited, new, of_kind, until
 
 pytestmark = pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 
@@ -131,7 +131,8 @@ async def test_a_claim_beside_others_at_work(store: Store, lossy: Store, proxy: 
         proxy.lose("answer", CLAIM)
         second = [store.create(**new()).id for _ in range(3)]
         await until(lambda: len(calls) >= 6, "the other handlers")
-        await asyncio.sleep(0.3)
+        second.append((await store.aio.create(**new())).id)
+        await until(lambda: second[-1] in calls, "the handler of a later turn")
         go_on.set()
         for run_id in first + second:
             assert "completed" == (await ended(store, run_id)).status
@@ -190,21 +191,25 @@ def test_a_loop_of_ones_own(store: Store, lossy: Store, proxy: Proxy) -> None:
     assert {"completed"} == {store.get(run.id).status for run in runs}
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @limited
-async def test_a_claim_that_comes_too_late(
-    store: Store, lossy: Store, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_claim_that_comes_too_late(kind: str, store: Store, lossy: Store, proxy: Proxy, prompt: Prompt) -> None:
     """A worker that has lost its lease meanwhile begins nothing under it: the run waits for the end of that lease."""
-    monkeypatch.setattr("runstate.worker.pulse._MARGIN", 0.7)  # so that it gives the lease up long before it ends
     attempts: list[int] = []
-    async with at_work(lossy, lambda ctx: attempts.append(ctx.attempt), lease_s=2.0):
-        await asyncio.sleep(0.1)
-        proxy.freeze()
-        run = await store.aio.create(**new())
-        await asyncio.sleep(0.8)
+    run = store.create(**new())
+    proxy.hold("answer", CLAIM)
+    async with at_work(lossy, of_kind(kind, lambda ctx: attempts.append(ctx.attempt))) as worker:
+        await until(lambda: store.get(run.id).attempt == 1, "its claim, whose answer is held up")
+        late = worker._lease
+        worker._pulse._held_until = 0.0  # as if nobody had answered for longer than the lease
+        await until(lambda: worker._lost, "the worker to give its lease up")
+        assert [(late.token,)] == prompt.run("SELECT worker FROM runstate_run"), "but by the store's clock it holds"
         proxy.thaw()
+        await until(lambda: worker._lease != late, "the lease after it")
+        assert [] == attempts, "its claim is known by now"
+        store.close_lease(late)
         assert "completed" == (await ended(store, run.id)).status
-    assert 1 == len(attempts), "once, whichever lease it was claimed under"
+    assert [2] == attempts, "once, and not under the lease that was lost"
 
 
 @pytest.mark.parametrize("part", [OPEN, CLAIM, NOTE, SETTLE, CLOSE], ids=["open", "claim", "note", "settle", "close"])
@@ -225,7 +230,9 @@ def test_driving(part: bytes, store: Store, lossy: Store, proxy: Proxy, prompt: 
 
 
 @limited
-async def test_heartbeats_and_releases(store: Store, lossy: Store, proxy: Proxy, prompt: Prompt) -> None:
+async def test_heartbeats_and_releases(
+    store: Store, lossy: Store, proxy: Proxy, prompt: Prompt, frequent_heartbeats: None
+) -> None:
     """A heartbeat that was taken without an answer was taken; so was a release."""
     run = store.create(**new())
 
@@ -233,9 +240,10 @@ async def test_heartbeats_and_releases(store: Store, lossy: Store, proxy: Proxy,
         await asyncio.sleep(LIMIT)
 
     proxy.lose("answer", BEAT, count=2)
-    async with at_work(lossy, answer, lease_s=1.0, drain_s=0.0):
+    async with at_work(lossy, answer, drain_s=0.0) as worker:
         await until(lambda: len(proxy.lost) == 2, "two heartbeats")
-        await asyncio.sleep(0.5)
+        held_until = worker._pulse._held_until
+        await until(lambda: worker._pulse._held_until > held_until, "the next")
         assert "in_progress" == store.get(run.id).status
         proxy.lose("answer", RELEASE)
     assert 3 == len(proxy.lost)
