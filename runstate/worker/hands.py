@@ -107,6 +107,8 @@ class Hands:
         self._context: ContextVars
         """What every handler begins with a copy of, whoever's answer it was that made it begin."""
         self._looking: asyncio.Task[None] | None = None
+        self._look_requested = False
+        """Whether a hint came since the look that is under way asked the store."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self._working)} of {self._concurrency} at work>"
@@ -277,15 +279,18 @@ class Hands:
 
     def _look_for_cancels(self) -> None:
         """See which of its runs somebody asked to cancel; one look at a time."""
+        self._look_requested = True  # a look that is under way may have asked the store before
         if self._looking is None or self._looking.done():
             self._looking = self._loop.create_task(self._look())
 
     async def _look(self) -> None:
-        looked_at = monotonic()
-        try:
-            self._compare(looked_at, await self._store.aio.owned(self._lease))
-        except StoreError as error:
-            log.debug("could not look for cancels, the next heartbeat will: %s", error)
+        while self._look_requested:
+            self._look_requested = False
+            looked_at = monotonic()
+            try:
+                self._compare(looked_at, await self._store.aio.owned(self._lease))
+            except StoreError as error:
+                log.debug("could not look for cancels, the next heartbeat will: %s", error)
 
     # --- chores ---------------------------------------------------------------------------------------------------
 

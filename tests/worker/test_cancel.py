@@ -6,15 +6,16 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runstate.store import Store, StoredRun, open_store
-from runstate.worker import Context, Outcome, RunFailed, drive_async
+from runstate.lifecycle import RunStatus
+from runstate.store import Lease, Store, StoredRun, open_store
+from runstate.worker import Context, Outcome, RunFailed, Worker, drive_async
 from tests.worker.support import LIMIT, at_work, ended, events, finish, last, limited, new, until
 
 ROOT = Path(__file__).parents[2]
@@ -230,6 +231,39 @@ async def test_by_another_process(store: Store, store_url: str) -> None:
     run = await cancelled(store, wait, ask)
     assert CANCELLED == events(store, run.id)
     assert "p2" == store.history(run.id)[2].actor
+
+
+@limited
+async def test_while_the_worker_looks_for_another(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes while a look for an earlier one is under way is looked for as well, and at once."""
+    owned, look = store.aio.owned, Worker._look_for_cancels
+    found, go_on = asyncio.Event(), asyncio.Event()
+    hints: list[Worker] = []
+
+    async def slowly(lease: Lease) -> Mapping[int, RunStatus]:
+        answer = await owned(lease)
+        found.set()
+        await go_on.wait()
+        return answer
+
+    def counted(worker: Worker) -> None:
+        hints.append(worker)
+        look(worker)
+
+    monkeypatch.setattr(store.aio, "owned", slowly)
+    monkeypatch.setattr(Worker, "_look_for_cancels", counted)
+    other = store.create(**new(queue="elsewhere"))
+
+    async def ask(run_id: str) -> None:
+        await store.aio.request_cancel(other.id)
+        await found.wait()
+        seen = len(hints)
+        await store.aio.request_cancel(run_id)
+        await until(lambda: len(hints) > seen, "the hint")
+        go_on.set()
+
+    run = await cancelled(store, wait, ask)
+    assert CANCELLED == events(store, run.id)
 
 
 @limited
