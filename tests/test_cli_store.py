@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from runstate import Run, ToolCall, Usage
+from runstate import ManualClock, Run, ToolCall, Usage
 from runstate.cli import cli, runs_tending
 from runstate.cli.durations import duration, moment
 from runstate.errors import RunNotFound
@@ -33,6 +32,7 @@ from runstate.store.migrations import ddl
 from runstate.store.tables import POSTGRES, SQLITE
 from runstate.worker import Context, drive
 from tests.postgres import postgres_server, postgres_url
+from tests.support import interrupts_heard
 from tests.test_cli import on_a_terminal, process
 
 __all__ = ["postgres_server", "postgres_url"]  # so that tests here can ask for them
@@ -207,13 +207,13 @@ def test_show_tells_how_it_ended(on_sqlite: Desk, events: tuple[str, ...], told:
     assert "expires" not in shown.split("\n\n")[1]
 
 
-def test_show_tells_why_a_run_is_not_claimed(on_sqlite: Desk) -> None:
+def test_show_tells_why_a_run_is_not_claimed(on_sqlite: Desk, clock: ManualClock) -> None:
     """One that waits behind another of its thread, and one whose deadline has passed."""
     for _ in range(2):
         run_id = on_sqlite.create(one_live_run_per_thread="queue")
     assert "behind its thread's live run" in on_sqlite.ask("runs", "show", run_id).stdout
     late = on_sqlite.create(expires_in_s=1)
-    time.sleep(1.1)
+    clock.advance(1.1)
     (expires,) = (line for line in on_sqlite.ask("runs", "show", late).stdout.splitlines() if line[:7] == "expires")
     assert expires.endswith(" ago)")
 
@@ -323,13 +323,13 @@ def test_a_file_that_holds_no_outputs(on_sqlite: Desk, content: bytes, sentence:
 # --- sweep, prune -----------------------------------------------------------------------------------------------------
 
 
-def test_sweep_does_what_is_due(desk: Desk) -> None:
+def test_sweep_does_what_is_due(desk: Desk, clock: ManualClock) -> None:
     """First it says what it would do, and nothing has moved; then it does it, and then nothing is due."""
     late, fine = desk.create(expires_in_s=1), desk.create()
     lease = desk.store.open_lease("dead", lease_s=0.05)
     desk.create(queue="other")
     assert desk.store.claim(lease, queues=["other"])
-    time.sleep(1.1)
+    clock.advance(1.1)
     dry = desk.ask("runs", "sweep", "--dry-run")
     assert f"{late} would be expired\n" == dry.stdout
     assert "dry run: 1 expired, 1 leases closed, 1 wait to be taken over\n" == dry.stderr
@@ -344,13 +344,15 @@ def test_sweep_does_what_is_due(desk: Desk) -> None:
     assert "1 wait to be taken over\n" == desk.ask("runs", "sweep").stderr
 
 
-def test_sweep_goes_on_until_nothing_is_due(on_sqlite: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_goes_on_until_nothing_is_due(
+    on_sqlite: Desk, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many there are; a dry run looks at some, and says that there are more."""
     monkeypatch.setattr(runs_tending, "_AT_ONCE", 50)
     on_sqlite.store.create_many(
         {"thread_id": "t", "assistant_id": "a", "model": "m", "expires_in_s": 1} for _ in range(110)
     )
-    time.sleep(1.1)
+    clock.advance(1.1)
     assert on_sqlite.said("runs", "sweep", "--dry-run")["more"]
     assert "dry run: 50 expired, and more\n" == on_sqlite.ask("runs", "sweep", "--dry-run").stderr
     assert 110 == len(on_sqlite.said("runs", "sweep")["expired"])
@@ -394,12 +396,8 @@ def test_prune_asks_a_person(on_sqlite: Desk, answer: str, code: int, left: int)
     on_sqlite.ended()
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "runstate", "runs", "prune", "--older-than", "0s", "--store", on_sqlite.url]
-    # Who begins the tests in the background of a script has them ignore Ctrl-C, and so would whom they begin.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with interrupts_heard():
         running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    finally:
-        signal.signal(signal.SIGINT, heard)
     with running:
         os.close(theirs)
         written = b""
@@ -407,7 +405,7 @@ def test_prune_asks_a_person(on_sqlite: Desk, answer: str, code: int, left: int)
             written += os.read(ours, 4096)
         if answer != "\x03":
             os.write(ours, f"{answer}\n".encode())
-        for _ in range(60):
+        for _ in range(120):
             if answer == "\x03" and running.poll() is None:  # again and again: readline may be deaf to the first
                 running.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
@@ -438,7 +436,9 @@ def test_watch_follows_a_run_until_it_has_ended(desk: Desk) -> None:
 def test_watch_waits_for_what_comes(desk: Desk) -> None:
     """An entry is there when it is committed, and Ctrl-C ends the watch of all runs with one word."""
     command = [sys.executable, "-m", "runstate", "runs", "watch", "--json", "--store", desk.url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with interrupts_heard():
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with running:
         assert running.stdout is not None
         assert running.stderr is not None
         stop = threading.Event()
@@ -456,7 +456,7 @@ def test_watch_waits_for_what_comes(desk: Desk) -> None:
             creating.join()
         assert ("queued", 1) == (entry["target"], entry["version"])
         running.send_signal(signal.SIGINT)
-        assert 130 == running.wait(30)
+        assert 130 == running.wait(60)
         assert "runstate: interrupted" == running.stderr.read().strip()
 
 

@@ -40,7 +40,7 @@ __all__ = [
     "wait_for_a_lock",
 ]
 
-_LIMIT_S: Final = 30.0
+_LIMIT_S: Final = 60.0
 TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
 RUN_COLUMNS: Final = (
     *("seq", "id", "thread_id", "assistant_id", "model", "status", "version", "event", "source", "at", "actor"),

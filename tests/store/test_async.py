@@ -26,7 +26,7 @@ from tests.postgres import wait_until
 from tests.store.support import Prompt, ask_store, held_back, names
 from tests.support import CALL
 
-LIMIT = 30
+LIMIT = 60
 
 
 def run(work: Callable[[], Awaitable[Any]]) -> Any:
@@ -479,8 +479,11 @@ def test_closing_commits_what_was_asked(any_url: str, prompt_at: Callable[[str],
         let_go = held_back(store)
         task = asyncio.ensure_future(store.aio.start("run_1"))
         await asyncio.sleep(0.02)
-        threading.Timer(0.05, let_go).start()
-        await asyncio.get_running_loop().run_in_executor(None, store.close)
+        closing = asyncio.get_running_loop().run_in_executor(None, store.close)
+        while not store._committer._closed:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(let_go)
+        await closing
         assert "in_progress" == (await task).status
 
     run(work)

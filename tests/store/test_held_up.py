@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from runstate import RunEvent, ToolCall
+from runstate import ManualClock, RunEvent, ToolCall
 from runstate.errors import OutcomeUnknown, StoreUnavailable
 from runstate.store import Store, open_store
 from runstate.store import committer as committing
@@ -23,7 +23,7 @@ from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, names, wait_for_a_lock
 from tests.support import GIVEN
 
-LIMIT = 10.0
+LIMIT = 60.0
 ACTION = json.dumps(GIVEN["required_action"])
 
 
@@ -50,28 +50,32 @@ def test_a_run_that_another_transaction_holds(url: str) -> None:
         assert "in_progress" == store.start("run_1").status
 
 
-def leave_behind(store: Store, run_id: str) -> None:
+def leave_behind(store: Store, run_id: str, clock: ManualClock) -> None:
     """Leave a run to be taken over: its worker is gone, and its lease over."""
     store.create(**names(id=run_id))
-    lease = store.open_lease("dead", lease_s=0.05)
+    lease = store.open_lease("dead")
     assert store.claim_id(lease, run_id) is not None
-    time.sleep(0.06)
+    clock.advance(lease.lease_s)
 
 
-def test_a_sweep_that_stands_still(url: str) -> None:
+def test_a_sweep_that_stands_still(url: str, clock: ManualClock) -> None:
     """Others sweep past it, and the server ends it: what it had begun is another's then."""
     with open_store(url) as store:
-        leave_behind(store, "run_1")
+        leave_behind(store, "run_1", clock)
         frozen = store.database.open()
         assert [("3s",)] == frozen.run("SHOW idle_in_transaction_session_timeout", {})
-        frozen.run("SET idle_in_transaction_session_timeout = '500ms'", {})
+        frozen.run("SET idle_in_transaction_session_timeout = 0", {})  # not before the others have swept past it
+        ((backend,),) = frozen.run("SELECT pg_backend_pid()", {})
         transaction = ExitStack()
         transaction.enter_context(frozen.transaction())
         assert 1 == len(frozen.run(frozen.statements.close_lapsed, {}))
-        leave_behind(store, "run_2")
+        leave_behind(store, "run_2", clock)
         swept = store.sweep()
         assert (1, 1) == (swept.lapsed, swept.adrift)  # the second alone
-        time.sleep(0.6)
+        frozen.run("SET idle_in_transaction_session_timeout = '1ms'", {})
+        with Prompt(url) as other:
+            alive = "SELECT 1 FROM pg_stat_activity WHERE pid = ?"
+            wait_until(lambda: not other.run(alive, [backend]), "the server to end it")
         with pytest.raises(OutcomeUnknown):
             transaction.close()
         assert (1, 2) == (store.sweep().lapsed, len(store.take_over(store.open_lease("w1"), 9)))
@@ -171,18 +175,17 @@ def test_a_claim_asked_again_before_the_server_has_done_it(url: str) -> None:
         assert [run.id] == [claimed.id for claimed, _ in asked.result(LIMIT).claimed]
 
 
-def test_a_sweep_while_a_thread_is_taken(url: str) -> None:
+def test_a_sweep_while_a_thread_is_taken(url: str, clock: ManualClock) -> None:
     """A run gets ready while another takes its thread, unseen: the sweep looks again, and leaves it waiting."""
     with open_store(url) as store, closing(Prompt(url).connection) as own, ThreadPoolExecutor(1) as pool:
         first = store.create(**names(id="run_1", one_live_run_per_thread="reject"))
-        soon = int(time.time()) + 1
-        store.create(**names(id="run_2", one_live_run_per_thread="queue", not_before=soon))
+        store.create(**names(id="run_2", one_live_run_per_thread="queue", not_before=clock.time() + 1))
         store.request_cancel(first.id)
         assert "cancelled" == store.get(first.id).status
         own.execute("BEGIN")
         with store.within(own) as bound:
             bound.create(**names(id="run_3", one_live_run_per_thread="reject"))
-        time.sleep(max(0.0, soon + 0.1 - time.time()))
+        clock.advance(2)
         swept = pool.submit(store.sweep)
         wait_for_a_lock(url)
         own.execute("COMMIT")
@@ -202,16 +205,16 @@ def test_a_note_of_a_run_that_another_transaction_holds(url: str) -> None:
         other.run("ROLLBACK")
 
 
-def test_a_checkpoint_under_way_while_the_lease_ends(url: str) -> None:
+def test_a_checkpoint_under_way_while_the_lease_ends(url: str, clock: ManualClock) -> None:
     """Nobody takes the run over until it is known whether the checkpoint is kept; then it is handed on."""
     with open_store(url) as store, closing(Prompt(url).connection) as own:
-        lease = store.open_lease("w1", lease_s=0.3)
+        lease = store.open_lease("w1")
         store.create(**names())
         (claim,) = store.claim(lease)
         own.execute("BEGIN")
         with store.within(own) as bound:
             assert bound.note(lease, claim.run, checkpoint="7")
-        time.sleep(0.35)
+        clock.advance(lease.lease_s)
         assert (0, 0) == ((swept := store.sweep()).lapsed, swept.adrift)
         next_lease = store.open_lease("w2")
         assert [] == store.take_over(next_lease)

@@ -9,10 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from urllib.parse import quote
 
 import psycopg
@@ -21,14 +19,19 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runstate.store import open_store
 from runstate.store.prepared import Prepared, array_text
+from tests.postgres import LIMIT, wait_until
+from tests.store.support import wait_for_a_lock
+from tests.support import interrupts_heard
 
 READY_FOR_QUERY = 6  # bytes: the last message of every answer
-HELD_BACK_S = 1.5
 SLOWLY = "an answer that comes in two parts"
 
 
-def relay(listening: socket.socket, way: socket.socket) -> None:
-    """Hand on what two sides say; of the answer that is to come slowly, keep the last message back for a while."""
+def relay(listening: socket.socket, way: socket.socket, thread: socket.socket) -> None:
+    """Hand on what two sides say; of the answer that is to come slowly, keep the last message back.
+
+    Not before a thread of the process that asked has answered, too, the last message is sent.
+    """
     client, _ = listening.accept()
     while True:
         ready, _, _ = select.select([client, way], [], [])
@@ -38,14 +41,16 @@ def relay(listening: socket.socket, way: socket.socket) -> None:
                 return
             if source is way and SLOWLY.encode() in chunk:
                 client.sendall(chunk[:-READY_FOR_QUERY])
-                time.sleep(HELD_BACK_S)
+                thread.sendall(b"?")
+                if not select.select([thread], [], [], LIMIT)[0]:
+                    return
                 chunk = chunk[-READY_FOR_QUERY:]
             (client if source is way else way).sendall(chunk)
 
 
 @contextmanager
-def slowly(url: str) -> Iterator[str]:
-    """Yield a way to a server that leads through another process."""
+def slowly(url: str, thread: socket.socket) -> Iterator[str]:
+    """Yield a way to a server that leads through another process, which asks whoever is at the end of a socket."""
     given = conninfo_to_dict(url)
     folder, port = str(given.get("host", "127.0.0.1")), int(str(given.get("port", 5432)))
     if folder.startswith("/"):
@@ -57,7 +62,7 @@ def slowly(url: str) -> Iterator[str]:
         child = os.fork()
         if child == 0:
             with suppress(OSError):
-                relay(listening, way)
+                relay(listening, way, thread)
             os._exit(0)
         user, own = quote(str(given.get("user", "postgres"))), listening.getsockname()[1]
         yield f"postgresql://{user}@127.0.0.1:{own}/{given['dbname']}?sslmode=disable&gssencmode=disable"
@@ -68,24 +73,18 @@ def slowly(url: str) -> Iterator[str]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_other_threads_run_while_an_answer_is_not_all_there(postgres_url: str) -> None:
     """For the end of an answer libpq waits with the whole interpreter, if it is asked too early."""
-    moments = [time.monotonic()]
-    ended = threading.Event()
+    ours, theirs = socket.socketpair()
 
-    def tick() -> None:
-        while not ended.wait(0.01):
-            moments.append(time.monotonic())
+    def answer() -> None:
+        assert b"?" == ours.recv(1)
+        ours.sendall(b"!")
 
-    with slowly(postgres_url) as url, psycopg.connect(url, autocommit=True) as connection:
-        beside = threading.Thread(target=tick)
-        beside.start()
-        try:
-            assert [(SLOWLY,)] == list(Prepared(connection)(f"SELECT '{SLOWLY}'", {}))
-        finally:
-            ended.set()
-            beside.join()
-    moments.append(time.monotonic())
-    assert moments[-1] - moments[0] >= HELD_BACK_S
-    assert max(later - sooner for sooner, later in pairwise(moments)) < HELD_BACK_S / 2
+    with ours, theirs, slowly(postgres_url, theirs) as url, psycopg.connect(url, autocommit=True) as connection:
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        assert [(SLOWLY,)] == list(Prepared(connection)(f"SELECT '{SLOWLY}'", {})), "the thread did not run"
+        answering.join(LIMIT)
+        assert not answering.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -137,14 +136,13 @@ def test_a_refusal_leaves_the_connection_of_use(postgres_url: str) -> None:
 
 
 IN_THE_MIDDLE = """
-import os, signal, sys, threading
+import sys
 import psycopg
 from runstate.store.prepared import Prepared
 with psycopg.connect(sys.argv[1], autocommit=True) as connection:
     run = Prepared(connection)
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
-        run("SELECT pg_sleep(20)", {})
+        run("SELECT pg_sleep(600)", {})
     except KeyboardInterrupt:
         print("interrupted")
     try:
@@ -153,10 +151,9 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
         print("of no more use")
 """
 OF_A_STORE = """
-import os, signal, sys, threading
+import sys
 from runstate.store import open_store
 with open_store(sys.argv[1]) as store:
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         store.start(sys.argv[2])
     except KeyboardInterrupt:
@@ -169,19 +166,24 @@ with open_store(sys.argv[1]) as store:
 def beside(script: str, *arguments: str) -> subprocess.Popen[str]:
     """Run a script in a process of its own, which an interrupt may meet anywhere."""
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with interrupts_heard():
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_an_interrupt_in_the_middle(postgres_url: str) -> None:
     """Ctrl-C is heard while the server works, which gives up; the connection, whose answer nobody takes, is closed."""
-    with beside(IN_THE_MIDDLE, postgres_url) as process:
-        told, _ = process.communicate(timeout=15)
-    assert "interrupted\nof no more use\n" == told
+    at_work = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sl%' AND datname = current_database()"
     with psycopg.connect(postgres_url, autocommit=True) as other:
-        before = time.monotonic()
-        while other.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sl%'").fetchall():
-            assert time.monotonic() - before < 10
-            time.sleep(0.01)
+
+        def works() -> bool:
+            return bool(other.execute(at_work).fetchall())
+
+        with beside(IN_THE_MIDDLE, postgres_url) as process:
+            wait_until(works, "the server to be at it")
+            process.send_signal(signal.SIGINT)
+            told, _ = process.communicate(timeout=LIMIT)
+        assert "interrupted\nof no more use\n" == told
+        wait_until(lambda: not works(), "the server to give up")
 
 
 def test_a_connection_that_is_cut(postgres_url: str) -> None:
@@ -205,7 +207,9 @@ def test_a_store_after_an_interrupt(postgres_url: str) -> None:
         other.execute("SELECT 1 FROM runstate_run FOR UPDATE")
         with beside(OF_A_STORE, postgres_url, run.id) as process:
             assert process.stdout is not None
+            wait_for_a_lock(postgres_url)
+            process.send_signal(signal.SIGINT)
             assert "interrupted\n" == process.stdout.readline()
             other.rollback()
-            told, _ = process.communicate("\n", timeout=15)
+            told, _ = process.communicate("\n", timeout=LIMIT)
         assert "queued in_progress\n" == told

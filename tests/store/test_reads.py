@@ -12,6 +12,7 @@ import pytest
 from runstate import InvalidRun, ManualClock, RunStatus
 from runstate.errors import RunNotFound
 from runstate.store import Entry, Store, open_store
+from tests.postgres import LIMIT, wait_until
 from tests.store.support import Prompt, ask_store, birth, bring_in_store, insert, names
 from tests.support import NOW, STATUSES, WAYS
 
@@ -216,10 +217,8 @@ def follow(store: Store, cursor: str = "", limit: int = 100) -> list[Entry]:
 
 def settled(store: Store, count: int) -> list[Entry]:
     """Return all entries once there are so many: on PostgreSQL an entry waits for older transactions of anybody."""
-    until = time.monotonic() + 20
-    while len(found := follow(store)) < count and time.monotonic() < until:
-        time.sleep(0.005)
-    return found
+    wait_until(lambda: len(follow(store)) >= count, f"{count} entries")
+    return follow(store)
 
 
 def test_all_entries_in_order(any_store: Store, clock: ManualClock) -> None:
@@ -244,10 +243,8 @@ def test_only_what_comes(any_store: Store, clock: ManualClock) -> None:
     cursor = any_store.latest_cursor()
     assert () == any_store.entries(cursor)
     run = any_store.create(**names())
-    until = time.monotonic() + 20
-    while not (entries := any_store.entries(cursor)) and time.monotonic() < until:
-        time.sleep(0.005)
-    assert [(run.id, 1)] == [(entry.run_id, entry.version) for entry in entries]
+    wait_until(lambda: bool(any_store.entries(cursor)), "an entry")
+    assert [(run.id, 1)] == [(entry.run_id, entry.version) for entry in any_store.entries(cursor)]
 
 
 def test_places_outlive_a_prune(any_store: Store, clock: ManualClock) -> None:
@@ -295,7 +292,7 @@ def test_every_entry_once_while_others_write(store: Store, store_url: str, clock
         thread.start()
     expected = writers * each // 2 * (3 + 4)
     seen: list[Entry] = []
-    cursor, until = "", time.monotonic() + 40
+    cursor, until = "", time.monotonic() + LIMIT
     while len(seen) < expected and time.monotonic() < until:
         entries = store.entries(cursor, limit=17)
         seen += entries

@@ -14,7 +14,17 @@ from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunSt
 from runstate.errors import StoreError, ThreadBusy
 from runstate.store import Lease, Store, open_store
 from runstate.store.commands import Settle
-from tests.store.support import Prompt, ask_store, at_once, bring_in_store, by_hand, names, update
+from tests.postgres import LIMIT
+from tests.store.support import (
+    Prompt,
+    ask_store,
+    at_once,
+    bring_in_store,
+    by_hand,
+    names,
+    update,
+    wait_for_a_lock,
+)
 from tests.support import LIVE, NOW, TABLE, TERMINAL
 
 
@@ -283,7 +293,7 @@ def test_lines_under_pressure(store: Store, store_url: str) -> None:
     def work(number: int) -> None:
         with open_store(store_url) as own:
             lease = own.open_lease(f"w{number}", lease_s=1000)
-            until = time.monotonic() + 40
+            until = time.monotonic() + LIMIT
             while time.monotonic() < until:
                 claims = own.claim(lease, 3)
                 own.settle(lease, [Settle(claim.run, RunEvent.COMPLETE) for claim in reversed(claims)])
@@ -322,7 +332,7 @@ def test_one_lives_of_every_way_to_the_end(store: Store, clock: ManualClock) -> 
             assert store.get(behind.id).ready, (source, event)
 
 
-def test_two_who_end_the_head_of_a_line(store: Store, prompt: Prompt) -> None:
+def test_two_who_end_the_head_of_a_line(store: Store, store_url: str, prompt: Prompt) -> None:
     """A worker with several kinds of outcome and somebody else's statement wait for one another, but not in a ring."""
     if prompt.is_sqlite:
         pytest.skip("its writers wait before they begin")
@@ -345,7 +355,7 @@ def test_two_who_end_the_head_of_a_line(store: Store, prompt: Prompt) -> None:
 
     thread = threading.Thread(target=settle)
     thread.start()
-    time.sleep(0.3)
+    wait_for_a_lock(store_url)
     prompt.run(
         "UPDATE runstate_run SET status = 'failed', event = 'fail', source = status, version = version + 1,"
         " failed_at = at / 1000000, expires_at = NULL, worker = NULL, detail = NULL, usage = ?, last_error = ?"

@@ -6,10 +6,10 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from runstate.worker.crew import Crew
+from tests.postgres import wait_until
 from tests.worker.support import limited
 
 
@@ -17,11 +17,28 @@ def _count(taken: Counter[int], number: int) -> None:
     taken[number] += 1
 
 
-def _stand_still(worked: Sequence[int], count: int) -> None:
-    """Block the loop until so many calls have returned."""
-    while len(worked) < count:
-        time.sleep(0.001)
-    time.sleep(0.1)  # from the last thing they do to their return
+class _Counted(Crew[int]):
+    """A crew that counts how often a thread has asked whether the loop is about to look, the last thing it does."""
+
+    asked = 0
+
+    @property
+    def _rung(self) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            with _COUNTING:
+                self.asked += 1
+        return self._has_rung
+
+    @_rung.setter
+    def _rung(self, rung: bool) -> None:
+        self._has_rung = rung
+
+    def stand_still(self, count: int) -> None:
+        """Block the loop until so many calls have returned, and their threads have nothing more to do."""
+        wait_until(lambda: self.asked >= count, f"{count} calls")
+
+
+_COUNTING = threading.Lock()
 
 
 async def _until_taken(taken: Counter[int], count: int) -> None:
@@ -69,12 +86,16 @@ async def test_the_loop_is_woken_once_for_what_was_returned_while_it_was_busy() 
 
     loop.call_soon_threadsafe = counted  # type: ignore[method-assign, assignment]
     taken: Counter[int] = Counter()
-    worked: list[int] = []
-    crew = Crew(worked.append, lambda number, _: _count(taken, number))
+
+    def work(number: int) -> None:
+        if number % 50:  # the first of fifty has rung before the others return, or two could ring at the same moment
+            wait_until(lambda: len(rings) == number // 50 + 1, "the first to ring")
+
+    crew = _Counted(work, lambda number, _: _count(taken, number))
     for times in (1, 2):
         for number in range(50 * (times - 1), 50 * times):
             crew.call(number)
-        _stand_still(worked, 50 * times)
+        crew.stand_still(50 * times)
         assert times == len(rings)
         await _until_taken(taken, 50 * times)
     crew.dismiss()
@@ -92,11 +113,10 @@ async def test_a_fault_in_taking_costs_no_other_its_outcome() -> None:
             raise ValueError("of the third")
         taken[number] += 1
 
-    worked: list[int] = []
-    crew = Crew(worked.append, take)
+    crew = _Counted(lambda number: None, take)
     for number in range(10):
         crew.call(number)
-    _stand_still(worked, 10)  # so that they are taken in one go
+    crew.stand_still(10)  # so that they are taken in one go
     await _until_taken(taken, 9)
     crew.dismiss()
     assert ["of the third"] == [str(context["exception"]) for context in told]
