@@ -8,6 +8,7 @@ read (`version`). Whoever was slower reads again and asks again, and then the la
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
 from runstate import IllegalTransition, Run, RunStatus, ToolCall, Usage
@@ -44,6 +45,9 @@ class Runs:
     def live(self) -> list[Run]:
         rows = self.db.execute("SELECT run FROM runs ORDER BY id")
         return [run for run in (Run.from_json(text) for (text,) in rows) if not run.is_terminal]
+
+    def close(self) -> None:
+        self.db.close()
 
 
 def cancel(run: Run) -> None:
@@ -94,9 +98,8 @@ def round_of_work(runs: Runs, outputs: dict[str, dict[str, str]]) -> None:
             print(f"  {refusal}")
 
 
-def main() -> None:
+def drive(runs: Runs) -> None:
     """Drive runs through a tool round, a failure, cancels and a limit."""
-    runs = Runs(":memory:")
     for run_id, limit, instructions in (
         ("run_paris", None, None),
         ("run_short", 10, None),
@@ -136,4 +139,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with closing(Runs(":memory:")) as opened:
+        drive(opened)

@@ -6,7 +6,8 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def test_the_rules_pass_under_pytest() -> None:
     assert "total      81 of 81, 100 %" in done.stdout
 
 
+@pytest.fixture
+def runs_of_a_worker() -> Iterator[tuple[Any, Any]]:
+    """The example for a worker of one's own as a module, and its table with a queued run."""
+    worker = load_worker()
+    with closing(worker.Runs(":memory:")) as runs:
+        runs.add(Run.create(id="run_1", thread_id="thread_1", assistant_id="asst_1", model="gpt-4o"))
+        yield worker, runs
+
+
 def load_worker() -> Any:
     spec = importlib.util.spec_from_file_location("embed_in_worker", ROOT / "examples" / "embed_in_worker.py")
     assert spec is not None
@@ -82,11 +92,11 @@ def load_worker() -> Any:
 @pytest.mark.parametrize(
     ("meanwhile", "end"), [(Run.request_cancel, "completed"), (Run.expire, "expired"), (None, "completed")]
 )
-def test_the_worker_survives_what_happens_while_it_works(meanwhile: Callable[[Run], None] | None, end: str) -> None:
+def test_the_worker_survives_what_happens_while_it_works(
+    meanwhile: Callable[[Run], None] | None, end: str, runs_of_a_worker: tuple[Any, Any]
+) -> None:
     """A cancel that comes before the end loses the race, a deadline wins it; neither leaves the run live."""
-    worker = load_worker()
-    runs = worker.Runs(":memory:")
-    runs.add(Run.create(id="run_1", thread_id="thread_1", assistant_id="asst_1", model="gpt-4o"))
+    worker, runs = runs_of_a_worker
     answer = worker.answer
 
     def slow_answer(run: Run, outputs: dict[str, str]) -> Any:
@@ -98,11 +108,9 @@ def test_the_worker_survives_what_happens_while_it_works(meanwhile: Callable[[Ru
     assert end == worker.work(runs, "run_1", {}).status
 
 
-def test_the_worker_confirms_a_cancel_that_comes_while_it_asks_for_tools() -> None:
+def test_the_worker_confirms_a_cancel_that_comes_while_it_asks_for_tools(runs_of_a_worker: tuple[Any, Any]) -> None:
     """It cannot wait for outputs any more, so it confirms."""
-    worker = load_worker()
-    runs = worker.Runs(":memory:")
-    runs.add(Run.create(id="run_1", thread_id="thread_1", assistant_id="asst_1", model="gpt-4o"))
+    worker, runs = runs_of_a_worker
     answer = worker.answer
 
     def slow_answer(run: Run, outputs: dict[str, str]) -> Any:
