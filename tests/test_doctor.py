@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,10 +53,8 @@ class Patient:
     def query(self, *statements: str) -> list[tuple[Any, ...]]:
         """Execute statements by hand, and return the rows of the last."""
         if self.is_sqlite:
-            with sqlite3.connect(self.path, isolation_level=None, timeout=10) as connection:
-                found = [connection.execute(statement) for statement in statements][-1].fetchall()
-            connection.close()
-            return found
+            with closing(sqlite3.connect(self.path, isolation_level=None, timeout=60)) as connection:
+                return [connection.execute(statement) for statement in statements][-1].fetchall()
         with psycopg.connect(self.url, autocommit=True) as server:
             cursors = [server.execute(statement.encode()) for statement in statements]
             return cursors[-1].fetchall() if cursors[-1].description else []

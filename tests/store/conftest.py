@@ -46,7 +46,7 @@ def empty(prompt: Prompt) -> None:
         "".join(f"ALTER TABLE {table} {word} TRIGGER USER;" for table in TABLES) for word in ("DISABLE", "ENABLE")
     )
     nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1);"
-    prompt.run(f"BEGIN; SET LOCAL lock_timeout = '10s'; {off} {everything} {nobody} {on} COMMIT")
+    prompt.run(f"BEGIN; SET LOCAL lock_timeout = '60s'; {off} {everything} {nobody} {on} COMMIT")
 
 
 def make_url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:

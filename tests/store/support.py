@@ -66,9 +66,9 @@ class Prompt:
         self.connection: Any
         if self.is_sqlite:
             path = unquote(url.removeprefix("sqlite:///"))
-            self.connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+            self.connection = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
         else:
-            self.connection = psycopg.connect(url, autocommit=True, options="-c statement_timeout=20s")
+            self.connection = psycopg.connect(url, autocommit=True, options="-c statement_timeout=60s")
             set_json_loads(_as_text, self.connection)
 
     def __enter__(self) -> Self:

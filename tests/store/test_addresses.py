@@ -165,7 +165,7 @@ def test_nobody_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    error = refused(f"postgresql://me:hunter2@127.0.0.1:{port}/db", wait_s=2)
+        error = refused(f"postgresql://me:hunter2@127.0.0.1:{port}/db", wait_s=2)
     assert isinstance(error, StoreUnavailable)
     assert error.retryable
     head, colon, reason = str(error).partition("/db: ")
@@ -210,7 +210,7 @@ def stern_server() -> Iterator[str]:
     yield f"127.0.0.1:{listener.getsockname()[1]}"
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    thread.join(5)
+    thread.join(60)
 
 
 def test_a_wrong_password(stern_server: str) -> None:
@@ -238,7 +238,7 @@ def test_a_server_that_hangs_up() -> None:
         assert isinstance(error, RunstateError)
         assert "cannot connect to postgresql://127.0.0.1:" in str(error)
     listener.close()
-    thread.join(5)
+    thread.join(60)
 
 
 def test_what_people_see(store_url: str, postgres_server: Server) -> None:

@@ -217,9 +217,9 @@ def test_a_service_that_makes_no_run(answer: Answer | None, found: str) -> None:
 
 def test_nobody_listens() -> None:
     """Where no service is, that is told once."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    (charge,) = hold_trial(Http(f"http://127.0.0.1:{port}")).charges
+    with socket.socket() as deaf:  # it has the port while nobody listens there: nobody else can
+        deaf.bind(("127.0.0.1", 0))
+        (charge,) = hold_trial(Http(f"http://127.0.0.1:{deaf.getsockname()[1]}")).charges
     assert charge.found.startswith("no run was made: ConnectionRefusedError")
 
 
@@ -237,7 +237,7 @@ def test_a_service_that_does_not_answer() -> None:
             return super().asked(run, event, body)
 
     try:
-        with serving(Slow(), law=SMALL_LAW, wait_s=1.5) as http:
+        with serving(Slow(), law=SMALL_LAW, wait_s=3.0) as http:
             judgement = hold_trial(http)
     finally:
         released.set()
