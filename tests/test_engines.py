@@ -29,6 +29,8 @@ from runstate.store import Store, StoredRun, open_store
 from runstate.worker import Dispatcher
 from tests.postgres import Server, postgres_server  # noqa: F401
 
+pytestmark = pytest.mark.foreign
+
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
 LIMIT_S: Final = 60.0
 LEASE_S: Final = 3.0
@@ -39,8 +41,6 @@ DRIVEN: Final = """
 import os, sys, threading, time
 sys.path.insert(0, {examples!r})
 import {name} as example
-
-pytestmark = pytest.mark.foreign
 
 limit = threading.Timer(120, os._exit, [1])
 limit.daemon = True

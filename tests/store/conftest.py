@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,26 @@ def empty(prompt: Prompt) -> None:
     prompt.run(f"BEGIN; SET LOCAL lock_timeout = '60s'; {off} {everything} {nobody} {on} COMMIT")
 
 
+def definitions(prompt: Prompt) -> set[str]:
+    """Return what is defined in a PostgreSQL database: schemas, functions, columns, triggers and whether they fire."""
+    ours = "NOT LIKE ALL (ARRAY['pg\\_%', 'information_schema'])"
+    found = prompt.run(
+        f"SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname {ours}"
+        f" UNION SELECT 'function ' || oid::regprocedure FROM pg_proc WHERE pronamespace::regnamespace::text {ours}"
+        " UNION SELECT 'column ' || attrelid::regclass || '.' || attname FROM pg_attribute"
+        f" JOIN pg_class ON pg_class.oid = attrelid AND relnamespace::regnamespace::text {ours}"
+        " UNION SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass || ' fires ' || tgenabled::text FROM pg_trigger"
+        " WHERE NOT tgisinternal"
+    )
+    return {text for (text,) in found}
+
+
+@cache
+def definitions_before(prompt: Prompt) -> set[str]:
+    """Return what was defined in a database when its first test began."""
+    return definitions(prompt)
+
+
 def make_url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
     if dialect == "memory":
         yield "sqlite:///:memory:"
@@ -61,9 +82,11 @@ def make_url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
         assert () == judge_by_sql(url)
         return
     broom = request.getfixturevalue("postgres_broom")
+    before = definitions_before(broom)
     empty(broom)
     yield broom.url
     assert () == judge_through(broom.run).wrong
+    assert before == definitions(broom)  # the next test has the same database
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

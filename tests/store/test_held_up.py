@@ -153,8 +153,11 @@ def test_a_claim_of_several_queues(url: str) -> None:
             " FOR EACH ROW WHEN (OLD.queue = 'b') EXECUTE FUNCTION fail()"
         )
         lease = store.open_lease("w1")
-        with pytest.raises(StoreUnavailable):
-            store.claim(lease, 2, queues=["a", "b"])
+        try:
+            with pytest.raises(StoreUnavailable):
+                store.claim(lease, 2, queues=["a", "b"])
+        finally:
+            other.run("DROP FUNCTION fail() CASCADE")
         assert {} == store.owned(lease)
         assert ["run_1"] == [claim.run.id for claim in store.claim(lease, 2, queues=["a"])]
 
