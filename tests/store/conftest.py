@@ -58,8 +58,8 @@ def definitions(prompt: Prompt) -> set[str]:
         f" UNION SELECT 'function ' || oid::regprocedure FROM pg_proc WHERE pronamespace::regnamespace::text {ours}"
         " UNION SELECT 'column ' || attrelid::regclass || '.' || attname FROM pg_attribute"
         f" JOIN pg_class ON pg_class.oid = attrelid AND relnamespace::regnamespace::text {ours}"
-        " UNION SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass || ' fires ' || tgenabled::text FROM pg_trigger"
-        " WHERE NOT tgisinternal"
+        " UNION SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass || ' fires ' || tgenabled::text"
+        " FROM pg_trigger WHERE NOT tgisinternal"
     )
     return {text for (text,) in found}
 
