@@ -3,7 +3,8 @@
 An error is a small record: fields for programs, one sentence for people. Whose fault it is decides the class:
 
 - `LawError`: the table itself contradicts itself (a developer's mistake, found when it loads).
-- `IllegalTransition`: the law refused the event where the run stands; `TerminalStatus` when nothing can ever be asked.
+- `IllegalTransition`: the law refused the event where the run stands; `TerminalStatus` when nothing can ever be asked;
+  `DeadlinePassed` when the event had to come before the deadline, and the run is not expired yet.
 - `ToolOutputsMismatch`: the event may be asked, but not with these tool outputs.
 - `InvalidRun`: a value that no run can have; `RunDecodeError` when it was read from outside.
 - `LostRace`: somebody else was faster; `Conflict` by the version, `LeaseLost` by the lease.
@@ -16,6 +17,7 @@ After any of them the run is as it was. (After `OutcomeUnknown` nobody knows: th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Conflict",
+    "DeadlinePassed",
     "Fault",
     "IllegalTransition",
     "InvalidRun",
@@ -43,6 +46,11 @@ __all__ = [
     "ThreadBusy",
     "ToolOutputsMismatch",
 ]
+
+
+def _utc(seconds: int) -> str:
+    """Return a time in Unix seconds as people and programs write it."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 class RunstateError(Exception):
@@ -112,12 +120,41 @@ class IllegalTransition(RunstateError):
 
 
 class TerminalStatus(IllegalTransition):
-    """The run has ended, and nothing leaves a terminal status. Nothing was changed."""
+    """The run has ended, and nothing leaves a terminal status. Nothing was changed.
+
+    An event that is legal only before the deadline (`LAW.until_deadline`) and comes too late is refused so as well. If
+    the run was not expired yet, the store has expired it first.
+    """
 
     def __str__(self) -> str:
         return (
             f"run {self.run_id} is {self.status}{self.lost_to} and cannot {self.event}; "
-            f"{self.status} is terminal, nothing leaves it"
+            f"{self._expired_at}{self.status} is terminal, nothing leaves it"
+        )
+
+    @property
+    def _expired_at(self) -> str:
+        """When a stored run expired, which nobody asked of it: `it expired at 2023-11-14T22:23:20Z; `."""
+        run = self.run
+        if run is None or run.event != "expire" or run.completed_at is None:
+            return ""
+        return f"it expired at {_utc(run.completed_at)}; "
+
+
+class DeadlinePassed(TerminalStatus):
+    """The event is legal only before the run's deadline, which has passed. Nothing was changed.
+
+    Only `Store.within` raises it: a caller's own transaction is not made to expire a run. `status` is where the run
+    stands, and `allowed` is what it can still be asked. Everywhere else the store expires such a run at once, and
+    refuses with a plain `TerminalStatus`.
+    """
+
+    def __str__(self) -> str:
+        deadline = None if self.run is None else self.run.expires_at
+        passed = "has passed" if deadline is None else f"was {_utc(deadline)}"
+        return (
+            f"run {self.run_id} is {self.status}, but its deadline {passed}, so it cannot {self.event}; "
+            f"allowed there: {', '.join(self.allowed)}"
         )
 
 

@@ -119,6 +119,8 @@ class Transition(NamedTuple):
     stamp: Stamp | None
     basis: Basis
     evidence: str = ""
+    until_deadline: bool = False
+    """Whether it is legal only before the run's deadline (`expires_at`). Stores enforce it, and nothing else does."""
 
 
 # What a refusal teaches besides the run's name: worked out once for each (status, event), then only looked up.
@@ -148,13 +150,14 @@ EXPIRE: Final = RunEvent.EXPIRE
 _DOCUMENTED: Final = Basis.DOCUMENTED
 _ALLOWED: Final = Basis.ALLOWED
 _row = Transition
+_UNTIL: Final = True  # only before the deadline
 
 # fmt: off
 TRANSITIONS: Final[tuple[Transition, ...]] = (
     # upon this            in this          go there         and stamp       because      as
-    _row(START,               QUEUED,          IN_PROGRESS,     "started_at",   _DOCUMENTED, "seen 141 times"),
+    _row(START,               QUEUED,          IN_PROGRESS,     "started_at",   _DOCUMENTED, "seen 141 times", _UNTIL),
     _row(REQUIRE_ACTION,      IN_PROGRESS,     REQUIRES_ACTION, None,           _DOCUMENTED, "seen 9 times"),
-    _row(SUBMIT_TOOL_OUTPUTS, REQUIRES_ACTION, QUEUED,          None,           _DOCUMENTED, "seen 15 times"),
+    _row(SUBMIT_TOOL_OUTPUTS, REQUIRES_ACTION, QUEUED,          None,           _DOCUMENTED, "seen 15 times", _UNTIL),
     _row(REQUEST_CANCEL,      IN_PROGRESS,     CANCELLING,      None,           _DOCUMENTED, "seen 12 times"),
     _row(REQUEST_CANCEL,      QUEUED,          CANCELLING,      None,           _ALLOWED,    "clients do it"),
     _row(REQUEST_CANCEL,      REQUIRES_ACTION, CANCELLING,      None,           _ALLOWED,    "clients do it"),
@@ -194,12 +197,14 @@ class Law:
     Statuses and events may be given as members or as their strings; a string that is none raises `ValueError` and
     names the nine.
 
-    Raises `LawError` when a row stands twice or an event has two targets.
+    Raises `LawError` when a row stands twice, an event has two targets, or only some of its rows end at the deadline.
     """
 
     transitions: tuple[Transition, ...]
     statuses: tuple[RunStatus, ...] = attrs.field(init=False, default=tuple(RunStatus))
     events: tuple[RunEvent, ...] = attrs.field(init=False)
+    until_deadline: frozenset[RunEvent] = attrs.field(init=False)
+    """The events that may be asked only before the run's deadline."""
     _rows: dict[tuple[RunStatus, RunEvent], Transition] = attrs.field(init=False)
     _targets: dict[RunEvent, RunStatus] = attrs.field(init=False)
     _live: frozenset[RunStatus] = attrs.field(init=False)
@@ -214,8 +219,13 @@ class Law:
             if targets.setdefault(row.event, row.target) is not row.target:
                 raise LawError(f"{row.event} leads to both {targets[row.event]} and {row.target}")
             rows[row.source, row.event] = row
+        bounded = frozenset(row.event for row in self.transitions if row.until_deadline)
+        for row in self.transitions:
+            if row.event in bounded and not row.until_deadline:
+                raise LawError(f"{row.event} ends at the deadline in one row, and not from {row.source}")
         write = object.__setattr__  # the class is frozen for everybody else
         write(self, "events", tuple(event for event in RunEvent if event in targets))
+        write(self, "until_deadline", bounded)
         write(self, "_rows", rows)
         write(self, "_targets", targets)
         write(self, "_live", frozenset(row.source for row in self.transitions))

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 import attrs
 import psycopg
 
-from tests.support import HELD_IN, LIVE, ROWS, STAMPED_BY, STAMPS, TERMINAL
+from tests.support import HELD_IN, LIVE, ROWS, STAMPED_BY, STAMPS, TERMINAL, UNTIL_DEADLINE
 
 __all__ = ["Ask", "Fault", "Judgement", "Question", "asking", "judge", "judge_by_sql", "judge_through", "listed"]
 
@@ -149,6 +149,12 @@ def _fields() -> Iterator[Question]:
         "illegal",
         "run {} has the deadline {}, not one second after its birth at {}",
         "SELECT id, expires_at, created_at FROM runstate_run WHERE expires_at <= created_at",
+    )
+    yield Question(
+        "illegal",
+        "run {} was asked to {} at {} us, and its deadline was {} s",
+        "SELECT r.id, h.event, h.at, r.expires_at FROM runstate_run AS r JOIN runstate_history AS h ON h.run = r.seq"
+        f" WHERE h.event IN ({listed(UNTIL_DEADLINE)}) AND h.at >= r.expires_at * 1000000",
     )
     yield Question(
         "illegal",

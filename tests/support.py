@@ -61,6 +61,9 @@ TERMINAL: Final = frozenset({"completed", "incomplete", "failed", "cancelled", "
 PAIRS: Final = tuple((status, event) for status in STATUSES for event in EVENTS)
 TABLE: Final = {(source, event): target for event, source, target, _ in ROWS}
 
+UNTIL_DEADLINE: Final = frozenset({"start", "submit_tool_outputs"})
+"""The events that a store grants only before the deadline of a run."""
+
 STAMPED_BY: Final = {
     "in_progress": "started_at",
     "completed": "completed_at",

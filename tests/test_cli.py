@@ -20,6 +20,7 @@ from runstate import LAW, TRANSITIONS, Run, RunEvent, RunStatus, Usage
 from runstate.__main__ import main
 from runstate.cli import cli
 from runstate.diagram import FORMATS, Format, draw, parse_lanes
+from tests.support import UNTIL_DEADLINE
 
 LEGAL = {(row.event, row.source, row.target) for row in TRANSITIONS}
 
@@ -54,6 +55,7 @@ def test_the_table_for_programs_is_the_law() -> None:
     """JSON has the nineteen transitions and the nine statuses, with what may be asked there."""
     said = json.loads(ask("table", "--json").stdout)
     assert LEGAL == {(row["event"], row["source"], row["target"]) for row in said["transitions"]}
+    assert set(UNTIL_DEADLINE) == {row["event"] for row in said["transitions"] if row["until_deadline"]}
     for status in said["statuses"]:
         assert list(LAW.allowed_events(RunStatus(status["status"]))) == status["allowed_events"]
         assert status["terminal"] is (status["allowed_events"] == [])
@@ -91,6 +93,8 @@ def test_explain_knows_all_81_pairs(status: RunStatus, event: RunEvent) -> None:
     row = LAW.find(status, event)
     assert said["legal"] is (row is not None)
     assert (f"{event} is legal there" if row else f"{event} is illegal there") in words
+    assert said["until_deadline"] is (None if row is None else event in UNTIL_DEADLINE)
+    assert (row is not None and event in UNTIL_DEADLINE) is ("legal there until the run's deadline" in words)
     path = LAW.path_to_event(status, event)
     assert said["shortest_path"] == (None if path is None else list(path))
     if row is None and path is not None:

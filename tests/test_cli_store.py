@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from runstate import ManualClock, Run, ToolCall, Usage
+from runstate import ManualClock, Run, ToolCall, Usage, use_clock
 from runstate.cli import cli, runs_tending
 from runstate.cli.durations import duration, moment
 from runstate.errors import RunNotFound
@@ -318,6 +318,17 @@ def test_a_file_that_holds_no_outputs(on_sqlite: Desk, content: bytes, sentence:
     assert (2, "") == (done.exit_code, done.stdout)
     assert sentence in done.stderr
     assert 3 == on_sqlite.store.get(run_id).version
+
+
+def test_outputs_that_come_too_late(desk: Desk) -> None:
+    """Exit code 1, with when the run expired, which it did by this very request; its history says what was asked."""
+    run_id = desk.asking("call_1")
+    with use_clock(ManualClock(desk.store.get(run_id).created_at + 3600)):
+        done = desk.ask("runs", "submit", run_id, "call_1=sunny", "--actor", "ada")
+    assert (1, "") == (done.exit_code, done.stdout)
+    assert f"run {run_id} is expired (by expire, ada) and cannot submit_tool_outputs; it expired at 20" in done.stderr
+    last = desk.said("runs", "history", run_id)["history"][-1]
+    assert ("expire", "ada", "submit_tool_outputs") == (last["event"], last["actor"], last["detail"]["asked"])
 
 
 # --- sweep, prune -----------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ BREAKS = [
     ),
     (RUN.format("usage = NULL", "expired"), "run run_expired is expired, and its usage is None"),
     (RUN.format("expires_at = created_at", "queued"), "run run_queued has the deadline"),
+    (RUN.format("expires_at = created_at", "in_progress"), "run run_in_progress was asked to start at"),
     (RUN.format("worker = 5", "completed"), "run run_completed is completed and belongs to a worker"),
     (RUN.format("ready_at = NULL", "completed"), "run run_completed was started before it was ready"),
     (RUN.format("thread_id = 'queue'", "reject"), "thread queue has 2 live runs"),

@@ -209,6 +209,20 @@ def test_an_event_has_one_target() -> None:
         Law((*TRANSITIONS, other))
 
 
+def test_what_ends_with_the_deadline() -> None:
+    """A start and a submit are legal only before the deadline; every other event until the run has expired."""
+    assert {"start", "submit_tool_outputs"} == LAW.until_deadline == documented().until_deadline
+    assert LAW.until_deadline == {row.event for row in TRANSITIONS if row.until_deadline}
+    assert frozenset() == LAW.only(Basis.ALLOWED).until_deadline
+
+
+def test_an_event_ends_with_the_deadline_in_all_its_rows_or_in_none() -> None:
+    """An event that is bounded in one status and not in another is a mistake."""
+    rows = tuple(row._replace(until_deadline=row.source == "queued") for row in TRANSITIONS)
+    with pytest.raises(LawError, match=r"^request_cancel ends at the deadline in one row, and not from in_progress$"):
+        Law(rows)
+
+
 def test_the_law_is_complete() -> None:
     """The law that runs obey passes its own checks, and so it loads."""
     check_complete(LAW)

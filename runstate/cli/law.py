@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from runstate.cli.screen import columns, emit_json
-from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, documented
+from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Transition, documented
 
 __all__ = ["explain", "table"]
 
@@ -22,8 +22,15 @@ def table(as_json: bool, only_documented: bool) -> None:
         emit_json({"statuses": _statuses(law), "transitions": _transitions(law)})
         return
     rows = law.transitions
-    cells = [(row.event, row.source, row.target, row.stamp or "", f"{row.basis}: {row.evidence}") for row in rows]
-    columns(("event", "from", "to", "stamps", "because"), cells)
+    cells = [
+        (row.event, row.source, row.target, _until(row), row.stamp or "", f"{row.basis}: {row.evidence}")
+        for row in rows
+    ]
+    columns(("event", "from", "to", "until", "stamps", "because"), cells)
+
+
+def _until(row: Transition) -> str:
+    return "deadline" if row.until_deadline else ""
 
 
 def _statuses(law: Law) -> list[dict[str, Any]]:
@@ -47,6 +54,7 @@ def _transitions(law: Law) -> list[dict[str, Any]]:
             "stamp": row.stamp,
             "basis": row.basis.value,
             "evidence": row.evidence,
+            "until_deadline": row.until_deadline,
         }
         for row in law.transitions
     ]
@@ -67,6 +75,7 @@ def explain(status: str, event: str, as_json: bool) -> None:
         answer: dict[str, Any] = {"status": status, "event": event, "legal": row is not None}
         answer["target"] = LAW.target_of(what).value
         answer["stamp"] = None if row is None else row.stamp
+        answer["until_deadline"] = None if row is None else row.until_deadline
         answer["because"] = None if row is None else f"{row.basis}: {row.evidence}"
         answer["allowed_events"] = [allowed.value for allowed in LAW.allowed_events(where)]
         answer["shortest_path"] = None if path is None else [step.value for step in path]
@@ -75,7 +84,8 @@ def explain(status: str, event: str, as_json: bool) -> None:
     click.echo(f"{status}: {where.meaning}")
     if row is not None:
         stamp = f", stamping {row.stamp}" if row.stamp else ""
-        click.echo(f"{event} is legal there and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
+        until = " until the run's deadline" if row.until_deadline else ""
+        click.echo(f"{event} is legal there{until} and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
     elif LAW.is_terminal(where):
         click.echo(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
     else:

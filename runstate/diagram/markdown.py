@@ -10,7 +10,7 @@ from runstate.lifecycle import Basis, Transition
 
 __all__ = ["markdown"]
 
-_LAW_HEAD: Final = ("event", "from", "to", "stamp", "basis")
+_LAW_HEAD: Final = ("event", "from", "to", "until", "stamp", "basis")
 _STATUS_HEAD: Final = ("status", "meaning", "kind", "stamp")
 
 
@@ -33,6 +33,7 @@ def _law_rows(lane: Lane) -> Iterator[tuple[str, ...]]:
             f"`{lane.event}`",
             sources,
             f"`{lane.target}`",
+            "the deadline" if all(row.until_deadline for row in rows) else "",
             f"`{stamp}`" if stamp else "",
             f"{basis}: {_cell(evidence)}" if evidence else str(basis),
         )

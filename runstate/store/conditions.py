@@ -28,6 +28,10 @@ FOR_EVER: Final = (
     *("queue", "priority", "not_before", "exclusive", "idempotency_key"),
 )
 _ENTRY: Final = ("event", "source", "at", "actor", "detail")
+# Judged by the time that is written, which is the writer's own and never before that of the last entry. The database's
+# clock is none to judge by: the clock of a test may be years from it, that of a client seconds.
+_IN_TIME: Final = "NEW.at < OLD.expires_at * 1000000"
+_UNTIL_DEADLINE: Final = tuple(event for event in LAW.events if event in LAW.until_deadline)
 _EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
 _JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
 
@@ -67,6 +71,18 @@ def _lawful(words: Words) -> str:
         sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
         whens.append(f"WHEN '{event}' THEN NEW.status = '{LAW.target_of(event)}' AND ({sources})")
     return f"CASE NEW.event {' '.join(whens)} ELSE {words.no} END"
+
+
+def _timely(words: Words) -> Guard:
+    """Return the guard of the deadline, of the events that end with it."""
+    yes = "1" if words is SQLITE else "true"
+    whens = " ".join(f"WHEN '{event}' THEN {_IN_TIME}" for event in _UNTIL_DEADLINE)
+    return Guard(
+        "deadline",
+        "UPDATE",
+        f"NEW.version = OLD.version OR CASE NEW.event {whens} ELSE {yes} END",
+        f"the deadline of the run has passed, so it cannot {' or '.join(_UNTIL_DEADLINE)} any more",
+    )
 
 
 def _stamped(words: Words, status: RunStatus) -> str:
@@ -156,6 +172,7 @@ def held_by(words: Words, event: RunEvent) -> str:
         _stamped(words, target),
         _held(target),
         *(["NEW.expires_at = OLD.expires_at"] if LAW.holds("expires_at", target) else []),
+        *([_IN_TIME] if event in LAW.until_deadline else []),
         *(_is_object(words, field) for field in objects),
         f"(NEW.detail IS NULL OR {_is_object(words, 'detail')})",
         f"NEW.ready_at {words.same} OLD.ready_at",
@@ -210,6 +227,7 @@ def guards(words: Words) -> Iterator[Guard]:
     END""",
         "no row of the law allows this transition; it also writes event, source, version + 1 and at",
     )
+    yield _timely(words)
     yield Guard(
         "stamps",
         "UPDATE",

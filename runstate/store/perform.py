@@ -22,7 +22,7 @@ from runstate.errors import (
 from runstate.lifecycle import LAW, RunEvent
 from runstate.store.birth import create, in_parts, one
 from runstate.store.commands import Call, Command, Create, Move, Turn
-from runstate.store.refusing import refused
+from runstate.store.refusing import refused, too_late
 from runstate.store.rows import Row, read_run
 from runstate.store.session import Session
 from runstate.store.statements import MOVE_COLUMNS
@@ -170,6 +170,8 @@ def _explain(session: Session, move: Move) -> None:
         if LAW.find(run.status, move.event) is None:
             move.refuse(refused(run, move.event))
             return
+        if move.event in LAW.until_deadline and _refuse_late(session, move, run):
+            return
         if move.event is RunEvent.START and not run.ready:
             move.refuse(_not_ready(session, run))
             return
@@ -178,6 +180,27 @@ def _explain(session: Session, move: Move) -> None:
             move.answer(moved[move.run_id])
             return
     move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+
+
+def _refuse_late(session: Session, move: Move, run: StoredRun) -> bool:
+    """Refuse a move that had to come before the deadline, if it has passed: the run is expired first, as it stood.
+
+    A caller's own transaction expires nothing: it is for the caller to undo, or to commit.
+    """
+    if not session.owned:
+        late = one(session.run(session.statements.is_late, {"id": run.id}))
+        if late is None or not late[0]:
+            return False
+        move.refuse(too_late(run, move.event))
+        return True
+    detail = json.dumps({"asked": move.event, "expires_at": run.expires_at}, separators=(",", ":"))
+    expiry = Move(run.id, RunEvent.EXPIRE, actor=move.actor, version=run.version, detail=detail)
+    given = session.table(MOVE_COLUMNS, [expiry.row(run.version)])
+    expired = one(session.run(session.statements.expire_late, given))
+    if expired is None:
+        return False
+    move.refuse(refused(read_run(expired), move.event))
+    return True
 
 
 def _not_ready(session: Session, run: StoredRun) -> RunstateError:
@@ -209,16 +232,19 @@ def _submit(session: Session, move: Move) -> None:
             return
         run = read_run(row)
         refused_for = _why_not_submitted(move, run)
-        if refused_for is not None:
-            again = move.unsure or run.required_action is None
-            if again and _submitted_before(session, move, run):
-                move.answer(row)
-            else:
-                move.refuse(refused_for)
-            return
-        moved = _run_moves(session, [(move, run.version)])
+        moved = {} if refused_for else _run_moves(session, [(move, run.version)])
         if moved:
             move.answer(moved[move.run_id])
+            return
+        again = move.unsure or run.required_action is None
+        if again and _submitted_before(session, move, run):
+            move.answer(row)
+            return
+        takes_outputs = refused_for is None or isinstance(refused_for, ToolOutputsMismatch)
+        if takes_outputs and _refuse_late(session, move, run):
+            return
+        if refused_for is not None:
+            move.refuse(refused_for)
             return
     move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
 

@@ -93,6 +93,11 @@ class PostgresSession:
         self._cursor = connection.cursor(row_factory=rows.tuple_row)
         self._execute = Prepared(connection) if owned and Prepared.possible else self._by_cursor
 
+    @property
+    def owned(self) -> bool:
+        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        return self._owned
+
     def run(self, statement: str, given: Given) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:

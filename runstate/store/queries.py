@@ -51,6 +51,16 @@ class Queries:
         """The function of the greatest of its arguments."""
         return "max" if self.words is SQLITE else "greatest"
 
+    @staticmethod
+    def in_time(now: str, row: str = "r.") -> str:
+        """Return the condition that the deadline of a row has not come at a moment. At its very second it has."""
+        return f"{row}expires_at > {now} / 1000000"
+
+    @property
+    def moment_of_move(self) -> str:
+        """When a move of `r` is made: the time in a history never goes back, though the clock may."""
+        return f"{self.greatest}(r.at, t.now)"
+
     def table(self, columns: Sequence[Column]) -> str:
         """Return the CTEs `t(now)`, the moment, and `v`, the values handed in, in order."""
         if self.words is SQLITE:
@@ -110,6 +120,14 @@ class Queries:
     def by_id(self) -> str:
         """A run, by its id."""
         return f"SELECT {self.columns} FROM runstate_run AS r WHERE r.id = {self.param('id', 'text')}"
+
+    @cached_property
+    def is_late(self) -> str:
+        """Whether the deadline of a live run has come, by its id."""
+        return (
+            f"WITH t AS (SELECT {self.now} AS now) SELECT NOT {self.in_time(self.moment_of_move)}"
+            f" FROM runstate_run AS r, t WHERE r.id = {self.param('id', 'text')}"
+        )
 
     @cached_property
     def by_seq(self) -> str:

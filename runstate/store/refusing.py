@@ -1,12 +1,12 @@
-"""The law's refusal of a stored run: it tells how the run stands, and what moved it there."""
+"""The law's refusals of a stored run: they tell how the run stands, and what moved it there."""
 
 from __future__ import annotations
 
-from runstate.errors import IllegalTransition
+from runstate.errors import DeadlinePassed, IllegalTransition
 from runstate.lifecycle import LAW, RunEvent
 from runstate.stored import StoredRun
 
-__all__ = ["refused"]
+__all__ = ["refused", "too_late"]
 
 
 def refused(run: StoredRun, event: RunEvent) -> IllegalTransition:
@@ -14,3 +14,9 @@ def refused(run: StoredRun, event: RunEvent) -> IllegalTransition:
     error = LAW.refusal(run.id, run.status, event)
     error.args = (*error.args, run)
     return error
+
+
+def too_late(run: StoredRun, event: RunEvent) -> DeadlinePassed:
+    """Return the refusal of an event that had to come before the deadline of a run which is not expired yet."""
+    allowed = tuple(other for other in LAW.allowed_events(run.status) if other not in LAW.until_deadline)
+    return DeadlinePassed(run.id, run.status, event, allowed, None, run)

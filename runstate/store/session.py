@@ -34,6 +34,11 @@ class Session(Protocol):
         """The statements of its dialect."""
         ...
 
+    @property
+    def owned(self) -> bool:
+        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        ...
+
     def run(self, statement: str, given: Given) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         ...

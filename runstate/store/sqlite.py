@@ -72,6 +72,11 @@ class SqliteSession:
         self._cursor = connection.cursor()
         self._cursor.row_factory = None  # the caller's own connection may have one
 
+    @property
+    def owned(self) -> bool:
+        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        return self._owned
+
     def run(self, statement: str, given: Given) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:

@@ -141,16 +141,26 @@ class Statements(Leases):
     @cached_property
     def move(self) -> Mapping[RunEvent, str]:
         """Ask an event of many runs, by id; gives back those it moved, whole."""
-        return {event: self._move(event) for event in LAW.events}
+        return {event: self._move(event, self._may(event)) for event in LAW.events}
 
-    def _move(self, event: RunEvent) -> str:
+    def _may(self, event: RunEvent) -> str:
+        """Return what an event asks of a run besides its status."""
         ready = " AND r.ready_at IS NOT NULL" if LAW.target_of(event) == _STARTED else ""
+        in_time = f" AND {self.in_time(self.moment_of_move)}" if event in LAW.until_deadline else ""
+        return f"{ready}{in_time}"
+
+    def _move(self, event: RunEvent, besides: str) -> str:
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
             f" SET {self.moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
-            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self.stands_for(event)}{ready}"
-            f" RETURNING {self._returned}"
+            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self.stands_for(event)}"
+            f"{besides} RETURNING {self._returned}"
         )
+
+    @cached_property
+    def expire_late(self) -> str:
+        """Expire runs whose deadline has passed, by id; gives back those it moved, whole."""
+        return self._move(RunEvent.EXPIRE, f" AND NOT {self.in_time(self.moment_of_move)}")
 
     @cached_property
     def _returned(self) -> str:
@@ -219,7 +229,7 @@ class Statements(Leases):
         by_index = " INDEXED BY runstate_run_claim" if self.words is SQLITE else ""
         return (
             f"SELECT {names} FROM runstate_run{by_index} WHERE status = '{BIRTH}' AND ready_at IS NOT NULL"
-            f" AND queue = {self.param('queue', 'text')} AND expires_at > {now} / 1000000 AND {self.leased(now)}"
+            f" AND queue = {self.param('queue', 'text')} AND {self.in_time(now, '')} AND {self.leased(now)}"
             f" ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
         )
 
@@ -240,7 +250,7 @@ class Statements(Leases):
         """Claim one run by its id, if it is queued and ready."""
         picked = (
             f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{BIRTH}' AND r.ready_at IS NOT NULL"
-            " AND r.expires_at > t.now / 1000000"
+            f" AND {self.in_time('t.now')}"
         )
         own = "runstate_run" if self.words is SQLITE else "r"
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"

@@ -175,9 +175,14 @@ def test_dot_marks_the_run() -> None:
 def test_the_table() -> None:
     """The table tells each row once, in words; rows that share event and basis share a line."""
     lines = draw(format="table").splitlines()
-    assert "| event | from | to | stamp | basis |" == lines[0]
-    assert "| `start` | `queued` | `in_progress` | `started_at` | documented: seen 141 times |" == lines[2]
-    assert "| `request_cancel` | `queued`, `requires_action` | `cancelling` |  | allowed: clients do it |" == lines[6]
+    assert "| event | from | to | until | stamp | basis |" == lines[0]
+    assert (
+        "| `start` | `queued` | `in_progress` | the deadline | `started_at` | documented: seen 141 times |" == lines[2]
+    )
+    assert (
+        "| `request_cancel` | `queued`, `requires_action` | `cancelling` |  |  | allowed: clients do it |" == lines[6]
+    )
+    assert ["start", "submit_tool_outputs"] == [line.split("`")[1] for line in lines if "| the deadline |" in line]
     told = [
         (event, source, target)
         for event, sources, target in re.findall(
@@ -204,8 +209,8 @@ def test_evidence_cannot_break_the_table() -> None:
         for evidence in ("a|b\nc", "")
     ]
     assert [
-        r"| `fail` | `queued` | `failed` |  | allowed: a\|b c |",
-        "| `fail` | `queued` | `failed` |  | allowed |",
+        r"| `fail` | `queued` | `failed` |  |  | allowed: a\|b c |",
+        "| `fail` | `queued` | `failed` |  |  | allowed |",
     ] == [draw(Law((row,)), "table").splitlines()[2] for row in rows]
 
 

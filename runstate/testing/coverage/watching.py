@@ -12,7 +12,7 @@ from functools import wraps
 from threading import Lock
 from typing import Any
 
-from runstate.errors import IllegalTransition
+from runstate.errors import DeadlinePassed, IllegalTransition
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.run import Run
 from runstate.store.commands import Command
@@ -91,5 +91,6 @@ class Watch:
                 self.count(RunStatus(source), RunEvent(event))
         for asked in batch:
             for refusal in asked.refused:
-                if isinstance(refusal, IllegalTransition) and getattr(asked, "actor", None) != ARRANGED:
+                lawful = isinstance(refusal, DeadlinePassed)  # there is a row for it, which was not tried
+                if isinstance(refusal, IllegalTransition) and not lawful and getattr(asked, "actor", None) != ARRANGED:
                     self.count(refusal.status, refusal.event)

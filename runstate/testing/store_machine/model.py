@@ -54,7 +54,7 @@ class Account:
     """Every run that a store has, by id in the order of their births, and the sessions of its workers by token.
 
     Its methods are the store's. What they return is what the store must return; where it must refuse they raise
-    `Refused`, and nothing has changed.
+    `Refused`, and nothing has changed, but for a run that was asked after its deadline: it has expired.
     """
 
     now: int = 0
@@ -106,6 +106,9 @@ class Account:
         if version not in (None, run.version):
             raise Refused(Conflict, run)
         if LAW.find(run.status, event) is None:
+            raise Refused(_unlawful(run), run)
+        if event in LAW.until_deadline and self._is_late(run):
+            self._write(run, RunEvent.EXPIRE, actor)
             raise Refused(_unlawful(run), run)
         if event is RunEvent.START and not run.ready:
             head = self.head_of(run.wanted.thread_id) if run.wanted.exclusive == "queue" else None
@@ -270,6 +273,11 @@ class Account:
         return len(gone)
 
     # --- comparing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """How many entries each run has."""
+        return {run.id: run.version for run in self.runs.values()}
 
     def unlike(self, found: Mapping[str, StoredRun]) -> list[str]:
         """Return what is not as it must be, told, of all runs of a store by id in the order of their numbers."""

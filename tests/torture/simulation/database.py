@@ -32,14 +32,15 @@ __all__ = ["Connected", "DatabaseHere", "SharedDatabase", "connect"]
 _WITNESSES: Final = """
 CREATE TEMP TABLE entry (
     seq INTEGER, version INTEGER, event TEXT, actor TEXT, token INTEGER, name TEXT, lease_until INTEGER,
-    closed INTEGER, deadline INTEGER, at INTEGER, process TEXT);
+    closed INTEGER, deadline INTEGER, at INTEGER, written INTEGER, process TEXT);
 CREATE TEMP TABLE given (
     seq INTEGER, version INTEGER, attempt INTEGER, before INTEGER, token INTEGER, name TEXT,
     lease_until INTEGER, closed INTEGER, before_name TEXT, before_closed INTEGER, at INTEGER, process TEXT);
 CREATE TEMP TABLE closing (token INTEGER, name TEXT, lease_until INTEGER, at INTEGER, process TEXT);
 CREATE TEMP TRIGGER see_entry AFTER UPDATE OF version ON main.runstate_run BEGIN
     INSERT INTO entry SELECT NEW.seq, NEW.version, NEW.event, NEW.actor, OLD.worker, w.name, w.lease_until, w.closed,
-        OLD.expires_at, moment(), process() FROM (SELECT 1) LEFT JOIN main.runstate_worker AS w ON w.token = OLD.worker;
+        OLD.expires_at, moment(), NEW.at, process()
+        FROM (SELECT 1) LEFT JOIN main.runstate_worker AS w ON w.token = OLD.worker;
 END;
 CREATE TEMP TRIGGER see_given AFTER UPDATE OF worker ON main.runstate_run
     WHEN NEW.worker IS NOT NULL AND NEW.worker IS NOT OLD.worker BEGIN

@@ -77,6 +77,13 @@ _WITNESSED: Final = (
             " WHERE actor = 'sweep' AND event = 'expire' AND deadline * 1000000 > at"
         ),
     ),
+    (
+        "deadlines: run number {}, version {}: {} was granted {} us late",
+        (
+            "SELECT seq, version, event, written - deadline * 1000000 FROM entry"
+            " WHERE event IN ('start', 'submit_tool_outputs') AND deadline * 1000000 <= written"
+        ),
+    ),
 )
 
 
