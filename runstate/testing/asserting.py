@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
-from runstate.errors import IllegalTransition, InvalidRun
+from runstate.errors import IllegalTransition, InvalidRun, TerminalStatus
 from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Stamp
 from runstate.plausible import judge_trace
 from runstate.record import RunRecord
@@ -99,7 +99,8 @@ def assert_refused(
     """Ask `event` of a run and assert that it is refused and nothing changed; return the refusal.
 
     `allowed` are the events that the refusal must name as possible, in any order; where it names none, they must be
-    those of the law. `refused` is what a class of your own raises to say no.
+    those of the law. `refused` is what a class of your own raises to say no. A stored run that is asked after its
+    deadline expires by that very request, which is no change against the rule.
 
     >>> from runstate.testing import a_run
     >>> refusal = assert_refused(a_run("completed"), "start", allowed=[])
@@ -118,7 +119,7 @@ def assert_refused(
         raise
     except refusals as refusal:
         now = _now(run, store)
-        changes = what_changed(before, fields_of(now))
+        changes = () if _expired_late(refusal, source) else what_changed(before, fields_of(now))
         if changes:
             problem = f"{name} was refused to {event}, and yet it changed"
             raise shortfall(problem, now, changes, source=source, store=store, law=law) from None
@@ -324,6 +325,12 @@ def _misnamed(refusal: Exception, possible: set[RunEvent], source: RunStatus, la
         return None if lawful == possible else f"it names nothing, and the law allows {_listed(lawful)} there"
     named = {str(one) for one in cast("Iterable[object]", told)}
     return None if named == possible else f"it names {_listed(named)}, not {_listed(possible)}"
+
+
+def _expired_late(refusal: Exception, source: RunStatus) -> bool:
+    """Tell whether a store expired the run by the request that it then refused, as it does after the deadline."""
+    run = refusal.run if isinstance(refusal, TerminalStatus) and refusal.event in LAW.until_deadline else None
+    return run is not None and (run.event, run.source) == (RunEvent.EXPIRE, source)
 
 
 def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:

@@ -562,6 +562,20 @@ def test_refusals_of_a_stored_run(cell: Cell, store: Store) -> None:
     )
 
 
+@pytest.mark.parametrize(("status", "event"), [("queued", "start"), ("requires_action", "submit_tool_outputs")])
+def test_a_stored_run_past_its_deadline(status: str, event: str, store: Store, clock: ManualClock) -> None:
+    """That it expires by the request that is refused is as it should be; that it is refused is asserted as ever."""
+    run = a_run(status, store=store)
+    clock.advance(3600)
+    refusal = assert_refused(run, event, [], store=store)
+    assert isinstance(refusal, TerminalStatus)
+    assert "expired" == store.get(run.id).status
+    other = a_run(status, store=store)
+    clock.advance(3600)
+    late = failing(lambda: assert_moves(other, event, store=store))
+    assert f"did not {event}: it was refused in {status}" in late.problem
+
+
 SAMPLES: Mapping[str, dict[str, Any]] = {
     "require_action": {"calls": [CALL]},
     "submit_tool_outputs": {"outputs": {"call_1": "ok"}},

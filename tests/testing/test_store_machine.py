@@ -28,6 +28,7 @@ from tests.judge import judge_by_sql, judge_through
 from tests.postgres import Server
 from tests.store.conftest import empty
 from tests.store.support import Prompt, template
+from tests.support import UNTIL_DEADLINE
 
 TOLD = "must be|must not be|no order of the two|yet something changed|cannot be|has the history"
 PLAIN = settings(max_examples=10, stateful_step_count=60, suppress_health_check=list(HealthCheck), deadline=None)
@@ -268,7 +269,24 @@ class TellsAnother(Store):
         return tuple(attrs.evolve(entry, actor="client_1") for entry in entries)
 
 
+class GrantsWhatIsLate(Store):
+    """A run is started, and takes outputs, after its deadline."""
+
+    def _move(self, run_id: str, event: RunEvent, *rest: Any, **given: Any) -> StoredRun:
+        if event not in UNTIL_DEADLINE or not self.get(run_id).is_due():
+            return super()._move(run_id, event, *rest, **given)
+        deadline = "UPDATE runstate_run SET expires_at = expires_at + :more WHERE id = :id"
+        session = unguarded(self)
+        session.run(deadline, {"id": run_id, "more": 10_000})
+        try:
+            super()._move(run_id, event, *rest, **given)
+        finally:
+            session.run(deadline, {"id": run_id, "more": -10_000})
+        return self.get(run_id)
+
+
 FAULTS: Sequence[type[Store]] = (
+    GrantsWhatIsLate,
     SettlesWithoutLease,
     RenewsWhatLapsed,
     TakesFromTheLiving,

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
-from runstate.store import committer, leases, perform, postgres, sqlite, statements, turning, turns_sqlite
+from runstate.store import committer, conditions, leases, perform, postgres, sqlite, statements, turning, turns_sqlite
 from runstate.store.commands import Command
 from runstate.worker import worker
 
@@ -68,6 +68,13 @@ BUGS: Final[Mapping[str, Bug]] = {
     "no_version": Bug(
         "A move is made from whichever version.",
         (Change(statements.Statements, "_move", "(v.version IS NULL OR r.version = v.version) AND ", ""),),
+    ),
+    "knows_no_deadline": Bug(
+        "A run is started, and takes outputs, after its deadline; the guards do not mind.",
+        (
+            Change(statements.Statements, "_may", " AND {self.in_time(self.moment_of_move)}", ""),
+            Change(conditions, "held_by", "*([_IN_TIME] if event in LAW.until_deadline else []),", ""),
+        ),
     ),
     "early_answer": Bug(
         "An answer is given before the commit.",

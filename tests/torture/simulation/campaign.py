@@ -76,10 +76,10 @@ def play(
         forget_connections()
     with ExitStack() as undo:
         undo.enter_context(_apart_from_garbage())
-        undo.enter_context(replaced())
-        if bug is not None:
+        if bug is not None:  # first: the guards of the database are made with it
             undo.callback(forget_connections)
             undo.enter_context(planted(bug))
+        undo.enter_context(replaced())
         for seed in seeds:
             yield play_world(seed, traced=traced, watchful=watchful)
 

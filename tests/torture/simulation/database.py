@@ -107,7 +107,8 @@ def connect(fresh: bool = False) -> Generator[Connected, None, None]:
 
 
 def forget_connections() -> None:
-    """Let no world use what another was connected by: the statements are others from now on."""
+    """Let no world use what another was connected by: the statements and the guards are others from now on."""
+    template.cache_clear()
     while _connected:
         _connected.pop().connection.close()
 
