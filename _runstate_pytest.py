@@ -136,8 +136,12 @@ def run_store(request: pytest.FixtureRequest) -> Iterator[Store]:
     from runstate.testing.fixtures import a_store
 
     config = request.config
-    url = marked(request.node).get("store") or config.getoption("runstate_store") or config.getini("runstate_store")
-    with a_store(url or "sqlite:///:memory:", request) as store:
+    url = marked(request.node).get("store")
+    if url is None:
+        url = config.getoption("runstate_store")
+    if url is None:  # an empty one is not left out: it is refused as the address that it is not
+        url = config.getini("runstate_store") or "sqlite:///:memory:"
+    with a_store(url, request) as store:
         yield store
 
 

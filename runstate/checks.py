@@ -17,13 +17,17 @@ __all__ = [
     "MAX_METADATA_KEY",
     "MAX_METADATA_PAIRS",
     "MAX_METADATA_VALUE",
+    "MAX_NAME",
     "MOST",
     "YEAR_10000",
     "Check",
     "Faults",
     "count",
     "extra",
+    "filled",
     "flag",
+    "identifier",
+    "indexed_identifier",
     "instance",
     "json_value",
     "kind_of",
@@ -31,6 +35,7 @@ __all__ = [
     "name",
     "number",
     "optional",
+    "plain_text",
     "response_format",
     "seconds",
     "show",
@@ -47,6 +52,7 @@ Check: TypeAlias = Callable[[str, object], Faults]
 MAX_METADATA_PAIRS: Final = 16
 MAX_METADATA_KEY: Final = 64  # characters
 MAX_METADATA_VALUE: Final = 512  # characters
+MAX_NAME: Final = 500  # characters: an entry of an index of PostgreSQL's has at most 2,704 bytes
 MOST: Final = 2**63 - 1  # what a database's integer holds
 _CONTAINERS: Final = frozenset({list, tuple, set, frozenset})
 YEAR_10000: Final = 253_402_300_800  # Unix seconds
@@ -100,6 +106,43 @@ def name(path: str, value: object) -> Faults:
     if isinstance(value, str):
         return () if value else (Fault(path, "is empty"),)
     return wrong_type(path, "a string", value)
+
+
+def filled(path: str, value: object) -> Faults:
+    """A string with something to read in it: a name made of white space is an unset variable, or a slip."""
+    if isinstance(value, str) and value.isspace():
+        return (Fault(path, "is blank: it has nothing but white space"),)
+    return name(path, value)
+
+
+def plain_text(path: str, value: object) -> Faults:
+    """A string that a column of a database keeps: PostgreSQL's cannot hold NUL, so neither may SQLite's."""
+    found = text(path, value)
+    plain = "" if found else cast("str", value)
+    if plain.isprintable():  # which neither of the two is
+        return found
+    if "\0" in plain:
+        return (Fault(path, "holds a NUL character, which no database keeps"),)
+    if any("\ud800" <= char <= "\udfff" for char in plain):
+        return (Fault(path, "holds half of a character (a lone surrogate), which no database keeps"),)
+    return ()
+
+
+def identifier(path: str, value: object) -> Faults:
+    """A name as a caller gives one, of a run, a thread, a queue, an actor: neither empty nor blank, and plain text.
+
+    What is read, from outside or from a database, is held to less (`name`): others have what they have.
+    """
+    if isinstance(value, str) and value and value.isprintable() and not value.isspace():
+        return ()  # nearly always, and asked with every move
+    return filled(path, value) or plain_text(path, value)
+
+
+def indexed_identifier(path: str, value: object) -> Faults:
+    """The same of a name that a database has in an index: at most 500 characters."""
+    if isinstance(value, str) and len(value) > MAX_NAME:
+        return (Fault(path, f"is too long: {len(value)} characters, at most {MAX_NAME}"),)
+    return identifier(path, value)
 
 
 def flag(path: str, value: object) -> Faults:

@@ -155,7 +155,8 @@ class Run(RunSnapshot):
         named = (
             (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
             and (thread_id and assistant_id and model)
-            and (id is None or (id.__class__ is str and id))
+            and not (thread_id.isspace() or assistant_id.isspace() or model.isspace())
+            and (id is None or (id.__class__ is str and id and not id.isspace()))
         )
         timely = expires_in_s.__class__ is int and 0 < expires_in_s < checks.YEAR_10000 - born
         # A run with names and nothing else is common, and the checks of settings cost more than its birth. (1 equals
@@ -170,7 +171,7 @@ class Run(RunSnapshot):
                 "assistant_id": assistant_id,
                 "model": model,
             }
-            faults = [] if named else [fault for name, value in names.items() for fault in checks.name(name, value)]
+            faults = [] if named else [fault for name, value in names.items() for fault in checks.filled(name, value)]
             settings = _settled(settings, faults)
             demand(faults if timely else [*faults, *_faults_of_deadline(born, expires_in_s)])
         run = cls.__new__(cls)

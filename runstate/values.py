@@ -101,6 +101,16 @@ class RequiredAction:
         object.__setattr__(self, "call_ids", tuple(call.id for call in self.tool_calls))
         object.__setattr__(self, "id_set", frozenset(self.call_ids))
 
+    @property
+    def unnamed(self) -> tuple[Fault, ...]:
+        """The faults of calls whose id or name is blank. They can be read, and are not to be made."""
+        return tuple(
+            fault
+            for index, call in enumerate(self.tool_calls)
+            for part, given in (("id", call.id), ("name", call.name))
+            for fault in checks.filled(f"tool_calls[{index}].{part}", given)
+        )
+
     def _faults(self) -> Iterator[Fault]:
         yield from checks.name("type", self.type) + checks.extra("extra", self.extra, taken=("type",))
         if not isinstance(cast("object", self.tool_calls), tuple):

@@ -14,6 +14,15 @@ GOOD: list[tuple[Check, Any]] = [
     (checks.text, ""),
     (checks.text, "\ud800"),
     (checks.name, "x"),
+    (checks.name, " "),  # others have what they have
+    (checks.filled, " x"),
+    (checks.filled, "\0"),
+    (checks.plain_text, ""),
+    (checks.plain_text, " \n\U0001f600"),
+    (checks.identifier, "x"),
+    (checks.identifier, " x\n"),
+    (checks.identifier, "x" * 100_000),
+    (checks.indexed_identifier, "\U0001f600" * 500),
     (checks.flag, True),
     (checks.flag, False),
     (checks.count(least=0), 0),
@@ -44,12 +53,23 @@ GOOD: list[tuple[Check, Any]] = [
     (checks.response_format, {"type": "json_schema", "json_schema": {}}),
 ]
 
+CALLERS: list[Check] = [checks.filled, checks.identifier, checks.indexed_identifier]
+KEPT: list[Check] = [checks.plain_text, checks.identifier, checks.indexed_identifier]
+BLANK = "is blank: it has nothing but white space"
+HALF = "holds half of a character (a lone surrogate), which no database keeps"
 WORDS = "'none' or 'auto' or 'required'"
 BAD: list[tuple[Check, Any, list[tuple[str, str]]]] = [
     (checks.text, None, [("at", "expected a string, got null")]),
     (checks.text, b"x", [("at", "expected a string, got a Python bytes")]),
     (checks.name, "", [("at", "is empty")]),
     (checks.name, 5, [("at", "expected a string, got an integer")]),
+    *((check, "", [("at", "is empty")]) for check in CALLERS),
+    *((check, word, [("at", BLANK)]) for check in CALLERS for word in (" ", "\t\r\n", "\u2028", "\u00a0\u3000")),
+    *((check, 5, [("at", "expected a string, got an integer")]) for check in CALLERS),
+    *((check, None, [("at", "expected a string, got null")]) for check in CALLERS),
+    *((check, "a\0", [("at", "holds a NUL character, which no database keeps")]) for check in KEPT),
+    *((check, "\udfff", [("at", HALF)]) for check in KEPT),
+    (checks.indexed_identifier, "x" * 501, [("at", "is too long: 501 characters, at most 500")]),
     (checks.flag, 1, [("at", "expected a boolean, got an integer")]),
     (checks.flag, "true", [("at", "expected a boolean, got a string")]),
     (checks.count(least=0), -1, [("at", "expected at least 0, got -1")]),

@@ -116,6 +116,21 @@ def test_create_prints_the_id_and_nothing_else(desk: Desk) -> None:
     assert "queued" == said["run"]["status"]
 
 
+def test_create_asked_twice(desk: Desk) -> None:
+    """With a key it is one run, whatever became of the first answer; a key that is empty makes none."""
+    given = ["runs", "create", "--thread", "t", "--assistant", "a", "--model", "m", "--idempotency-key"]
+    first, again, other = (desk.ask(*given, key).stdout for key in ("order-1", "order-1", "order-2"))
+    assert first == again != other
+    for empty in ("", " "):
+        done = desk.ask(*given, empty)
+        assert (2, "") == (done.exit_code, done.stdout)
+        assert "idempotency_key: is " in done.stderr
+    refused = desk.ask(*given, "order-1", "--queue", "slow")
+    assert (1, "") == (refused.exit_code, refused.stdout)
+    assert "belongs to run" in refused.stderr
+    assert 2 == len(desk.store.list().data)
+
+
 def test_list_has_every_filter_of_the_store(desk: Desk) -> None:
     """In columns for people, and as the API lists for programs."""
     first = desk.create(thread_id="other", queue="slow", metadata={"user": "ada"})

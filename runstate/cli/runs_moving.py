@@ -30,6 +30,7 @@ _ACTOR: Final = click.option("--actor", default="cli", show_default=True, help="
 @click.option("--metadata", multiple=True, type=pair, help="A pair to keep with it (repeatable).")
 @click.option("--queue", default="default", show_default=True, metavar="NAME", help="Which workers claim it.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher is claimed first.")
+@click.option("--idempotency-key", metavar="KEY", help="Asked again with the same key, it is the same run.")
 @_ACTOR
 @AS_JSON
 def create(
@@ -40,6 +41,7 @@ def create(
     metadata: tuple[tuple[str, str], ...],
     queue: str,
     priority: int,
+    idempotency_key: str | None,
     actor: str,
     as_json: bool,
 ) -> None:
@@ -52,6 +54,7 @@ def create(
             metadata=as_mapping(metadata, "--metadata"),
             queue=queue,
             priority=priority,
+            idempotency_key=idempotency_key,
             actor=actor,
         )
     if as_json:

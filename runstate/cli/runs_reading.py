@@ -191,6 +191,8 @@ def history(run_id: str, url: str, as_json: bool) -> None:
 def watch(run_id: str | None, url: str, after: str | None, as_json: bool) -> None:
     """Print entries as they come: of one run from its birth until it has ended, or of all runs from now on."""
     place: str | int | None = after
+    if after is not None and not after.strip():
+        raise click.UsageError("--after: is empty; leave it out to see what comes from now on")
     if run_id is not None and after is not None:
         if not _VERSION.fullmatch(after):
             raise click.UsageError(f"--after {after[:40]!r}: of one run it is a version, a number")

@@ -194,7 +194,8 @@ def _birth(words: Words) -> Guard:
         f" AND NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1} AND NEW.created_at = NEW.at / 1000000"
         f" AND NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}"
         " AND (NEW.ready_at IS NULL OR NEW.not_before IS NULL)"
-        " AND NEW.id <> '' AND NEW.thread_id <> '' AND NEW.assistant_id <> ''"
+        " AND NEW.id <> '' AND NEW.thread_id <> '' AND NEW.assistant_id <> '' AND NEW.queue <> ''"
+        " AND (NEW.idempotency_key IS NULL OR NEW.idempotency_key <> '')"
         " AND (NEW.exclusive IS NULL OR NEW.exclusive = 'reject' OR NEW.exclusive = 'queue')"
         f" AND (NEW.detail IS NULL OR ({valid}{kind}(NEW.detail) = 'object'))",
         f"a run is born {BIRTH}, at version 1, with no stamp but its birth",

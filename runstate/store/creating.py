@@ -19,7 +19,7 @@ from runstate.store.rows import settings_of
 from runstate.stored import StoredRun
 from runstate.values import TruncationStrategy, demand
 
-__all__ = ["DEFAULT_QUEUE", "Creating", "Exclusive", "NewRun", "plain_text", "queue_names"]
+__all__ = ["DEFAULT_QUEUE", "Creating", "Exclusive", "NewRun", "queue_names"]
 
 Exclusive: TypeAlias = Literal["reject", "queue"]
 """What a second live run of a thread meets: it is refused, or it waits until the first has ended."""
@@ -27,8 +27,8 @@ Exclusive: TypeAlias = Literal["reject", "queue"]
 DEFAULT_QUEUE: Final = "default"
 MOST_AT_ONCE: Final = 10_000
 _PRIORITIES: Final = range(-(2**31), 2**31)
-_LOOKED_FOR: Final = ("thread_id", "id", "queue", "idempotency_key")
-_MOST_CHARACTERS: Final = 500  # of what an index holds: PostgreSQL's entries have at most 2,704 bytes
+_IDENTIFIERS: Final = ("assistant_id", "model", "actor")
+_INDEXED: Final = ("thread_id", "id", "idempotency_key")
 
 
 class NewRun(TypedDict, total=False):
@@ -68,50 +68,38 @@ _NAMES: Final[frozenset[str]] = frozenset(("thread_id", "assistant_id", "model")
 _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
 
 
-def plain_text(path: str, value: object) -> tuple[Fault, ...]:
-    """Return the faults of a text that a column keeps: PostgreSQL's cannot hold NUL, so neither may SQLite's."""
-    found = checks.text(path, value)
-    text = "" if found else cast("str", value)
-    if text.isprintable():  # which neither of the two is
-        return found
-    if "\0" in text:
-        return (Fault(path, "holds a NUL character, which no database keeps"),)
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        return (Fault(path, "holds half of a character (a lone surrogate), which no database keeps"),)
-    return ()
-
-
 def queue_names(queues: object) -> tuple[Fault, ...]:
     """Return the faults of names of queues. One name by itself is none: its letters would be taken for names."""
     if isinstance(queues, str) or not isinstance(queues, Iterable):
         return checks.wrong_type("queues", "names of queues", queues)
     named = tuple(cast("Iterable[object]", queues))
-    return tuple(fault for place, name in enumerate(named) for fault in plain_text(join("queues", place), name))
+    return tuple(
+        fault for place, name in enumerate(named) for fault in checks.indexed_identifier(join("queues", place), name)
+    )
 
 
 def _searchable(path: str, value: object) -> Iterator[Fault]:
     """Yield the faults of settings: PostgreSQL keeps such text inside JSON, but fails whoever looks for metadata."""
     if isinstance(value, str):
-        yield from plain_text(path, value)
+        yield from checks.plain_text(path, value)
     elif isinstance(value, Sequence):
         for place, item in enumerate(cast("Sequence[object]", value)):
             yield from _searchable(join(path, place), item)
     elif isinstance(value, Mapping):
         for key, item in cast("Mapping[str, object]", value).items():
-            yield from plain_text(join(path, key), key)
+            yield from checks.plain_text(join(path, key), key)
             yield from _searchable(join(path, key), item)
 
 
 def _faults(given: Mapping[str, Any]) -> list[Fault]:
     found: list[Fault] = []
-    for name in ("thread_id", "assistant_id", "model", "id", "idempotency_key", "actor"):
+    for name in _IDENTIFIERS:
         if given.get(name) is not None:
-            found += plain_text(name, given[name])
-    found += checks.name("queue", given.get("queue", DEFAULT_QUEUE)) or plain_text("queue", given.get("queue", ""))
-    for name in _LOOKED_FOR:
-        value = given.get(name)
-        if isinstance(value, str) and len(value) > _MOST_CHARACTERS:
-            found.append(Fault(name, f"is too long: {len(value)} characters, at most {_MOST_CHARACTERS}"))
+            found += checks.identifier(name, given[name])
+    for name in _INDEXED:
+        if given.get(name) is not None:
+            found += checks.indexed_identifier(name, given[name])
+    found += checks.indexed_identifier("queue", given.get("queue", DEFAULT_QUEUE))
     priority = given.get("priority", 0)
     if type(priority) is not int or priority not in _PRIORITIES:
         found.append(Fault("priority", f"expected an integer of 32 bits, got {checks.show(priority)}"))
@@ -142,7 +130,7 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
     bare = not given.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
     run = Run.create(**(given if bare else {name: value for name, value in given.items() if name not in _OWN}))
     named = f"{run.thread_id}{run.assistant_id}{run.model}"
-    if not bare or len(named) > _MOST_CHARACTERS or not named.isprintable():
+    if not bare or len(named) > checks.MAX_NAME or not named.isprintable():
         demand(_faults(given))
     settings = None if bare else settings_of(run)
     if settings is not None and ("\\u0000" in settings or "\\ud" in settings):

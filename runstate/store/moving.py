@@ -15,7 +15,6 @@ from runstate.record import JsonObject
 from runstate.snapshot import used
 from runstate.store.asking import Asking
 from runstate.store.commands import Move
-from runstate.store.creating import plain_text
 from runstate.store.rows import json_text
 from runstate.stored import StoredRun
 from runstate.values import (
@@ -78,6 +77,7 @@ class Moving(Asking):
     ) -> StoredRun:
         """Wait for the outputs of `calls`: requires_action. Whoever worked on it lets it go."""
         action = calls if isinstance(calls, RequiredAction) else RequiredAction(calls)
+        demand(action.unnamed)
         required = json_text(action)
         payload = {"required_action": required}
         detail = f'{{"required_action":{required}}}'
@@ -182,9 +182,9 @@ class Moving(Asking):
         usage: Usage | None = None,
         **given: Any,
     ) -> StoredRun:
-        faults = plain_text("run_id", run_id)
+        faults = checks.identifier("run_id", run_id)
         if actor is not None:
-            faults += plain_text("actor", actor)
+            faults += checks.identifier("actor", actor)
         if version is not None and (type(version) is not int or not 0 < version <= checks.MOST):
             faults += (Fault("expected_version", f"expected a version, got {checks.show(version)}"),)
         demand(faults)

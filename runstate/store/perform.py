@@ -232,7 +232,7 @@ def _submit(session: Session, move: Move) -> None:
             return
         run = read_run(row)
         refused_for = _why_not_submitted(move, run)
-        moved = {} if refused_for else _run_moves(session, [(move, run.version)])
+        moved = {} if refused_for is not None else _run_moves(session, [(move, run.version)])
         if moved:
             move.answer(moved[move.run_id])
             return

@@ -12,7 +12,6 @@ from runstate.errors import Fault, RunNotFound
 from runstate.json_values import join
 from runstate.lifecycle import RunStatus
 from runstate.store.asking import Asking
-from runstate.store.creating import plain_text
 from runstate.store.rows import Row, read_entry, read_run
 from runstate.store.session import Session
 from runstate.stored import Entry, StoredRun
@@ -66,12 +65,12 @@ class Reading(Asking):
 
     def get(self, run_id: str) -> StoredRun:
         """Return a run as it stands now. Raises `RunNotFound`."""
-        demand(plain_text("run_id", run_id))
+        demand(checks.identifier("run_id", run_id))
         return self._way.read(lambda session: read_run(_one_by_id(session, run_id)))
 
     def progress(self, run_id: str) -> str | None:
         """Return what the run's handler said last by `ctx.progress`; None if nothing. Raises `RunNotFound`."""
-        demand(plain_text("run_id", run_id))
+        demand(checks.identifier("run_id", run_id))
 
         def look(session: Session) -> str | None:
             found = session.run(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
@@ -107,7 +106,7 @@ class Reading(Asking):
             fault
             for name, value in (("after", after), ("before", before))
             if value is not None
-            for fault in plain_text(name, value)
+            for fault in checks.identifier(name, value)
         ]
         if type(limit) is not int or not 1 <= limit <= _MOST:
             faults.append(Fault("limit", f"expected 1 to {_MOST}, got {checks.show(limit)}"))
@@ -123,7 +122,7 @@ class Reading(Asking):
 
     def history(self, run_id: str, *, after_version: int = 0) -> tuple[Entry, ...]:
         """Return the entries of a run, the birth first, or those after a version. Raises `RunNotFound`."""
-        demand(plain_text("run_id", run_id) + _VERSION("after_version", after_version))
+        demand(checks.identifier("run_id", run_id) + _VERSION("after_version", after_version))
 
         def look(session: Session) -> tuple[Entry, ...]:
             seq = _one_by_id(session, run_id)[0]
@@ -166,11 +165,12 @@ def _faults_of_filter(
     younger_than_s: float | None,
 ) -> list[Fault]:
     texts = {"thread_id": thread_id, "queue": queue}
-    faults = [fault for name, value in texts.items() if value is not None for fault in plain_text(name, value)]
+    faults = [fault for name, value in texts.items() if value is not None for fault in checks.identifier(name, value)]
     if metadata is not None:
         faults += checks.metadata("metadata", metadata)
         for key, value in () if faults else metadata.items():
-            faults += plain_text(join("metadata", key), key) + plain_text(join("metadata", key), value)
+            at = join("metadata", key)
+            faults += checks.plain_text(at, key) + checks.plain_text(at, value)
     for name, seconds in (("older_than_s", older_than_s), ("younger_than_s", younger_than_s)):
         faults += _AGE(name, seconds)
     return faults

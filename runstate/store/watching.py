@@ -12,7 +12,6 @@ from runstate import checks
 from runstate.errors import Fault
 from runstate.lifecycle import LAW
 from runstate.store.bell import Bell, Hint
-from runstate.store.creating import plain_text
 from runstate.store.reading import Reading
 from runstate.stored import Entry, StoredRun
 from runstate.values import demand
@@ -34,7 +33,7 @@ class _Place:
                 demand([Fault("after", f"expected the cursor of an entry, got {checks.show(after)}")])
             self.cursor = str(after or "")
         else:
-            demand(plain_text("run_id", run_id))
+            demand(checks.identifier("run_id", run_id))
             if after is not None and (isinstance(after, bool) or not isinstance(after, int)):
                 demand([Fault("after", f"expected the version of an entry, got {checks.show(after)}")])
             self.version = int(after or 0)

@@ -20,7 +20,7 @@ from runstate.lifecycle import RunStatus
 from runstate.store.asking import Asking
 from runstate.store.bell import EVERYTHING
 from runstate.store.commands import Call, Past, Settle, Turn, Turned, turned
-from runstate.store.creating import DEFAULT_QUEUE, new_token, plain_text, queue_names
+from runstate.store.creating import DEFAULT_QUEUE, new_token, queue_names
 from runstate.store.rows import Row, json_text
 from runstate.store.session import Session
 from runstate.store.statements import OUTCOMES
@@ -52,7 +52,7 @@ class Lease:
     lease_s: float
 
     def __attrs_post_init__(self) -> None:
-        demand(plain_text("actor", self.actor) + LEASE_S("lease_s", self.lease_s))
+        demand(checks.identifier("actor", self.actor) + LEASE_S("lease_s", self.lease_s))
 
 
 @attrs.frozen
@@ -147,9 +147,9 @@ def _faults_of_outcome(settle: Settle) -> Iterator[Fault]:
 
 
 def _faults_of_note(checkpoint: str | None, progress: str | None) -> tuple[Fault, ...]:
-    faults = () if progress is None else plain_text("progress", progress)
+    faults = () if progress is None else checks.plain_text("progress", progress)
     if checkpoint is not None:
-        found = plain_text("checkpoint", checkpoint)
+        found = checks.plain_text("checkpoint", checkpoint)
         try:
             json.loads("" if found else checkpoint, parse_constant=_no_json)
         except ValueError:
@@ -212,7 +212,7 @@ class Working(Asking):
 
     def claim_id(self, lease: Lease, run_id: str) -> Claim | None:
         """Start a certain run, if it is queued and ready; None if there is nothing to claim (any more)."""
-        demand(plain_text("run_id", run_id))
+        demand(checks.identifier("run_id", run_id))
         return self._way.ask(Turn(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
 
     def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> Turned:
@@ -248,7 +248,7 @@ class Working(Asking):
         """Take over up to `limit` runs of lapsed workers: their status stays, their attempt is one more."""
         demand(_LIMIT("limit", limit) + queue_names(queues) + _LIMIT("max_attempts", max_attempts))
         if run_id is not None:
-            demand(plain_text("run_id", run_id))
+            demand(checks.identifier("run_id", run_id))
 
         def perform(session: Session) -> Any:
             found: list[Row] = []
@@ -290,7 +290,7 @@ class Working(Asking):
         cancelled, those whose attempts are spent fail, the others wait for a worker to take them over. Runs whose
         time has come, or whose thread has become free, get ready.
         """
-        demand(_LIMIT("max_attempts", max_attempts) + plain_text("actor", actor) + _LIMIT("limit", limit))
+        demand(_LIMIT("max_attempts", max_attempts) + checks.identifier("actor", actor) + _LIMIT("limit", limit))
         spent = json_text(LastError("server_error", f"the run was begun {max_attempts} times, and its worker died"))
         swept = {"actor": actor, "limit": limit}
 
@@ -314,7 +314,7 @@ class Working(Asking):
 
     def overdue(self, queue: str = DEFAULT_QUEUE, after_s: float = 30.0, *, limit: int = _SWEEP_MOST) -> list[str]:
         """Return the ids of runs that wait for a worker longer than so many seconds, or whose worker has died."""
-        demand(plain_text("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit))
+        demand(checks.indexed_identifier("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit))
         given = {"queue": queue, "age": int(after_s * 1_000_000), "limit": limit}
         return self._way.read(lambda session: [row[0] for row in session.run(session.statements.overdue, given)])
 

@@ -36,7 +36,7 @@ _BIRTHS: Final = st.integers(1_750_000_000, 1_900_000_000)  # Unix seconds: no o
 _STEPS: Final = st.integers(0, 3600)
 _CHARACTERS: Final = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 _TEXTS: Final = st.text(_CHARACTERS, max_size=30)
-_NAMES: Final = st.text(_CHARACTERS, min_size=1, max_size=30)
+_NAMES: Final = st.text(_CHARACTERS, min_size=1, max_size=30).filter(lambda name: not name.isspace())
 _LIMITS: Final = st.integers(1, 1_000_000)
 
 # --- paths ------------------------------------------------------------------------------------------------------------

@@ -225,12 +225,15 @@ class Context:
     @staticmethod
     def tool_call(name: str, /, **arguments: Any) -> ToolCall:
         """Return a call of a tool under a new id, its arguments as JSON."""
+        demand(checks.filled("name", name))
         return ToolCall("call_" + new_run_id()[4:], name, json.dumps(arguments))
 
     @staticmethod
     def require_action(calls: RequiredAction | Iterable[ToolCall]) -> Outcome:
         """Wait for the outputs of `calls`: the slot is free meanwhile, and the handler is called again with them."""
-        return Outcome(RunEvent.REQUIRE_ACTION, calls if isinstance(calls, RequiredAction) else RequiredAction(calls))
+        action = calls if isinstance(calls, RequiredAction) else RequiredAction(calls)
+        demand(action.unnamed)
+        return Outcome(RunEvent.REQUIRE_ACTION, action)
 
     @staticmethod
     def complete() -> Outcome:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from runstate import checks
 from runstate.clock import monotonic
 from runstate.store.creating import DEFAULT_QUEUE
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS
+from runstate.worker.hands import possible
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -34,6 +36,7 @@ class Dispatcher:
         after_s: float = 30.0,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     ) -> None:
+        possible(checks.indexed_identifier("queue", queue))
         self._store = store
         self._send = send
         self._queue = queue

@@ -19,7 +19,7 @@ from runstate.clock import monotonic
 from runstate.errors import Fault, IllegalTransition, RunstateError, StoreError
 from runstate.lifecycle import LAW, RunEvent, RunStatus
 from runstate.store.commands import Settle
-from runstate.store.creating import plain_text, queue_names
+from runstate.store.creating import queue_names
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, Lease, worker_name
 from runstate.stored import StoredRun
 from runstate.worker.context import Context
@@ -79,7 +79,7 @@ class Hands:
             raise ValueError(f"queues: expected the names of queues, got {queues!r}")
         self.name: Final = worker_name() if name is None else name
         """Who it is, in histories."""
-        named = checks.name("name", self.name) or plain_text("name", self.name)
+        named = checks.identifier("name", self.name)
         possible(queue_names(queues) + named + LEASE_S("lease_s", lease_s) + _ATTEMPTS("max_attempts", max_attempts))
         self._store = store
         self._handler = handler

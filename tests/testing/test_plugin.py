@@ -242,6 +242,14 @@ def test_a_file_of_each_tests_own(pytester: pytest.Pytester) -> None:
     assert "mine" == (pytester.path / "mine.db").read_text()
 
 
+def test_an_address_that_is_empty(pytester: pytest.Pytester) -> None:
+    """What an unset variable leaves is not taken for the usual store, nor for any other."""
+    pytester.makepyfile(STORES)
+    result = quick(pytester, "--runstate-store", "")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*StoreUrlError: not the address of a store*"])
+
+
 def test_a_schema_of_each_tests_own(pytester: pytest.Pytester, postgres_url: str) -> None:
     """In PostgreSQL each test has a schema, which is dropped afterwards; the rest of the database is not touched."""
     import psycopg
@@ -586,6 +594,7 @@ DRIVEN = """
     import sqlite3
     import pytest
     from runstate import IllegalTransition, RunEvent
+    from runstate.errors import DeadlinePassed
     from runstate.store import Settle, open_store
     from runstate.worker import drive
 
@@ -651,6 +660,17 @@ DRIVEN = """
             pytest.skip("one dialect shows it")
         with sqlite3.connect(STORES[0].removeprefix("sqlite:///")) as connection, store.within(connection) as bound:
             bound.start(made(bound).id)
+            connection.commit()
+
+    def test_late_in_a_transaction(store, run_clock):
+        if store.database.words.name != "sqlite":
+            pytest.skip("one dialect shows it")
+        with sqlite3.connect(STORES[0].removeprefix("sqlite:///")) as connection, store.within(connection) as bound:
+            run = made(bound, expires_in_s=1, queue="late_within")
+            run_clock.advance(10)
+            with pytest.raises(DeadlinePassed):
+                bound.start(run.id)  # a move of the law that was not made
+            bound.expire(run.id)
             connection.commit()
 """
 

@@ -43,7 +43,7 @@ WORDS = (
     *("%(id)s", "%", "%%", "_", ":id", "@id", "#", "--", "-- \n", "/*", "*/", ";", "'; DROP TABLE runstate_run; --"),
     *("') OR 1=1 --", "' UNION SELECT token FROM runstate_worker --", "1; COMMIT", "{a,b}", "{}", "{NULL}", "NULL"),
     *("x' || (SELECT token FROM runstate_worker) || '", '{"a":"b"}', '","b":"', "[]", '["', "$.a", "$[0]", '$."key"'),
-    *("a.b[0]", "\\u0000", "\\ud800", "\n", "\r\n", "\t", " ", "\x01", "\x1b[2J", "\u2028", "\u202e", "e\u0301"),
+    *("a.b[0]", "\\u0000", "\\ud800", "\nx", "x\r\n", "\tx", " x ", "\x01", "\x1b[2J", "x\u2028", "\u202e", "e\u0301"),
     *("\U0001f600", "\ufeff", "\ufffe", "x" * 60, "nobody", "runstate_run", "queued", "null", "0", "\x7f"),
 )
 """What comes back exactly as it was given."""

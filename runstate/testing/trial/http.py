@@ -9,11 +9,12 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import quote, urlsplit
 
+from runstate import checks
 from runstate.clock import monotonic
 from runstate.lifecycle import LAW, Law, RunEvent
 from runstate.testing.asking import CALLS
 from runstate.testing.trial.subject import NotOffered, Refused
-from runstate.values import RequiredAction
+from runstate.values import RequiredAction, demand
 from runstate.wire import from_json_value
 
 __all__ = ["Http", "Route"]
@@ -53,6 +54,8 @@ class Http:
         law: Law = LAW,
         name: str = "",
     ) -> None:
+        if thread_id is not None:
+            demand(checks.filled("thread_id", thread_id))
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected a URL that begins with http:// or https:// and names a host")
