@@ -120,11 +120,12 @@ def timing(timer: Timer, dialect: str) -> Iterator[None]:
     from runstate.store.prepared import Prepared
 
     class Timed(Prepared):
-        def __init__(self, connection: Any) -> None:
-            super().__init__(connection)
+        def __init__(self, connection: Any, **given: Any) -> None:
+            super().__init__(connection, **given)
             inner: Any = self
-            for part in ("_pgconn", "_transformer", "_ready"):
+            for part in ("_pgconn", "_transformer"):
                 setattr(inner, part, Around(timer, getattr(inner, part)))
+            inner._wait = timer.around(inner._wait)
 
     with patch("runstate.store.postgres.Prepared", Timed):
         yield

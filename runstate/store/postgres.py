@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from os import dup
 from socket import SHUT_RDWR, socket
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from runstate.clock import moved
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
@@ -20,26 +20,18 @@ from runstate.store.tables import POSTGRES, Words
 
 try:
     import psycopg
-    from psycopg import conninfo, pq, rows
+    from psycopg import conninfo, pq
 
-    from runstate.store.prepared import Prepared, array_text
+    from runstate.store.caller import CallerCursor
+    from runstate.store.parameters import OwnAdapters
+    from runstate.store.pooling import are_set, has_its_path, is_pooled, options_of, set_locally, settings_of
+    from runstate.store.prepared import Prepared
 except ModuleNotFoundError as _missing:  # pragma: no cover
     raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
 
 __all__ = ["PostgresDatabase", "PostgresSession", "translated"]
 
 _OLDEST: Final = 140000
-# Planning a turn anew costs more than a small one. Every statement goes from a few values to rows by an index: what a
-# planner would do instead, once it has seen the tables empty or full, is to walk all of them.
-_SETTINGS: Final = "; ".join(
-    (
-        "SET plan_cache_mode = force_generic_plan",
-        *(f"SET enable_{way} = off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin")),
-        "SET jit = off",
-        # A process that is stopped in a transaction must not hold others up: the server ends it, and its locks with it.
-        "SET idle_in_transaction_session_timeout = '3s'",
-    )
-)
 _FORM: Final = "postgresql://user@host:5432/database?option=value"
 _WRONG: Final = (
     *("does not exist", "authentication failed", "no password", "permission denied", "invalid port"),
@@ -50,6 +42,7 @@ _WRONG: Final = (
 _KEPT_ALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _PORTS: Final = re.compile(r"[0-9,]*")
 _Connection = psycopg.Connection[Any]
+T = TypeVar("T")
 
 
 def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> StoreError:
@@ -66,6 +59,11 @@ def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> Sto
             return StoreError(f"cannot write to {where}: it is read-only")
         case psycopg.errors.LockNotAvailable():
             return StoreUnavailable(f"{where} is busy: another transaction has been writing for too long")
+        case psycopg.errors.InvalidSqlStatementName() | psycopg.errors.DuplicatePreparedStatement():
+            return Interlocked(f"{where}: {told[0]}; a pooler exchanged the connection")  # and was found out by this
+        case psycopg.errors.UntranslatableCharacter() | psycopg.errors.CharacterNotInRepertoire():
+            lacks = "a character of the text is not in the encoding of the connection or the database"
+            return StoreError(f"{where}: {lacks}: make it UTF8, and connect with client_encoding=utf8 ({told[0]})")
         case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected():
             return Interlocked(f"{where}: {told[0]}")
         case psycopg.errors.UniqueViolation():  # by what another has just committed: it will be seen the next time
@@ -85,13 +83,20 @@ def _break_off(connection: _Connection) -> None:
 class PostgresSession:
     """One connection to PostgreSQL."""
 
-    def __init__(self, connection: _Connection, where: str, *, owned: bool = True) -> None:
+    def __init__(
+        self,
+        connection: _Connection,
+        where: str,
+        *,
+        owned: bool = True,
+        named: bool = True,
+        settings: str | None = None,
+    ) -> None:
         self.statements: Final = Statements(POSTGRES)
         self.connection: Final = connection
         self._where = where
         self._owned = owned
-        self._cursor = connection.cursor(row_factory=rows.tuple_row)
-        self._execute = Prepared(connection) if owned and Prepared.possible else self._by_cursor
+        self._execute = Prepared(connection, named=named, settings=settings) if owned else CallerCursor(connection)
 
     @property
     def owned(self) -> bool:
@@ -105,28 +110,19 @@ class PostgresSession:
         except psycopg.Error as error:
             raise translated(error, self._where, broken=self.connection.broken) from error
         except UnicodeEncodeError as error:
-            raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
-
-    def _by_cursor(self, statement: str, given: Given) -> Sequence[Row]:
-        """Execute a statement on a caller's own connection, which psycopg may first have to begin a transaction on."""
-        # As bytes, because psycopg wants texts that a type checker knows to be literal.
-        self._cursor.execute(statement.encode(), given, prepare=True)
-        return self._cursor.fetchall() if self._cursor.description else []
+            raise StoreError(f"{self._where}: {_why_not_encoded(error)}") from None
 
     def define(self, statement: str) -> None:
         """Execute a statement that takes no parameters: it may hold percent signs."""
         try:
-            self._cursor.execute(statement.encode())
+            psycopg.Cursor(self.connection).execute(statement.encode(), prepare=False)
         except psycopg.Error as error:
             raise translated(error, self._where, broken=self.connection.broken) from error
 
     def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
-        """Return the parameters that hand `rows` to a statement: an array a column, as PostgreSQL writes arrays.
-
-        (psycopg looks at every item, which costs more than the rest of a turn.)
-        """
+        """Return the parameters that hand `rows` to a statement: an array a column."""
         turned = list(zip(*rows, strict=True))
-        return {column.name: array_text(turned[place]) if turned else "{}" for place, column in enumerate(columns)}
+        return {column.name: turned[place] if turned else () for place, column in enumerate(columns)}
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
@@ -135,6 +131,8 @@ class PostgresSession:
             if not self._owned:
                 self._require_transaction()
             with self.connection.transaction():
+                if isinstance(self._execute, Prepared):
+                    self._execute.begin()
                 yield
         except psycopg.Error as error:
             raise translated(error, self._where, broken=self.connection.broken) from error
@@ -145,7 +143,7 @@ class PostgresSession:
             return
         if self.connection.autocommit:
             raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
-        self._cursor.execute(b"SELECT 1")  # begins the one that the caller commits
+        self._execute("SELECT 1", {})  # begins the one that the caller commits
 
     def together(self) -> AbstractContextManager[None]:
         """Return a transaction only where several statements need one: one by itself is atomic already."""
@@ -177,18 +175,56 @@ class PostgresDatabase:
         self.url: Final = url
         self._parts: Final = parts
         self._wait_s = wait_s
+        self._options: str | None = None
+        """What `options` a connection begins with, once one was found that has no pooler between."""
 
     def open(self, *, reading: bool = False) -> PostgresSession:
         """Return a new connection in autocommit."""
+        if reading:
+            connection, direct = self._connect_plainly()
+            return self._first(connection, lambda: PostgresSession(connection, self.shown, named=direct))
+        settings = settings_of(self._wait_s)
+        connection, direct = self._connect_with(settings)
+        local = set_locally(settings)
+        return self._first(connection, lambda: PostgresSession(connection, self.shown, named=direct, settings=local))
+
+    def _connect_plainly(self) -> tuple[_Connection, bool]:
+        """Return a new connection, and whether it is one with the server, with no pooler between."""
         connection = self.connect()
+        direct = self._first(connection, lambda: not is_pooled(connection))
+        if not direct and not self._first(connection, lambda: has_its_path(connection)):
+            connection.close()
+            raise StoreUrlError(
+                f"the pooler at {self.shown} drops the search_path that the address has in `options`: set it by"
+                " ALTER ROLE ... SET search_path, or connect to the server itself"
+            )
+        self._options = connection.info.options if direct else None
+        return connection, direct
+
+    def _connect_with(self, settings: Mapping[str, str]) -> tuple[_Connection, bool]:
+        """Return the same for a connection that has settings, where it is one with the server."""
+        known = others = self._options  # which another thread may find out anew at any time
+        if others is None:
+            connection, direct = self._connect_plainly()
+            if not direct:
+                return connection, False
+            others = connection.info.options
+            connection.close()
+        try:
+            connection = self.connect(options_of(settings, others))
+        except StoreError:
+            self._options = None  # there may be a pooler by now, which refuses options
+            if known is not None:
+                raise
+            return self._connect_plainly()[0], False
+        return connection, self._first(connection, lambda: are_set(connection, settings))
+
+    def _first(self, connection: _Connection, do: Callable[[], T]) -> T:
+        """Return what comes of the first use of a new connection; if that fails, close it."""
         try:
             if connection.info.server_version < _OLDEST:
                 raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
-            if not reading:
-                # Whoever else holds a row, by a transaction of their own, is waited for as long as a busy database is.
-                patience_ms = max(1, int(self._wait_s * 1000))
-                connection.execute(f"{_SETTINGS}; SET lock_timeout = {patience_ms}".encode())
-            return PostgresSession(connection, self.shown)
+            return do()
         except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
             connection.close()
             if not isinstance(error, psycopg.Error):
@@ -204,15 +240,24 @@ class PostgresDatabase:
         """Wake the thread that waits for a connection's answer, by an end of it."""
         _break_off(connection)
 
-    def connect(self) -> _Connection:
-        """Return a new connection, or say why there is none."""
+    def connect(self, options: str | None = None) -> _Connection:
+        """Return a new connection, or say why there is none; `options` are instead of those of the address."""
         try:
             patience_s = max(2, int(self._wait_s))
             kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}
             given = {name: value for name, value in kept_alive.items() if name not in self._parts}
+            if options is not None:
+                given["options"] = options
             # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
+            # Nothing is prepared by psycopg, whose names are numbers: behind a pooler one is another's statement.
             return psycopg.connect(
-                self.url, autocommit=True, connect_timeout=patience_s, client_encoding="utf8", **given
+                self.url,
+                autocommit=True,
+                prepare_threshold=None,
+                context=OwnAdapters(),
+                connect_timeout=patience_s,
+                client_encoding="utf8",
+                **given,
             )
         except psycopg.Error as error:
             lines = str(error).splitlines()
@@ -233,3 +278,9 @@ def _no_connection(told: str) -> StoreError:
     if any(words in told for words in _WRONG):
         return StoreUrlError(told)
     return StoreUnavailable(told)
+
+
+def _why_not_encoded(error: UnicodeEncodeError) -> str:
+    if error.encoding.replace("-", "").lower() == "utf8":
+        return f"text that no database can keep: {error}"
+    return f"text that the connection's client_encoding cannot spell ({error}): connect with client_encoding=utf8"

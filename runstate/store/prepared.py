@@ -1,84 +1,132 @@
-"""Statements prepared once a connection and executed by name, straight through libpq.
+"""Statements executed straight through libpq: prepared once and by name, or, behind a pooler, without a name.
 
 psycopg's cursor reads a statement's parameters anew, describes every column and picks loaders at each execution: 60 us,
 with ten runs a turn as much as what the turn does in Python.
+
+A name is made of its statement's text, so on whichever connection a pooler hands out it can mean nothing else.
 """
 
 from __future__ import annotations
 
-import re
 import select
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 from psycopg.adapt import Transformer
+
+from runstate.store.parameters import OwnAdapters, Parsed, parsed
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-__all__ = ["Prepared", "array_text"]
+__all__ = ["Prepared", "rows_of"]
 
-_PARAM: Final = re.compile(r"%\((\w+)\)s")
 _GOOD: Final = frozenset({pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK})
+_NO_VALUES: Final[Mapping[str, Any]] = {}
 
 
-def array_text(values: Sequence[str | int | None]) -> str:
-    """Return values as the text of an array."""
-    if len(values) > 1 and len(set(values)) == 1:  # such as the usage of runs that used nothing
-        items = [_item(values[0])] * len(values)
-    else:
-        items = [_item(value) for value in values]
-    return "{" + ",".join(items) + "}"
-
-
-def _item(value: str | int | None) -> str:
-    if value is None:
-        return "NULL"
-    if type(value) is int:
-        return str(value)
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+def rows_of(result: PGresult, connection: psycopg.Connection[Any]) -> Sequence[tuple[Any, ...]]:
+    """Return the rows of a result, read as this library reads them, whatever loaders the caller has registered."""
+    if result.status != pq.ExecStatus.TUPLES_OK:
+        return []
+    transformer = Transformer(OwnAdapters(connection))
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, tuple)
 
 
 class Prepared:
-    """The prepared statements of one connection, which must be in autocommit or in a transaction it was told of."""
+    """Executes statements on one connection, which must be in autocommit or in a transaction it was told of.
 
-    possible: Final = hasattr(select, "poll")
-    """Whether this platform can wait for a socket so: all but Windows."""
+    `named` says whether they are prepared by name. If not, or once a name turns out not to be there, a pooler changes
+    the connection after every transaction: each statement is sent whole then, and the settings with it.
+    """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], *, named: bool = True, settings: str | None = None) -> None:
+        self.named = named
+        self._connection: Final = connection
         self._pgconn: Final = connection.pgconn
-        self._plans: Final[dict[str, tuple[bytes, tuple[str, ...]]]] = {}
-        self._transformer: Final = Transformer(connection)
-        self._ready: Final = select.poll()
-        self._ready.register(self._pgconn.socket, select.POLLIN)
+        self._settings: Final = settings
+        """The statement that makes the settings, for the transaction that is under way."""
+        self._known: Final[dict[str, Parsed]] = {}
+        self._transformer: Final = Transformer(OwnAdapters(connection))
+        self._wait: Final = _waiting_for(self._pgconn.socket)
 
     def __call__(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         """Execute a statement with its parameters by name; return its rows. Raises `psycopg.Error`."""
-        name, order = self._plans.get(statement) or self._prepare(statement)
-        result = self._finish(self._pgconn.send_query_prepared, name, [_sent(given[each]) for each in order])
+        if self.named:
+            try:
+                return self._by_name(statement, given)
+            except (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement):
+                self.named = False
+                if not self.is_idle:
+                    raise  # the transaction is lost: who asked for it asks again
+        if self._settings is not None and self.is_idle:
+            return self._with_settings(self._settings, statement, given)
+        return self._without_name(statement, given)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no transaction is under way."""
+        return self._pgconn.transaction_status == pq.TransactionStatus.IDLE
+
+    def begin(self) -> None:
+        """Make the settings for the transaction that has just begun, where the connection does not have them."""
+        if not self.named and self._settings is not None:
+            self._without_name(self._settings, _NO_VALUES)
+
+    def _by_name(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        known = self._known.get(statement) or self._prepare(statement)
+        return self._rows(
+            self._finish(self._pgconn.send_query_prepared, known.name, known.values(given), known.formats)
+        )
+
+    def _prepare(self, statement: str) -> Parsed:
+        known = parsed(statement)
+        self._finish(self._pgconn.send_prepare, known.name, known.text)
+        self._known[statement] = known
+        return known
+
+    def _without_name(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        known = parsed(statement)
+        send = self._pgconn.send_query_params
+        return self._rows(self._finish(send, known.text, known.values(given), None, known.formats))
+
+    def _with_settings(self, settings: str, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        """Execute a statement in a transaction of its own that has the settings: sent together, answered together."""
+        if not psycopg.Pipeline.is_supported():
+            with self._connection.transaction():
+                self._without_name(settings, _NO_VALUES)
+                return self._without_name(statement, given)
+        known = parsed(statement)
+        values = known.values(given)
+        self._pgconn.enter_pipeline_mode()
+        try:
+            return self._rows(self._finish(self._send_together, settings.encode(), known, values))
+        finally:
+            if self._pgconn.status == pq.ConnStatus.OK:
+                self._pgconn.exit_pipeline_mode()
+
+    def _send_together(self, settings: bytes, known: Parsed, values: Sequence[bytes | None]) -> None:
+        self._pgconn.send_query_params(settings, None)
+        self._pgconn.send_query_params(known.text, values, None, known.formats)
+        self._pgconn.pipeline_sync()
+
+    def _rows(self, result: PGresult) -> Sequence[tuple[Any, ...]]:
         if result.status != pq.ExecStatus.TUPLES_OK:
             return []
         self._transformer.set_pgresult(result)
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
-    def _prepare(self, statement: str) -> tuple[bytes, tuple[str, ...]]:
-        order = tuple(dict.fromkeys(_PARAM.findall(statement)))
-        numbered = _PARAM.sub(lambda found: f"${order.index(found[1]) + 1}", statement)
-        name = b"runstate_%d" % len(self._plans)
-        self._finish(self._pgconn.send_prepare, name, numbered.encode())
-        self._plans[statement] = plan = (name, order)
-        return plan
-
-    def _finish(self, send: Any, *what: Any) -> PGresult:
+    def _finish(self, send: Callable[..., None], *what: Any) -> PGresult:
         """Send something and return its result. Interrupted meanwhile, the connection is of no more use."""
         pgconn = self._pgconn
         try:
             send(*what)
             while pgconn.flush():
-                self._wait(select.POLLIN | select.POLLOUT)
+                self._wait(True)
                 pgconn.consume_input()
             result = self._last_result()
         except psycopg.Error:
@@ -95,37 +143,49 @@ class Prepared:
         return result
 
     def _last_result(self) -> PGresult | None:
-        """Return the result, once the server is ready for the next statement.
+        """Return the result, of several the last or the first that failed, once the server is ready for what is next.
 
         libpq is asked for nothing that it does not have: it would wait, and psycopg lets no other thread run meanwhile.
         """
         pgconn = self._pgconn
+        in_pipeline = pgconn.pipeline_status != pq.PipelineStatus.OFF
         last: PGresult | None = None
         while True:
             while pgconn.is_busy():
-                self._wait(select.POLLIN)
+                self._wait(False)
                 pgconn.consume_input()
             result = pgconn.get_result()
-            if result is None:
+            if result is None:  # between two results of a pipeline, at the end of others
+                if not in_pipeline or pgconn.status != pq.ConnStatus.OK:
+                    return last
+            elif result.status == pq.ExecStatus.PIPELINE_SYNC:
                 return last
-            last = result
-
-    def _wait(self, for_what: int) -> None:
-        self._ready.modify(self._pgconn.socket, for_what)
-        self._ready.poll()
+            elif last is None or last.status in _GOOD:
+                last = result
 
 
-def _sent(value: str | int | Sequence[str | int | None] | None) -> bytes | None:
-    if value is None:
-        return None
-    return (array_text(value) if isinstance(value, list) else str(value)).encode()
+def _waiting_for(socket: int) -> Callable[[bool], None]:
+    """Return the function that waits until a socket can be read, or, where it is told so, written to."""
+    if hasattr(select, "poll"):
+        ready = select.poll()
+        ready.register(socket, select.POLLIN)
+
+        def wait(writing: bool) -> None:
+            ready.modify(socket, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+            ready.poll()
+    else:  # pragma: no cover  # on Windows
+
+        def wait(writing: bool) -> None:
+            select.select([socket], [socket] if writing else [], [])
+
+    return wait
 
 
 def _error(result: PGresult) -> psycopg.Error:
     code = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
     told = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
     try:
-        kind = psycopg.errors.lookup(code.decode())
+        kind = errors.lookup(code.decode())
     except KeyError:
         kind = psycopg.OperationalError
     return kind(told.decode(errors="replace"))

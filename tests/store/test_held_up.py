@@ -103,10 +103,16 @@ def _raise(error: Exception) -> Any:
 def test_a_connection_that_breaks_while_it_is_made(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no other trouble than none at all."""
     with open_store(url) as store, Prompt(url) as other:
-        monkeypatch.setattr("runstate.store.postgres._SETTINGS", "SELECT pg_terminate_backend(pg_backend_pid())")
-        with pytest.raises(StoreUnavailable, match="cannot connect to"):
-            store.database.open()
-        monkeypatch.undo()
+
+        def ended(connection: Any, *_: object) -> NoReturn:
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            raise AssertionError
+
+        for asked, reading in (("is_pooled", True), ("are_set", False)):
+            monkeypatch.setattr(f"runstate.store.postgres.{asked}", ended)
+            with pytest.raises(StoreUnavailable, match="cannot connect to"):
+                store.database.open(reading=reading)
+            monkeypatch.undo()
         store.database.open().close()
         assert [(1,)] == other.run("SELECT 1")
 

@@ -18,7 +18,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from runstate.store import open_store
-from runstate.store.prepared import Prepared, array_text
+from runstate.store.prepared import Prepared
 from tests.postgres import LIMIT, wait_until
 from tests.store.support import wait_for_a_lock
 from tests.support import interrupts_heard
@@ -116,7 +116,7 @@ def test_any_text_arrives_in_an_array(values: list[str | None], postgres_url: st
     """As it was handed over, and back."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         run = Prepared(connection)
-        found = run("SELECT unnest(%(values)s::text[])", {"values": array_text(values)})
+        found = run("SELECT unnest(%(values)s::text[])", {"values": values})
         assert values == [row[0] for row in found]
         counted = run("SELECT cardinality(%(values)s::text[])", {"values": values})
         assert [(len(values),)] == list(counted)

@@ -165,8 +165,9 @@ def home(postgres_server: Server) -> Iterator[str]:
 def hang_up(prompt: Prompt) -> None:
     """Break every other connection to the database."""
     others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    prompt.run(f"SELECT pg_terminate_backend(pid) {others}")
-    wait_until(lambda: not prompt.run(f"SELECT 1 {others} AND state IS NOT NULL"), "the connections to be gone")
+    # Again and again: one that is just being made is not among them yet.
+    ended = f"SELECT pg_terminate_backend(pid) {others} AND state IS NOT NULL"
+    wait_until(lambda: not prompt.run(ended), "the connections to be gone")
 
 
 @pytest.fixture

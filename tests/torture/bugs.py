@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
-from runstate.store import committer, conditions, leases, perform, postgres, sqlite, statements, turning, turns_sqlite
+from runstate.store import committer, conditions, leases, perform, pooling, sqlite, statements, turning, turns_sqlite
 from runstate.store.commands import Command
 from runstate.worker import worker
 
@@ -93,12 +93,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A commit does not wait for the disk.",
         (
             Change(sqlite.SqliteDatabase, "_prepare", "synchronous = FULL", "synchronous = OFF"),
-            Change(
-                postgres.PostgresDatabase,
-                "open",
-                "SET lock_timeout = {patience_ms}",
-                "SET lock_timeout = {patience_ms}; SET synchronous_commit = off",
-            ),
+            Change(pooling, "settings_of", "{**_PLANS,", '{"synchronous_commit": "off", **_PLANS,'),
         ),
     ),
     "sweep_ignores_leases": Bug(
