@@ -125,12 +125,21 @@ class ByCommitter:
 class Inside:
     """The way of those who have a transaction of their own open: all happens in it, and lives or dies with it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, check: Callable[[Session], None]) -> None:
+        """Over a session on the caller's connection, which `check` refuses unless it leads to the store."""
         self._session = session
+        self._check = check
+        self._checked = False
+
+    def _require_same_store(self) -> None:
+        if not self._checked:
+            self._check(self._session)
+            self._checked = True
 
     def ask(self, command: Command[T]) -> T:
         """Execute a command on the caller's connection. It is committed when the caller commits."""
         try:
+            self._require_same_store()
             perform(self._session, [command])
         except StoreError as error:
             command.refuse(error)
@@ -138,6 +147,7 @@ class Inside:
 
     def read(self, look: Callable[[Session], T]) -> T:
         """Return what `look` finds, the caller's own changes among it."""
+        self._require_same_store()
         return look(self._session)
 
 

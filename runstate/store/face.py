@@ -11,7 +11,7 @@ from inspect import isroutine
 from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast
 
-from runstate.errors import StoreError
+from runstate.errors import StoreError, StoreUnavailable, StoreUrlError
 from runstate.store.address import database_at
 from runstate.store.asking import ByCommitter, Inside, Readers, Way
 from runstate.store.bell import Bell, NotifyBell, VersionBell
@@ -22,6 +22,7 @@ from runstate.store.migrations import migrate as take_steps
 from runstate.store.migrations import require_latest
 from runstate.store.moving import Moving
 from runstate.store.reading import Reading
+from runstate.store.same_store import Place, place_of, require_same
 from runstate.store.session import Database, Session
 from runstate.store.tables import SQLITE
 from runstate.store.watching import look_from, watch, watch_later
@@ -46,22 +47,30 @@ class BoundStore(Everything):
 class Store(Everything):
     """Runs that survive, for threads; `aio` is the same for coroutines. Close it, or use `with`."""
 
-    def __init__(self, database: Database, wait_s: float) -> None:
+    def __init__(
+        self, database: Database, wait_s: float, listening: Database | None = None, place: Place | None = None
+    ) -> None:
+        """Over a database; `listening` is the same reached in a way that notifications come through.
+
+        `place` is where its tables were found. To ask for that in the middle of a caller's transaction may take a
+        connection that a small pool does not have before the transaction has ended.
+        """
         self.database: Final = database
         self._committer = Committer(database, self._committed, wait_s)
         self._readers = None if database.in_memory else Readers(database, wait_s)
         super().__init__(ByCommitter(self._committer, self._readers))
         self._aio: AsyncStore | None = None
-        self.bell: Final = self._hang_bell()
+        self._place = place
+        self.bell: Final = self._hang_bell(listening or database)
 
-    def _hang_bell(self) -> Bell:
+    def _hang_bell(self, listening: Database) -> Bell:
         if self.database.in_memory:
             return Bell()
         if self.database.words is SQLITE:
             return VersionBell(self)
         from runstate.store.postgres import PostgresDatabase
 
-        return NotifyBell(cast("PostgresDatabase", self.database))
+        return NotifyBell(cast("PostgresDatabase", listening))
 
     def __repr__(self) -> str:
         return f"<Store {self.database.shown}>"
@@ -121,7 +130,14 @@ class Store(Everything):
         A psycopg or sqlite3 connection, or a SQLAlchemy one. Nothing is committed here: that is the caller's, and so
         are locks held until then. An error undoes only what was asked, not the caller's own work.
         """
-        yield BoundStore(Inside(self._session_over(connection)))
+        yield BoundStore(Inside(self._session_over(connection), self._require_own))
+
+    def _require_own(self, session: Session) -> None:
+        """Raise `StoreError` unless a caller's connection leads to the tables of this store."""
+        here = place_of(session)
+        if self._place is None or here.table != self._place.table:
+            self._place = self._way.read(place_of)  # the tables may have been made anew
+            require_same(here, self._place)
 
     def _session_over(self, connection: object) -> Session:
         for step in ("connection", "driver_connection"):  # SQLAlchemy's connection, and the driver's own inside it
@@ -132,14 +148,17 @@ class Store(Everything):
             from runstate.store.sqlite import SqliteSession
 
             if not isinstance(connection, sqlite3.Connection):
-                raise StoreError(f"expected a sqlite3 connection, got {type(connection).__name__}")
+                raise StoreError(
+                    f"expected a sqlite3 connection, got {type(connection).__name__}: use one of sqlite3's"
+                )
             return SqliteSession(connection, self.database.shown, 0.0, owned=False)
         import psycopg
 
         from runstate.store.postgres import PostgresSession
 
         if not isinstance(connection, psycopg.Connection):
-            raise StoreError(f"expected a psycopg connection, got {type(connection).__name__}")
+            kind = type(connection).__name__
+            raise StoreError(f"expected a psycopg connection, got {kind}: use psycopg 3's, or SQLAlchemy's over it")
         return PostgresSession(
             cast("psycopg.Connection[tuple[Any, ...]]", connection), self.database.shown, owned=False
         )
@@ -327,24 +346,55 @@ class AsyncStore:
     def prune(self) -> None: ...
 
 
-def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0) -> Store:
+def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, listen_url: str | None = None) -> Store:
     """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
 
     An SQLite file that has no store yet is made one; for PostgreSQL that is `migrate=True`, or `runstate migrate`.
-    `wait_s` is how long to wait for a database that is busy or away. Raises `StoreUrlError` for an address that
-    leads nowhere, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers.
+    `wait_s` is how long to wait for a database that is busy or away. `listen_url` is for a PostgreSQL store whose `url`
+    leads through a pooler: the server's own address, for notifications alone. Raises `StoreUrlError` for an address
+    that leads nowhere, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers.
     """
     database = database_at(url, wait_s)
     try:
+        listening = None if listen_url is None else _listening_at(listen_url, database, wait_s)
         if migrate or (migrate is None and database.words is SQLITE):
             take_steps(database)
-        else:
-            session = database.open(reading=True)
-            try:
-                require_latest(session, database.shown)
-            finally:
-                session.close()
-        return Store(database, wait_s)
+        place = None if migrate is not False and database.words is SQLITE else _found_in(database)
+        if listening is not None and place is not None:
+            _require_same_database(listening, place)
+        return Store(database, wait_s, listening, place)
     except BaseException:
         database.close()
         raise
+
+
+def _found_in(database: Database) -> Place:
+    """Return where the tables of a store are. Raises `SchemaMismatch` unless they are of this version."""
+    session = database.open(reading=True)
+    try:
+        require_latest(session, database.shown)
+        return place_of(session)
+    finally:
+        session.close()
+
+
+def _require_same_database(listening: Database, place: Place) -> None:
+    """Raise `StoreUrlError` where notifications of the store's database cannot be heard."""
+    try:
+        session = listening.open(reading=True)
+    except StoreUnavailable:
+        return  # it may be back by the time that it is needed
+    try:
+        here = place_of(session)
+    finally:
+        session.close()
+    if here.database != place.database:
+        raise StoreUrlError(f"listen_url leads to another database, {listening.shown}, than that of the store")
+
+
+def _listening_at(listen_url: str, database: Database, wait_s: float) -> Database:
+    """Return the database to listen at. Raises `StoreUrlError` where that can be none of the store's."""
+    listening = database_at(listen_url, wait_s)
+    if SQLITE in (database.words, listening.words):
+        raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
+    return listening

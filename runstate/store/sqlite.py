@@ -26,6 +26,7 @@ _OLDEST: Final = (3, 38, 0)
 # Between two looks whether another process has finished writing. SQLite's own waiting sleeps up to 100 ms at a time.
 _LOOKS_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_OUR_TYPES: Final = frozenset({"INTEGER", "TEXT"})
 _NO_ROOM: Final = "the disk is full"
 _COLUMNS: Final = "SELECT t.value, c.name FROM json_each(:tables) t, pragma_table_info(t.value) c"
 
@@ -69,8 +70,9 @@ class SqliteSession:
         self._wait_s = wait_s
         self._owned = owned
         self._kept = kept
-        self._cursor = connection.cursor()
-        self._cursor.row_factory = None  # the caller's own connection may have one
+        # A caller's own connection may make another kind of cursor, and rows of another kind.
+        self._cursor = connection.cursor() if owned else sqlite3.Cursor(connection)
+        self._cursor.row_factory = None
 
     @property
     def owned(self) -> bool:
@@ -80,9 +82,33 @@ class SqliteSession:
     def run(self, statement: str, given: Given) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:
-            return self._ask(statement, given).fetchall()
+            if self._owned:
+                return self._ask(statement, given).fetchall()
+            with self._as_text():
+                return self._ask(statement, given).fetchall()
         except sqlite3.Error as error:
             raise self._translated(error) from error
+
+    @contextmanager
+    def _as_text(self) -> Generator[None, None, None]:
+        """Read texts as text inside the block, whatever the caller's connection makes of them."""
+        theirs = self.connection.text_factory
+        self.connection.text_factory = str
+        try:
+            if sqlite3.converters.keys() & _OUR_TYPES:
+                self._require_plain_types()
+            yield
+        finally:
+            self.connection.text_factory = theirs
+
+    def _require_plain_types(self) -> None:
+        """Refuse a connection that converts the columns of a store: its `detect_types` cannot be seen, nor changed."""
+        found = self._cursor.execute("SELECT token, name FROM runstate_worker ORDER BY token LIMIT 1").fetchone()
+        if found is not None and [type(value) for value in found] != [int, str]:
+            raise StoreError(
+                "the connection converts INTEGER or TEXT by a registered converter (detect_types=PARSE_DECLTYPES): "
+                "use one without detect_types"
+            )
 
     def change(self, statement: str, given: Given) -> int:
         """Execute a statement that gives nothing back; return how many rows it changed."""
@@ -92,9 +118,18 @@ class SqliteSession:
         try:
             return self._cursor.execute(statement, {"now": _now(), **given})
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise self._untrusting(error) or self._translated(error) from error
         except UnicodeEncodeError as error:
             raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
+
+    def _untrusting(self, error: sqlite3.Error) -> StoreError | None:
+        """Return why a caller's connection fails whatever is asked; None if that is not the reason."""
+        if self._owned or getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
+            return None
+        if self._cursor.execute("PRAGMA trusted_schema").fetchone() != (0,):
+            return None
+        told = "the connection does not trust the database's schema, whose checks read JSON"
+        return StoreError(f"{self._where}: {told}: PRAGMA trusted_schema = ON")
 
     def define(self, statement: str) -> None:
         """Execute a statement that takes no parameters."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ from psycopg.rows import dict_row
 
 from runstate import IllegalTransition, InvalidRun, ManualClock
 from runstate.errors import RunNotFound, SchemaMismatch, StoreError, ThreadBusy
-from runstate.store import Store
+from runstate.store import BoundStore, Store, open_store
 from tests.store.support import Prompt, names
 from tests.support import CALL
 
@@ -207,3 +208,90 @@ def test_locks_are_the_caller_s(store: Store, store_url: str, prompt: Prompt, cl
         own.commit()
     with pytest.raises(IllegalTransition):
         store.start("run_1")
+
+
+# --- another store on the caller's connection -------------------------------------------------------------------------
+
+
+def refused_elsewhere(store: Store, connection: Any, match: str) -> None:
+    """See that nothing is written, read or left by way of a connection that leads elsewhere."""
+    asks: tuple[Callable[[BoundStore], object], ...] = (
+        lambda bound: bound.create(**names(id="run_9")),
+        lambda bound: bound.start("run_1"),
+        lambda bound: bound.get("run_1"),
+        lambda bound: bound.list(),
+    )
+    for ask in asks:
+        with store.within(connection) as bound, pytest.raises(StoreError, match=match):
+            ask(bound)
+    assert ["run_1"] == [run.id for run in store.list().data]
+    assert "queued" == store.get("run_1").status
+
+
+def test_a_search_path_that_leads_to_another_store(postgres_url: str) -> None:
+    """The same names are other tables there: refused, and the other store has seen nothing."""
+    elsewhere = f"{postgres_url}&options=-csearch_path%3Delsewhere"
+    with closing(psycopg.connect(postgres_url, autocommit=True)) as prompt:
+        prompt.execute("CREATE SCHEMA elsewhere")
+        prompt.execute("CREATE SCHEMA nothing")
+    with open_store(postgres_url, migrate=True) as store, open_store(elsewhere, migrate=True) as other:
+        store.create(**names(id="run_1"))
+        with closing(psycopg.connect(postgres_url)) as own:
+            own.execute("SET search_path = elsewhere")
+            refused_elsewhere(store, own, r"another store, in the schema elsewhere .* are in the schema public")
+            own.execute("SET search_path = nothing")
+            refused_elsewhere(store, own, r"no store where the connection's search_path looks .* the schema public")
+            own.execute("SET search_path = nothing, public")
+            with store.within(own) as bound:
+                bound.start("run_1")
+            own.execute("CREATE TEMPORARY TABLE runstate_run (id text)")
+            with store.within(own) as bound, pytest.raises(StoreError, match="another store, in the schema pg_temp"):
+                bound.complete("run_1")
+            own.rollback()
+        assert () == other.list().data
+
+
+def test_a_connection_to_another_database(postgres_server: Any) -> None:
+    """On the same server, with a store of its own."""
+    first, second = postgres_server.create_database(), postgres_server.create_database()
+    with open_store(first, migrate=True) as store, open_store(second, migrate=True) as other:
+        store.create(**names(id="run_1"))
+        with closing(psycopg.connect(second)) as own:
+            refused_elsewhere(store, own, "leads to another store, in the schema public of the database")
+        assert () == other.list().data
+    for url in (first, second):
+        postgres_server.drop_database(url)
+
+
+def test_a_connection_to_another_file(tmp_path: Path) -> None:
+    """Also where this one's is attached, but comes after; attached to what has no store it is found."""
+    here, there = tmp_path / "here.db", tmp_path / "there.db"
+    with open_store(f"sqlite:///{here}") as store, open_store(f"sqlite:///{there}") as other:
+        store.create(**names(id="run_1"))
+        with closing(sqlite3.connect(there)) as own:
+            refused_elsewhere(store, own, r"another store, in .*there\.db: the tables of this one are in .*here\.db")
+            own.execute("ATTACH ? AS here", [str(here)])
+            refused_elsewhere(store, own, r"another store, in .*there\.db")
+        with closing(sqlite3.connect(tmp_path / "orders.db")) as own:
+            own.execute('ATTACH ? AS "the ""runs"""', [str(here)])
+            with store.within(own) as bound:
+                assert "run_1" == bound.get("run_1").id
+            own.rollback()
+            own.execute("CREATE TEMPORARY TABLE runstate_run (id TEXT)")
+            refused_elsewhere(store, own, "another store, in no file")
+        assert () == other.list().data
+
+
+def test_tables_that_were_made_anew(postgres_url: str) -> None:
+    """A store that was opened before finds them as its callers do."""
+    with open_store(postgres_url, migrate=True) as store, closing(psycopg.connect(postgres_url)) as own:
+        with store.within(own) as bound:
+            bound.create(**names(id="run_1"))
+        own.rollback()
+        own.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        own.commit()
+        open_store(postgres_url, migrate=True).close()
+        with store.within(own) as bound:
+            bound.create(**names(id="run_2"))
+        own.commit()
+        assert "run_2" == store.get("run_2").id
