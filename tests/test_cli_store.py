@@ -459,6 +459,28 @@ def test_watch_follows_a_run_until_it_has_ended(desk: Desk) -> None:
         assert sentence in done.stderr
 
 
+@pytest.mark.parametrize("by", ["option", "variable"])
+@pytest.mark.parametrize(
+    "command", [["runs", "watch"], ["worker", "json:dumps", "--until-idle"]], ids=["watch", "worker"]
+)
+def test_an_address_to_listen_at(command: list[str], by: str, desk: Desk) -> None:
+    """It is taken where something is waited for; one that can be none is refused, without its password."""
+    run_id = desk.ended()
+    whole = [*command, run_id] if "watch" in command else command
+    nowhere = "postgresql://me:secret@/runs?port=x"
+    for listen_url in (nowhere, desk.url):
+        if by == "option":
+            done = desk.ask(*whole, "--listen-url", listen_url)
+        else:
+            done = desk.ask(*whole, RUNSTATE_LISTEN_URL=listen_url)
+        assert "secret" not in done.output
+        if listen_url == nowhere or desk.url.startswith("sqlite:"):
+            assert 2 == done.exit_code, done.output
+            assert done.output.startswith("Error: ")
+        else:
+            assert 0 == done.exit_code, done.output
+
+
 def test_watch_waits_for_what_comes(desk: Desk) -> None:
     """An entry is there when it is committed, and Ctrl-C ends the watch of all runs with one word."""
     command = [sys.executable, "-m", "runstate", "runs", "watch", "--json", "--store", desk.url]

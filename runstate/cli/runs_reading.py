@@ -14,7 +14,7 @@ from rich.text import Text
 from runstate.cli.durations import duration, moment
 from runstate.cli.pairs import as_mapping, pair
 from runstate.cli.screen import emit_json, lanes, screen, standing_of
-from runstate.cli.store_option import AS_JSON, STORE, opened
+from runstate.cli.store_option import AS_JSON, LISTEN, STORE, opened
 from runstate.cli.stored_json import entry_json, run_json
 from runstate.cli.tables import fitted, pairs, status_style
 from runstate.clock import microseconds, span
@@ -186,9 +186,10 @@ def history(run_id: str, url: str, as_json: bool) -> None:
 @click.command()
 @click.argument("run_id", metavar="[ID]", required=False)
 @STORE
+@LISTEN
 @click.option("--after", metavar="PLACE", help="Resume: after a version of the run, or a cursor from --json.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one object a line.")
-def watch(run_id: str | None, url: str, after: str | None, as_json: bool) -> None:
+def watch(run_id: str | None, url: str, listen_url: str | None, after: str | None, as_json: bool) -> None:
     """Print entries as they come: of one run from its birth until it has ended, or of all runs from now on."""
     place: str | int | None = after
     if after is not None and not after.strip():
@@ -198,7 +199,7 @@ def watch(run_id: str | None, url: str, after: str | None, as_json: bool) -> Non
             raise click.UsageError(f"--after {after[:40]!r}: of one run it is a version, a number")
         place = int(after)
     console = screen()
-    with opened(url) as store:
+    with opened(url, listen_url) as store:
         for entry in store.watch(run_id, after=place):
             if as_json:
                 click.echo(json.dumps(entry_json(entry)))

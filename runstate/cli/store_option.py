@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from runstate.store import Store
     from runstate.store.session import Database
 
-__all__ = ["AS_JSON", "STORE", "Mistaken", "Refused", "database_of", "masked", "opened", "told", "told_in_sentences"]
+__all__ = [
+    "AS_JSON",
+    "LISTEN",
+    "STORE",
+    "Mistaken",
+    "Refused",
+    "database_of",
+    "masked",
+    "opened",
+    "told",
+    "told_in_sentences",
+]
 
 STORE: Final = click.option(
     "--store",
@@ -41,6 +52,15 @@ STORE: Final = click.option(
     help="Where the runs are: sqlite:///runs.db or postgresql://user@host/database.",
 )
 """Asks for a store. A password is better in the variable than on the command line, where others see it."""
+
+LISTEN: Final = click.option(
+    "--listen-url",
+    metavar="URL",
+    envvar="RUNSTATE_LISTEN_URL",
+    show_envvar=True,
+    help="PostgreSQL's own address, for notifications, where --store leads through a pooler.",
+)
+"""Asks where to listen: LISTEN does not work through a pooler that pools transactions."""
 
 AS_JSON: Final = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
@@ -110,11 +130,14 @@ def database_of(url: str) -> Database:
 
 
 @contextmanager
-def opened(url: str) -> Generator[Store, None, None]:
-    """Open the store at a URL. It is never made here: a mistyped path must not become an empty store."""
+def opened(url: str, listen_url: str | None = None) -> Generator[Store, None, None]:
+    """Open the store at a URL, and listen at another if one is given.
+
+    The store is never made here: a mistyped path must not become an empty store.
+    """
     from runstate.store import open_store
 
-    with told_in_sentences(url):
+    with told_in_sentences(f"{url} {listen_url}"):
         database_of(url)
-        with open_store(url, migrate=False) as store:
+        with open_store(url, migrate=False, listen_url=listen_url) as store:
             yield store

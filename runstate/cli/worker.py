@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from runstate.cli.durations import duration
-from runstate.cli.store_option import STORE, Mistaken, opened
+from runstate.cli.store_option import LISTEN, STORE, Mistaken, opened
 from runstate.json_values import printable
 from runstate.worker import Handler, Worker
 
@@ -46,6 +46,7 @@ def _handler(place: str) -> Handler:
 @click.command()
 @click.argument("handler", metavar="MODULE:HANDLER")
 @STORE
+@LISTEN
 @click.option(
     "--concurrency", "-c", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Runs at once."
 )
@@ -65,6 +66,7 @@ def _handler(place: str) -> Handler:
 def worker(
     handler: str,
     url: str,
+    listen_url: str | None,
     concurrency: int,
     queues: tuple[str, ...],
     name: str | None,
@@ -86,7 +88,7 @@ def worker(
         format="%(message)s",
         handlers=[RichHandler(console=console, show_path=False)],
     )
-    with opened(url) as store:
+    with opened(url, listen_url) as store:
         try:
             hand = Worker(
                 store,

@@ -2,7 +2,8 @@
 
 A hint may come late, twice, or not at all: whoever listens also looks by itself now and then. In the process a hint is
 a call. Between processes PostgreSQL has NOTIFY, gathered up to one in a few milliseconds because each one holds a lock
-of the whole server when it commits; SQLite counts other connections' commits, and is asked for that number.
+of the whole server when it commits; SQLite counts other connections' commits, and is asked for that number. So is
+PostgreSQL where a pooler stands between, through which NOTIFY can be sent and not heard.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Bell:
                 self._listeners = tuple(other for other in self._listeners if other is not heard)
 
     def _begin(self) -> None:
-        """Begin to hear of other processes."""
+        """Begin to hear of other processes, now that somebody listens."""
 
     def close(self) -> None:
         """Hear and tell no more."""
@@ -143,12 +144,45 @@ class VersionBell(Bell):
             thread.join()
 
 
+class _CommitPoll:
+    """Asks now and then whether anything was committed in the server: often while something is, seldom otherwise.
+
+    It asks which transactions are under way, from the server's memory and no table. That changes when one has ended.
+    """
+
+    _OFTEN_S: Final = 0.1
+    _SELDOM_S: Final = 0.25
+    _AWAKE_S: Final = 5.0  # how long it asks often after something was committed
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._known: Any = None
+        self._next_at = self._awake_until = 0.0
+
+    def due_in_s(self) -> float:
+        """Return how many seconds it is until the next look."""
+        return max(0.0, self._next_at - monotonic())
+
+    def look(self) -> bool:
+        """Tell whether anything was committed since the last look."""
+        # All of it: a transaction that ends after younger ones does not move its greatest number.
+        snapshot = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+        changed: bool = snapshot != self._known
+        self._known = snapshot
+        now = monotonic()
+        if changed:
+            self._awake_until = now + self._AWAKE_S
+        self._next_at = now + (self._OFTEN_S if now < self._awake_until else self._SELDOM_S)
+        return changed
+
+
 class NotifyBell(Bell):
-    """Hints by LISTEN and NOTIFY, on a connection of their own: a pooler between would lose them."""
+    """Hints by LISTEN and NOTIFY, on a connection of their own; where that leads through a pooler, by asking."""
 
     _SPACE_S: Final = 0.005  # between two notifications of this process
     _AWAY_S: Final = 1.0  # before another try to connect
     _END_S: Final = 2.0  # for the last notification, when it is closed
+    _REST_S: Final = 60.0  # in which nothing is to be done
 
     def __init__(self, database: PostgresDatabase) -> None:
         super().__init__()
@@ -156,6 +190,7 @@ class NotifyBell(Bell):
         self._pending = Hint(0)
         self._thread: Thread | None = None
         self._closed = False
+        self._told_of_pooler = False
         self._connection: Any = None
         self._reads, writes = os.pipe()
         os.set_blocking(writes, False)
@@ -169,7 +204,6 @@ class NotifyBell(Bell):
             self._pending |= hint
         if wake:
             self._begin()
-            self._poke()
 
     def _poke(self) -> None:
         with self._changing, suppress(OSError):  # full: it is awake already
@@ -181,23 +215,42 @@ class NotifyBell(Bell):
             if self._thread is None and not self._closed:
                 self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
                 self._thread.start()
+        self._poke()
 
     def _go(self) -> None:
         while self._pending or not self._closed:
             try:
                 with self._database.connect() as self._connection:
                     connection = self._connection
-                    connection.execute("SET synchronous_commit = off")  # a hint need not survive
-                    connection.execute("LISTEN runstate")
-                    connection.add_notify_handler(partial(self._hear_note, connection.info.backend_pid))
+                    poll = self._listen(connection)
                     self._tell(EVERYTHING)  # who knows what was missed
-                    self._attend(connection)
+                    self._attend(connection, poll)
             except Exception:  # the polls are the truth; the bell only has to come back
                 if self._closed:
                     return
                 self._wait(self._AWAY_S)
 
-    def _attend(self, connection: Any) -> None:
+    def _listen(self, connection: Any) -> _CommitPoll | None:
+        """Listen on a connection; where a pooler hands out another one all the time, return what asks instead."""
+        from runstate.store.pooling import is_pooled
+
+        if is_pooled(connection):
+            return _CommitPoll(connection)
+        connection.execute("LISTEN runstate")
+        connection.add_notify_handler(partial(self._hear_note, connection.info.backend_pid))
+        return None
+
+    def _tell_of_pooler(self) -> None:
+        """Log, once, that changes are asked for, and what would be better."""
+        if not self._told_of_pooler:
+            self._told_of_pooler = True
+            _log.warning(
+                "%s is reached through a pooler, which LISTEN does not work through: it is asked for changes ten times"
+                " a second. The server's own address as listen_url, or RUNSTATE_LISTEN_URL for a command, mends that",
+                self._database.shown,
+            )
+
+    def _attend(self, connection: Any, poll: _CommitPoll | None) -> None:
         socket = connection.fileno()
         next_at = 0.0  # when the next notification may go out; until then it listens all the same
         while True:
@@ -205,12 +258,20 @@ class NotifyBell(Bell):
             if self._pending and wait_s <= 0:
                 with self._changing:
                     hint, self._pending = self._pending, Hint(0)
-                connection.execute("SELECT pg_notify('runstate', %s)", [str(int(hint))])
+                # For this transaction alone: a hint need not survive.
+                notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('runstate', %s)"
+                connection.execute(notify, [str(int(hint))])
                 next_at = monotonic() + self._SPACE_S
                 continue
             if self._closed and not self._pending:
                 return
-            readable, _, _ = select.select([socket, self._reads], [], [], max(0.0, wait_s) if self._pending else 60.0)
+            rest_s = max(0.0, wait_s) if self._pending else self._REST_S
+            if poll is not None and self._listeners:
+                self._tell_of_pooler()
+                if poll.due_in_s() == 0.0 and poll.look():
+                    self._tell(EVERYTHING)
+                rest_s = min(rest_s, poll.due_in_s())
+            readable, _, _ = select.select([socket, self._reads], [], [], rest_s)
             if self._reads in readable:
                 os.read(self._reads, 4096)
             if socket in readable:

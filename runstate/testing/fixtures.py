@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from runstate.clock import ManualClock
+from runstate.errors import StoreError
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.store import Store, StoredRun, open_store
 from runstate.store.address import database_at
@@ -88,10 +89,23 @@ def _schema(url: str) -> Generator[str, None, None]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(name)))
         try:
-            yield _with_path(url, name)
+            inside = _with_path(url, name)
+            _require_path(inside, name)
+            yield inside
         finally:
-            connection.execute("SET client_min_messages = warning")
-            connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(name)))
+            with connection.transaction():  # for which alone the setting is made
+                connection.execute("SET LOCAL client_min_messages = warning")
+                connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(name)))
+
+
+def _require_path(url: str, schema: str) -> None:
+    """Raise `StoreError` where connections do not look into a schema as they are told: a test would write elsewhere."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        found = connection.execute("SELECT current_schema()").fetchone()
+    if found != (schema,):
+        raise StoreError("a pooler drops the `options` of the address: give the tests the server's own")
 
 
 def _with_path(url: str, schema: str) -> str:
