@@ -1,6 +1,7 @@
 """Hold a storm: callers and workers over one store, harm drawn from a seed, and witnesses who do not ask the engine.
 
-    python -m tests.torture [--minutes N] [--store postgres|sqlite|URL] [--seed S] [--bug NAME] [--keep FOLDER] [--json]
+    python -m tests.torture [--minutes N] [--store postgres|sqlite|URL] [--pooler] [--seed S] [--bug NAME]
+        [--keep FOLDER] [--json]
 
 Processes create, cancel, submit, sweep and work; they are killed, stopped past their lease, cut off and misled about
 the time, and the store is killed or filled under them. Then plain SQL judges every history by LIFECYCLE.md's table, and
@@ -38,6 +39,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="postgres",
         help="`postgres` or `sqlite`, of our own, which may be killed and filled; or the URL of an empty store",
     )
+    parser.add_argument("--pooler", action="store_true", help="reach PostgreSQL through a PgBouncer of transactions")
     parser.add_argument("--seed", type=int, default=1, help="what chance begins with (default: 1)")
     parser.add_argument("--bug", choices=sorted(BUGS), help="a fault to put into the engine, which is to be found")
     parser.add_argument("--quick", action="store_true", help="a server that does not wait for the disk")
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("runstate").addHandler(logging.NullHandler())
     with Ground(given.seed, given.quick) as ground:
         try:
-            verdict = storm(ground, given.store, given.minutes, bug=given.bug, progress=show)
+            verdict = storm(ground, given.store, given.minutes, bug=given.bug, progress=show, pooler=given.pooler)
         except (pytest.skip.Exception, NotHeld) as missing:
             print(f"not held: {missing}", file=sys.stderr)
             return 2
@@ -81,7 +83,7 @@ def tell(verdict: Verdict, given: argparse.Namespace) -> None:
     if len(verdict.wrong) > 20:
         print(f"    and {len(verdict.wrong) - 20} more")
     if not verdict.is_good:
-        bug = f" --bug {given.bug}" if given.bug else ""
+        bug = (" --pooler" if given.pooler else "") + (f" --bug {given.bug}" if given.bug else "")
         store = given.store if given.store in OWN else "URL"  # which may have a password in it
         print(f"again: python -m tests.torture --minutes {given.minutes:g} --store {store} --seed {given.seed}{bug}")
 

@@ -30,14 +30,20 @@ Progress = Callable[[float, Verdict], None]
 
 
 def storm(
-    ground: Ground, where: str, minutes: float, *, bug: str | None = None, progress: Progress | None = None
+    ground: Ground,
+    where: str,
+    minutes: float,
+    *,
+    bug: str | None = None,
+    progress: Progress | None = None,
+    pooler: bool = False,
 ) -> Verdict:
-    """Hold a storm on `postgres` or `sqlite` of our own, or on the store at a URL."""
+    """Hold a storm on `postgres` or `sqlite` of our own, or on the store at a URL; through a pooler if so asked."""
     verdict = Verdict("storm")
     began = monotonic()
     chance = Random(f"{ground.seed} harm")
-    with Stage(ground, where, ground.seed, bug, LEASE_S) as stage:
-        verdict.trial = f"storm/{'sqlite' if stage.is_sqlite else 'postgres'}"
+    with Stage(ground, where, ground.seed, bug, LEASE_S, pooler=pooler) as stage:
+        verdict.trial = f"storm/{'sqlite' if stage.is_sqlite else 'postgres'}{' through a pooler' if pooler else ''}"
         if stage.missing:
             verdict.notes["not done"] = "; ".join(stage.missing)
         harm = Harm(stage, chance)

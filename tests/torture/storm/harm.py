@@ -155,6 +155,7 @@ class Harm:
         server.kill()
         sleep(self.chance.choice(OUTAGES_S))
         server.restart()
+        self.stage.wait_for_the_way()
         self.outages.append((began, time()))
         return True
 

@@ -6,27 +6,31 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Final, Self
 
 import attrs
+import psycopg
 
 from runstate.errors import StoreError
 from runstate.store import open_store
+from tests.pgbouncer import PgBouncer
 from tests.postgres import Server
 from tests.torture.disks import bench, mounted, new_image, why_not
 from tests.torture.storm import clients
 from tests.torture.storm.clients import Client, Plot, be
 from tests.torture.storm.workers import work
-from tests.torture.trials.ground import Crew, Ground
+from tests.torture.trials.ground import Crew, Ground, wait_until
 from tests.torture.trials.proxy import Proxy
 
 OWN: Final = ("postgres", "sqlite")
 """What stands for a store that a storm makes for itself."""
 HOUR_S: Final = 3600.0
+POOL: Final = 12
+"""Server connections of a pooler, which some fifty clients share."""
 DISK_BYTES: Final = 2**30
 
 SLOW_FSYNC: Final = """
@@ -69,12 +73,15 @@ class Cast:
 class Stage:
     """A store and the processes around it. Leaving the block ends them all."""
 
-    def __init__(self, ground: Ground, where: str, seed: int, bug: str | None, lease_s: float) -> None:
+    def __init__(
+        self, ground: Ground, where: str, seed: int, bug: str | None, lease_s: float, *, pooler: bool = False
+    ) -> None:
         self._stack = ExitStack()
         self._ground = ground
         self._where = where
         self._bug = bug
         self._lease_s = lease_s
+        self._pooler = pooler
         self.seed: Final = seed
         self.chance: Final = Random(f"{seed} stage")
         self.server: Server | None = None
@@ -95,9 +102,9 @@ class Stage:
         with ExitStack() as stack:
             self.url = self._open(stack)
             self.is_sqlite = self.url.startswith("sqlite:")
-            self.plot = self._plot()
+            self.plot = self._plot(self._pooled(stack) if self._pooler else self.url)
             if not self.is_sqlite:
-                self.proxy = stack.enter_context(Proxy(self.url))
+                self.proxy = stack.enter_context(Proxy(self.plot.url))
             self.crew = stack.enter_context(Crew())
             self._stack = stack.pop_all()
         return self
@@ -144,11 +151,28 @@ class Stage:
             raise NotHeld("the store has runs already, and a storm would end them: give it one of its own")
         return self._where
 
-    def _plot(self) -> Plot:
+    def _pooled(self, stack: ExitStack) -> str:
+        """Return the URL by which all processes reach the store: fewer server connections than clients stand behind."""
+        if self.is_sqlite:
+            raise NotHeld("a pooler stands before PostgreSQL: --store postgres, or a URL of one")
+        return stack.enter_context(PgBouncer(self.url, size=POOL, settings={"server_login_retry": 0.2})).url
+
+    def _plot(self, url: str) -> Plot:
         told = self._ground.path("told")
         told.mkdir()
         side, log = self._ground.path("side"), self._ground.path("log")
-        return Plot(self.url, told, side, log, self.seed, lease_s=self._lease_s, bug=self._bug)
+        return Plot(url, told, side, log, self.seed, lease_s=self._lease_s, bug=self._bug)
+
+    def wait_for_the_way(self) -> None:
+        """Wait until the store answers by the way that the processes take: a pooler tries again after a while only."""
+
+        def answers() -> bool:
+            with suppress(psycopg.OperationalError), psycopg.connect(self.plot.url, connect_timeout=5) as connection:
+                connection.execute("SELECT 1")
+                return True
+            return False
+
+        wait_until(answers, "the store to answer again")
 
     # --- the processes --------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ Loss: TypeAlias = Literal["done", "next", "unsent", "shut"]
 """`done`: the answer to the next write that is committed; `next`: the next answer of any kind; `unsent`: the next
 request, which never reaches the server; `shut`: the next connection, which is refused."""
 
+_OF_BELLS: Final = (b"synchronous_commit", b"LISTEN", b"SELECT pg_current_snapshot()::text")
 _WRITES: Final = (b"INSERT INTO runstate_", b"UPDATE runstate_", b"DELETE FROM runstate_")
 _CHUNK: Final = 65536
 
@@ -103,7 +104,7 @@ class Link:
                 self.texts[name] = self.asked = text
             elif kind == b"B":
                 self.asked = self.texts.get(body.split(b"\0", 2)[1], b"")
-            self.is_bell = self.is_bell or b"synchronous_commit" in self.asked or b"LISTEN" in self.asked
+            self.is_bell = self.is_bell or any(word in self.asked for word in _OF_BELLS)
             if kind in (b"Q", b"S") and self.may_lose and self.proxy.loses("unsent"):
                 return _CUT
         return chunk
