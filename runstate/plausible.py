@@ -88,6 +88,8 @@ class Verdict:
 # --- what the law can leave -------------------------------------------------------------------------------------------
 
 _Written: TypeAlias = frozenset[str]  # the fields written on the way
+_DEADLINE: Final = "expires_at"
+_MOVED: Final = frozenset({_DEADLINE})
 
 
 def _born(law: Law) -> Shape:
@@ -101,13 +103,17 @@ def _next(law: Law, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Written]]:
             held = frozenset(field for field in _HELD if law.holds(field, row.target))
             stamped = frozenset(() if row.stamp is None else (row.stamp,))
             kept = shape.present.intersection(_STAMPS)
-            yield row.event, Shape(row.target, kept | stamped | held), stamped | (held - shape.present)
+            writes = stamped | (held - shape.present)
+            # Some servers set the deadline anew when tools are asked for; the law itself never does.
+            moved = _MOVED & held if row.target is RunStatus.REQUIRES_ACTION else frozenset[str]()
+            yield row.event, Shape(row.target, kept | stamped | held), writes | moved
 
 
 @lru_cache(maxsize=1024)  # sixteen shapes a law, and room for the laws that tests make up
 def _ways(law: Law, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEvent, ...]]:
     """Return every shape that can follow `start`, with the fields written on the way, and the shortest such way."""
-    ways: dict[tuple[Shape, _Written], tuple[RunEvent, ...]] = {(start, frozenset()): ()}
+    waits = start.status is RunStatus.REQUIRES_ACTION  # and may have had its deadline moved since
+    ways: dict[tuple[Shape, _Written], tuple[RunEvent, ...]] = {(start, _MOVED if waits else frozenset()): ()}
     frontier = list(ways)
     while frontier:
         reached: list[tuple[Shape, _Written]] = []
@@ -271,7 +277,9 @@ def judge_trace(records: Iterable[Record], law: Law = LAW) -> Verdict:
             way = _way(before, after, law)
             if way is None:
                 findings.append(_explain_step(before, after, index, law))
-            elif before.run.status is not after.run.status:
+                continue
+            findings.extend(_judge_deadline(before, after, index))
+            if before.run.status is not after.run.status:
                 steps.append(Step(before.run.status, after.run.status, way))
     return Verdict(tuple(sorted(findings, key=lambda finding: finding.index)), tuple(steps))
 
@@ -282,6 +290,20 @@ def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterato
         if old != new:
             problem = f"{field} changed from {old} to {new}"
             yield Finding("error", after.id, index, field, problem, "it never changes")
+
+
+def _is_later(before: Seen, after: Seen) -> bool:
+    """Tell whether the deadline of the second snapshot is after that of the first."""
+    old, new = before.run.expires_at, after.run.expires_at
+    return old is not None and new is not None and new > old
+
+
+def _judge_deadline(before: Seen, after: Seen, index: int) -> Iterator[Finding]:
+    """Yield a warning if the deadline moved on while the run may have waited for tools (LIFECYCLE, "The stamps")."""
+    if _DEADLINE in _rewritten(before, after):
+        problem = f"expires_at went from {before.run.expires_at} to {after.run.expires_at}"
+        reason = "some servers set the deadline anew when a run waits for its tools"
+        yield Finding("warning", after.run.id, index, _DEADLINE, problem, reason)
 
 
 def _rewritten(before: Seen, after: Seen) -> frozenset[str]:
@@ -296,6 +318,8 @@ def _way(before: Seen, after: Seen, law: Law) -> tuple[RunEvent, ...] | None:
     if old is not None and new is not None and new < old:
         return None
     differs = _rewritten(before, after)
+    if _DEADLINE in differs and not _is_later(before, after):
+        return None
     found = (
         way
         for start in shapes(law)
@@ -315,8 +339,12 @@ def _explain_step(before: Seen, after: Seen, index: int, law: Law) -> Finding:
     if there:
         differs = _rewritten(before, after)
         misfits = [name for name, _ in _misfits(after, there)]
+        never = differs.difference(*(written for shape, written in reached if shape.status is target))
+        if _DEADLINE in differs and not _is_later(before, after):
+            never |= _MOVED
         # By the law of runs there is always one; in a law where two fields go together neither may differ alone.
-        field = next((name for name in (*misfits, *_FIELDS) if name in misfits or name in differs), "status")
+        named = (*misfits, *(name for name in _FIELDS if name in never), *(name for name in _FIELDS if name in differs))
+        field = next(iter(named), "status")
         old, new = getattr(before.run, field), getattr(run, field)
         problem = f"{field} went from {_told(old)} to {_told(new)}, but no path from {source} to {target} does that"
     onward = [status for status in RunStatus if status is not source and any(s.status is status for s, _ in reached)]

@@ -42,7 +42,16 @@ def _next(state: State) -> Iterator[State]:
                     after[field] = ANY
             if target in STAMPED_BY:
                 after[STAMPED_BY[target]] = ANY
-            yield target, tuple(after[field] for field in COMING_AND_GOING)
+            after_it = target, tuple(after[field] for field in COMING_AND_GOING)
+            yield _waiting(after_it)
+
+
+def _waiting(state: State) -> State:
+    """Return what may be of a run while it waits for its tools: some servers set the deadline anew then."""
+    status, values = state
+    if status != "requires_action":
+        return state
+    return status, tuple(ANY if field == "expires_at" else v for field, v in zip(COMING_AND_GOING, values, strict=True))
 
 
 _BORN: Final[State] = "queued", tuple(ANY if field == "expires_at" else None for field in COMING_AND_GOING)
@@ -50,7 +59,8 @@ _BORN: Final[State] = "queued", tuple(ANY if field == "expires_at" else None for
 
 @cache
 def _all_after(start: State) -> frozenset[State]:
-    found, waiting = {start}, [start]
+    found = {start, _waiting(start)}
+    waiting = list(found)
     while waiting:
         for state in _next(waiting.pop()):
             if state not in found:
@@ -80,6 +90,7 @@ def is_legal(trace: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether some legal history could have been seen as this trace."""
     states = {_BORN}
     started: int | None = None
+    deadline: int | None = None
     for snapshot in trace:
         ahead = {after for state in states for after in _all_after(state)}
         states = {known for state in ahead if (known := _observed(state, snapshot)) is not None}
@@ -88,6 +99,11 @@ def is_legal(trace: Sequence[Mapping[str, Any]]) -> bool:
             if started is not None and now < started:
                 return False  # a later start has a later time
             started = now
+        due = snapshot.get("expires_at")
+        if due is not None:
+            if deadline is not None and due < deadline:
+                return False  # a deadline never moves back
+            deadline = due
         if snapshot.get("expires_at") is not None and snapshot["expires_at"] <= snapshot["created_at"]:
             return False
     return bool(states)

@@ -329,21 +329,58 @@ def test_steps_are_the_shortest() -> None:
 
 def test_values_that_cannot_change() -> None:
     """What no event on the way writes must be the same in both snapshots."""
-    waiting = bring("requires_action").to_dict()
-    queued = bring("in_progress").to_dict()
-    assert () == judge_trace([queued, waiting]).findings
-    later = {**waiting, "expires_at": NOW + 601}
+    queued = bring("queued").to_dict()
+    later = {**bring("cancelling").to_dict(), "expires_at": NOW + 599}
     assert [
         (
             "error",
             (
-                f"run run_1: expires_at went from {NOW + 600} to {NOW + 601}, "
-                "but no path from in_progress to requires_action does that "
-                "(possible after in_progress: queued, requires_action, cancelling, completed, incomplete, failed, "
+                f"run run_1: expires_at went from {NOW + 600} to {NOW + 599}, "
+                "but no path from queued to cancelling does that "
+                "(possible after queued: in_progress, requires_action, cancelling, completed, incomplete, failed, "
                 "cancelled, expired)"
             ),
         )
     ] == told(judge_trace([queued, later]).findings)
+
+
+@pytest.mark.parametrize("before", sorted(LIVE))
+@pytest.mark.parametrize("after", sorted(LIVE))
+def test_a_deadline_moves_on_only_while_a_run_may_wait_for_its_tools(before: str, after: str) -> None:
+    """Every pair of live statuses: a later deadline is a warning where a tool round may lie between, else an error.
+
+    The second snapshot was started anew, so that a round may lie between. An earlier deadline is always an error.
+    """
+    first, second = bring(before).to_dict(), {**bring(after).to_dict(), "started_at": NOW + 5}
+    later = judge_trace([first, {**second, "expires_at": NOW + 36_000}])
+    severities = [finding.severity for finding in later.findings]
+    may_wait = before != "cancelling"  # from there a run only ends
+    assert (["warning"] if may_wait else ["error"]) == severities
+    if may_wait:
+        assert ("expires_at", 1) == (later.findings[0].field, later.findings[0].index)
+        assert f"expires_at went from {NOW + 600} to {NOW + 36_000}" in later.findings[0].problem
+    back = judge_trace([first, {**second, "expires_at": NOW + 60}]).findings
+    assert ["error"] == [finding.severity for finding in back]
+
+
+def test_a_deadline_that_moves_without_a_round_is_an_error() -> None:
+    """A run that never started, and one that is cancelled all the time, asked for no tools in between."""
+    for status in ("queued", "cancelling"):
+        record = bring(status).to_dict()
+        assert () == judge_trace([record, record]).findings
+        (finding,) = judge_trace([record, {**record, "expires_at": NOW + 36_000}]).findings
+        assert ("error", "expires_at") == (finding.severity, finding.field)
+    started = bring("in_progress").to_dict()
+    (finding,) = judge_trace([bring("queued").to_dict(), {**started, "expires_at": NOW + 36_000}]).findings
+    assert "warning" == finding.severity  # it may have been asked between the two looks
+
+
+def test_the_deadline_is_named_where_a_start_is_new_too() -> None:
+    """What no way writes is told before what some way does."""
+    waiting = bring("requires_action").to_dict()
+    again = {**bring("in_progress").to_dict(), "started_at": NOW + 50, "expires_at": NOW + 60}
+    (finding,) = judge_trace([waiting, again]).findings
+    assert ("error", "expires_at") == (finding.severity, finding.field)
 
 
 def test_started_at_moves_only_by_a_start() -> None:
