@@ -10,21 +10,17 @@ Input is bounded: 16 MiB of text, 80 levels deep, of which any one value may hav
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
-from runstate import checks, json_values
+from runstate import checks
 from runstate.errors import Fault, InvalidRun, RunDecodeError
-from runstate.json_values import Twice, copy_of, fits, join, misfits
+from runstate.json_text import MAX_BYTES, MAX_DEPTH, parse
+from runstate.json_values import copy_of, join
 from runstate.lifecycle import RunStatus
 from runstate.record import FIELDS, RunRecord
-from runstate.refused_text import is_deeper, reason
 from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
-
-if TYPE_CHECKING:
-    import json
 
 __all__ = [
     "MAX_BYTES",
@@ -42,8 +38,6 @@ __all__ = [
 
 Spelling: TypeAlias = Literal["snake", "camel"]
 
-MAX_BYTES: Final = 16 * 1024 * 1024
-MAX_DEPTH: Final = json_values.MAX_DEPTH + 16  # of a text: a value at its deepest, inside a run, inside a recording
 _MAX_FAULTS: Final = 100  # enough to mend an object by, too few to fill a memory
 
 OLDEST: Final = (
@@ -67,56 +61,6 @@ def _camel(name: str) -> str:
 
 _CAMEL: Final = {name: _camel(name) for name in (*FIELDS, *_NESTED)}
 _SNAKE: Final = {camel: name for name, camel in _CAMEL.items()}
-
-
-# --- text to values ---------------------------------------------------------------------------------------------------
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    twice = Twice(found)
-    twice.repeated = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-    return twice
-
-
-def parse(text: str | bytes, first_line: int = 1) -> object:
-    """Return the value that JSON text spells. Raises `RunDecodeError` with the place, also for what JSON forbids.
-
-    `first_line` is the line of a file that the text begins on, for telling places.
-
-    That is: no text but UTF-8, no NaN or Infinity, no key twice in an object, 16 MiB and 80 levels at most.
-    """
-    import json  # here, because most of those who drive runs never read one
-
-    if len(text) > MAX_BYTES:
-        unit = "bytes" if isinstance(text, bytes) else "characters"
-        raise RunDecodeError([Fault("", f"expected at most {MAX_BYTES} {unit}, got {len(text)}")])
-    if isinstance(text, bytes):
-        try:
-            text = text.decode()
-        except UnicodeDecodeError as error:
-            raise RunDecodeError([Fault("", f"byte {error.start} is not UTF-8")]) from None
-    try:
-        value = cast("object", json.loads(text, object_pairs_hook=_object))
-    except json.JSONDecodeError as error:
-        raise RunDecodeError([Fault("", _not_json(text, error, first_line))]) from None
-    except RecursionError:
-        raise RunDecodeError([Fault("", f"nested deeper than {MAX_DEPTH} levels")]) from None
-    except ValueError:  # the interpreter's own bound on the digits of an integer
-        raise RunDecodeError([Fault("", "a number has too many digits")]) from None
-    if not fits(value, MAX_DEPTH):
-        _raise(misfits("", value, MAX_DEPTH))
-    return value
-
-
-def _not_json(text: str, error: json.JSONDecodeError, first_line: int) -> str:
-    """Return what is wrong with a text that is not JSON. All before the place of the error is."""
-    if is_deeper(text[: error.pos], MAX_DEPTH):
-        return f"nested deeper than {MAX_DEPTH} levels"
-    place = f"line {first_line - 1 + error.lineno} column {error.colno}"
-    return f"not JSON at {place}: {reason(text, error.pos)}"
 
 
 def _raise(faults: Iterator[Fault]) -> None:

@@ -22,11 +22,11 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
-from runstate import LAW, ManualClock, Run, RunStatus, ToolCall, Usage, use_clock, yaml_values
-from runstate.cassettes import YAML_BEGINS
+from runstate import LAW, ManualClock, Run, RunStatus, ToolCall, Usage, use_clock
 from runstate.cli import cli
 from runstate.errors import RunDecodeError
-from runstate.recordings import Report, inspect, snapshots
+from runstate.recordings import Report, inspect, snapshots, yaml_values
+from runstate.recordings.reader import begins_yaml
 from runstate.wire import MAX_BYTES
 
 DATA = Path(__file__).parent / "data"
@@ -554,6 +554,8 @@ def test_a_plain_scalar_is_what_json_would_make_of_it() -> None:
 
 
 def test_no_other_form_begins_like_yaml() -> None:
-    """What begins a cassette in YAML begins no JSON and no server-sent event."""
-    for begin in YAML_BEGINS:
-        assert not begin.startswith((b"{", b"[", b"event:", b"data:", b"id:", b"retry:", b":"))
+    """What begins a recorder's file in YAML begins no JSON and no server-sent event."""
+    for begin in ("---", "%YAML 1.2", "-", "- request:", "interactions:", "http_interactions: []", "responses:"):
+        assert begins_yaml(begin.encode())
+    for begin in ("{", "[", "event: x", "data: x", "id: 1", "retry: 1", ": x", "2025-01-01 x", "- x", "logs: x"):
+        assert not begins_yaml(begin.encode())

@@ -24,7 +24,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOOR_0 = ("lifecycle", "errors", "clock")
 FLOOR_1 = (
     *("ids", "outputs", "json_values", "checks", "values", "record", "wire", "snapshot", "stored", "run"),
-    *("plausible", "sightings", "yaml_values", "cassettes", "recordings", "refused_text"),
+    *("json_text", "plausible", "recordings", "refused_text"),
 )
 FLOOR_2 = ("store",)
 FLOOR_3 = ("worker",)
@@ -36,22 +36,20 @@ BELOW: dict[str, frozenset[str]] = {
     "ids": frozenset({"clock"}),
     "json_values": frozenset({"errors"}),
     "refused_text": frozenset(),
+    "json_text": frozenset({"errors", "json_values", "refused_text"}),
     "checks": frozenset({"errors", "json_values"}),
     "values": frozenset({"errors", "json_values", "checks"}),
     "record": frozenset({"errors", "lifecycle", "json_values", "checks", "values"}),
     "outputs": frozenset({"errors", "json_values", "checks", "values"}),
-    "wire": frozenset({*FLOOR_0, "json_values", "refused_text", "checks", "values", "record"}),
+    "wire": frozenset({*FLOOR_0, "json_text", "json_values", "checks", "values", "record"}),
     "snapshot": frozenset({*FLOOR_0, "checks", "values", "record", "wire"}),
     "stored": frozenset({*FLOOR_0, "record", "snapshot"}),
     "store": frozenset({*FLOOR_0, *FLOOR_1}),
     "worker": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2}),
     "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "snapshot"}),
     "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
-    "sightings": frozenset({"errors", "lifecycle"}),
-    "yaml_values": frozenset({"errors", "refused_text", "wire"}),
-    "cassettes": frozenset({"errors", "lifecycle", "wire", "sightings", "yaml_values"}),
     "recordings": frozenset(
-        {*FLOOR_0, "json_values", "checks", "values", "record", "wire", "run", "plausible", "sightings", "cassettes"}
+        {*FLOOR_0, "json_text", "json_values", "refused_text", "checks", "values", "record", "wire", "run", "plausible"}
     ),
     "diagram": frozenset({*FLOOR_0, *FLOOR_1}),
     "machine": frozenset({*FLOOR_0, *FLOOR_1}),
@@ -71,7 +69,7 @@ FOREIGN: dict[str, frozenset[str]] = {
     "click": frozenset({"cli", "demo", "__main__"}),
     "rich": frozenset({"cli", "demo"}),
     "psycopg": frozenset({"store", "testing"}),
-    "yaml": frozenset({"yaml_values"}),
+    "yaml": frozenset({"recordings"}),
     "pytest": frozenset({"testing"}),
     "hypothesis": frozenset({"testing"}),
     "attrs": frozenset(BELOW),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstate import wire, yaml_values
+from runstate import wire
 from runstate.errors import RunDecodeError
+from runstate.recordings import yaml_values
 from runstate.refused_text import is_deeper, reason
 
 DEEP = f"nested deeper than {wire.MAX_DEPTH} levels"

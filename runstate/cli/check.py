@@ -16,7 +16,7 @@ from runstate.cli.files import FILE, bounded_lines, reading
 from runstate.cli.screen import columns, emit_json, screen
 from runstate.json_values import printable
 from runstate.plausible import Step
-from runstate.recordings import Report, inspect, snapshots
+from runstate.recordings import Note, NoteKind, Notes, Report, inspect, snapshots
 
 __all__ = ["check"]
 
@@ -36,8 +36,12 @@ def _progress() -> Progress:
 def check(files: tuple[str, ...], as_json: bool) -> None:
     """Judge whether a legal history could have left recorded runs.
 
-    FILE holds JSON lines, a JSON array, one object, a capture of server-sent events, or recorded HTTP: a cassette of
-    VCR (YAML or JSON) or a HAR file; - is stdin. Exit code 1 if anything in them cannot be.
+    FILE holds JSON lines, JSON arrays or objects, a log with JSON in its lines, a capture of server-sent events, or
+    recorded HTTP: cassettes of VCR (YAML or JSON), HAR, recordings of the Azure SDK, WireMock, nock, Postman and
+    others, or what curl -i prints; - is stdin. What is passed over and what is not judged is counted under the table.
+
+    Exit code 0 if every run in them can be, 1 if anything cannot be or be read or a file has no run in it, 2 if a file
+    cannot be opened.
     """
     total = Report()
     reports: list[tuple[str, Report]] = []
@@ -50,7 +54,8 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
             reports.append((name, report))
             total.add(report)
     if as_json:
-        emit_json({"files": [{"file": name, **_report(report)} for name, report in reports], "total": _report(total)})
+        found = [{"file": name, **_report(report), "notes": _notes(report)} for name, report in reports]
+        emit_json({"files": found, "total": _report(total)})
     else:
         _print_reports(reports, total)
     sys.exit(_FINDINGS if total.errors else 0)
@@ -67,6 +72,8 @@ def _report(report: Report) -> dict[str, Any]:
         "snapshots": report.snapshots,
         "runs": len(report.run_ids),
         "errors": report.errors,
+        "passed_over": report.passed_over,
+        "not_judged": report.not_judged,
         "transitions": [
             {
                 "source": step.source.value,
@@ -89,6 +96,19 @@ def _report(report: Report) -> dict[str, Any]:
     }
 
 
+def _notes(report: Report) -> list[dict[str, Any]]:
+    return [
+        {"kind": note.kind, "text": note.text, "count": note.count, "first": str(note.first)}
+        for note in _in_order(report.notes)
+    ]
+
+
+def _in_order(notes: Notes) -> list[Note]:
+    """Return notes, what was not judged first, then by place."""
+    kinds: tuple[NoteKind, ...] = ("not judged", "read", "passed over")
+    return sorted(notes, key=lambda note: (kinds.index(note.kind), note.first.order, note.text))
+
+
 def _ordered(steps: Counter[Step]) -> list[tuple[Step, int]]:
     """Return the seen changes of status, direct ones first, then by how often."""
     return sorted(steps.items(), key=lambda item: (len(item[0].events), -item[1], item[0].events))
@@ -104,11 +124,25 @@ def _print_reports(reports: list[tuple[str, Report]], total: Report) -> None:
     if len(reports) > 1:
         rows.append(_counts(total, f"in all {len(reports)} files"))
     columns(("snapshots", "runs", "errors", "warnings", "file"), rows)
+    _print_notes(console, reports)
     if total.steps:
         console.print()
         seen = _ordered(total.steps)
         cells = [(str(count), step.source, step.target, " -> ".join(step.events)) for step, count in seen]
         columns(("seen", "from", "to", "by (what polling skipped is inferred)"), cells)
+
+
+def _print_notes(console: Console, reports: list[tuple[str, Report]]) -> None:
+    """Print what was not judged, how other spellings were read, and what was passed over, by file."""
+    noted = [(name, note) for name, report in reports for note in _in_order(report.notes)]
+    if noted:
+        console.print()
+    for name, note in noted:
+        style = "yellow" if note.kind == "not judged" else "dim"
+        kind = "note" if note.kind == "read" else note.kind
+        count = f" ({note.count} in the file, this is the first)" if note.count > 1 else ""
+        said = f"{name}:{note.first}: {kind}: {note.text}{count}"
+        console.print(Text(printable(said), style=style))
 
 
 def _counts(report: Report, name: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from runstate.cli.screen import has_colors, has_unicode, screen, standing_of
 from runstate.diagram import FORMATS, Format, draw
 from runstate.errors import RunstateError
 from runstate.lifecycle import LAW, documented
-from runstate.recordings import snapshots
+from runstate.recordings import as_wire, snapshots
 from runstate.run import Run
 
 __all__ = ["diagram"]
@@ -50,6 +50,6 @@ def _last_run(name: str) -> Run:
     try:
         if last.record is None:
             raise click.UsageError(f"{name}:{last.place}: {'; '.join(map(str, last.faults))}")
-        return Run.from_dict(last.record)
+        return Run.from_dict(as_wire(last.record).record)
     except RunstateError as error:
         raise click.UsageError(f"{name}:{last.place}: {error}") from None

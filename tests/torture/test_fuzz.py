@@ -214,7 +214,7 @@ def test_blank_lines_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "line 4 column 1" in complaint.problem
     (complaint,) = judged(b"\n\ninteractions: [}\n").complaints
     assert "line 3 column 16" in complaint.problem
-    monkeypatch.setattr("runstate.wire.MAX_BYTES", 1000)
+    monkeypatch.setattr("runstate.json_text.MAX_BYTES", 1000)
     (complaint,) = judged(b"{\n" + b"\n" * 998 + b"}\n").complaints
     assert "expected at most 1000 bytes, got 1001" in complaint.problem
 

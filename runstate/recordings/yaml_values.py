@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
-from runstate import wire
 from runstate.errors import Fault, RunDecodeError
+from runstate.json_text import MAX_BYTES, MAX_DEPTH
 from runstate.refused_text import is_deeper, reason
 
 __all__ = ["Base64", "parse"]
@@ -21,7 +21,7 @@ _TRUTHS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "Fal
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}(?:[eE][-+]?[0-9]{1,3})?")
 _NOT_ALLOWED: Final = re.compile("[^\\t\\n\\r -~\\x85\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
-_TOO_DEEP: Final = f"nested deeper than {wire.MAX_DEPTH} levels"
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
 _MAX_TAGS: Final = 100
 _BINARY: Final = ("tag:yaml.org,2002:binary", "!binary")
 
@@ -41,8 +41,8 @@ def parse(text: bytes) -> object:
         import yaml  # type: ignore[import-untyped]  # here, because nobody needs it who reads no YAML
     except ImportError:
         raise _refusal("YAML is read with PyYAML, which is not installed: pip install pyyaml") from None
-    if len(text) > wire.MAX_BYTES:
-        raise _refusal(f"expected at most {wire.MAX_BYTES} bytes, got more")
+    if len(text) > MAX_BYTES:
+        raise _refusal(f"expected at most {MAX_BYTES} bytes, got more")
     if text.count(b"%TAG") > _MAX_TAGS:  # each is compared with all before it
         raise _refusal(f"expected at most {_MAX_TAGS} %TAG directives, got more")
     reader = cast("Any", yaml)
@@ -73,7 +73,7 @@ def _not_yaml(text: str, mark: Any, building: _Building) -> str:
         line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         return f"not YAML at line {line} column {column}: a character it does not allow"
     # A reader looks ahead of what it has told, and may have a bound on depth of its own.
-    if is_deeper(text[building.reached : mark.index + 1], wire.MAX_DEPTH, building.depth):
+    if is_deeper(text[building.reached : mark.index + 1], MAX_DEPTH, building.depth):
         return _TOO_DEEP
     return f"not YAML at line {mark.line + 1} column {mark.column + 1}: {reason(text, mark.index)}"
 
@@ -104,7 +104,7 @@ class _Building:
             if kind == "ScalarEvent":
                 levels[-1].append(_scalar(event))
             elif kind in ("SequenceStartEvent", "MappingStartEvent"):
-                if len(levels) > wire.MAX_DEPTH:
+                if len(levels) > MAX_DEPTH:
                     raise _refusal(_TOO_DEEP)
                 levels.append([])
             elif kind in ("SequenceEndEvent", "MappingEndEvent"):

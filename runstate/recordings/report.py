@@ -1,103 +1,27 @@
-"""Recorded runs as files hold them: JSON lines, a JSON array or list page, one object, a capture of server-sent events.
-
-A cassette or HAR file of recorded HTTP answers is known as one here, and read by `runstate.cassettes`.
-
-Bytes go in, line by line; snapshots with their place come out, and a report on all of them. Whatever cannot be read
-is a finding with its place, never an exception, so that one bad line spoils no other.
-"""
+"""What a recording was found to hold: its runs, their changes of status, what cannot be, and what was not judged."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Final
 
 import attrs
 
-from runstate import cassettes, wire
 from runstate.errors import RunDecodeError
 from runstate.json_values import printable
 from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
 from runstate.plausible import Seen, Severity, Step, judge_trace, observe
-from runstate.sightings import FIELDS_OF_SSE, Place, Snapshot, events_in, runs_in
+from runstate.recordings.dialects import as_wire
+from runstate.recordings.lines import not_utf8
+from runstate.recordings.sightings import Notes, Place, Recording, Snapshot
 
-__all__ = ["Complaint", "Place", "Report", "Snapshot", "inspect", "snapshots"]
+__all__ = ["Complaint", "Report", "inspect"]
 
 _EVENT: Final = "thread.run."
 _MAX_UNREADABLE: Final = 100
-
-
-# --- bytes to snapshots -----------------------------------------------------------------------------------------------
-
-
-def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:
-    """Yield every snapshot in a file's lines, in order; what says it is no run (a message, a step) is passed over.
-
-    The form is known by the first line that is not blank: a field of server-sent events; the first key of a cassette in
-    YAML; an object or array that ends where it began, then every line is one; else a document over many lines. A
-    cassette in JSON and a HAR file are known by their keys.
-    """
-    numbered_all = enumerate(lines, start=1)
-    numbered = ((number, line) for number, line in numbered_all if line.strip())
-    first = next(numbered, None)
-    if first is None:
-        return
-    head = first[1].strip().removeprefix(b"\xef\xbb\xbf")
-    opening = (first[0], head)
-    if head.startswith(FIELDS_OF_SSE):
-        for number, event, data in events_in(chain([opening], numbered_all)):
-            yield from _value(number, data, event)
-        return
-    if head.startswith(cassettes.YAML_BEGINS):
-        yield from cassettes.read_yaml(chain([opening], numbered_all))
-        return
-    everything = chain([opening], ((number, line.strip()) for number, line in numbered))
-    if head.endswith((b"}", b"]")) or not head.startswith((b"{", b"[")):
-        yield from _each_line(everything)
-    else:
-        yield from _document(everything)
-
-
-def _each_line(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
-    for number, line in lines:
-        yield from _value(number, line)
-
-
-def _value(line: int, text: bytes, event: str | None = None) -> Iterator[Snapshot]:
-    """Yield the snapshots in one JSON text."""
-    try:
-        value = wire.parse(text, first_line=line)
-    except RunDecodeError as error:
-        yield Snapshot(Place(line), event, None, error.faults)
-        return
-    answers = cassettes.read(value)
-    yield from runs_in(Place(line), event, value) if answers is None else answers
-
-
-def _document(lines: Iterable[tuple[int, bytes]]) -> Iterator[Snapshot]:
-    """Yield the snapshots of one JSON text that runs over many lines, or of JSON lines whose first is cut off."""
-    collected: list[tuple[int, bytes]] = []
-    size = 0
-    for number, line in lines:
-        collected.append((number, line))
-        size += len(line)
-        if size + number - collected[0][0] > wire.MAX_BYTES:  # enough for the reader to refuse it with its sentence
-            break
-    later = collected[1:]
-    if later and all(line.startswith(b"{") and line.endswith(b"}") for _, line in later):
-        yield from _each_line(chain(collected, lines))
-        return
-    begin, text = collected[0][0], bytearray(collected[0][1])
-    last = begin
-    for number, line in later:
-        # Blank lines were left out, but an error's line number must be the file's.
-        text += b"\n" * min(number - last, wire.MAX_BYTES) + line
-        last = number
-    yield from _value(begin, bytes(text))
-
-
-# --- snapshots to a report --------------------------------------------------------------------------------------------
+_UNREADABLE: Final = "runs, or what may have held them, that cannot be read"
+_30_MAY_2024: Final = 1_717_027_200  # Unix seconds
 
 
 @attrs.frozen
@@ -135,6 +59,18 @@ class Report:
     run_ids: set[str] = attrs.field(factory=set)
     steps: Counter[Step] = attrs.field(factory=Counter)
     complaints: list[Complaint] = attrs.field(factory=list)
+    notes: Notes = attrs.field(factory=Notes)
+    """What was passed over, what was not judged, and how unusual spellings were read; each with count and place."""
+
+    @property
+    def passed_over(self) -> int:
+        """How many parts (lines, events, interactions) hold no run."""
+        return self.notes.count("passed over")
+
+    @property
+    def not_judged(self) -> int:
+        """How many parts look like runs and were not judged, those that cannot be read among them."""
+        return self.notes.count("not judged")
 
     @property
     def errors(self) -> int:
@@ -147,21 +83,25 @@ class Report:
         self.run_ids |= other.run_ids
         self.steps += other.steps
         self.complaints += other.complaints
+        self.notes.update(other.notes)
 
 
 def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
     """Judge the snapshots of one recording, those of each run together, in the order they were observed.
 
-    After a hundred that cannot be read it gives up: whatever that file is, it is no recording.
+    After a hundred that cannot be read it gives up: whatever that file is, it is no recording. The notes of the report
+    are those of the recording that `snapshots` returns; other iterables of snapshots have none.
     """
     report = Report()
     traces: dict[str, list[tuple[Snapshot, Seen]]] = {}
     unreadable = 0
     for snapshot in found:
         try:
-            seen = _observe(snapshot)
+            seen = _observe(snapshot, report.notes)
         except RunDecodeError as error:
             unreadable += 1
+            if not snapshot.is_other:
+                report.notes.add("not judged", _UNREADABLE, snapshot.at)
             report.complaints += _complain_of_faults(snapshot, error)
             if unreadable == _MAX_UNREADABLE:
                 said = f"gave up after {unreadable} that cannot be read"
@@ -179,24 +119,30 @@ def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
         for finding in verdict.findings:
             at = trace[finding.index][0].at
             report.complaints.append(Complaint(at, finding.severity, run_id, finding.problem, finding.possible))
+    if isinstance(found, Recording):
+        report.notes.update(found.notes)
     if not report.snapshots and not report.complaints:
         report.complaints.append(Complaint(Place(1), "error", None, "no run in it", ""))
     report.complaints.sort(key=lambda complaint: complaint.at.order)
     return report
 
 
-def _observe(snapshot: Snapshot) -> Seen:
-    """Return the run of a snapshot. Raises `RunDecodeError` with its faults if there is none."""
+def _observe(snapshot: Snapshot, notes: Notes) -> Seen:
+    """Return the run of a snapshot, read in its dialect. Raises `RunDecodeError` with its faults if there is none."""
     if snapshot.record is None:
         raise RunDecodeError(snapshot.faults)
-    return observe(snapshot.record)
+    reading = as_wire(snapshot.record)
+    seen = observe(reading.record)
+    for remark in reading.remarks:
+        notes.add("read", remark, snapshot.at)
+    return attrs.evolve(seen, unseen=seen.unseen | reading.unseen) if reading.unseen else seen
 
 
 def _complain_of_faults(snapshot: Snapshot, error: RunDecodeError) -> Iterator[Complaint]:
     run_id = None if snapshot.record is None else snapshot.record.get("id")
     known = run_id if isinstance(run_id, str) else None
     missing = [fault.path for fault in error.faults if fault.problem == "is missing" and fault.path]
-    others = [str(fault) for fault in error.faults if fault.path not in missing]
+    others = [not_utf8(str(fault)) for fault in error.faults if fault.path not in missing]
     if len(missing) > 1:
         others.append(f"these keys are missing: {', '.join(missing)}")
     else:
@@ -213,7 +159,17 @@ def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
     status = BIRTH if named == "created" else named
     if status in tuple(RunStatus) and seen.run.status != status:
         problem = f"the event {snapshot.event} came with a run in {seen.run.status}"
-        yield Complaint(snapshot.at, "error", seen.run.id, problem, f"possible: {status}")
+        reason = _known_reason(status, seen)
+        severity: Severity = "warning" if reason else "error"
+        yield Complaint(snapshot.at, severity, seen.run.id, problem, reason or f"possible: {status}")
+
+
+def _known_reason(named: str, seen: Seen) -> str | None:
+    """Return why an old stream names another status than its run has, if that is known (LIFECYCLE, "Oddities")."""
+    is_known = named == RunStatus.COMPLETED.value and seen.run.status is RunStatus.INCOMPLETE
+    if is_known and seen.run.created_at < _30_MAY_2024:
+        return "streams have an event of their own for incomplete runs only since 30 May 2024"
+    return None
 
 
 def _judge_answer(snapshot: Snapshot, seen: Seen, law: Law) -> Iterator[Complaint]:
