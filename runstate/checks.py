@@ -23,6 +23,7 @@ __all__ = [
     "Check",
     "Faults",
     "count",
+    "counted",
     "extra",
     "filled",
     "flag",
@@ -43,6 +44,7 @@ __all__ = [
     "text",
     "tool_choice",
     "tools",
+    "with_article",
     "wrong_type",
 ]
 
@@ -84,6 +86,24 @@ def show(value: object) -> str:
     except ValueError:  # an integer past the interpreter's bound on digits
         return "a huge number"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def with_article(noun: str) -> str:
+    """Return a noun behind its indefinite article.
+
+    >>> with_article("dict"), with_article("int"), with_article("async_generator")
+    ('a dict', 'an int', 'an async_generator')
+    """
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"  # not u: a UUID, a union
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, in the singular where it is one.
+
+    >>> counted(0, "run"), counted(1, "run"), counted(1200, "run")
+    ('0 runs', '1 run', '1200 runs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def some(faults: Iterable[Fault]) -> Faults:

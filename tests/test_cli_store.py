@@ -358,7 +358,7 @@ def test_sweep_does_what_is_due(desk: Desk, clock: ManualClock) -> None:
     clock.advance(1.1)
     dry = desk.ask("runs", "sweep", "--dry-run")
     assert f"{late} would be expired\n" == dry.stdout
-    assert "dry run: 1 expired, 1 leases closed, 1 wait to be taken over\n" == dry.stderr
+    assert "dry run: 1 expired, 1 lease closed, 1 waits to be taken over\n" == dry.stderr
     assert "queued" == desk.store.get(late).status
     said = desk.said("runs", "sweep", "--dry-run")
     assert ([late], 1, 1, False) == (said["expired"], said["lapsed"], said["adrift"], said["more"])
@@ -367,7 +367,7 @@ def test_sweep_does_what_is_due(desk: Desk, clock: ManualClock) -> None:
     assert ("expired", "cron") == (desk.store.get(late).status, desk.store.get(late).actor)
     assert "queued" == desk.store.get(fine).status
     desk.store.sweep()
-    assert "1 wait to be taken over\n" == desk.ask("runs", "sweep").stderr
+    assert "1 waits to be taken over\n" == desk.ask("runs", "sweep").stderr
 
 
 def test_sweep_goes_on_until_nothing_is_due(

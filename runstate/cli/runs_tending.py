@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runstate.checks import counted
 from runstate.cli.durations import duration
 from runstate.cli.screen import emit_json
 from runstate.cli.store_option import AS_JSON, STORE, Mistaken, Refused, opened
@@ -60,7 +61,8 @@ def sweep(url: str, dry_run: bool, max_attempts: int, actor: str, as_json: bool)
         for run_id in ended:
             click.echo(f"{printable(run_id)} {'would be ' if dry_run else ''}{kind}")
     counts = [f"{len(ended)} {kind}" for kind, ended in moved.items() if ended]
-    counts += [f"{lapsed} leases closed"] * bool(lapsed) + [f"{adrift} wait to be taken over"] * bool(adrift)
+    counts += [f"{counted(lapsed, 'lease')} closed"] * bool(lapsed)
+    counts += [f"{adrift} {'waits' if adrift == 1 else 'wait'} to be taken over"] * bool(adrift)
     summary = ", ".join(counts) or "nothing is due"
     click.echo(f"{'dry run: ' if dry_run else ''}{summary}{', and more' if more else ''}", err=True)
 
@@ -99,18 +101,14 @@ def prune(url: str, older_than: float, dry_run: bool, yes: bool, as_json: bool) 
     if as_json:
         emit_json({"dry_run": dry_run, "prunable": prunable, "deleted": deleted})
     elif dry_run or not prunable:
-        click.echo(f"{_runs(prunable)} would be deleted" if dry_run else "no run has ended so long ago")
+        click.echo(f"{counted(prunable, 'run')} would be deleted" if dry_run else "no run has ended so long ago")
     else:
-        click.echo(f"{_runs(deleted)} deleted")
-
-
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"{number} runs"
+        click.echo(f"{counted(deleted, 'run')} deleted")
 
 
 def _ask(prunable: int, shown: str) -> None:
     """Go on only if a person says so."""
-    told = f"{_runs(prunable)} would be deleted from {shown}, history and all"
+    told = f"{counted(prunable, 'run')} would be deleted from {shown}, history and all"
     if not sys.stdin.isatty():
         raise Mistaken(f"{told}, and nobody is here to be asked: say --yes, or --dry-run")
     if not click.confirm(f"{told}, for ever. Go on?", err=True):

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.text import Text
 
+from runstate.checks import counted
 from runstate.cli.screen import lanes, screen, standing_of
 from runstate.demo import Frame, frames
 from runstate.lifecycle import RunStatus
@@ -85,5 +86,8 @@ def _summarize(console: Console, played: list[Frame]) -> None:
     total = inspect(snapshots(json.dumps(frame.record).encode() for frame in moved))
     reached = {frame.record["status"] for frame in moved}
     console.print()
-    console.print(f"{len(total.run_ids)} runs, {len(moved)} snapshots, {len(played) - len(moved)} refusals")
-    console.print(f"{len(reached)} of {len(RunStatus)} statuses reached; the judge found {total.errors} errors")
+    counts = (len(total.run_ids), "run"), (len(moved), "snapshot"), (len(played) - len(moved), "refusal")
+    console.print(", ".join(counted(number, noun) for number, noun in counts))
+    console.print(
+        f"{len(reached)} of {len(RunStatus)} statuses reached; the judge found {counted(total.errors, 'error')}"
+    )

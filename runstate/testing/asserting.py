@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
+from runstate.checks import with_article
 from runstate.errors import IllegalTransition, InvalidRun, TerminalStatus
 from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Stamp
 from runstate.plausible import judge_trace
@@ -133,7 +134,7 @@ def assert_refused(
         return refusal
     except Exception as error:
         if refused is IllegalTransition and not isinstance(run, RunRecord):
-            error.add_note(f"if that is how a {type(run).__name__} says no: refused={type(error).__name__}")
+            error.add_note(f"if that is how {with_article(type(run).__name__)} says no: refused={type(error).__name__}")
         raise
     found = fields_of(after)
     came = [f"accepted: {found['status']}", *what_changed(before, found)]
@@ -265,7 +266,7 @@ def _standing(run: object, event: RunEvent, store: Store | None) -> tuple[dict[s
     if store is None and isinstance(run, StoredRun):
         raise TypeError(f"StoredRun has no method {event}(); a stored run is moved and read by its store: give store=")
     if store is not None and not isinstance(run, StoredRun):
-        raise TypeError(f"a {type(run).__name__} is in no store: leave store= out")
+        raise TypeError(f"{with_article(type(run).__name__)} is in no store: leave store= out")
     fields = fields_of(_now(run, store))
     return fields, RunStatus(fields["status"])
 
@@ -366,7 +367,7 @@ def _trace(found: object) -> list[RunRecord | Mapping[str, object]]:
     if isinstance(found, str | bytes | Path):
         raise TypeError("a record or a trace of them is judged; of a file give its path as cassette=")
     if not isinstance(found, Iterable):
-        raise TypeError(f"a {type(found).__name__} is no record; give a Run, or the object as JSON has it")
+        raise TypeError(f"{with_article(type(found).__name__)} is no record; give a Run, or the object as JSON has it")
     return list(cast("Iterable[RunRecord]", found))
 
 

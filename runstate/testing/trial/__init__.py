@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, get_args
 
+from runstate.checks import with_article
 from runstate.clock import pause
 from runstate.lifecycle import Law, RunEvent, RunStatus, Stamp
 from runstate.testing.trial.adapters import Functions, Objects, RunsInMemory, RunsInStore, SqlTable
@@ -81,7 +82,7 @@ def hold_trial(
 
 
 def _called(subject: object) -> str:
-    return f"the class {subject.__name__}" if isinstance(subject, type) else f"a {type(subject).__name__}"
+    return f"the class {subject.__name__}" if isinstance(subject, type) else with_article(type(subject).__name__)
 
 
 def _wrong(found: list[Found]) -> set[tuple[RunStatus, RunEvent]]:

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from itertools import count
 from typing import Any, Final, TypeAlias, cast
 
+from runstate.checks import with_article
 from runstate.clock import ManualClock, microseconds, pause
 from runstate.errors import Conflict, IllegalTransition, LeaseLost
 from runstate.ids import new_run_id
@@ -100,7 +101,8 @@ class Objects:
         name: str = "",
     ) -> None:
         if not callable(create):
-            raise TypeError(f"create: expected a class, or what makes an object, got a {type(create).__name__}")
+            got = with_article(type(create).__name__)
+            raise TypeError(f"create: expected a class, or what makes an object, got {got}")
         self._create = create
         self._names = {RunEvent(event): method for event, method in (names or {}).items()}
         self._read = read
