@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import pytest
@@ -227,7 +228,7 @@ OTHERS: Mapping[str, Callable[[Store, str], object]] = {
     "drive_async.name": lambda store, word: run_in_loop(store, run_id="run_1", name=word),
     "Context.tool_call.name": lambda store, word: Context.tool_call(word),
     "ToolCall.id": lambda store, word: store.require_action("run_1", [ToolCall(word, "weather")]),
-    "ToolCall.name": lambda store, word: Context.require_action([ToolCall("call_1", word)]),
+    "ToolCall.name": lambda store, word: Context.require_action(mock.Mock(Context), [ToolCall("call_1", word)]),
     "Lease.actor": lambda store, word: Lease(1, word, 30.0),
     "Store.watch.run_id": lambda store, word: list(store.watch(word)),
     "AsyncStore.watch.run_id": lambda store, word: asyncio.run(anext(store.aio.watch(word))),  # type: ignore[arg-type]

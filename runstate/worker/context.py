@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Iterable, Mapping
-from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import attrs
 
 from runstate import checks
+from runstate.checks import with_article
 from runstate.clock import monotonic
 from runstate.errors import Fault, LeaseLost, RunstateError
 from runstate.ids import new_run_id
@@ -39,10 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Outcome", "RunFailed", "TokenLimitReached"]
 
+log: Final = logging.getLogger("runstate.worker")
+
 _NEVER: Final = float("inf")
 _MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
 _MOST_CHECKPOINT: Final = 16 * 1024 * 1024
 _MOST_PROGRESS: Final = 1000
+_MOST_CALLS: Final = 5  # that a sentence names
 
 
 class TokenLimitReached(RunstateError):
@@ -83,13 +87,6 @@ class Outcome:
 
 _NO_USAGE: Final = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
-_CARRIED: Final[Mapping[RunEvent, type[object]]] = {
-    RunEvent.COMPLETE: type(None),
-    RunEvent.REQUIRE_ACTION: RequiredAction,
-    RunEvent.FAIL: LastError,
-    RunEvent.MARK_INCOMPLETE: IncompleteDetails,
-}
-"""What a handler may say, and what that carries."""
 
 
 class Context:
@@ -100,7 +97,7 @@ class Context:
     """
 
     __slots__ = (
-        *("_asynchronous", "_cancelling", "_checkpoint", "_lease", "_limit", "_prompt", "_completion"),
+        *("_asynchronous", "_cancelling", "_checkpoint", "_lease", "_limit", "_made", "_prompt", "_completion"),
         *("_saw_cancelling", "_store", "ends_at", "run", "tool_outputs"),
     )
 
@@ -125,6 +122,8 @@ class Context:
             self._prompt = past.usage.prompt_tokens
             self._completion = past.usage.completion_tokens
         self._limit: IncompleteReason | None = None
+        self._made: Outcome | tuple[Outcome, ...] | None = None
+        """The outcome that its handler made, which must be the one it returns; several are a mistake."""
         self._cancelling = self._saw_cancelling = False
         # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
         expires_at = run.expires_at
@@ -160,8 +159,8 @@ class Context:
     def cancelling(self) -> bool:
         """Whether somebody asked to cancel the run. A plain handler asks this from time to time, and returns.
 
-        Whoever has read True here and then returns nothing confirms the cancel; to complete after all, return
-        `complete()`. An async handler is cancelled as a task instead.
+        A handler that has read True here and then returns nothing confirms the cancel, even if it read it for a log
+        line alone; to complete after all, return `complete()`. An async handler is cancelled as a task instead.
         """
         self._saw_cancelling = self._saw_cancelling or self._cancelling
         return self._cancelling
@@ -228,31 +227,43 @@ class Context:
         demand(checks.filled("name", name))
         return ToolCall("call_" + new_run_id()[4:], name, json.dumps(arguments))
 
-    @staticmethod
-    def require_action(calls: RequiredAction | Iterable[ToolCall]) -> Outcome:
-        """Wait for the outputs of `calls`: the slot is free meanwhile, and the handler is called again with them."""
+    # Each only makes an outcome, which the handler returns. One that is made and not returned fails the run: to take
+    # it as an end would end handlers that go on, and to forget it would complete a run that has failed.
+
+    def require_action(self, calls: RequiredAction | Iterable[ToolCall]) -> Outcome:
+        """Return this to wait for the outputs of `calls`. The slot is free; the handler is called again with them."""
         action = calls if isinstance(calls, RequiredAction) else RequiredAction(calls)
         demand(action.unnamed)
-        return Outcome(RunEvent.REQUIRE_ACTION, action)
+        return self._make(Outcome(RunEvent.REQUIRE_ACTION, action))
 
-    @staticmethod
-    def complete() -> Outcome:
-        """End well. Returning nothing does the same."""
-        return _COMPLETE
+    def complete(self) -> Outcome:
+        """Return this to end well. Returning nothing does the same."""
+        return self._make(_COMPLETE)
 
-    @staticmethod
-    def mark_incomplete(reason: IncompleteReason) -> Outcome:
-        """End at a token limit that the handler found by itself."""
+    def mark_incomplete(self, reason: IncompleteReason) -> Outcome:
+        """Return this to end at a token limit that the handler found by itself."""
         if reason not in get_args(IncompleteReason):
             demand([Fault("reason", f"expected one of {', '.join(get_args(IncompleteReason))}")])
-        return Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason))
+        return self._make(Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason)))
 
-    @staticmethod
-    def fail(code: ErrorCode, message: str) -> Outcome:
-        """End by an error."""
-        return Outcome(RunEvent.FAIL, LastError(RunFailed(code, message).code, message))
+    def fail(self, code: ErrorCode, message: str) -> Outcome:
+        """Return this to end by an error."""
+        return self._make(Outcome(RunEvent.FAIL, LastError(RunFailed(code, message).code, message)))
+
+    def _make(self, outcome: Outcome) -> Outcome:
+        """Note that an outcome was made."""
+        made = self._made
+        if made is None:
+            self._made = outcome
+        elif made is not outcome:  # to complete twice is to complete
+            self._made = (*made, outcome) if isinstance(made, tuple) else (made, outcome)
+        return outcome
 
     # --- the worker's side ----------------------------------------------------------------------------------------
+
+    def await_from_now_on(self) -> None:
+        """Have checkpoints awaited: the handler is a coroutine after all."""
+        self._asynchronous = True
 
     def ask_to_cancel(self) -> None:
         """Let the handler know that its run shall be cancelled."""
@@ -267,12 +278,19 @@ class Context:
         """Return the settle for what a handler returned."""
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
-        if outcome is None or outcome is _COMPLETE:
-            return self.settle_event(
-                RunEvent.CONFIRM_CANCEL if outcome is None and self._saw_cancelling else RunEvent.COMPLETE
-            )
-        if not isinstance(outcome, Outcome) or not isinstance(outcome.value, _CARRIED.get(outcome.event, ())):
-            return self._settle(RunEvent.FAIL, last_error=LastError("server_error", _nonsense(outcome)))
+        made = self._made
+        if outcome is None and (made is None or made is _COMPLETE):
+            if not self._saw_cancelling:
+                return self.settle_event(RunEvent.COMPLETE)
+            if made is None:
+                return self.settle_event(RunEvent.CONFIRM_CANCEL)
+        elif outcome is made and isinstance(made, Outcome):
+            return self.settle_event(made.event) if made is _COMPLETE else self._settle_made(made)
+        mistake = _mistake(outcome, made)
+        log.warning("run %s failed: %s", self.run.id, mistake)
+        return self._settle(RunEvent.FAIL, last_error=LastError("server_error", mistake))
+
+    def _settle_made(self, outcome: Outcome) -> Settle:
         match outcome.value:
             case RequiredAction() as action:
                 return self._settle(outcome.event, required_action=action)
@@ -288,7 +306,7 @@ class Context:
         if isinstance(error, TokenLimitReached):
             self._limit = self._limit or error.reason  # a handler that counts by itself may raise it too
         if self._limit is not None:
-            return self.settle(None)
+            return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
         if isinstance(error, RunFailed):
             last = LastError(error.code, error.message.replace("\0", "")[:_MOST_MESSAGE])
         else:
@@ -330,13 +348,26 @@ class Context:
         )
 
 
-def _nonsense(returned: object) -> str:
-    if isinstance(returned, Outcome):
-        what = f"an outcome of {returned.event} with a {type(returned.value).__name__}"
-    else:
-        what = f"a {type(returned).__name__}"
-    told = f"the handler returned {what}; expected what a method of the context returns, or nothing"
-    return f"{told} (a function around an async handler must be async, too)" if iscoroutine(returned) else told
+def _mistake(returned: object, made: Outcome | tuple[Outcome, ...] | None) -> str:
+    """Return the sentence about a handler that did not return the one outcome it made."""
+    if isinstance(made, tuple):
+        calls = ", ".join(f"ctx.{outcome.event}(...)" for outcome in made[:_MOST_CALLS])
+        more = f" and {len(made) - _MOST_CALLS} more" if len(made) > _MOST_CALLS else ""
+        return f"the handler made {len(made)} outcomes, {calls}{more}; expected one, returned where it is made"
+    if made is not None:
+        call = f"ctx.{made.event}(...)"
+        what = "nothing" if returned is None else _shown(returned)
+        return f"the handler called {call} and returned {what}; expected `return {call}`"
+    return f"the handler returned {_shown(returned)}; expected what a method of the context returns, or nothing"
+
+
+def _shown(returned: object) -> str:
+    if not isinstance(returned, Outcome):
+        return with_article(type(returned).__name__)
+    try:
+        return f"an outcome, {returned.event}, that its context did not make"
+    except Exception:  # made by hand, of what has no sentence
+        return "an outcome that its context did not make"
 
 
 def _sentence(error: BaseException) -> str:
@@ -345,7 +376,7 @@ def _sentence(error: BaseException) -> str:
     try:
         told = str(error)
     except Exception as worse:
-        told = f"its own sentence failed with a {type(worse).__name__}"
+        told = f"its own sentence failed with {with_article(type(worse).__name__)}"
     return f"{name}: {told}" if told else name
 
 

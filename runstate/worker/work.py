@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
-from runstate.errors import RunstateError
+from runstate.checks import with_article
 from runstate.lifecycle import RunEvent
 from runstate.store.commands import Settle
-from runstate.worker.context import Context, Outcome
+from runstate.worker.context import Context, Outcome, RunFailed, TokenLimitReached
 from runstate.worker.handling import Handler, Raised, Spawn
 
 __all__ = ["UNCALLED", "Work"]
@@ -96,8 +96,7 @@ class Work:
         error = returned.error
         ours = error.__traceback__
         told = traceback.format_exception(type(error), error, None if ours is None else ours.tb_next)
-        if not isinstance(error, RunstateError):  # those say what the handler meant
-            log.warning(
-                "run %s: its handler raised %s; the history has the traceback", ctx.run_id, type(error).__name__
-            )
+        if not isinstance(error, RunFailed | TokenLimitReached):  # those say what the handler meant
+            what = with_article(type(error).__name__)
+            log.warning("run %s failed: its handler raised %s; the history has the traceback", ctx.run_id, what)
         return ctx.settle_error(error, "".join(told)[-_MOST_TRACEBACK:])
