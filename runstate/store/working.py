@@ -244,18 +244,32 @@ class Working(Asking):
         queues: Sequence[str] = (DEFAULT_QUEUE,),
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         run_id: str | None = None,
+        last_attempts: int | None = None,
     ) -> list[Claim]:
-        """Take over up to `limit` runs of lapsed workers: their status stays, their attempt is one more."""
+        """Take over up to `limit` runs of lapsed workers: their status stays, their attempt is one more.
+
+        Of runs whose last allowed attempt this is, after others, at most `last_attempts`; None: as of all others.
+        """
         demand(_LIMIT("limit", limit) + queue_names(queues) + _LIMIT("max_attempts", max_attempts))
+        if last_attempts is not None:
+            demand(_LIMIT("last_attempts", last_attempts))
         if run_id is not None:
             demand(checks.identifier("run_id", run_id))
 
-        def perform(session: Session) -> Any:
+        def take(session: Session, below: int, most: int) -> list[Row]:
             found: list[Row] = []
             for queue in queues:
-                given = {"worker": lease.token, "max_attempts": max_attempts, "queue": queue, "id": run_id}
-                if len(found) < limit:
-                    found += session.run(session.statements.take_over, {**given, "limit": limit - len(found)})
+                given = {"worker": lease.token, "max_attempts": below, "queue": queue, "id": run_id}
+                if len(found) < most:
+                    found += session.run(session.statements.take_over, {**given, "limit": most - len(found)})
+            return found
+
+        def perform(session: Session) -> Any:
+            if last_attempts is None or max_attempts < 2:
+                found = take(session, max_attempts, limit)
+            else:
+                found = take(session, max_attempts - 1, limit)
+                found += take(session, max_attempts, min(last_attempts, limit - len(found)))
             return found, past_of(session, found), {}
 
         return self._way.ask(Call(perform, lambda raw: _claims(turned(raw, lease.actor)), repeatable=False))

@@ -364,6 +364,32 @@ def test_a_dead_workers_runs_are_taken_over(store: Store, clock: ManualClock, le
     assert 0 == store.sweep().adrift
 
 
+@pytest.mark.parametrize("last", [0, 1, 2, 9])
+def test_so_many_runs_on_their_last_attempt(last: int, store: Store, clock: ManualClock, lease: Lease) -> None:
+    """Those with attempts left are taken over first; of those without as many as wanted, and no more than the limit."""
+    store.create_many([names(id=f"old_{n}") for n in range(4)])
+    store.claim(lease, 4)
+    store.close_lease(lease)
+    second = store.open_lease("w2")
+    assert 4 == len(store.take_over(second, 9))
+    store.create_many([names(id=f"new_{n}") for n in range(4)])
+    store.claim(second, 4)
+    store.close_lease(second)
+    other = store.open_lease("w3")
+    taken = store.take_over(other, 6, max_attempts=3, last_attempts=last)
+    assert [2] * 4 + [3] * min(last, 2) == sorted(claim.run.attempt for claim in taken)
+    assert 4 - min(last, 2) == store.sweep(max_attempts=4).adrift
+    assert 4 - min(last, 2) == len(store.take_over(other, 9, max_attempts=3)), "without the number there is no bound"
+
+
+def test_a_single_attempt_has_no_last_one(store: Store, lease: Lease) -> None:
+    """Where a run is begun once at most, all that were released are taken over: they were not begun."""
+    store.create_many([names(id=f"run_{n}") for n in range(3)])
+    for claim in store.claim(lease, 3):
+        store.release(lease, claim.run)
+    assert 3 == len(store.take_over(store.open_lease("w2"), 9, max_attempts=1, last_attempts=0))
+
+
 def test_spent_attempts(store: Store, clock: ManualClock) -> None:
     """A run whose workers die again and again fails with `server_error` when its attempts are spent."""
     store.create(**names(id="run_1", expires_in_s=10_000))
@@ -556,6 +582,7 @@ WRONG: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     *(("claim", (1,), {"queues": bad}, "queues") for bad in ("default", 5, None, [5], ["\0"], ["\ud800"], [None])),
     *(("claim_id", (bad,), {}, "run_id: ") for bad in (5, None, "\0", "\ud800")),
     *(("take_over", (bad,), {}, "limit: ") for bad in (-1, "1")),
+    *(("take_over", (1,), {"last_attempts": bad}, "last_attempts: ") for bad in (-1, "1")),
     *(("take_over", (1,), given, "") for given in ({"queues": "a"}, {"max_attempts": "x"}, {"run_id": "\0"})),
     *(("sweep", (), given, "") for given in ({"limit": -1}, {"max_attempts": "x"}, {"actor": "\0"}, {"actor": None})),
     *(("prune", (bad,), {}, "older_than_s: ") for bad in (-1, "1", None, True, float("nan"), float("inf"))),
