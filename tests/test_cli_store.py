@@ -819,7 +819,7 @@ def test_the_doctor_shows_a_person_how_far_it_is(on_sqlite: Desk) -> None:
 )
 def test_a_worker_that_cannot_be(wrong: list[str], told: str, on_sqlite: Desk) -> None:
     """A setting that is out of its range is told in a sentence, before anything is claimed."""
-    done = process("worker", "runstate.lifecycle:LAW.find", *wrong, "--until-idle", "--store", on_sqlite.url)
+    done = process("worker", "builtins:repr", *wrong, "--until-idle", "--store", on_sqlite.url)
     assert (2, 1) == (done.returncode, done.stderr.count("\n"))
     assert told in done.stderr
 

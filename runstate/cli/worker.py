@@ -12,10 +12,12 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
+from runstate.checks import counted
 from runstate.cli.durations import duration
 from runstate.cli.store_option import LISTEN, STORE, Mistaken, opened
 from runstate.json_values import printable
 from runstate.worker import Handler, Worker
+from runstate.worker.arguments import check_handler
 
 __all__ = ["worker"]
 
@@ -38,8 +40,10 @@ def _handler(place: str) -> Handler:
             found = getattr(found, part)
     except AttributeError:
         raise Mistaken(f"{printable(place)}: {printable(module_name)} has no {printable(name)}") from None
-    if not callable(found):
-        raise Mistaken(f"{printable(place)} is a {type(found).__name__}, and no function to call")
+    try:
+        check_handler(found)
+    except TypeError as error:
+        raise Mistaken(f"{printable(place)}: {printable(str(error))}") from None
     return cast("Handler", found)
 
 
@@ -61,6 +65,13 @@ def _handler(place: str) -> Handler:
 @click.option(
     "--drain", "drain_s", type=duration, default="30s", show_default=True, help="Time to finish when stopped."
 )
+@click.option(
+    "--stall-timeout",
+    "stall_timeout_s",
+    type=duration,
+    show_default="four leases",
+    help="For a blocked event loop, until its runs are taken over.",
+)
 @click.option("--until-idle", is_flag=True, help="End when there is nothing to do.")
 @click.option("--verbose", "-v", is_flag=True, help="Say more.")
 def worker(
@@ -73,6 +84,7 @@ def worker(
     lease_s: float,
     max_attempts: int,
     drain_s: float,
+    stall_timeout_s: float | None,
     until_idle: bool,
     verbose: bool,
 ) -> None:
@@ -99,9 +111,11 @@ def worker(
                 lease_s=lease_s,
                 max_attempts=max_attempts,
                 drain_s=drain_s,
+                stall_timeout_s=stall_timeout_s,
             )
         except ValueError as error:
             raise Mistaken(printable(str(error))) from None
         console.print(f"worker {printable(hand.name)} is at work on {printable(store.database.shown)}", soft_wrap=True)
         hand.run(until_idle=until_idle)
-        console.print(f"worker {printable(hand.name)} has ended; {hand.settled} outcomes committed", soft_wrap=True)
+        committed = counted(hand.settled, "outcome")
+        console.print(f"worker {printable(hand.name)} has ended; {committed} committed", soft_wrap=True)

@@ -9,7 +9,8 @@ from runstate import checks
 from runstate.clock import monotonic
 from runstate.store.creating import DEFAULT_QUEUE
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS
-from runstate.worker.hands import possible
+from runstate.worker.arguments import check_send, check_store, possible
+from runstate.worker.handling import discard, is_awaitable
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _MOST: Final = 500  # runs a look
+_AFTER_S: Final = checks.number(0, checks.YEAR_10000)
+_ATTEMPTS: Final = checks.count(least=1)
 
 
 class Dispatcher:
@@ -24,7 +27,8 @@ class Dispatcher:
 
     A run is sent again when it has been waiting in `queue` for `after_s` seconds, or its worker has died, and at most
     once in `after_s` seconds by this dispatcher. Sending a run that is under way is harmless: `drive` gets nothing.
-    `max_attempts` is that of `drive`: what has been begun so often is failed here.
+    `max_attempts` is that of `drive`: what has been begun so often is failed here. Raises `TypeError` for a store that
+    is none, or a `send` that cannot be called with an id alone or is async; `ValueError` for other settings.
     """
 
     def __init__(
@@ -36,7 +40,10 @@ class Dispatcher:
         after_s: float = 30.0,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     ) -> None:
-        possible(checks.indexed_identifier("queue", queue))
+        check_store(store, send)
+        check_send(send)
+        named = checks.indexed_identifier("queue", queue)
+        possible(named + _AFTER_S("after_s", after_s) + _ATTEMPTS("max_attempts", max_attempts))
         self._store = store
         self._send = send
         self._queue = queue
@@ -52,7 +59,13 @@ class Dispatcher:
         sent: list[str] = []
         for run_id in self._store.overdue(self._queue, self._after_s, limit=_MOST):
             if run_id not in self._sent_at:
-                self._send(run_id)
+                returned = self._send(run_id)
+                if is_awaitable(returned):
+                    discard(returned)
+                    what = checks.with_article(type(returned).__name__)
+                    raise TypeError(
+                        f"send: it returned {what} for run {run_id}, which nothing awaits; nothing was sent"
+                    )
                 self._sent_at[run_id] = now
                 sent.append(run_id)
         return sent

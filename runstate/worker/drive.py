@@ -14,10 +14,12 @@ from runstate.clock import monotonic
 from runstate.errors import StoreError
 from runstate.store.bell import Hint
 from runstate.store.commands import Turn
-from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim, itself
+from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim, Swept, itself
 from runstate.stored import StoredRun
+from runstate.worker.arguments import outside_of_loops
 from runstate.worker.handling import Handler
-from runstate.worker.hands import Hands, log, outside_of_loops
+from runstate.worker.hands import Hands, log
+from runstate.worker.last_attempts import is_last, last_attempts
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["drive", "drive_async"]
 
 _AGAIN_S = 0.2
+_LOOK_S = 0.1  # between two looks whether a run on its last attempt may be begun
 
 
 class _Hand(Hands):
@@ -47,6 +50,8 @@ class _Hand(Hands):
             if chores is not None:
                 chores.cancel()
                 await asyncio.wait([chores])
+            if self._reservation is not None:
+                self._reservation.end()
             await self._give_back()
             self._crew.dismiss()
 
@@ -58,10 +63,31 @@ class _Hand(Hands):
         run = await aio.get(run_id)  # raises RunNotFound
         if run.is_terminal:
             return None
-        await aio.sweep(max_attempts=self._max_attempts)
+        swept = await aio.sweep(max_attempts=self._max_attempts)
+        if is_last(run.attempt + 1, self._max_attempts):
+            await self._reserve_place(swept)
         queues = (run.queue,)
-        taken = await aio.take_over(self._lease, 1, queues=queues, max_attempts=self._max_attempts, run_id=run_id)
+        taken = await aio.take_over(
+            self._lease,
+            1,
+            queues=queues,
+            max_attempts=self._max_attempts,
+            run_id=run_id,
+            last_attempts=0 if self._reservation is None else 1,
+        )
         return taken[0] if taken else None
+
+    async def _reserve_place(self, swept: Swept) -> None:
+        """Wait until no other run on its last attempt is at work in this process, but for no longer than a lease.
+
+        Then this delivery gets nothing, as one that comes while another works on the run, and the next one may.
+        """
+        until = monotonic() + self._lease_s
+        self._reservation = last_attempts().reserve()
+        while self._reservation is None and swept.adrift and monotonic() < until:
+            await asyncio.sleep(_LOOK_S)
+            swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
+            self._reservation = last_attempts().reserve()
 
     async def _see_through(self, claim: Claim) -> None:
         if self._holds():
@@ -92,6 +118,20 @@ class _Hand(Hands):
                 self._loop.call_soon_threadsafe(self._look_for_cancels)
 
 
+def _hand(
+    store: Store, handler: Handler, name: str | None, lease_s: float, max_attempts: int, stall_timeout_s: float | None
+) -> _Hand:
+    return _Hand(
+        store,
+        handler,
+        concurrency=1,
+        name=name,
+        lease_s=lease_s,
+        max_attempts=max_attempts,
+        stall_timeout_s=stall_timeout_s,
+    )
+
+
 def drive(
     store: Store,
     run_id: str,
@@ -100,14 +140,16 @@ def drive(
     name: str | None = None,
     lease_s: float = 30.0,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    stall_timeout_s: float | None = None,
 ) -> StoredRun | None:
     """Drive one run through one call of the handler; return it as it stands then.
 
     None if there is nothing to do: it has ended, waits for its tools or its time, or another works on it, which is
-    how a delivery that comes late or twice ends. A run whose worker died is taken over. Raises `RunNotFound`. Blocks;
-    inside an event loop there is `drive_async`.
+    how a delivery that comes late or twice ends. A run whose worker died is taken over. Blocks; inside an event loop
+    there is `drive_async`. Raises `RunNotFound`; `TypeError` for a store or a handler that is none, and `ValueError`
+    for a setting out of its range, before the run is claimed.
     """
-    hand = _Hand(store, handler, concurrency=1, name=name, lease_s=lease_s, max_attempts=max_attempts)
+    hand = _hand(store, handler, name, lease_s, max_attempts, stall_timeout_s)
     outside_of_loops("drive_async")
     return asyncio.run(hand.drive(run_id))
 
@@ -120,7 +162,8 @@ async def drive_async(
     name: str | None = None,
     lease_s: float = 30.0,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    stall_timeout_s: float | None = None,
 ) -> StoredRun | None:
     """Drive one run as `drive` does, inside an event loop."""
-    hand = _Hand(store, handler, concurrency=1, name=name, lease_s=lease_s, max_attempts=max_attempts)
+    hand = _hand(store, handler, name, lease_s, max_attempts, stall_timeout_s)
     return await hand.drive(run_id)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeGuard
 
 import attrs
 
 from runstate.worker.context import Context, Outcome
 
-__all__ = ["Handler", "Raised", "Spawn", "call", "is_asynchronous", "spawning"]
+__all__ = ["Handler", "Raised", "Spawn", "call", "discard", "is_awaitable", "spawning"]
 
 Handler: TypeAlias = Callable[[Context], Outcome | None] | Callable[[Context], Awaitable[Outcome | None]]
 """A function of a run's context, plain or async, that returns what came of the run: nothing means completed."""
@@ -29,25 +29,27 @@ class Raised:
     error: BaseException
 
 
-def is_asynchronous(handler: Handler) -> bool:
-    """Tell whether a handler is to be awaited. Raises `TypeError` for what cannot be called."""
-    if not callable(handler):
-        raise TypeError(f"a handler is a function of a context, got {type(handler).__name__}")
-    bare: Any = handler
-    while isinstance(bare, functools.partial):
-        bare = bare.func
-    return inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(getattr(bare, "__call__", None))  # noqa: B004
-
-
 def call(handler: Handler, ctx: Context) -> object:
     """Call a plain handler; return what it returns, or what it `Raised`."""
     try:
-        returned = handler(ctx)
-        if inspect.iscoroutine(returned):
-            returned.close()  # or Python complains that nobody awaited it
+        return handler(ctx)
     except BaseException as error:
         return Raised(error)
-    return returned
+
+
+def is_awaitable(returned: object) -> TypeGuard[Awaitable[object]]:
+    """Tell whether what a handler returned is still to be awaited, as by a plain decorator around an async function."""
+    try:
+        return inspect.isawaitable(returned)
+    except Exception:  # an object that cannot even be asked for its class
+        return False
+
+
+def discard(returned: object) -> None:
+    """Close a coroutine that is not awaited any more, or Python warns that it never was."""
+    if inspect.iscoroutine(returned):
+        with suppress(Exception):
+            returned.close()
 
 
 def _as_asyncio_does(loop: asyncio.AbstractEventLoop) -> bool:

@@ -16,22 +16,24 @@ from typing import TYPE_CHECKING, Final
 
 from runstate import checks
 from runstate.clock import monotonic
-from runstate.errors import Fault, IllegalTransition, RunstateError, StoreError
+from runstate.errors import IllegalTransition, RunstateError, StoreError
 from runstate.lifecycle import LAW, RunEvent, RunStatus
 from runstate.store.commands import Settle
 from runstate.store.creating import queue_names
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, Lease, worker_name
 from runstate.stored import StoredRun
-from runstate.worker.context import Context
+from runstate.worker.arguments import check_handler, check_store, is_async_function, possible
+from runstate.worker.context import Context, Outcome
 from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, Spawn, call, is_asynchronous, spawning
+from runstate.worker.handling import Handler, Spawn, call, discard, is_awaitable, spawning
+from runstate.worker.last_attempts import Reservation, is_last, last_attempts
 from runstate.worker.pulse import Pulse
 from runstate.worker.work import UNCALLED, Work
 
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["LAST_S", "Hands", "log", "outside_of_loops", "possible"]
+__all__ = ["LAST_S", "Hands", "log"]
 
 log: Final = logging.getLogger("runstate.worker")
 
@@ -42,21 +44,8 @@ _SWEEP_ANYWAY_S: Final = 15.0
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
 LAST_S: Final = 5.0  # for the store to answer a worker that ends
 _ATTEMPTS: Final = checks.count(least=1)
-
-
-def possible(faults: Sequence[Fault]) -> None:
-    """Raise `ValueError` with the first thing that is wrong with how a worker shall be."""
-    for path, problem in faults:
-        raise ValueError(f"{path}: {problem}")
-
-
-def outside_of_loops(instead: str) -> None:
-    """Raise `RuntimeError` where an event loop is running, which a call that blocks would stop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(f"an event loop is running here, and this would block it: use `{instead}`")
+_STALL_S: Final = checks.number(0.2, checks.YEAR_10000)
+_STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
 
 
 class Hands:
@@ -72,7 +61,10 @@ class Hands:
         name: str | None = None,
         lease_s: float = 30.0,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        stall_timeout_s: float | None = None,
     ) -> None:
+        check_store(store, handler)
+        check_handler(handler)
         if type(concurrency) is not int or not 1 <= concurrency <= 10_000:
             raise ValueError(f"concurrency: expected 1 to 10,000, got {concurrency!r}")
         if isinstance(queues, str) or not queues:
@@ -81,12 +73,15 @@ class Hands:
         """Who it is, in histories."""
         named = checks.identifier("name", self.name)
         possible(queue_names(queues) + named + LEASE_S("lease_s", lease_s) + _ATTEMPTS("max_attempts", max_attempts))
+        stall_s = _STALL_LEASES * lease_s if stall_timeout_s is None else stall_timeout_s
+        possible(() if stall_timeout_s is None else _STALL_S("stall_timeout_s", stall_timeout_s))
         self._store = store
         self._handler = handler
-        self._asynchronous = is_asynchronous(handler)
+        self._asynchronous = is_async_function(handler)
         self._concurrency = concurrency
         self._queues = tuple(queues)
         self._lease_s = lease_s
+        self._stall_timeout_s = stall_s
         self._max_attempts = max_attempts
         self._working: dict[int, Work] = {}
         self._strays: set[Work] = set()
@@ -96,6 +91,10 @@ class Hands:
         self._adrift = False
         self._unsure = False
         """Whether this worker may hold runs that it does not know of, because an answer was lost."""
+        self._reservation: Reservation | None = None
+        """The place for a run on its last attempt, while one is asked for."""
+        self._declined: list[StoredRun] = []
+        """Runs that were claimed and cannot be begun here now; they are given back."""
         self._stopping = False
         self._lost = False
         self._lease: Lease
@@ -103,7 +102,7 @@ class Hands:
         self._loop: asyncio.AbstractEventLoop
         self._woken: asyncio.Event
         self._crew: Crew[Work]
-        self._spawn: Spawn | None
+        self._spawn: Spawn
         self._context: ContextVars
         """What every handler begins with a copy of, whoever's answer it was that made it begin."""
         self._looking: asyncio.Task[None] | None = None
@@ -114,6 +113,12 @@ class Hands:
         return f"<{type(self).__name__} {self.name}: {len(self._working)} of {self._concurrency} at work>"
 
     @property
+    def turned_at(self) -> float:
+        """When the event loop last moved, by the clock that nobody sets; minus infinity before it works."""
+        pulse: Pulse | None = getattr(self, "_pulse", None)
+        return float("-inf") if pulse is None else pulse.turned_at
+
+    @property
     def _room(self) -> int:
         """How many more handlers may be called."""
         return max(0, self._concurrency - len(self._working) - len(self._strays))
@@ -122,8 +127,8 @@ class Hands:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        self._crew = Crew(self._call, self._finish)
-        self._spawn = spawning(self._loop) if self._asynchronous else None
+        self._crew = Crew(self._call, Work.take)
+        self._spawn = spawning(self._loop)
         await self._take_lease()
 
     # --- the lease ------------------------------------------------------------------------------------------------
@@ -131,15 +136,15 @@ class Hands:
     async def _take_lease(self) -> None:
         opened_at = monotonic()  # before it is asked for: it may take a while until the answer is here
         self._lease = await self._store.aio.open_lease(self.name, lease_s=self._lease_s)
-        self._pulse = Pulse(self._store, self._lease, opened_at, self._beaten)
+        self._pulse = Pulse(self._store, self._lease, opened_at, self._stall_timeout_s, self._beaten)
         self._pulse.start()
 
     async def _give_back(self) -> None:
         """Release what is left at once, rather than let it lapse; handlers have a moment to leave before."""
         left, self._working = list(self._working.values()), {}
-        runs = [work.ctx.run for work in left] + [settle.run for settle in self._done]
+        runs = [work.ctx.run for work in left] + [settle.run for settle in self._done] + self._declined
         self._done.clear()
-        self._pulse.look_away()
+        self._declined.clear()
         try:
             for work in left:
                 self._let_go(work)
@@ -194,7 +199,8 @@ class Hands:
         self._done.clear()
         for work in left:
             self._let_go(work)
-        log.warning("worker %s lets go of %d runs: %s", self.name, len(left), why)
+        self._declined.clear()
+        log.warning("worker %s lets go of %s: %s", self.name, checks.counted(len(left), "run"), why)
         self._lost = True
         self._woken.set()
 
@@ -208,12 +214,30 @@ class Hands:
             self._done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
             self._woken.set()
             return
-        work = Work(Context(self._store, self._lease, run, past, now, self._asynchronous), now, self._finish)
+        is_last_attempt = past is not None and is_last(run.attempt, self._max_attempts)
+        take = self._finish_last if is_last_attempt else self._finish
+        work = Work(Context(self._store, self._lease, run, past, now, self._asynchronous), now, take)
+        if is_last_attempt and not self._may_begin_last(work):
+            self._declined.append(run)
+            self._woken.set()
+            return
         self._working[work.seq] = work
-        if self._spawn is None:
-            self._crew.call(work)
-        else:
+        if self._asynchronous:
             self._context.run(work.begin, self._handler, self._spawn, self._is_held)
+        else:
+            self._crew.call(work)
+
+    def _may_begin_last(self, work: Work) -> bool:
+        """Tell whether no other run on its last attempt is at work in this process, and hold its place if so."""
+        place, self._reservation = self._reservation or last_attempts().reserve(), None
+        if place is not None:  # it is free again wherever the run leaves `_working`, and where its lease is lost
+            place.hold_while(lambda: self._working.get(work.seq) is work and self._pulse.is_safe)
+        return place is not None
+
+    def _finish_last(self, work: Work, returned: object) -> None:
+        """Take what came of a run on its last attempt, and look for the next one: it waits for this."""
+        self._finish(work, returned)
+        self._adrift = True
 
     def _is_held(self, work: Work) -> bool:
         """Tell whether a run is still this worker's when its handler is about to be called.
@@ -226,7 +250,10 @@ class Hands:
         """Call a plain handler, in a thread, where no lease can be let go."""
         if self._working.get(work.seq) is not work or not self._pulse.is_safe:
             return UNCALLED
-        return call(self._handler, work.ctx)
+        returned = call(self._handler, work.ctx)
+        if self._working.get(work.seq) is not work:
+            discard(returned)  # perhaps there is no loop any more to do it
+        return returned
 
     def _finish(self, work: Work, returned: object) -> None:
         """Take what came of a handler, if its run is still this worker's."""
@@ -234,10 +261,14 @@ class Hands:
             self._crew.call(work)  # a heartbeat came just in time
             return
         if self._working.get(work.seq) is not work:
+            discard(returned)
             if work in self._strays:
                 self._strays.discard(work)
                 self._hinted = True
                 self._woken.set()
+            return
+        if returned is not None and type(returned) is not Outcome and is_awaitable(returned):
+            self._context.run(work.go_on, returned, self._spawn)
             return
         del self._working[work.seq]
         self._woken.set()
@@ -263,7 +294,7 @@ class Hands:
                 # Somebody asked to cancel in the meantime, and from there no tools can be asked for.
                 self._done.append(Settle(settle.run, RunEvent.CONFIRM_CANCEL))
                 continue
-            log.warning("outcome not taken: %s", error)
+            log.warning("outcome of run %s was rejected: %s", settle.run.id, error)
 
     def _compare(self, looked_at: float, standing: Mapping[int, RunStatus]) -> None:
         """Stop what is no longer this worker's, and let handlers know of cancels."""
@@ -302,7 +333,7 @@ class Hands:
     def _tell_of_fault(self, ended: asyncio.Task[None]) -> None:
         """Log a fault of this library at once, and not when the worker is stopped."""
         if not ended.cancelled() and ended.exception() is not None:
-            log.critical("worker %s ends by a fault of its own", self.name, exc_info=ended.exception())
+            log.critical("worker %s crashed (bug in runstate); stopping", self.name, exc_info=ended.exception())
             self._stopping = True
             self._woken.set()
 
@@ -311,7 +342,6 @@ class Hands:
         sweeping = asyncio.create_task(self._do_sweeps())
         try:
             while True:
-                self._pulse.turned()
                 self._holds()
                 self._pass_deadlines()
                 await asyncio.sleep(_TICK_S)

@@ -1,9 +1,15 @@
-"""The thread that keeps a worker's lease alive, whatever its event loop is doing."""
+"""The thread that keeps a worker's lease alive while its event loop is at something else, but not for ever.
+
+A loop that stands still for a moment keeps its runs. One that has not moved for the stall timeout is not vouched for
+any more: a handler may block it for good, and the other runs of the worker would wait for their deadlines.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +26,7 @@ _log = logging.getLogger("runstate.worker")
 
 _BEATS: Final = 3  # heartbeats a lease: one may be lost
 _LOOK_S: Final = 0.5  # between two looks whether the loop still turns
+_TICK_S: Final = 0.1  # between two turns of the loop that are noted
 _BLOCKED_S: Final = 1.0  # a loop that stands still for longer is reported
 _MARGIN: Final = 0.15  # of the lease: a worker stops its own runs so much before others may take them over
 
@@ -27,29 +34,37 @@ _MARGIN: Final = 0.15  # of the lease: a worker stops its own runs so much befor
 class Pulse:
     """Renews a lease every third of it, and knows until when it holds by the clock that nobody sets."""
 
-    def __init__(self, store: Store, lease: Lease, opened_at: float, beaten: Callable[[float, Beat], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        opened_at: float,
+        stall_timeout_s: float,
+        beaten: Callable[[float, Beat], None],
+    ) -> None:
+        """Get ready, in the event loop whose turns are watched; `beaten` is called in the thread."""
         self._store = store
         self.lease: Final = lease
         self._beaten = beaten
         self._opened = opened_at
         self._held_until = self._opened + lease.lease_s
+        self._stall_timeout_s = stall_timeout_s
         self._stopped = Event()
-        self._turned_at = monotonic()
-        self._told = False
+        self.turned_at: float = monotonic()
+        """When the event loop last moved, by the clock that nobody sets."""
+        self._loop = asyncio.get_running_loop()
+        self._tick: asyncio.TimerHandle | None = None
+        self._told = self._told_of_stall = False
         self._thread = Thread(target=self._go, name="runstate-pulse", daemon=True)
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Begin to renew the lease, and to note that the loop turns."""
+        self._turn()
         self._thread.start()
 
-    def look_away(self) -> None:
-        """Report no blocked loop any more: the worker ends, and tells nothing of its turns."""
-        self._told = True
-        self._turned_at = float("-inf")
-
-    def turned(self) -> None:
-        """Note that the event loop turns."""
-        self._turned_at = monotonic()
+    def _turn(self) -> None:
+        self.turned_at = monotonic()
+        self._tick = self._loop.call_later(_TICK_S, self._turn)
 
     @property
     def is_safe(self) -> bool:
@@ -60,10 +75,13 @@ class Pulse:
         every = self.lease.lease_s / _BEATS
         next_at = self._opened + every
         while not self._stopped.wait(min(_LOOK_S, max(0.0, next_at - monotonic()))):
-            self._look_at_the_loop()
+            is_stalled = self._look_at_the_loop()
             if monotonic() < next_at:
                 continue
             next_at = monotonic() + every
+            if is_stalled:
+                next_at = monotonic() + min(every, _TICK_S)  # it may go on before the lease lapses
+                continue
             sent = monotonic()
             try:
                 beat = self._store.heartbeat(self.lease)
@@ -77,16 +95,37 @@ class Pulse:
                 self._held_until = sent + self.lease.lease_s
             self._beaten(sent, beat)
 
-    def _look_at_the_loop(self) -> None:
-        still = monotonic() - self._turned_at
-        if still < _BLOCKED_S:
-            self._told = False
-        elif not self._told:
+    def _look_at_the_loop(self) -> bool:
+        """Report a loop that stands still; tell whether it has done so for the stall timeout."""
+        still = monotonic() - self.turned_at
+        is_stalled = still >= self._stall_timeout_s
+        if is_stalled and not self._told_of_stall:
+            self._told_of_stall = self._told = True
+            _log.error(
+                "worker %s: the event loop has not moved for %.1f s%s; the lease is not renewed until it moves, and"
+                " other workers take over the runs of this one",
+                *(self.lease.actor, still, self._blamed()),
+            )
+        elif still >= _BLOCKED_S and not self._told:
             self._told = True
-            _log.warning("the event loop has been blocked for %.1f s: cancels and deadlines wait for it", still)
+            _log.warning(
+                "the event loop has been blocked for %.1f s%s: cancels and deadlines wait for it", still, self._blamed()
+            )
+        elif still < _BLOCKED_S:
+            self._told = self._told_of_stall = is_stalled
+        return is_stalled
+
+    def _blamed(self) -> str:
+        """Return whose task the loop is at; that of a handler has the name of its run."""
+        with suppress(RuntimeError):  # it may change the tasks meanwhile
+            task = asyncio.current_task(self._loop)
+            return "" if task is None else f" by {task.get_name()}"
+        return ""
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Renew no more."""
         self._stopped.set()
+        if self._tick is not None:
+            self._tick.cancel()
         if self._thread.is_alive():
             self._thread.join(timeout=1.0)

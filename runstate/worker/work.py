@@ -12,7 +12,7 @@ from runstate.checks import with_article
 from runstate.lifecycle import RunEvent
 from runstate.store.commands import Settle
 from runstate.worker.context import Context, Outcome, RunFailed, TokenLimitReached
-from runstate.worker.handling import Handler, Raised, Spawn
+from runstate.worker.handling import Handler, Raised, Spawn, discard
 
 __all__ = ["UNCALLED", "Work"]
 
@@ -23,6 +23,10 @@ _CANCELLED: Final = object()
 UNCALLED: Final = object()
 """What is handed over for a handler that was not called, for its run may be another worker's by now."""
 _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
+
+
+def _always(_: Work) -> bool:
+    return True
 
 
 class Work:
@@ -43,6 +47,22 @@ class Work:
     def begin(self, handler: Handler, spawn: Spawn, is_held: Callable[[Work], bool]) -> None:
         """Await an async handler in a task, if the run is still held when that begins."""
         self.future = spawn(self._await(handler, is_held), self.ctx.run.id)
+
+    def take(self, returned: object) -> None:
+        """Take what a handler returned that was called in a thread."""
+        self._take(self, returned)
+
+    def go_on(self, returned: Awaitable[object], spawn: Spawn) -> None:
+        """Await what a handler returned, as if it were the handler: a decorator may hide that it is async."""
+        self.ctx.await_from_now_on()
+
+        def handler(_: Context) -> Awaitable[object]:
+            return returned
+
+        self.future = spawn(self._await(cast("Handler", handler), _always), self.ctx.run.id)
+        self.future.add_done_callback(lambda _: discard(returned))  # it may have been cancelled before it began
+        if self.ctx.is_cancelling:  # let known while the plain part of it ran
+            self.abandon()
 
     async def _await(self, handler: Handler, is_held: Callable[[Work], bool]) -> None:
         """Await an async handler. Only who cancels the task cancels it.

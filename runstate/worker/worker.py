@@ -18,10 +18,12 @@ from runstate.clock import monotonic
 from runstate.errors import StoreError, StoreUnavailable
 from runstate.store.bell import Hint
 from runstate.store.commands import Turn, Turned
-from runstate.store.working import DEFAULT_MAX_ATTEMPTS, a_claim
+from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim, a_claim
+from runstate.worker.arguments import outside_of_loops, possible
 from runstate.worker.handling import Handler
-from runstate.worker.hands import LAST_S, Hands, log, outside_of_loops, possible
+from runstate.worker.hands import LAST_S, Hands, log
 from runstate.worker.keeping import may_be_asked_again
+from runstate.worker.last_attempts import last_attempts
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -39,7 +41,10 @@ class Worker(Hands):
     `handler` is called for every run, plain functions in threads, async ones as tasks, `concurrency` at a time.
     `queues` are served in this order. The lease is `lease_s` seconds: so long after a worker's death its runs wait to
     be taken over; they are begun `max_attempts` times in all. `drain_s` is how long a worker that is stopped waits for
-    its handlers.
+    its handlers. An event loop that has not moved for `stall_timeout_s` (four leases if not given), because a handler
+    blocks it, loses the lease, so that other workers take over its runs.
+
+    Raises `TypeError` for a store or a handler that cannot work, `ValueError` for a setting out of its range.
 
     `run()` works until SIGTERM or SIGINT; `async with worker:` works beside a program's own loop.
     """
@@ -55,6 +60,7 @@ class Worker(Hands):
         lease_s: float = 30.0,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         drain_s: float = 30.0,
+        stall_timeout_s: float | None = None,
     ) -> None:
         super().__init__(
             store,
@@ -64,6 +70,7 @@ class Worker(Hands):
             name=name,
             lease_s=lease_s,
             max_attempts=max_attempts,
+            stall_timeout_s=stall_timeout_s,
         )
         possible(checks.number(0, checks.YEAR_10000)("drain_s", drain_s))
         self._drain_s = drain_s
@@ -191,6 +198,9 @@ class Worker(Hands):
                 continue
             if self._stopping and self._unsure and monotonic() >= self._stop_at:
                 return  # the database is away, and nobody waits for it any more
+            if self._declined:
+                await self._hand_back()
+                continue
             # All at once: half a hand while the handlers of the other half run was slower on both databases, with
             # 100 slots and with 400, for what a commit costs is mostly its own.
             free = min(self._free(), _MOST)
@@ -226,19 +236,44 @@ class Worker(Hands):
             await asyncio.sleep(_AWAY_S)
 
     async def _take_over(self, free: int) -> None:
-        """Go on with what others left, as far as there is room."""
-        aio = self._store.aio
+        """Go on with what others left, as far as there is room: of runs on their last attempt, with one at a time."""
+        self._reservation = last_attempts().reserve()
         try:
-            claims = await aio.take_over(self._lease, free, queues=self._queues, max_attempts=self._max_attempts)
+            claims = await self._store.aio.take_over(
+                self._lease,
+                free,
+                queues=self._queues,
+                max_attempts=self._max_attempts,
+                last_attempts=0 if self._reservation is None else 1,
+            )
+            self._go_on(claims)
         except StoreError as error:
             log.warning("%s; asking again", error)
             self._adrift = self._unsure = self._hinted = True
             await asyncio.sleep(_AWAY_S)
-            return
+        else:
+            self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
+        finally:
+            if self._reservation is not None:  # there was no such run
+                self._reservation.end()
+                self._reservation = None
+
+    def _go_on(self, claims: Sequence[Claim]) -> None:
+        """Call the handlers of runs that were taken over."""
         for claim in claims if self._holds() else ():
             log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
             self._start(claim.run, claim, monotonic())
-        self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
+
+    async def _hand_back(self) -> None:
+        """Release runs that cannot be begun here now, so that their attempt does not count."""
+        try:
+            while self._declined:
+                await self._store.aio.release(self._lease, self._declined[-1])
+                self._declined.pop()
+        except StoreError as error:
+            log.warning("%s; asking again", error)
+            self._unsure = True
+            await asyncio.sleep(_AWAY_S)
 
     def _is_over(self, until_idle: bool) -> bool:
         if self._stopping:

@@ -207,7 +207,7 @@ async def test_a_fault_of_the_worker(
 
             monkeypatch.setattr(worker, part, fail)
             store.create(**new())  # for a turn
-            await until(lambda: "worker w1 ends by a fault of its own" in caplog.text, "the log")
+            await until(lambda: "worker w1 crashed (bug in runstate)" in caplog.text, "the log")
             worker.stop()
             worker.stop()
 

@@ -10,6 +10,7 @@ from runstate.errors import OutcomeUnknown, RunstateError, StoreUnavailable
 from runstate.store import Store
 from runstate.store.bell import Hint
 from runstate.store.commands import Command, Turn
+from runstate.worker.last_attempts import LastAttempts
 from tests.torture.simulation.database import DatabaseHere
 from tests.torture.simulation.primitives import Loop
 from tests.torture.simulation.scheduler import Runnable, Scheduler, Strand
@@ -60,6 +61,7 @@ class Process:
         self.loop: Final = Loop(world.scheduler, self)
         self.hear: Callable[[Hint], None] = _deaf
         """Takes hints that come from other processes."""
+        self.last_attempts: Final = LastAttempts()
         self.hinted = False
         """Whether one is under way to it."""
         before, world.scheduler.process = world.scheduler.process, self

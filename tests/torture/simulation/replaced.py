@@ -17,6 +17,7 @@ import runstate.worker
 from runstate import clock, ids
 from runstate.store import bell, creating, face, working
 from runstate.worker import hands
+from runstate.worker.last_attempts import LastAttempts
 from tests.torture.simulation import primitives
 from tests.torture.simulation.database import template
 from tests.torture.simulation.scheduler import playing
@@ -77,6 +78,13 @@ def _time() -> float:
     return scheduler.now / 1_000_000 + process.wrong_by_s
 
 
+def _last_attempts() -> LastAttempts:
+    """Return the place of the process under way."""
+    process = playing().process
+    assert process is not None
+    return process.last_attempts
+
+
 def _token() -> int:
     return playing().random.getrandbits(62) + 1
 
@@ -100,6 +108,8 @@ def replaced() -> Generator[None, None, None]:
                     put(module, name, instead)
         put(face, "VersionBell", _HintsBetween)
         put(hands, "random", _Chance)
+        for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("drive", "hands", "worker")):
+            put(module, "last_attempts", _last_attempts)
         put(ids, "_random", _bytes)
         put(creating, "new_token", _token)
         put(working, "new_token", _token)

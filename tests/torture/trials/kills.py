@@ -20,7 +20,8 @@ from tests.torture.trials.load import Load
 
 WORKERS: Final = 4
 _REFUSED: Final = re.compile(
-    r"(?P<worker>w(?:orker)?\d+) outcome not taken: run \S+ is (?P<status>\w+)(?: \(by \w+, (?P<winner>\w+)\))?"
+    r"(?P<worker>w(?:orker)?\d+) outcome of run \S+ was rejected:"
+    r" run \S+ is (?P<status>\w+)(?: \(by \w+, (?P<winner>\w+)\))?"
 )
 
 
