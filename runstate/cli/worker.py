@@ -91,7 +91,8 @@ def worker(
     """Drive the runs of a store with HANDLER, until SIGTERM or Ctrl-C.
 
     HANDLER is a function of a run's context, plain or async. A first signal lets the runs under way finish, a second
-    releases them at once for other workers.
+    releases them at once for other workers and ends the process with 128 + the signal's number, whatever the handlers
+    are doing.
     """
     function = _handler(handler)
     console = Console(stderr=True, highlight=False)
@@ -116,6 +117,8 @@ def worker(
         except ValueError as error:
             raise Mistaken(printable(str(error))) from None
         console.print(f"worker {printable(hand.name)} is at work on {printable(store.database.shown)}", soft_wrap=True)
-        hand.run(until_idle=until_idle)
-        committed = counted(hand.settled, "outcome")
-        console.print(f"worker {printable(hand.name)} has ended; {committed} committed", soft_wrap=True)
+        try:
+            hand.run(until_idle=until_idle)
+        finally:
+            committed = counted(hand.settled, "outcome")
+            console.print(f"worker {printable(hand.name)} has ended; {committed} committed", soft_wrap=True)

@@ -20,6 +20,7 @@ from runstate.worker.arguments import outside_of_loops
 from runstate.worker.handling import Handler
 from runstate.worker.hands import Hands, log
 from runstate.worker.last_attempts import is_last, last_attempts
+from runstate.worker.signals import interrupts_end_process
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -151,7 +152,8 @@ def drive(
     """
     hand = _hand(store, handler, name, lease_s, max_attempts, stall_timeout_s)
     outside_of_loops("drive_async")
-    return asyncio.run(hand.drive(run_id))
+    with interrupts_end_process(lambda: hand.turned_at):
+        return asyncio.run(hand.drive(run_id))
 
 
 async def drive_async(

@@ -7,9 +7,8 @@ under way other handlers finish, and go into the next. The lease is renewed by a
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Awaitable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -24,6 +23,7 @@ from runstate.worker.handling import Handler
 from runstate.worker.hands import LAST_S, Hands, log
 from runstate.worker.keeping import may_be_asked_again
 from runstate.worker.last_attempts import last_attempts
+from runstate.worker.signals import StopSignals
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -46,7 +46,8 @@ class Worker(Hands):
 
     Raises `TypeError` for a store or a handler that cannot work, `ValueError` for a setting out of its range.
 
-    `run()` works until SIGTERM or SIGINT; `async with worker:` works beside a program's own loop.
+    `run()` works until SIGTERM or SIGINT; `async with worker:` works beside a program's own loop. A worker that was
+    stopped is over: to work again, make another.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Worker(Hands):
         possible(checks.number(0, checks.YEAR_10000)("drain_s", drain_s))
         self._drain_s = drain_s
         self._stop_at = float("inf")
+        self._has_begun = self._at_work = self._ended = False
         self._going: asyncio.Task[None] | None = None
         self._patience: asyncio.Timeout
         self.settled: int = 0
@@ -83,18 +85,15 @@ class Worker(Hands):
     # --- for programs ---------------------------------------------------------------------------------------------
 
     def run(self, *, until_idle: bool = False) -> None:
-        """Work until SIGTERM or SIGINT, or until there is nothing to do. Blocks."""
-        outside_of_loops("async with worker")
-        asyncio.run(self._run(until_idle))
+        """Work until SIGTERM or SIGINT, or until there is nothing to do. Blocks.
 
-    async def _run(self, until_idle: bool) -> None:
-        loop = asyncio.get_running_loop()
-        with ExitStack() as undo:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                with suppress(NotImplementedError, ValueError, RuntimeError):  # not the main thread, or not Unix
-                    loop.add_signal_handler(number, self.stop)
-                    undo.callback(loop.remove_signal_handler, number)
-            await self.work(until_idle=until_idle)
+        A second signal ends the process within seconds, whatever its threads are doing: `SystemExit` once the runs are
+        given back, and by force where a handler blocks the event loop. Outside the main thread there are no signals.
+        Raises `RuntimeError` inside an event loop, and for a worker that is at work or was stopped.
+        """
+        outside_of_loops("async with worker")
+        with StopSignals(self.stop, lambda: self.turned_at):
+            asyncio.run(self.work(until_idle=until_idle))
 
     async def __aenter__(self) -> Self:
         await self._begin()
@@ -115,6 +114,7 @@ class Worker(Hands):
         now = monotonic()
         self._stop_at = now if self._stopping else now + self._drain_s
         self._stopping = True
+        self._ended = self._has_begun and not self._at_work
         with suppress(AttributeError, RuntimeError):  # stopped before it began, or after it ended
             self._loop.call_soon_threadsafe(self._hear_stop)
 
@@ -128,12 +128,24 @@ class Worker(Hands):
         self._patience.reschedule(asyncio.get_running_loop().time() + left + LAST_S)
 
     async def work(self, *, until_idle: bool = False) -> None:
-        """Work until `stop`, or until there is nothing to do."""
+        """Work until `stop`, or until there is nothing to do. Raises `RuntimeError` if it is at work or was stopped."""
         await self._begin()
         await self._work(until_idle=until_idle)
 
     async def _begin(self) -> None:
         """Set up as soon as the database answers: it may have gone away since the store was opened."""
+        if self._ended:
+            raise RuntimeError(f"worker {self.name} was stopped and works no more: make another Worker")
+        if self._at_work:
+            raise RuntimeError(f"worker {self.name} is at work already: make another Worker to work beside it")
+        self._has_begun = self._at_work = True
+        try:
+            await self._set_up_patiently()
+        except BaseException:
+            self._at_work, self._ended = False, self._stopping
+            raise
+
+    async def _set_up_patiently(self) -> None:
         while True:
             try:
                 await self._patiently(self._set_up())
@@ -159,8 +171,11 @@ class Worker(Hands):
         finally:
             chores.cancel()
             await asyncio.wait([chores])
-            await self._give_back()
-            self._crew.dismiss()
+            try:
+                await self._give_back()
+            finally:
+                self._crew.dismiss()
+                self._at_work, self._ended = False, self._stopping
 
     async def _patiently(self, asking: Awaitable[None]) -> None:
         """Await what asks the store; once the worker is stopped, only until its time is over, and a moment more."""

@@ -72,7 +72,7 @@ async def given_back(stage: Stage, kind: str) -> None:
 
 
 async def at_once(stage: Stage) -> None:
-    """A second signal ends it at once."""
+    """A second signal, of either kind, ends it at once: its runs are given back, and the exit code tells of it."""
     runs = stage.create(2)
     with stage.process() as process:
         await process.journaled("begin", 2)
@@ -80,7 +80,7 @@ async def at_once(stage: Stage) -> None:
         await process.journaled("stop")
         assert process.process.poll() is None
         process.send(signal.SIGTERM)
-        assert 0 == await process.over()
+        assert 128 + signal.SIGTERM == await process.over()
         assert 2 == len(process.journal("cancelled"))
     assert ["in_progress"] * 2 == stage.statuses(runs)
     with Prompt(stage.url) as prompt:

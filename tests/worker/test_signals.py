@@ -1,0 +1,230 @@
+"""Signals: the first lets a worker finish, the second ends its process, whatever that is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runstate.store import Store, open_store
+from runstate.worker import Worker
+from runstate.worker.signals import StopSignals
+from tests.worker.process import ROOT, WorkerProcess
+from tests.worker.support import LIMIT, Bench, ended, events, limited, new, until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="sees by /proc what was delivered")
+
+TERM, INT = signal.SIGTERM, signal.SIGINT
+SCENES = {
+    "python code, twice SIGTERM": ("block", TERM, TERM),
+    "python code, twice SIGINT": ("block", INT, INT),
+    "python code, SIGTERM first": ("block", TERM, INT),
+    "python code, SIGINT first": ("block", INT, TERM),
+    "C code": ("block_in_c", TERM, INT),
+    "C code that lets no thread run": ("block_in_regex", INT, TERM),
+    "a thread of the loop's": ("wait_for_thread", TERM, TERM),
+    "a thread of the handler's": ("wait_for_pool", INT, TERM),
+}
+
+
+async def end_by_two(url: str, folder: Path, scene: str) -> None:
+    """Block a worker's process, and send it two signals."""
+    handler, first, second = SCENES[scene]
+    with open_store(url) as store:
+        run_id = store.create(**new(queue=scene)).id
+        with WorkerProcess(url, folder, handler, queues=(scene,), lease_s=60.0, drain_s=60.0) as process:
+            await process.journaled("begin")
+            await process.delivered(first)
+            await process.journaled("stop")
+            assert process.process.poll() is None, "one signal lets it finish"
+            await process.delivered(second)
+            assert 128 + second == await process.over(), process.told()
+            assert [] == process.journal("leave"), "the program does not go on"
+        assert "in_progress" == store.get(run_id).status, "its run waits for another worker"
+
+
+@pytest.mark.parametrize("scenes", [list(SCENES)[:4], list(SCENES)[4:]], ids=["in Python", "elsewhere"])
+@limited
+async def test_a_second_signal_ends_the_process(scenes: list[str], tmp_path: Path) -> None:
+    """It ends with the exit code that a shell expects, and waits neither for the drain nor for any thread."""
+    url = f"sqlite:///{tmp_path}/runs.db"
+    open_store(url).close()
+    async with asyncio.TaskGroup() as group:
+        for scene in scenes:
+            group.create_task(end_by_two(url, tmp_path, scene), name=scene)
+
+
+async def drive_and_end(url: str, folder: Path, handler: str) -> None:
+    with open_store(url) as store:
+        run_id = store.create(**new()).id
+        with WorkerProcess(url, folder, handler, run_id=run_id) as process:
+            await process.journaled("begin")
+            await process.delivered(INT)
+            await process.delivered(INT)
+            # Where the interpreter still can it ends by the signal itself, as any program does that lets Ctrl-C pass.
+            assert await process.over() in (-INT, 128 + INT), process.told()
+            assert [] == process.journal("leave")
+
+
+@limited
+async def test_a_second_interrupt_ends_a_driver(tmp_path: Path) -> None:
+    """`drive` leaves signals to the program around it, and sees to it that a second Ctrl-C ends that."""
+    url = f"sqlite:///{tmp_path}/runs.db"
+    open_store(url).close()
+    async with asyncio.TaskGroup() as group:
+        for handler in ("block", "block_in_c", "wait_for_thread"):
+            group.create_task(drive_and_end(url, tmp_path, handler))
+
+
+@limited
+async def test_a_child_has_its_own_signals(tmp_path: Path) -> None:
+    """A child that a handler forks ends by a SIGTERM of its own, and the worker does not take it for one of its."""
+    url = f"sqlite:///{tmp_path}/runs.db"
+    with open_store(url) as store:
+        run = store.create(**new())
+        with WorkerProcess(url, tmp_path, "fork") as process:
+            await process.journaled("begin")
+            other = store.create(**new())
+            process.open_gate()
+            for one in (run, other):
+                assert "completed" == (await ended(store, one.id)).status
+            await process.delivered(TERM)
+            assert 0 == await process.over(), process.told()
+
+
+APP = """
+import time
+
+async def answer(ctx):
+    print("begun", flush=True)
+    time.sleep(3600)
+"""
+
+
+@limited
+async def test_the_command_ends_too(tmp_path: Path) -> None:
+    """`runstate worker` ends by the second signal as a program with a worker does."""
+    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
+    url = f"sqlite:///{tmp_path}/runs.db"
+    with open_store(url) as store:
+        store.create(**new())
+    command = [sys.executable, "-m", "runstate", "worker", "app:answer", "--store", url]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            assert b"begun\n" == await asyncio.to_thread(process.stdout.readline)
+            process.send_signal(INT)
+            process.send_signal(TERM)
+            assert await asyncio.to_thread(process.wait, LIMIT) in (128 + INT, 128 + TERM)
+        finally:
+            process.kill()
+
+
+# --- inside a program -------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import asyncio, os, signal, sys
+from runstate.store import open_store
+from runstate.worker import Worker
+
+before = [signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)]
+ours = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+async def answer(ctx):
+    for _ in range(int(sys.argv[1])):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)
+
+with open_store("sqlite:///:memory:") as store:
+    store.create(thread_id="t", assistant_id="a", model="m")
+    try:
+        Worker(store, answer).run()
+    finally:
+        print("closed")
+print(ours == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)])
+print(signal.set_wakeup_fd(-1))
+"""
+
+
+@pytest.mark.parametrize(("signals", "code", "printed"), [(1, 0, "closed\nTrue\n-1\n"), (2, 143, "closed\n")])
+def test_a_program_is_left_as_it_was(signals: int, code: int, printed: str) -> None:
+    """After one signal its own handlers are back, and it goes on; after two its blocks are left, and it ends."""
+    command = [sys.executable, "-c", PROGRAM, str(signals)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    assert (code, printed) == (done.returncode, done.stdout), done.stderr
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    """Only the main thread may touch them."""
+    before = signal.getsignal(TERM)
+    found: list[Any] = []
+
+    def look() -> None:
+        with StopSignals(lambda: None, lambda: 0.0):
+            found.append(signal.getsignal(TERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(LIMIT)
+    assert [before] == found
+
+
+# --- a worker is run once ---------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_worker_works_no_more(store: Store) -> None:
+    """It says so, however it is asked, and no run is touched."""
+    worker = Worker(store, lambda ctx: None, name="w1")
+    worker.stop()
+    worker.run()  # it was stopped before it began: it has nothing to do
+
+    async def beside() -> None:
+        async with worker:
+            raise AssertionError("it cannot work")
+
+    run = store.create(**new())
+    ways: tuple[Callable[[], None], ...] = (
+        worker.run,
+        lambda: asyncio.run(worker.work()),
+        lambda: asyncio.run(beside()),
+    )
+    for again in ways:
+        with pytest.raises(RuntimeError, match="worker w1 was stopped and works no more: make another Worker"):
+            again()
+    assert run == store.get(run.id)
+
+
+def test_a_worker_that_is_stopped_between_two_times(store: Store) -> None:
+    """It may work until there is nothing to do as often as it likes, and no more once it is stopped."""
+    worker = Worker(store, lambda ctx: None)
+    for _ in range(2):
+        worker.run(until_idle=True)
+    worker.stop()
+    run = store.create(**new())
+    with pytest.raises(RuntimeError, match="was stopped"):
+        worker.run(until_idle=True)
+    assert run == store.get(run.id)
+
+
+@limited
+async def test_a_worker_works_once_at_a_time(store: Store) -> None:
+    """A second call while it works is refused, and does the first no harm."""
+    bench = Bench()
+    run = store.create(**new())
+    async with Worker(store, bench.wait, name="w1") as worker:
+        await until(lambda: bench.begun == [run.id], "the handler")
+        with pytest.raises(RuntimeError, match="worker w1 is at work already"):
+            await worker.work()
+        with pytest.raises(RuntimeError, match="worker w1 is at work already"):
+            async with worker:
+                raise AssertionError("it cannot work twice")
+        bench.gate.set()
+        assert "completed" == (await ended(store, run.id)).status
+    assert [None, "start", "complete"] == events(store, run.id)
