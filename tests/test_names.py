@@ -351,6 +351,7 @@ OPTIONS |= {"before", "run_id", "run_ids"}
 """Parameters of commands that take a name, or several."""
 
 OTHER_OPTIONS = frozenset(("handler", "url", "outputs", "file", "output", "files", "store", "path", "run", "record"))
+OTHER_OPTIONS |= {"listen_url"}
 """Those that take an address, a file, or what is checked by itself."""
 
 NEEDED: Mapping[str, list[str]] = {
@@ -412,3 +413,11 @@ def test_no_command_takes_an_empty_address(word: str) -> None:
     for arguments, env in ((["--store", word], {}), ([], {"RUNSTATE_STORE": word})):
         done = CliRunner().invoke(cli, ["runs", "list", *arguments], env={"RUNSTATE_STORE": None, **env})
         assert (2, "") == (done.exit_code, done.stdout)
+
+
+@pytest.mark.parametrize("word", ["", " "])
+def test_no_command_takes_an_empty_address_to_listen_at(word: str, url: str) -> None:
+    """It is refused, and not taken for the store's own."""
+    done = CliRunner().invoke(cli, ["runs", "watch", "--store", url, "--listen-url", word])
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert "listen" in done.stderr or "address" in done.stderr
