@@ -6,10 +6,13 @@ one clock for the whole process, because a run driven by two threads must not se
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Final, Protocol, TypeVar
+from functools import partial
+from types import ModuleType
+from typing import Final, Protocol, TypeVar, cast
 
 __all__ = ["Clock", "ManualClock", "SystemClock", "microseconds", "monotonic", "moved", "pause", "span", "use_clock"]
 
@@ -67,7 +70,28 @@ class _Reader:
 
 reader: Final = _Reader(time.time)
 
-monotonic: Final = time.monotonic
+_system_time = time.time
+"""The function that tells the machine's time; freezegun puts its own into this name, as into that of every module."""
+
+_REAL: Final = (time.time, SystemClock.time)  # in a tuple, where freezegun does not look
+
+
+class _ClockModule(ModuleType):
+    """This module, which hands the function that freezegun puts into `_system_time` on to the reader.
+
+    A reader that asked the module at each call would cost every move another call.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "_system_time" and reader.time is _system_time:
+            reader.time = cast("Callable[[], float]", value)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _ClockModule
+
+# A partial of its own, so that freezegun leaves it alone.
+monotonic: Final = partial(time.monotonic)
 """Seconds that only go forward, for how long something took. No test moves it: leases are real."""
 
 pause: Final = time.sleep
@@ -81,7 +105,7 @@ def microseconds() -> int:
 
 def moved() -> int | None:
     """Return Unix microseconds if the clock is not the machine's own; None where a database's own clock may judge."""
-    return None if reader.time in (time.time, SystemClock.time) else microseconds()
+    return None if reader.time in _REAL else microseconds()
 
 
 def span(microseconds: float) -> str:
@@ -109,9 +133,9 @@ ClockT = TypeVar("ClockT", bound=Clock)
 @contextmanager
 def use_clock(clock: ClockT) -> Generator[ClockT, None, None]:
     """Let the whole process read `clock` inside the block, then the one before again."""
-    before = reader.time
+    before = None if reader.time is _system_time else reader.time
     reader.time = clock.time
     try:
         yield clock
     finally:
-        reader.time = before
+        reader.time = before or _system_time  # which freezegun may have replaced meanwhile

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from freezegun import freeze_time
 
 from runstate import ManualClock, Run, SystemClock, use_clock
+from runstate.clock import monotonic, moved
+from runstate.store import open_store
+from runstate.worker import Worker
 from tests.support import NOW, new_run
+
+IN_2030 = 1_893_456_000
+"""What the clock says under `freeze_time("2030-01-01")`."""
 
 
 def test_a_manual_clock_stands_still() -> None:
@@ -68,3 +76,63 @@ def test_all_threads_see_one_time(clock: ManualClock) -> None:
 def test_a_manual_clock_shows_where_it_stands() -> None:
     """Its repr is how to make it."""
     assert "ManualClock(5)" == repr(ManualClock(5))
+
+
+# --- freezegun, which puts functions of its own into the modules that hold those of `time` ------------------------------
+
+
+def test_freezegun_moves_the_time_of_runs() -> None:
+    """Birth and moves under `freeze_time` have its time, and afterwards the machine's again."""
+    with freeze_time("2030-01-01") as frozen:
+        run = new_run(at=None)
+        frozen.tick(5)
+        run.start()
+    assert (IN_2030, IN_2030 + 5) == (run.created_at, run.started_at)
+    assert new_run(at=None).created_at <= int(SystemClock().time())
+
+
+def test_freezegun_nests_with_a_clock_of_runs() -> None:
+    """The clock that was put in place last is read, and when it goes the one before it, whichever of the two that is."""
+    with freeze_time("2030-01-01"):
+        with use_clock(ManualClock(1)):
+            assert 1 == new_run(at=None).created_at
+        assert IN_2030 == new_run(at=None).created_at
+    with use_clock(ManualClock(1)):
+        with freeze_time("2030-01-01"):
+            assert 1 == new_run(at=None).created_at, "a clock of runs is asked for by name, and stays"
+        assert 1 == new_run(at=None).created_at
+
+
+def test_freezegun_may_end_before_the_clock_that_came_after_it() -> None:
+    """A clock's block never puts back a time that has ended meanwhile, nor one that was replaced."""
+    frozen = freeze_time("2030-01-01")
+    frozen.start()
+    with use_clock(ManualClock(1)):
+        frozen.stop()
+    before = int(SystemClock().time())
+    assert before <= new_run(at=None).created_at <= int(SystemClock().time())
+    with use_clock(ManualClock(1)):
+        frozen.start()
+    assert IN_2030 == new_run(at=None).created_at
+    frozen.stop()
+
+
+def test_freezegun_is_a_clock_that_was_moved() -> None:
+    """A database's own clock is not asked under `freeze_time`, as under any clock of a test's."""
+    assert moved() is None
+    with freeze_time("2030-01-01"):
+        assert IN_2030 * 1_000_000 == moved()
+    assert moved() is None
+
+
+def test_freezegun_moves_stored_runs_and_not_leases(tmp_path: Path) -> None:
+    """A worker under `freeze_time(real_asyncio=True)` drives a run whose times are the frozen ones; leases are real."""
+    with freeze_time("2030-01-01", real_asyncio=True), open_store(f"sqlite:///{tmp_path}/runs.db") as store:
+        before = monotonic()
+        while monotonic() == before:
+            pass  # it goes on
+        run = store.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
+        Worker(store, lambda ctx: None).run(until_idle=True)
+        run = store.get(run.id)
+        assert (IN_2030, IN_2030, IN_2030) == (run.created_at, run.started_at, run.completed_at)
+        assert {IN_2030 * 1_000_000} == {entry.at for entry in store.history(run.id)}
