@@ -77,7 +77,7 @@ _REAL: Final = (time.time, SystemClock.time)  # in a tuple, where freezegun does
 
 
 class _ClockModule(ModuleType):
-    """This module, which hands the function that freezegun puts into `_system_time` on to the reader.
+    """The class of this module. It hands the function that freezegun puts into `_system_time` on to the reader.
 
     A reader that asked the module at each call would cost every move another call.
     """

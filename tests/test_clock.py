@@ -78,7 +78,7 @@ def test_a_manual_clock_shows_where_it_stands() -> None:
     assert "ManualClock(5)" == repr(ManualClock(5))
 
 
-# --- freezegun, which puts functions of its own into the modules that hold those of `time` ------------------------------
+# --- freezegun, which puts its own functions into the modules that hold those of `time` -------------------------------
 
 
 def test_freezegun_moves_the_time_of_runs() -> None:
@@ -92,7 +92,7 @@ def test_freezegun_moves_the_time_of_runs() -> None:
 
 
 def test_freezegun_nests_with_a_clock_of_runs() -> None:
-    """The clock that was put in place last is read, and when it goes the one before it, whichever of the two that is."""
+    """A clock of runs goes before a frozen time, on either side of it, and each comes back as the other ends."""
     with freeze_time("2030-01-01"):
         with use_clock(ManualClock(1)):
             assert 1 == new_run(at=None).created_at

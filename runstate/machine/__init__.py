@@ -5,7 +5,7 @@ For those who already live with `transitions`: the nine events become trigger me
 as every other machine does. States, transitions, final states and stamps are read off the rows of the law; this module
 adds none. It is also the law's second opinion: another engine, asked the same 81 questions.
 
-This is the only module that imports `transitions`, and nothing in runstate imports it.
+This package alone imports `transitions`, and nothing in runstate imports it.
 
     class Answer: ...
 
@@ -19,6 +19,9 @@ names the methods that `transitions` makes of it (`on_enter_in_progress`, `is_st
 pictures. Where `transitions` itself takes a status (`machine.get_triggers`, `machine.set_state`), give it that string
 too: it reads an enum member by its Python name. Callbacks get the `EventData` (`send_event` is on), whose
 `kwargs["at"]` is the time of the move.
+
+Copies of a bound model, by `copy.copy`, `copy.deepcopy` or pickle, are bound models of their own. What
+`attrs.evolve` and `dataclasses.replace` make is a new model, to be bound by `add_run`.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from transitions import EventData, Machine
 from runstate.checks import optional, seconds
 from runstate.clock import reader
 from runstate.lifecycle import BIRTH, LAW, Law, RunStatus, Stamp
+from runstate.machine.models import bind, check_model
 from runstate.values import demand
 
 __all__ = ["add_run", "run_machine"]
@@ -73,7 +77,7 @@ def run_machine(
     `AsyncMachine` are awaited. All other options go to it as they are (`queued=True`, `after_state_change=...`). Naming
     what is decided here (states, transitions, auto_transitions, model_attribute, send_event) is a TypeError.
 
-    Raises ValueError when a status is none of the nine.
+    Raises as `add_run`; then none of the models is bound.
     """
     separator: str | None = getattr(machine_cls.state_cls, "separator", None)  # hierarchical machines have one
     if separator is not None and any(separator in status for status in law.statuses):
@@ -97,7 +101,11 @@ def run_machine(
         send_event=True,
         **machine_options,
     )
-    for each in cast("Iterable[object]", model) if isinstance(model, (list, tuple)) else (model,):
+    models = tuple(cast("Iterable[object]", model)) if isinstance(model, (list, tuple)) else (model,)
+    for place, each in enumerate(models):
+        check_model(machine, each, (*machine.models, *models[:place]))
+        _begin(each, initial)
+    for each in models:
         add_run(machine, each, initial=initial, law=law, expires_in_s=expires_in_s)
     return machine
 
@@ -107,18 +115,17 @@ def add_run(
 ) -> None:
     """Bind one more model to a machine made by `run_machine` with the same law; one machine serves any number of them.
 
-    `machine.add_model(model)` binds too, but makes the model queued whatever it was, and leaves its times to you.
+    `machine.add_model(model)` binds too, but checks nothing of this, makes the model queued whatever it was, and leaves
+    its times to you.
 
-    Raises ValueError when the status is none of the nine, or when another model on the machine equals this one:
-    `transitions` takes equal models for one, and would leave this one unbound without a word.
+    Raises, and leaves the model as it was: ValueError when its status is none of the nine, when a time it has is not in
+    Unix seconds, or when another model on the machine equals this one (`transitions` takes equal models for one, and
+    would leave this one unbound without a word); TypeError for a model that cannot be bound: it is a class, takes no
+    new attributes, has an attribute of its own where an event belongs, or is bound to another machine.
     """
-    if any(other is not model and other == model for other in machine.models):
-        raise ValueError("an equal model is on this machine already; let models compare by identity (eq=False)")
-    status = RunStatus(initial or getattr(model, _STATUS, None) or BIRTH)
-    created_at: int | None = getattr(model, "created_at", None)
-    if created_at is None:
-        created_at = int(reader.time())
-    machine.add_model(model, initial=status.value)
+    check_model(machine, model, machine.models)
+    status, created_at = _begin(model, initial)
+    bind(machine, model, status)
     times = dict[str, int | None].fromkeys(get_args(Stamp))
     times |= {"created_at": created_at, "expires_at": created_at + expires_in_s}
     for name, time in times.items():
@@ -126,6 +133,15 @@ def add_run(
             setattr(model, name, time)
     if not law.holds("expires_at", status):
         _clear_deadline(model)
+
+
+def _begin(model: object, initial: str | None) -> tuple[RunStatus, int]:
+    """Return where a model begins, and its birth in Unix seconds. Raises ValueError if what it has is neither."""
+    status = RunStatus(initial or getattr(model, _STATUS, None) or BIRTH)
+    times = {name: getattr(model, name, None) for name in ("created_at", "expires_at", *get_args(Stamp))}
+    demand([fault for name, time in times.items() for fault in optional(seconds)(name, time)])
+    created_at: int | None = times["created_at"]
+    return status, int(reader.time()) if created_at is None else created_at
 
 
 def tell_time(event: EventData) -> None:
