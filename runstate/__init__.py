@@ -5,6 +5,8 @@ state diagrams (`runstate.diagram`). Everything public is here, but for the face
 `runstate.machine` is the same law for those who live with `transitions`.
 """
 
+import sys as _sys
+
 from runstate.clock import Clock, ManualClock, SystemClock, use_clock
 from runstate.errors import (
     Fault,
@@ -43,6 +45,11 @@ from runstate.values import (
     TruncationStrategy,
     Usage,
 )
+
+if _sys.modules.get("hypothesis"):  # which looks for those that tell it of their types as it is loaded
+    from _runstate_hypothesis import register as _register
+
+    _register()
 
 __all__ = [
     "DEFAULT_EXPIRES_IN_S",

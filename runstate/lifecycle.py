@@ -197,6 +197,8 @@ class Law:
     Statuses and events may be given as members or as their strings; a string that is none raises `ValueError` and
     names the nine.
 
+    Laws with the same rows are equal; a copy of `LAW`, pickled ones too, is `LAW`.
+
     Raises `LawError` when a row stands twice, an event has two targets, or only some of its rows end at the deadline.
     """
 
@@ -209,6 +211,7 @@ class Law:
     _targets: dict[RunEvent, RunStatus] = attrs.field(init=False)
     _live: frozenset[RunStatus] = attrs.field(init=False)
     _lessons: dict[tuple[RunStatus, RunEvent], _Lesson] = attrs.field(init=False, factory=dict)
+    _hash: int = attrs.field(init=False)  # worked out once: laws are keys of caches
 
     def __attrs_post_init__(self) -> None:
         rows: dict[tuple[RunStatus, RunEvent], Transition] = {}
@@ -229,9 +232,22 @@ class Law:
         write(self, "_rows", rows)
         write(self, "_targets", targets)
         write(self, "_live", frozenset(row.source for row in self.transitions))
+        write(self, "_hash", hash(self.transitions))
 
     def __repr__(self) -> str:
         return f"<Law of {len(self.transitions)} transitions>"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Law) and self.transitions == other.transitions)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> str | tuple[type[Law], tuple[tuple[Transition, ...]]]:
+        """Be the same law again in another process, and in a copy."""
+        return next(
+            (name for name in ("LAW", "_DOCUMENTED_LAW") if globals().get(name) is self), (Law, (self.transitions,))
+        )
 
     def find(self, status: RunStatus, event: RunEvent) -> Transition | None:
         """Return the row for `event` asked in `status`, or None where it is illegal."""

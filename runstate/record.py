@@ -73,12 +73,13 @@ _NOTHING: Final[JsonObject] = {}
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 
 
-@attrs.define(kw_only=True, repr=False, eq=False, weakref_slot=False)
+@attrs.define(kw_only=True, repr=False, eq=False)
 class RunRecord:
     """A run as data: equal when every attribute is, copied and pickled like any value.
 
     The constructor takes the attributes by name and raises `InvalidRun` with every fault it finds. It judges each
-    value by itself; whether they can stand together is `plausible.judge`'s question.
+    value by itself; whether they can stand together is `plausible.judge`'s question. A weak reference to a run is
+    possible: no move lets go of a run, so a callback at its end comes in the middle of none.
     """
 
     _id: str = attrs.field(alias="id")

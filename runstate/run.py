@@ -12,7 +12,7 @@ no more and no less, is a test over all rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Self, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
 
 from runstate import checks
 from runstate.clock import reader as _clock
@@ -103,12 +103,26 @@ def _faults_of_deadline(born: int, expires_in_s: int) -> tuple[Fault, ...]:
     return faults
 
 
+def _check_names(given: tuple[object, ...], attributes: Mapping[str, object]) -> None:
+    """Raise TypeError unless these are the attributes of a run that exists."""
+    missing = [name for name in ("id", "created_at", "thread_id", "assistant_id", "status") if name not in attributes]
+    unknown = [name for name in attributes if name not in FIELDS and name != "extra"]
+    if given or missing or unknown:
+        wrong = "takes its attributes by name" if given else f"lacks {', '.join(missing)}" if missing else ""
+        wrong = wrong or f"has no attribute {', '.join(unknown)} to give"
+        raise TypeError(
+            f"Run(...) is a run that exists already, and {wrong}: "
+            "Run.create(...) makes a new run, Run.from_dict(...) reads one from JSON"
+        )
+
+
 class Run(RunSnapshot):
     """A run: the `thread.run` of the Assistants API, which only the nine moves change, in place, all or nothing.
 
     Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
     where the run stands raises `IllegalTransition` (`TerminalStatus` if it has ended); arguments that no run can take
     raise `InvalidRun`. After either the run is as it was. What each move writes is LIFECYCLE's, "The stamps".
+    `attrs.evolve` refuses a run, for it would write a status that no move led to.
 
     >>> run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_700_000_000)
     >>> run.start(at=1_700_000_001)
@@ -118,6 +132,12 @@ class Run(RunSnapshot):
     """
 
     __slots__ = ()
+
+    if not TYPE_CHECKING:  # a type checker knows the attributes from the base class
+
+        def __init__(self, *given: object, **attributes: object) -> None:
+            _check_names(given, attributes)
+            super().__init__(**attributes)
 
     @classmethod
     def create(

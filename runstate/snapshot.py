@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from runstate import checks
 from runstate.clock import reader as _clock
@@ -28,10 +28,19 @@ def used(usage: object) -> Usage:
     return usage
 
 
+class _Hidden:
+    """An attribute of the base class that is not there."""
+
+    def __get__(self, run: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} is changed by its moves alone: attrs.evolve would forge its status")
+
+
 class RunSnapshot(RunRecord):
     """A run that answers questions and is read and written as JSON, but has no moves."""
 
     __slots__ = ()
+
+    __attrs_attrs__ = _Hidden()  # so that `attrs.evolve` refuses a run
 
     @property
     def is_terminal(self) -> bool:

@@ -73,6 +73,7 @@ FOREIGN: dict[str, frozenset[str]] = {
     "pytest": frozenset({"testing"}),
     "hypothesis": frozenset({"testing"}),
     "attrs": frozenset(BELOW),
+    "_runstate_hypothesis": frozenset({"__init__"}),  # this library's own, and outside of it so that it loads nothing
 }
 
 

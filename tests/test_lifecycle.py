@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise, permutations
 
@@ -320,3 +324,24 @@ def test_a_law_says_how_many_rows_it_has() -> None:
     """Its repr is short; its rows are its own to print."""
     assert "<Law of 19 transitions>" == repr(LAW)
     assert "<Law of 11 transitions>" == repr(documented())
+
+
+@pytest.mark.parametrize("law", [LAW, documented()], ids=["law", "documented"])
+def test_a_law_stays_the_law_in_a_copy_and_in_another_process(law: Law) -> None:
+    """What was copied or pickled is that very law, so that code which asks for `LAW` finds it."""
+    assert copy.copy(law) is copy.deepcopy(law) is pickle.loads(pickle.dumps(law)) is law
+    command = "import pickle, sys; from runstate import LAW, documented; law = pickle.load(sys.stdin.buffer); "
+    command += "print(law is LAW, law is documented())"
+    done = subprocess.run([sys.executable, "-c", command], input=pickle.dumps(law), capture_output=True, check=True)
+    assert f"{law is LAW} {law is documented()}" == done.stdout.decode().strip()
+
+
+def test_laws_with_the_same_rows_are_equal() -> None:
+    """A part of the law that a test made up is equal to its copies, hashes alike, and differs from all others."""
+    part = Law(LAW.transitions[:3])
+    for other in (copy.copy(part), copy.deepcopy(part), pickle.loads(pickle.dumps(part)), Law(LAW.transitions[:3])):
+        assert other == part
+        assert hash(other) == hash(part)
+        assert other.find(RunStatus.QUEUED, RunEvent.START) == LAW.transitions[0]
+    as_object: object = part.transitions
+    assert part not in (LAW, as_object, Law(LAW.transitions[:4]))

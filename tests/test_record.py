@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import attrs
 import pytest
 
 from runstate import InvalidRun, LastError, Run, RunStatus, TruncationStrategy, Usage
 from runstate.record import FIELDS, RunRecord
+from runstate.snapshot import RunSnapshot
+from runstate.stored import StoredRun
 from tests.support import KEYS, NOW, STATUSES, bring, everything, new_run
 
 LEAST: dict[str, Any] = {
@@ -206,3 +212,45 @@ def test_a_record_does_not_share_what_it_was_given() -> None:
     run = Run(**LEAST, metadata=metadata)
     metadata["a"] = "c"
     assert {"a": "b"} == run.metadata
+
+
+def test_a_run_can_be_referred_to_weakly() -> None:
+    """A cache of runs by weak reference lets go of a run that nobody else holds."""
+    run = new_run()
+    cache = weakref.WeakValueDictionary({"run_1": run})
+    assert cache["run_1"] is run
+    del run
+    gc.collect()
+    assert "run_1" not in cache
+
+
+@pytest.mark.parametrize("kind", [Run, StoredRun])
+def test_evolve_forges_no_status(kind: type[RunSnapshot]) -> None:
+    """`attrs.evolve` would give a run a status that no move led to; it takes a run for no class of attrs."""
+    run = kind.from_dict(new_run().to_dict())
+    before = run.to_dict()
+    with pytest.raises((TypeError, ValueError)):
+        attrs.evolve(run, status=RunStatus.COMPLETED)  # type: ignore[misc]
+    assert before == run.to_dict()
+    with pytest.raises(TypeError):
+        replace(run, status=RunStatus.COMPLETED)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("given", "attributes", "wrong"),
+    [
+        ((), {"thread_id": "thread_1"}, "lacks id, created_at, assistant_id, status"),
+        ((), {}, "lacks id, created_at, thread_id, assistant_id, status"),
+        ((), new_run().to_dict(), "has no attribute object to give"),
+        ((), {**LEAST, "metdata": {}}, "has no attribute metdata to give"),
+        (("thread_1",), {}, "takes its attributes by name"),
+    ],
+)
+def test_the_constructor_says_how_a_run_is_made(given: Any, attributes: Any, wrong: str) -> None:
+    """Who meant a new run, or had a record, is told the method for that, and no private class is named."""
+    with pytest.raises(TypeError) as caught:
+        Run(*given, **attributes)
+    told = str(caught.value)
+    assert wrong in told
+    assert "Run.create(...) makes a new run, Run.from_dict(...) reads one" in told
+    assert "RunRecord" not in told

@@ -25,9 +25,18 @@ from runstate.plausible import Shape, shapes
 from runstate.run import Run
 from runstate.testing.asking import ask
 from runstate.testing.cells import Cell, refusals
-from runstate.values import ErrorCode, IncompleteReason, ToolCall, TruncationStrategy, Usage
+from runstate.values import (
+    ErrorCode,
+    IncompleteDetails,
+    IncompleteReason,
+    LastError,
+    RequiredAction,
+    ToolCall,
+    TruncationStrategy,
+    Usage,
+)
 
-__all__ = ["illegal_moves", "paths", "runs", "traces"]
+__all__ = ["illegal_moves", "instances", "paths", "runs", "traces"]
 
 Statuses: TypeAlias = RunStatus | str | Iterable[RunStatus | str]
 Snapshot: TypeAlias = dict[str, Any]
@@ -135,6 +144,9 @@ _FORMATS: Final[Sequence[Any]] = (
     {"type": "json_object"},
     {"type": "json_schema", "json_schema": {}},
 )
+_TRUNCATIONS: Final = st.builds(TruncationStrategy) | st.integers(1, 100).map(
+    lambda messages: TruncationStrategy("last_messages", messages)
+)
 _SETTINGS: Final = st.fixed_dictionaries(
     cast("dict[str, st.SearchStrategy[Any]]", {}),
     optional={
@@ -147,8 +159,7 @@ _SETTINGS: Final = st.fixed_dictionaries(
         ),
         "max_prompt_tokens": st.none() | _LIMITS,
         "max_completion_tokens": st.none() | _LIMITS,
-        "truncation_strategy": st.builds(TruncationStrategy)
-        | st.integers(1, 100).map(lambda messages: TruncationStrategy("last_messages", messages)),
+        "truncation_strategy": _TRUNCATIONS,
         "tool_choice": st.sampled_from(["auto", "none", "required"]) | _A_TOOL,
         "parallel_tool_calls": st.booleans(),
         "response_format": st.sampled_from(_FORMATS),
@@ -157,11 +168,11 @@ _SETTINGS: Final = st.fixed_dictionaries(
         "expires_in_s": st.integers(1, 86_400),
     },
 )
-_USAGES: Final = st.none() | st.builds(Usage, st.integers(0, 1_000_000), st.integers(0, 1_000_000))
+_A_USAGE: Final = st.builds(Usage, st.integers(0, 1_000_000), st.integers(0, 1_000_000))
+_USAGES: Final = st.none() | _A_USAGE
 _ARGUMENTS: Final = st.dictionaries(_NAMES, _TEXTS, max_size=3).map(json.dumps)
-_CALLS: Final = st.lists(
-    st.builds(ToolCall, _NAMES, _NAMES, _ARGUMENTS), min_size=1, max_size=4, unique_by=lambda call: call.id
-)
+_A_CALL_OF_A_TOOL: Final = st.builds(ToolCall, _NAMES, _NAMES, _ARGUMENTS)
+_CALLS: Final = st.lists(_A_CALL_OF_A_TOOL, min_size=1, max_size=4, unique_by=lambda call: call.id)
 _CARRIED: Final[Mapping[RunEvent, Mapping[str, st.SearchStrategy[Any]]]] = {
     RunEvent.REQUIRE_ACTION: {"calls": _CALLS},
     RunEvent.MARK_INCOMPLETE: {"reason": st.sampled_from(get_args(IncompleteReason))},
@@ -176,6 +187,26 @@ def _carried(draw: st.DrawFn, event: RunEvent, run: Run) -> dict[str, Any]:
     given = {name: draw(strategy) for name, strategy in _CARRIED.get(event, {}).items()}
     return {**given, "usage": draw(_USAGES)} if LAW.holds("usage", LAW.target_of(event)) else given
 
+
+def instances(kind: type) -> st.SearchStrategy[Any]:
+    """Return the strategy for a class: `Run`, or what a run holds. `st.from_type` gives the same.
+
+    >>> from hypothesis import find
+    >>> find(instances(Usage), lambda usage: usage.total_tokens > 5).total_tokens
+    6
+    """
+    return _INSTANCES[kind]()
+
+
+_INSTANCES: Final[Mapping[type, Callable[[], st.SearchStrategy[Any]]]] = {
+    Run: runs,
+    ToolCall: lambda: _A_CALL_OF_A_TOOL,
+    RequiredAction: lambda: _CALLS.map(RequiredAction),
+    LastError: lambda: st.builds(LastError, st.sampled_from(get_args(ErrorCode)), _TEXTS),
+    IncompleteDetails: lambda: st.sampled_from(get_args(IncompleteReason)).map(IncompleteDetails),
+    TruncationStrategy: lambda: _TRUNCATIONS,
+    Usage: lambda: _A_USAGE,
+}
 
 Life: TypeAlias = tuple[Run, list[Snapshot]]
 

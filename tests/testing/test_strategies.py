@@ -16,7 +16,7 @@ from runstate import LAW, IllegalTransition, Run, RunEvent, documented
 from runstate.plausible import judge, judge_trace
 from runstate.testing.asking import ask
 from runstate.testing.strategies import illegal_moves, paths, runs, traces
-from runstate.values import TruncationStrategy
+from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
 from tests.mutated_traces import is_legal
 from tests.support import PAIRS, STATUSES, TABLE, everything
 
@@ -233,3 +233,43 @@ def test_hypothesis_is_optional(module: str) -> None:
         [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True, timeout=60
     )
     assert f"runstate.testing.{module} needs Hypothesis: pip install hypothesis" == done.stdout.strip()
+
+
+KINDS = (Run, ToolCall, RequiredAction, LastError, IncompleteDetails, TruncationStrategy, Usage)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_hypothesis_makes_a_run_and_what_it_holds(kind: type) -> None:
+    """`from_type` finds the strategy of each class, and what it draws can be written and read again."""
+
+    @given(st.from_type(kind))
+    @settings(max_examples=20)
+    def drawn(value: object) -> None:
+        assert isinstance(value, kind)
+        if isinstance(value, Run):
+            assert Run.from_dict(value.to_dict()) == value
+
+    drawn()
+
+
+@given(st.builds(lambda run: run, st.from_type(Run)))
+def test_a_run_that_hypothesis_makes_has_a_lawful_history(run: Run) -> None:
+    """It is one that the judge finds nothing wrong with."""
+    assert judge(run.to_dict()) == ()
+
+
+@pytest.mark.parametrize("first", ["hypothesis", "runstate"])
+def test_neither_library_loads_the_other(first: str) -> None:
+    """Whichever is there first, the type is known once both are; one alone stays alone."""
+    second = {"hypothesis": "runstate", "runstate": "hypothesis"}[first]
+    code = f"""
+import sys
+import {first}
+assert {second!r} not in sys.modules
+import {second}
+from hypothesis import find, strategies as st
+def status_of(run: runstate.Run): return run.status
+print(find(st.builds(status_of), lambda status: True))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "queued\n"
