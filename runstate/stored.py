@@ -85,6 +85,8 @@ class StoredRun(RunSnapshot):
             if unread is None:
                 with suppress(AttributeError):  # another thread has just read it
                     return object.__getattribute__(self, name)
+                if name in set(RunEvent):
+                    raise AttributeError(f"a stored run is moved by its store: store.{name}(run.id, ...)")
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
             read, row = unread
             self.__setstate__(read(row))

@@ -25,7 +25,10 @@ _SECRET: Final = re.compile(r"(?:[^@/?#%\s]|%[0-9A-Fa-f]{2})*")
 def database_at(url: str, wait_s: float = 10.0) -> Database:
     """Return the database that a URL names; no connection is made yet. Raises `StoreUrlError`."""
     given = cast("object", url)
-    if not isinstance(given, str) or not given or len(given) > _MOST or not given.isprintable():
+    if not isinstance(given, str):
+        got = "None" if given is None else f"a Python {type(given).__name__}"
+        raise StoreUrlError(f"not the address of a store: expected {_FORMS}, as a string; got {got}")
+    if not given or len(given) > _MOST or not given.isprintable():
         raise StoreUrlError(f"not the address of a store: expected {_FORMS}")
     scheme, colon, rest = given.partition(":")
     make = _DIALECTS.get(scheme)

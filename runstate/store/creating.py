@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, cast
 
 from runstate import checks
-from runstate.errors import Fault
+from runstate.errors import Fault, InvalidRun
 from runstate.json_values import join
 from runstate.record import JsonObject, ResponseFormat, ToolChoice
 from runstate.run import DEFAULT_EXPIRES_IN_S, Run
@@ -64,6 +64,7 @@ class NewRun(TypedDict, total=False):
     """Who asked, for the history."""
 
 
+_ARGUMENTS: Final = tuple(NewRun.__annotations__)
 _NAMES: Final[frozenset[str]] = frozenset(("thread_id", "assistant_id", "model"))
 _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
 
@@ -125,9 +126,11 @@ def _microseconds(not_before: datetime | float | None) -> int | None:
 _A_MOMENT: Final = checks.number(0, checks.YEAR_10000)
 
 
-def _wanted(given: Mapping[str, Any]) -> Wanted:
-    """Return a run to be created. Raises `InvalidRun` with every fault of what was given."""
+def _wanted(given: Mapping[str, Any], function: str = "Store.create()") -> Wanted:
+    """Return a run to be created. Raises `InvalidRun` with every fault of what was given, `TypeError` for its names."""
     bare = not given.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
+    if not bare:
+        _check_names(given, function)
     run = Run.create(**(given if bare else {name: value for name, value in given.items() if name not in _OWN}))
     named = f"{run.thread_id}{run.assistant_id}{run.model}"
     if not bare or len(named) > checks.MAX_NAME or not named.isprintable():
@@ -149,10 +152,29 @@ def _wanted(given: Mapping[str, Any]) -> Wanted:
     )
 
 
-def _one_of_many(place: int, given: object) -> Mapping[str, Any]:
+def _check_names(given: Mapping[str, Any], function: str) -> None:
+    """Raise `TypeError` for an argument that `create` does not take, or lacks; `function` is what was called."""
+    for name in given:
+        if name not in _ARGUMENTS:
+            from difflib import get_close_matches
+
+            like = get_close_matches(str(name), _ARGUMENTS, 1)
+            meant = f". Did you mean {like[0]!r}?" if like else ""
+            raise TypeError(f"{function} got an unexpected keyword argument {name!r}{meant}")
+    missing = [repr(name) for name in _ARGUMENTS if name in _NAMES and name not in given]
+    if missing:
+        what = "argument" if len(missing) == 1 else "arguments"
+        raise TypeError(f"{function} missing {len(missing)} required keyword-only {what}: {', '.join(missing)}")
+
+
+def _one_of_many(place: int, given: object) -> Wanted:
+    """Return one of many runs to be created. Raises as `_wanted` does, with its place."""
     if not isinstance(given, Mapping):
         demand(checks.wrong_type(f"[{place}]", "what `create` takes, as an object", given))
-    return cast("Mapping[str, Any]", given)
+    try:
+        return _wanted(cast("Mapping[str, Any]", given), f"Store.create_many() [{place}]")
+    except InvalidRun as refused:
+        raise InvalidRun([Fault(join(f"[{place}]", fault.path), fault.problem) for fault in refused.faults]) from None
 
 
 def _first(runs: list[StoredRun]) -> StoredRun:
@@ -175,8 +197,11 @@ class Creating(Asking):
         return self._way.ask(Create([_wanted(cast("Mapping[str, Any]", given))], _first))
 
     def create_many(self, given: Iterable[NewRun]) -> list[StoredRun]:
-        """Create many runs at once (at most 10,000), all or none, and return them in order. Raises as `create`."""
-        wanted = [_wanted(_one_of_many(place, one)) for place, one in enumerate(given)]
+        """Create many runs at once (at most 10,000), all or none, and return them in order.
+
+        Raises as `create` does, with the place of what is wrong: `[3].metadata`.
+        """
+        wanted = [_one_of_many(place, one) for place, one in enumerate(given)]
         if len(wanted) > MOST_AT_ONCE:
             demand([Fault("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
         return self._way.ask(Create(wanted, _all))

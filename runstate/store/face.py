@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from inspect import isroutine
-from types import TracebackType
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, cast
+from functools import wraps
+from inspect import isfunction, isroutine
+from types import MethodType, TracebackType
+from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from runstate.errors import StoreError, StoreUnavailable, StoreUrlError
 from runstate.store.address import database_at
@@ -33,11 +34,24 @@ __all__ = ["AsyncStore", "BoundStore", "Store", "open_store"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_CALLERS: Final = "the database of the connection that was given"  # to within(): it may be another than the store's
 _READERS: Final = 4  # threads that read for coroutines
 
 
 class Everything(Creating, Moving, Reading, Working):
     """All that can be asked of runs that survive."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a store holds connections, and can be neither copied nor pickled for another process: "
+            "give that process the URL, and let it open_store(url)"
+        )
+
+
+for _part in (Creating, Moving, Reading, Working):
+    for _name, _method in vars(_part).items():
+        if isfunction(_method) and not _name.startswith("_"):
+            _method.__qualname__ = f"Store.{_name}"  # what Python calls it where the arguments are wrong
 
 
 class BoundStore(Everything):
@@ -45,7 +59,7 @@ class BoundStore(Everything):
 
 
 class Store(Everything):
-    """Runs that survive, for threads; `aio` is the same for coroutines. Close it, or use `with`."""
+    """Runs that survive, for threads; `aio` is the same for coroutines. Close it, or use `with` or `async with`."""
 
     def __init__(
         self, database: Database, wait_s: float, listening: Database | None = None, place: Place | None = None
@@ -82,6 +96,14 @@ class Store(Everything):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)  # it waits for what was asked, which the loop may have to answer
 
     @property
     def aio(self) -> AsyncStore:
@@ -151,7 +173,7 @@ class Store(Everything):
                 raise StoreError(
                     f"expected a sqlite3 connection, got {type(connection).__name__}: use one of sqlite3's"
                 )
-            return SqliteSession(connection, self.database.shown, 0.0, owned=False)
+            return SqliteSession(connection, _CALLERS, 0.0, owned=False)
         import psycopg
 
         from runstate.store.postgres import PostgresSession
@@ -159,9 +181,7 @@ class Store(Everything):
         if not isinstance(connection, psycopg.Connection):
             kind = type(connection).__name__
             raise StoreError(f"expected a psycopg connection, got {kind}: use psycopg 3's, or SQLAlchemy's over it")
-        return PostgresSession(
-            cast("psycopg.Connection[tuple[Any, ...]]", connection), self.database.shown, owned=False
-        )
+        return PostgresSession(cast("psycopg.Connection[tuple[Any, ...]]", connection), _CALLERS, owned=False)
 
     def close(self) -> None:
         """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`.
@@ -209,16 +229,16 @@ class _Awaited(Generic[P, T]):
     """
 
     def __init__(self, method: Callable[Concatenate[Any, P], T]) -> None:
-        self._method = method
+        @wraps(method)
+        async def call(store: AsyncStore, *args: P.args, **kwargs: P.kwargs) -> T:
+            return await cast("Awaitable[T]", method(store.everything, *args, **kwargs))
+
+        call.__qualname__ = f"AsyncStore.{method.__name__}"  # which Python names where somebody forgets to await
+        self._call = call
         self.__doc__ = method.__doc__
 
-    def __get__(self, store: AsyncStore, owner: type[AsyncStore]) -> Callable[P, Awaitable[T]]:
-        method, everything = self._method, store.everything
-
-        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await cast("Awaitable[T]", method(everything, *args, **kwargs))
-
-        return call
+    def __get__(self, store: AsyncStore | None, owner: type[AsyncStore]) -> Callable[P, Awaitable[T]]:
+        return cast("Callable[P, Awaitable[T]]", self._call if store is None else MethodType(self._call, store))
 
 
 def _like(method: Callable[Concatenate[Any, P], T]) -> Callable[[Callable[..., None]], _Awaited[P, T]]:
@@ -237,6 +257,9 @@ class AsyncStore:
         self._store = store
         self._later = _Later(committer, readers)
         self.everything: Final = Everything(cast("Way", self._later))
+
+    def __reduce__(self) -> NoReturn:
+        self._store.__reduce__()
 
     def close(self) -> None:
         """Let the reading threads go."""

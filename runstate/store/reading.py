@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
 
@@ -28,11 +28,24 @@ _AGE: Final = checks.optional(checks.number(0, checks.YEAR_10000))
 
 
 @attrs.frozen
-class Page:
-    """Runs of a list, in order, and whether there are more."""
+class Page(Sequence[StoredRun]):
+    """Runs of a list, in order, and whether there are more. A sequence of the runs on this page."""
 
     data: tuple[StoredRun, ...]
     has_more: bool
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredRun: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[StoredRun, ...]: ...
+    def __getitem__(self, index: int | slice) -> StoredRun | tuple[StoredRun, ...]:
+        return self.data[index]
+
+    def __iter__(self) -> Iterator[StoredRun]:
+        return iter(self.data)
 
     @property
     def first_id(self) -> str | None:

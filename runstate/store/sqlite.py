@@ -41,7 +41,8 @@ def translated(error: sqlite3.Error, where: str) -> StoreError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return StoreError(f"cannot write to {where}: it is read-only")
     if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreUrlError(f"cannot open {where}: no such folder, or no right to it")
+        why = "it is a folder" if Path(where).is_dir() else "no such folder, or no right to it"
+        return StoreUrlError(f"cannot open {where}: {why}")
     if code == sqlite3.SQLITE_NOTADB:
         return StoreUrlError(f"{where} is not an SQLite database")
     if code == sqlite3.SQLITE_IOERR:

@@ -86,10 +86,14 @@ def test_odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_such_folder(tmp_path: Path) -> None:
     """A folder that is missing, or a folder in the place of the file, is said to be so; nothing is made."""
-    for path in (tmp_path / "missing" / "runs.db", tmp_path):
-        error = refused(f"sqlite:///{path}")
-        assert isinstance(error, StoreUrlError)
-        assert f"cannot open {path}: no such folder, or no right to it" == str(error)
+    for path, why in (
+        (tmp_path / "missing" / "runs.db", "no such folder, or no right to it"),
+        (tmp_path, "it is a folder"),
+    ):
+        for migrate in (None, True, False):
+            error = refused(f"sqlite:///{path}", migrate=migrate)
+            assert isinstance(error, StoreUrlError)
+            assert f"cannot open {path}: {why}" == str(error)
     assert [] == list(tmp_path.iterdir())
 
 
