@@ -15,14 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
 
 from runstate import checks
+from runstate.arguments import Calls, GivenUsage, required_action_of, truncation_strategy_of, usage_of
 from runstate.clock import reader as _clock
 from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
 from runstate.ids import new_run_id
-from runstate.json_values import copy_of
+from runstate.json_values import copy_of, is_object
 from runstate.lifecycle import BIRTH, LAW, RunEvent
 from runstate.outputs import by_call
 from runstate.record import FIELDS, JsonObject, ResponseFormat, ToolChoice
-from runstate.snapshot import RunSnapshot, used
+from runstate.snapshot import RunSnapshot
 from runstate.values import (
     NO_USAGE,
     ErrorCode,
@@ -30,9 +31,7 @@ from runstate.values import (
     IncompleteReason,
     LastError,
     RequiredAction,
-    ToolCall,
     TruncationStrategy,
-    Usage,
     demand,
 )
 
@@ -90,6 +89,8 @@ def _settled(given: _Settings, faults: list[Fault]) -> _Settings:
     for index, value in enumerate(given):
         if value is not None and value is not _DEFAULTS[index]:
             setting, check = _SETTINGS[index]
+            if setting == "truncation_strategy" and is_object(value):
+                value = truncation_strategy_of(cast("Mapping[str, object]", value))
             found = check(setting, value)
             faults += found
             settings[index] = None if found else copy_of(value)  # what was handed in stays its owner's
@@ -121,8 +122,8 @@ class Run(RunSnapshot):
 
     Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
     where the run stands raises `IllegalTransition` (`TerminalStatus` if it has ended); arguments that no run can take
-    raise `InvalidRun`. After either the run is as it was. What each move writes is LIFECYCLE's, "The stamps".
-    `attrs.evolve` refuses a run, for it would write a status that no move led to.
+    raise `InvalidRun`. After either the run is as it was. What each move writes is LIFECYCLE's, "The stamps". A usage
+    is a `Usage`, or the API's object for it. `attrs.evolve` refuses a run: it would write a status that no move led to.
 
     >>> run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_700_000_000)
     >>> run.start(at=1_700_000_001)
@@ -152,7 +153,7 @@ class Run(RunSnapshot):
         metadata: Mapping[str, str] | None = _NO_PAIRS,
         max_prompt_tokens: int | None = None,
         max_completion_tokens: int | None = None,
-        truncation_strategy: TruncationStrategy | None = _AUTO,
+        truncation_strategy: TruncationStrategy | JsonObject | None = _AUTO,
         tool_choice: ToolChoice | None = "auto",
         parallel_tool_calls: bool | None = True,
         response_format: ResponseFormat | None = "auto",
@@ -235,11 +236,15 @@ class Run(RunSnapshot):
         self._status = _STARTED
         self._started_at = at
 
-    def require_action(self, calls: RequiredAction | Iterable[ToolCall], *, at: int | None = None) -> None:
-        """Wait for the outputs of `calls` (at least one): requires_action. No time is stamped, `at` only checked."""
+    def require_action(self, calls: Calls, *, at: int | None = None) -> None:
+        """Wait for the outputs of `calls` (at least one): requires_action. No time is stamped, `at` only checked.
+
+        The calls come as a `RequiredAction`, as one `ToolCall` or several, or as the API has them: objects like
+        `{"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}`, or all of `required_action`.
+        """
         if at is not None:
             _given(at)
-        action = calls if isinstance(calls, RequiredAction) else RequiredAction(calls)
+        action = calls if isinstance(calls, RequiredAction) else required_action_of(calls)
         if (status := self._status) not in _MAY_REQUIRE:
             raise _refusal(self._id, status, _REQUIRE)
         self._status = _REQUIRED
@@ -277,10 +282,10 @@ class Run(RunSnapshot):
         self._status = _REQUESTED
         self._required_action = None
 
-    def confirm_cancel(self, usage: Usage | None = None, *, at: int | None = None) -> None:
+    def confirm_cancel(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
         """Say that the work has stopped: cancelled, `cancelled_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else used(usage)
+        usage = NO_USAGE if usage is None else usage_of(usage)
         if (status := self._status) not in _MAY_CONFIRM:
             raise _refusal(self._id, status, _CONFIRM)
         self._status = _CONFIRMED
@@ -288,10 +293,10 @@ class Run(RunSnapshot):
         self._expires_at = None
         self._usage = usage
 
-    def complete(self, usage: Usage | None = None, *, at: int | None = None) -> None:
+    def complete(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
         """End well: completed, `completed_at` stamped. Also out of cancelling, when the end wins the race."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else used(usage)
+        usage = NO_USAGE if usage is None else usage_of(usage)
         if (status := self._status) not in _MAY_COMPLETE:
             raise _refusal(self._id, status, _COMPLETE)
         self._status = _COMPLETED
@@ -299,10 +304,12 @@ class Run(RunSnapshot):
         self._expires_at = None
         self._usage = usage
 
-    def mark_incomplete(self, reason: IncompleteReason, usage: Usage | None = None, *, at: int | None = None) -> None:
+    def mark_incomplete(
+        self, reason: IncompleteReason, usage: GivenUsage | None = None, *, at: int | None = None
+    ) -> None:
         """End at a token limit: incomplete, with its reason, `completed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else used(usage)
+        usage = NO_USAGE if usage is None else usage_of(usage)
         if not isinstance(cast("object", reason), str) or reason not in _CUT_AT:
             raise _one_of(_CUT_AT, "reason", reason)
         details = _CUT_AT[reason]
@@ -314,10 +321,10 @@ class Run(RunSnapshot):
         self._incomplete_details = details
         self._usage = usage
 
-    def fail(self, code: ErrorCode, message: str, usage: Usage | None = None, *, at: int | None = None) -> None:
+    def fail(self, code: ErrorCode, message: str, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
         """End by an error: failed, with `last_error`, `failed_at` stamped."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else used(usage)
+        usage = NO_USAGE if usage is None else usage_of(usage)
         if not isinstance(cast("object", code), str) or code not in _ERROR_CODES:
             raise _one_of(_ERROR_CODES, "code", code)
         error = LastError(str(code), message)
@@ -330,10 +337,10 @@ class Run(RunSnapshot):
         self._last_error = error
         self._usage = usage
 
-    def expire(self, usage: Usage | None = None, *, at: int | None = None) -> None:
+    def expire(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
         """End by the deadline: expired, `completed_at` stamped. Whether it is due is the caller's to ask (`is_due`)."""
         at = int(_clock.time()) if at is None else _given(at)
-        usage = NO_USAGE if usage is None else used(usage)
+        usage = NO_USAGE if usage is None else usage_of(usage)
         if (status := self._status) not in _MAY_EXPIRE:
             raise _refusal(self._id, status, _EXPIRE)
         self._status = _EXPIRED

@@ -8,24 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from runstate import checks
+from runstate.arguments import GivenUsage, usage_of
 from runstate.clock import reader as _clock
-from runstate.errors import InvalidRun
 from runstate.lifecycle import LAW, RunEvent
 from runstate.record import RunRecord
-from runstate.values import IncompleteReason, Usage
+from runstate.values import IncompleteReason
 
 if TYPE_CHECKING:
     from runstate.wire import Spelling
 
-__all__ = ["RunSnapshot", "used"]
-
-
-def used(usage: object) -> Usage:
-    """Return the usage a caller gave. Raises `InvalidRun` if it is none."""
-    if not isinstance(usage, Usage):
-        raise InvalidRun(checks.wrong_type("usage", "a Usage", usage))
-    return usage
+__all__ = ["RunSnapshot"]
 
 
 class _Hidden:
@@ -64,12 +56,12 @@ class RunSnapshot(RunRecord):
             return None
         return deadline - (_clock.time() if now is None else now)
 
-    def over_budget(self, usage: Usage | None = None) -> IncompleteReason | None:
+    def over_budget(self, usage: GivenUsage | None = None) -> IncompleteReason | None:
         """Return the limit that `usage` (else the run's own) is past, ready for `mark_incomplete`; None within both.
 
         A run may use its limit to the last token. The prompt's limit is asked first.
         """
-        spent = self._usage if usage is None else used(usage)
+        spent = self._usage if usage is None else usage_of(usage)
         if spent is None:
             return None
         if self._max_prompt_tokens is not None and spent.prompt_tokens > self._max_prompt_tokens:

@@ -16,7 +16,7 @@ import attrs
 
 from runstate import checks
 from runstate.errors import Fault, InvalidRun
-from runstate.json_values import copy_of
+from runstate.json_values import copy_of, is_object
 
 __all__ = [
     "NO_USAGE",
@@ -52,27 +52,45 @@ def _own(extra: Mapping[str, object]) -> Mapping[str, object]:
     return cast("Mapping[str, object]", copy_of(extra)) if extra and checks.json_value("", extra) == () else extra
 
 
+def _argument_text(arguments: str | Mapping[str, object]) -> str:
+    """Return arguments as JSON text; what is neither text nor JSON stays as it is, and is a fault."""
+    if isinstance(arguments, Mapping) and checks.extra("", arguments) == ():
+        import json  # here, because most of those who drive runs never write one
+
+        return json.dumps(copy_of(arguments))
+    return cast("str", arguments)
+
+
 @attrs.frozen(weakref_slot=False)
 class ToolCall:
     """A call that a run waits for: the id to answer under, the tool's name, its arguments as JSON text.
 
+    Arguments that are given as an object are written as JSON text.
+
+    >>> ToolCall("call_1", "weather", {"city": "Paris"}).arguments
+    '{"city": "Paris"}'
     >>> ToolCall("call_1", "weather", '{"city": "Paris"}')
     ToolCall(id='call_1', name='weather', arguments='{"city": "Paris"}', type='function')
     """
 
     id: str
     name: str
-    arguments: str = "{}"
+    arguments: str = attrs.field(default="{}", converter=_argument_text)
     type: str = "function"
     extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
-        faults = checks.name("id", self.id) + checks.name("name", self.name) + checks.text("arguments", self.arguments)
+        faults = checks.name("id", self.id) + checks.name("name", self.name) + _arguments("arguments", self.arguments)
         demand(
             faults
             + checks.name("type", self.type)
             + checks.extra("extra", self.extra, taken=("id", "type", "name", "arguments"))
         )
+
+
+def _arguments(path: str, value: object) -> checks.Faults:
+    """JSON text. Of an object that could not be written as such, what keeps it from that is told."""
+    return checks.extra(path, value) if is_object(value) else checks.text(path, value)
 
 
 def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:

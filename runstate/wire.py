@@ -75,8 +75,10 @@ def _raise(faults: Iterator[Fault]) -> None:
 class _Reading:
     """One object being read: collects the faults, so that all can be told at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, given: bool = False) -> None:
         self.faults: list[Fault] = []
+        self._given = given
+        """Whether it is a caller's argument, in which the arguments of a call may be an object."""
 
     def blame(self, path: str, problem: str) -> None:
         self.faults.append(Fault(path, problem))
@@ -166,6 +168,9 @@ class _Reading:
         missing = [key for key in ("id", "name") if key not in outer]
         for key in missing:
             self.blame(f"{path}.{key}", "is missing")
+        if not self._given and isinstance(outer.get("arguments"), Mapping):  # a ToolCall would make text of it
+            self.blame(f"{path}.arguments", "expected a string, got an object")
+            return None
         return None if missing else self.make(path, ToolCall, **outer, extra=extra)
 
     def last_error(self, path: str, value: object) -> object:
@@ -176,6 +181,9 @@ class _Reading:
 
     def usage(self, path: str, value: object) -> object:
         return self.build(path, value, Usage, "prompt_tokens completion_tokens total_tokens")
+
+    def given_usage(self, path: str, value: object) -> object:
+        return self.build(path, value, Usage, "prompt_tokens completion_tokens", "total_tokens")
 
     def truncation_strategy(self, path: str, value: object) -> object:
         return self.build(path, value, TruncationStrategy, "type", "last_messages")
@@ -306,10 +314,14 @@ def to_json_value(value: object) -> object:
     return _SPELLINGS["snake"].value(value)
 
 
-def from_json_value(field: str, data: object) -> object:
-    """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with every fault."""
-    reading = _Reading()
-    value: object = getattr(reading, field)(field, data)
+def from_json_value(field: str, data: object, path: str | None = None) -> object:
+    """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with every fault.
+
+    Besides the attributes, `field` may be `tool_call`, or `given_usage`: a usage whose total may be missing. `path` is
+    where the faults of a caller's argument are told.
+    """
+    reading = _Reading(given=path is not None)
+    value: object = getattr(reading, field)(path or field, data)
     _raise(iter(reading.faults))
     return value
 

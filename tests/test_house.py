@@ -23,7 +23,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # Imports go downward only: a law that knew its pictures could not be drawn by others, and cycles hide who decides.
 FLOOR_0 = ("lifecycle", "errors", "clock")
 FLOOR_1 = (
-    *("ids", "outputs", "json_values", "checks", "values", "record", "wire", "snapshot", "stored", "run"),
+    *("ids", "outputs", "arguments", "json_values", "checks", "values", "record", "wire", "snapshot", "stored", "run"),
     *("json_text", "plausible", "recordings", "refused_text"),
 )
 FLOOR_2 = ("store",)
@@ -41,12 +41,15 @@ BELOW: dict[str, frozenset[str]] = {
     "values": frozenset({"errors", "json_values", "checks"}),
     "record": frozenset({"errors", "lifecycle", "json_values", "checks", "values"}),
     "outputs": frozenset({"errors", "json_values", "checks", "values"}),
+    "arguments": frozenset({*FLOOR_0, "json_values", "checks", "values", "record", "wire"}),
     "wire": frozenset({*FLOOR_0, "json_text", "json_values", "checks", "values", "record"}),
-    "snapshot": frozenset({*FLOOR_0, "checks", "values", "record", "wire"}),
+    "snapshot": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "arguments"}),
     "stored": frozenset({*FLOOR_0, "record", "snapshot"}),
     "store": frozenset({*FLOOR_0, *FLOOR_1}),
     "worker": frozenset({*FLOOR_0, *FLOOR_1, *FLOOR_2}),
-    "run": frozenset({*FLOOR_0, "ids", "outputs", "json_values", "checks", "values", "record", "snapshot"}),
+    "run": frozenset(
+        {*FLOOR_0, "ids", "outputs", "arguments", "json_values", "checks", "values", "record", "snapshot"}
+    ),
     "plausible": frozenset({*FLOOR_0, "checks", "values", "record", "wire", "run"}),
     "recordings": frozenset(
         {*FLOOR_0, "json_text", "json_values", "refused_text", "checks", "values", "record", "wire", "run", "plausible"}

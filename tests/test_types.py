@@ -52,7 +52,13 @@ run.mark_incomplete()  # wrong
 run.fail("oops", "x")  # wrong
 run.fail("server_error")  # wrong
 run.complete(5)  # wrong
-run.complete({"prompt_tokens": 5})  # wrong
+run.complete({"prompt_tokens": 5})
+run.complete({5: 5})  # wrong
+run.require_action({"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": []}})
+run.require_action([{"id": "call_1", "function": {"name": "weather", "arguments": "{}"}}])
+run.require_action(ToolCall("call_1", "weather", {"city": "Paris"}))
+run.require_action(5)  # wrong
+arguments: str = ToolCall("call_1", "weather", {"city": "Paris"}).arguments
 run.submit_tool_outputs(["call_1"])  # wrong
 run.submit_tool_outputs({"call_1": 5})  # wrong
 run.require_action(["call_1"])  # wrong

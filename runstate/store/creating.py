@@ -43,7 +43,7 @@ class NewRun(TypedDict, total=False):
     metadata: Mapping[str, str] | None
     max_prompt_tokens: int | None
     max_completion_tokens: int | None
-    truncation_strategy: TruncationStrategy | None
+    truncation_strategy: TruncationStrategy | JsonObject | None
     tool_choice: ToolChoice | None
     parallel_tool_calls: bool | None
     response_format: ResponseFormat | None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast, get_args
 
 from runstate import checks
+from runstate.arguments import Calls, GivenUsage, required_action_of, usage_of
 from runstate.errors import Fault
 from runstate.json_values import fits
 from runstate.lifecycle import RunEvent
 from runstate.outputs import by_call
 from runstate.record import JsonObject
-from runstate.snapshot import used
 from runstate.store.asking import Asking
 from runstate.store.commands import Move
 from runstate.store.rows import json_text
@@ -23,8 +23,6 @@ from runstate.values import (
     IncompleteReason,
     LastError,
     RequiredAction,
-    ToolCall,
-    Usage,
     demand,
 )
 
@@ -70,13 +68,13 @@ class Moving(Asking):
     def require_action(
         self,
         run_id: str,
-        calls: RequiredAction | Iterable[ToolCall],
+        calls: Calls,
         *,
         actor: str | None = None,
         expected_version: int | None = None,
     ) -> StoredRun:
         """Wait for the outputs of `calls`: requires_action. Whoever worked on it lets it go."""
-        action = calls if isinstance(calls, RequiredAction) else RequiredAction(calls)
+        action = calls if isinstance(calls, RequiredAction) else required_action_of(calls)
         demand(action.unnamed)
         required = json_text(action)
         payload = {"required_action": required}
@@ -112,7 +110,7 @@ class Moving(Asking):
     def confirm_cancel(
         self,
         run_id: str,
-        usage: Usage | None = None,
+        usage: GivenUsage | None = None,
         *,
         actor: str | None = None,
         expected_version: int | None = None,
@@ -123,7 +121,7 @@ class Moving(Asking):
     def complete(
         self,
         run_id: str,
-        usage: Usage | None = None,
+        usage: GivenUsage | None = None,
         *,
         actor: str | None = None,
         expected_version: int | None = None,
@@ -135,7 +133,7 @@ class Moving(Asking):
         self,
         run_id: str,
         reason: IncompleteReason,
-        usage: Usage | None = None,
+        usage: GivenUsage | None = None,
         *,
         actor: str | None = None,
         expected_version: int | None = None,
@@ -150,7 +148,7 @@ class Moving(Asking):
         run_id: str,
         code: ErrorCode,
         message: str,
-        usage: Usage | None = None,
+        usage: GivenUsage | None = None,
         *,
         actor: str | None = None,
         expected_version: int | None = None,
@@ -165,7 +163,7 @@ class Moving(Asking):
     def expire(
         self,
         run_id: str,
-        usage: Usage | None = None,
+        usage: GivenUsage | None = None,
         *,
         actor: str | None = None,
         expected_version: int | None = None,
@@ -179,7 +177,7 @@ class Moving(Asking):
         event: RunEvent,
         actor: str | None,
         version: int | None,
-        usage: Usage | None = None,
+        usage: GivenUsage | None = None,
         **given: Any,
     ) -> StoredRun:
         faults = checks.identifier("run_id", run_id)
@@ -188,5 +186,5 @@ class Moving(Asking):
         if version is not None and (type(version) is not int or not 0 < version <= checks.MOST):
             faults += (Fault("expected_version", f"expected a version, got {checks.show(version)}"),)
         demand(faults)
-        spent = None if usage is None else json_text(used(usage))
+        spent = None if usage is None else json_text(usage_of(usage))
         return self._way.ask(Move(run_id, event, actor=actor, version=version, usage=spent, **given))

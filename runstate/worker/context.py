@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import attrs
 
 from runstate import checks
+from runstate.arguments import Calls, GivenUsage, required_action_of, usage_of
 from runstate.checks import with_article
 from runstate.clock import monotonic
 from runstate.errors import Fault, LeaseLost, RunstateError
@@ -172,9 +173,15 @@ class Context:
 
     # --- what it can do -------------------------------------------------------------------------------------------
 
-    def add_usage(self, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        """Count tokens. Raises `TokenLimitReached` past a limit of the run, which then ends as incomplete."""
-        added = Usage(prompt_tokens, completion_tokens)
+    def add_usage(self, prompt_tokens: int | GivenUsage = 0, completion_tokens: int = 0) -> None:
+        """Count tokens, or a whole usage: a `Usage`, or the API's object for it.
+
+        Raises `TokenLimitReached` past a limit of the run, which then ends as incomplete.
+        """
+        if isinstance(prompt_tokens, Usage | Mapping):
+            added = usage_of(prompt_tokens)
+        else:
+            added = Usage(prompt_tokens, completion_tokens)
         spent = Usage(self._prompt + added.prompt_tokens, self._completion + added.completion_tokens)
         self._prompt, self._completion = spent.prompt_tokens, spent.completion_tokens
         self._limit = self.run.over_budget(spent)
@@ -230,9 +237,12 @@ class Context:
     # Each only makes an outcome, which the handler returns. One that is made and not returned fails the run: to take
     # it as an end would end handlers that go on, and to forget it would complete a run that has failed.
 
-    def require_action(self, calls: RequiredAction | Iterable[ToolCall]) -> Outcome:
-        """Return this to wait for the outputs of `calls`. The slot is free; the handler is called again with them."""
-        action = calls if isinstance(calls, RequiredAction) else RequiredAction(calls)
+    def require_action(self, calls: Calls) -> Outcome:
+        """Return this to wait for the outputs of `calls`. The slot is free; the handler is called again with them.
+
+        They come as for `Run.require_action`: tool calls, or the API's objects.
+        """
+        action = required_action_of(calls)
         demand(action.unnamed)
         return self._make(Outcome(RunEvent.REQUIRE_ACTION, action))
 

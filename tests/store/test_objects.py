@@ -77,9 +77,13 @@ def test_a_store_stays_in_its_process(any_store: Store, go: Callable[[object], o
 def test_a_bound_store_stays_in_its_process(tmp_path: Path) -> None:
     """The same for one inside a transaction of the caller's own."""
     path = tmp_path / "runs.db"
-    with open_store(f"sqlite:///{path}") as store, closing(sqlite3.connect(path)) as own:
-        with store.within(own) as bound, pytest.raises(TypeError, match="let it open_store"):
-            pickle.dumps(bound)
+    with (
+        open_store(f"sqlite:///{path}") as store,
+        closing(sqlite3.connect(path)) as own,
+        store.within(own) as bound,
+        pytest.raises(TypeError, match="let it open_store"),
+    ):
+        pickle.dumps(bound)
 
 
 # --- names in messages ---------------------------------------------------------------------------------------------
