@@ -1,21 +1,45 @@
-"""The lifecycle of an Assistants API run, as one explicit table.
+"""The lifecycle of an Assistants API run: in memory, in a store, in the hands of workers, and in tests.
 
-Three uses: drive runs in a worker (`Run`), assert transition rules in tests (`LAW`, `TRANSITIONS`, `judge`), print
-state diagrams (`runstate.diagram`). Everything public is here, but for the faces: `runstate.diagram` draws, and
-`runstate.machine` is the same law for those who live with `transitions`.
+In memory `Run` has the lifecycle: nine moves, each legal or refused; `LAW` is the table they obey. `open_store` opens
+SQLite or PostgreSQL, where runs survive; `Worker` claims them and calls your handler, and `drive` does so for one run,
+inside of another engine. All of that, and every error, can be imported from here; what needs a database is loaded when
+it is first asked for, so that `import runstate` stays light.
+
+    runstate.store              stores: runs that survive, their histories, what workers ask of a store
+    runstate.worker             workers and their handlers, `drive`, `Dispatcher`
+    runstate.testing            assertions, fixtures and transition coverage for pytest, Hypothesis, trials
+    runstate.plausible          judges whether a legal history could have left a record
+    runstate.recordings         reads recorded runs: JSON lines, captured streams, cassettes
+    runstate.diagram            draws the law, and where a run stands in it
+    runstate.machine            the same law as a `transitions.Machine`, for a model of your own
+
+The command `runstate` shows the law, and looks after stored runs.
 """
 
 import sys as _sys
+import typing as _typing
+from importlib import import_module as _import_module
 
 from runstate.clock import Clock, ManualClock, SystemClock, use_clock
 from runstate.errors import (
+    Conflict,
     Fault,
     IllegalTransition,
     InvalidRun,
+    KeyReused,
     LawError,
+    LeaseLost,
+    LostRace,
+    OutcomeUnknown,
     RunDecodeError,
+    RunNotFound,
     RunstateError,
+    SchemaMismatch,
+    StoreError,
+    StoreUnavailable,
+    StoreUrlError,
     TerminalStatus,
+    ThreadBusy,
     ToolOutputsMismatch,
 )
 from runstate.ids import new_run_id
@@ -46,6 +70,29 @@ from runstate.values import (
     Usage,
 )
 
+if _typing.TYPE_CHECKING:
+    from runstate.store import AsyncStore, Entry, NewRun, Page, Store, StoredRun, open_store
+    from runstate.worker import Context, Dispatcher, Handler, Outcome, RunFailed, TokenLimitReached, Worker
+    from runstate.worker.drive import drive, drive_async
+else:
+    _STORE = ("AsyncStore", "Entry", "NewRun", "Page", "Store", "StoredRun", "open_store")
+    _WORKER = ("Context", "Dispatcher", "Handler", "Outcome", "RunFailed", "TokenLimitReached", "Worker")
+    _LATER = {
+        **dict.fromkeys(_STORE, "runstate.store"),
+        **dict.fromkeys((*_WORKER, "drive", "drive_async"), "runstate.worker"),
+    }
+
+    def __getattr__(name: str) -> object:
+        """Return what is loaded when it is first asked for."""
+        if name not in _LATER:
+            raise AttributeError(f"module 'runstate' has no attribute {name!r}", name=name, obj=_sys.modules[__name__])
+        value = globals()[name] = getattr(_import_module(_LATER[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})
+
+
 if _sys.modules.get("hypothesis"):  # which looks for those that tell it of their types as it is loaded
     from _runstate_hypothesis import register as _register
 
@@ -56,35 +103,62 @@ __all__ = [
     "LAW",
     "NO_USAGE",
     "TRANSITIONS",
+    "AsyncStore",
     "Basis",
     "Clock",
+    "Conflict",
+    "Context",
+    "Dispatcher",
+    "Entry",
     "ErrorCode",
     "Fault",
+    "Handler",
     "IllegalTransition",
     "IncompleteDetails",
     "IncompleteReason",
     "InvalidRun",
+    "KeyReused",
     "LastError",
     "Law",
     "LawError",
+    "LeaseLost",
+    "LostRace",
     "ManualClock",
+    "NewRun",
+    "Outcome",
+    "OutcomeUnknown",
+    "Page",
     "RequiredAction",
     "Run",
     "RunDecodeError",
     "RunEvent",
+    "RunFailed",
+    "RunNotFound",
     "RunStatus",
     "RunstateError",
+    "SchemaMismatch",
+    "Store",
+    "StoreError",
+    "StoreUnavailable",
+    "StoreUrlError",
+    "StoredRun",
     "SystemClock",
     "TerminalStatus",
+    "ThreadBusy",
+    "TokenLimitReached",
     "ToolCall",
     "ToolOutputsMismatch",
     "Transition",
     "TruncationStrategy",
     "Usage",
+    "Worker",
     "allowed_events",
     "documented",
+    "drive",
+    "drive_async",
     "is_terminal",
     "new_run_id",
+    "open_store",
     "shortest_path",
     "target_of",
     "use_clock",

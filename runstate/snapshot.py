@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 from runstate.arguments import GivenUsage, usage_of
 from runstate.clock import reader as _clock
@@ -32,7 +32,7 @@ class RunSnapshot(RunRecord):
 
     __slots__ = ()
 
-    __attrs_attrs__ = _Hidden()  # so that `attrs.evolve` refuses a run
+    __attrs_attrs__: ClassVar[Any] = _Hidden()  # so that `attrs.evolve` refuses a run
 
     @property
     def is_terminal(self) -> bool:

@@ -15,6 +15,9 @@ from typing import NamedTuple
 import pytest
 
 import runstate
+import runstate.errors
+import runstate.store
+import runstate.worker
 
 ROOT = Path(runstate.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -64,7 +67,8 @@ BELOW: dict[str, frozenset[str]] = {
     "__init__": frozenset({*FLOOR_0, *FLOOR_1}),
 }
 # Only for the names in annotations: an error tells a status, but the law must be able to raise errors.
-FOR_TYPES_ONLY = {("errors", "lifecycle"), ("errors", "stored")}
+# The root has names of the store and the worker, which it loads when they are first asked for.
+FOR_TYPES_ONLY = {("errors", "lifecycle"), ("errors", "stored"), ("__init__", "store"), ("__init__", "worker")}
 
 # What else may be imported, and by whom. `transitions` drags a machine of its own in; click and rich are an extra.
 FOREIGN: dict[str, frozenset[str]] = {
@@ -196,6 +200,8 @@ def test_the_root_is_light() -> None:
         "runstate.plausible",
         "runstate.recordings",
         "runstate.wire",
+        "runstate.store",
+        "runstate.worker",
         "json",
     ]
     # What was there before is not the library's doing: a coverage tool looks in first.
@@ -272,11 +278,69 @@ def test_struck_words(path: Path) -> None:
 
 def test_the_root_lists_what_it_has() -> None:
     """The package root has every name in its `__all__`, sorted by kind, and no other public name but its modules."""
+    for name in runstate.__all__:
+        getattr(runstate, name)  # some are there when they are asked for
     public = {
         name for name, value in vars(runstate).items() if not name.startswith("_") and not inspect.ismodule(value)
     }
     assert set(runstate.__all__) == public
     assert len(runstate.__all__) == len(set(runstate.__all__))
+
+
+PLACES = {"store": runstate.store, "worker": runstate.worker, "errors": runstate.errors}
+
+
+@pytest.mark.parametrize("name", runstate.__all__)
+def test_a_name_of_the_root_is_the_one_of_its_module(name: str) -> None:
+    """Whoever imports `Worker` from the root has the class of `runstate.worker`; each name is in `dir`, too."""
+    assert name in dir(runstate)
+    for module in PLACES.values():
+        if name in module.__all__:
+            assert getattr(module, name) is getattr(runstate, name)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_people_import_is_at_the_root(place: str) -> None:
+    """Every error, and all of the store and the worker but what a loop of one's own needs."""
+    for_loops_of_ones_own = {"Beat", "BoundStore", "Claim", "Lease", "Settle", "Swept"}
+    assert set(PLACES[place].__all__) - for_loops_of_ones_own <= set(runstate.__all__)
+
+
+@pytest.mark.parametrize(
+    ("statement", "loaded"),
+    [
+        ("runstate.Worker", {"runstate.store", "runstate.worker"}),
+        ("from runstate import open_store", {"runstate.store"}),
+        ("from runstate import ThreadBusy, RunNotFound", set()),
+        ("dir(runstate)", set()),
+        ("hasattr(runstate, 'Wroker')", set()),
+    ],
+)
+def test_the_root_loads_what_is_asked_for(statement: str, loaded: set[str]) -> None:
+    """Nothing before it is asked for, and no more then."""
+    found = "[name for name in ('runstate.store', 'runstate.worker') if name in sys.modules]"
+    code = f"import sys, runstate; {statement}; print({found})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert told.stdout.strip() == str(sorted(loaded))
+
+
+def test_a_name_that_the_root_lacks() -> None:
+    """It is an AttributeError that names the module, as of any module."""
+    with pytest.raises(AttributeError, match="module 'runstate' has no attribute 'Wroker'"):
+        runstate.Wroker  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_help_tells_the_truth() -> None:
+    """What `help(runstate)` begins with names every package that people import, and each is there."""
+    told = inspect.getdoc(runstate) or ""
+    named = re.findall(r"^ {4}(runstate\.\w+) ", told, re.MULTILINE)
+    for module in named:
+        assert importlib.import_module(module).__doc__
+    public = {*FLOOR_2, *FLOOR_3, *FACES, "plausible", "recordings"} - {"cli", "demo", "fleet"}
+    assert {f"runstate.{name}" for name in public} == set(named)
+    for name in ("Run", "LAW", "open_store", "Worker", "drive"):
+        assert f"`{name}`" in told
+        assert hasattr(runstate, name)
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__main__"], ids=relative)
