@@ -255,6 +255,60 @@ def test_the_demo_moves_on_a_terminal_and_quick_does_not_pause() -> None:
     assert "\x1b[" in shown
 
 
+def test_the_lanes_that_move_are_those_of_the_terminal() -> None:
+    """While something moves on the screen, the characters of the lanes are the terminal's, not those of a pipe."""
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "runstate", "scenes"]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=env) as running:
+        os.close(theirs)
+        written = b""
+        while "leads to" not in written.decode(errors="ignore"):  # the key below the first picture
+            chunk = _read(ours)
+            assert chunk, written
+            written += chunk
+        running.kill()
+    os.close(ours)
+    assert "● may be asked   ▶ leads to" in written.decode(errors="ignore")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("arguments", [("table",), ("explain", "queued", "complete"), ("explain", "expired", "start")])
+def test_words_are_whole_on_a_terminal(width: int, arguments: tuple[str, ...]) -> None:
+    """Where a terminal is narrow, a line ends between words, and nothing that a pipe gets is left out."""
+    shown = on_a_terminal(*arguments, COLUMNS=str(width), TERM="dumb")
+    whole = process(*arguments).stdout
+    lines = [line.rstrip() for line in shown.splitlines()]
+    longest_word = max(map(len, whole.split()))
+    if arguments != ("table",):
+        assert " ".join(shown.split()) == " ".join(whole.split())
+        assert max(map(len, lines)) <= max(width, longest_word)
+    elif width >= 80:
+        assert max(map(len, lines)) <= width
+        assert sorted(shown.split()) == sorted(whole.split())
+    for row in TRANSITIONS if arguments == ("table",) else ():
+        assert f"{row.basis}: {row.evidence}" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+@pytest.mark.parametrize(("status", "event"), [("queued", "complete"), ("cancelling", "confirm_cancel")])
+def test_explain_takes_either_order(status: str, event: str, json_too: list[str]) -> None:
+    """No word is both a status and an event, so the order says nothing."""
+    right = ask("explain", status, event, *json_too)
+    assert right.stdout == ask("explain", event, status, *json_too).stdout
+    assert right.stdout == ask("explain", *json_too, event.upper(), status.upper()).stdout
+    assert right.exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["list", "show", "cancel", "history", "watch", "prune", "sweep", "create", "submit"])
+def test_a_command_of_the_group_is_found(name: str) -> None:
+    """Asked for without `runs`, it is named with it; every command of the group is."""
+    done = CliRunner().invoke(cli, [name])
+    assert done.exit_code == 2
+    assert f"No such command '{name}'. Did you mean 'runs {name}'?" in done.stderr
+    assert name in ask("runs", "--help").stdout
+
+
 def test_a_terminal_that_knows_no_unicode_gets_ascii() -> None:
     """Where stdout cannot take the lanes' characters, they are drawn in ASCII."""
     done = process("diagram", PYTHONIOENCODING="ascii", PYTHONUTF8="0")

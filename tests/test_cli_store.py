@@ -865,3 +865,69 @@ def test_what_is_no_span_of_time(text: str) -> None:
 
     with pytest.raises(click.BadParameter):
         duration(text)
+
+
+# --- names of queues ------------------------------------------------------------------------------------------------
+
+
+def test_several_statuses_in_one_option(desk: Desk) -> None:
+    """With commas, repeated, or both; a word that is no status is named."""
+    queued, ended = desk.create(), desk.ended()
+    for options in (
+        ["--status", "queued,completed"],
+        ["--status", "queued", "--status", "completed"],
+        ["--status", "failed, queued", "--status", "completed"],
+    ):
+        found = [each["run"]["id"] for each in desk.said("runs", "list", *options)["data"]]
+        assert found == [ended, queued]
+    for wrong in ("completed,paused", "paused", "completed,", ""):
+        done = desk.ask("runs", "list", "--status", wrong)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "is not one of 'queued'" in done.stderr
+
+
+def test_a_list_of_a_queue_that_nothing_waits_in(desk: Desk) -> None:
+    """Where nothing is found, the queues in which runs wait are named; for programs nothing is."""
+    assert desk.ask("runs", "list", "--queue", "mial").stderr == "no such runs\n"
+    desk.create(queue="mail")
+    desk.create(queue="mail")
+    desk.create()
+    done = desk.ask("runs", "list", "--queue", "mial")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "no such runs; no run waits in the queue mial; runs wait in: default (1), mail (2)\n"
+    assert desk.said("runs", "list", "--queue", "mial")["data"] == []
+    assert desk.ask("runs", "list", "--queue", "mail", "--status", "failed").stderr == "no such runs\n"
+
+
+def test_a_run_in_a_queue_that_is_much_like_another(desk: Desk) -> None:
+    """It is created all the same, and stderr asks whether the other was meant."""
+    desk.create(queue="mail")
+    names = ["--thread", "thread_1", "--assistant", "asst_1", "--model", "gpt-4o"]
+    done = desk.ask("runs", "create", *names, "--queue", "mial")
+    assert (done.exit_code, done.stderr) == (0, "no other run waits in the queue mial; did you mean mail?\n")
+    assert desk.store.get(done.stdout.strip()).queue == "mial"
+    for queue in ("mail", "default", "something else"):
+        assert desk.ask("runs", "create", *names, "--queue", queue).stderr == ""
+
+
+def test_a_worker_of_a_queue_that_nothing_waits_in(desk: Desk, tmp_path: Path) -> None:
+    """It works, and says at its start where runs wait; where one waits in a queue of its own it says nothing."""
+    (tmp_path / "handlers.py").write_text("def answer(ctx): pass\n", encoding="utf-8")
+    desk.create(queue="mail")
+    environment = {"RUNSTATE_STORE": desk.url, "PYTHONPATH": str(tmp_path)}
+    done = process("worker", "handlers:answer", "--until-idle", "--queue", "mial", **environment)
+    assert done.returncode == 0
+    assert "no run waits in the queue mial; runs wait in: mail (1)\n" in done.stderr
+    done = process("worker", "handlers:answer", "--until-idle", "--queue", "mial", "--queue", "mail", **environment)
+    assert "waits" not in done.stderr
+    assert desk.store.counts()["completed"] == 1  # type: ignore[index]
+
+
+def test_the_store_tells_its_queues(desk: Desk) -> None:
+    """Only those in which a run waits, in order, each with how many."""
+    nothing: dict[str, int] = {}
+    assert desk.store.queues() == nothing
+    for queue in ("b", "a", "b"):
+        desk.create(queue=queue)
+    desk.ended()
+    assert list(desk.store.queues().items()) == [("a", 1), ("b", 2)]

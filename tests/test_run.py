@@ -596,3 +596,12 @@ def test_used_is_kept() -> None:
     """The usage handed to the last move is the run's."""
     run = bring("completed")
     assert USED == run.usage
+
+
+def test_a_time_before_the_birth_is_taken_and_judged() -> None:
+    """`at` is the caller's, and clocks of two machines differ: no move refuses it, the judge warns of it."""
+    run = new_run(at=NOW)
+    run.start(at=1)
+    assert (NOW, 1) == (run.created_at, run.started_at)
+    warned = [finding for finding in judge(run.to_dict()) if finding.field == "started_at"]
+    assert ["warning"] == [finding.severity for finding in warned]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,13 @@ def snippets(tmp_path: Path) -> Path:
 
 
 def run_checker(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run(
+    done = check(*arguments, cwd=cwd)
+    assert done.stdout, done.stderr
+    return done.stdout
+
+
+def check(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", *arguments],
         capture_output=True,
         text=True,
@@ -96,8 +103,6 @@ def run_checker(*arguments: str, cwd: Path) -> str:
         timeout=120,
         env={**os.environ, "MYPYPATH": str(REPO), "PYTHONPATH": str(REPO)},
     )
-    assert done.stdout, done.stderr
-    return done.stdout
 
 
 @pytest.mark.foreign
@@ -111,6 +116,23 @@ def test_mypy(snippets: Path, tmp_path: Path) -> None:
     )
     found = [json.loads(line) for line in output.splitlines()]
     assert WRONG == {each["line"] for each in found if each["severity"] == "error"}, output
+
+
+@pytest.mark.foreign
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+def test_what_the_readme_shows_is_typed(tmp_path: Path) -> None:
+    """Whoever copies a block of the README into a project that checks strictly is told of nothing."""
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 5
+    named = [f"block_{place}.py" for place in range(len(blocks))]
+    for name, block in zip(named, blocks, strict=True):
+        is_test = "def test_" in block  # as people write tests: without annotations
+        (tmp_path / name).write_text(block if not is_test else f"# mypy: allow-untyped-defs\n{block}", encoding="utf-8")
+    done = check(
+        *("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", str(tmp_path / "cache"), *named), cwd=tmp_path
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.foreign

@@ -19,6 +19,10 @@ __all__ = ["LazyGroup", "cli"]
 import_module("rich")  # most commands need it; whoever lacks it is to hear so here, not in the middle of one
 
 
+_OF_RUNS = ("cancel", "create", "history", "list", "prune", "show", "submit", "sweep", "watch")
+"""Commands of the group `runs`, which people ask for without it."""
+
+
 class LazyGroup(click.Group):
     """A group that knows where its commands are, as `module:attribute`, and imports one when it is asked for."""
 
@@ -44,6 +48,8 @@ class LazyGroup(click.Group):
         if args[0] not in self.places:  # click looks for those only among the commands that are here
             for name in self.places:
                 self.get_command(ctx, name)
+        if ctx.parent is None and args[0] not in self.commands and args[0] in _OF_RUNS:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean 'runs {args[0]}'?")
         return super().resolve_command(ctx, args)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from runstate.cli.screen import columns, emit_json
+from runstate.cli.screen import columns, emit_json, sentence
 from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Transition, documented
 
 __all__ = ["explain", "table"]
@@ -60,7 +60,20 @@ def _transitions(law: Law) -> list[dict[str, Any]]:
     ]
 
 
-@click.command()
+class _EitherOrder(click.Command):
+    """A command of a status and an event, which take either order: no word is both."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the status first."""
+        places = [place for place, word in enumerate(args) if not word.startswith("-")]
+        if len(places) == 2:
+            first, second = places
+            if args[first].lower() in set(RunEvent) and args[second].lower() in set(RunStatus):
+                args[first], args[second] = args[second], args[first]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_EitherOrder)
 @click.argument(
     "status", metavar="STATUS", type=click.Choice([status.value for status in RunStatus], case_sensitive=False)
 )
@@ -81,14 +94,14 @@ def explain(status: str, event: str, as_json: bool) -> None:
         answer["shortest_path"] = None if path is None else [step.value for step in path]
         emit_json(answer)
         return
-    click.echo(f"{status}: {where.meaning}")
+    sentence(f"{status}: {where.meaning}")
     if row is not None:
         stamp = f", stamping {row.stamp}" if row.stamp else ""
         until = " until the run's deadline" if row.until_deadline else ""
-        click.echo(f"{event} is legal there{until} and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
+        sentence(f"{event} is legal there{until} and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
     elif LAW.is_terminal(where):
-        click.echo(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
+        sentence(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
     else:
-        click.echo(f"{event} is illegal there: no transition {event} leaves {status}.")
-        click.echo(f"Allowed there: {', '.join(LAW.allowed_events(where))}.")
-        click.echo(f"Shortest way: {' -> '.join(path)}." if path else f"No way leads to {event} from there.")
+        sentence(f"{event} is illegal there: no transition {event} leaves {status}.")
+        sentence(f"Allowed there: {', '.join(LAW.allowed_events(where))}.")
+        sentence(f"Shortest way: {' -> '.join(path)}." if path else f"No way leads to {event} from there.")

@@ -11,6 +11,7 @@ import click
 from runstate import wire
 from runstate.cli.files import FILE, reading
 from runstate.cli.pairs import as_mapping, pair
+from runstate.cli.queues import new_queue
 from runstate.cli.screen import emit_json
 from runstate.cli.store_option import AS_JSON, STORE, opened, told
 from runstate.cli.stored_json import run_json
@@ -47,6 +48,7 @@ def create(
 ) -> None:
     """Create a run, queued, and print its id."""
     with opened(url) as store:
+        remark = new_queue(store, queue)
         run = store.create(
             thread_id=thread,
             assistant_id=assistant,
@@ -61,6 +63,8 @@ def create(
         emit_json(run_json(run))
     else:
         click.echo(run.id)
+    if remark:
+        click.echo(remark, err=True)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from runstate.cli.durations import duration, moment
 from runstate.cli.pairs import as_mapping, pair
+from runstate.cli.queues import empty_queues
 from runstate.cli.screen import emit_json, lanes, screen, standing_of
 from runstate.cli.store_option import AS_JSON, LISTEN, STORE, opened
 from runstate.cli.stored_json import entry_json, run_json
@@ -28,10 +29,23 @@ _VERSION: Final = re.compile(r"[0-9]{1,100}")  # the store tells which of these 
 _STATUSES: Final = [status.value for status in RunStatus]
 
 
+def _statuses(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the statuses of an option that may be repeated, and may name several with commas."""
+    choice = click.Choice(_STATUSES)
+    return tuple(choice.convert(word.strip(), option, ctx) for words in given for word in words.split(","))
+
+
 @click.command("list")
 @STORE
 @click.option("--thread", metavar="ID", help="Of this thread.")
-@click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="In this status (repeatable).")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    metavar="STATUS",
+    callback=_statuses,
+    help=f"In this status (repeatable, or with commas): {', '.join(_STATUSES)}.",
+)
 @click.option("--queue", metavar="NAME", help="Of this queue.")
 @click.option("--metadata", multiple=True, type=pair, help="With this pair (repeatable).")
 @click.option("--older-than", type=duration, help="Created longer ago, as 90s, 15m, 2h, 30d.")
@@ -69,6 +83,7 @@ def list_runs(
             after=after,
             before=before,
         )
+        remark = empty_queues(store, [queue]) if queue is not None and not page.data and not as_json else ""
     if as_json:
         ends = {"first_id": page.first_id, "last_id": page.last_id, "has_more": page.has_more}
         emit_json({"object": "list", "data": [run_json(run) for run in page.data], **ends})
@@ -76,7 +91,7 @@ def list_runs(
     if page.data:
         _print_list(page.data)
     else:
-        click.echo("no such runs", err=True)
+        click.echo(f"no such runs; {remark}" if remark else "no such runs", err=True)
     if page.has_more:
         way = f"--before {page.first_id}" if before is not None and after is None else f"--after {page.last_id}"
         click.echo(printable(f"there are more: {way}"), err=True)

@@ -6,9 +6,8 @@ The pencils are imported where something is drawn, for most commands draw nothin
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.console import Console
@@ -20,7 +19,10 @@ from runstate.snapshot import RunSnapshot
 if TYPE_CHECKING:
     from runstate.diagram import Standing
 
-__all__ = ["columns", "emit_json", "has_colors", "has_unicode", "lanes", "screen", "standing_of"]
+__all__ = ["columns", "emit_json", "has_colors", "has_unicode", "lanes", "screen", "sentence", "standing_of"]
+
+_BETWEEN: Final = "  "
+_INDENT: Final = 4
 
 
 def screen() -> Console:
@@ -33,11 +35,14 @@ def has_colors(console: Console) -> bool:
     return console.is_terminal and console.color_system is not None and not console.no_color
 
 
-def has_unicode() -> bool:
-    """Tell whether stdout can take the characters of the lanes."""
+def has_unicode(console: Console | None = None) -> bool:
+    """Tell whether stdout can take the characters of the lanes.
+
+    The console is asked: where something moves on the screen, it has put a file without an encoding before stdout.
+    """
     try:
-        "●─▶┊".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
+        "●─▶┊".encode((console or screen()).encoding)
+    except (UnicodeEncodeError, LookupError):
         return False
     return True
 
@@ -47,7 +52,7 @@ def lanes(console: Console, standing: Standing | None = None) -> str:
     from runstate.diagram import draw
 
     width = console.width if console.is_terminal else None
-    return draw(LAW, "lanes" if has_unicode() else "ascii", standing, width, has_colors(console))
+    return draw(LAW, "lanes" if has_unicode(console) else "ascii", standing, width, has_colors(console))
 
 
 def standing_of(run: RunSnapshot) -> Standing:
@@ -58,13 +63,29 @@ def standing_of(run: RunSnapshot) -> Standing:
 
 
 def columns(header: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> None:
-    """Print rows of cells aligned under their header."""
+    """Print rows of cells aligned under their header.
+
+    On a terminal that is too narrow, the last cell of each row stands on lines of its own, broken between words.
+    """
     rows = (header, *cells)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     console = screen()
+    room = console.width if console.is_terminal else None
+    fits = room is None or sum(widths) + len(_BETWEEN) * (len(widths) - 1) <= room
     for number, row in enumerate(rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        console.print(Text(line, style="bold" if number == 0 else ""))
+        style = "bold" if number == 0 else ""
+        shown = row if fits else row[:-1]
+        line = _BETWEEN.join(cell.ljust(width) for cell, width in zip(shown, widths, strict=False)).rstrip()
+        console.print(Text(line, style=style))
+        if not fits:
+            for part in Text(row[-1], style=style or "dim").wrap(console, max(console.width - _INDENT, _INDENT)):
+                console.print(Text(" " * _INDENT) + part)
+
+
+def sentence(text: str) -> None:
+    """Print a sentence: whole in a pipe, and broken between words on a terminal."""
+    console = screen()
+    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def emit_json(value: object) -> None:

@@ -34,7 +34,7 @@ def status_style(status: str) -> str:
 def _cell(console: Console, text: str, width: int) -> str:
     if cell_len(text) <= width:
         return text
-    end = "…" if has_unicode() else "~"
+    end = "…" if has_unicode(console) else "~"
     return set_cell_size(text, max(width - 1, 0)) + end if console.is_terminal else text
 
 

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 
 from runstate.checks import counted
 from runstate.cli.durations import duration
+from runstate.cli.queues import empty_queues
 from runstate.cli.store_option import LISTEN, STORE, Mistaken, opened
 from runstate.json_values import printable
 from runstate.worker import Handler, Worker
@@ -117,6 +118,8 @@ def worker(
         except ValueError as error:
             raise Mistaken(printable(str(error))) from None
         console.print(f"worker {printable(hand.name)} is at work on {printable(store.database.shown)}", soft_wrap=True)
+        if remark := empty_queues(store, queues):
+            console.print(remark, soft_wrap=True)
         try:
             hand.run(until_idle=until_idle)
         finally:

@@ -326,6 +326,9 @@ class AsyncStore:
     @_like(Everything.counts)
     def counts(self) -> None: ...
 
+    @_like(Everything.queues)
+    def queues(self) -> None: ...
+
     @_like(Everything.open_lease)
     def open_lease(self) -> None: ...
 

@@ -10,7 +10,7 @@ import attrs
 from runstate import checks
 from runstate.errors import Fault, RunNotFound
 from runstate.json_values import join
-from runstate.lifecycle import RunStatus
+from runstate.lifecycle import BIRTH, RunStatus
 from runstate.store.asking import Asking
 from runstate.store.rows import Row, read_entry, read_run
 from runstate.store.session import Session
@@ -166,6 +166,15 @@ class Reading(Asking):
         def look(session: Session) -> dict[RunStatus, int]:
             found = session.run("SELECT status, count(*) FROM runstate_run GROUP BY status", {})
             return {**dict.fromkeys(RunStatus, 0), **{RunStatus(status): count for status, count in found}}
+
+        return self._way.read(look)
+
+    def queues(self) -> dict[str, int]:
+        """Return how many runs wait in each queue that has some: a name that is not there may be misspelled."""
+        statement = f"SELECT queue, count(*) FROM runstate_run WHERE status = '{BIRTH}' GROUP BY queue ORDER BY queue"
+
+        def look(session: Session) -> dict[str, int]:
+            return {str(queue): count for queue, count in session.run(statement, {})}
 
         return self._way.read(look)
 

@@ -381,6 +381,8 @@ def test_the_report_as_a_page(suite: pytest.Pytester) -> None:
     assert 81 == page.count("<td class=")
     assert 4 == page.count('class="move asked')
     assert 3 == page.count('class="refusal asked')
+    assert 15 == page.count('<span class="n">&nbsp;</span>')  # a ring around nothing would have no height
+    assert '<span class="n"></span>' not in page
     assert "test_odd[&lt;b&gt;&amp;]" in page
     assert "<b>&]" not in page
     assert "http" not in page

@@ -159,7 +159,7 @@ def _cell(cell: Cell, lane: Lane, columns: list[RunStatus], exercised: Exercised
     head = f'<span class="head">{"◀" if target == first else "▶"}</span>' if place == target else ""
     tests = exercised.tests_of(cell)
     title = escape("\n".join((str(cell), *(test or "outside of tests" for test in tests[:20]))), quote=True)
-    sign = str(times) if times else "·" if cell.target is None else ""
+    sign = str(times) if times else "·" if cell.target is None else "&nbsp;"  # an empty ring has no height
     return f'<td class="{" ".join(classes)}" title="{title}">{head}<span class="n">{sign}</span></td>'
 
 
