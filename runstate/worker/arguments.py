@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -141,4 +142,10 @@ def outside_of_loops(instead: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise RuntimeError(
+            "gevent is not supported: the greenlets of a thread share its event loop, and one of them is running it; "
+            "drive runs in a pool of threads or processes (celery --pool threads, gunicorn -k gthread)"
+        )
     raise RuntimeError(f"an event loop is running here, and this would block it: use `{instead}`")

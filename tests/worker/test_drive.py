@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,22 @@ def nothing(ctx: Context) -> None:
 
 def raising(ctx: Context) -> None:
     raise AssertionError("nobody should call this")
+
+
+def test_under_gevent_it_says_what_to_use_instead(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    """The greenlets of a thread share its event loop: the second `drive` is told why, and its run stays queued."""
+    patched = SimpleNamespace(is_module_patched=lambda name: name == "threading")
+    monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
+    run = store.create(**new())
+
+    async def another_greenlet_runs_the_loop() -> None:
+        with pytest.raises(
+            RuntimeError, match=r"gevent is not supported: .* drive runs in a pool of threads or processes"
+        ):
+            drive(store, run.id, raising)
+
+    asyncio.run(another_greenlet_runs_the_loop())
+    assert store.get(run.id) == run
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
