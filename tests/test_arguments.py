@@ -275,6 +275,8 @@ def test_a_handler_counts_a_whole_usage() -> None:
         ctx.add_usage(1, 2)
         ctx.add_usage(Usage(10, 20))
         ctx.add_usage({"prompt_tokens": 100, "completion_tokens": 200, "total_tokens": 300})
+        with pytest.raises(InvalidRun, match=r"^completion_tokens: are given twice"):
+            ctx.add_usage(Usage(1, 1), 5)
 
     with open_store("sqlite:///:memory:") as store:
         run = store.create(**names())

@@ -179,6 +179,8 @@ class Context:
         Raises `TokenLimitReached` past a limit of the run, which then ends as incomplete.
         """
         if isinstance(prompt_tokens, Usage | Mapping):
+            if completion_tokens:
+                demand([Fault("completion_tokens", "are given twice: the usage before has its own")])
             added = usage_of(prompt_tokens)
         else:
             added = Usage(prompt_tokens, completion_tokens)
