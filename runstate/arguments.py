@@ -45,22 +45,28 @@ def required_action_of(calls: object) -> RequiredAction:
     """Return the calls that a caller gave, as what a run waits for. Raises `InvalidRun` with every fault."""
     if isinstance(calls, RequiredAction):
         return calls
+    if calls.__class__ is list:  # of calls, as most have it: the long way would cost more than all the rest
+        for call in cast("list[object]", calls):
+            if call.__class__ is not ToolCall:
+                break
+        else:
+            return RequiredAction(cast("list[ToolCall]", calls))
     if is_object(calls) and "id" not in calls and "function" not in calls:  # no call, but what holds them
         return cast("RequiredAction", _read("required_action", "required_action", calls))
     if isinstance(calls, ToolCall) or is_object(calls):
         calls = (calls,)
     if not isinstance(calls, Iterable) or isinstance(calls, str):
         raise InvalidRun(checks.wrong_type("tool_calls", "tool calls", calls))
-    listed: list[object] = []
+    found: list[object] = []
     faults: list[Fault] = []
     for place, call in enumerate(cast("Iterable[object]", calls)):
         try:
-            listed.append(_read("tool_call", f"tool_calls[{place}]", call) if is_object(call) else call)
+            found.append(_read("tool_call", f"tool_calls[{place}]", call) if is_object(call) else call)
         except InvalidRun as refused:
             faults += refused.faults
     if faults:
         raise InvalidRun(faults)
-    return RequiredAction(cast("list[ToolCall]", listed))
+    return RequiredAction(cast("list[ToolCall]", found))
 
 
 def _read(what: str, path: str, value: object) -> object:

@@ -54,7 +54,7 @@ def _own(extra: Mapping[str, object]) -> Mapping[str, object]:
 
 def _argument_text(arguments: str | Mapping[str, object]) -> str:
     """Return arguments as JSON text; what is neither text nor JSON stays as it is, and is a fault."""
-    if isinstance(arguments, Mapping) and checks.extra("", arguments) == ():
+    if arguments.__class__ is not str and isinstance(arguments, Mapping) and checks.extra("", arguments) == ():
         import json  # here, because most of those who drive runs never write one
 
         return json.dumps(copy_of(arguments))
@@ -90,6 +90,8 @@ class ToolCall:
 
 def _arguments(path: str, value: object) -> checks.Faults:
     """JSON text. Of an object that could not be written as such, what keeps it from that is told."""
+    if isinstance(value, str):
+        return ()
     return checks.extra(path, value) if is_object(value) else checks.text(path, value)
 
 
