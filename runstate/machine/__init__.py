@@ -21,7 +21,8 @@ too: it reads an enum member by its Python name. Callbacks get the `EventData` (
 `kwargs["at"]` is the time of the move.
 
 Copies of a bound model, by `copy.copy`, `copy.deepcopy` or pickle, are bound models of their own. What
-`attrs.evolve` and `dataclasses.replace` make is a new model, to be bound by `add_run`.
+`attrs.evolve` and `dataclasses.replace` make is a new model, to be bound by `add_run`. A model whose class takes no
+methods, such as `types.SimpleNamespace`, is copied by `copy.deepcopy` alone: a shallow copy would move the original.
 """
 
 from __future__ import annotations
