@@ -127,7 +127,7 @@ class Run(RunSnapshot):
 
     >>> run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_700_000_000)
     >>> run.start(at=1_700_000_001)
-    >>> run.complete(Usage(12, 30), at=1_700_000_004)
+    >>> run.complete({"prompt_tokens": 12, "completion_tokens": 30}, at=1_700_000_004)
     >>> run.status, run.completed_at, run.expires_at
     (<RunStatus.COMPLETED: 'completed'>, 1700000004, None)
     """

@@ -31,6 +31,7 @@ _PRIMITIVES: Final[dict[object, object]] = {
     threading.Event: primitives.Event,
     queue.SimpleQueue: primitives.Queue,
     time.monotonic: primitives.monotonic,
+    clock.monotonic: primitives.monotonic,  # a partial of it, which freezegun leaves alone
     time.sleep: primitives.pause,
     ThreadPoolExecutor: primitives.Pool,
 }
