@@ -23,6 +23,7 @@ from importlib import import_module as _import_module
 from runstate.clock import Clock, ManualClock, SystemClock, use_clock
 from runstate.errors import (
     Conflict,
+    DeadlinePassed,
     Fault,
     IllegalTransition,
     InvalidRun,
@@ -108,6 +109,7 @@ __all__ = [
     "Clock",
     "Conflict",
     "Context",
+    "DeadlinePassed",
     "Dispatcher",
     "Entry",
     "ErrorCode",

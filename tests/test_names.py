@@ -27,7 +27,7 @@ import runstate.worker
 from runstate import InvalidRun, Run, ToolCall
 from runstate.cli import cli
 from runstate.snapshot import RunSnapshot
-from runstate.store import Lease, NewRun, Store, open_store
+from runstate.store import AsyncStore, Lease, NewRun, Store, open_store
 from runstate.store.face import Everything
 from runstate.testing import a_run
 from runstate.testing.trial import Http, RunsInStore
@@ -175,7 +175,8 @@ def test_no_run_is_born_with_an_empty_name(url: str) -> None:
                     for method, given in (("create", {**wanted}), ("create_many", {"given": [names(), wanted]})):
                         with pytest.raises(InvalidRun) as refusal:
                             ask(method, **given)
-                        assert [name] == [fault.path for fault in refusal.value.faults], (method, name, word)
+                        path = name if method == "create" else f"[1].{name}"
+                        assert [path] == [fault.path for fault in refusal.value.faults], (method, name, word)
         assert before == prompt.everything()
 
 
@@ -292,12 +293,13 @@ def public_texts() -> Iterator[str]:
             value = getattr(room, name)
             if inspect.isfunction(value):
                 yield from (f"{name}.{one}" for one in taking_text(value))
-            elif inspect.isclass(value) and not issubclass(value, Exception | Everything):
+            elif inspect.isclass(value) and not issubclass(value, Exception | Everything | AsyncStore):
                 yield from (f"{name}.{one}" for one in constructed_with(value))
                 for method, function in () if issubclass(value, RunSnapshot) else inspect.getmembers(value):
                     if method[0] != "_" and inspect.isfunction(function):
                         yield from (f"{name}.{method}.{one}" for one in taking_text(function))
     yield from (f"Store.watch.{one}" for one in taking_text(Store.watch))
+    yield from (f"AsyncStore.watch.{one}" for one in taking_text(AsyncStore.watch))
     yield from (f"Run.create.{one}" for one in taking_text(Run.create))
 
 
@@ -351,7 +353,7 @@ OPTIONS |= {"before", "run_id", "run_ids"}
 """Parameters of commands that take a name, or several."""
 
 OTHER_OPTIONS = frozenset(("handler", "url", "outputs", "file", "output", "files", "store", "path", "run", "record"))
-OTHER_OPTIONS |= {"listen_url"}
+OTHER_OPTIONS |= {"listen_url", "statuses"}
 """Those that take an address, a file, or what is checked by itself."""
 
 NEEDED: Mapping[str, list[str]] = {
