@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from inspect import isfunction, isroutine
-from types import MethodType, TracebackType
-from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from runstate.errors import StoreError, StoreUnavailable, StoreUrlError
 from runstate.store.address import database_at
 from runstate.store.asking import ByCommitter, Inside, Readers, Way
+from runstate.store.awaiting import Later, like
 from runstate.store.bell import Bell, NotifyBell, VersionBell
 from runstate.store.commands import Command
 from runstate.store.committer import Committer
@@ -35,7 +34,6 @@ __all__ = ["AsyncStore", "BoundStore", "Store", "open_store"]
 P = ParamSpec("P")
 T = TypeVar("T")
 _CALLERS: Final = "the database of the connection that was given"  # to within(): it may be another than the store's
-_READERS: Final = 4  # threads that read for coroutines
 
 
 class Everything(Creating, Moving, Reading, Working):
@@ -201,61 +199,12 @@ class Store(Everything):
             parts.callback(self._committer.close)
 
 
-class _Later:
-    """The way of coroutines: what is asked comes back as a future, whatever its type says (see `_Awaited`)."""
-
-    def __init__(self, committer: Committer, readers: Readers | None) -> None:
-        self._committer = committer
-        self._readers = readers
-        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="runstate-reader")
-
-    def ask(self, command: Command[T]) -> T:
-        return cast("T", self._committer.ask_later(command))
-
-    def read(self, look: Callable[[Session], T]) -> T:
-        self._committer.check_open()
-        by_thread = ByCommitter(self._committer, self._readers).read
-        return cast("T", asyncio.get_running_loop().run_in_executor(self._pool, by_thread, look))
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-
-class _Awaited(Generic[P, T]):
-    """A method of a store as a coroutine: the same name, arguments and answer, with no second body or signature.
-
-    Every public method ends in what its way gives back. The way of coroutines gives back a future, which is awaited
-    here; so the types are those of the method, and it is written once.
-    """
-
-    def __init__(self, method: Callable[Concatenate[Any, P], T]) -> None:
-        @wraps(method)
-        async def call(store: AsyncStore, *args: P.args, **kwargs: P.kwargs) -> T:
-            return await cast("Awaitable[T]", method(store.everything, *args, **kwargs))
-
-        call.__qualname__ = f"AsyncStore.{method.__name__}"  # which Python names where somebody forgets to await
-        self._call = call
-        self.__doc__ = method.__doc__
-
-    def __get__(self, store: AsyncStore | None, owner: type[AsyncStore]) -> Callable[P, Awaitable[T]]:
-        return cast("Callable[P, Awaitable[T]]", self._call if store is None else MethodType(self._call, store))
-
-
-def _like(method: Callable[Concatenate[Any, P], T]) -> Callable[[Callable[..., None]], _Awaited[P, T]]:
-    """Return the decorator that puts the awaited twin of a method in the place of a name."""
-
-    def put(_: Callable[..., None]) -> _Awaited[P, T]:
-        return _Awaited(method)
-
-    return put
-
-
 class AsyncStore:
     """Runs that survive, for coroutines: the methods of `Store`, each to be awaited."""
 
     def __init__(self, store: Store, committer: Committer, readers: Readers | None) -> None:
         self._store = store
-        self._later = _Later(committer, readers)
+        self._later = Later(committer, readers)
         self.everything: Final = Everything(cast("Way", self._later))
 
     def __reduce__(self) -> NoReturn:
@@ -272,103 +221,103 @@ class AsyncStore:
         async for entry in watch_later(self.everything, self._store.bell, place):
             yield entry
 
-    @_like(Everything.create)
+    @like(Everything.create)
     def create(self) -> None: ...
 
-    @_like(Everything.create_many)
+    @like(Everything.create_many)
     def create_many(self) -> None: ...
 
-    @_like(Everything.start)
+    @like(Everything.start)
     def start(self) -> None: ...
 
-    @_like(Everything.require_action)
+    @like(Everything.require_action)
     def require_action(self) -> None: ...
 
-    @_like(Everything.submit_tool_outputs)
+    @like(Everything.submit_tool_outputs)
     def submit_tool_outputs(self) -> None: ...
 
-    @_like(Everything.request_cancel)
+    @like(Everything.request_cancel)
     def request_cancel(self) -> None: ...
 
-    @_like(Everything.confirm_cancel)
+    @like(Everything.confirm_cancel)
     def confirm_cancel(self) -> None: ...
 
-    @_like(Everything.complete)
+    @like(Everything.complete)
     def complete(self) -> None: ...
 
-    @_like(Everything.mark_incomplete)
+    @like(Everything.mark_incomplete)
     def mark_incomplete(self) -> None: ...
 
-    @_like(Everything.fail)
+    @like(Everything.fail)
     def fail(self) -> None: ...
 
-    @_like(Everything.expire)
+    @like(Everything.expire)
     def expire(self) -> None: ...
 
-    @_like(Everything.get)
+    @like(Everything.get)
     def get(self) -> None: ...
 
-    @_like(Everything.progress)
+    @like(Everything.progress)
     def progress(self) -> None: ...
 
-    @_like(Everything.list)
+    @like(Everything.list)
     def list(self) -> None: ...
 
-    @_like(Everything.history)
+    @like(Everything.history)
     def history(self) -> None: ...
 
-    @_like(Everything.entries)
+    @like(Everything.entries)
     def entries(self) -> None: ...
 
-    @_like(Everything.latest_cursor)
+    @like(Everything.latest_cursor)
     def latest_cursor(self) -> None: ...
 
-    @_like(Everything.counts)
+    @like(Everything.counts)
     def counts(self) -> None: ...
 
-    @_like(Everything.queues)
+    @like(Everything.queues)
     def queues(self) -> None: ...
 
-    @_like(Everything.open_lease)
+    @like(Everything.open_lease)
     def open_lease(self) -> None: ...
 
-    @_like(Everything.heartbeat)
+    @like(Everything.heartbeat)
     def heartbeat(self) -> None: ...
 
-    @_like(Everything.close_lease)
+    @like(Everything.close_lease)
     def close_lease(self) -> None: ...
 
-    @_like(Everything.claim)
+    @like(Everything.claim)
     def claim(self) -> None: ...
 
-    @_like(Everything.claim_id)
+    @like(Everything.claim_id)
     def claim_id(self) -> None: ...
 
-    @_like(Everything.settle)
+    @like(Everything.settle)
     def settle(self) -> None: ...
 
-    @_like(Everything.release)
+    @like(Everything.release)
     def release(self) -> None: ...
 
-    @_like(Everything.take_over)
+    @like(Everything.take_over)
     def take_over(self) -> None: ...
 
-    @_like(Everything.note)
+    @like(Everything.note)
     def note(self) -> None: ...
 
-    @_like(Everything.overdue)
+    @like(Everything.overdue)
     def overdue(self) -> None: ...
 
-    @_like(Everything.owned)
+    @like(Everything.owned)
     def owned(self) -> None: ...
 
-    @_like(Everything.is_anything_due)
+    @like(Everything.is_anything_due)
     def is_anything_due(self) -> None: ...
 
-    @_like(Everything.sweep)
+    @like(Everything.sweep)
     def sweep(self) -> None: ...
 
-    @_like(Everything.prune)
+    @like(Everything.prune)
     def prune(self) -> None: ...
 
 

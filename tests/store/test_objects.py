@@ -13,14 +13,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from runstate.errors import InvalidRun, SchemaMismatch, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import AsyncStore, Page, Store, StoredRun, open_store
-from tests.postgres import Server
-from tests.store.support import Prompt, names
+from tests.store.support import names
 
 # --- with, and other processes -------------------------------------------------------------------------------------
 
@@ -219,16 +217,3 @@ def test_a_file_without_a_store_is_not_called_by_the_name_of_the_one_that_has_it
             bound.create(**names())
         assert str(refused.value).startswith("the database of the connection that was given has no store")
         assert () == store.list().data
-
-
-def test_a_server_s_other_database_is_not_taken_for_the_store(
-    store: Store, postgres_server: Server, prompt: Prompt
-) -> None:
-    """A database without a store is not called by the name of the one that has it."""
-    if not store.database.shown.startswith("postgresql:"):
-        pytest.skip("the test before is SQLite's")
-    url = postgres_server.create_database()
-    blamed = r"^the database of the connection that was given has no store"
-    with closing(psycopg.connect(url)) as own, store.within(own) as bound, pytest.raises(SchemaMismatch, match=blamed):
-        bound.create(**names())
-    postgres_server.drop_database(url)
