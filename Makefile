@@ -9,7 +9,7 @@ BENCH_READY := .venv/.bench
 MUTATION_READY := .venv/.mutation
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-.PHONY: demo test test-quick test-newest test-lowest test-renamed check lint types cov bench torture mutation pictures lock clean
+.PHONY: demo test test-quick test-newest test-lowest test-renamed check lint types cov bench torture mutation pictures lock lock-lowest clean
 
 demo: $(DEMO_READY)  ## drive runs through every status
 	$(BIN)/runstate demo $(DEMO)
@@ -73,9 +73,12 @@ clean:
 # --- environments -----------------------------------------------------------------------------------------------------
 
 # $(call install,FOLDER,LOCK): every package at the version and the hash of the lock, and then this project as it is.
+# A lock is complete, so pip resolves nothing. It would look for the newest release of what has an extra (psycopg[pool])
+# beside the one that is pinned, and refuse to go on.
 define install
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install -q --require-hashes -r requirements/$(2).txt
+	$(1)/bin/python -m pip install -q --require-hashes --no-deps -r requirements/$(2).txt
+	$(1)/bin/python -m pip check
 	$(1)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
 endef
 
@@ -125,15 +128,15 @@ lock: .venv-lock/.ready  ## pin the newest releases that fit together, with thei
 	$(COMPILE) --group bench $(EXTRAS) --constraints requirements/dev.txt --output-file requirements/bench.txt
 	$(COMPILE) --group mutation $(EXTRAS) --constraints requirements/dev.txt --output-file requirements/mutation.txt
 	$(COMPILE) --group lock --output-file requirements/lock.txt
-	$(MAKE) requirements/lowest.txt
+	$(MAKE) lock-lowest
 
-# The lowest releases of what users install; everything else stays as test.txt has it.
-requirements/lowest.txt: requirements/test.txt pyproject.toml | .venv-lock/.ready
+lock-lowest: .venv-lock/.ready  ## pin the lowest releases of what users install; the rest stays as in test.txt
 	.venv-lock/bin/uv pip compile pyproject.toml --quiet $(EXTRAS) --python-version 3.11 --resolution lowest-direct \
 		--no-deps --no-emit-index-url --no-annotate --output-file .venv-lock/lowest-direct.txt
-	cp requirements/test.txt $@
+	cp requirements/test.txt requirements/lowest.txt
 	.venv-lock/bin/uv pip compile pyproject.toml --quiet $(EXTRAS) --group test --python-version 3.11 --universal \
-		--generate-hashes --no-emit-index-url --no-annotate --constraints .venv-lock/lowest-direct.txt --output-file $@
+		--generate-hashes --no-emit-index-url --no-annotate --constraints .venv-lock/lowest-direct.txt \
+		--output-file requirements/lowest.txt
 
 .venv-lock/.ready: requirements/lock.txt
 	test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
