@@ -7,9 +7,7 @@ of the same page and not the library with itself.
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -267,16 +265,3 @@ def recorded_runs() -> tuple[Recorded, ...]:
 
 
 needs_traces = pytest.mark.skipif(not TRACES.is_dir(), reason=f"the recorded runs are not at {TRACES}")
-
-
-@contextmanager
-def interrupts_heard() -> Generator[None, None, None]:
-    """Have the processes that are begun inside the block heed Ctrl-C.
-
-    A script that begins the tests in its background has them ignore it, and so would every process they begin.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

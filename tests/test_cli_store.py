@@ -32,7 +32,6 @@ from runstate.store.migrations import ddl
 from runstate.store.tables import POSTGRES, SQLITE
 from runstate.worker import Context, drive
 from tests.postgres import postgres_server, postgres_url
-from tests.support import interrupts_heard
 from tests.test_cli import on_a_terminal, process
 
 __all__ = ["postgres_server", "postgres_url"]  # so that tests here can ask for them
@@ -422,9 +421,7 @@ def test_prune_asks_a_person(on_sqlite: Desk, answer: str, code: int, left: int)
     on_sqlite.ended()
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "runstate", "runs", "prune", "--older-than", "0s", "--store", on_sqlite.url]
-    with interrupts_heard():
-        running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    with running:
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as running:
         os.close(theirs)
         written = b""
         while b"Go on?" not in written:
@@ -484,9 +481,7 @@ def test_an_address_to_listen_at(command: list[str], by: str, desk: Desk) -> Non
 def test_watch_waits_for_what_comes(desk: Desk) -> None:
     """An entry is there when it is committed, and Ctrl-C ends the watch of all runs with one word."""
     command = [sys.executable, "-m", "runstate", "runs", "watch", "--json", "--store", desk.url]
-    with interrupts_heard():
-        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with running:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         stop = threading.Event()

@@ -144,7 +144,7 @@ class Recording(Iterator[Snapshot]):
     """The snapshots of a recording, in order, to be read once; and notes on everything else that was read so far."""
 
     def __init__(self, sightings: Iterable[Sighting]) -> None:
-        self.notes = Notes()
+        self.notes: Notes = Notes()
         self._snapshots = self._sift(sightings)
 
     def __next__(self) -> Snapshot:

@@ -45,7 +45,7 @@ class Prepared:
     """
 
     def __init__(self, connection: psycopg.Connection[Any], *, named: bool = True, settings: str | None = None) -> None:
-        self.named = named
+        self.named: bool = named
         self._connection: Final = connection
         self._pgconn: Final = connection.pgconn
         self._settings: Final = settings

@@ -21,7 +21,6 @@ from runstate.store import open_store
 from runstate.store.prepared import Prepared
 from tests.postgres import LIMIT, wait_until
 from tests.store.support import wait_for_a_lock
-from tests.support import interrupts_heard
 
 READY_FOR_QUERY = 6  # bytes: the last message of every answer
 SLOWLY = "an answer that comes in two parts"
@@ -166,8 +165,7 @@ with open_store(sys.argv[1]) as store:
 def beside(script: str, *arguments: str) -> subprocess.Popen[str]:
     """Run a script in a process of its own, which an interrupt may meet anywhere."""
     command = [sys.executable, "-c", script, *arguments]
-    with interrupts_heard():
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_an_interrupt_in_the_middle(postgres_url: str) -> None:

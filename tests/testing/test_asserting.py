@@ -1050,7 +1050,7 @@ def test_plausible_misused(tmp_path: Path) -> None:
     for path in ("runs.jsonl", tmp_path, b"{}"):
         with pytest.raises(TypeError, match="of a file give its path as cassette="):
             assert_plausible(cast("Any", path))
-    with pytest.raises(TypeError, match=r"^a AgentRun is no record; give a Run, or the object as JSON has it$"):
+    with pytest.raises(TypeError, match=r"^an AgentRun is no record; give a Run, or the object as JSON has it$"):
         assert_plausible(cast("Any", agent()))
     with pytest.raises(FileNotFoundError):
         assert_plausible(cassette=tmp_path / "nowhere.jsonl")

@@ -403,7 +403,7 @@ def test_what_is_no_adapter() -> None:
         hold_trial(cast("Any", RunsInMemory))
     with pytest.raises(TypeError, match="refused: expected a class of errors, or a tuple of them, got 'KeyError'"):
         Objects(object, refused=cast("Any", "KeyError"))
-    with pytest.raises(TypeError, match="create: expected a class, or what makes an object, got a object"):
+    with pytest.raises(TypeError, match="create: expected a class, or what makes an object, got an object"):
         Objects(cast("Any", object()), refused=KeyError)
     with pytest.raises(ValueError, match="unknown event 'requst_cancel'"):
         Objects(object, refused=KeyError, names={"requst_cancel": "cancel"})
