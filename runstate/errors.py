@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runstate.stored import StoredRun
 
 __all__ = [
+    "AccessDenied",
     "Conflict",
     "DeadlinePassed",
     "Fault",
@@ -292,12 +293,16 @@ class StoreUrlError(StoreError, ValueError):
     """The address is none that a store can be opened with."""
 
 
+class AccessDenied(StoreError):
+    """The role that the store was opened with, or the user of the process, may not do this in the database."""
+
+
 class SchemaMismatch(StoreError):
     """The database is not one that this version of the library can work with."""
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached, or is busy for too long. Asking again can help."""
+    """The database cannot be reached, is busy for too long, full, or read-only for now. Asking again can help."""
 
     retryable: ClassVar[bool] = True
 

@@ -600,7 +600,6 @@ def test_what_the_doctor_may_not_see_is_told(request: pytest.FixtureRequest) -> 
         ("sqlite:////no/such/folder/runs.db", "there is no database /no/such/folder/runs.db: `runstate migrate`"),
         ("sqlite:////tmp", "it is a folder"),
         ("sqlite:///:memory:", "gone when this command ends"),
-        ("postgresql://me:hunter2@127.0.0.1:1/db", "cannot connect to postgresql://127.0.0.1:1/db: "),
         ("postgresql://me:hun%zzter2@127.0.0.1/db", "% is %25"),
         ("postgresql://127.0.0.1/db?password=hun%zzter2", "not a PostgreSQL address"),
         ("postgresql://me:hunter2@127.0.0.1:port/db", "its port is no number"),
@@ -616,6 +615,19 @@ def test_a_store_that_is_not_there(url: str, sentence: str, command: list[str]) 
     assert 1 == len(done.stderr.splitlines())
     assert "ter2" not in done.stderr
     assert "zz" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["runs", "list"], ["runs", "sweep"], ["runs", "show", "run_1"], ["doctor"], ["migrate"]]
+)
+def test_a_store_that_is_away(command: list[str]) -> None:
+    """Exit code 3 and one line: a script may ask again later. A command does not wait; a worker does."""
+    url = "postgresql://me:hunter2@127.0.0.1:1/db"
+    done = CliRunner().invoke(cli, [*command, "--store", url], catch_exceptions=False)
+    assert (3, "") == (done.exit_code, done.stdout)
+    assert "cannot connect to postgresql://127.0.0.1:1/db" in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+    assert "hunter2" not in done.stderr
 
 
 def test_files_that_are_no_store(tmp_path: Path) -> None:
@@ -654,13 +666,13 @@ def test_a_role_without_rights(request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres_url")
     with open_store(url, migrate=True) as store:
         run_id = Desk(url, store).create()
-    for options, sentence in (
-        ("-crole=pg_monitor", "no right to this"),
-        ("-cdefault_transaction_read_only=on", "read-only"),
+    for options, code, sentence in (
+        ("-crole=pg_monitor", 2, "no right to this"),
+        ("-cdefault_transaction_read_only=on", 3, "read-only"),
     ):
         asked = f"{url}&options={quote(options)}"
         done = CliRunner().invoke(cli, ["runs", "cancel", run_id, "--store", asked], catch_exceptions=False)
-        assert (2, "") == (done.exit_code, done.stdout)
+        assert (code, "") == (done.exit_code, done.stdout)
         assert sentence in done.stderr
 
 

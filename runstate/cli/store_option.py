@@ -1,14 +1,14 @@
 """The store that a command is asked about: opened, or refused in a sentence; its errors as sentences and exit codes.
 
-Exit code 1 says that the law, or the store in its name, refused what was asked, and 2 that it was no thing to ask, or
-that no store is to be had.
+Exit code 1 says that the law, or the store in its name, refused what was asked; 2 that it was no thing to ask, or that
+there is no such store; 3 that the store is away, busy, full or read-only for now, so that asking later can help.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +18,10 @@ from runstate.errors import (
     IllegalTransition,
     KeyReused,
     LostRace,
+    OutcomeUnknown,
     RunstateError,
     StoreError,
+    StoreUnavailable,
     ThreadBusy,
     ToolOutputsMismatch,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "AS_JSON",
     "LISTEN",
     "STORE",
+    "Away",
     "Mistaken",
     "Refused",
     "database_of",
@@ -62,6 +65,9 @@ LISTEN: Final = click.option(
 )
 """Asks where to listen: LISTEN does not work through a pooler that pools transactions."""
 
+_WAIT_S: Final = 10.0
+"""For how many seconds a command waits for a database that is busy."""
+
 AS_JSON: Final = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 _SECRET: Final = re.compile(r"(?<=password=)[^&\s]+")
@@ -79,6 +85,12 @@ class Mistaken(click.ClickException):
     """What cannot be asked, or of no store that is there: exit code 2."""
 
     exit_code = 2
+
+
+class Away(click.ClickException):
+    """What a store did not answer that is away for now: exit code 3."""
+
+    exit_code = 3
 
 
 def masked(text: str) -> str:
@@ -103,6 +115,8 @@ def told(error: RunstateError, url: str = "") -> click.ClickException:
     sentence = masked(str(error))
     for secret in _SECRET.findall(url):
         sentence = sentence.replace(secret, "***")
+    if isinstance(error, StoreUnavailable | OutcomeUnknown):
+        return Away(sentence)
     return Refused(sentence) if isinstance(error, _REFUSALS) else Mistaken(sentence)
 
 
@@ -119,7 +133,7 @@ def database_of(url: str) -> Database:
     """Return the database at a URL, which is there. Raises `StoreError` where it cannot be."""
     from runstate.store.address import database_at
 
-    database = database_at(url)
+    database = database_at(url, _WAIT_S)
     if database.in_memory:
         raise StoreError("a database in memory is gone when this command ends: name a file, as in sqlite:///runs.db")
     path = getattr(database, "path", None)
@@ -130,14 +144,16 @@ def database_of(url: str) -> Database:
 
 
 @contextmanager
-def opened(url: str, listen_url: str | None = None) -> Generator[Store, None, None]:
-    """Open the store at a URL, and listen at another if one is given.
+def opened(url: str, listen_url: str | None = None, *, patience_s: float = 0.0) -> Generator[Store, None, None]:
+    """Open the store at a URL, and listen at another if one is given; wait for so many seconds if it is away.
 
     The store is never made here: a mistyped path must not become an empty store.
     """
-    from runstate.store import open_store
+    from runstate.store.face import open_at
 
-    with told_in_sentences(f"{url} {listen_url}"):
-        database_of(url)
-        with open_store(url, migrate=False, listen_url=listen_url) as store:
-            yield store
+    with (
+        told_in_sentences(f"{url} {listen_url}"),
+        closing(database_of(url)) as database,
+        open_at(database, migrate=False, wait_s=_WAIT_S, patience_s=patience_s, listen_url=listen_url) as store,
+    ):
+        yield store

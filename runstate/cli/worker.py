@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import click
 from rich.console import Console
@@ -46,6 +49,24 @@ def _handler(place: str) -> Handler:
     except TypeError as error:
         raise Mistaken(f"{printable(place)}: {printable(str(error))}") from None
     return cast("Handler", found)
+
+
+class _Stopped(BaseException):
+    """SIGTERM came while a worker was not there yet to take it."""
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Generator[None, None, None]:
+    """Have SIGTERM raise `_Stopped`, as Ctrl-C raises KeyboardInterrupt: a process may wait long for its store."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise _Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.command()
@@ -93,7 +114,7 @@ def worker(
 
     HANDLER is a function of a run's context, plain or async. A first signal lets the runs under way finish, a second
     releases them at once for other workers and ends the process with 128 + the signal's number, whatever the handlers
-    are doing.
+    are doing. A database that is away, starting or full is waited for.
     """
     function = _handler(handler)
     console = Console(stderr=True, highlight=False)
@@ -102,7 +123,13 @@ def worker(
         format="%(message)s",
         handlers=[RichHandler(console=console, show_path=False)],
     )
-    with opened(url, listen_url) as store:
+    with ExitStack() as stack:
+        try:
+            with _stopped_by_sigterm():
+                store = stack.enter_context(opened(url, listen_url, patience_s=float("inf")))
+        except _Stopped:
+            console.print("stopped before the store was there", soft_wrap=True)
+            return
         try:
             hand = Worker(
                 store,

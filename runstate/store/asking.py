@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Final, Protocol, TypeVar
 
 from runstate.clock import monotonic, pause
-from runstate.errors import OutcomeUnknown, StoreError
+from runstate.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from runstate.store.availability import Availability
+from runstate.store.backoff import Backoff
 from runstate.store.commands import Call, Command
 from runstate.store.committer import Committer
 from runstate.store.perform import perform
-from runstate.store.session import Database, Session
+from runstate.store.session import Database, Session, Trouble
 
 __all__ = ["Asking", "ByCommitter", "Inside", "Readers", "Way"]
 
@@ -21,6 +24,7 @@ T = TypeVar("T")
 
 _LOOK_S: Final = 0.005  # between two looks whether somebody still reads
 _CLOSING_S: Final = 5.0  # for those who still read, at least
+_TRIES: Final = 5  # where a standby cancels a read to go on with what its primary sent
 _KEPT: Final = 8  # idle connections; more are made where more read at once, and let go again
 
 
@@ -39,48 +43,69 @@ class Way(Protocol):
 class Readers:
     """Connections that only read, each used by one thread at a time."""
 
-    def __init__(self, database: Database, wait_s: float) -> None:
+    def __init__(self, database: Database, wait_s: float, availability: Availability) -> None:
         self._database = database
         self._wait_s = wait_s
-        self._idle: SimpleQueue[Session] = SimpleQueue()
+        self._availability = availability
+        self._idle: SimpleQueue[tuple[Session, int]] = SimpleQueue()
+        """Each with the epoch it was opened in."""
         self._busy: dict[int, Session] = {}
         """Those in use, by the thread that uses it."""
         self._closed = False
         self._process = os.getpid()
 
     def read(self, look: Callable[[Session], T]) -> T:
-        """Return what `look` finds; once more on a new connection if an old one was found broken."""
+        """Return what `look` finds; once more on a new connection if an old one was found to be of no use."""
         if self._closed:
             raise StoreError(f"the store {self._database.shown} is closed")
         if os.getpid() != self._process:
             raise StoreError("a store does not survive a fork: open one in each process")
-        try:
-            session, kept = self._idle.get_nowait(), True
-        except Empty:
-            session, kept = self._database.open(reading=True), False
+        backoff = Backoff(_LOOK_S)
+        for left in reversed(range(_TRIES)):
+            session, epoch, kept = self._take()
+            try:
+                return self._look(session, epoch, look)
+            except StoreError as error:
+                lost, conflict = (session.trouble is each for each in (Trouble.SESSION_LOST, Trouble.CONFLICT))
+                if not left or not (conflict or (lost and kept)):
+                    raise _nothing_unknown(error) from error.__cause__
+                if conflict:
+                    pause(backoff.next())
+        raise AssertionError  # the last try returned or raised
+
+    def _take(self) -> tuple[Session, int, bool]:
+        """Return a session that nobody uses, the epoch it was opened in, and whether it was opened before."""
+        with suppress(Empty):
+            while True:
+                session, epoch = self._idle.get_nowait()
+                if epoch == self._availability.epoch and not session.is_stale():
+                    return session, epoch, True
+                session.close()
+        epoch = self._availability.epoch
+        return self._database.open(reading=True), epoch, False
+
+    def _look(self, session: Session, epoch: int, look: Callable[[Session], T]) -> T:
         me = get_ident()
         self._busy[me] = session
+        session.trouble = None
         try:
-            found = look(session)
+            return look(session)
         except OutcomeUnknown:
-            session.close()
-            if not kept:
-                raise
-            self._drain()  # a database that went away took all of them along
-            return self.read(look)
-        except BaseException:
-            self._put_back(session)
+            session.trouble = Trouble.SESSION_LOST
             raise
         finally:
             self._busy.pop(me, None)
-        self._put_back(session)
-        return found
+            if session.trouble is Trouble.SESSION_LOST:
+                session.close()
+                self._drain()  # a database that went away took all of them along
+            else:
+                self._put_back(session, epoch)
 
-    def _put_back(self, session: Session) -> None:
+    def _put_back(self, session: Session, epoch: int) -> None:
         if self._idle.qsize() >= _KEPT:
             session.close()
             return
-        self._idle.put(session)
+        self._idle.put((session, epoch))
         if self._closed:  # also since: `close` may have come by before this one was among the idle
             self._drain()
 
@@ -97,7 +122,7 @@ class Readers:
     def _drain(self) -> None:
         try:
             while True:
-                self._idle.get_nowait().close()
+                self._idle.get_nowait()[0].close()
         except Empty:
             return
 
@@ -148,7 +173,15 @@ class Inside:
     def read(self, look: Callable[[Session], T]) -> T:
         """Return what `look` finds, the caller's own changes among it."""
         self._require_same_store()
-        return look(self._session)
+        try:
+            return look(self._session)
+        except StoreError as error:
+            raise _nothing_unknown(error) from error.__cause__
+
+
+def _nothing_unknown(error: StoreError) -> StoreError:
+    """Return what a read says where its answer was lost: it changed nothing, and may be asked again."""
+    return StoreUnavailable(str(error)) if isinstance(error, OutcomeUnknown) else error
 
 
 class Asking:

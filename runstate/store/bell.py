@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from runstate.clock import monotonic, pause
 from runstate.errors import StoreError
+from runstate.store.availability import Availability
+from runstate.store.backoff import Backoff
 
 if TYPE_CHECKING:
     from runstate.store.postgres import PostgresDatabase
@@ -180,13 +182,13 @@ class NotifyBell(Bell):
     """Hints by LISTEN and NOTIFY, on a connection of their own; where that leads through a pooler, by asking."""
 
     _SPACE_S: Final = 0.005  # between two notifications of this process
-    _AWAY_S: Final = 1.0  # before another try to connect
     _END_S: Final = 2.0  # for the last notification, when it is closed
     _REST_S: Final = 60.0  # in which nothing is to be done
 
-    def __init__(self, database: PostgresDatabase) -> None:
+    def __init__(self, database: PostgresDatabase, availability: Availability) -> None:
         super().__init__()
         self._database = database
+        self._availability = availability
         self._pending = Hint(0)
         self._thread: Thread | None = None
         self._closed = False
@@ -218,17 +220,24 @@ class NotifyBell(Bell):
         self._poke()
 
     def _go(self) -> None:
+        with self._availability.listening(self._poke):  # the connection may lead to a server that is no more the one
+            self._keep_connected()
+
+    def _keep_connected(self) -> None:
+        backoff = Backoff()
         while self._pending or not self._closed:
+            epoch = self._availability.epoch
             try:
                 with self._database.connect() as self._connection:
                     connection = self._connection
                     poll = self._listen(connection)
+                    backoff.reset()
                     self._tell(EVERYTHING)  # who knows what was missed
-                    self._attend(connection, poll)
+                    self._attend(connection, poll, epoch)
             except Exception:  # the polls are the truth; the bell only has to come back
                 if self._closed:
                     return
-                self._wait(self._AWAY_S)
+                self._wait(backoff.next(), epoch)
 
     def _listen(self, connection: Any) -> _CommitPoll | None:
         """Listen on a connection; where a pooler hands out another one all the time, return what asks instead."""
@@ -250,10 +259,12 @@ class NotifyBell(Bell):
                 self._database.shown,
             )
 
-    def _attend(self, connection: Any, poll: _CommitPoll | None) -> None:
+    def _attend(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
         socket = connection.fileno()
         next_at = 0.0  # when the next notification may go out; until then it listens all the same
         while True:
+            if epoch != self._availability.epoch and not self._closed:
+                return
             wait_s = next_at - monotonic()
             if self._pending and wait_s <= 0:
                 with self._changing:
@@ -286,9 +297,10 @@ class NotifyBell(Bell):
         if sender != own:
             self._tell(Hint(int(payload)) & EVERYTHING if payload.isdecimal() else EVERYTHING)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, epoch: int) -> None:
+        """Wait before another try to connect; no longer where the server has just been found to be back."""
         until = monotonic() + seconds
-        while not self._closed and monotonic() < until:
+        while not self._closed and monotonic() < until and epoch == self._availability.epoch:
             readable, _, _ = select.select([self._reads], [], [], max(0.0, until - monotonic()))
             if readable:
                 os.read(self._reads, 4096)

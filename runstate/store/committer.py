@@ -16,9 +16,11 @@ from typing import Any, Final, TypeVar
 
 from runstate.clock import monotonic, pause
 from runstate.errors import OutcomeUnknown, RunstateError, StoreError
+from runstate.store.availability import Availability, is_outage
+from runstate.store.backoff import Backoff
 from runstate.store.commands import Call, Command, Create, Move, Turn
 from runstate.store.perform import perform
-from runstate.store.session import Database, Interlocked, Session, Unbegun
+from runstate.store.session import Database, Session, Trouble
 
 __all__ = ["Committer"]
 
@@ -29,14 +31,22 @@ _TRIES: Final = 5  # where two transactions wait for each other one is undone: i
 _CLOSING: Final = 3  # times `wait_s`: so long an answer may take when the store is closed
 _CLOSING_S: Final = 5.0  # at least
 _LOOK_S: Final = 0.02  # between two looks whether all is committed
-_PAUSE_S: Final = 0.05  # before another try: a database that went away comes back, who waited for us goes first
+_FIRST_S: Final = 0.05  # before another try: a database that went away comes back, who waited for us goes first
+_MOST_S: Final = 1.0  # between two tries to connect while commands wait that may have been done
 
 
 class Committer:
     """Commits what is handed to it, in batches, and answers each."""
 
-    def __init__(self, database: Database, committed: Callable[[Sequence[Command[Any]]], None], wait_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        committed: Callable[[Sequence[Command[Any]]], None],
+        wait_s: float,
+        availability: Availability,
+    ) -> None:
         self._database = database
+        self._availability = availability
         self._committed = committed
         self._wait_s = wait_s
         self._session: Session | None = None
@@ -106,7 +116,7 @@ class Committer:
 
     def foreign_commits(self) -> int | None:
         """Return SQLite's count of other connections' commits; None while this one is writing."""
-        if not self._writing.acquire(blocking=False):
+        if not self._availability.is_due() or not self._writing.acquire(blocking=False):
             return None
         try:
             count: int = self._connected().run("PRAGMA data_version", {})[0][0]
@@ -135,8 +145,15 @@ class Committer:
         return more
 
     def _connected(self) -> Session:
+        if self._session is not None and self._session.is_stale():
+            self._give_up(StoreError(f"{self._database.shown} was deleted or replaced"))
         if self._session is None and not self._over:
-            self._session = self._database.open()
+            try:
+                self._session = self._database.open()
+            except StoreError as error:
+                if is_outage(error):
+                    self._availability.failed(error)
+                raise
         if self._over:  # since it was begun to be closed
             self._disconnect()
         if self._session is None:
@@ -145,34 +162,58 @@ class Committer:
 
     def _commit(self, batch: Sequence[Command[Any]], tries: int = _TRIES) -> None:
         """Commit a batch, one by one if it does not go together; afterwards each has its answer or its error."""
+        kept = self._session
         try:
             session = self._connected()
         except Exception as error:  # everybody's: each alone would wait as long, one after the other
             _refuse(batch, error)
             return
+        session.trouble = None
         try:
             perform(session, batch)
-        except Unbegun as error:
-            _refuse(batch, error)
-        except Interlocked as error:
-            if tries == 1:
-                self._apart(batch, error)
-                return
-            for command in batch:
-                command.forget()
-            pause(_PAUSE_S)
-            self._commit(batch, tries - 1)
         except OutcomeUnknown as error:
-            self._disconnect()
+            self._give_up(error)
             self._again(batch, error)
         except RunstateError as error:
-            self._apart(batch, error)
+            self._recover(session, batch, error, tries, is_new=session is not kept)
         except Exception as error:  # a fault of this library: whoever asked must hear of it, and not wait for ever
             self._disconnect()
             self._apart(batch, error)
         except BaseException:  # an interrupt, in the middle of whatever it was
             self._disconnect()
             raise
+        else:
+            if not self._availability.settled:
+                self._availability.succeeded()
+
+    def _recover(
+        self, session: Session, batch: Sequence[Command[Any]], error: RunstateError, tries: int, *, is_new: bool
+    ) -> None:
+        """Do what an error that undid a batch calls for: try it again, on another session, or one by one."""
+        match session.trouble:
+            case Trouble.SESSION_LOST:
+                self._give_up(error)
+                if is_new:
+                    _refuse(batch, error)
+                else:  # the next session may lead to a server that takes it: nothing was done
+                    self._commit_anew(batch, tries)
+            case Trouble.CONFLICT if tries > 1:
+                pause(Backoff(_FIRST_S * 2 ** (_TRIES - tries)).next())
+                self._commit_anew(batch, tries - 1)
+            case Trouble.NOT_BEGUN:
+                _refuse(batch, error)
+            case _:
+                self._apart(batch, error)
+
+    def _commit_anew(self, batch: Sequence[Command[Any]], tries: int) -> None:
+        for command in batch:
+            command.forget()
+        self._commit(batch, tries)
+
+    def _give_up(self, error: Exception) -> None:
+        """Let a session go that is of no more use; others that were opened with it may be of none either."""
+        self._disconnect()
+        self._availability.failed(error, session_lost=True)
 
     def _apart(self, batch: Sequence[Command[Any]], error: Exception) -> None:
         if len(batch) == 1:
@@ -184,16 +225,16 @@ class Committer:
 
     def _again(self, batch: Sequence[Command[Any]], error: OutcomeUnknown) -> None:
         """Ask again what can be recognised if it was done before; the connection broke before it was known."""
-        until = monotonic() + self._wait_s
+        until, backoff = monotonic() + self._wait_s, Backoff(_FIRST_S, _MOST_S)
         while True:
             try:
                 self._connected()
                 break
             except StoreError as unreachable:
-                if not unreachable.retryable or monotonic() > until:
+                if not is_outage(unreachable) or monotonic() > until:
                     _refuse(batch, error)
                     return
-                pause(_PAUSE_S)
+                pause(backoff.next())
         for command in batch:
             command.forget()
             command.unsure = True
@@ -205,11 +246,16 @@ class Committer:
     def _commit_again(self, command: Command[Any], unknown: OutcomeUnknown) -> None:
         try:
             perform(self._connected(), [command])
-        except StoreError:
+        except StoreError as again:
             self._disconnect()
+            if is_outage(again):
+                self._availability.failed(again)
             command.refuse(unknown)  # whatever is wrong this time, the first time it may have been done
         except Exception as error:
             command.refuse(error)
+        else:
+            if not self._availability.settled:
+                self._availability.succeeded()
 
     def _disconnect(self) -> None:
         if self._session is not None:

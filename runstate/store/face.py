@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
 from runstate.errors import StoreError, StoreUnavailable, StoreUrlError
 from runstate.store.address import database_at
 from runstate.store.asking import ByCommitter, Inside, Readers, Way
+from runstate.store.availability import Availability
 from runstate.store.awaiting import Later, like
 from runstate.store.bell import Bell, NotifyBell, VersionBell
 from runstate.store.commands import Command
@@ -60,7 +61,12 @@ class Store(Everything):
     """Runs that survive, for threads; `aio` is the same for coroutines. Close it, or use `with` or `async with`."""
 
     def __init__(
-        self, database: Database, wait_s: float, listening: Database | None = None, place: Place | None = None
+        self,
+        database: Database,
+        wait_s: float,
+        listening: Database | None = None,
+        place: Place | None = None,
+        availability: Availability | None = None,
     ) -> None:
         """Over a database; `listening` is the same reached in a way that notifications come through.
 
@@ -68,8 +74,10 @@ class Store(Everything):
         connection that a small pool does not have before the transaction has ended.
         """
         self.database: Final = database
-        self._committer = Committer(database, self._committed, wait_s)
-        self._readers = None if database.in_memory else Readers(database, wait_s)
+        self.availability: Final = availability or Availability()
+        """Whether the database can be used now; for workers, which wait for it."""
+        self._committer = Committer(database, self._committed, wait_s, self.availability)
+        self._readers = None if database.in_memory else Readers(database, wait_s, self.availability)
         super().__init__(ByCommitter(self._committer, self._readers))
         self._aio: AsyncStore | None = None
         self._place = place
@@ -82,7 +90,7 @@ class Store(Everything):
             return VersionBell(self)
         from runstate.store.postgres import PostgresDatabase
 
-        return NotifyBell(cast("PostgresDatabase", listening))
+        return NotifyBell(cast("PostgresDatabase", listening), self.availability)
 
     def __repr__(self) -> str:
         return f"<Store {self.database.shown}>"
@@ -325,22 +333,35 @@ def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, l
     """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
 
     An SQLite file that has no store yet is made one; for PostgreSQL that is `migrate=True`, or `runstate migrate`.
-    `wait_s` is how long to wait for a database that is busy or away. `listen_url` is for a PostgreSQL store whose `url`
-    leads through a pooler: the server's own address, for notifications alone. Raises `StoreUrlError` for an address
-    that leads nowhere, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers.
+    `wait_s` is how many seconds to wait for a database that is busy, or that is away, starting, or full while the store
+    is opened. `listen_url` is for a PostgreSQL store whose `url` leads through a pooler: the server's own address, for
+    notifications alone. Raises `StoreUrlError` for an address that leads nowhere, a wrong password and a database that
+    is not there, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers in time.
     """
     database = database_at(url, wait_s)
     try:
-        listening = None if listen_url is None else _listening_at(listen_url, database, wait_s)
-        if migrate or (migrate is None and database.words is SQLITE):
-            take_steps(database)
-        place = None if migrate is not False and database.words is SQLITE else _found_in(database)
-        if listening is not None and place is not None:
-            _require_same_database(listening, place)
-        return Store(database, wait_s, listening, place)
+        return open_at(database, migrate=migrate, wait_s=wait_s, patience_s=wait_s, listen_url=listen_url)
     except BaseException:
         database.close()
         raise
+
+
+def open_at(
+    database: Database, *, migrate: bool | None, wait_s: float, patience_s: float, listen_url: str | None = None
+) -> Store:
+    """Open a store as `open_store` does, but wait for a database that is away for `patience_s` seconds."""
+    listening = None if listen_url is None else _listening_at(listen_url, database, wait_s)
+    availability = Availability()
+
+    def look() -> Place | None:
+        if migrate or (migrate is None and database.words is SQLITE):
+            take_steps(database)
+        return None if migrate is not False and database.words is SQLITE else _found_in(database)
+
+    place = availability.wait_for(look, patience_s)
+    if listening is not None and place is not None:
+        _require_same_database(listening, place)
+    return Store(database, wait_s, listening, place, availability)
 
 
 def _found_in(database: Database) -> Place:

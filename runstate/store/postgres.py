@@ -10,11 +10,18 @@ from socket import SHUT_RDWR, socket
 from typing import Any, Final, TypeVar
 
 from runstate.clock import moved
-from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.errors import (
+    AccessDenied,
+    OutcomeUnknown,
+    SchemaMismatch,
+    StoreError,
+    StoreUnavailable,
+    StoreUrlError,
+)
 from runstate.json_values import printable
 from runstate.store.queries import Column
 from runstate.store.rows import Row
-from runstate.store.session import Given, Interlocked
+from runstate.store.session import Given, Trouble
 from runstate.store.statements import Statements
 from runstate.store.tables import POSTGRES, Words
 
@@ -26,6 +33,7 @@ try:
     from runstate.store.parameters import OwnAdapters
     from runstate.store.pooling import are_set, has_its_path, is_pooled, options_of, set_locally, settings_of
     from runstate.store.prepared import Prepared
+    from runstate.store.sqlstates import is_answer_lost, is_passing, is_wrong, refusal_codes, trouble_of
 except ModuleNotFoundError as _missing:  # pragma: no cover
     raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
 
@@ -36,39 +44,46 @@ _FORM: Final = "postgresql://user@host:5432/database?option=value"
 _WRONG: Final = (
     *("does not exist", "authentication failed", "no password", "permission denied", "invalid port"),
     *("invalid integer value", "invalid sslmode value", "definition of service"),
+    *("no such database", "no such user", "unsupported startup parameter"),  # PgBouncer's
 )
 # A host that has vanished says nothing any more: by the usual settings that is noticed after a quarter of an hour, if a
 # request is under way, or after two. An address may name its own.
 _KEPT_ALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_ONLY_READS: Final = ("in_hot_standby", "default_transaction_read_only")  # as every server says at the beginning
+_READ_ONLY: Final = "cannot write to {}: it is read-only"
+_NOT_THERE: Final = (  # libpq's own words
+    *("Connection refused", "No such file or directory", "timeout expired", "could not translate host name"),
+)
+_MOST_KNOWN: Final = 64  # refusals whose codes are remembered
 _PORTS: Final = re.compile(r"[0-9,]*")
 _Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
 
-def translated(error: psycopg.Error, where: str, *, broken: bool = False) -> StoreError:
-    """Return what went wrong, in this library's words and without the password."""
+def translated(error: psycopg.Error, where: str, *, broken: bool = False, reading: bool = False) -> StoreError:
+    """Return what went wrong, in this library's words and without the password. Of a read nothing is unknown."""
     told = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
-    if broken:
-        return OutcomeUnknown(f"the connection to {where} broke before the answer came: {told[0]}")
+    if broken or is_answer_lost(error.sqlstate):
+        sentence = f"the connection to {where} broke before the answer came: {told[0]}"
+        return StoreUnavailable(sentence) if reading else OutcomeUnknown(sentence)
     match error:
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
             return SchemaMismatch(f"{where} has no store of this version ({told[0]}); `runstate migrate` makes one")
         case psycopg.errors.InsufficientPrivilege():
-            return StoreError(f"no right to this in {where}: {told[0]}")
+            return AccessDenied(f"no right to this in {where}: {told[0]}")
         case psycopg.errors.ReadOnlySqlTransaction():
-            return StoreError(f"cannot write to {where}: it is read-only")
+            return StoreUnavailable(_READ_ONLY.format(where))
         case psycopg.errors.LockNotAvailable():
             return StoreUnavailable(f"{where} is busy: another transaction has been writing for too long")
         case psycopg.errors.InvalidSqlStatementName() | psycopg.errors.DuplicatePreparedStatement():
-            return Interlocked(f"{where}: {told[0]}; a pooler exchanged the connection")  # and was found out by this
+            # It was found out by this.
+            return StoreUnavailable(f"{where}: {told[0]}; a pooler exchanged the connection")
         case psycopg.errors.UntranslatableCharacter() | psycopg.errors.CharacterNotInRepertoire():
             lacks = "a character of the text is not in the encoding of the connection or the database"
             return StoreError(f"{where}: {lacks}: make it UTF8, and connect with client_encoding=utf8 ({told[0]})")
-        case psycopg.errors.SerializationFailure() | psycopg.errors.DeadlockDetected():
-            return Interlocked(f"{where}: {told[0]}")
-        case psycopg.errors.UniqueViolation():  # by what another has just committed: it will be seen the next time
-            return Interlocked(f"{where}: {told[0]}")
-        case psycopg.OperationalError():
+        case psycopg.OperationalError() | psycopg.errors.UniqueViolation():
+            return StoreUnavailable(f"{where}: {told[0]}")  # unique: what another has just committed is seen next time
+        case _ if is_passing(error.sqlstate):
             return StoreUnavailable(f"{where}: {told[0]}")
         case _:
             return StoreError(f"{where}: {told[0]}")
@@ -91,7 +106,10 @@ class PostgresSession:
         owned: bool = True,
         named: bool = True,
         settings: str | None = None,
+        reading: bool = False,
     ) -> None:
+        self.trouble: Trouble | None = None
+        self._reading = reading
         self.statements: Final = Statements(POSTGRES)
         self.connection: Final = connection
         self._where = where
@@ -108,16 +126,25 @@ class PostgresSession:
         try:
             return self._execute(statement, {"now": moved(), **given})
         except psycopg.Error as error:
-            raise translated(error, self._where, broken=self.connection.broken) from error
+            raise self._failed(error) from error
         except UnicodeEncodeError as error:
             raise StoreError(f"{self._where}: {_why_not_encoded(error)}") from None
+
+    def _failed(self, error: psycopg.Error) -> StoreError:
+        broken = self.connection.broken
+        self.trouble = Trouble.SESSION_LOST if broken else trouble_of(error.sqlstate)
+        return translated(error, self._where, broken=broken, reading=self._reading)
+
+    def is_stale(self) -> bool:
+        """Tell whether the session leads to another database than its address: its server says so when it is asked."""
+        return False
 
     def define(self, statement: str) -> None:
         """Execute a statement that takes no parameters: it may hold percent signs."""
         try:
             psycopg.Cursor(self.connection).execute(statement.encode(), prepare=False)
         except psycopg.Error as error:
-            raise translated(error, self._where, broken=self.connection.broken) from error
+            raise self._failed(error) from error
 
     def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
         """Return the parameters that hand `rows` to a statement: an array a column."""
@@ -135,7 +162,7 @@ class PostgresSession:
                     self._execute.begin()
                 yield
         except psycopg.Error as error:
-            raise translated(error, self._where, broken=self.connection.broken) from error
+            raise self._failed(error) from error
 
     def _require_transaction(self) -> None:
         """See that the caller's own transaction is open: a lone savepoint would be committed when it ends."""
@@ -172,21 +199,30 @@ class PostgresDatabase:
         if not _PORTS.fullmatch(str(port)):  # in postgresql://me:secret/database it is the password
             raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
         self.shown: str = printable(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
+        names = ("host", "hostaddr", "port", "dbname", "user", "password")
+        self.private: Sequence[str] = [each for name in names for each in str(parts.get(name, "")).split(",") if each]
         self.url: Final = url
         self._parts: Final = parts
         self._wait_s = wait_s
         self._options: str | None = None
         """What `options` a connection begins with, once one was found that has no pooler between."""
+        self._refusals: Final[dict[str, bool]] = {}
+        """Of refusals to connect, whether the address was wrong, by what was said."""
 
     def open(self, *, reading: bool = False) -> PostgresSession:
         """Return a new connection in autocommit."""
         if reading:
             connection, direct = self._connect_plainly()
-            return self._first(connection, lambda: PostgresSession(connection, self.shown, named=direct))
+            return self._first(connection, lambda: PostgresSession(connection, self.shown, named=direct, reading=True))
         settings = settings_of(self._wait_s)
         connection, direct = self._connect_with(settings)
         local = set_locally(settings)
-        return self._first(connection, lambda: PostgresSession(connection, self.shown, named=direct, settings=local))
+        return self._first(connection, lambda: self._to_write(connection, direct, local))
+
+    def _to_write(self, connection: _Connection, direct: bool, settings: str) -> PostgresSession:
+        if any(connection.info.parameter_status(name) == "on" for name in _ONLY_READS):
+            raise StoreUnavailable(_READ_ONLY.format(self.shown))
+        return PostgresSession(connection, self.shown, named=direct, settings=settings)
 
     def _connect_plainly(self) -> tuple[_Connection, bool]:
         """Return a new connection, and whether it is one with the server, with no pooler between."""
@@ -231,7 +267,7 @@ class PostgresDatabase:
                 raise
             told = str(error).splitlines() or ["no answer"]
         # Not inside the block, as in `connect`.
-        raise _no_connection(f"cannot connect to {self.shown}: {told[0]}")
+        raise StoreUnavailable(f"cannot connect to {self.shown}: {told[0]}")
 
     def close(self) -> None:
         """Keep nothing."""
@@ -242,28 +278,43 @@ class PostgresDatabase:
 
     def connect(self, options: str | None = None) -> _Connection:
         """Return a new connection, or say why there is none; `options` are instead of those of the address."""
+        patience_s = max(2, int(self._wait_s))
+        kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}
+        if any("," in str(self._parts.get(name, "")) for name in ("host", "hostaddr")):  # the one that is primary now
+            kept_alive["target_session_attrs"] = "read-write"
+        given = {name: value for name, value in kept_alive.items() if name not in self._parts}
+        if options is not None:
+            given["options"] = options
+        # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
+        given |= {"connect_timeout": patience_s, "client_encoding": "utf8"}
         try:
-            patience_s = max(2, int(self._wait_s))
-            kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}
-            given = {name: value for name, value in kept_alive.items() if name not in self._parts}
-            if options is not None:
-                given["options"] = options
-            # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
             # Nothing is prepared by psycopg, whose names are numbers: behind a pooler one is another's statement.
-            return psycopg.connect(
-                self.url,
-                autocommit=True,
-                prepare_threshold=None,
-                context=OwnAdapters(),
-                connect_timeout=patience_s,
-                client_encoding="utf8",
-                **given,
-            )
+            return psycopg.connect(self.url, autocommit=True, prepare_threshold=None, context=OwnAdapters(), **given)
         except psycopg.Error as error:
             lines = str(error).splitlines()
             told = [line for line in lines if line and not line.startswith("\t")] or ["no answer"]
+            is_late = isinstance(error, psycopg.errors.ConnectionTimeout)
         # Not inside the block: psycopg's error would go along, and the frames of its traceback hold the password.
-        raise _no_connection(f"cannot connect to {self.shown}: {told[-1]}")
+        wrong = not is_late and self._is_wrong(told[-1], conninfo.make_conninfo(self.url, **given), patience_s)
+        raise (StoreUrlError if wrong else StoreUnavailable)(f"cannot connect to {self.shown}: {told[-1]}")
+
+    def _is_wrong(self, told: str, address: str, patience_s: float) -> bool:
+        """Tell a wrong address or password, which asking again does not mend, from a server that is not there.
+
+        The server's code says it, where one can be had: its words are in its own language. A refusal that was met
+        before is known by its words, so that a server which is coming back is not asked twice each time.
+        """
+        if any(words in told for words in _NOT_THERE):
+            return False
+        if told not in self._refusals:
+            if len(self._refusals) >= _MOST_KNOWN:
+                self._refusals.clear()
+            codes = refusal_codes(address, patience_s)
+            if codes == []:
+                return False  # it is back
+            by_words = codes is None or "08P01" in codes  # which is PgBouncer's for all that it says
+            self._refusals[told] = any(words in told for words in _WRONG) if by_words else is_wrong(codes or [])
+        return self._refusals[told]
 
 
 def _parts(url: str) -> Mapping[str, object] | None:
@@ -271,13 +322,6 @@ def _parts(url: str) -> Mapping[str, object] | None:
     with suppress(psycopg.ProgrammingError, UnicodeDecodeError):
         return conninfo.conninfo_to_dict(url)
     return None
-
-
-def _no_connection(told: str) -> StoreError:
-    """Tell a wrong address or password, which asking again does not mend, from a server that is not there."""
-    if any(words in told for words in _WRONG):
-        return StoreUrlError(told)
-    return StoreUnavailable(told)
 
 
 def _why_not_encoded(error: UnicodeEncodeError) -> str:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
-from runstate.errors import StoreUnavailable
 from runstate.store.queries import Column
 from runstate.store.rows import Row
 from runstate.store.statements import Statements
 from runstate.store.tables import Words
 
-__all__ = ["Database", "Given", "Interlocked", "Session", "Unbegun"]
+__all__ = ["Database", "Given", "Session", "Trouble"]
 
 Given: TypeAlias = Mapping[str, Any]
 """Parameters by name."""
 
 
-class Interlocked(StoreUnavailable):
-    """Two transactions waited for each other, and this one was undone so that the other can go on."""
+class Trouble(Enum):
+    """What an error of a session means for what was asked, and for the session."""
 
-
-class Unbegun(StoreUnavailable):
-    """A transaction could not even begin: what was to happen in it need not be tried in another."""
+    CONFLICT = "another transaction went first, and this one was undone: it can be done again at once"
+    NOT_BEGUN = "the transaction could not begin: what was to happen in it need not be tried in another"
+    SESSION_LOST = "the session is of no more use: another may be"
 
 
 class Session(Protocol):
@@ -37,6 +37,13 @@ class Session(Protocol):
     @property
     def owned(self) -> bool:
         """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        ...
+
+    trouble: Trouble | None
+    """What the last error means, where it means more than that what was asked is refused."""
+
+    def is_stale(self) -> bool:
+        """Tell whether the session leads to another database than its address does by now."""
         ...
 
     def run(self, statement: str, given: Given) -> Sequence[Row]:
@@ -74,6 +81,8 @@ class Database(Protocol):
     words: Words
     shown: str
     """Its address without the password, for people."""
+    private: Sequence[str]
+    """The parts of its address, which stand in no run: hosts, names, paths."""
     in_memory: bool
     """Whether it lives in one connection, and as long as that."""
 

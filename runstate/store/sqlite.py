@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import quote
 
 from runstate.clock import microseconds as _now
 from runstate.clock import monotonic, pause
-from runstate.errors import SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store.migrations import ddl
 from runstate.store.queries import Column
 from runstate.store.rows import Row
-from runstate.store.session import Given, Unbegun
+from runstate.store.session import Given, Trouble
 from runstate.store.statements import Statements
 from runstate.store.tables import SQLITE, TABLES, Words
 
@@ -29,6 +30,13 @@ _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _OUR_TYPES: Final = frozenset({"INTEGER", "TEXT"})
 _NO_ROOM: Final = "the disk is full"
 _COLUMNS: Final = "SELECT t.value, c.name FROM json_each(:tables) t, pragma_table_info(t.value) c"
+# Not about what was asked: the file is another, or elsewhere, or may be written no longer.
+_LOST: Final = frozenset(
+    {
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_AUTH),
+    }
+)
 
 
 def translated(error: sqlite3.Error, where: str) -> StoreError:
@@ -39,7 +47,7 @@ def translated(error: sqlite3.Error, where: str) -> StoreError:
     if code == sqlite3.SQLITE_FULL:
         return StoreUnavailable(f"cannot write to {where}: {_NO_ROOM}; nothing was changed")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return StoreError(f"cannot write to {where}: it is read-only")
+        return AccessDenied(f"cannot write to {where}: it is read-only")
     if code == sqlite3.SQLITE_CANTOPEN:
         why = "it is a folder" if Path(where).is_dir() else "no such folder, or no right to it"
         return StoreUrlError(f"cannot open {where}: {why}")
@@ -59,12 +67,35 @@ def _is_complete(cursor: sqlite3.Cursor) -> bool:
     return needed <= set(cursor.execute(_COLUMNS, tables))
 
 
+FileId: TypeAlias = tuple[int, int]
+"""Which file it is, whatever its path: of its device and there."""
+
+
+def file_id(path: str) -> FileId | None:
+    """Return which file is at a path; None if there is none, or one that cannot be looked at."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # before every transaction: a Path takes three times as long
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class SqliteSession:
     """One connection to an SQLite database."""
 
     def __init__(
-        self, connection: sqlite3.Connection, where: str, wait_s: float, *, owned: bool = True, kept: bool = False
+        self,
+        connection: sqlite3.Connection,
+        where: str,
+        wait_s: float,
+        *,
+        owned: bool = True,
+        kept: bool = False,
+        file: tuple[str, FileId] | None = None,
     ) -> None:
+        self.trouble: Trouble | None = None
+        self._file = file
+        """The path of what was opened, and which file that was."""
         self.statements: Final = Statements(SQLITE)
         self.connection: Final = connection
         self._where = where
@@ -88,7 +119,7 @@ class SqliteSession:
             with self._as_text():
                 return self._ask(statement, given).fetchall()
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise self._failed(error) from error
 
     @contextmanager
     def _as_text(self) -> Generator[None, None, None]:
@@ -119,7 +150,7 @@ class SqliteSession:
         try:
             return self._cursor.execute(statement, {"now": _now(), **given})
         except sqlite3.Error as error:
-            raise self._untrusting(error) or self._translated(error) from error
+            raise self._untrusting(error) or self._failed(error) from error
         except UnicodeEncodeError as error:
             raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
 
@@ -131,6 +162,15 @@ class SqliteSession:
             return None
         told = "the connection does not trust the database's schema, whose checks read JSON"
         return StoreError(f"{self._where}: {told}: PRAGMA trusted_schema = ON")
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOST and not self._kept:
+            self.trouble = Trouble.SESSION_LOST
+        return self._translated(error)
+
+    def is_stale(self) -> bool:
+        """Tell whether the file was deleted or replaced: what is written to it then is lost."""
+        return self._file is not None and file_id(self._file[0]) != self._file[1]
 
     def define(self, statement: str) -> None:
         """Execute a statement that takes no parameters."""
@@ -184,9 +224,10 @@ class SqliteSession:
                 self._cursor.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in _BUSY:
-                    raise translated(error, self._where) from error
+                    raise self._failed(error) from error
                 if monotonic() > until:
-                    raise Unbegun(str(translated(error, self._where))) from error
+                    self.trouble = Trouble.NOT_BEGUN
+                    raise translated(error, self._where) from error
             else:
                 return
             pause(_LOOKS_S[min(looks, len(_LOOKS_S) - 1)])
@@ -196,7 +237,7 @@ class SqliteSession:
         try:
             self._cursor.execute(statement)
         except sqlite3.Error as error:
-            raise translated(error, self._where) from error
+            raise self._failed(error) from error
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
         # SQLite has no code of its own for a table or column that is not there.
@@ -227,9 +268,14 @@ class SqliteDatabase:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: a store needs 3.38 or newer")
         self.path: Final = path
+        self._place: Final = str(Path(path).absolute())
+        """The same file wherever the process goes."""
         self.in_memory: bool = path == ":memory:"
         self._only: SqliteSession | None = None
+        self._is_known = False
+        """Whether the file was there: one that is deleted under an open store is not made anew, as an empty one."""
         self.shown: str = f"sqlite:///{path}"
+        self.private: Sequence[str] = () if self.in_memory else (path, self._place)
         self._wait_s = wait_s
 
     def open(self, *, reading: bool = False) -> SqliteSession:
@@ -237,8 +283,9 @@ class SqliteDatabase:
         if self._only is not None:
             return self._only
         where = "the database in memory" if self.in_memory else self.path
-        mode = "memory" if self.in_memory else "rw" if reading else "rwc"
-        address = "file::memory:" if self.in_memory else f"file:{quote(str(Path(self.path).absolute()))}?mode={mode}"
+        mode = "memory" if self.in_memory else "rw" if reading or self._is_known else "rwc"
+        before = file_id(self._place)
+        address = "file::memory:" if self.in_memory else f"file:{quote(self._place)}?mode={mode}"
         try:
             connection = sqlite3.connect(
                 address, uri=True, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=256
@@ -251,7 +298,7 @@ class SqliteDatabase:
                 connection.execute("PRAGMA query_only = 1")
             else:
                 self._prepare(connection)
-            session = SqliteSession(connection, where, self._wait_s, kept=self.in_memory)
+            session = SqliteSession(connection, where, self._wait_s, kept=self.in_memory, file=self._opened(before))
         except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
             connection.close()
             if isinstance(error, sqlite3.Error):
@@ -260,6 +307,17 @@ class SqliteDatabase:
         if self.in_memory:
             self._only = session
         return session
+
+    def _opened(self, before: FileId | None) -> tuple[str, FileId] | None:
+        """Return which file was opened, by what was at its path `before` and is there now; None for one in memory.
+
+        Where it was replaced in between it is not known which was opened: no file is that one, so it is opened again.
+        """
+        if self.in_memory:
+            return None
+        now = file_id(self._place)
+        self._is_known = self._is_known or now is not None
+        return self._place, now if now is not None and before in (None, now) else (-1, -1)
 
     def close(self) -> None:
         """Let the database in memory go."""

@@ -34,6 +34,7 @@ from runstate.values import (
     Usage,
     demand,
 )
+from runstate.worker.failure import redacted, sentence_of, traceback_of
 from runstate.worker.keeping import keep, keep_later
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ log: Final = logging.getLogger("runstate.worker")
 
 _NEVER: Final = float("inf")
 _MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
+_MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 _MOST_CHECKPOINT: Final = 16 * 1024 * 1024
 _MOST_PROGRESS: Final = 1000
 _MOST_CALLS: Final = 5  # that a sentence names
@@ -204,8 +206,8 @@ class Context:
         self._checkpoint = value
         store = self._store
         if self._asynchronous:
-            return keep_later(lambda: store.ask_later(self._note(checkpoint=text)), self._goes_on)
-        return keep(lambda: store.ask(self._note(checkpoint=text)), self._goes_on)
+            return keep_later(lambda: store.ask_later(self._note(checkpoint=text)), self._goes_on, store.availability)
+        return keep(lambda: store.ask(self._note(checkpoint=text)), self._goes_on, store.availability)
 
     def _goes_on(self) -> bool:
         return not self._cancelling
@@ -286,6 +288,11 @@ class Context:
         """Whether it was let know; asked by the worker, not by the handler."""
         return self._cancelling
 
+    @property
+    def is_past_limit(self) -> bool:
+        """Whether the run has used more tokens than it may, and ends as incomplete."""
+        return self._limit is not None
+
     def settle(self, outcome: object) -> Settle:
         """Return the settle for what a handler returned."""
         if self._limit is not None:
@@ -307,23 +314,31 @@ class Context:
             case RequiredAction() as action:
                 return self._settle(outcome.event, required_action=action)
             case LastError() as error:
-                return self._settle(outcome.event, last_error=error)
+                return self._settle(outcome.event, last_error=LastError(error.code, self._public(error.message)))
             case IncompleteDetails() as details:
                 return self._settle(outcome.event, incomplete_details=details)
             case _:
                 return self._settle(outcome.event)
 
-    def settle_error(self, error: BaseException, traceback: str) -> Settle:
-        """Return the settle for what a handler raised; the traceback is for the history alone."""
+    def settle_error(self, error: BaseException, *, skipped: int = 0) -> Settle:
+        """Return the settle for what a handler raised.
+
+        The traceback, without the `skipped` first frames, is for the history alone.
+        """
         if isinstance(error, TokenLimitReached):
             self._limit = self._limit or error.reason  # a handler that counts by itself may raise it too
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
         if isinstance(error, RunFailed):
-            last = LastError(error.code, error.message.replace("\0", "")[:_MOST_MESSAGE])
+            code, told = error.code, self._public(error.message)
         else:
-            last = LastError("server_error", _sentence(error).replace("\0", "")[:_MOST_MESSAGE])
-        return self._settle(RunEvent.FAIL, last_error=last, detail={"traceback": traceback})
+            code, told = "server_error", sentence_of(error, self._store.database.private)
+        last = LastError(code, told.replace("\0", "")[:_MOST_MESSAGE])
+        trace = traceback_of(error, self._store.database.private, skipped=skipped)[-_MOST_TRACEBACK:]
+        return self._settle(RunEvent.FAIL, last_error=last, detail={"traceback": trace})
+
+    def _public(self, text: str) -> str:
+        return redacted(text, self._store.database.private)
 
     def settle_event(self, event: RunEvent) -> Settle:
         """Return the settle for an event that carries nothing: an end, a cancel confirmed, a deadline passed."""
@@ -380,16 +395,6 @@ def _shown(returned: object) -> str:
         return f"an outcome, {returned.event}, that its context did not make"
     except Exception:  # made by hand, of what has no sentence
         return "an outcome that its context did not make"
-
-
-def _sentence(error: BaseException) -> str:
-    """Return what an exception says of itself, even where saying it fails."""
-    name = type(error).__name__
-    try:
-        told = str(error)
-    except Exception as worse:
-        told = f"its own sentence failed with {with_article(type(worse).__name__)}"
-    return f"{name}: {told}" if told else name
 
 
 def _usage_text(prompt: int, completion: int) -> str:

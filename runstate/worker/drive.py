@@ -18,7 +18,7 @@ from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim, Swept, itself
 from runstate.stored import StoredRun
 from runstate.worker.arguments import outside_of_loops
 from runstate.worker.handling import Handler
-from runstate.worker.hands import Hands, log
+from runstate.worker.hands import Hands
 from runstate.worker.last_attempts import is_last, last_attempts
 from runstate.worker.signals import interrupts_end_process
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["drive", "drive_async"]
 
-_AGAIN_S = 0.2
 _LOOK_S = 0.1  # between two looks whether a run on its last attempt may be begun
 
 
@@ -97,6 +96,8 @@ class _Hand(Hands):
             self._woken.clear()
             if not self._done:
                 await self._woken.wait()
+        if self._retries.error is not None:
+            raise self._retries.error
         while self._done and not self._lost:
             await self._settle()
 
@@ -107,9 +108,8 @@ class _Hand(Hands):
         try:
             turned = await self._store.ask_later(turn)
         except StoreError as error:
-            log.warning("%s; asking again", error)
             self._done, self._unsure = settles, True
-            await asyncio.sleep(_AGAIN_S)
+            await self._wait_for_store(error)
             return
         self._take_refusals(settles, turned.refused)
 
@@ -148,7 +148,9 @@ def drive(
     None if there is nothing to do: it has ended, waits for its tools or its time, or another works on it, which is
     how a delivery that comes late or twice ends. A run whose worker died is taken over. Blocks; inside an event loop
     there is `drive_async`. Raises `RunNotFound`; `TypeError` for a store or a handler that is none, and `ValueError`
-    for a setting out of its range, before the run is claimed.
+    for a setting out of its range, before the run is claimed; `StoreUnavailable` or `OutcomeUnknown` where the store is
+    away when the run is to be claimed, or where the handler met that: then the run is given back, and another delivery
+    goes on with it.
     """
     hand = _hand(store, handler, name, lease_s, max_attempts, stall_timeout_s)
     outside_of_loops("drive_async")

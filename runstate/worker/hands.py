@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from contextvars import Context as ContextVars
 from contextvars import copy_context
@@ -28,6 +29,7 @@ from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler, Spawn, call, discard, is_awaitable, spawning
 from runstate.worker.last_attempts import Reservation, is_last, last_attempts
 from runstate.worker.pulse import Pulse
+from runstate.worker.retries import Retries
 from runstate.worker.work import UNCALLED, Work
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
 _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
 _SWEEP_S: Final = 0.5  # between two looks whether something is due, give or take
 _SWEEP_ANYWAY_S: Final = 15.0
+_AWAY_S: Final = 5.0  # between two looks of a sweep at a store that is away
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
 LAST_S: Final = 5.0  # for the store to answer a worker that ends
 _ATTEMPTS: Final = checks.count(least=1)
@@ -108,6 +111,7 @@ class Hands:
         self._looking: asyncio.Task[None] | None = None
         self._look_requested = False
         """Whether a hint came since the look that is under way asked the store."""
+        self._retries: Final = Retries(self._begin_retries)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self._working)} of {self._concurrency} at work>"
@@ -121,7 +125,7 @@ class Hands:
     @property
     def _room(self) -> int:
         """How many more handlers may be called."""
-        return max(0, self._concurrency - len(self._working) - len(self._strays))
+        return max(0, self._concurrency - len(self._working) - len(self._strays) - len(self._retries))
 
     async def _set_up(self) -> None:
         self._woken = asyncio.Event()
@@ -130,6 +134,16 @@ class Hands:
         self._crew = Crew(self._call, Work.take)
         self._spawn = spawning(self._loop)
         await self._take_lease()
+
+    @property
+    def _time_left(self) -> float:
+        """For how many seconds it waits at most for a store that is away."""
+        return float("inf")
+
+    async def _wait_for_store(self, error: StoreError) -> None:
+        """Wait until it is time to ask the store again, which did not take something."""
+        self._store.availability.failed(error)
+        await self._store.availability.wait_later(self._time_left)
 
     # --- the lease ------------------------------------------------------------------------------------------------
 
@@ -143,6 +157,7 @@ class Hands:
         """Release what is left at once, rather than let it lapse; handlers have a moment to leave before."""
         left, self._working = list(self._working.values()), {}
         runs = [work.ctx.run for work in left] + [settle.run for settle in self._done] + self._declined
+        runs += self._retries.clear()
         self._done.clear()
         self._declined.clear()
         try:
@@ -183,7 +198,7 @@ class Hands:
         if beat.held:
             self._compare(sent_at, beat.runs)
             # What it holds and does not work on is done, or just claimed, or was lost: the next turn finds out.
-            self._unsure = self._unsure or not beat.runs.keys() <= self._working.keys()
+            self._unsure = self._unsure or not beat.runs.keys() <= self._held
         elif not self._lost:
             self._lose("its lease lapsed")
 
@@ -197,6 +212,7 @@ class Hands:
         """Stop all handlers: others may work on these runs now."""
         left, self._working = list(self._working.values()), {}
         self._done.clear()
+        self._retries.clear()
         for work in left:
             self._let_go(work)
         self._declined.clear()
@@ -272,12 +288,27 @@ class Hands:
             return
         del self._working[work.seq]
         self._woken.set()
+        if (outage := work.outage(returned, self._store.availability)) is not None:
+            log.debug("run %s: its handler met an outage, and is called again", work.ctx.run_id)
+            self._retries.add(work.ctx.run, outage)
+            return
         try:
             settle = work.settle(returned)
         except Exception as error:  # a fault of this library: the run must end all the same
             log.exception("run %s: what its handler returned cannot be committed", work.ctx.run_id)
-            settle = work.ctx.settle_error(error, "")
+            settle = work.ctx.settle_error(error)
         self._done.append(settle)
+        self._retries.forget(work.seq)
+
+    def _begin_retries(self) -> None:
+        """Have the next turn find the runs that this worker holds and does not work on."""
+        self._unsure = self._hinted = True
+        self._woken.set()
+
+    @property
+    def _held(self) -> AbstractSet[int]:
+        """The runs that this worker knows to be its own."""
+        return self._working.keys() | self._retries.seqs if self._retries else self._working.keys()
 
     def _let_go(self, work: Work) -> None:
         """Stop a handler, as far as it can be; nothing it returns counts any more."""
@@ -375,16 +406,20 @@ class Hands:
 
     async def _sweep(self, *, anyway: bool = False) -> bool:
         """Sweep if there is something to do; return whether it swept."""
-        try:
-            if not anyway and not await self._store.aio.is_anything_due():
+        while True:
+            try:
+                if not anyway and not await self._store.aio.is_anything_due():
+                    return False
+                swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
+                break
+            except StoreError as error:
+                self._store.availability.failed(error)
+                await self._store.availability.wait_until_back(min(_AWAY_S, self._time_left))
+                if self._stopping:
+                    return False
+            except Exception:  # a fault of this library must not end the sweeps
+                log.exception("could not sweep")
                 return False
-            swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
-        except StoreError as error:
-            log.warning("could not sweep, another will: %s", error)
-            return False
-        except Exception:  # a fault of this library must not end the sweeps
-            log.exception("could not sweep")
-            return False
         if swept.adrift or swept.readied:
             self._adrift = self._adrift or swept.adrift > 0
             self._hinted = True

@@ -6,34 +6,35 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
-from runstate.clock import pause
-from runstate.errors import OutcomeUnknown, StoreError
+from runstate.errors import StoreError
+from runstate.store.availability import Availability, is_outage
 
-__all__ = ["keep", "keep_later", "may_be_asked_again"]
+__all__ = ["keep", "keep_later"]
 
-_AWAY_S: Final = 0.2  # before asking again
-
-
-def may_be_asked_again(error: StoreError) -> bool:
-    """Tell whether what was not taken, or perhaps was, can be asked again: it is the same thing twice."""
-    return error.retryable or isinstance(error, OutcomeUnknown)
+_LOOK_S: Final = 0.2  # between two looks whether the note is still wanted
 
 
-def keep(ask: Callable[[], object], wanted: Callable[[], bool]) -> Awaitable[None]:
+def keep(ask: Callable[[], object], wanted: Callable[[], bool], availability: Availability) -> Awaitable[None]:
     """Return when a note is kept; what comes back can be awaited all the same."""
     while True:
         try:
             ask()
             return _Kept()
         except StoreError as error:
-            if not may_be_asked_again(error) or not wanted():
+            if not is_outage(error):
                 raise
-        pause(_AWAY_S)
+            availability.failed(error)
+            while wanted() and not availability.wait(_LOOK_S):
+                pass
+            if not wanted():
+                raise
 
 
-def keep_later(ask: Callable[[], asyncio.Future[None]], wanted: Callable[[], bool]) -> Awaitable[None]:
+def keep_later(
+    ask: Callable[[], asyncio.Future[None]], wanted: Callable[[], bool], availability: Availability
+) -> Awaitable[None]:
     """Ask at once to keep a note; return what is done when it is kept."""
-    return _Keeping(ask, wanted)
+    return _Keeping(ask, wanted, availability)
 
 
 class _Kept:
@@ -47,9 +48,12 @@ class _Kept:
 class _Keeping:
     """A note that was asked for."""
 
-    def __init__(self, ask: Callable[[], asyncio.Future[None]], wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self, ask: Callable[[], asyncio.Future[None]], wanted: Callable[[], bool], availability: Availability
+    ) -> None:
         self._ask = ask
         self._wanted = wanted
+        self._availability = availability
         self._asked = ask()
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -60,7 +64,8 @@ class _Keeping:
             try:
                 return await self._asked
             except StoreError as error:
-                if not may_be_asked_again(error) or not self._wanted():
+                if not is_outage(error) or not self._wanted():
                     raise
-            await asyncio.sleep(_AWAY_S)
+                self._availability.failed(error)
+            await self._availability.wait_later()
             self._asked = self._ask()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
 from runstate.errors import StoreError
+from runstate.store.backoff import Backoff
 from runstate.store.working import Beat, Lease
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ class Pulse:
     def _go(self) -> None:
         every = self.lease.lease_s / _BEATS
         next_at = self._opened + every
+        availability, backoff, missed = self._store.availability, Backoff(), False
         while not self._stopped.wait(min(_LOOK_S, max(0.0, next_at - monotonic()))):
             is_stalled = self._look_at_the_loop()
-            if monotonic() < next_at:
+            if monotonic() < next_at and not (missed and not availability.is_away):
                 continue
             next_at = monotonic() + every
             if is_stalled:
@@ -86,9 +88,12 @@ class Pulse:
             try:
                 beat = self._store.heartbeat(self.lease)
             except StoreError as error:
-                _log.warning("heartbeat not taken: %s", error)
-                next_at = monotonic() + min(every, 0.2)
+                availability.failed(error)
+                availability.report()
+                next_at, missed = monotonic() + min(every, backoff.next()), True
                 continue
+            missed = False
+            backoff.reset()
             if self._stopped.is_set():
                 return  # it took so long that there may be another lease
             if beat.held:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from runstate.checks import with_article
 from runstate.lifecycle import RunEvent
+from runstate.store.availability import Availability
 from runstate.store.commands import Settle
 from runstate.worker.context import Context, Outcome, RunFailed, TokenLimitReached
+from runstate.worker.failure import met_outage
 from runstate.worker.handling import Handler, Raised, Spawn, discard
 
 __all__ = ["UNCALLED", "Work"]
@@ -22,7 +23,6 @@ _CANCELLED: Final = object()
 """What a handler returns whose task was cancelled."""
 UNCALLED: Final = object()
 """What is handed over for a handler that was not called, for its run may be another worker's by now."""
-_MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 
 
 def _always(_: Work) -> bool:
@@ -104,6 +104,16 @@ class Work:
             self.future.cancel()
             self.future.add_done_callback(self.end)  # a task that has not begun never will
 
+    def outage(self, returned: object, availability: Availability) -> BaseException | None:
+        """Return the error by which the handler ended, if it says nothing of the run, which can be begun again.
+
+        None for every other outcome, and where the run is at a limit or is to be cancelled: then it ends by that.
+        """
+        if not isinstance(returned, Raised) or self.ctx.is_cancelling or self.ctx.is_past_limit:
+            return None
+        error, was_away = returned.error, availability.was_away_since(self.begun_at)
+        return error if met_outage(error, was_away) else None
+
     def settle(self, returned: object) -> Settle:
         """Return what to commit for what the handler returned."""
         ctx = self.ctx
@@ -114,9 +124,9 @@ class Work:
         if not isinstance(returned, Raised):
             return ctx.settle(returned)
         error = returned.error
-        ours = error.__traceback__
-        told = traceback.format_exception(type(error), error, None if ours is None else ours.tb_next)
+        if ctx.is_cancelling and met_outage(error, was_away=True):
+            return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
         if not isinstance(error, RunFailed | TokenLimitReached):  # those say what the handler meant
             what = with_article(type(error).__name__)
             log.warning("run %s failed: its handler raised %s; the history has the traceback", ctx.run_id, what)
-        return ctx.settle_error(error, "".join(told)[-_MOST_TRACEBACK:])
+        return ctx.settle_error(error, skipped=1)  # the first frame is ours

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final, Self
 from runstate import checks
 from runstate.clock import monotonic
 from runstate.errors import StoreError, StoreUnavailable
+from runstate.store.availability import can_be_retried
 from runstate.store.bell import Hint
 from runstate.store.commands import Turn, Turned
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim, a_claim
 from runstate.worker.arguments import outside_of_loops, possible
 from runstate.worker.handling import Handler
 from runstate.worker.hands import LAST_S, Hands, log
-from runstate.worker.keeping import may_be_asked_again
 from runstate.worker.last_attempts import last_attempts
 from runstate.worker.signals import StopSignals
 
@@ -32,7 +32,6 @@ __all__ = ["Worker"]
 
 _IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two looks for runs when no hint comes
 _MOST: Final = 500  # runs a turn: past it a commit gains little, and the loop stands still while they are begun
-_AWAY_S: Final = 0.2  # before asking a database again that went away
 
 
 class Worker(Hands):
@@ -120,12 +119,17 @@ class Worker(Hands):
 
     def _hear_stop(self) -> None:
         self._woken.set()
+        self._store.availability.wake()
         with suppress(AttributeError, RuntimeError):  # it asks nothing of the store now
             self._lose_patience()
 
     def _lose_patience(self) -> None:
         left = max(0.0, self._stop_at - monotonic())
         self._patience.reschedule(asyncio.get_running_loop().time() + left + LAST_S)
+
+    @property
+    def _time_left(self) -> float:
+        return max(0.0, self._stop_at - monotonic())
 
     async def work(self, *, until_idle: bool = False) -> None:
         """Work until `stop`, or until there is nothing to do. Raises `RuntimeError` if it is at work or was stopped."""
@@ -150,10 +154,9 @@ class Worker(Hands):
             try:
                 await self._patiently(self._set_up())
             except StoreError as error:
-                if self._stopping or not may_be_asked_again(error):
+                if self._stopping or not can_be_retried(error):
                     raise
-                log.warning("%s; asking again", error)
-                await asyncio.sleep(_AWAY_S)
+                await self._wait_for_store(error)
             else:
                 return
 
@@ -247,8 +250,7 @@ class Worker(Hands):
         try:
             await self._take_new_lease()
         except StoreError as error:
-            log.warning("%s; asking again", error)
-            await asyncio.sleep(_AWAY_S)
+            await self._wait_for_store(error)
 
     async def _take_over(self, free: int) -> None:
         """Go on with what others left, as far as there is room: of runs on their last attempt, with one at a time."""
@@ -263,9 +265,8 @@ class Worker(Hands):
             )
             self._go_on(claims)
         except StoreError as error:
-            log.warning("%s; asking again", error)
             self._adrift = self._unsure = self._hinted = True
-            await asyncio.sleep(_AWAY_S)
+            await self._wait_for_store(error)
         else:
             self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
         finally:
@@ -286,14 +287,13 @@ class Worker(Hands):
                 await self._store.aio.release(self._lease, self._declined[-1])
                 self._declined.pop()
         except StoreError as error:
-            log.warning("%s; asking again", error)
             self._unsure = True
-            await asyncio.sleep(_AWAY_S)
+            await self._wait_for_store(error)
 
     def _is_over(self, until_idle: bool) -> bool:
         if self._stopping:
             return not self._working or monotonic() >= self._stop_at
-        return until_idle and not self._working
+        return until_idle and not self._working and not self._retries
 
     async def _rest(self, seconds: float) -> None:
         """Wait for a handler to finish, for a hint, or for a while."""
@@ -319,17 +319,16 @@ class Worker(Hands):
             queues=self._queues if free else (),
             limit=free,
             settles=settles,
-            held=frozenset(self._working),
+            held=frozenset(self._held),
         )
         turn.unsure, self._unsure = self._unsure, False
         try:
             turned = await self._store.ask_later(turn)
         except StoreError as error:
             # As long as the lease holds nobody else ends these runs: keep the outcomes, and ask again.
-            log.warning("%s; asking again", error)
             self._unsure = self._hinted = True
             self._done = [] if self._lost else [*settles, *self._done]
-            await asyncio.sleep(_AWAY_S)
+            await self._wait_for_store(error)
             return 0
         self.settled += len(settles) - len(turned.refused)
         if turned.refused:

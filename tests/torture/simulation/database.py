@@ -164,6 +164,7 @@ class DatabaseHere:
     def __init__(self, process: Process) -> None:
         self.process: Final = process
         self.shown: str = "the simulated database"
+        self.private: Sequence[str] = ()
 
     def open(self, *, reading: bool = False) -> Session:
         """Return a new connection, if one is to be had."""
