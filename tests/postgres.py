@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -186,6 +187,28 @@ class OwnServer(Server):
         self._watcher.wait(LIMIT)
         self._lock.close()
 
+    @contextlib.contextmanager
+    def standby(self) -> Iterator[Standby]:
+        """Run a streaming standby that has everything which is acknowledged here; it ends with the block."""
+        standby = Standby(self)
+        try:
+            standby.start()
+            self._execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            self._execute("SELECT pg_reload_conf()")
+            synchronous = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+            wait_until(lambda: bool(self._execute(synchronous)), "the standby to follow")
+            yield standby
+        finally:
+            standby.stop()
+            with contextlib.suppress(psycopg.Error):  # it was killed
+                self._execute("ALTER SYSTEM RESET synchronous_standby_names")
+                self._execute("SELECT pg_reload_conf()")
+
+    def _execute(self, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            found = connection.execute(statement.encode())
+            return found.fetchall() if found.description else []
+
     def _initialize(self, settings: tuple[str, ...]) -> None:
         command: list[str | Path] = [self._programs / "initdb", "--pgdata", self.home / "data", "--username=postgres"]
         command += ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
@@ -225,6 +248,68 @@ class OwnServer(Server):
 
     def _last_words(self) -> str:
         return " / ".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+
+
+class Standby:
+    """A server that follows another, and can be made a primary. Its files are in the other's directory."""
+
+    def __init__(self, primary: OwnServer) -> None:
+        self._primary = primary
+        self._home = primary.home / f"standby-{secrets.token_hex(4)}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"postgresql://postgres@/postgres?host={quote(str(self._home))}&port=5432"
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database of this server."""
+        return self.address.replace("/postgres?", f"/{database}?")
+
+    def start(self) -> None:
+        """Copy the primary, and begin to follow it."""
+        self._home.mkdir()
+        who = self._primary._identity
+        if "user" in who:
+            os.chown(self._home, who["user"], who["group"])
+        self._home.chmod(0o700)
+        data, socket = self._home / "data", self._primary.home
+        command: list[str | Path] = [
+            self._primary._programs / "pg_basebackup",
+            "-D",
+            data,
+            "-h",
+            socket,
+            "-U",
+            "postgres",
+        ]
+        command += ["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]
+        subprocess.run(command, check=True, capture_output=True, timeout=LIMIT, **who)
+        self._process = subprocess.Popen(
+            [self._primary._programs / "postgres", "-D", data, "-k", self._home],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **who,
+        )
+        wait_until(lambda: self._says("SELECT pg_is_in_recovery()"), "the standby to accept connections")
+
+    def promote(self) -> None:
+        """Make it a primary."""
+        wait_until(lambda: self._says("SELECT pg_promote()"), "the standby to be promoted")
+
+    def _says(self, question: str) -> bool:
+        try:
+            with psycopg.connect(self.address, autocommit=True, connect_timeout=5) as connection:
+                row = connection.execute(question.encode()).fetchone()
+        except psycopg.OperationalError:
+            return False
+        return bool(row and row[0])
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)  # at once: nobody wants its data any more
+            self._process.wait(LIMIT)
+            self._process = None
 
 
 # --- what a server of the tests' own needs ----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def test_delays_differ_by_chance() -> None:
 
 
 def test_which_errors_may_pass_by_themselves() -> None:
-    """All that a server says while it is restored, renamed or replaced; no refusal of a request, and no closed store."""
+    """All that a server says while it is restored, renamed or replaced; no refusal of a request, no closed store."""
     kinds = (StoreUnavailable, OutcomeUnknown, StoreUrlError, SchemaMismatch, AccessDenied)
     assert all(is_outage(kind("x")) for kind in kinds)
     assert [True, True, False, False, False] == [can_be_retried(kind("x")) for kind in kinds]
@@ -166,7 +167,7 @@ def test_tries_grow_apart(time: Time) -> None:
         if availability.is_due():
             tries.append(time.now)
             availability.failed(AWAY)
-    gaps = [after - before for before, after in zip(tries, tries[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
     assert 3 < len([at for at in tries if at < 1002.0])
     assert 110 < len(tries) < 260
     assert max(gaps) <= 5.1

@@ -111,6 +111,10 @@ class Proxy:
         held: list[bytes] = []
         self.loses = loses
 
+    def turn_to(self, url: str) -> None:
+        """Hand new connections on to another server, as an address does that has moved."""
+        self._given = conninfo_to_dict(url)
+
     def lose(self, loss: Loss, part: bytes, count: int = 1) -> None:
         """Lose so many requests that hold a text, or the answers to them."""
         left = [count]
