@@ -222,7 +222,7 @@ class Worker(Hands):
             # All at once: half a hand while the handlers of the other half run was slower on both databases, with
             # 100 slots and with 400, for what a commit costs is mostly its own.
             free = min(self._free(), _MOST)
-            if free and self._adrift:
+            if free and self._adrift and not self._unsure:  # or what it holds would find no room
                 self._adrift = False
                 await self._take_over(free)
                 continue
