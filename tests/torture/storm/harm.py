@@ -14,6 +14,9 @@ from time import monotonic, sleep, time
 from typing import Final, NamedTuple
 
 import attrs
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.postgres import OwnServer
 from tests.torture.storm.stage import Stage
@@ -71,6 +74,7 @@ class Harm:
             found["answers lost"] = (10, self.lose)
         if isinstance(self.stage.server, OwnServer):
             found["kill -9 of PostgreSQL"] = (5, self.restart)
+            found["the primary turns read-only"] = (5, self.turn_read_only)
         return found
 
     def tick(self, now: float) -> None:
@@ -156,6 +160,20 @@ class Harm:
         sleep(self.chance.choice(OUTAGES_S))
         server.restart()
         self.stage.wait_for_the_way()
+        self.outages.append((began, time()))
+        return True
+
+    def turn_read_only(self) -> bool:
+        """Cut all connections, and let those that come next only read, for ever; later ones can write again."""
+        server = self.stage.server
+        assert server is not None
+        began, name = time(), str(conninfo_to_dict(self.stage.url)["dbname"])
+        reading = sql.SQL("ALTER DATABASE {} {} default_transaction_read_only")
+        with closing(psycopg.connect(server.address, autocommit=True)) as admin:
+            admin.execute(sql.SQL("{} = on").format(reading.format(sql.Identifier(name), sql.SQL("SET"))))
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            sleep(self.chance.choice(OUTAGES_S))
+            admin.execute(reading.format(sql.Identifier(name), sql.SQL("RESET")))
         self.outages.append((began, time()))
         return True
 
