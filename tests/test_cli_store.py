@@ -11,8 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +21,7 @@ import attrs
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from psycopg.conninfo import conninfo_to_dict
 
 from runstate import ManualClock, Run, ToolCall, Usage, use_clock
 from runstate.cli import cli, runs_tending
@@ -31,7 +32,7 @@ from runstate.store import Store, open_store
 from runstate.store.migrations import ddl
 from runstate.store.tables import POSTGRES, SQLITE
 from runstate.worker import Context, drive
-from tests.postgres import postgres_server, postgres_url
+from tests.postgres import Server, postgres_server, postgres_url
 from tests.test_cli import on_a_terminal, process
 
 __all__ = ["postgres_server", "postgres_url"]  # so that tests here can ask for them
@@ -938,3 +939,84 @@ def test_the_store_tells_its_queues(desk: Desk) -> None:
         desk.create(queue=queue)
     desk.ended()
     assert list(desk.store.queues().items()) == [("a", 1), ("b", 2)]
+
+
+# --- a worker whose store is away -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def worker_of(url: str, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command in a process of its own, which ends with the block at the latest."""
+    (folder / "hand.py").write_text("async def answer(ctx):\n    pass\n")
+    command = [sys.executable, "-m", "runstate", "worker", "hand:answer", "--store", url, *options]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def hear(running: subprocess.Popen[str], words: str) -> str:
+    """Return all that a process says up to a line with these words in it."""
+    assert running.stderr is not None
+    told = ""
+    while words not in " ".join(told.split()):
+        line = running.stderr.readline()
+        assert line, told
+        told += line
+    return told
+
+
+@pytest.fixture
+def shut(postgres_server: Server, postgres_url: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The URL of a store that takes no connection, with a run in it, and what lets connections in again."""
+    name = str(conninfo_to_dict(postgres_url)["dbname"])
+    with open_store(postgres_url, migrate=True) as store:
+        Desk(postgres_url, store).create()
+    with psycopg.connect(postgres_server.address, autocommit=True) as admin:
+
+        def allow(is_on: str) -> None:
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {is_on}".encode())
+
+        allow("false")
+        yield postgres_url, lambda: allow("true")
+        allow("true")
+
+
+def test_a_worker_that_begins_while_its_store_is_away(shut: tuple[str, Callable[[], object]], tmp_path: Path) -> None:
+    """It says so once, and works as soon as the store is there."""
+    url, allow = shut
+    with worker_of(url, tmp_path, "--until-idle") as running:
+        assert 1 == hear(running, "asking again").count("cannot connect")
+        assert running.poll() is None
+        allow()
+        told = hear(running, "has ended; 1 outcomes committed")
+        assert 0 == running.wait(60)
+    assert "cannot connect" not in told
+    assert "the store is back after" in " ".join(told.split())
+    with open_store(url) as store:
+        assert "completed" == store.list().data[0].status
+
+
+@pytest.mark.parametrize(("number", "code", "words"), [(signal.SIGTERM, 0, "stopped"), (signal.SIGINT, 130, "interr")])
+def test_a_worker_that_is_stopped_while_its_store_is_away(
+    number: signal.Signals, code: int, words: str, shut: tuple[str, Callable[[], object]], tmp_path: Path
+) -> None:
+    """A signal ends it although it is not a worker yet."""
+    with worker_of(shut[0], tmp_path) as running:
+        hear(running, "asking again")
+        running.send_signal(number)
+        hear(running, words)
+        assert code == running.wait(60)
+
+
+def test_a_worker_whose_store_is_wrong(postgres_url: str, tmp_path: Path) -> None:
+    """A database that is not there, or has no store, ends it at once."""
+    for url, sentence in (
+        (postgres_url.replace("runstate_test", "no_such"), "does not exist"),
+        (postgres_url, "has no store in it"),
+    ):
+        with worker_of(url, tmp_path) as running:
+            told = hear(running, sentence)
+            assert 2 == running.wait(60)
+        assert "asking again" not in told
