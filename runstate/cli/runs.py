@@ -27,5 +27,5 @@ def runs() -> None:
     """Look at the runs of a store, and move them.
 
     Every command takes --store URL, or the variable RUNSTATE_STORE. Exit code 1 says that the law refused, 2 that the
-    asking was a mistake or that there is no store to be had.
+    asking was a mistake or that there is no such store, 3 that the store is away, busy, full or read-only for now.
     """

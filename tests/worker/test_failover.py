@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -458,3 +459,80 @@ async def test_a_standby_is_promoted(tmp_path: Path) -> None:
         await play(stores, fail_over)
         all_is_well(stores["client"], 40)
         await asyncio.to_thread(server.restart)
+
+
+def several(*urls: str) -> str:
+    """Return the URL of one database on several hosts."""
+    given = [conninfo_to_dict(url) for url in urls]
+    hosts = ",".join(quote(str(each["host"]), safe="") for each in given)
+    ports = ",".join(str(each.get("port", 5432)) for each in given)
+    return f"postgresql://{given[0]['user']}@/{given[0]['dbname']}?host={hosts}&port={ports}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asks", ["", "&target_session_attrs=read-write", "&target_session_attrs=primary"])
+def test_an_address_of_several_hosts(asks: str) -> None:
+    """The one that is the primary is found, in whichever order they are named, and the new one when it is another."""
+    server = Server.start_new(fast=True)
+    if not isinstance(server, OwnServer):
+        pytest.skip("needs a server of the tests' own")
+    with ExitStack() as undo:
+        undo.callback(server.stop)
+        url = server.create_database()
+        open_store(url, migrate=True).close()
+        standby = undo.enter_context(server.standby())
+        address = several(standby.url(str(conninfo_to_dict(url)["dbname"])), url) + asks
+        store = undo.enter_context(open_store(address, wait_s=20.0))
+        run = store.create(**new())
+        assert "queued" == store.get(run.id).status
+        server.kill()
+        with pytest.raises(StoreError):
+            store.create(**new(id="run_lost"))
+        assert store.availability.is_away
+        standby.promote()
+        assert "in_progress" == store.start(run.id).status
+        assert "in_progress" == store.get(run.id).status
+        assert 1 == len(store.list().data)
+        server.restart()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lease_s", [2.0, 30.0])
+def test_the_log_of_a_worker_in_an_outage_of_a_minute(
+    lease_s: float, postgres_server: Server, home: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At most five lines of all its parts: at the beginning, of runs that are let go, after a minute, at the end."""
+    caplog.set_level(logging.INFO)
+    name = str(conninfo_to_dict(home)["dbname"])
+
+    async def answer(ctx: Context) -> None:
+        await asyncio.sleep(0.2)
+        await ctx.checkpoint(1)
+        await asyncio.sleep(0.2)
+
+    async def scene(store: Store, admin: Prompt) -> None:
+        await store.aio.create_many([new() for _ in range(200)])
+        async with at_work(store, answer, concurrency=20, lease_s=lease_s, max_attempts=100):
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(allow, admin, name, False)
+            await asyncio.sleep(60.0)
+            away = [record.getMessage() for record in caplog.records]
+            await asyncio.to_thread(allow, admin, name, True)
+            while (await counts(store))["completed"] < 200:
+                await asyncio.sleep(0.1)
+        assert 1 <= len(away) <= 4, away
+        assert [] == [run for run in store.list(limit=100).data if run.last_error is not None]
+
+    with open_store(home, wait_s=1.0) as store, Prompt(postgres_server.address) as admin:
+        asyncio.run(asyncio.wait_for(scene(store, admin), 110.0))
+    told = [record.getMessage() for record in caplog.records if "taken over" not in record.getMessage()]
+    assert len(told) <= 5, told
+    assert any(line.startswith("the store is back after") for line in told)
+
+
+async def counts(store: Store) -> dict[str, int]:
+    """Return how many runs stand in each status, as soon as the store says."""
+    while True:
+        with suppress(StoreError):
+            return {str(status): count for status, count in (await store.aio.counts()).items()}
+        await asyncio.sleep(0.1)
