@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Final, Protocol, TypeVar
@@ -60,29 +59,38 @@ class Readers:
             raise StoreError(f"the store {self._database.shown} is closed")
         if os.getpid() != self._process:
             raise StoreError("a store does not survive a fork: open one in each process")
+        session, epoch, kept = self._take()
+        try:
+            return self._look(session, epoch, look)
+        except StoreError as error:
+            return self._read_again(look, session, kept, error)
+
+    def _read_again(self, look: Callable[[Session], T], session: Session, kept: bool, error: StoreError) -> T:
+        """Read once more, where that may help: on a new session instead of an old one, or after a conflict."""
         backoff = Backoff(_LOOK_S)
-        for left in reversed(range(_TRIES)):
+        for _ in range(_TRIES):
+            if session.trouble is Trouble.CONFLICT:
+                pause(backoff.next())
+            elif not (kept and session.trouble is Trouble.SESSION_LOST):
+                break
             session, epoch, kept = self._take()
             try:
                 return self._look(session, epoch, look)
-            except StoreError as error:
-                lost, conflict = (session.trouble is each for each in (Trouble.SESSION_LOST, Trouble.CONFLICT))
-                if not left or not (conflict or (lost and kept)):
-                    raise _nothing_unknown(error) from error.__cause__
-                if conflict:
-                    pause(backoff.next())
-        raise AssertionError  # the last try returned or raised
+            except StoreError as again:
+                error = again
+        raise _nothing_unknown(error) from error.__cause__
 
     def _take(self) -> tuple[Session, int, bool]:
         """Return a session that nobody uses, the epoch it was opened in, and whether it was opened before."""
-        with suppress(Empty):
+        try:
             while True:
                 session, epoch = self._idle.get_nowait()
                 if epoch == self._availability.epoch and not session.is_stale():
                     return session, epoch, True
                 session.close()
-        epoch = self._availability.epoch
-        return self._database.open(reading=True), epoch, False
+        except Empty:
+            epoch = self._availability.epoch
+            return self._database.open(reading=True), epoch, False
 
     def _look(self, session: Session, epoch: int, look: Callable[[Session], T]) -> T:
         me = get_ident()

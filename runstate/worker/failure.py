@@ -59,8 +59,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
     """Return the exceptions of a group; none of what is no group."""
-    group: BaseExceptionGroup[BaseException] | None = error if isinstance(error, BaseExceptionGroup) else None
-    return () if group is None else group.exceptions
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return members if issubclass(type(error), BaseExceptionGroup) else ()
 
 
 def sentence_of(error: BaseException, private: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from runstate.stored import StoredRun
 from runstate.worker.arguments import check_handler, check_store, is_async_function, possible
 from runstate.worker.context import Context, Outcome
 from runstate.worker.crew import Crew
-from runstate.worker.handling import Handler, Spawn, call, discard, is_awaitable, spawning
+from runstate.worker.handling import Handler, Raised, Spawn, call, discard, is_awaitable, spawning
 from runstate.worker.last_attempts import Reservation, is_last, last_attempts
 from runstate.worker.pulse import Pulse
 from runstate.worker.retries import Retries
@@ -288,9 +288,9 @@ class Hands:
             return
         del self._working[work.seq]
         self._woken.set()
-        if (outage := work.outage(returned, self._store.availability)) is not None:
+        if isinstance(returned, Raised) and work.met_outage(returned, self._store.availability):
             log.debug("run %s: its handler met an outage, and is called again", work.ctx.run_id)
-            self._retries.add(work.ctx.run, outage)
+            self._retries.add(work.ctx.run, returned.error)
             return
         try:
             settle = work.settle(returned)
@@ -298,7 +298,8 @@ class Hands:
             log.exception("run %s: what its handler returned cannot be committed", work.ctx.run_id)
             settle = work.ctx.settle_error(error)
         self._done.append(settle)
-        self._retries.forget(work.seq)
+        if self._retries.known:
+            self._retries.forget(work.seq)
 
     def _begin_retries(self) -> None:
         """Have the next turn find the runs that this worker holds and does not work on."""

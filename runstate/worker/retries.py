@@ -23,7 +23,8 @@ class Retries:
         """Have `due` called in the loop when a run is no longer among them, and may be begun."""
         self._due = due
         self._waiting: dict[int, StoredRun] = {}
-        self._backoffs: dict[int, Backoff] = {}
+        self.known: dict[int, Backoff] = {}
+        """The runs that were tried before, those under way among them."""
         self.error: BaseException | None = None
         """What the last of them met."""
 
@@ -39,7 +40,7 @@ class Retries:
         """Let a run wait for its next try, longer from one to the next. Asked in the loop."""
         self.error = error
         self._waiting[run.seq] = run
-        delay_s = self._backoffs.setdefault(run.seq, Backoff(_FIRST_S, _MOST_S)).next()
+        delay_s = self.known.setdefault(run.seq, Backoff(_FIRST_S, _MOST_S)).next()
         asyncio.get_running_loop().call_later(delay_s, self._begin, run)
 
     def _begin(self, run: StoredRun) -> None:
@@ -49,12 +50,11 @@ class Retries:
 
     def forget(self, seq: int) -> None:
         """Forget how often a run was tried: its handler came to an end."""
-        if self._backoffs:
-            self._backoffs.pop(seq, None)
+        self.known.pop(seq, None)
 
     def clear(self) -> list[StoredRun]:
         """Return the runs that wait, and keep none."""
         left = list(self._waiting.values())
         self._waiting.clear()
-        self._backoffs.clear()
+        self.known.clear()
         return left

@@ -104,15 +104,14 @@ class Work:
             self.future.cancel()
             self.future.add_done_callback(self.end)  # a task that has not begun never will
 
-    def outage(self, returned: object, availability: Availability) -> BaseException | None:
-        """Return the error by which the handler ended, if it says nothing of the run, which can be begun again.
+    def met_outage(self, raised: Raised, availability: Availability) -> bool:
+        """Tell whether what the handler raised says nothing of the run, which can be begun again.
 
-        None for every other outcome, and where the run is at a limit or is to be cancelled: then it ends by that.
+        Not where the run is at a limit or is to be cancelled: then it ends by that.
         """
-        if not isinstance(returned, Raised) or self.ctx.is_cancelling or self.ctx.is_past_limit:
-            return None
-        error, was_away = returned.error, availability.was_away_since(self.begun_at)
-        return error if met_outage(error, was_away) else None
+        if self.ctx.is_cancelling or self.ctx.is_past_limit:
+            return False
+        return met_outage(raised.error, availability.was_away_since(self.begun_at))
 
     def settle(self, returned: object) -> Settle:
         """Return what to commit for what the handler returned."""
