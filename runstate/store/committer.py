@@ -15,7 +15,7 @@ from threading import Lock, Thread
 from typing import Any, Final, TypeVar
 
 from runstate.clock import monotonic, pause
-from runstate.errors import OutcomeUnknown, RunstateError, StoreError
+from runstate.errors import OutcomeUnknown, RunstateError, StoreError, StoreUnavailable
 from runstate.store.availability import Availability, is_outage
 from runstate.store.backoff import Backoff
 from runstate.store.commands import Call, Command, Create, Move, Turn
@@ -116,7 +116,9 @@ class Committer:
 
     def foreign_commits(self) -> int | None:
         """Return SQLite's count of other connections' commits; None while this one is writing."""
-        if not self._availability.is_due() or not self._writing.acquire(blocking=False):
+        if self._session is None and self._availability.is_away:
+            return None  # it is for those to connect again who wait for that
+        if not self._writing.acquire(blocking=False):
             return None
         try:
             count: int = self._connected().run("PRAGMA data_version", {})[0][0]
@@ -193,10 +195,12 @@ class Committer:
         match session.trouble:
             case Trouble.SESSION_LOST:
                 self._give_up(error)
-                if is_new:
-                    _refuse(batch, error)
-                else:  # the next session may lead to a server that takes it: nothing was done
+                if not is_new:  # the next session may lead to a server that takes it: nothing was done
                     self._commit_anew(batch, tries)
+                elif isinstance(error, StoreUnavailable):
+                    _refuse(batch, error)
+                else:
+                    self._apart(batch, error)
             case Trouble.CONFLICT if tries > 1:
                 pause(Backoff(_FIRST_S * 2 ** (_TRIES - tries)).next())
                 self._commit_anew(batch, tries - 1)

@@ -24,8 +24,9 @@ __all__ = ["is_answer_lost", "is_passing", "is_wrong", "refusal_codes", "trouble
 # A unique violation: another has just committed the same. A prepared statement that is not there, or is already: a
 # pooler exchanged the connection.
 _CONFLICTS: Final = frozenset({"40001", "40P01", "23505", "26000", "42P05"})
-# What a session says that goes on: about values, rows, locks that were waited for, a statement that was cancelled.
-_SESSION_GOES_ON: Final = ("21", "22", "23", "2F", "40", "P0", "55P03", "57014")
+# What a session says that goes on: about values, rows, names, rights and limits; a lock that was waited for; a
+# statement that was cancelled.
+_SESSION_GOES_ON: Final = ("21", "22", "23", "2F", "40", "42", "54", "P0", "55P03", "57014")
 # The connection is over, or that of a proxy behind it: what was under way is done, or not.
 _ANSWER_LOST: Final = ("08", "57P01", "57P02", "57P05")
 # No resources, an operator's doing, the system's: the server, and not the request, was at fault.

@@ -40,7 +40,7 @@ from runstate.store.sqlstates import is_answer_lost, is_passing, is_wrong, troub
 from runstate.store.tables import POSTGRES
 from tests.postgres import Server, wait_until
 from tests.store.conftest import make_url
-from tests.store.support import Prompt, names
+from tests.store.support import Prompt, held_back, names
 
 LIMIT: Final = 20.0
 
@@ -239,9 +239,9 @@ def test_a_read_inside_a_transaction_that_breaks(home: str) -> None:
 LOST, CONFLICT = Trouble.SESSION_LOST, Trouble.CONFLICT
 CODES: Final = {
     **dict.fromkeys(("25006", "57P01", "57P02", "57P03", "57P04", "57P05", "08006", "08P01", "53300"), LOST),
-    **dict.fromkeys(("0A000", "26000", "42P01", "42501", "3D000", "XX000", "58030", "F0000"), LOST),
+    **dict.fromkeys(("0A000", "26000", "25P03", "3D000", "XX000", "58030", "F0000"), LOST),
     **dict.fromkeys(("40001", "40P01", "23505"), CONFLICT),
-    **dict.fromkeys(("22P05", "23514", "55P03", "57014", "P0001", "40003"), None),
+    **dict.fromkeys(("22P05", "23514", "55P03", "57014", "P0001", "40003", "42P01", "42501", "54000"), None),
 }
 
 
@@ -257,8 +257,8 @@ def test_what_a_code_means_for_what_was_asked() -> None:
     assert ["57P01", "57P02", "57P05", "08006", "08P01"] == [code for code in every if is_answer_lost(code)]
     passing = ["25006", "57P01", "57P02", "57P03", "57P04", "57P05", "53300", "58030", "57014"]
     assert passing == [code for code in every if is_passing(code)]
-    wrong = ["42P01", "42501", "3D000", "22P05", "28P01", "28000", "22023"]
-    assert wrong == [code for code in every if is_wrong([code])]
+    wrong = {"42P01", "42501", "3D000", "22P05", "28P01", "28000", "22023"}
+    assert wrong == {code for code in every if is_wrong([code])}
     assert not is_answer_lost(None)
     assert not is_passing(None)
     assert not is_wrong([])
@@ -561,8 +561,27 @@ def test_a_schema_that_is_gone_for_a_moment(home: str, caplog: pytest.LogCapture
         for ask in asking:
             with pytest.raises(SchemaMismatch):
                 ask()
-        assert store.availability.is_away
         prompt.run("ALTER TABLE away RENAME TO runstate_run")
         assert "run_1" == store.get("run_1").id
         assert store.create(**names()).ready
         assert not store.availability.is_away
+
+
+def test_one_that_may_not_spoils_no_neighbour(home: str) -> None:
+    """What is asked together, and refused for one of them, is asked again one by one."""
+    with open_store(home) as store:
+        for code in ("42501", "42P01", "XX000", "0A000"):
+            raising = f"DO $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END$$"
+            let_go = held_back(store)
+
+            async def ask_both(let_go: Callable[[], None], statement: str) -> Any:
+                wrong: asyncio.Future[None] = store.ask_later(Call(lambda session: session.define(statement)))
+                right = asyncio.ensure_future(store.aio.create(**names()))
+                await asyncio.sleep(0)
+                let_go()
+                return await asyncio.gather(wrong, right, return_exceptions=True)
+
+            error, run = asyncio.run(ask_both(let_go, raising))
+            assert isinstance(error, StoreError)
+            assert isinstance(run, StoredRun), run
+        assert 4 == len(store.list().data)
