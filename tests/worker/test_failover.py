@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runstate.errors import AccessDenied, OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, open_store
-from runstate.worker import Context, Outcome, drive
+from runstate.worker import Context, Outcome, Worker, drive
 from runstate.worker.failure import met_outage, redacted, sentence_of, traceback_of
 from tests.judge import judge_by_sql
 from tests.postgres import OwnServer, Server, wait_until
@@ -347,6 +347,26 @@ async def test_a_checkpoint_waits_as_its_worker_does(
         told = [record.getMessage() for record in caplog.records if record.name.startswith("runstate")]
         assert 2 == len(told), told
         assert told[1].startswith("the store is back after")
+
+
+@limited
+async def test_a_worker_that_begins_on_a_server_that_only_reads(home: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It waits until the server can write, and says so once."""
+    name = str(conninfo_to_dict(home)["dbname"])
+    with Prompt(home) as prompt:
+        with open_store(home) as store:
+            run = store.create(**new())
+        prompt.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with open_store(home) as store:
+            worker = Worker(store, lambda ctx: None)
+            working = asyncio.create_task(worker.work())
+            await until(lambda: "it is read-only; asking again" in caplog.text, "it to wait")
+            assert not working.done()
+            prompt.run(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            assert "completed" == (await ended(store, run.id)).status
+            worker.stop()
+            await asyncio.wait_for(working, 20.0)
+    assert 2 == len(caplog.records), caplog.text
 
 
 async def ended_somehow(store: Store, run_id: str) -> Any:

@@ -193,6 +193,7 @@ def mortal(mortal_server: OwnServer) -> Iterator[Store]:
 async def work_through(server: OwnServer, store: Store, away_s: list[float], **given: Any) -> dict[str, int]:
     """Have two workers drive runs with tools, while the server is killed; return how often each was ended."""
     returned: dict[str, int] = {}
+    last_kill = asyncio.Event()
 
     async def answer(ctx: Context) -> Outcome | None:
         ctx.add_usage(1, 1)
@@ -201,6 +202,8 @@ async def work_through(server: OwnServer, store: Store, away_s: list[float], **g
             await asyncio.sleep(0.05)
             return ctx.require_action([ctx.tool_call("weather")])
         await asyncio.sleep(0.05)
+        if len(returned) > 10:  # or on a slow machine all may be done before the server is killed
+            await last_kill.wait()
         returned[ctx.run_id] = returned.get(ctx.run_id, 0) + 1
         return None
 
@@ -227,6 +230,8 @@ async def work_through(server: OwnServer, store: Store, away_s: list[float], **g
                     await asyncio.sleep(away_s.pop())
                 finally:
                     await asyncio.to_thread(server.restart)
+                if not away_s:
+                    last_kill.set()
             await asyncio.sleep(0.02)
     assert [] == away_s
     for run_id in runs:

@@ -15,7 +15,7 @@ from unittest import mock
 
 import runstate.worker
 from runstate import clock, ids
-from runstate.store import bell, creating, face, working
+from runstate.store import backoff, bell, creating, face, working
 from runstate.worker import hands
 from runstate.worker.last_attempts import LastAttempts
 from tests.torture.simulation import primitives
@@ -111,6 +111,7 @@ def replaced() -> Generator[None, None, None]:
         put(hands, "random", _Chance)
         for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("drive", "hands", "worker")):
             put(module, "last_attempts", _last_attempts)
+        put(backoff, "random", _Chance)
         put(ids, "_random", _bytes)
         put(creating, "new_token", _token)
         put(working, "new_token", _token)
