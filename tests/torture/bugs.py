@@ -116,10 +116,7 @@ BUGS: Final[Mapping[str, Bug]] = {
     ),
     "tells_the_second_error": Bug(
         "Where asking again fails, the error of the second time is told, which knows nothing of the first.",
-        (
-            Change(committer.Committer, "_commit_again", "except StoreError:", "except StoreError as second:"),
-            Change(committer.Committer, "_commit_again", "command.refuse(unknown)", "command.refuse(second)"),
-        ),
+        (Change(committer.Committer, "_commit_again", "command.refuse(unknown)", "command.refuse(again)"),),
     ),
     "drops_outcomes": Bug(
         "A worker whose turn failed forgets the outcomes that it brought.",
