@@ -239,8 +239,8 @@ def test_a_read_inside_a_transaction_that_breaks(home: str) -> None:
 LOST, CONFLICT = Trouble.SESSION_LOST, Trouble.CONFLICT
 CODES: Final = {
     **dict.fromkeys(("25006", "57P01", "57P02", "57P03", "57P04", "57P05", "08006", "08P01", "53300"), LOST),
-    **dict.fromkeys(("0A000", "26000", "25P03", "3D000", "XX000", "58030", "F0000"), LOST),
-    **dict.fromkeys(("40001", "40P01", "23505"), CONFLICT),
+    **dict.fromkeys(("0A000", "25P03", "3D000", "XX000", "58030", "F0000"), LOST),
+    **dict.fromkeys(("40001", "40P01", "23505", "26000", "42P05"), CONFLICT),
     **dict.fromkeys(("22P05", "23514", "55P03", "57014", "P0001", "40003", "42P01", "42501", "54000"), None),
 }
 
@@ -257,7 +257,7 @@ def test_what_a_code_means_for_what_was_asked() -> None:
     assert ["57P01", "57P02", "57P05", "08006", "08P01"] == [code for code in every if is_answer_lost(code)]
     passing = ["25006", "57P01", "57P02", "57P03", "57P04", "57P05", "53300", "58030", "57014"]
     assert passing == [code for code in every if is_passing(code)]
-    wrong = {"42P01", "42501", "3D000", "22P05", "28P01", "28000", "22023"}
+    wrong = {"42P01", "42P05", "42501", "3D000", "22P05", "28P01", "28000", "22023"}
     assert wrong == {code for code in every if is_wrong([code])}
     assert not is_answer_lost(None)
     assert not is_passing(None)
