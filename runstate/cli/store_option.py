@@ -149,7 +149,7 @@ def opened(url: str, listen_url: str | None = None, *, patience_s: float = 0.0) 
 
     The store is never made here: a mistyped path must not become an empty store.
     """
-    from runstate.store.face import open_at
+    from runstate.store.opening import open_at
 
     with (
         told_in_sentences(f"{url} {listen_url}"),

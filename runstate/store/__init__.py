@@ -10,7 +10,8 @@ committer. The database holds the law by itself, and refuses what is illegal to 
 
 from runstate.store.commands import Settle
 from runstate.store.creating import NewRun
-from runstate.store.face import AsyncStore, BoundStore, Store, open_store
+from runstate.store.face import AsyncStore, BoundStore, Store
+from runstate.store.opening import open_store
 from runstate.store.reading import Page
 from runstate.store.working import Beat, Claim, Lease, Swept
 from runstate.stored import Entry, StoredRun

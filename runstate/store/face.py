@@ -10,8 +10,7 @@ from inspect import isfunction, isroutine
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
 
-from runstate.errors import StoreError, StoreUnavailable, StoreUrlError
-from runstate.store.address import database_at
+from runstate.errors import StoreError
 from runstate.store.asking import ByCommitter, Inside, Readers, Way
 from runstate.store.availability import Availability
 from runstate.store.awaiting import Later, like
@@ -19,8 +18,6 @@ from runstate.store.bell import Bell, NotifyBell, VersionBell
 from runstate.store.commands import Command
 from runstate.store.committer import Committer
 from runstate.store.creating import Creating
-from runstate.store.migrations import migrate as take_steps
-from runstate.store.migrations import require_latest
 from runstate.store.moving import Moving
 from runstate.store.reading import Reading
 from runstate.store.same_store import Place, place_of, require_same
@@ -30,7 +27,7 @@ from runstate.store.watching import look_from, watch, watch_later
 from runstate.store.working import Working
 from runstate.stored import Entry
 
-__all__ = ["AsyncStore", "BoundStore", "Store", "open_store"]
+__all__ = ["AsyncStore", "BoundStore", "Store"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -327,70 +324,3 @@ class AsyncStore:
 
     @like(Everything.prune)
     def prune(self) -> None: ...
-
-
-def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, listen_url: str | None = None) -> Store:
-    """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
-
-    An SQLite file that has no store yet is made one; for PostgreSQL that is `migrate=True`, or `runstate migrate`.
-    `wait_s` is how many seconds to wait for a database that is busy, or that is away, starting, or full while the store
-    is opened. `listen_url` is for a PostgreSQL store whose `url` leads through a pooler: the server's own address, for
-    notifications alone. Raises `StoreUrlError` for an address that leads nowhere, a wrong password and a database that
-    is not there, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers in time.
-    """
-    database = database_at(url, wait_s)
-    try:
-        return open_at(database, migrate=migrate, wait_s=wait_s, patience_s=wait_s, listen_url=listen_url)
-    except BaseException:
-        database.close()
-        raise
-
-
-def open_at(
-    database: Database, *, migrate: bool | None, wait_s: float, patience_s: float, listen_url: str | None = None
-) -> Store:
-    """Open a store as `open_store` does, but wait for a database that is away for `patience_s` seconds."""
-    listening = None if listen_url is None else _listening_at(listen_url, database, wait_s)
-    availability = Availability()
-
-    def look() -> Place | None:
-        if migrate or (migrate is None and database.words is SQLITE):
-            take_steps(database)
-        return None if migrate is not False and database.words is SQLITE else _found_in(database)
-
-    place = availability.wait_for(look, patience_s)
-    if listening is not None and place is not None:
-        _require_same_database(listening, place)
-    return Store(database, wait_s, listening, place, availability)
-
-
-def _found_in(database: Database) -> Place:
-    """Return where the tables of a store are. Raises `SchemaMismatch` unless they are of this version."""
-    session = database.open(reading=True)
-    try:
-        require_latest(session, database.shown)
-        return place_of(session)
-    finally:
-        session.close()
-
-
-def _require_same_database(listening: Database, place: Place) -> None:
-    """Raise `StoreUrlError` where notifications of the store's database cannot be heard."""
-    try:
-        session = listening.open(reading=True)
-    except StoreUnavailable:
-        return  # it may be back by the time that it is needed
-    try:
-        here = place_of(session)
-    finally:
-        session.close()
-    if here.database != place.database:
-        raise StoreUrlError(f"listen_url leads to another database, {listening.shown}, than that of the store")
-
-
-def _listening_at(listen_url: str, database: Database, wait_s: float) -> Database:
-    """Return the database to listen at. Raises `StoreUrlError` where that can be none of the store's."""
-    listening = database_at(listen_url, wait_s)
-    if SQLITE in (database.words, listening.words):
-        raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
-    return listening

@@ -218,7 +218,7 @@ def test_a_read_has_no_unknown_outcome(home: str, monkeypatch: pytest.MonkeyPatc
         looked.append(None)
         look(session)
 
-    monkeypatch.setattr("runstate.store.face.require_latest", breaks)
+    monkeypatch.setattr("runstate.store.opening.require_latest", breaks)
     with pytest.raises(StoreUnavailable, match="broke before the answer came"):
         open_store(home, wait_s=0.0)
     assert 1 == len(looked)
