@@ -9,7 +9,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from contextvars import Context as ContextVars
 from contextvars import copy_context
@@ -30,6 +29,7 @@ from runstate.worker.handling import Handler, Raised, Spawn, call, discard, is_a
 from runstate.worker.last_attempts import Reservation, is_last, last_attempts
 from runstate.worker.pulse import Pulse
 from runstate.worker.retries import Retries
+from runstate.worker.waiting import Waiting
 from runstate.worker.work import UNCALLED, Work
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ _CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
 _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
 _SWEEP_S: Final = 0.5  # between two looks whether something is due, give or take
 _SWEEP_ANYWAY_S: Final = 15.0
-_AWAY_S: Final = 5.0  # between two looks of a sweep at a store that is away
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
 LAST_S: Final = 5.0  # for the store to answer a worker that ends
 _ATTEMPTS: Final = checks.count(least=1)
@@ -51,7 +50,7 @@ _STALL_S: Final = checks.number(0.2, checks.YEAR_10000)
 _STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
 
 
-class Hands:
+class Hands(Waiting):
     """A worker's lease, and the runs it works on."""
 
     def __init__(
@@ -111,7 +110,7 @@ class Hands:
         self._looking: asyncio.Task[None] | None = None
         self._look_requested = False
         """Whether a hint came since the look that is under way asked the store."""
-        self._retries: Final = Retries(self._begin_retries)
+        self._retries = Retries(self._begin_retries)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self._working)} of {self._concurrency} at work>"
@@ -134,16 +133,6 @@ class Hands:
         self._crew = Crew(self._call, Work.take)
         self._spawn = spawning(self._loop)
         await self._take_lease()
-
-    @property
-    def _time_left(self) -> float:
-        """For how many seconds it waits at most for a store that is away."""
-        return float("inf")
-
-    async def _wait_for_store(self, error: StoreError) -> None:
-        """Wait until it is time to ask the store again, which did not take something."""
-        self._store.availability.failed(error)
-        await self._store.availability.wait_later(self._time_left)
 
     # --- the lease ------------------------------------------------------------------------------------------------
 
@@ -301,16 +290,6 @@ class Hands:
         if self._retries.known:
             self._retries.forget(work.seq)
 
-    def _begin_retries(self) -> None:
-        """Have the next turn find the runs that this worker holds and does not work on."""
-        self._unsure = self._hinted = True
-        self._woken.set()
-
-    @property
-    def _held(self) -> AbstractSet[int]:
-        """The runs that this worker knows to be its own."""
-        return self._working.keys() | self._retries.seqs if self._retries else self._working.keys()
-
     def _let_go(self, work: Work) -> None:
         """Stop a handler, as far as it can be; nothing it returns counts any more."""
         work.abandon()
@@ -407,20 +386,13 @@ class Hands:
 
     async def _sweep(self, *, anyway: bool = False) -> bool:
         """Sweep if there is something to do; return whether it swept."""
-        while True:
-            try:
-                if not anyway and not await self._store.aio.is_anything_due():
-                    return False
-                swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
-                break
-            except StoreError as error:
-                self._store.availability.failed(error)
-                await self._store.availability.wait_until_back(min(_AWAY_S, self._time_left))
-                if self._stopping:
-                    return False
-            except Exception:  # a fault of this library must not end the sweeps
-                log.exception("could not sweep")
-                return False
+        try:
+            swept = await self._sweep_when_possible(anyway=anyway)
+        except Exception:  # a fault of this library must not end the sweeps
+            log.exception("could not sweep")
+            return False
+        if swept is None:
+            return False
         if swept.adrift or swept.readied:
             self._adrift = self._adrift or swept.adrift > 0
             self._hinted = True
