@@ -990,7 +990,7 @@ def test_a_worker_that_begins_while_its_store_is_away(shut: tuple[str, Callable[
         assert 1 == hear(running, "asking again").count("cannot connect")
         assert running.poll() is None
         allow()
-        told = hear(running, "has ended; 1 outcomes committed")
+        told = hear(running, "has ended; 1 outcome committed")
         assert 0 == running.wait(60)
     assert "cannot connect" not in told
     assert "the store is back after" in " ".join(told.split())

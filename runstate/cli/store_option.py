@@ -6,10 +6,10 @@ there is no such store; 3 that the store is away, busy, full or read-only for no
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Generator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -137,8 +137,8 @@ def database_of(url: str) -> Database:
     if database.in_memory:
         raise StoreError("a database in memory is gone when this command ends: name a file, as in sqlite:///runs.db")
     path = getattr(database, "path", None)
-    if isinstance(path, str) and not Path(path).is_file():
-        why = "it is a folder" if Path(path).is_dir() else "`runstate migrate` makes one"
+    if isinstance(path, str) and not os.path.isfile(path):  # noqa: PTH113  # a Path raises where a folder cannot be looked into
+        why = "it is a folder" if os.path.isdir(path) else "`runstate migrate` makes one"  # noqa: PTH112
         raise StoreError(f"there is no database {path}: {why}")
     return database
 

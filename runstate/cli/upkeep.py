@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -67,7 +67,7 @@ def _to_migrate(url: str, dry_run: bool) -> Database:
 
     database = database_at(url)
     path = getattr(database, "path", None)
-    if dry_run and isinstance(path, str) and not database.in_memory and not Path(path).exists():
+    if dry_run and isinstance(path, str) and not database.in_memory and not os.path.exists(path):  # noqa: PTH110
         return database_at("sqlite:///:memory:")  # as empty, and nothing comes to be
     return database_of(url) if database.in_memory else database
 

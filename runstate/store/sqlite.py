@@ -49,7 +49,7 @@ def translated(error: sqlite3.Error, where: str) -> StoreError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return AccessDenied(f"cannot write to {where}: it is read-only")
     if code == sqlite3.SQLITE_CANTOPEN:
-        why = "it is a folder" if Path(where).is_dir() else "no such folder, or no right to it"
+        why = "it is a folder" if os.path.isdir(where) else "no such folder, or no right to it"  # noqa: PTH112  # a Path raises
         return StoreUrlError(f"cannot open {where}: {why}")
     if code == sqlite3.SQLITE_NOTADB:
         return StoreUrlError(f"{where} is not an SQLite database")
@@ -164,9 +164,12 @@ class SqliteSession:
         return StoreError(f"{self._where}: {told}: PRAGMA trusted_schema = ON")
 
     def _failed(self, error: sqlite3.Error) -> StoreError:
+        self._note_trouble(error)
+        return self._translated(error)
+
+    def _note_trouble(self, error: sqlite3.Error) -> None:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOST and not self._kept:
             self.trouble = Trouble.SESSION_LOST
-        return self._translated(error)
 
     def is_stale(self) -> bool:
         """Tell whether the file was deleted or replaced: what is written to it then is lost."""
@@ -174,7 +177,11 @@ class SqliteSession:
 
     def define(self, statement: str) -> None:
         """Execute a statement that takes no parameters."""
-        self._execute(statement)
+        try:
+            self._cursor.execute(statement)
+        except sqlite3.Error as error:  # of a migration: that tables are missing is no reason
+            self._note_trouble(error)
+            raise translated(error, self._where) from error
 
     def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
         """Return the parameters that hand `rows` to a statement: one JSON text."""

@@ -145,7 +145,7 @@ def _null() -> int:
 
 
 def judge_line(given: tuple[list[str], bytes]) -> bool:
-    """Exit code 0, 1 or 2, no traceback, nothing that a terminal obeys, no password."""
+    """Exit code 0, 1, 2 or 3, no traceback, nothing that a terminal obeys, no password."""
     words, stdin = given
     out, err = _Pipe(), _Pipe(errors="backslashreplace")
     streams: dict[str, Any] = {"argv": ["runstate", *words], "stdin": _Pipe(stdin), "stdout": out, "stderr": err}
@@ -156,7 +156,7 @@ def judge_line(given: tuple[list[str], bytes]) -> bool:
         except SystemExit as ended:
             code = 0 if ended.code is None else ended.code
     said = out.text() + err.text()
-    if code not in (0, 1, 2):
+    if code not in (0, 1, 2, 3):
         raise Broken(f"exit code {code!r}: {said[-300:]!r}")
     if "Traceback" in said:
         raise Broken(f"a traceback: {said[-300:]!r}")
@@ -167,7 +167,8 @@ def judge_line(given: tuple[list[str], bytes]) -> bool:
 
 
 def _no_network(*_: object, **__: object) -> None:
-    raise psycopg.OperationalError("connection failed: nobody is asked here")
+    # No outage, which a worker would wait for.
+    raise psycopg.errors.InvalidPassword("connection failed: password authentication failed")
 
 
 def _watched(store: Store, run_id: str | None = None, **_: object) -> Sequence[Entry]:

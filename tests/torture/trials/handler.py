@@ -144,7 +144,9 @@ def skew(seconds: float) -> None:
         return TRUE_TIME(time.CLOCK_REALTIME) + seconds
 
     time.time = wrong
-    clock.reader.time = wrong  # it has the function itself, and this process had loaded it already
+    # The reader has the function itself, and this process had loaded it already. A wrong clock is not a test's clock.
+    clock.reader.time = wrong
+    vars(clock)["_REAL"] = (wrong,)
 
 
 def opened(url: str, wait_s: float) -> Store:
