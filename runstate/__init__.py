@@ -22,6 +22,7 @@ from importlib import import_module as _import_module
 
 from runstate.clock import Clock, ManualClock, SystemClock, use_clock
 from runstate.errors import (
+    AccessDenied,
     Conflict,
     DeadlinePassed,
     Fault,
@@ -104,6 +105,7 @@ __all__ = [
     "LAW",
     "NO_USAGE",
     "TRANSITIONS",
+    "AccessDenied",
     "AsyncStore",
     "Basis",
     "Clock",

@@ -130,16 +130,20 @@ class TerminalStatus(IllegalTransition):
     def __str__(self) -> str:
         return (
             f"run {self.run_id} is {self.status}{self.lost_to} and cannot {self.event}; "
-            f"{self._expired_at}{self.status} is terminal, nothing leaves it"
+            f"{self._because_expired}{self.status} is terminal, nothing leaves it"
         )
 
     @property
-    def _expired_at(self) -> str:
-        """When a stored run expired, which nobody asked of it: `it expired at 2023-11-14T22:23:20Z; `."""
+    def _because_expired(self) -> str:
+        """Why and when a stored run expired, which may be long after its deadline.
+
+        `the store expired it at 2023-11-14T23:13:20Z, because its deadline had passed; `. An ended run has no deadline
+        any more, so the sentence cannot name that.
+        """
         run = self.run
         if run is None or run.event != "expire" or run.completed_at is None:
             return ""
-        return f"it expired at {_utc(run.completed_at)}; "
+        return f"the store expired it at {_utc(run.completed_at)}, because its deadline had passed; "
 
 
 class DeadlinePassed(TerminalStatus):

@@ -341,7 +341,9 @@ def test_outputs_that_come_too_late(desk: Desk) -> None:
     with use_clock(ManualClock(desk.store.get(run_id).created_at + 3600)):
         done = desk.ask("runs", "submit", run_id, "call_1=sunny", "--actor", "ada")
     assert (1, "") == (done.exit_code, done.stdout)
-    assert f"run {run_id} is expired (by expire, ada) and cannot submit_tool_outputs; it expired at 20" in done.stderr
+    refused = f"run {run_id} is expired (by expire, ada) and cannot submit_tool_outputs; the store expired it at 20"
+    assert refused in done.stderr
+    assert "because its deadline had passed" in done.stderr
     last = desk.said("runs", "history", run_id)["history"][-1]
     assert ("expire", "ada", "submit_tool_outputs") == (last["event"], last["actor"], last["detail"]["asked"])
 

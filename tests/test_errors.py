@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import runstate
 from runstate import (
     LAW,
     Fault,
@@ -19,8 +20,10 @@ from runstate import (
     RunEvent,
     RunstateError,
     RunStatus,
+    StoreUnavailable,
     TerminalStatus,
     ToolOutputsMismatch,
+    errors,
 )
 
 ILLEGAL = LAW.refusal("run_1", RunStatus.QUEUED, RunEvent.COMPLETE)
@@ -75,6 +78,19 @@ def test_copies(error: RunstateError, sentence: str, again: Callable[[Any], Any]
     assert {name: getattr(error, name) for name in fields} == {name: getattr(other, name) for name in fields}
 
 
+def test_every_error_can_be_imported_from_the_root() -> None:
+    """All exceptions of the module, whether it lists them or not."""
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == errors.__name__
+    }
+    assert defined | {"Fault"} == set(errors.__all__)
+    assert set(errors.__all__) <= set(runstate.__all__)
+    for name in errors.__all__:
+        assert getattr(runstate, name) is getattr(errors, name)
+
+
 def test_a_terminal_refusal_has_no_way() -> None:
     """A refusal by a terminal status allows nothing and knows no way."""
     assert isinstance(ENDED, TerminalStatus)
@@ -92,17 +108,10 @@ def test_fields_of_an_invalid_run() -> None:
 
 
 def test_family() -> None:
-    """Every error is a RunstateError that asking again does not help; a bad value is also a ValueError."""
-    kinds = [
-        IllegalTransition,
-        InvalidRun,
-        LawError,
-        RunDecodeError,
-        RunstateError,
-        TerminalStatus,
-        ToolOutputsMismatch,
-    ]
-    assert all(issubclass(kind, RunstateError) and not kind.retryable for kind in kinds)
+    """Every error is a RunstateError; asking again helps after one of them alone; a bad value is also a ValueError."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert all(issubclass(kind, RunstateError) for kind in kinds)
+    assert [StoreUnavailable] == [kind for kind in kinds if issubclass(kind, RunstateError) and kind.retryable]
     assert issubclass(TerminalStatus, IllegalTransition)
     assert issubclass(RunDecodeError, InvalidRun)
     assert issubclass(InvalidRun, ValueError)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,11 @@ def test_a_late_request_expires_the_run_and_is_refused(
     assert (after, event, (), "expired") == (
         *(refusal.value.run, refusal.value.event, refusal.value.allowed, refusal.value.status),
     )
-    assert f"run run_1 is expired (by expire, web) and cannot {event}; it expired at 2027-01-15T" in str(refusal.value)
+    when = f"{datetime.fromtimestamp(int(DEADLINE + late_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert str(refusal.value) == (
+        f"run run_1 is expired (by expire, web) and cannot {event}; the store expired it at {when}, because its "
+        "deadline had passed; expired is terminal, nothing leaves it"
+    )
     before = any_store.get("run_1"), any_store.history("run_1")
     with pytest.raises(TerminalStatus) as again:
         ask_store(any_store, "run_1", event, actor="web")
