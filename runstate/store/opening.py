@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from runstate import checks
 from runstate.errors import StoreUnavailable, StoreUrlError
 from runstate.store.address import database_at
 from runstate.store.availability import Availability
@@ -11,19 +14,25 @@ from runstate.store.migrations import require_latest
 from runstate.store.same_store import Place, place_of
 from runstate.store.session import Database
 from runstate.store.tables import SQLITE
+from runstate.values import demand
 
 __all__ = ["open_at", "open_store"]
+
+_WAIT_S: Final = checks.number(0, 7 * 24 * 3600)  # databases count milliseconds in 32 bits, which is 24 days
+_MIGRATE: Final = checks.optional(checks.flag)
 
 
 def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, listen_url: str | None = None) -> Store:
     """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
 
     An SQLite file that has no store yet is made one; for PostgreSQL that is `migrate=True`, or `runstate migrate`.
-    `wait_s` is how many seconds to wait for a database that is busy, or that is away, starting, or full while the store
-    is opened. `listen_url` is for a PostgreSQL store whose `url` leads through a pooler: the server's own address, for
-    notifications alone. Raises `StoreUrlError` for an address that leads nowhere, a wrong password and a database that
-    is not there, `SchemaMismatch` for a database of another version, `StoreUnavailable` where none answers in time.
+    `wait_s` is how many seconds (at most a week) to wait for a database that is busy, and while the store is opened for
+    one that is away, starting or full. `listen_url` is for a PostgreSQL store whose `url` leads through a pooler: the
+    server's own address, for notifications alone. Raises `StoreUrlError` for an address that leads nowhere, a wrong
+    password and a database that is not there, `SchemaMismatch` for a database of another version, `StoreUnavailable`
+    where none answers in time, and `InvalidRun` (a `ValueError`) for a `wait_s` or a `migrate` that cannot be.
     """
+    demand(_WAIT_S("wait_s", wait_s) + _MIGRATE("migrate", migrate))
     database = database_at(url, wait_s)
     try:
         return open_at(database, migrate=migrate, wait_s=wait_s, patience_s=wait_s, listen_url=listen_url)
@@ -66,6 +75,8 @@ def _require_same_database(listening: Database, place: Place) -> None:
         session = listening.open(reading=True)
     except StoreUnavailable:
         return  # it may be back by the time that it is needed
+    except StoreUrlError as error:
+        raise StoreUrlError(f"listen_url: {error}") from None
     try:
         here = place_of(session)
     finally:
@@ -76,7 +87,10 @@ def _require_same_database(listening: Database, place: Place) -> None:
 
 def _listening_at(listen_url: str, database: Database, wait_s: float) -> Database:
     """Return the database to listen at. Raises `StoreUrlError` where that can be none of the store's."""
-    listening = database_at(listen_url, wait_s)
+    try:
+        listening = database_at(listen_url, wait_s)
+    except StoreUrlError as error:
+        raise StoreUrlError(f"listen_url: {error}") from None
     if SQLITE in (database.words, listening.words):
         raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
     return listening

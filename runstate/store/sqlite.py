@@ -49,13 +49,24 @@ def translated(error: sqlite3.Error, where: str) -> StoreError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return AccessDenied(f"cannot write to {where}: it is read-only")
     if code == sqlite3.SQLITE_CANTOPEN:
-        why = "it is a folder" if os.path.isdir(where) else "no such folder, or no right to it"  # noqa: PTH112  # a Path raises
-        return StoreUrlError(f"cannot open {where}: {why}")
+        return StoreUrlError(f"cannot open {where}: {_why_not_opened(where)}")
     if code == sqlite3.SQLITE_NOTADB:
         return StoreUrlError(f"{where} is not an SQLite database")
     if code == sqlite3.SQLITE_IOERR:
         return StoreUnavailable(f"cannot read or write {where}: {error}")
     return StoreError(f"{where}: {error}")
+
+
+def _why_not_opened(path: str) -> str:
+    """Return why SQLite could not open the file at a path, nor make one."""
+    # Of os.path, not of Path, which raises where a folder may not be looked into.
+    if os.path.isdir(path):  # noqa: PTH112
+        return "it is a folder"
+    folder = os.path.dirname(path) or "."  # noqa: PTH120
+    if os.path.exists(path) or not os.path.isdir(folder) or not os.access(folder, os.X_OK):  # noqa: PTH110, PTH112
+        return "no such folder, or no right to it"
+    right = "" if os.access(folder, os.W_OK) else ", and no right to make one in that folder"
+    return f"there is no database of that name{right}"
 
 
 def _is_complete(cursor: sqlite3.Cursor) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runstate.errors import RunstateError, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.errors import InvalidRun, RunstateError, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import open_store
 from runstate.store.address import database_at
 from tests.postgres import Server
@@ -95,6 +95,39 @@ def test_no_such_folder(tmp_path: Path) -> None:
             assert isinstance(error, StoreUrlError)
             assert f"cannot open {path}: {why}" == str(error)
     assert [] == list(tmp_path.iterdir())
+
+
+def test_no_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there, in a folder that is, is told as such where none shall be made; and none is."""
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "gone.db", "gone.db", "./gone.db"):
+        error = refused(f"sqlite:///{path}", migrate=False)
+        assert isinstance(error, StoreUrlError)
+        assert f"cannot open {path}: there is no database of that name" == str(error)
+    assert [] == list(tmp_path.iterdir())
+
+
+NO_TIMES: tuple[Any, ...] = ("3", None, float("nan"), float("inf"), -1, -0.001, True, [], 7 * 24 * 3600 + 1)
+NO_FLAGS: tuple[Any, ...] = ("yes", "", 0, 1, [])
+SLIPS = [("wait_s", value) for value in NO_TIMES] + [("migrate", value) for value in NO_FLAGS]
+
+
+@pytest.mark.parametrize("address", ["sqlite", "postgresql://me:hunter2@127.0.0.1:1/db"])
+@pytest.mark.parametrize(("name", "value"), SLIPS, ids=repr)
+def test_arguments_that_cannot_be(tmp_path: Path, address: str, name: str, value: Any) -> None:
+    """They are named, before any database is asked, and nothing is made."""
+    url = f"sqlite:///{tmp_path / 'runs.db'}" if address == "sqlite" else address
+    with pytest.raises(InvalidRun, match=rf"^{name}: expected a (number|boolean)") as refusal:
+        open_store(url, **{name: value})
+    assert [name] == [fault.path for fault in refusal.value.faults]
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wait_s", [0, 0.0, 0.5, 3, 7 * 24 * 3600])
+@pytest.mark.parametrize("migrate", [None, True])
+def test_arguments_that_can_be(tmp_path: Path, wait_s: float, migrate: bool | None) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'runs.db'}", wait_s=wait_s, migrate=migrate) as store:
+        assert store.get(store.create(**names()).id).version == 1
 
 
 @pytest.mark.parametrize("content", [b"not a database", b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])

@@ -6,13 +6,13 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
 
 from runstate import IllegalTransition, RunEvent
-from runstate.errors import RunstateError, StoreError, StoreUnavailable, StoreUrlError
+from runstate.errors import RunstateError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, open_store, pooling
 from runstate.store import postgres as driver
 from runstate.store.commands import Call
@@ -315,10 +315,9 @@ def test_an_address_to_listen_at_that_is_none(url: str) -> None:
     for store_url, listen_url in ((url, "sqlite:///runs.db"), ("sqlite:///:memory:", url)):
         with pytest.raises(StoreUrlError, match="listen_url is for a store in PostgreSQL"):
             open_store(store_url, listen_url=listen_url)
-    with pytest.raises(StoreUrlError):
-        open_store(url, listen_url="mysql://somewhere")
-    with pytest.raises(StoreError):
-        open_store(url, listen_url="")
+    for wrong in ("mysql://somewhere", "", "runs.db", 5, f"{url}_of_that_name_there_is_none"):
+        with pytest.raises(StoreUrlError, match=r"^listen_url: "):
+            open_store(url, listen_url=cast("str", wrong))
 
 
 def test_an_address_to_listen_at_that_leads_to_another_database(url: str, postgres_server: Server) -> None:
