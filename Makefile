@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 demo: $(DEMO_READY)  ## drive runs through every status
 	$(BIN)/runstate demo $(DEMO)
 
-test: $(TEST_READY)  ## run the tests that need nothing but Python, in at most three minutes on two cores
+test: $(TEST_READY)  ## run all tests but the slow and the foreign ones, in at most three minutes on two cores
 	$(PYTEST) -m "not slow and not foreign"
 
 test-quick: $(TEST_READY)  ## run what answers within a minute: no server, no other process
