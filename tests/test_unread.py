@@ -9,17 +9,22 @@ import io
 import json
 import lzma
 import pickle
+import random
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
+from runstate import Run, RunStatus
 from runstate.cli import cli
 from runstate.recordings import NoteKind, Place, Report, inspect, snapshots
+from runstate.recordings.containers import KEYS
+from runstate.store import StoredRun, open_store
 from runstate.testing import assert_plausible
+from tests.store.support import bring_in_store
 from tests.test_containers import AT, LAWFUL, UNLAWFUL, Json, in_yaml, lines, log, read, sse, vcr
 
 RUN = LAWFUL[4]
@@ -41,6 +46,18 @@ PRINTED: dict[str, tuple[str, str]] = {
     "Python": (
         "Run(" + ", ".join(f"{k}={v!r}" for k, v in RUN.items()) + ")",
         "the repr of a Python object: print run.to_json()",
+    ),
+    "this library": (
+        "<Run run_1 queued: created_at=1800000000, expires_at=1800000600>",
+        "a run as this library's repr shows it: print run.to_json()",
+    ),
+    "this library's store": (
+        "<StoredRun run_1 in_progress: created_at=1800000000, started_at=1800000001>",
+        "a run as this library's repr shows it",
+    ),
+    "a class of its own, under a name of its own": (
+        "[<Ticket my own 17 requires_action: created_at=1>]",
+        "a run as this library's repr shows it",
     ),
     "Python over lines": (
         "Run(\n" + "".join(f"    {k}={v!r},\n" for k, v in RUN.items()) + ")",
@@ -115,6 +132,10 @@ BINARY: dict[str, tuple[bytes, str]] = {
     "PDF": (b"%PDF-1.7\n", "a PDF file"),
     "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00", "a picture"),
     "other bytes": (b"\x00\x01\x02\x03", "a binary file: record it as JSON"),
+    "a program": (b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00>\x00" + bytes(range(256)) * 9, "a binary file"),
+    "an archive of tar": (b"runs.jsonl" + bytes(90) + b"0000644\0" * 3 + TEXT.encode(), "a binary file"),
+    "zeros after line breaks": (b"\n\n\n" + bytes(512), "a binary file"),
+    **{f"random bytes {seed}": (b"r" + random.Random(seed).randbytes(5000), "a binary file") for seed in range(20)},
     "mitmproxy": (
         b"1804:9:websocket;0:~8:response;1000:6:reason;2:OK,",
         "a mitmproxy flow file: export it (mitmdump -nr FILE",
@@ -162,6 +183,93 @@ def test_a_printed_object_in_a_log_is_an_error_of_its_own(data: str, said: str) 
     told = [complaint for complaint in report.complaints if said in complaint.problem]
     assert told == report.complaints
     assert 1 == report.not_judged
+
+
+@pytest.mark.parametrize("kind", [Run, StoredRun])
+@pytest.mark.parametrize("status", RunStatus)
+def test_what_print_shows_of_a_run_is_refused(kind: type[Run | StoredRun], status: RunStatus) -> None:
+    """Whatever its status and its id; each such line is counted as not judged, and said once."""
+    for run_id in ("run_1", "a name of my own", "x" * 200):
+        with open_store("sqlite:///:memory:") as store:
+            stored = bring_in_store(store, status, id=run_id)
+        run = stored if kind is StoredRun else Run.from_dict(stored.to_dict())
+        report = read(f"10:00 INFO {run}\n10:01 INFO {run!r}\n")
+        assert ["this is a run as this library's repr shows it: print run.to_json() instead"] == [
+            complaint.problem for complaint in report.complaints
+        ]
+        assert (0, 2) == (report.snapshots, report.not_judged)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x1b[32mINFO\x1b[0m \x1b[1mgot\x1b[0m ",
+        "\x1e",
+        "a damaged line of a log, which has one zero byte \0 and goes on for a while with text\n",
+        "日本語のログ ",
+        "\f\v\b",
+    ],
+)
+def test_text_with_control_characters_is_text(text: str) -> None:
+    """Colours, separators of records and a few zero bytes make no binary file of a log: its runs are judged."""
+    assert 1 == read(f"{text}{TEXT}\n").snapshots
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_text_in_an_old_encoding_is_text(encoding: str) -> None:
+    """The line that is not UTF-8 is told with what to do, and the rest is judged."""
+    data = f"{TEXT}\n{json.dumps(RUN | {'model': 'é'}, ensure_ascii=False)}\n".encode(encoding)
+    report = inspect(snapshots(io.BytesIO(data)))
+    assert 1 == report.snapshots
+    assert ["iconv" in complaint.problem for complaint in report.complaints] == [True]
+
+
+EMPTY: dict[str, Json] = {
+    "HAR": {"log": {"version": "1.2", "creator": {}, "entries": []}},
+    "vcrpy": {"interactions": [], "version": 1},
+    "betamax": {"http_interactions": [], "recorded_with": "betamax/0.9"},
+    "the Azure SDK test proxy": {"Entries": [], "Variables": {}},
+    "the Azure SDK for JavaScript": {"recordings": [], "uniqueTestInfo": {}},
+    "the Azure SDK for Java": {"networkCallRecords": [], "variables": []},
+    "WireMock": {"mappings": [], "meta": {"total": 0}},
+    "WireMock's journal": {"requests": [], "meta": {"total": 0}},
+    "Hoverfly": {"data": {"pairs": []}, "meta": {}},
+    "responses": {"responses": []},
+    "Postman": {"info": {"name": "runs"}, "item": []},
+}
+"""Files of recorders without an entry."""
+
+
+@pytest.mark.parametrize("value", EMPTY.values(), ids=EMPTY.keys())
+def test_a_recorder_that_recorded_nothing(value: Json) -> None:
+    """It has no run in it, in one line or over many, and in YAML too; beside an empty list there may still be one."""
+    texts = [json.dumps(value), json.dumps(value, indent=2)]
+    if next(iter(value)) in KEYS and "meta" not in value:
+        texts.append(in_yaml(value))
+    for text in texts:
+        assert ["1: error: no run in it"] == [str(complaint) for complaint in read(text).complaints]
+        assert 1 == CliRunner().invoke(cli, ["check", "-"], input=text).exit_code
+    assert 1 == read(json.dumps({"requests": [], "run": RUN})).snapshots
+    assert 1 == read(json.dumps(RUN | {"responses": []})).snapshots
+
+
+def test_what_is_no_lines_of_bytes(tmp_path: Path) -> None:
+    """A path, a text, or a file that was opened as text is refused with how to open it."""
+    path = tmp_path / "x.har"
+    path.write_text(f"{TEXT}\n")
+    with path.open() as file:
+        for wrong in ("x.har", "", TEXT.encode(), path, None, 5, file, io.StringIO(TEXT)):
+            with pytest.raises(TypeError, match=r"^expected the lines of a file as bytes: open\(path, 'rb'\)$"):
+                snapshots(cast("Any", wrong))
+            with pytest.raises(TypeError, match=r"open\(path, 'rb'\)$"):
+                inspect(cast("Any", wrong))
+    for given in ([TEXT], iter([TEXT]), [b"{}", TEXT]):
+        with pytest.raises(TypeError, match=r"open\(path, 'rb'\)$"):
+            inspect(snapshots(cast("Any", given)))
+    with path.open("rb") as file, pytest.raises(TypeError, match=r"^expected what snapshots\(\) returns"):
+        inspect(cast("Any", file))
+    with path.open("rb") as file:
+        assert 1 == inspect(list(snapshots(file))).snapshots
 
 
 # --- what is passed over and what is not judged -----------------------------------------------------------------------

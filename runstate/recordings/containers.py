@@ -12,7 +12,7 @@ from runstate.recordings.answers import Answer, answer_of, is_exchange
 from runstate.recordings.finding import is_run
 from runstate.recordings.sightings import Place, object_of
 
-__all__ = ["CONTAINERS", "KEYS", "Container", "answers_in"]
+__all__ = ["CONTAINERS", "KEYS", "Container", "answers_in", "is_without_entries"]
 
 Entries: TypeAlias = list[tuple[int, object]]
 """Recorded requests in the order they were made, each with its number in the file."""
@@ -38,6 +38,18 @@ def answers_in(at: Place, value: object) -> Iterator[Answer] | None:
         if entries is not None:
             return (answer_of(Place(0, "", container.part, number), entry) for number, entry in entries)
     return None
+
+
+def is_without_entries(value: object) -> bool:
+    """Tell whether a value is a recorder's file in which nothing was recorded."""
+    found = object_of(value)
+    return not _FIRST_KEYS.isdisjoint(found) and any(_at(found, keys) == [] for keys in _LISTS)
+
+
+def _at(value: object, keys: tuple[str, ...]) -> object:
+    for key in keys:
+        value = object_of(value).get(key)
+    return value
 
 
 # --- where entries stand ----------------------------------------------------------------------------------------------
@@ -147,6 +159,13 @@ CONTAINERS: Final = (
     Container("Postman", "response", _postman),
     Container("ExVCR, PHP-VCR, nock, HTTPretty, MockServer, Charles", "interaction", _array),
 )
+
+_LISTS: Final = (
+    *(("log", "entries"), ("interactions",), ("http_interactions",), ("Entries",), ("recordings",)),
+    *(("networkCallRecords",), ("mappings",), ("requests",), ("data", "pairs"), ("responses",), ("item",)),
+)
+"""Where the entries of each kind are listed."""
+_FIRST_KEYS: Final = frozenset(first for first, *_ in _LISTS)
 
 KEYS: Final = (
     *("interactions", "http_interactions", "version", "recorded_with", "log", "Entries", "recordings"),

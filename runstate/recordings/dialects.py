@@ -35,7 +35,7 @@ INPUT_TOKENS: Final = "runs whose usage counts input_tokens and output_tokens: r
 MONGO: Final = "runs in MongoDB's extended JSON: read as JSON"
 AGENTS: Final = "runs with agent_id: read as assistant_id"
 NO_OBJECT: Final = "runs that do not say that they are: taken for runs by their shape"
-NO_STAMPS: Final = "runs without any time stamp: their statuses were judged, their stamps were not"
+NO_STAMPS: Final = "runs without any time stamp but created_at: their statuses were judged, their stamps were not"
 DASHSCOPE: Final = "runs in the dialect of DashScope: their statuses were judged, their stamps and usage were not"
 
 _STAMPS: Final = ("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at")

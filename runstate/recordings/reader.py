@@ -9,19 +9,20 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
+from io import TextIOBase
 from itertools import chain, islice
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import attrs
 
 from runstate import json_text
 from runstate.errors import Fault, RunDecodeError
 from runstate.recordings.cassettes import runs_of
-from runstate.recordings.containers import KEYS
+from runstate.recordings.containers import KEYS, is_without_entries
 from runstate.recordings.events import FIELDS_OF_SSE, events_in
 from runstate.recordings.finding import runs_in_event
 from runstate.recordings.http_text import answers_in_text, is_http, may_be_http
-from runstate.recordings.lines import lines_of
+from runstate.recordings.lines import NOT_BYTES, lines_of
 from runstate.recordings.log_lines import in_lines
 from runstate.recordings.refusals import in_line
 from runstate.recordings.sightings import Passed, Place, Recording, Sighting, Snapshot
@@ -45,8 +46,12 @@ def snapshots(lines: Iterable[bytes]) -> Recording:
 
     The form is known by the first line that is neither blank nor a comment: a field of server-sent events; the first
     key of a recorder's file in YAML; an HTTP answer as curl prints it; an object or array that is not ended on its
-    line, then it is a document over many; else every line is one value, alone or behind a prefix.
+    line, then it is a document over many; else every line is one value, alone or behind a prefix. Raises `TypeError`
+    for what is no lines of bytes, such as a path, a text or a file that was opened as text.
     """
+    given = cast("object", lines)
+    if isinstance(given, str | bytes | bytearray | TextIOBase) or not isinstance(given, Iterable):
+        raise TypeError(NOT_BYTES)
     return Recording(_sightings(lines))
 
 
@@ -152,5 +157,5 @@ def _yaml(lines: Lines) -> Iterator[Sighting]:
         yield Snapshot(Place(1), None, None, error.faults)
         return
     for sighting in in_value(Place(1), value):
-        is_other = isinstance(sighting, Passed) and sighting.faults
+        is_other = isinstance(sighting, Passed) and sighting.faults and not is_without_entries(value)
         yield attrs.evolve(sighting, faults=(_NO_CASSETTE,)) if is_other else sighting

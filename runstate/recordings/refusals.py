@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from runstate.errors import Fault, RunDecodeError
+from runstate.lifecycle import RunStatus
 
 __all__ = ["in_bytes", "in_document", "in_line", "refusal"]
 
@@ -40,6 +41,10 @@ _PRINTED: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
     for pattern, told in (
         (rb"\bclass \w*Run\w* \{", "an object as a Java client prints it: write it with the JSON library instead"),
         (rb"\bRun\w*\(id: \"", "a value as Swift prints it: write it with JSONEncoder instead"),
+        (
+            rb"<\w+ .{1,256}? (?:%b): created_at=\d" % b"|".join(status.value.encode() for status in RunStatus),
+            "a run as this library's repr shows it: print run.to_json() instead",
+        ),
         (rb"^\s*(?:id|object|status) +: ", "a list as PowerShell prints it: write it with ConvertTo-Json -Depth 20"),
         (
             rb"\b(?:Thread)?Run(?:Object|Output)?\(\s*(?:$|(?:\w+=.*)?\bid=')",
@@ -96,7 +101,7 @@ _PRINTED: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
 )
 
 _RUN_OR_RECORDER: Final = re.compile(
-    rb"run_|thread\.run|Run\b|RunObject|nock\(|nock.\)|stdClass|^Array$|^array|^object\("
+    rb"run_|thread\.run|Run\b|RunObject|nock\(|nock.\)|stdClass|^Array$|^array|^object\(|: created_at="
 )
 
 _HEAD: Final = 512  # bytes of a line in which an object begins, if it is one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
@@ -13,7 +13,7 @@ from runstate.json_values import printable
 from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
 from runstate.plausible import Seen, Severity, Step, judge_trace, observe
 from runstate.recordings.dialects import as_wire
-from runstate.recordings.lines import not_utf8
+from runstate.recordings.lines import NOT_BYTES, not_utf8
 from runstate.recordings.sightings import Notes, Place, Recording, Snapshot
 
 __all__ = ["Complaint", "Report", "inspect"]
@@ -21,6 +21,7 @@ __all__ = ["Complaint", "Report", "inspect"]
 _EVENT: Final = "thread.run."
 _MAX_UNREADABLE: Final = 100
 _UNREADABLE: Final = "runs, or what may have held them, that cannot be read"
+_NO_SNAPSHOTS: Final = f"expected what snapshots() returns, as in inspect(snapshots(lines)); {NOT_BYTES}"
 _30_MAY_2024: Final = 1_717_027_200  # Unix seconds
 
 
@@ -90,12 +91,17 @@ def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
     """Judge the snapshots of one recording, those of each run together, in the order they were observed.
 
     After a hundred that cannot be read it gives up: whatever that file is, it is no recording. The notes of the report
-    are those of the recording that `snapshots` returns; other iterables of snapshots have none.
+    are those of the recording that `snapshots` returns; other iterables of snapshots have none. Raises `TypeError` for
+    what is no snapshots, such as a path or the lines of a file.
     """
+    if isinstance(cast("object", found), str | bytes) or not isinstance(cast("object", found), Iterable):
+        raise TypeError(_NO_SNAPSHOTS)
     report = Report()
     traces: dict[str, list[tuple[Snapshot, Seen]]] = {}
     unreadable = 0
     for snapshot in found:
+        if not isinstance(cast("object", snapshot), Snapshot):
+            raise TypeError(_NO_SNAPSHOTS)
         try:
             seen = _observe(snapshot, report.notes)
         except RunDecodeError as error:

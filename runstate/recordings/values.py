@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from runstate.errors import Fault
 from runstate.recordings.cassettes import runs_of
-from runstate.recordings.containers import answers_in
-from runstate.recordings.finding import runs_in
+from runstate.recordings.containers import answers_in, is_without_entries
+from runstate.recordings.finding import NO_RUN, runs_in
 from runstate.recordings.refusals import in_document
-from runstate.recordings.sightings import Place, Sighting, Snapshot
+from runstate.recordings.sightings import Passed, Place, Sighting, Snapshot
 
 __all__ = ["in_value"]
 
@@ -21,4 +21,11 @@ def in_value(at: Place, value: object) -> Iterator[Sighting]:
         yield Snapshot(at, None, None, (Fault("", said),))
         return
     answers = answers_in(at, value)
-    yield from runs_in(at, None, value) if answers is None else runs_of(answers)
+    if not is_without_entries(value):
+        yield from runs_in(at, None, value) if answers is None else runs_of(answers)
+        return
+    # Another document may have an empty list of that name, and a run elsewhere.
+    found = list(runs_in(at, None, value)) if answers is None else []
+    if all(isinstance(one, Passed) and one.text == NO_RUN for one in found):
+        found = [Passed(at, NO_RUN, faults=(Fault("", NO_RUN),))]
+    yield from found
