@@ -35,6 +35,7 @@ __all__ = [
     "metadata",
     "name",
     "number",
+    "one_of",
     "optional",
     "plain_text",
     "response_format",
@@ -193,6 +194,17 @@ def number(low: float, high: float) -> Check:
         if low <= value <= high:  # which NaN is not
             return ()
         return (Fault(path, f"expected a number from {low:g} to {high:g}, got {show(value)}"),)
+
+    return check
+
+
+def one_of(words: Sequence[str]) -> Check:
+    """Return the check for one of several words."""
+
+    def check(path: str, value: object) -> Faults:
+        if isinstance(value, str) and value in words:
+            return ()
+        return (Fault(path, f"expected one of {', '.join(words)}, got {show(value)}"),)
 
     return check
 

@@ -45,6 +45,8 @@ __all__ = ["Context", "Outcome", "RunFailed", "TokenLimitReached"]
 log: Final = logging.getLogger("runstate.worker")
 
 _NEVER: Final = float("inf")
+_CODE: Final = checks.one_of(get_args(ErrorCode))
+_REASON: Final = checks.one_of(get_args(IncompleteReason))
 _MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
 _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 _MOST_CHECKPOINT: Final = 16 * 1024 * 1024
@@ -69,9 +71,7 @@ class RunFailed(RunstateError):
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)
-        if code not in get_args(ErrorCode):
-            demand([Fault("code", f"expected one of {', '.join(get_args(ErrorCode))}")])
-        demand(checks.text("message", message))
+        demand(_CODE("code", code) + checks.text("message", message))
         self.code: ErrorCode = code
         self.message: str = message
 
@@ -256,8 +256,7 @@ class Context:
 
     def mark_incomplete(self, reason: IncompleteReason) -> Outcome:
         """Return this to end at a token limit that the handler found by itself."""
-        if reason not in get_args(IncompleteReason):
-            demand([Fault("reason", f"expected one of {', '.join(get_args(IncompleteReason))}")])
+        demand(_REASON("reason", reason))
         return self._make(Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason)))
 
     def fail(self, code: ErrorCode, message: str) -> Outcome:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runstate import RequiredAction, ToolCall
+from runstate import InvalidRun, RequiredAction, ToolCall, checks
 from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
 from runstate.worker import Context, Handler, Outcome, RunFailed, Worker
@@ -344,6 +344,33 @@ def test_a_failure_that_nobody_can_have(store: Store) -> None:
     for handler in wrong:
         error = error_of(finished(store, handler))
         assert ("server_error", "InvalidRun") == (error["code"], error["message"].partition(":")[0])
+
+
+@pytest.mark.parametrize("wrong", ["oops", "", None, 5, ["server_error"], {"server_error"}], ids=repr)
+def test_a_word_that_is_none_of_those_is_quoted(wrong: Any) -> None:
+    """The sentence says which words there are, and which came."""
+    codes = "expected one of server_error, rate_limit_exceeded, invalid_prompt"
+    limits = "expected one of max_completion_tokens, max_prompt_tokens"
+    with pytest.raises(InvalidRun) as refused:
+        RunFailed(wrong, "it broke")
+    assert f"code: {codes}, got {checks.show(wrong)}" == str(refused.value)
+
+    def handler(ctx: Context) -> None:
+        with pytest.raises(InvalidRun) as refused:
+            ctx.fail(wrong, "it broke")
+        assert f"code: {codes}, got {checks.show(wrong)}" == str(refused.value)
+        with pytest.raises(InvalidRun) as refused:
+            ctx.mark_incomplete(wrong)
+        assert f"reason: {limits}, got {checks.show(wrong)}" == str(refused.value)
+
+    with open_store("sqlite:///:memory:") as store:
+        assert "completed" == finished(store, handler).status
+
+
+def test_both_a_code_and_a_message_that_are_none_are_told() -> None:
+    with pytest.raises(InvalidRun) as refused:
+        RunFailed("oops", 5)  # type: ignore[arg-type]
+    assert ["code", "message"] == [fault.path for fault in refused.value.faults]
 
 
 def test_a_very_deep_traceback_is_cut(store: Store) -> None:
