@@ -333,6 +333,32 @@ def test_a_stdout_that_was_closed_is_no_trouble() -> None:
     assert (0, "") == (done.returncode, done.stderr)
 
 
+MEANT = {
+    "queued": "submit_tool_outputs",
+    "in_progress": "start",
+    "requires_action": "require_action",
+    "cancelling": "request_cancel",
+    "cancelled": "confirm_cancel",
+    "failed": "fail",
+    "completed": "complete",
+    "incomplete": "mark_incomplete",
+    "expired": "expire",
+}
+"""The event that leads to each status."""
+
+
+@pytest.mark.parametrize(("status", "event"), MEANT.items(), ids=MEANT.keys())
+def test_explain_tells_a_status_from_an_event(status: str, event: str) -> None:
+    """A status in the place of the event, and the other way round, is told with what was meant."""
+    for word in (status, status.upper()):
+        done = CliRunner().invoke(cli, ["explain", "queued", word])
+        assert (2, "") == (done.exit_code, done.stdout)
+        assert f"{word} is a status; the event is {event}" in done.stderr
+    done = CliRunner().invoke(cli, ["explain", event, "start"])
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert f"{event} is an event; the status is {status}" in done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("arguments", [["table"], ["diagram"], ["explain", "queued", "start"]])
 def test_a_full_disk_gets_a_sentence(arguments: list[str]) -> None:

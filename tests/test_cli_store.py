@@ -933,6 +933,37 @@ def test_a_worker_of_a_queue_that_nothing_waits_in(desk: Desk, tmp_path: Path) -
     assert desk.store.counts()["completed"] == 1  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("handlers.py:answer", "handlers:answer"),
+        ("./handlers.py:answer", "handlers:answer"),
+        ("../handlers.py:answer", "handlers:answer"),
+        ("my_app/handlers.py:answer", "my_app.handlers:answer"),
+        ("my_app/handlers:answer", "my_app.handlers:answer"),
+        ("my_app\\handlers.py:answer", "my_app.handlers:answer"),
+        ("/srv/my_app/handlers.py:answer", "handlers:answer"),
+        ("there_is_none.py:Answers.answer", "there_is_none:Answers.answer"),
+    ],
+)
+def test_a_handler_in_a_file(on_sqlite: Desk, tmp_path: Path, given: str, meant: str) -> None:
+    """A file in the place of a module is told with what to write."""
+    (tmp_path / "handlers.py").write_text("def answer(ctx): pass\n", encoding="utf-8")
+    done = process("worker", given, RUNSTATE_STORE=on_sqlite.url, PYTHONPATH=str(tmp_path))
+    assert (2, "") == (done.returncode, done.stdout)
+    assert f"{given}: expected a module, not its file: write {meant}\n" in done.stderr
+
+
+def test_a_module_named_py(on_sqlite: Desk, tmp_path: Path) -> None:
+    """It is a module as any other."""
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers" / "py.py").write_text("def answer(ctx): pass\n", encoding="utf-8")
+    done = process(
+        "worker", "handlers.py:answer", "--until-idle", RUNSTATE_STORE=on_sqlite.url, PYTHONPATH=str(tmp_path)
+    )
+    assert 0 == done.returncode
+
+
 def test_the_store_tells_its_queues(desk: Desk) -> None:
     """Only those in which a run waits, in order, each with how many."""
     nothing: dict[str, int] = {}

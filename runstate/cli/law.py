@@ -70,7 +70,18 @@ class _EitherOrder(click.Command):
             first, second = places
             if args[first].lower() in set(RunEvent) and args[second].lower() in set(RunStatus):
                 args[first], args[second] = args[second], args[first]
+            _check_kinds(args[first], args[second])
         return super().parse_args(ctx, args)
+
+
+def _check_kinds(status: str, event: str) -> None:
+    """Raise `click.UsageError` where there is an event in the place of the status, or a status in that of the event."""
+    if status.lower() in set(RunEvent):
+        raise click.UsageError(f"{status} is an event; the status is {LAW.target_of(RunEvent(status.lower()))}")
+    if event.lower() in set(RunStatus):
+        target = RunStatus(event.lower())
+        meant = next(one for one in RunEvent if LAW.target_of(one) is target)
+        raise click.UsageError(f"{event} is a status; the event is {meant}")
 
 
 @click.command(cls=_EitherOrder)

@@ -31,11 +31,15 @@ def _handler(place: str) -> Handler:
     module_name, colon, name = place.partition(":")
     if not colon or not module_name or not name:
         raise Mistaken(f"{printable(place)}: expected a handler as MODULE:FUNCTION, such as my_app.answers:answer")
+    if "/" in module_name or "\\" in module_name:
+        raise _no_module(place, module_name, name)
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         found: object = import_module(module_name)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and _is_file_of(error.name, module_name):
+            raise _no_module(place, module_name, name) from None
         raise Mistaken(
             f"cannot import {printable(module_name)}: {type(error).__name__}: {printable(str(error))}"
         ) from None
@@ -49,6 +53,19 @@ def _handler(place: str) -> Handler:
     except TypeError as error:
         raise Mistaken(f"{printable(place)}: {printable(str(error))}") from None
     return cast("Handler", found)
+
+
+def _is_file_of(missing: str | None, module_name: str) -> bool:
+    """Tell whether a module that is missing was given by the name of its file, or the package that it would be in."""
+    package, _, last = module_name.rpartition(".")
+    return last == "py" and missing in (package, module_name)
+
+
+def _no_module(place: str, path: str, name: str) -> Mistaken:
+    """Return the refusal of a handler whose module is given as a file, with what to write instead."""
+    parts = [part for part in path.removesuffix(".py").replace("\\", "/").split("/") if part.strip(".")]
+    meant = ".".join(parts[-1:] if path.startswith("/") else parts)
+    return Mistaken(f"{printable(place)}: expected a module, not its file: write {printable(f'{meant}:{name}')}")
 
 
 class _Stopped(BaseException):

@@ -68,6 +68,8 @@ def _check_writable(model: object, name: str) -> None:
     except Exception as error:  # whatever its class raises
         why = "it is frozen, or has attributes of its own choice only: a model must be mutable"
         if not hasattr(model, "__dict__"):
+            why = "a model is an object of a class of your own"
+        if not hasattr(model, "__dict__") and any("__slots__" in vars(kind) for kind in type(model).__mro__):
             why = "its events need a __dict__, which a class with slots lacks: give it slots=False"
         raise TypeError(f"{name} cannot be bound: {why} ({type(error).__name__}: {error})") from None
     for each in (*_WRITTEN, *(("created_at",) if getattr(model, "created_at", None) is None else ())):
