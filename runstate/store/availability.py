@@ -1,8 +1,9 @@
 """Whether a store's database can be used: the one place that knows, for all who wait for it.
 
-The committer reports what becomes of its requests here, and so does each part of a worker. While the database cannot
-be used they wait here for the next try, with backoff; of those who take turns one tries at a time, and a success ends
-the wait of all. The log has one line when an outage begins, one a minute while it lasts, one when it is over.
+The committer reports what becomes of its requests here, and so does each part of a worker. A part whose request failed
+makes it again by a `Retry`, with a backoff of its own. While the database cannot be used one part tries at a time, and
+the end of the outage ends the wait of all. The log has one line when an outage begins, one a minute while it lasts, one
+when it is over.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from runstate.errors import (
 )
 from runstate.store.backoff import Backoff
 
-__all__ = ["Availability", "can_be_retried", "is_outage"]
+__all__ = ["Availability", "Retry", "can_be_retried", "is_outage"]
 
 log: Final = logging.getLogger("runstate.store")
 
@@ -62,7 +63,13 @@ class Availability:
         """Whether there is nothing to do when a request succeeds: no outage, and none whose end was not logged."""
         self.epoch: int = 0
         """Rises when sessions were lost: those of an earlier epoch may lead to a server that is no more the one."""
+        self.ended: int = 0
+        """How many outages have ended."""
+        self.wakes: int = 0
+        """How often `wake` was called."""
         self._changing = Lock()
+        self._failing: set[Retry] = set()
+        """Whose last request the database did not take, also where it takes those of others: it is not back for all."""
         self._wakers: list[Callable[[], object]] = []
         self._listeners: list[Callable[[], object]] = []
         self._backoff = Backoff()
@@ -82,9 +89,10 @@ class Availability:
         with self._changing:
             if not self.is_away:
                 self.is_away, self.settled = True, False
-                self._since = monotonic()
+                now = monotonic()
+                self._since = self._since if self._failing else now
                 self._backoff.reset()
-                self._next_at = self._since + self._backoff.next()
+                self._next_at = now + self._backoff.next()
             self._error = error
             self._lost = self._lost or session_lost
             self.epoch += session_lost
@@ -99,17 +107,23 @@ class Availability:
             ended, self.is_away = self.is_away, False
             if ended:
                 self._until = monotonic()
-            self.settled = not self._is_told or self._may_tell()
+                self.ended += 1
+            self.settled = not self._is_told or (not self._failing and self._may_tell())
             told = self._is_told and self.settled
             if told:
                 self._is_told = False
             lasted_us = (self._until - self._since) * 1_000_000
         if ended:
-            self.wake()
+            self._call(self._wakers)
         if was_lost:
             self._call(self._listeners)
         if told:
             log.warning("the store is back after %s", span(lasted_us))
+
+    def keeps_failing(self, retry: Retry, fails: bool) -> None:
+        """Note whose requests fail, and that they do no more."""
+        with self._changing:
+            (self._failing.add if fails else self._failing.discard)(retry)
 
     def report(self) -> None:
         """Log that the database is away, if it is and the log does not say so; once a minute again."""
@@ -136,54 +150,20 @@ class Availability:
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    def is_due(self) -> bool:
-        """Tell whether the database may be tried now: it can be used, or it is time for the next try, the caller's."""
-        return not self.is_away or self._due_in() <= 0
-
     def was_away_since(self, at: float) -> bool:
         """Tell whether the database was away at any time since a moment of the clock that nobody sets."""
         return self.is_away or self._until > at
 
-    def wait(self, most_s: float = float("inf")) -> bool:
-        """Block until the next try is the caller's, or the database was found usable; False after `most_s` seconds."""
-        self.report()
-        until, woken = monotonic() + most_s, Event()
-        with self._waking(woken.set):
-            while not woken.is_set() and (due_in := self._due_in()) > 0:
-                if (left_s := until - monotonic()) <= 0:
-                    return False
-                woken.wait(min(due_in, left_s))
-        return True
-
-    async def wait_later(self, most_s: float = float("inf")) -> bool:
-        """Wait as `wait` does, without blocking the event loop."""
-        self.report()
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        until = monotonic() + most_s
-        with self._waking(_in_loop(loop, woken)):
-            while not woken.is_set() and (due_in := self._due_in()) > 0:
-                if (left_s := until - monotonic()) <= 0:
-                    return False
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(due_in, left_s)):
-                        await woken.wait()
-        return True
-
     def wake(self) -> None:
-        """End every wait now: the database is back, or who waits has something else to do."""
+        """End every wait now: those who wait have something else to do."""
+        with self._changing:
+            self.wakes += 1
         self._call(self._wakers)
 
-    async def wait_until_back(self, most_s: float = 5.0) -> None:
-        """Wait until the database was found usable, or `most_s` seconds are over; takes no turn from those who try."""
-        self.report()
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        with self._waking(_in_loop(loop, woken)), suppress(TimeoutError):
-            if self.is_away:
-                async with asyncio.timeout(most_s):
-                    await woken.wait()
-
-    def _due_in(self) -> float:
+    def turn_in(self) -> float:
         """Return the seconds until the next try; at 0 it is the caller's, and the next one's is later."""
+        if not self.is_away:
+            return 0.0
         with self._changing:
             now = monotonic()
             if not self.is_away:
@@ -205,7 +185,8 @@ class Availability:
                 self._listeners.remove(changed)
 
     @contextmanager
-    def _waking(self, wake: Callable[[], object]) -> Generator[None, None, None]:
+    def waking(self, wake: Callable[[], object]) -> Generator[None, None, None]:
+        """Have `wake` called when an outage ends, and by `wake`, from any thread."""
         with self._changing:
             self._wakers.append(wake)
         try:
@@ -228,21 +209,101 @@ class Availability:
         Raises what the last attempt raised, as `StoreUnavailable` where it says that an answer was lost: an attempt
         is something that can be made again.
         """
-        until = monotonic() + patience_s
-        while True:
-            try:
-                found = attempt()
-            except RunstateError as error:
-                if not can_be_retried(error):
-                    raise
-                self.failed(error)
-                if monotonic() >= until:
-                    raise _nothing_changed(error) from error.__cause__
-                self.wait(until - monotonic())
-            else:
-                if not self.settled:
-                    self.succeeded()
-                return found
+        until, retry = monotonic() + patience_s, Retry(self)
+        try:
+            while True:
+                try:
+                    found = attempt()
+                except RunstateError as error:
+                    if not can_be_retried(error):
+                        raise
+                    retry.failed(error)
+                    if monotonic() >= until:
+                        raise _nothing_changed(error) from error.__cause__
+                    retry.wait(until - monotonic())
+                else:
+                    retry.succeeded()
+                    return found
+        finally:
+            retry.end()
+
+
+class Retry:
+    """When a request that the database did not take is made again: after delays of its own, which grow.
+
+    While the database is away it waits for its turn, too. The end of an outage ends its wait early, but only once until
+    it succeeds: that others succeed says nothing of a request that is refused for itself.
+    """
+
+    def __init__(self, availability: Availability, backoff: Backoff | None = None, *, takes_turns: bool = True) -> None:
+        """Get ready. Without `takes_turns` it leaves it to others to find out whether the database is away."""
+        self._availability: Final = availability
+        self._backoff: Final = backoff or Backoff()
+        self._takes_turns: Final = takes_turns
+        self._due_at = float("-inf")
+        self._ended_before = 0
+        self._may_hurry = True
+        self.failures: int = 0
+        """How many requests failed since the last that did not."""
+
+    def failed(self, error: BaseException) -> None:
+        """Note that a request failed, and that the next one is to wait."""
+        self.failures += 1
+        self._ended_before = self._availability.ended
+        if self._takes_turns and is_outage(error):
+            self._availability.failed(error)
+            self._availability.keeps_failing(self, True)
+        self._due_at = monotonic() + self._backoff.next()
+
+    def succeeded(self) -> None:
+        """Note that a request went well: the next delay is the first one again."""
+        self.failures, self._may_hurry = 0, True
+        self._due_at = float("-inf")
+        self._backoff.reset()
+        self.end()
+        if self._takes_turns and not self._availability.settled:
+            self._availability.succeeded()
+
+    def end(self) -> None:
+        """Note that there will be no other request."""
+        self._availability.keeps_failing(self, False)
+
+    def due_in(self) -> float:
+        """Return the seconds until the next request; at 0 it is to be made."""
+        if self._may_hurry and self.failures and self._availability.ended != self._ended_before:
+            self._may_hurry = False
+            self._due_at = float("-inf")
+        own = self._due_at - monotonic()
+        if own > 0 or not self._takes_turns:
+            return max(0.0, own)
+        return self._availability.turn_in()
+
+    def wait(self, most_s: float = float("inf")) -> bool:
+        """Block until the next request is to be made, or all are woken; False after `most_s` seconds."""
+        self._availability.report()
+        until, woken, wakes = monotonic() + most_s, Event(), self._availability.wakes
+        with self._availability.waking(woken.set):
+            while self._availability.wakes == wakes and (due_in := self.due_in()) > 0:
+                if (left_s := until - monotonic()) <= 0:
+                    return False
+                woken.wait(min(due_in, left_s))
+                woken.clear()
+        return True
+
+    async def wait_later(self, most_s: float = float("inf")) -> bool:
+        """Wait as `wait` does, without blocking the event loop."""
+        self._availability.report()
+        loop, woken, wakes = asyncio.get_running_loop(), asyncio.Event(), self._availability.wakes
+        until = monotonic() + most_s
+        with self._availability.waking(_in_loop(loop, woken)):
+            while self._availability.wakes == wakes and (due_in := self.due_in()) > 0:
+                if (left_s := until - monotonic()) <= 0:
+                    return False
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(due_in, left_s)):
+                        await woken.wait()
+                woken.clear()
+        return True
 
 
 def _nothing_changed(error: RunstateError) -> StoreError:

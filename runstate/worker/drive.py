@@ -109,8 +109,9 @@ class _Hand(Hands):
             turned = await self._store.ask_later(turn)
         except StoreError as error:
             self._done, self._unsure = settles, True
-            await self._wait_for_store(error)
+            await self._wait_for_store("turn", error)
             return
+        self._succeeded("turn")
         self._take_refusals(settles, turned.refused)
 
     def _hear(self, hint: Hint) -> None:

@@ -6,8 +6,6 @@ Whatever ends a run besides its handler is noticed here: its deadline, a cancel,
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context as ContextVars
@@ -29,7 +27,7 @@ from runstate.worker.handling import Handler, Raised, Spawn, call, discard, is_a
 from runstate.worker.last_attempts import Reservation, is_last, last_attempts
 from runstate.worker.pulse import Pulse
 from runstate.worker.retries import Retries
-from runstate.worker.waiting import Waiting
+from runstate.worker.waiting import Waiting, log
 from runstate.worker.work import UNCALLED, Work
 
 if TYPE_CHECKING:
@@ -37,12 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LAST_S", "Hands", "log"]
 
-log: Final = logging.getLogger("runstate.worker")
-
 _CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
 _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
-_SWEEP_S: Final = 0.5  # between two looks whether something is due, give or take
-_SWEEP_ANYWAY_S: Final = 15.0
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
 LAST_S: Final = 5.0  # for the store to answer a worker that ends
 _ATTEMPTS: Final = checks.count(least=1)
@@ -111,6 +105,7 @@ class Hands(Waiting):
         self._look_requested = False
         """Whether a hint came since the look that is under way asked the store."""
         self._retries = Retries(self._begin_retries)
+        self._failed_requests = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self._working)} of {self._concurrency} at work>"
@@ -163,6 +158,7 @@ class Hands(Waiting):
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, told)
         finally:
             self._pulse.stop()
+            self._end_requests()
 
     async def _see_off(self, left: Sequence[Work]) -> None:
         """Wait a moment for handlers that were told to stop."""
@@ -374,27 +370,3 @@ class Hands(Waiting):
             self._done.append(work.ctx.settle_event(RunEvent.EXPIRE))
             self._let_go(work)
             self._woken.set()
-
-    async def _do_sweeps(self) -> None:
-        """Sweep, at moments that differ from the other workers'."""
-        anyway_at = monotonic() + _SWEEP_ANYWAY_S * random.random()  # noqa: S311
-        while True:
-            now = monotonic()
-            if await self._sweep(anyway=now >= anyway_at):
-                anyway_at = now + _SWEEP_ANYWAY_S
-            await asyncio.sleep(_SWEEP_S * (0.8 + 0.4 * random.random()))  # noqa: S311
-
-    async def _sweep(self, *, anyway: bool = False) -> bool:
-        """Sweep if there is something to do; return whether it swept."""
-        try:
-            swept = await self._sweep_when_possible(anyway=anyway)
-        except Exception:  # a fault of this library must not end the sweeps
-            log.exception("could not sweep")
-            return False
-        if swept is None:
-            return False
-        if swept.adrift or swept.readied:
-            self._adrift = self._adrift or swept.adrift > 0
-            self._hinted = True
-            self._woken.set()
-        return True

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
 from runstate.errors import StoreError
-from runstate.store.availability import Availability, is_outage
+from runstate.store.availability import Availability, Retry, is_outage
 
 __all__ = ["keep", "keep_later"]
 
@@ -16,18 +16,33 @@ _LOOK_S: Final = 0.2  # between two looks whether the note is still wanted
 
 def keep(ask: Callable[[], object], wanted: Callable[[], bool], availability: Availability) -> Awaitable[None]:
     """Return when a note is kept; what comes back can be awaited all the same."""
-    while True:
-        try:
-            ask()
-            return _Kept()
-        except StoreError as error:
+    try:
+        ask()
+    except StoreError as error:
+        _keep_on(ask, wanted, Retry(availability), error)
+    return _Kept()
+
+
+def _keep_on(ask: Callable[[], object], wanted: Callable[[], bool], retry: Retry, error: StoreError) -> None:
+    """Ask again to keep what was not kept."""
+    try:
+        while True:
             if not is_outage(error):
-                raise
-            availability.failed(error)
-            while wanted() and not availability.wait(_LOOK_S):
+                raise error
+            retry.failed(error)
+            while wanted() and not retry.wait(_LOOK_S):
                 pass
             if not wanted():
-                raise
+                raise error
+            try:
+                ask()
+            except StoreError as again:
+                error = again
+            else:
+                retry.succeeded()
+                return
+    finally:
+        retry.end()
 
 
 def keep_later(
@@ -60,12 +75,22 @@ class _Keeping:
         return self._wait().__await__()
 
     async def _wait(self) -> None:
-        while True:
-            try:
-                return await self._asked
-            except StoreError as error:
-                if not is_outage(error) or not self._wanted():
-                    raise
-                self._availability.failed(error)
-            await self._availability.wait_later()
-            self._asked = self._ask()
+        retry: Retry | None = None
+        try:
+            while True:
+                try:
+                    await self._asked
+                except StoreError as error:
+                    if not is_outage(error) or not self._wanted():
+                        raise
+                    retry = retry or Retry(self._availability)
+                    retry.failed(error)
+                    await retry.wait_later()
+                    self._asked = self._ask()
+                else:
+                    if retry is not None:
+                        retry.succeeded()
+                    return
+        finally:
+            if retry is not None:
+                retry.end()

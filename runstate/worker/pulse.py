@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
 from runstate.errors import StoreError
+from runstate.store.availability import is_outage
 from runstate.store.backoff import Backoff
 from runstate.store.working import Beat, Lease
 
@@ -75,11 +76,13 @@ class Pulse:
     def _go(self) -> None:
         every = self.lease.lease_s / _BEATS
         next_at = self._opened + every
-        availability, backoff, missed = self._store.availability, Backoff(), False
+        availability, backoff, missed, hurries = self._store.availability, Backoff(), False, True
         while not self._stopped.wait(min(_LOOK_S, max(0.0, next_at - monotonic()))):
             is_stalled = self._look_at_the_loop()
-            if monotonic() < next_at and not (missed and not availability.is_away):
-                continue
+            if monotonic() < next_at:
+                if not (missed and hurries and not availability.is_away):
+                    continue
+                hurries = False  # once: the store may be back for others only
             next_at = monotonic() + every
             if is_stalled:
                 next_at = monotonic() + min(every, _TICK_S)  # it may go on before the lease lapses
@@ -88,11 +91,12 @@ class Pulse:
             try:
                 beat = self._store.heartbeat(self.lease)
             except StoreError as error:
-                availability.failed(error)
-                availability.report()
+                if is_outage(error):
+                    availability.failed(error)
+                    availability.report()
                 next_at, missed = monotonic() + min(every, backoff.next()), True
                 continue
-            missed = False
+            missed, hurries = False, True
             backoff.reset()
             if self._stopped.is_set():
                 return  # it took so long that there may be another lease

@@ -1,21 +1,36 @@
-"""How a worker waits for a store that is away, and for the runs that are to be begun again."""
+"""How a worker waits for a store that is away, for the runs that are to be begun again, and for what is due."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
+from runstate.clock import monotonic
 from runstate.errors import StoreError
+from runstate.store.availability import Retry, is_outage
+from runstate.store.backoff import Backoff
 from runstate.worker.retries import Retries
 from runstate.worker.work import Work
 
 if TYPE_CHECKING:
-    from runstate.store import Store, Swept
+    from runstate.store import Store
 
-__all__ = ["Waiting"]
+__all__ = ["TAKE_OVER", "Waiting", "log"]
 
-_AWAY_S = 5.0  # between two looks of a sweep at a store that is away
+log: Final = logging.getLogger("runstate.worker")
+
+TAKE_OVER: Final = "take over runs"
+_LOOK: Final = "look for what is due"
+_SWEEP: Final = "sweep"
+
+_SWEEP_S: Final = 0.5  # between two looks whether something is due, give or take
+_SWEEP_ANYWAY_S: Final = 15.0
+_MOST_S: Final = 5.0  # between two tries of what was put off
+_REPORTED: Final = 3  # so often a request failed when the log says so; an outage is noticed before
 
 
 class Waiting:
@@ -28,6 +43,9 @@ class Waiting:
     _retries: Retries
     _unsure: bool
     _hinted: bool
+    _adrift: bool
+    _failed_requests: dict[str, Retry]
+    """When each kind of request that failed is made again."""
     _woken: asyncio.Event
 
     @property
@@ -35,23 +53,83 @@ class Waiting:
         """For how many seconds it waits at most for a store that is away."""
         return float("inf")
 
-    async def _wait_for_store(self, error: StoreError) -> None:
-        """Wait until it is time to ask the store again, which did not take something."""
-        self._store.availability.failed(error)
-        await self._store.availability.wait_later(self._time_left)
+    async def _wait_for_store(self, request: str, error: StoreError) -> None:
+        """Wait until it is time to make a request again, which the store did not take."""
+        retry = self._failed_requests.get(request)
+        if retry is None:
+            retry = self._failed_requests[request] = Retry(self._store.availability)
+        retry.failed(error)
+        await retry.wait_later(self._time_left)
 
-    async def _sweep_when_possible(self, *, anyway: bool) -> Swept | None:
-        """Sweep if there is something to do; None if there is not, or the worker was stopped while it waited."""
+    def _put_off(self, request: str, error: StoreError) -> None:
+        """Have a request made again later, beside the others: it may be refused where they are not."""
+        retry = self._failed_requests.get(request)
+        if retry is None:
+            backoff = Backoff(most_s=_MOST_S)
+            retry = self._failed_requests[request] = Retry(self._store.availability, backoff, takes_turns=False)
+        retry.failed(error)
+        if retry.failures == _REPORTED and not self._store.availability.is_away:
+            log.warning("cannot %s: %s; asking again", request, error)
+
+    def _is_due(self, request: str) -> bool:
+        """Tell whether a request that was put off is to be made now."""
+        retry = self._failed_requests.get(request)
+        return retry is None or retry.due_in() <= 0
+
+    def _succeeded(self, request: str) -> None:
+        """Note that a request went well, if it failed before."""
+        retry = self._failed_requests.pop(request, None)
+        if retry is not None:
+            retry.succeeded()
+
+    def _end_requests(self) -> None:
+        """Note that nothing is asked again."""
+        for retry in self._failed_requests.values():
+            retry.end()
+        self._failed_requests.clear()
+
+    async def _do_sweeps(self) -> None:
+        """Sweep, at moments that differ from the other workers'."""
+        anyway_at = monotonic() + _SWEEP_ANYWAY_S * random.random()  # noqa: S311
         while True:
-            try:
-                if not anyway and not await self._store.aio.is_anything_due():
-                    return None
-                return await self._store.aio.sweep(max_attempts=self._max_attempts)
-            except StoreError as error:
-                self._store.availability.failed(error)
-                await self._store.availability.wait_until_back(min(_AWAY_S, self._time_left))
-                if self._stopping:
-                    return None
+            now = monotonic()
+            if self._may_sweep:
+                with suppress(StoreError):  # put off
+                    if await self._sweep(anyway=now >= anyway_at):
+                        anyway_at = now + _SWEEP_ANYWAY_S
+            await asyncio.sleep(_SWEEP_S * (0.8 + 0.4 * random.random()))  # noqa: S311
+
+    @property
+    def _may_sweep(self) -> bool:
+        return self._is_due(_LOOK) and self._is_due(_SWEEP)
+
+    async def _sweep(self, *, anyway: bool = False) -> bool:
+        """Sweep if there is something to do; return whether it swept. Raises what may pass by itself, and puts it off.
+
+        A fault of this library, and what the store refuses for good, must not end the sweeps.
+        """
+        request = _SWEEP
+        try:
+            if not anyway:
+                request = _LOOK
+                is_due = await self._store.aio.is_anything_due()
+                self._succeeded(_LOOK)
+                if not is_due:
+                    return False
+                request = _SWEEP
+            swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
+        except Exception as error:
+            if isinstance(error, StoreError) and is_outage(error):
+                self._put_off(request, error)
+                raise
+            log.exception("could not sweep")
+            return False
+        self._succeeded(_SWEEP)
+        if swept.adrift or swept.readied:
+            self._adrift = self._adrift or swept.adrift > 0
+            self._hinted = True
+            self._woken.set()
+        return True
 
     def _begin_retries(self) -> None:
         """Have the next turn find the runs that this worker holds and does not work on."""

@@ -24,6 +24,7 @@ from runstate.worker.handling import Handler
 from runstate.worker.hands import LAST_S, Hands, log
 from runstate.worker.last_attempts import last_attempts
 from runstate.worker.signals import StopSignals
+from runstate.worker.waiting import TAKE_OVER
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -156,8 +157,9 @@ class Worker(Hands):
             except StoreError as error:
                 if self._stopping or not can_be_retried(error):
                     raise
-                await self._wait_for_store(error)
+                await self._wait_for_store("begin", error)
             else:
+                self._succeeded("begin")
                 return
 
     async def _work(self, *, until_idle: bool) -> None:
@@ -222,7 +224,9 @@ class Worker(Hands):
             # All at once: half a hand while the handlers of the other half run was slower on both databases, with
             # 100 slots and with 400, for what a commit costs is mostly its own.
             free = min(self._free(), _MOST)
-            if free and self._adrift and not self._unsure:  # or what it holds would find no room
+            if (
+                free and self._adrift and not self._unsure and self._is_due(TAKE_OVER)
+            ):  # or what it holds would find no room
                 self._adrift = False
                 await self._take_over(free)
                 continue
@@ -237,9 +241,14 @@ class Worker(Hands):
             if self._is_over(until_idle):
                 if swept or self._stopping:
                     return
-                swept = self._hinted = True  # there may be something to take over
-                await self._sweep()
-                continue
+                if self._may_sweep:
+                    self._hinted = True  # there may be something to take over
+                    try:
+                        await self._sweep()
+                    except StoreError:
+                        continue  # it was put off, and the others go on meanwhile
+                    swept = True
+                    continue
             await self._rest(_IDLE_S[min(looks, len(_IDLE_S) - 1)])
             looks += 1
 
@@ -250,7 +259,9 @@ class Worker(Hands):
         try:
             await self._take_new_lease()
         except StoreError as error:
-            await self._wait_for_store(error)
+            await self._wait_for_store("begin", error)
+        else:
+            self._succeeded("begin")
 
     async def _take_over(self, free: int) -> None:
         """Go on with what others left, as far as there is room: of runs on their last attempt, with one at a time."""
@@ -266,8 +277,9 @@ class Worker(Hands):
             self._go_on(claims)
         except StoreError as error:
             self._adrift = self._unsure = self._hinted = True
-            await self._wait_for_store(error)
+            self._put_off(TAKE_OVER, error)  # the turn that follows finds out whether the store is away
         else:
+            self._succeeded(TAKE_OVER)
             self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
         finally:
             if self._reservation is not None:  # there was no such run
@@ -288,12 +300,14 @@ class Worker(Hands):
                 self._declined.pop()
         except StoreError as error:
             self._unsure = True
-            await self._wait_for_store(error)
+            await self._wait_for_store("release", error)
+        else:
+            self._succeeded("release")
 
     def _is_over(self, until_idle: bool) -> bool:
         if self._stopping:
             return not self._working or monotonic() >= self._stop_at
-        return until_idle and not self._working and not self._retries
+        return until_idle and not (self._working or self._retries or (self._adrift and self._room))
 
     async def _rest(self, seconds: float) -> None:
         """Wait for a handler to finish, for a hint, or for a while."""
@@ -328,8 +342,10 @@ class Worker(Hands):
             # As long as the lease holds nobody else ends these runs: keep the outcomes, and ask again.
             self._unsure = self._hinted = True
             self._done = [] if self._lost else [*settles, *self._done]
-            await self._wait_for_store(error)
+            await self._wait_for_store("turn", error)
             return 0
+        if self._failed_requests:
+            self._succeeded("turn")
         self.settled += len(settles) - len(turned.refused)
         if turned.refused:
             self._take_refusals(settles, turned.refused)

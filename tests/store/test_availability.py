@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +21,7 @@ from runstate.errors import (
     StoreUrlError,
 )
 from runstate.store import availability as module
-from runstate.store.availability import Availability, can_be_retried, is_outage
+from runstate.store.availability import Availability, Retry, can_be_retried, is_outage
 from runstate.store.backoff import Backoff
 
 AWAY = StoreUnavailable("nobody answers")
@@ -137,80 +136,136 @@ def test_a_database_that_comes_and_goes_does_not_fill_the_log(time: Time, caplog
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
-def test_who_waits_for_a_store_that_is_there_does_not_wait() -> None:
-    availability = Availability()
-    assert availability.wait()
-    assert availability.is_due()
-    assert asyncio.run(availability.wait_later())
-    asyncio.run(availability.wait_until_back())
+def failed(availability: Availability, backoff: Backoff | None = None, error: Exception = AWAY) -> Retry:
+    """Return what makes a request again that failed."""
+    retry = Retry(availability, backoff)
+    retry.failed(error)
+    return retry
+
+
+def test_what_has_not_failed_does_not_wait() -> None:
+    retry = Retry(Availability())
+    assert retry.wait()
+    assert 0 == retry.due_in()
+    assert asyncio.run(retry.wait_later())
 
 
 def test_one_tries_at_a_time(time: Time) -> None:
     """When the time for a try has come it is the first one's, and the others wait for the next."""
     availability = Availability()
-    availability.failed(AWAY)
-    assert not availability.is_due()
+    retries = [failed(availability) for _ in range(10)]
+    assert all(retry.due_in() > 0 for retry in retries)
     for _ in range(20):
         time.now += 5.0
-        assert [True] + [False] * 9 == [availability.is_due() for _ in range(10)]
-        availability.failed(AWAY)
-        assert not availability.is_due()
+        due = [retry.due_in() <= 0 for retry in retries]
+        assert 1 == due.count(True)
+        retries[due.index(True)].failed(AWAY)
 
 
 def test_tries_grow_apart(time: Time) -> None:
     """From a tenth of a second to some seconds: in ten minutes there are not much more than a hundred."""
     availability = Availability()
-    availability.failed(AWAY)
+    retry = failed(availability)
     tries: list[float] = []
     while time.now < 1600.0:
         time.now += 0.01
-        if availability.is_due():
+        if retry.due_in() <= 0:
             tries.append(time.now)
-            availability.failed(AWAY)
+            retry.failed(AWAY)
     gaps = [after - before for before, after in itertools.pairwise(tries)]
-    assert 3 < len([at for at in tries if at < 1002.0])
+    assert 3 <= len([at for at in tries if at < 1002.0])
     assert 110 < len(tries) < 260
     assert max(gaps) <= 5.1
     assert min(gaps[10:]) >= 2.4
 
 
-def test_a_wait_that_is_over_before_a_try_is_due() -> None:
+KINDS = [AWAY, AccessDenied("no right to this"), StoreError("no such function")]
+
+
+@pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
+def test_what_is_refused_for_itself_is_asked_at_its_own_rate(
+    error: StoreError, time: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others commit all the time, and end its wait once at most. The log does not say that the store is back."""
     availability = Availability()
-    availability._backoff = Backoff(LIMIT, LIMIT)
+    retry = failed(availability, error=error)
+    tries = 0
+    for _ in range(60_000):
+        time.now += 0.01
+        if not availability.settled:
+            availability.succeeded()
+        if retry.due_in() <= 0:
+            tries += 1
+            retry.failed(error)
+            availability.report()
+    assert 110 < tries < 260
+    assert not [line for line in lines(caplog) if "is back" in line]
+    assert (10 if is_outage(error) else 0) == len(lines(caplog)), "one a minute"
+    retry.succeeded()
+    assert availability.settled
+    assert is_outage(error) == any(line.startswith("the store is back after") for line in lines(caplog)[-1:])
+
+
+def test_the_end_of_an_outage_is_noticed_once_until_a_success(time: Time) -> None:
+    """Also an outage that ended between an error and the wait for it."""
+    availability = Availability()
+    retry = failed(availability, Backoff(LIMIT, LIMIT))
+    availability.succeeded()
+    assert retry.wait()
+    retry.failed(AWAY)
+    availability.succeeded()
+    assert retry.due_in() > 0
+    retry.succeeded()
+    retry.failed(AWAY)
+    assert retry.due_in() > 0
+    availability.succeeded()
+    assert 0 == retry.due_in()
+
+
+def test_a_part_that_takes_no_turn_says_nothing_of_the_database(time: Time) -> None:
+    """Readers may be refused where writers are not. It waits for its own delay alone."""
+    availability = Availability()
+    retry = Retry(availability, Backoff(2.0, 2.0), takes_turns=False)
+    retry.failed(AWAY)
+    assert not availability.is_away
+    assert not availability.was_away_since(0.0)
     availability.failed(AWAY)
-    assert not availability.wait(0.01)
-    assert not asyncio.run(availability.wait_later(0.01))
+    time.now += 2.0
+    assert 0 == retry.due_in()
+    assert 0 == availability.turn_in(), "it was left to another"
+
+
+def test_a_refusal_is_no_outage(time: Time) -> None:
+    availability = Availability()
+    failed(availability, error=StoreError("no such function"))
+    assert not availability.is_away
+    assert not availability.was_away_since(0.0)
+
+
+def test_a_wait_that_is_over_before_a_try_is_due() -> None:
+    retry = failed(Availability(), Backoff(LIMIT, LIMIT))
+    assert not retry.wait(0.01)
+    assert not asyncio.run(retry.wait_later(0.01))
 
 
 @pytest.mark.parametrize("end", [Availability.succeeded, Availability.wake], ids=["back", "woken"])
 def test_a_success_ends_the_wait_of_all(end: Callable[[Availability], None]) -> None:
     """Of threads and of coroutines, also of those whose turn would have come much later."""
     availability = Availability()
-    availability._backoff = Backoff(10 * LIMIT, 10 * LIMIT)
-    availability.failed(AWAY)
-    waiting = threading.Semaphore(0)
+    retries = [failed(availability, Backoff(10 * LIMIT, 10 * LIMIT)) for _ in range(10)]
 
     async def many() -> list[bool]:
-        both = [availability.wait_later() for _ in range(5)]
-        tasks = [asyncio.create_task(each) for each in both]
-        tasks.append(asyncio.create_task(until_back()))
-        await asyncio.sleep(0)  # each has begun to wait
-        waiting.release()
-        return await asyncio.wait_for(asyncio.gather(*tasks), LIMIT)
-
-    async def until_back() -> bool:
-        await availability.wait_until_back(10 * LIMIT)
-        return True
+        return await asyncio.wait_for(asyncio.gather(*(retry.wait_later() for retry in retries[5:])), LIMIT)
 
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(availability.wait) for _ in range(5)]
+        asked = [pool.submit(retry.wait) for retry in retries[:5]]
         loop = pool.submit(asyncio.run, many())
-        assert waiting.acquire(timeout=LIMIT)
-        while len(availability._wakers) < 11:
+        while len(availability._wakers) < 10:
+            assert not loop.done()
             assert not any(each.done() for each in asked)
         end(availability)
         assert [True] * 5 == [each.result(LIMIT) for each in asked]
-        assert [True] * 6 == loop.result(LIMIT)
+        assert [True] * 5 == loop.result(LIMIT)
     assert [] == availability._wakers
 
 
