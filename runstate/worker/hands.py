@@ -158,7 +158,6 @@ class Hands(Waiting):
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, told)
         finally:
             self._pulse.stop()
-            self._end_requests()
 
     async def _see_off(self, left: Sequence[Work]) -> None:
         """Wait a moment for handlers that were told to stop."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two looks for runs when no hint comes
+_BEGIN: Final = "begin"
 _MOST: Final = 500  # runs a turn: past it a commit gains little, and the loop stands still while they are begun
 
 
@@ -76,7 +77,7 @@ class Worker(Hands):
         possible(checks.number(0, checks.YEAR_10000)("drain_s", drain_s))
         self._drain_s = drain_s
         self._stop_at = float("inf")
-        self._has_begun = self._at_work = self._ended = False
+        self._at_work = self._ended = False
         self._going: asyncio.Task[None] | None = None
         self._patience: asyncio.Timeout
         self.settled: int = 0
@@ -92,11 +93,17 @@ class Worker(Hands):
         Raises `RuntimeError` inside an event loop, and for a worker that is at work or was stopped.
         """
         outside_of_loops("async with worker")
-        with StopSignals(self.stop, lambda: self.turned_at):
-            asyncio.run(self.work(until_idle=until_idle))
+        self._take_work()
+        try:
+            with StopSignals(self.stop, lambda: self.turned_at):
+                asyncio.run(self._begin_and_work(until_idle))
+        finally:
+            self._leave_work()
 
     async def __aenter__(self) -> Self:
-        await self._begin()
+        self._take_work()
+        if not await self._begin():
+            raise self._was_stopped()
         self._going = asyncio.create_task(self._work(until_idle=False))
         self._going.add_done_callback(self._tell_of_fault)
         return self
@@ -114,8 +121,8 @@ class Worker(Hands):
         now = monotonic()
         self._stop_at = now if self._stopping else now + self._drain_s
         self._stopping = True
-        self._ended = self._has_begun and not self._at_work
-        with suppress(AttributeError, RuntimeError):  # stopped before it began, or after it ended
+        self._ended = not self._at_work
+        with suppress(AttributeError, RuntimeError):  # it has no loop yet, or none any more
             self._loop.call_soon_threadsafe(self._hear_stop)
 
     def _hear_stop(self) -> None:
@@ -134,33 +141,55 @@ class Worker(Hands):
 
     async def work(self, *, until_idle: bool = False) -> None:
         """Work until `stop`, or until there is nothing to do. Raises `RuntimeError` if it is at work or was stopped."""
-        await self._begin()
-        await self._work(until_idle=until_idle)
+        self._take_work()
+        await self._begin_and_work(until_idle)
 
-    async def _begin(self) -> None:
-        """Set up as soon as the database answers: it may have gone away since the store was opened."""
+    def _take_work(self) -> None:
+        """Raise `RuntimeError` unless this worker may work; from now on it is at work."""
         if self._ended:
-            raise RuntimeError(f"worker {self.name} was stopped and works no more: make another Worker")
+            raise self._was_stopped()
         if self._at_work:
             raise RuntimeError(f"worker {self.name} is at work already: make another Worker to work beside it")
-        self._has_begun = self._at_work = True
-        try:
-            await self._set_up_patiently()
-        except BaseException:
-            self._at_work, self._ended = False, self._stopping
-            raise
+        self._at_work = True
 
-    async def _set_up_patiently(self) -> None:
-        while True:
+    def _leave_work(self) -> None:
+        self._at_work, self._ended = False, self._stopping
+        self._end_requests()
+
+    def _was_stopped(self) -> RuntimeError:
+        return RuntimeError(f"worker {self.name} was stopped and works no more: make another Worker")
+
+    async def _begin_and_work(self, until_idle: bool) -> None:
+        if await self._begin():
+            await self._work(until_idle=until_idle)
+
+    async def _begin(self) -> bool:
+        """Set up as soon as the database answers; return whether it did: False if the worker was stopped before."""
+        try:
+            has_begun = await self._set_up_patiently()
+        except BaseException:
+            self._leave_work()
+            raise
+        if not has_begun:
+            self._leave_work()
+        return has_begun
+
+    async def _set_up_patiently(self) -> bool:
+        """Set up; the database may have gone away since the store was opened."""
+        while not self._stopping:
             try:
                 await self._patiently(self._set_up())
             except StoreError as error:
-                if self._stopping or not can_be_retried(error):
+                if not can_be_retried(error):
                     raise
-                await self._wait_for_store("begin", error)
+                if not self._stopping:
+                    await self._wait_for_store(_BEGIN, error)
+                if self._stopping:
+                    log.warning("worker %s was stopped before it could begin: %s", self.name, error)
             else:
-                self._succeeded("begin")
-                return
+                self._succeeded(_BEGIN)
+                return True
+        return False
 
     async def _work(self, *, until_idle: bool) -> None:
         chores = self._begin_chores()
@@ -180,7 +209,7 @@ class Worker(Hands):
                 await self._give_back()
             finally:
                 self._crew.dismiss()
-                self._at_work, self._ended = False, self._stopping
+                self._leave_work()
 
     async def _patiently(self, asking: Awaitable[None]) -> None:
         """Await what asks the store; once the worker is stopped, only until its time is over, and a moment more."""
@@ -259,9 +288,9 @@ class Worker(Hands):
         try:
             await self._take_new_lease()
         except StoreError as error:
-            await self._wait_for_store("begin", error)
+            await self._wait_for_store(_BEGIN, error)
         else:
-            self._succeeded("begin")
+            self._succeeded(_BEGIN)
 
     async def _take_over(self, free: int) -> None:
         """Go on with what others left, as far as there is room: of runs on their last attempt, with one at a time."""

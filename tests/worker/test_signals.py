@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runstate.errors import StoreUnavailable
 from runstate.store import Store, open_store
 from runstate.worker import Worker
 from runstate.worker.signals import StopSignals
@@ -180,10 +182,9 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 
 def test_a_stopped_worker_works_no_more(store: Store) -> None:
-    """It says so, however it is asked, and no run is touched."""
+    """It says so, however it is asked, also where it was stopped before it began; no run is touched."""
     worker = Worker(store, lambda ctx: None, name="w1")
     worker.stop()
-    worker.run()  # it was stopped before it began: it has nothing to do
 
     async def beside() -> None:
         async with worker:
@@ -192,6 +193,7 @@ def test_a_stopped_worker_works_no_more(store: Store) -> None:
     run = store.create(**new())
     ways: tuple[Callable[[], None], ...] = (
         worker.run,
+        lambda: worker.run(until_idle=True),
         lambda: asyncio.run(worker.work()),
         lambda: asyncio.run(beside()),
     )
@@ -199,6 +201,68 @@ def test_a_stopped_worker_works_no_more(store: Store) -> None:
         with pytest.raises(RuntimeError, match="worker w1 was stopped and works no more: make another Worker"):
             again()
     assert run == store.get(run.id)
+
+
+def away(store: Store, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have the store lose its connection and get no other; return what is set when it was asked for one again."""
+    asked = threading.Event()
+
+    def fail(*, reading: bool = False) -> None:
+        asked.set()
+        raise StoreUnavailable("nobody answers")
+
+    monkeypatch.setattr(store.database, "open", fail)
+    store._committer._disconnect()
+    return asked
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_a_signal_while_a_worker_waits_for_its_store_to_begin(
+    number: signal.Signals, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as a worker ends that was stopped, and then works no more."""
+    with monkeypatch.context() as patch:
+        asked = away(store, patch)
+
+        def send() -> None:
+            assert asked.wait(LIMIT)
+            os.kill(os.getpid(), number)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        worker = Worker(store, lambda ctx: None, name="w1")
+        worker.run()
+        sender.join(LIMIT)
+    assert asked.is_set()
+    with pytest.raises(RuntimeError, match="was stopped and works no more"):
+        worker.run()
+
+
+@limited
+async def test_a_worker_is_stopped_while_it_waits_for_its_store_to_begin(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`work` returns, as it does when it is stopped later; a block is not begun, for nothing would work in it."""
+    with monkeypatch.context() as patch:
+        asked = away(store, patch)
+        worker = Worker(store, lambda ctx: None)
+        working = asyncio.create_task(worker.work())
+        await until(asked.is_set, "the store to be asked")
+        worker.stop()
+        await working
+
+        asked.clear()
+        other = Worker(store, lambda ctx: None)
+
+        async def beside() -> None:
+            async with other:
+                raise AssertionError("it cannot work")
+
+        working = asyncio.create_task(beside())
+        await until(asked.is_set, "the store to be asked")
+        other.stop()
+        with pytest.raises(RuntimeError, match="was stopped and works no more"):
+            await working
 
 
 def test_a_worker_that_is_stopped_between_two_times(store: Store) -> None:

@@ -216,15 +216,6 @@ async def test_a_fault_of_the_worker(
     assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run WHERE id = ?", [run.id])
 
 
-def test_stopped_before_it_began(store: Store) -> None:
-    """A worker that was stopped claims nothing, and returns."""
-    run = store.create(**new())
-    worker = Worker(store, lambda ctx: None)
-    worker.stop()
-    worker.run()
-    assert "queued" == store.get(run.id).status
-
-
 def test_again_and_again(store: Store) -> None:
     """A worker can work until there is nothing to do, and later once more."""
     worker = Worker(store, lambda ctx: None)
