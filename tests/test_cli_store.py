@@ -1043,6 +1043,37 @@ def test_a_worker_that_is_stopped_while_its_store_is_away(
         assert code == running.wait(60)
 
 
+REMARK = """
+import os, signal
+from runstate.cli import worker
+from runstate.errors import StoreUnavailable
+
+def empty_queues(store, queues):
+    {}
+
+worker.empty_queues = empty_queues
+worker.worker(["json:dumps", "--until-idle", "--store", "{}"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "outcomes", "status"),
+    [
+        ("raise StoreUnavailable('full for now')", "1 outcome", "failed"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "0 outcomes", "queued"),
+    ],
+    ids=["away", "stopped"],
+)
+def test_a_worker_before_it_works(act: str, outcomes: str, status: str, on_sqlite: Desk) -> None:
+    """A remark on its queues is no reason to end, and a signal that comes meanwhile stops it as any other."""
+    run = on_sqlite.create()
+    done = subprocess.run(
+        [sys.executable, "-c", REMARK.format(act, on_sqlite.url)], capture_output=True, text=True, timeout=60
+    )
+    assert (0, f"{outcomes} committed") == (done.returncode, done.stderr.split("; ")[-1].strip()), done.stderr
+    assert status == on_sqlite.store.get(run).status
+
+
 def test_a_worker_whose_store_is_wrong(postgres_url: str, tmp_path: Path) -> None:
     """A database that is not there, or has no store, ends it at once."""
     for url, sentence in (

@@ -6,10 +6,10 @@ import logging
 import signal
 import sys
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import click
 from rich.console import Console
@@ -19,7 +19,9 @@ from runstate.checks import counted
 from runstate.cli.durations import duration
 from runstate.cli.queues import empty_queues
 from runstate.cli.store_option import LISTEN, STORE, Mistaken, opened
+from runstate.errors import StoreError
 from runstate.json_values import printable
+from runstate.store import Store
 from runstate.worker import Handler, Worker
 from runstate.worker.arguments import check_handler
 
@@ -130,8 +132,9 @@ def worker(
     """Drive the runs of a store with HANDLER, until SIGTERM or Ctrl-C.
 
     HANDLER is a function of a run's context, plain or async. A first signal lets the runs under way finish, a second
-    releases them at once for other workers and ends the process with 128 + the signal's number, whatever the handlers
-    are doing. A database that is away, starting or full is waited for.
+    releases them at once for other workers and ends the process with 128 + the signal's number. Where a handler blocks
+    the event loop, or the database does not answer, it ends all the same, and its runs wait for their lease. A database
+    that is away, starting or full is waited for.
     """
     function = _handler(handler)
     console = Console(stderr=True, highlight=False)
@@ -140,32 +143,44 @@ def worker(
         format="%(message)s",
         handlers=[RichHandler(console=console, show_path=False)],
     )
+    hand: Worker | None = None
     with ExitStack() as stack:
         try:
-            with _stopped_by_sigterm():
+            with _stopped_by_sigterm():  # while it works, it takes the signals itself
                 store = stack.enter_context(opened(url, listen_url, patience_s=float("inf")))
+                hand = _worker(
+                    store,
+                    function,
+                    concurrency=concurrency,
+                    queues=queues,
+                    name=name,
+                    lease_s=lease_s,
+                    max_attempts=max_attempts,
+                    drain_s=drain_s,
+                    stall_timeout_s=stall_timeout_s,
+                )
+                shown = printable(store.database.shown)
+                console.print(f"worker {printable(hand.name)} is at work on {shown}", soft_wrap=True)
+                _remark_empty_queues(store, queues, console)
+                hand.run(until_idle=until_idle)
         except _Stopped:
-            console.print("stopped before the store was there", soft_wrap=True)
-            return
-        try:
-            hand = Worker(
-                store,
-                function,
-                concurrency=concurrency,
-                queues=queues,
-                name=name,
-                lease_s=lease_s,
-                max_attempts=max_attempts,
-                drain_s=drain_s,
-                stall_timeout_s=stall_timeout_s,
-            )
-        except ValueError as error:
-            raise Mistaken(printable(str(error))) from None
-        console.print(f"worker {printable(hand.name)} is at work on {printable(store.database.shown)}", soft_wrap=True)
+            if hand is None:
+                console.print("stopped before the store was there", soft_wrap=True)
+        finally:
+            if hand is not None:
+                committed = counted(hand.settled, "outcome")
+                console.print(f"worker {printable(hand.name)} has ended; {committed} committed", soft_wrap=True)
+
+
+def _worker(store: Store, handler: Handler, **settings: Any) -> Worker:
+    try:
+        return Worker(store, handler, **settings)
+    except ValueError as error:
+        raise Mistaken(printable(str(error))) from None
+
+
+def _remark_empty_queues(store: Store, queues: tuple[str, ...], console: Console) -> None:
+    """Say which queues nothing waits in, if the store answers: the worker waits for it, and needs no remark."""
+    with suppress(StoreError):
         if remark := empty_queues(store, queues):
             console.print(remark, soft_wrap=True)
-        try:
-            hand.run(until_idle=until_idle)
-        finally:
-            committed = counted(hand.settled, "outcome")
-            console.print(f"worker {printable(hand.name)} has ended; {committed} committed", soft_wrap=True)
