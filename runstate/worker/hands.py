@@ -33,12 +33,13 @@ from runstate.worker.work import UNCALLED, Work
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["LAST_S", "Hands", "log"]
+__all__ = ["Hands", "log"]
 
 _CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
 _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
 LAST_S: Final = 5.0  # for the store to answer a worker that ends
+AT_ONCE_S: Final = 1.0  # and one that ends at once: with `_LEAVE_S` and a second such time, before the process is ended
 _ATTEMPTS: Final = checks.count(least=1)
 _STALL_S: Final = checks.number(0.2, checks.YEAR_10000)
 _STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
@@ -92,6 +93,9 @@ class Hands(Waiting):
         self._declined: list[StoredRun] = []
         """Runs that were claimed and cannot be begun here now; they are given back."""
         self._stopping = False
+        self._ends_at_once = False
+        """Whether it was stopped a second time."""
+        self._patience: asyncio.Timeout
         self._lost = False
         self._lease: Lease
         self._pulse: Pulse
@@ -115,6 +119,11 @@ class Hands(Waiting):
         """When the event loop last moved, by the clock that nobody sets; minus infinity before it works."""
         pulse: Pulse | None = getattr(self, "_pulse", None)
         return float("-inf") if pulse is None else pulse.turned_at
+
+    @property
+    def _last_s(self) -> float:
+        """How many seconds the store has to answer a worker that ends."""
+        return min(LAST_S, AT_ONCE_S) if self._ends_at_once else LAST_S
 
     @property
     def _room(self) -> int:
@@ -148,16 +157,16 @@ class Hands(Waiting):
             for work in left:
                 self._let_go(work)
             await self._see_off(left)
-            async with asyncio.timeout(LAST_S) as patience:
+            async with asyncio.timeout(self._last_s) as self._patience:
                 for run in runs:
                     await self._store.aio.release(self._lease, run)
-                    patience.reschedule(self._loop.time() + LAST_S)
+                    self._patience.reschedule(self._loop.time() + self._last_s)
                 await self._store.aio.close_lease(self._lease)
         except (StoreError, TimeoutError) as error:
             told = str(error) or "the store does not answer"
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, told)
         finally:
-            self._pulse.stop()
+            self._pulse.stop(0.1 if self._ends_at_once else 1.0)
 
     async def _see_off(self, left: Sequence[Work]) -> None:
         """Wait a moment for handlers that were told to stop."""

@@ -131,10 +131,10 @@ class Pulse:
             return "" if task is None else f" by {task.get_name()}"
         return ""
 
-    def stop(self) -> None:
-        """Renew no more."""
+    def stop(self, wait_s: float = 1.0) -> None:
+        """Renew no more; wait so long for a heartbeat that is under way."""
         self._stopped.set()
         if self._tick is not None:
             self._tick.cancel()
         if self._thread.is_alive():
-            self._thread.join(timeout=1.0)
+            self._thread.join(timeout=wait_s)

@@ -30,6 +30,9 @@ _END_S: Final = 4.0  # from the second signal to the end of the block, and from 
 _LOOK_S: Final = 0.1  # between two looks whether the time is over
 _SAY_S: Final = 0.2  # for the log, which may be blocked like everything else
 
+_MARK: Final = b"\0"  # among the numbers of signals: what came before it was read
+_ending: Final = threading.Lock()
+
 _Handler: TypeAlias = "Callable[[int, FrameType | None], Any] | int | None"
 
 
@@ -66,6 +69,7 @@ class StopSignals:
         self._previous: dict[int, _Handler] = {}
         self._previous_wakeup = -1
         self._writer: socket.socket | None = None
+        self._caught_up: Final = threading.Event()
         self._thread: threading.Thread
 
     def __enter__(self) -> Self:
@@ -93,6 +97,7 @@ class StopSignals:
         global _current
         if self._writer is None:
             return
+        self._catch_up()
         ends = self._second is not None and (self._takes_over or isinstance(error, KeyboardInterrupt))
         if ends and not hasattr(sys, "ps1"):  # at a prompt it goes on
             # The program ends by itself, unless it waits for threads that never do.
@@ -104,6 +109,13 @@ class StopSignals:
             self._thread.join(_END_S)
         if self._second is not None and self._takes_over:
             self._exit(128 + self._second, error)
+
+    def _catch_up(self) -> None:
+        """Wait until the thread has read the signals that came: one of them may be why the block is left."""
+        if self._writer is not None and not self._takes_over:
+            with suppress(OSError):  # it is full: there is much to be read
+                self._writer.send(_MARK)
+            self._caught_up.wait(_END_S)
 
     @staticmethod
     def _exit(code: int, error: BaseException | None) -> None:
@@ -159,6 +171,8 @@ class StopSignals:
                     with self._lock:
                         self._read += 1
                         self._take(number, self._read)
+            if found is not None and _MARK in found:
+                self._caught_up.set()
             self._end_if_over()
 
     def _take(self, number: int, count: int) -> None:
@@ -184,13 +198,21 @@ class StopSignals:
 
 
 def end_process(code: int) -> None:
-    """End this process, and wait for nothing: what is stuck may hold any lock, that of the log among them."""
-    said = threading.Thread(
-        target=_log.critical, args=("a second signal ends this process; its runs wait for their lease",), daemon=True
-    )
-    with suppress(RuntimeError):  # no thread begins once the interpreter ends
-        said.start()
-        said.join(_SAY_S)
+    """End this process, and wait for nothing: what is stuck may hold any lock, that of the log among them.
+
+    The two threads that see to it may come at once. The log has one line; who comes second waits as long for it.
+    """
+    if _ending.acquire(blocking=False):
+        said = threading.Thread(
+            target=_log.critical,
+            args=("a second signal ends this process; its runs wait for their lease",),
+            daemon=True,
+        )
+        with suppress(RuntimeError):  # no thread begins once the interpreter ends
+            said.start()
+            said.join(_SAY_S)
+    else:
+        threading.Event().wait(_SAY_S)
     os._exit(code)
 
 

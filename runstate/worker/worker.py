@@ -21,7 +21,7 @@ from runstate.store.commands import Turn, Turned
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, Claim, a_claim
 from runstate.worker.arguments import outside_of_loops, possible
 from runstate.worker.handling import Handler
-from runstate.worker.hands import LAST_S, Hands, log
+from runstate.worker.hands import Hands, log
 from runstate.worker.last_attempts import last_attempts
 from runstate.worker.signals import StopSignals
 from runstate.worker.waiting import TAKE_OVER
@@ -79,7 +79,6 @@ class Worker(Hands):
         self._stop_at = float("inf")
         self._at_work = self._ended = False
         self._going: asyncio.Task[None] | None = None
-        self._patience: asyncio.Timeout
         self.settled: int = 0
         """How many outcomes were committed."""
 
@@ -120,7 +119,7 @@ class Worker(Hands):
         """Claim no more, let the handlers finish for `drain_s` seconds, then release their runs. Again: at once."""
         now = monotonic()
         self._stop_at = now if self._stopping else now + self._drain_s
-        self._stopping = True
+        self._ends_at_once, self._stopping = self._stopping, True
         self._ended = not self._at_work
         with suppress(AttributeError, RuntimeError):  # it has no loop yet, or none any more
             self._loop.call_soon_threadsafe(self._hear_stop)
@@ -133,7 +132,8 @@ class Worker(Hands):
 
     def _lose_patience(self) -> None:
         left = max(0.0, self._stop_at - monotonic())
-        self._patience.reschedule(asyncio.get_running_loop().time() + left + LAST_S)
+        at, until = asyncio.get_running_loop().time() + left + self._last_s, self._patience.when()
+        self._patience.reschedule(at if until is None else min(at, until))
 
     @property
     def _time_left(self) -> float:

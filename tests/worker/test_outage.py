@@ -20,7 +20,6 @@ from runstate.store import committer as committing
 from runstate.store.bell import NotifyBell
 from runstate.worker import Context, Outcome, Worker
 from runstate.worker import hands as handing
-from runstate.worker import worker as working
 from tests.judge import judge_by_sql
 from tests.postgres import OwnServer, wait_until
 from tests.store.support import Prompt
@@ -116,7 +115,6 @@ async def test_a_worker_is_stopped_while_nobody_answers(
     both: dict[str, tuple[str, Store]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A signal ends it although its turn is under way; what that was about to commit is committed all the same."""
-    monkeypatch.setattr(working, "LAST_S", 0.3)
     monkeypatch.setattr(handing, "LAST_S", 0.3)
     with ExitStack() as undo:
         for url, _ in both.values():

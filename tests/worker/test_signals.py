@@ -129,6 +129,78 @@ async def test_the_command_ends_too(tmp_path: Path) -> None:
             process.kill()
 
 
+HANGING = """
+import asyncio, sys, threading
+from runstate.store import open_store
+from runstate.worker import Worker
+from tests.store.support import Prompt
+
+url, how = sys.argv[1:]
+
+async def answer(ctx):
+    Prompt(url).__enter__().run("BEGIN IMMEDIATE")
+    print("begun", flush=True)
+    while how == "working":
+        await asyncio.sleep(1)
+
+store = open_store(url, wait_s=60.0)
+try:
+    Worker(store, answer).run()
+finally:
+    print("left", flush=True)
+"""
+
+
+async def end_hanging(url: str, how: str) -> None:
+    with open_store(url) as store:
+        store.create(**new())
+    command = [sys.executable, "-c", HANGING, url, how]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "begun\n" == await asyncio.to_thread(process.stdout.readline)
+            process.send_signal(INT)
+            process.send_signal(TERM)
+            left, logged = await asyncio.to_thread(process.communicate, timeout=LIMIT)
+            assert "left\n" == left, logged
+            assert process.returncode in (128 + INT, 128 + TERM)
+            assert logged.count("ends this process") <= 1, "the store keeps the interpreter, and not the worker"
+        finally:
+            process.kill()
+
+
+@limited
+async def test_a_second_signal_while_the_store_does_not_answer(tmp_path: Path) -> None:
+    """The blocks of the program are left all the same, whether a turn is under way or the runs are to be released."""
+    async with asyncio.TaskGroup() as group:
+        for how in ("turning", "working"):
+            url = f"sqlite:///{tmp_path}/{how}.db"
+            open_store(url, migrate=True).close()
+            group.create_task(end_hanging(url, how))
+
+
+END = """
+import logging, threading
+from runstate.worker.signals import end_process
+
+logging.basicConfig()
+both = threading.Barrier(2)
+
+def end():
+    both.wait()
+    end_process(143)
+
+threading.Thread(target=end).start()
+end()
+"""
+
+
+def test_two_threads_that_end_the_process_say_it_once() -> None:
+    """The thread that listens and the main thread may see at the same time that the time is over."""
+    done = subprocess.run([sys.executable, "-c", END], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    assert (143, 1) == (done.returncode, done.stderr.count("a second signal ends this process"))
+
+
 # --- inside a program -------------------------------------------------------------------------------------------------
 
 PROGRAM = """
