@@ -35,7 +35,11 @@ class _Hand(Hands):
 
     async def drive(self, run_id: str) -> StoredRun | None:
         """Drive the run if it can be claimed or taken over; return it as it stands afterwards."""
-        await self._set_up()
+        try:
+            await self._set_up()
+        except BaseException:
+            self._ticks.stop()
+            raise
         chores: asyncio.Task[None] | None = None
         try:
             claim = await self._claim(run_id)

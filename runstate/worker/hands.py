@@ -25,7 +25,7 @@ from runstate.worker.context import Context, Outcome
 from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler, Raised, Spawn, call, discard, is_awaitable, spawning
 from runstate.worker.last_attempts import Reservation, is_last, last_attempts
-from runstate.worker.pulse import Pulse
+from runstate.worker.pulse import LoopTicks, Pulse
 from runstate.worker.retries import Retries
 from runstate.worker.waiting import Waiting, log
 from runstate.worker.work import UNCALLED, Work
@@ -99,6 +99,7 @@ class Hands(Waiting):
         self._lost = False
         self._lease: Lease
         self._pulse: Pulse
+        self._ticks = LoopTicks()
         self._loop: asyncio.AbstractEventLoop
         self._woken: asyncio.Event
         self._crew: Crew[Work]
@@ -117,8 +118,7 @@ class Hands(Waiting):
     @property
     def turned_at(self) -> float:
         """When the event loop last moved, by the clock that nobody sets; minus infinity before it works."""
-        pulse: Pulse | None = getattr(self, "_pulse", None)
-        return float("-inf") if pulse is None else pulse.turned_at
+        return self._ticks.moved_at
 
     @property
     def _last_s(self) -> float:
@@ -133,6 +133,7 @@ class Hands(Waiting):
     async def _set_up(self) -> None:
         self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._ticks.start()
         self._context = copy_context()
         self._crew = Crew(self._call, Work.take)
         self._spawn = spawning(self._loop)
@@ -143,7 +144,7 @@ class Hands(Waiting):
     async def _take_lease(self) -> None:
         opened_at = monotonic()  # before it is asked for: it may take a while until the answer is here
         self._lease = await self._store.aio.open_lease(self.name, lease_s=self._lease_s)
-        self._pulse = Pulse(self._store, self._lease, opened_at, self._stall_timeout_s, self._beaten)
+        self._pulse = Pulse(self._store, self._lease, opened_at, self._stall_timeout_s, self._ticks, self._beaten)
         self._pulse.start()
 
     async def _give_back(self) -> None:
@@ -167,6 +168,7 @@ class Hands(Waiting):
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, told)
         finally:
             self._pulse.stop(0.1 if self._ends_at_once else 1.0)
+            self._ticks.stop()
 
     async def _see_off(self, left: Sequence[Work]) -> None:
         """Wait a moment for handlers that were told to stop."""

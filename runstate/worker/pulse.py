@@ -22,7 +22,7 @@ from runstate.store.working import Beat, Lease
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["Pulse"]
+__all__ = ["LoopTicks", "Pulse"]
 
 _log = logging.getLogger("runstate.worker")
 
@@ -31,6 +31,30 @@ _LOOK_S: Final = 0.5  # between two looks whether the loop still turns
 _TICK_S: Final = 0.1  # between two turns of the loop that are noted
 _BLOCKED_S: Final = 1.0  # a loop that stands still for longer is reported
 _MARGIN: Final = 0.15  # of the lease: a worker stops its own runs so much before others may take them over
+
+
+class LoopTicks:
+    """When an event loop last moved, while leases come and go."""
+
+    def __init__(self) -> None:
+        self.moved_at: float = float("-inf")
+        """By the clock that nobody sets; minus infinity before it was watched."""
+        self._next: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Watch the loop that runs here."""
+        self.stop()
+        self._tick(asyncio.get_running_loop())
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.moved_at = monotonic()
+        self._next = loop.call_later(_TICK_S, self._tick, loop)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
 
 class Pulse:
@@ -42,6 +66,7 @@ class Pulse:
         lease: Lease,
         opened_at: float,
         stall_timeout_s: float,
+        ticks: LoopTicks,
         beaten: Callable[[float, Beat], None],
     ) -> None:
         """Get ready, in the event loop whose turns are watched; `beaten` is called in the thread."""
@@ -52,21 +77,14 @@ class Pulse:
         self._held_until = self._opened + lease.lease_s
         self._stall_timeout_s = stall_timeout_s
         self._stopped = Event()
-        self.turned_at: float = monotonic()
-        """When the event loop last moved, by the clock that nobody sets."""
+        self._ticks = ticks
         self._loop = asyncio.get_running_loop()
-        self._tick: asyncio.TimerHandle | None = None
         self._told = self._told_of_stall = False
         self._thread = Thread(target=self._go, name="runstate-pulse", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew the lease, and to note that the loop turns."""
-        self._turn()
+        """Begin to renew the lease."""
         self._thread.start()
-
-    def _turn(self) -> None:
-        self.turned_at = monotonic()
-        self._tick = self._loop.call_later(_TICK_S, self._turn)
 
     @property
     def is_safe(self) -> bool:
@@ -106,7 +124,7 @@ class Pulse:
 
     def _look_at_the_loop(self) -> bool:
         """Report a loop that stands still; tell whether it has done so for the stall timeout."""
-        still = monotonic() - self.turned_at
+        still = monotonic() - self._ticks.moved_at
         is_stalled = still >= self._stall_timeout_s
         if is_stalled and not self._told_of_stall:
             self._told_of_stall = self._told = True
@@ -133,8 +151,7 @@ class Pulse:
 
     def stop(self, wait_s: float = 1.0) -> None:
         """Renew no more; wait so long for a heartbeat that is under way."""
+        is_first = not self._stopped.is_set()
         self._stopped.set()
-        if self._tick is not None:
-            self._tick.cancel()
-        if self._thread.is_alive():
+        if is_first and self._thread.is_alive():  # a heartbeat that hangs holds the event loop up once
             self._thread.join(timeout=wait_s)

@@ -155,6 +155,7 @@ class Worker(Hands):
     def _leave_work(self) -> None:
         self._at_work, self._ended = False, self._stopping
         self._end_requests()
+        self._ticks.stop()
 
     def _was_stopped(self) -> RuntimeError:
         return RuntimeError(f"worker {self.name} was stopped and works no more: make another Worker")
