@@ -48,6 +48,10 @@ _STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is n
 class Hands(Waiting):
     """A worker's lease, and the runs it works on."""
 
+    _patience: asyncio.Timeout
+    _ends_at_once = False
+    """Whether it was stopped a second time."""
+
     def __init__(
         self,
         store: Store,
@@ -93,9 +97,6 @@ class Hands(Waiting):
         self._declined: list[StoredRun] = []
         """Runs that were claimed and cannot be begun here now; they are given back."""
         self._stopping = False
-        self._ends_at_once = False
-        """Whether it was stopped a second time."""
-        self._patience: asyncio.Timeout
         self._lost = False
         self._lease: Lease
         self._pulse: Pulse
