@@ -27,7 +27,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 FLOOR_0 = ("lifecycle", "errors", "clock")
 FLOOR_1 = (
     *("ids", "outputs", "arguments", "json_values", "checks", "values", "record", "wire", "snapshot", "stored", "run"),
-    *("json_text", "plausible", "recordings", "refused_text"),
+    *("json_text", "plausible", "recordings", "refused_text", "redaction"),
 )
 FLOOR_2 = ("store",)
 FLOOR_3 = ("worker",)
@@ -39,6 +39,7 @@ BELOW: dict[str, frozenset[str]] = {
     "ids": frozenset({"clock"}),
     "json_values": frozenset({"errors"}),
     "refused_text": frozenset(),
+    "redaction": frozenset(),
     "json_text": frozenset({"errors", "json_values", "refused_text"}),
     "checks": frozenset({"errors", "json_values"}),
     "values": frozenset({"errors", "json_values", "checks"}),

@@ -26,6 +26,7 @@ from runstate.errors import (
     ToolOutputsMismatch,
 )
 from runstate.json_values import printable
+from runstate.redaction import without_passwords
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -99,15 +100,14 @@ def masked(text: str) -> str:
     >>> print(masked("no run postgresql://me:secret@host/db"))
     no run postgresql://me:***@host/db
     """
-    return printable(_WORD.sub(_without_password, text))
+    return printable(without_passwords(_WORD.sub(_without_password, text)))
 
 
 def _without_password(found: re.Match[str]) -> str:
     head, at, host = found[0].rpartition("@")
     scheme, slashes, person = head.partition("://") if "://" in head else ("", "", head)
     user, colon, _ = person.partition(":")
-    word = f"{scheme}{slashes}{user}:***@{host}" if at and colon else found[0]
-    return _SECRET.sub("***", word)
+    return f"{scheme}{slashes}{user}:***@{host}" if at and colon else found[0]
 
 
 def told(error: RunstateError, url: str = "") -> click.ClickException:

@@ -93,4 +93,5 @@ def _listening_at(listen_url: str, database: Database, wait_s: float) -> Databas
         raise StoreUrlError(f"listen_url: {error}") from None
     if SQLITE in (database.words, listening.words):
         raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
+    database.private = (*database.private, *listening.private)  # neither address may stand in a run
     return listening

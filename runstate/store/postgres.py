@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from os import dup
+from itertools import chain
+from os import dup, environ
 from socket import SHUT_RDWR, socket
 from typing import Any, Final, TypeVar
 
@@ -19,6 +20,7 @@ from runstate.errors import (
     StoreUrlError,
 )
 from runstate.json_values import printable
+from runstate.redaction import Password
 from runstate.store.queries import Column
 from runstate.store.rows import Row
 from runstate.store.session import Given, Trouble
@@ -199,8 +201,10 @@ class PostgresDatabase:
         if not _PORTS.fullmatch(str(port)):  # in postgresql://me:secret/database it is the password
             raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
         self.shown: str = printable(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
-        names = ("host", "hostaddr", "port", "dbname", "user", "password")
-        self.private: Sequence[str] = [each for name in names for each in str(parts.get(name, "")).split(",") if each]
+        several = [str(parts.get(name, "")).split(",") for name in ("host", "hostaddr", "port")]
+        names = [*chain(*several), str(parts.get("dbname", "")), str(parts.get("user", ""))]
+        passwords = (parts.get("password", ""), parts.get("sslpassword", ""), environ.get("PGPASSWORD", ""))
+        self.private: Sequence[str] = [each for each in (*names, *map(Password, passwords)) if each]
         self.url: Final = url
         self._parts: Final = parts
         self._wait_s = wait_s

@@ -7,21 +7,19 @@ not written into it, and the parts of the store's address are taken out of every
 from __future__ import annotations
 
 import asyncio
-import re
 import traceback
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from textwrap import indent
 from types import TracebackType
 from typing import Final
 
 from runstate.checks import with_article
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
+from runstate.redaction import redacted
 from runstate.store.availability import can_be_retried, is_outage
 
 __all__ = ["met_outage", "redacted", "sentence_of", "traceback_of"]
 
-_HIDDEN: Final = "***"
 _SENTENCES: Final[tuple[tuple[type[StoreError], str], ...]] = (
     (StoreUnavailable, "the store could not be used"),
     (OutcomeUnknown, "the answer of the store was lost"),
@@ -32,11 +30,6 @@ _SENTENCES: Final[tuple[tuple[type[StoreError], str], ...]] = (
 _OF_CONNECTIONS: Final = frozenset({"OperationalError", "InterfaceError"})
 _CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
-_QUOTES: Final = "\"'`»«›‹“”„‘’"
-_ADDRESS: Final = r"(?:postgres(?:ql)?|sqlite)(?:\+\w+)?://[^\s\"'<>]*"
-_LIBPQ: Final = (
-    r"(?<=connection to server )(?:at|on socket) \".*?(?= failed)"  # with the numbers that a name stands for
-)
 
 
 def met_outage(error: BaseException, was_away: bool) -> bool:
@@ -116,22 +109,3 @@ def _frames(trace: TracebackType | None) -> Iterator[str]:
     if trace is not None:
         yield "Traceback (most recent call last):\n"
         yield from traceback.format_tb(trace)
-
-
-def redacted(text: str, private: Sequence[str]) -> str:
-    """Return a text without addresses of stores, and without the parts of one's own: hosts, names, paths."""
-    return _pattern(tuple(private)).sub(_HIDDEN, text)
-
-
-@lru_cache(maxsize=16)
-def _pattern(private: tuple[str, ...]) -> re.Pattern[str]:
-    parts = [_ADDRESS, _LIBPQ]
-    for part in filter(None, private):
-        word = re.escape(part)
-        if part.isdecimal():
-            parts.append(rf"(?<=port ){word}\b|(?<=port=){word}\b|(?<=[\w\]]:){word}\b")
-        elif re.search(r"[./:\\]", part):  # a host or a path, which is no word of a language
-            parts.append(rf"(?<![\w.]){word}(?![\w])")
-        else:
-            parts.append(rf"(?<=[{_QUOTES}]){word}(?=[{_QUOTES}])")
-    return re.compile("|".join(parts))
