@@ -153,8 +153,11 @@ class Store(Everything):
         """Work inside the transaction that is open on `connection`, a caller's own to the same database.
 
         A psycopg or sqlite3 connection, or a SQLAlchemy one. Nothing is committed here: that is the caller's, and so
-        are locks held until then. An error undoes only what was asked, not the caller's own work.
+        are locks held until then. An error undoes only what was asked, not the caller's own work. Raises `StoreError`
+        where the connection leads elsewhere, as every one does for a store in memory.
         """
+        if self.database.in_memory:
+            raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
         yield BoundStore(Inside(self._session_over(connection), self._require_own))
 
     def _require_own(self, session: Session) -> None:

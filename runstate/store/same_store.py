@@ -7,11 +7,12 @@ Which table `runstate_run` is depends on the connection: on its file and what it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import count
 from typing import Final, NamedTuple
 
-from runstate.errors import SchemaMismatch, StoreError
+from runstate.errors import SchemaMismatch, StoreError, StoreUrlError
 from runstate.store.session import Session
+from runstate.store.sqlite import file_id
 from runstate.store.tables import SQLITE
 
 __all__ = ["Place", "place_of", "require_same"]
@@ -21,6 +22,9 @@ SELECT coalesce(c.oid::bigint, 0), d.oid::bigint, coalesce(n.nspname, ''), curre
         current_schemas(false)::text
     FROM pg_database AS d LEFT JOIN pg_class AS c ON c.oid = to_regclass('runstate_run')
     LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE d.datname = current_database()"""
+
+_NO_DEVICE: Final = -1
+_numbers: Final = count()  # a database without a file is the same as no other
 
 
 class Place(NamedTuple):
@@ -50,9 +54,15 @@ def _place_in_sqlite(session: Session) -> Place:
         quoted = '"' + name.replace('"', '""') + '"'
         schema = "sqlite_temp_master" if name == "temp" else f"{quoted}.sqlite_master"
         if session.run(f"SELECT 1 FROM {schema} WHERE name = 'runstate_run'", {}):
-            file = Path(path).stat() if path else None
-            return Place((file.st_dev, file.st_ino) if file else (0, 0), path or "no file")
+            return Place(_file_at(path) if path else (_NO_DEVICE, next(_numbers)), path or "no file")
     return Place((), "nowhere")
+
+
+def _file_at(path: str) -> tuple[int, int]:
+    file = file_id(path)
+    if file is None:
+        raise StoreUrlError(f"cannot open {path}: the file was deleted or renamed")
+    return file
 
 
 def _looked_in_first(attached: Sequence[object]) -> tuple[bool, object]:

@@ -13,8 +13,10 @@ import pytest
 from psycopg.rows import dict_row
 
 from runstate import IllegalTransition, InvalidRun, ManualClock
-from runstate.errors import RunNotFound, SchemaMismatch, StoreError, ThreadBusy
+from runstate.errors import RunNotFound, SchemaMismatch, StoreError, StoreUrlError, ThreadBusy
 from runstate.store import BoundStore, Store, open_store
+from runstate.store.same_store import place_of, require_same
+from runstate.store.sqlite import SqliteSession
 from tests.store.support import Prompt, names
 from tests.support import CALL
 
@@ -280,6 +282,59 @@ def test_a_connection_to_another_file(tmp_path: Path) -> None:
             own.execute("CREATE TEMPORARY TABLE runstate_run (id TEXT)")
             refused_elsewhere(store, own, "another store, in no file")
         assert () == other.list().data
+
+
+@pytest.mark.parametrize("where", [":memory:", "", "file"])
+def test_a_store_in_memory_has_no_other_connection(where: str, tmp_path: Path) -> None:
+    """None can lead there, so each is refused: what it creates would be lost with the caller's own database."""
+    file = tmp_path / "runs.db"
+    open_store(f"sqlite:///{file}").close()
+    with (
+        open_store("sqlite:///:memory:") as store,
+        closing(sqlite3.connect(str(file) if where == "file" else where)) as own,
+    ):
+        store.create(**names(id="run_1"))
+        if where != "file":
+            with closing(sqlite3.connect(file)) as source:
+                source.backup(own)
+        own.execute("BEGIN")
+        with (
+            pytest.raises(StoreError, match="no other connection leads to a store in memory"),
+            store.within(own) as bound,
+        ):
+            bound.create(**names(id="run_9"))
+        assert ["run_1"] == [run.id for run in store.list().data]
+        assert [(0,)] == own.execute("SELECT count(*) FROM runstate_run").fetchall()
+
+
+def test_a_database_without_a_file_is_no_other(tmp_path: Path) -> None:
+    """Two of them are two stores, also where one is looked at twice."""
+    file = tmp_path / "runs.db"
+    open_store(f"sqlite:///{file}").close()
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(":memory:")) as own:
+        source.backup(own)
+        first, second = (place_of(SqliteSession(own, "here", 0.0, owned=False)) for _ in range(2))
+        assert first.table != second.table
+        with pytest.raises(StoreError, match="leads to another store, in no file"):
+            require_same(first, second)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_file_that_was_renamed_meanwhile(tmp_path: Path, is_deleted: bool) -> None:
+    """Its place cannot be known any more: refused by an error of the store, and nothing is written."""
+    file = tmp_path / "runs.db"
+    with open_store(f"sqlite:///{file}") as store, closing(sqlite3.connect(file)) as own:
+        store.create(**names(id="run_1"))
+        own.execute("SELECT count(*) FROM runstate_run").fetchall()
+        own.execute("BEGIN")
+        file.unlink() if is_deleted else file.rename(tmp_path / "other.db")
+        for ask in (lambda bound: bound.create(**names(id="run_9")), lambda bound: bound.list()):
+            with (
+                store.within(own) as bound,
+                pytest.raises(StoreUrlError, match=r"cannot open .*runs\.db: the file was"),
+            ):
+                ask(bound)
+        assert [("run_1",)] == own.execute("SELECT id FROM runstate_run").fetchall()
 
 
 def test_tables_that_were_made_anew(postgres_url: str) -> None:
