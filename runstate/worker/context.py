@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import attrs
@@ -13,7 +14,7 @@ from runstate import checks
 from runstate.arguments import Calls, GivenUsage, required_action_of, usage_of
 from runstate.checks import with_article
 from runstate.clock import monotonic
-from runstate.errors import Fault, LeaseLost, RunstateError
+from runstate.errors import Fault, LeaseLost, StoreError
 from runstate.ids import new_run_id
 from runstate.json_values import fits, misfits
 from runstate.lifecycle import RunEvent
@@ -34,6 +35,7 @@ from runstate.values import (
     Usage,
     demand,
 )
+from runstate.worker.errors import RunFailed, TokenLimitReached
 from runstate.worker.failure import redacted, sentence_of, traceback_of
 from runstate.worker.keeping import keep, keep_later
 
@@ -45,38 +47,12 @@ __all__ = ["Context", "Outcome", "RunFailed", "TokenLimitReached"]
 log: Final = logging.getLogger("runstate.worker")
 
 _NEVER: Final = float("inf")
-_CODE: Final = checks.one_of(get_args(ErrorCode))
 _REASON: Final = checks.one_of(get_args(IncompleteReason))
 _MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
 _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
 _MOST_CHECKPOINT: Final = 16 * 1024 * 1024
 _MOST_PROGRESS: Final = 1000
 _MOST_CALLS: Final = 5  # that a sentence names
-
-
-class TokenLimitReached(RunstateError):
-    """The run has used more tokens than it may, and ends as incomplete. Raised by `add_usage`; let it pass."""
-
-    def __init__(self, run_id: str, reason: IncompleteReason) -> None:
-        super().__init__(run_id, reason)
-        self.run_id: str = run_id
-        self.reason: IncompleteReason = reason
-
-    def __str__(self) -> str:
-        return f"run {self.run_id} is past its {self.reason}, and ends incomplete"
-
-
-class RunFailed(RunstateError):
-    """Raise this in a handler to fail its run with a code and a message of your choice."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(code, message)
-        demand(_CODE("code", code) + checks.text("message", message))
-        self.code: ErrorCode = code
-        self.message: str = message
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
 
 
 @attrs.frozen
@@ -216,6 +192,12 @@ class Context:
         """Say how far the work is, for people who look. Nobody waits for it, and the last text counts."""
         demand(checks.text("progress", text))
         self._store.tell(self._note(progress=text.replace("\0", "")[:_MOST_PROGRESS]))
+
+    def note_usage(self) -> None:
+        """Have the tokens used so far kept, before whatever the worker asks next."""
+        if self._prompt or self._completion:
+            with suppress(StoreError):  # the store is closed
+                self._store.tell(self._note())
 
     def _note(self, checkpoint: str | None = None, progress: str | None = None) -> Call[None]:
         run, worker = self.run, self._lease.token

@@ -21,13 +21,14 @@ from runstate.store.creating import queue_names
 from runstate.store.working import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, Lease, worker_name
 from runstate.stored import StoredRun
 from runstate.worker.arguments import check_handler, check_store, is_async_function, possible
+from runstate.worker.cancels import Cancels
 from runstate.worker.context import Context, Outcome
 from runstate.worker.crew import Crew
 from runstate.worker.handling import Handler, Raised, Spawn, call, discard, is_awaitable, spawning
 from runstate.worker.last_attempts import Reservation, is_last, last_attempts
 from runstate.worker.pulse import LoopTicks, Pulse
 from runstate.worker.retries import Retries
-from runstate.worker.waiting import Waiting, log
+from runstate.worker.waiting import log
 from runstate.worker.work import UNCALLED, Work
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _STALL_S: Final = checks.number(0.2, checks.YEAR_10000)
 _STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
 
 
-class Hands(Waiting):
+class Hands(Cancels):
     """A worker's lease, and the runs it works on."""
 
     _patience: asyncio.Timeout
@@ -158,6 +159,7 @@ class Hands(Waiting):
         try:
             for work in left:
                 self._let_go(work)
+                work.ctx.note_usage()
             await self._see_off(left)
             async with asyncio.timeout(self._last_s) as self._patience:
                 for run in runs:
@@ -224,16 +226,21 @@ class Hands(Waiting):
             return  # noticed at the call of a handler before it, by a task that begins at once
         if run.status is _CANCELLING:  # somebody asked before its claim was known of
             self._done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
+            self._retries.forget(run.seq)
             self._woken.set()
             return
         is_last_attempt = past is not None and is_last(run.attempt, self._max_attempts)
         take = self._finish_last if is_last_attempt else self._finish
+        if self._retries.known:
+            past = self._retries.going_on(run, past)
         work = Work(Context(self._store, self._lease, run, past, now, self._asynchronous), now, take)
+        self._working[work.seq] = work  # before its place is held, which is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(work):
+            del self._working[work.seq]
+            self._retries.forget(work.seq)
             self._declined.append(run)
             self._woken.set()
             return
-        self._working[work.seq] = work
         if self._asynchronous:
             self._context.run(work.begin, self._handler, self._spawn, self._is_held)
         else:
@@ -286,7 +293,7 @@ class Hands(Waiting):
         self._woken.set()
         if isinstance(returned, Raised) and work.met_outage(returned, self._store.availability):
             log.debug("run %s: its handler met an outage, and is called again", work.ctx.run_id)
-            self._retries.add(work.ctx.run, returned.error)
+            self._retries.add(work.ctx, returned.error)
             return
         try:
             settle = work.settle(returned)
@@ -300,6 +307,7 @@ class Hands(Waiting):
     def _let_go(self, work: Work) -> None:
         """Stop a handler, as far as it can be; nothing it returns counts any more."""
         work.abandon()
+        self._retries.forget(work.seq)
         if work.future is None or not work.future.done():
             self._strays.add(work)
 
@@ -316,6 +324,9 @@ class Hands(Waiting):
 
     def _compare(self, looked_at: float, standing: Mapping[int, RunStatus]) -> None:
         """Stop what is no longer this worker's, and let handlers know of cancels."""
+        for ctx in self._retries.compare(looked_at, standing) if self._retries.known else ():
+            self._done.append(ctx.settle_event(RunEvent.CONFIRM_CANCEL))
+            self._woken.set()
         for seq, work in list(self._working.items()):
             status = standing.get(seq)
             if status is _CANCELLING:
@@ -325,21 +336,6 @@ class Hands(Waiting):
                 self._let_go(work)
                 self._woken.set()
                 log.warning("run %s was ended or taken over by another; its handler is stopped", work.ctx.run_id)
-
-    def _look_for_cancels(self) -> None:
-        """See which of its runs somebody asked to cancel; one look at a time."""
-        self._look_requested = True  # a look that is under way may have asked the store before
-        if self._looking is None or self._looking.done():
-            self._looking = self._loop.create_task(self._look())
-
-    async def _look(self) -> None:
-        while self._look_requested:
-            self._look_requested = False
-            looked_at = monotonic()
-            try:
-                self._compare(looked_at, await self._store.aio.owned(self._lease))
-            except StoreError as error:
-                log.debug("could not look for cancels, the next heartbeat will: %s", error)
 
     # --- chores ---------------------------------------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ class Worker(Hands):
         if hint & Hint.QUEUED:
             self._hinted = True
             self._woken.set()
-        if hint & Hint.CANCELLING and self._working:
+        if hint & Hint.CANCELLING and (self._working or self._retries):
             self._look_for_cancels()
 
     async def _go_round(self, until_idle: bool) -> None:

@@ -328,7 +328,11 @@ def test_a_file_that_was_renamed_meanwhile(tmp_path: Path, is_deleted: bool) -> 
         own.execute("SELECT count(*) FROM runstate_run").fetchall()
         own.execute("BEGIN")
         file.unlink() if is_deleted else file.rename(tmp_path / "other.db")
-        for ask in (lambda bound: bound.create(**names(id="run_9")), lambda bound: bound.list()):
+        asks: tuple[Callable[[BoundStore], object], ...] = (
+            lambda bound: bound.create(**names(id="run_9")),
+            lambda bound: bound.list(),
+        )
+        for ask in asks:
             with (
                 store.within(own) as bound,
                 pytest.raises(StoreUrlError, match=r"cannot open .*runs\.db: the file was"),
