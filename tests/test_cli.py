@@ -272,6 +272,7 @@ def test_the_lanes_that_move_are_those_of_the_terminal() -> None:
     assert "● may be asked   ▶ leads to" in written.decode(errors="ignore")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("arguments", [("table",), ("explain", "queued", "complete"), ("explain", "expired", "start")])
 def test_words_are_whole_on_a_terminal(width: int, arguments: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,8 +102,13 @@ def dotted(path: Path) -> str:
     return ".".join(("runstate", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imports(path: Path) -> Iterator[Import]:
-    """Yield every import of a module, those inside functions too."""
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
+    """Return every import of a module, those inside functions too."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[Import]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {
         id(inner)

@@ -161,6 +161,7 @@ def _state(connection: psycopg.Connection[Any]) -> tuple[object, ...]:
     return sorted(rows), prepared, [getattr(connection, name) for name in here], loaders, connection.info.encoding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "autocommit"), [*((kind, False) for kind in POSTGRES_KINDS), ("as it comes", True)], ids=str
 )

@@ -263,6 +263,7 @@ def test_many_are_all_or_none(store: Store, prompt: Prompt, clock: ManualClock) 
             assert before == prompt.everything()
 
 
+@pytest.mark.slow
 def test_ten_thousand_at_most(any_store: Store, clock: ManualClock) -> None:
     """10,000 come to be in one commit, in order; one more is refused before anything is asked of the database."""
     assert [] == any_store.create_many([])

@@ -137,6 +137,7 @@ def spoilt(columns: dict[str, Any], row: dict[str, Any], place: str) -> Iterator
     yield from (value for value in some if value != right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "event"), sorted(TABLE))
 def test_a_legal_move_with_one_column_wrong(
     store: Store, prompt: Prompt, clock: object, source: str, event: str

@@ -135,6 +135,7 @@ def test_one_column_of_a_run(store: Store, prompt: Prompt, clock: object, capsys
     assert refused > (30_000 if prompt.is_sqlite else 5_000)
 
 
+@pytest.mark.slow
 def test_one_column_of_the_history(store: Store, prompt: Prompt, clock: object) -> None:
     """No column of any entry can be changed, of live runs and ended ones; nothing says so but the trigger."""
     runs = shapes(store)

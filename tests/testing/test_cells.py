@@ -149,6 +149,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
 
 
+@pytest.mark.slow
 def test_ids_of_cells(collected: list[str]) -> None:
     """A cell's id is its status and event: `test_cells[completed-fail]`."""
     expected = [f"test_cells[{status}-{event}]" for status in STATUSES for event in EVENTS]

@@ -46,6 +46,7 @@ def pytest_in(folder: Path, python: Path, *options: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_readmes_first_test_file(tmp_path: Path, python: Path) -> None:
     """Twelve lines; the first run fails and says why, as the README shows it; the second passes, and counts."""
     assert len([line for line in CODE.splitlines() if line]) <= 12

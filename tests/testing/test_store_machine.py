@@ -69,6 +69,7 @@ def test_in_a_file(tmp_path: Path) -> None:
     assert next(numbers) > 4
 
 
+@pytest.mark.slow
 def test_in_postgres(postgres_server: Server) -> None:
     """A store in PostgreSQL answers as foretold, also where two stores are open on it."""
     url = postgres_server.create_database()

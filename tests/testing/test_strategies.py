@@ -109,6 +109,7 @@ def test_runs_are_plausible(run: Run) -> None:
     assert run == Run.from_json(run.to_json())
 
 
+@pytest.mark.slow
 def test_runs_stand_in_every_status() -> None:
     """Every status is drawn, and of several that are given those alone."""
     assert set(STATUSES) == {run.status for run in drawn(runs())}
@@ -198,6 +199,7 @@ def _steps(seen: list[list[str]]) -> list[tuple[str, str]]:
     return [pair for statuses in seen for pair in pairwise(statuses)]
 
 
+@pytest.mark.slow
 @given(traces(broken=True))
 def test_broken_traces_cannot_be(trace: list[dict[str, Any]]) -> None:
     """A search over all histories, made of the table by hand, finds none; and the judge says why."""

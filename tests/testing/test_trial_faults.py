@@ -257,6 +257,7 @@ def test_matrix_names_the_wrong_cells() -> None:
 # --- by copies, at once, by workers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_old_copy_is_not_saved() -> None:
     """Where the last write wins, an outcome overwrites another one; each is charged once and can be replayed."""
     judgement = hold_trial(broken_actors.LastWriteWins().cards(), race_rounds=1)
@@ -276,6 +277,7 @@ def test_an_old_copy_is_not_saved() -> None:
 TARGET: Final = {event: target for (_, event), target in TABLE.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
@@ -293,6 +295,7 @@ def test_an_old_copy_is_refused_well(kind: type[broken_actors.Cards], found: str
     assert {"failed_at"} if kind is broken_actors.SavesAPart else set() == shown.changed
 
 
+@pytest.mark.slow
 def test_an_event_without_a_method_for_copies() -> None:
     """What is not offered is not asked of an old copy either."""
     cards = broken_actors.Cards().cards()
@@ -366,6 +369,7 @@ def test_who_blocks_each_other_ends_the_races() -> None:
     assert 81 == judgement.count("holds")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "found"),
     [

@@ -77,6 +77,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Callable[[
 Database = tuple[Callable[[], Any], Callable[[str], str]]
 
 
+@pytest.mark.slow
 def test_tables(database: Database) -> None:
     """A table whose statements name where a run must stand holds, also when two ask at once."""
     judgement = hold_trial(table(*database), race_rounds=1)
@@ -111,6 +112,7 @@ def test_tables_that_forget_a_condition(database: Database) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_tables_that_break(database: Database) -> None:
     """An error of the database is a breakage, unless it is said to be a refusal."""
     connect, given = database

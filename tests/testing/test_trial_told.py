@@ -6,6 +6,7 @@ import json
 from itertools import chain
 
 import attrs
+import pytest
 
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.testing.trial import Functions, Judgement, Refused, hold_trial
@@ -128,6 +129,7 @@ LastWriteWins: 81 of 81 cells hold; 37 faults in all
 """
 
 
+@pytest.mark.slow
 def test_old_copies_are_told() -> None:
     """What comes of old copies is told once, and not again by those who race with them."""
     told = str(hold_trial(broken_actors.LastWriteWins().cards(), race_rounds=1))

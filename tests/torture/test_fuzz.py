@@ -31,6 +31,7 @@ from tests.torture.fuzz.telling import CONTROL, SECRET
 SAMPLE = {"run": 2500, "check": 1200, "cassette": 600, "url": 5000, "cli": 250}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_sample(target: str) -> None:
     """A run or the documented refusal, every time; something is read, and something is refused."""

@@ -281,6 +281,7 @@ WORKING: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["worker", "drive"])
 @pytest.mark.parametrize("name", WORKING)
 def test_what_works_all_the_same(name: str, by: str, recwarn: pytest.WarningsRecorder) -> None:
