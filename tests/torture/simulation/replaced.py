@@ -16,7 +16,7 @@ from unittest import mock
 import runstate.worker
 from runstate import clock, ids
 from runstate.store import backoff, bell, creating, face, working
-from runstate.worker import hands
+from runstate.worker import waiting
 from runstate.worker.last_attempts import LastAttempts
 from tests.torture.simulation import primitives
 from tests.torture.simulation.database import template
@@ -108,7 +108,7 @@ def replaced() -> Generator[None, None, None]:
                 if (isinstance(value, type) or callable(value)) and (instead := _instead(value)) is not None:
                     put(module, name, instead)
         put(face, "VersionBell", _HintsBetween)
-        put(hands, "random", _Chance)
+        put(waiting, "random", _Chance)
         for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("drive", "hands", "worker")):
             put(module, "last_attempts", _last_attempts)
         put(backoff, "random", _Chance)
