@@ -82,24 +82,8 @@ define install
 	$(1)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
 endef
 
-$(DEMO_READY): requirements/demo.txt pyproject.toml
-	$(call install,.venv,demo)
-	@touch $@
-
-$(TEST_READY): requirements/test.txt pyproject.toml
-	$(call install,.venv,test)
-	@touch $@
-
-$(DEV_READY): requirements/dev.txt pyproject.toml
-	$(call install,.venv,dev)
-	@touch $@
-
-$(BENCH_READY): requirements/bench.txt pyproject.toml
-	$(call install,.venv,bench)
-	@touch $@
-
-$(MUTATION_READY): requirements/mutation.txt pyproject.toml
-	$(call install,.venv,mutation)
+.venv/.%: requirements/%.txt pyproject.toml
+	$(call install,.venv,$*)
 	@touch $@
 
 .venv-newest/.ready: pyproject.toml
