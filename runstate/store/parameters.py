@@ -104,7 +104,7 @@ class Parsed:
     name: bytes
     """By which it is prepared: another text has another."""
     parameters: tuple[tuple[str, Encode], ...]
-    formats: tuple[pq.Format, ...]
+    formats: list[pq.Format]  # psycopg 3.2.1 takes no tuple
 
     def values(self, given: Mapping[str, Any], encoding: str = "utf-8") -> list[bytes | None]:
         """Return the values of its parameters, in their order, as they are sent."""
@@ -126,5 +126,5 @@ def parsed(statement: str) -> Parsed:
         text,
         b"runstate_" + sha256(text).hexdigest()[:32].encode(),
         tuple((name, _ARRAYS[kind] if kind else _scalar) for name, kind in arrays.items()),
-        tuple(pq.Format.BINARY if kind else pq.Format.TEXT for kind in arrays.values()),
+        [pq.Format.BINARY if kind else pq.Format.TEXT for kind in arrays.values()],
     )
