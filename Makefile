@@ -17,7 +17,7 @@ demo: $(DEMO_READY)  ## drive runs through every status
 test: $(TEST_READY)  ## run all tests but the slow and the foreign ones, in at most three minutes on two cores
 	$(PYTEST) -m "not slow and not foreign"
 
-test-quick: $(TEST_READY)  ## run what answers within a minute: no server, no other process
+test-quick: $(TEST_READY)  ## run what needs no server and no other process
 	$(PYTEST) -m "not slow and not foreign and not server and not process"
 
 test-newest: .venv-newest/.ready  ## run the tests with the newest releases of everything

@@ -1,6 +1,6 @@
 """Models of `transitions`: which can be bound to a machine, and how copies of a bound one are bound themselves.
 
-`transitions` leaves out an event where the model has an attribute of that name, and logs it where nobody looks; and it
+`transitions` leaves out an event where the model has an attribute of that name, and only logs it; and it
 keeps each trigger in the model, as a partial that names the model, so that a shallow copy of the model moves the
 original. Here the first is refused, and the second mended.
 """

@@ -38,7 +38,7 @@ def parse(text: bytes) -> object:
     That is: one document in UTF-8 of 16 MiB and 80 levels at most, no aliases, and only with PyYAML installed.
     """
     try:
-        import yaml  # type: ignore[import-untyped]  # here, because nobody needs it who reads no YAML
+        import yaml  # type: ignore[import-untyped]  # here, because only a reader of YAML needs it
     except ImportError:
         raise _refusal("YAML is read with PyYAML, which is not installed: pip install pyyaml") from None
     if len(text) > MAX_BYTES:

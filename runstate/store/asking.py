@@ -81,7 +81,7 @@ class Readers:
         raise _nothing_unknown(error) from error.__cause__
 
     def _take(self) -> tuple[Session, int, bool]:
-        """Return a session that nobody uses, the epoch it was opened in, and whether it was opened before."""
+        """Return an unused session, the epoch it was opened in, and whether it was opened before."""
         try:
             while True:
                 session, epoch = self._idle.get_nowait()

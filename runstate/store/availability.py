@@ -48,7 +48,7 @@ def is_outage(error: BaseException) -> bool:
     """Tell whether an error of a store that could be used before may pass by itself.
 
     A server that is being restored, renamed or replaced says for a while that there is no such database, table or
-    right. Where a store is opened these are mistakes: nobody could use it before.
+    right. Where a store is opened these are mistakes: no caller could use it before.
     """
     return isinstance(error, _OUTAGES)
 
@@ -151,7 +151,7 @@ class Availability:
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def was_away_since(self, at: float) -> bool:
-        """Tell whether the database was away at any time since a moment of the clock that nobody sets."""
+        """Tell whether the database was away at any time since a moment of the monotonic clock."""
         return self.is_away or self._until > at
 
     def wake(self) -> None:

@@ -65,7 +65,7 @@ class Awaited(Generic[P, T]):
         async def call(store: Asynchronous, *args: P.args, **kwargs: P.kwargs) -> T:
             return await cast("Awaitable[T]", method(store.everything, *args, **kwargs))
 
-        call.__qualname__ = f"AsyncStore.{method.__name__}"  # which Python names where somebody forgets to await
+        call.__qualname__ = f"AsyncStore.{method.__name__}"  # which Python names where a caller forgets to await
         self._call = call
         self.__doc__ = method.__doc__
 

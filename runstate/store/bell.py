@@ -80,7 +80,7 @@ class Bell:
                 self._listeners = tuple(other for other in self._listeners if other is not heard)
 
     def _begin(self) -> None:
-        """Begin to hear of other processes, now that somebody listens."""
+        """Begin to hear of other processes, now that there is a listener."""
 
     def close(self) -> None:
         """Hear and tell no more."""
