@@ -164,16 +164,23 @@ class Harm:
         return True
 
     def turn_read_only(self) -> bool:
-        """Cut all connections, and let those that come next only read, for ever; later ones can write again."""
+        """Cut all connections, and let those that come next only read, for ever; later ones can write again.
+
+        A pooler keeps the connections that can only read, and no client can close them there. What fails a primary over
+        has the pooler connect again (RECONNECT), so they are closed here before later ones can write.
+        """
         server = self.stage.server
         assert server is not None
         began, name = time(), str(conninfo_to_dict(self.stage.url)["dbname"])
         reading = sql.SQL("ALTER DATABASE {} {} default_transaction_read_only")
+        end_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
         with closing(psycopg.connect(server.address, autocommit=True)) as admin:
             admin.execute(sql.SQL("{} = on").format(reading.format(sql.Identifier(name), sql.SQL("SET"))))
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            admin.execute(end_all, [name])
             sleep(self.chance.choice(OUTAGES_S))
             admin.execute(reading.format(sql.Identifier(name), sql.SQL("RESET")))
+            if self.stage.is_pooled:
+                admin.execute(end_all, [name])
         self.outages.append((began, time()))
         return True
 

@@ -81,7 +81,7 @@ class Stage:
         self._where = where
         self._bug = bug
         self._lease_s = lease_s
-        self._pooler = pooler
+        self.is_pooled: Final = pooler
         self.seed: Final = seed
         self.chance: Final = Random(f"{seed} stage")
         self.server: Server | None = None
@@ -102,7 +102,7 @@ class Stage:
         with ExitStack() as stack:
             self.url = self._open(stack)
             self.is_sqlite = self.url.startswith("sqlite:")
-            self.plot = self._plot(self._pooled(stack) if self._pooler else self.url)
+            self.plot = self._plot(self._pooled(stack) if self.is_pooled else self.url)
             if not self.is_sqlite:
                 self.proxy = stack.enter_context(Proxy(self.plot.url))
             self.crew = stack.enter_context(Crew())
