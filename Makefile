@@ -9,6 +9,9 @@ BENCH_READY := .venv/.bench
 MUTATION_READY := .venv/.mutation
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
+# The tests start a few hundred processes. Without a cache each of them would compile the library first.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-quick test-newest test-lowest test-renamed check lint types cov bench torture mutation pictures lock lock-lowest clean
 
 demo: $(DEMO_READY)  ## drive runs through every status

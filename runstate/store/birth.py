@@ -17,8 +17,14 @@ __all__ = ["create", "in_parts", "one"]
 
 
 def in_parts(create: Create[Any]) -> bool:
-    """Tell whether creating takes more than one statement."""
-    return len(create.wanted) > 1 or any(wanted.exclusive is not None for wanted in create.wanted)
+    """Tell whether creating takes more than one statement that writes.
+
+    Settings are written before their run. Where the key belongs to another run, they are taken away again.
+    """
+    return len(create.wanted) > 1 or any(
+        wanted.exclusive is not None or (wanted.key is not None and wanted.row[12] is not None)
+        for wanted in create.wanted
+    )
 
 
 def create(session: Session, creates: Sequence[Create[Any]]) -> None:

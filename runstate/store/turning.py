@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
-from runstate.errors import LeaseLost, RunNotFound, RunstateError
+from runstate.errors import LeaseLost, OutcomeUnknown, RunNotFound, RunstateError, StoreError
 from runstate.lifecycle import LAW, RunEvent
 from runstate.store.birth import one
 from runstate.store.commands import Past, Settle, Turn, by_outcome
@@ -54,12 +54,30 @@ def take_turn(session: Session, turn: Turn[Any]) -> None:
             left = turn.limit - len(claimed)
             if left > 0:
                 claimed += _claim(session, {**owner, "queue": queue, "limit": left})
+    try:
+        turn.answer((claimed, *_what_else(session, turn, settles, settled, claimed, refused_ones)))
+    except StoreError as error:
+        if not (session.owned and (settled or claimed)):
+            raise
+        # Outside a transaction these are committed by now: asked again as if they were not, they would be refused.
+        raise OutcomeUnknown(str(error)) from error
+
+
+def _what_else(
+    session: Session,
+    turn: Turn[Any],
+    settles: Sequence[Settle],
+    settled: set[int],
+    claimed: Sequence[Row],
+    refused_ones: dict[int, RunstateError],
+) -> tuple[Mapping[int, Past], Mapping[int, RunstateError]]:
+    """Return what claimed runs bring along, and why the outcomes that were not settled are refused, by seq."""
     for settle in settles if len(settled) < len(settles) else ():
-        # Where the connection broke, the server may have been at the first request until a moment ago.
-        if settle.run.seq not in settled and not (turn.unsure and _is_ours(session, turn, settle)):
-            refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
+        refusal = None if settle.run.seq in settled else _refusal(session, turn, settle)
+        if refusal is not None:
+            refused_ones[settle.run.seq] = refusal
     worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
-    turn.answer((claimed, past_of(session, worked_on) if worked_on else {}, refused_ones))
+    return past_of(session, worked_on) if worked_on else {}, refused_ones
 
 
 def _settle(
@@ -134,6 +152,23 @@ def note_given(
         "prompt": spent.prompt_tokens,
         "completion": spent.completion_tokens,
     }
+
+
+def _refusal(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError | None:
+    """Return why an outcome was not taken; None if it was, by the first request of a turn that is asked again."""
+    if not turn.unsure:
+        return _why_not_settled(session, turn, settle)
+    if _is_ours(session, turn, settle):
+        return None
+    why = _why_not_settled(session, turn, settle)
+    if isinstance(why, LeaseLost):
+        # The server may still be at the first request, which began while the lease held. To let go of the run waits
+        # for it or fences it off: an outcome that was refused is never committed later.
+        held = {"seq": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
+        session.run(session.statements.release, held)
+        if _is_ours(session, turn, settle):
+            return None
+    return why
 
 
 def _why_not_settled(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError:

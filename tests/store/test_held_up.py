@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, NoReturn
@@ -13,15 +13,18 @@ from typing import Any, NoReturn
 import pytest
 
 from runstate import ManualClock, RunEvent, ToolCall
-from runstate.errors import OutcomeUnknown, StoreUnavailable
-from runstate.store import Store, open_store
+from runstate.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
+from runstate.store import Store, birth, open_store, turning
 from runstate.store import committer as committing
-from runstate.store.commands import Call, Settle, Turn
+from runstate.store.commands import Call, Past, Settle, Turn
+from runstate.store.rows import Row
+from runstate.store.session import Session
+from runstate.store.turning import past_of
 from runstate.store.working import itself
 from tests.postgres import wait_until
 from tests.store.conftest import make_url
-from tests.store.support import Prompt, held_back, names, wait_for_a_lock
-from tests.support import GIVEN
+from tests.store.support import Prompt, held_back, is_locked, names, wait_for_a_lock
+from tests.support import CALL, GIVEN
 
 LIMIT = 60.0
 ACTION = json.dumps(GIVEN["required_action"])
@@ -182,6 +185,72 @@ def test_a_claim_asked_again_before_the_server_has_done_it(url: str) -> None:
             wait_for_a_lock(url)
             own.execute("COMMIT")
         assert [run.id] == [claimed.id for claimed, _ in asked.result(LIMIT).claimed]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_an_outcome_asked_again_after_the_lease(url: str, clock: ManualClock, end: str) -> None:
+    """The lease ends while the server is still at the first request: what is refused then is never committed later."""
+    with open_store(url) as store, closing(Prompt(url).connection) as own, ThreadPoolExecutor(1) as pool:
+        lease = store.open_lease("w1")
+        store.create(**names())
+        (claim,) = store.claim(lease)
+        settles = [Settle(claim.run, RunEvent.COMPLETE)]
+        own.execute("BEGIN")
+        with store.within(own) as bound:
+            assert {} == bound.settle(lease, settles).refused
+            clock.advance(lease.lease_s)
+            turn = Turn(lease.token, lease.actor, itself, settles=settles)
+            turn.unsure = True
+            asked = pool.submit(store.ask, turn)
+            wait_until(lambda: asked.done() or is_locked(url), "the second request to wait for the first, or to end")
+            own.execute(end)
+        refused = asked.result(LIMIT).refused
+        status = store.get(claim.run.id).status
+        told = [type(why) for why in refused.values()]
+        assert (told, status) == (([], "completed") if end == "COMMIT" else ([LeaseLost], "in_progress"))
+
+
+def test_a_turn_whose_reads_fail_after_it_was_committed(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found out what became of it, as after a lost answer: nothing is refused for having been done."""
+    with open_store(any_url) as store:
+        lease = store.open_lease("w1")
+        done, waits = store.create(**names(id="run_1")), store.create(**names(id="run_2"))
+        store.claim_id(lease, waits.id)
+        store.require_action(waits.id, [CALL], actor=lease.actor)
+        store.submit_tool_outputs(waits.id, {"call_1": "sunny"})  # what it goes on with is read after the claim
+        claim = store.claim_id(lease, done.id)
+        assert claim is not None
+        failures = iter([StoreUnavailable("the server is out of memory")])
+
+        def fail_once(session: Session, claimed: Sequence[Row]) -> Mapping[int, Past]:
+            for failure in failures:
+                raise failure
+            return past_of(session, claimed)
+
+        monkeypatch.setattr(turning, "past_of", fail_once)
+        settles = [Settle(claim.run, RunEvent.COMPLETE)]
+        turn = Turn(lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset())
+        turned = store.ask(turn)
+        assert {} == turned.refused
+        assert [("run_2", "sunny")] == [
+            (run.id, json.loads((past and past.submitted) or "{}")["tool_outputs"]["call_1"])
+            for run, past in turned.claimed
+        ]
+        assert "completed" == store.get("run_1").status
+
+
+def test_a_create_that_breaks_off(store: Store, prompt: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may end once its settings are written: none are left behind of a run that was not created."""
+    store.create(**names(id="run_1"), metadata={"a": "1"}, idempotency_key="key")
+    before = prompt.everything()
+
+    def end(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(birth, "_by_key", end)
+    with pytest.raises(KeyboardInterrupt):
+        store.create(**names(id="run_2"), metadata={"a": "1"}, idempotency_key="key")
+    assert before == prompt.everything()
 
 
 def test_a_sweep_while_a_thread_is_taken(url: str, clock: ManualClock) -> None:
