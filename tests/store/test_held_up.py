@@ -241,7 +241,7 @@ def test_a_turn_whose_reads_fail_after_it_was_committed(any_url: str, monkeypatc
 
 def test_a_create_that_breaks_off(store: Store, prompt: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process may end once its settings are written: none are left behind of a run that was not created."""
-    store.create(**names(id="run_1"), metadata={"a": "1"}, idempotency_key="key")
+    store.create(**names(id="run_1", metadata={"a": "1"}, idempotency_key="key"))
     before = prompt.everything()
 
     def end(*_: object) -> NoReturn:
@@ -249,7 +249,7 @@ def test_a_create_that_breaks_off(store: Store, prompt: Prompt, monkeypatch: pyt
 
     monkeypatch.setattr(birth, "_by_key", end)
     with pytest.raises(KeyboardInterrupt):
-        store.create(**names(id="run_2"), metadata={"a": "1"}, idempotency_key="key")
+        store.create(**names(id="run_2", metadata={"a": "1"}, idempotency_key="key"))
     assert before == prompt.everything()
 
 
