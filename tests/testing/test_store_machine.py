@@ -30,6 +30,8 @@ from tests.store.conftest import empty
 from tests.store.support import Prompt, template
 from tests.support import UNTIL_DEADLINE
 
+pytestmark = pytest.mark.slow  # long sequences of what clients and workers ask
+
 TOLD = "must be|must not be|no order of the two|yet something changed|cannot be|has the history"
 PLAIN = settings(max_examples=10, stateful_step_count=60, suppress_health_check=list(HealthCheck), deadline=None)
 FINDING = settings(
@@ -42,7 +44,6 @@ SEEDS = range(20)
 # --- stores as they are -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_in_memory() -> None:
     """A store in memory answers as foretold."""
     run_state_machine_as_test(StoreMachine, settings=PLAIN)
@@ -69,7 +70,6 @@ def test_in_a_file(tmp_path: Path) -> None:
     assert next(numbers) > 4
 
 
-@pytest.mark.slow
 def test_in_postgres(postgres_server: Server) -> None:
     """A store in PostgreSQL answers as foretold, also where two stores are open on it."""
     url = postgres_server.create_database()
@@ -306,7 +306,6 @@ FAULTS: Sequence[type[Store]] = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found(fault: type[Store]) -> None:
     """The machine finds a store that does what no store may do."""

@@ -29,6 +29,8 @@ from tests.support import PAIRS, STAMPED_BY, TERMINAL
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No, Record
 
+pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+
 ALL: Final = {"cell": 81, "walk": 49, "repeat": 19, "race": 56}
 """What there is to try: cells, walks, requests asked twice, pairs of events."""
 
@@ -49,7 +51,6 @@ def test_runs_in_memory() -> None:
     assert_holds(hold_trial(RunsInMemory(), race_rounds=2), race=112)
 
 
-@pytest.mark.slow
 def test_runs_in_a_store(any_store: Store, clock: ManualClock) -> None:
     """A store holds in every dialect: also against old copies, late workers, and two at once."""
     judgement = hold_trial(RunsInStore(any_store, clock), race_rounds=1)
@@ -57,7 +58,6 @@ def test_runs_in_a_store(any_store: Store, clock: ManualClock) -> None:
     assert_holds(judgement, walk=37, stale=72, lease=5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["memory", "postgres"])
 def test_runs_in_a_store_that_reads_the_clock(dialect: str, request: pytest.FixtureRequest) -> None:
     """A store holds by the database's clock too, where leases lapse in earnest."""
@@ -76,7 +76,6 @@ class Fenceless(RunsInStore):
         return self.ask(run, event)
 
 
-@pytest.mark.slow
 def test_a_store_without_fences(any_store: Store, clock: ManualClock) -> None:
     """The challenge of late workers is one: whose outcomes are not held against their lease is charged."""
     judgement = hold_trial(Fenceless(any_store, clock), race_rounds=0)
@@ -137,7 +136,6 @@ def test_functions_without_a_clock() -> None:
     assert_holds(hold_trial(Functions(desk.create, desk.ask, desk.read, refused=No), race_rounds=1, tick_s=0))
 
 
-@pytest.mark.slow
 def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs with stamps and no `advance` are given a second between two moves; those without stamps are not."""
     desk = Desk()
@@ -244,7 +242,6 @@ def camel(name: str) -> str:
     return first + "".join(word.title() for word in rest)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_styles(style: str) -> None:
     """However statuses, times and keys are written: what is correct holds."""
@@ -257,7 +254,6 @@ def test_styles(style: str) -> None:
     assert_holds(hold_trial(Functions(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=1))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("style", [style for style in STYLES if style not in ("few", "status", "row")])
 def test_styles_are_judged(style: str) -> None:
     """And what is not correct is found in each of them."""

@@ -14,6 +14,8 @@ from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
 from tests.testing.replay import Shown, replay
 
+pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+
 CALLS_TOLD: Final = (
     "required_action is {'type': 'submit_tool_outputs', 'submit_tool_outputs': {'too, and in queued it is null"
 )
@@ -202,7 +204,6 @@ def told(charge: Charge) -> tuple[str, str | None, str]:
     return charge.challenge, charge.event and charge.event.value, charge.status.value
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seeded", SEEDED, ids=lambda seeded: seeded.kind.__name__)
 def test_what_is_broken_is_found(seeded: Seeded) -> None:
     """Each fault is charged where it is, told in one sentence, and shown by its reproduction on a fresh subject.
@@ -257,7 +258,6 @@ def test_matrix_names_the_wrong_cells() -> None:
 # --- by copies, at once, by workers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_an_old_copy_is_not_saved() -> None:
     """Where the last write wins, an outcome overwrites another one; each is charged once and can be replayed."""
     judgement = hold_trial(broken_actors.LastWriteWins().cards(), race_rounds=1)
@@ -277,7 +277,6 @@ def test_an_old_copy_is_not_saved() -> None:
 TARGET: Final = {event: target for (_, event), target in TABLE.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
@@ -295,7 +294,6 @@ def test_an_old_copy_is_refused_well(kind: type[broken_actors.Cards], found: str
     assert {"failed_at"} if kind is broken_actors.SavesAPart else set() == shown.changed
 
 
-@pytest.mark.slow
 def test_an_event_without_a_method_for_copies() -> None:
     """What is not offered is not asked of an old copy either."""
     cards = broken_actors.Cards().cards()
@@ -369,7 +367,6 @@ def test_who_blocks_each_other_ends_the_races() -> None:
     assert 81 == judgement.count("holds")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
@@ -409,7 +406,6 @@ class Wreck(Exception):
     pass
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("broken_call", ["create", "ask", "read", "load", "claim", "lapse", "settle"])
 @pytest.mark.parametrize("after", [0, 1, 100, 500])
 def test_a_trial_never_raises(broken_call: str, after: int) -> None:

@@ -19,6 +19,8 @@ from tests.testing.broken import Desk, Record
 from tests.testing.replay import replay
 from tests.testing.service import ROUTES, Answer, Service, camel, serving
 
+pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+
 SMALL_LAW: Final = Law(
     tuple(row for row in LAW.transitions if {row.source, row.target} <= {"queued", "in_progress", "completed"})
 )
@@ -39,7 +41,6 @@ def cell(charge: Charge) -> tuple[str, str, str]:
 # --- the API ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_service_holds() -> None:
     """A service that speaks the API, and has routes for the rest, holds in all cells."""
     with serving(Service()) as http:
@@ -223,7 +224,6 @@ def test_nobody_listens() -> None:
     assert charge.found.startswith("no run was made: ConnectionRefusedError")
 
 
-@pytest.mark.slow
 def test_a_service_that_does_not_answer() -> None:
     """A request without an answer is waited for twice, and then not made any more."""
     released = threading.Event()

@@ -14,6 +14,8 @@ import pytest
 from runstate.testing.trial import SqlTable, hold_trial
 from tests.support import PAIRS
 
+pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+
 FIELDS: Final = ("required_action", "last_error", "incomplete_details", "usage")
 TIMES: Final = ("created_at", "expires_at", "started_at", "cancelled_at", "failed_at", "completed_at")
 TABLE: Final = (
@@ -77,7 +79,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Callable[[
 Database = tuple[Callable[[], Any], Callable[[str], str]]
 
 
-@pytest.mark.slow
 def test_tables(database: Database) -> None:
     """A table whose statements name where a run must stand holds, also when two ask at once."""
     judgement = hold_trial(table(*database), race_rounds=1)
@@ -112,7 +113,6 @@ def test_tables_that_forget_a_condition(database: Database) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_tables_that_break(database: Database) -> None:
     """An error of the database is a breakage, unless it is said to be a refusal."""
     connect, given = database

@@ -14,6 +14,8 @@ from tests.support import EVENTS, LIVE, PAIRS, STATUSES
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
 
+pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+
 HELD = """\
 Desk: 81 of 81 cells hold
 
@@ -129,7 +131,6 @@ LastWriteWins: 81 of 81 cells hold; 37 faults in all
 """
 
 
-@pytest.mark.slow
 def test_old_copies_are_told() -> None:
     """What comes of old copies is told once, and not again by those who race with them."""
     told = str(hold_trial(broken_actors.LastWriteWins().cards(), race_rounds=1))

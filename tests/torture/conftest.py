@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from tests.store.conftest import (
     any_store,
     any_url,
@@ -14,3 +18,10 @@ from tests.store.conftest import (
 )
 
 __all__ = ["any_store", "any_url", "postgres_broom", "postgres_home", "prompt", "sqlite_template", "store", "store_url"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave torture to `make check`, short as it is there."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker("slow")
