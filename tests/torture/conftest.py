@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from tests.store.conftest import (
     any_store,
@@ -16,6 +15,9 @@ from tests.store.conftest import (
     store,
     store_url,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 __all__ = ["any_store", "any_url", "postgres_broom", "postgres_home", "prompt", "sqlite_template", "store", "store_url"]
 
