@@ -311,7 +311,8 @@ async def poisoned(url: str, folder: Path, good: int, workers: int, limit: float
         half = [store.create(**new()).id for _ in range(good // 2)]
         guilty = store.create(**new(metadata={"poison": "yes"})).id
         runs = half + [store.create(**new()).id for _ in range(good - len(half))]
-        with Supervisor(url, folder, workers, "work_unless_poison", lease_s=0.6, **options) as supervisor:
+        # A lease that lapses because the machine is busy would count as a death.
+        with Supervisor(url, folder, workers, "work_unless_poison", lease_s=3.0, **options) as supervisor:
 
             def is_over() -> bool:
                 supervisor.look()
