@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any, cast
 
 import pytest
-from click.testing import CliRunner
 
 from runstate import LAW, ManualClock, Run, RunStatus, ToolCall, Usage, use_clock
 from runstate.cli import cli
@@ -28,6 +27,7 @@ from runstate.errors import RunDecodeError
 from runstate.recordings import Report, inspect, snapshots, yaml_values
 from runstate.recordings.reader import begins_yaml
 from runstate.wire import MAX_BYTES
+from tests.cli_runner import CliRunner
 
 DATA = Path(__file__).parent / "data"
 CREATED = 1_800_000_000

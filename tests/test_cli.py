@@ -14,12 +14,12 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from runstate import LAW, TRANSITIONS, Run, RunEvent, RunStatus, Usage
 from runstate.__main__ import main
 from runstate.cli import cli
 from runstate.diagram import FORMATS, Format, draw, parse_lanes
+from tests.cli_runner import CliRunner, Result
 from tests.support import UNTIL_DEADLINE
 
 LEGAL = {(row.event, row.source, row.target) for row in TRANSITIONS}

@@ -20,7 +20,6 @@ from urllib.parse import quote
 import attrs
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
 from psycopg.conninfo import conninfo_to_dict
 
 from runstate import ManualClock, Run, ToolCall, Usage, use_clock
@@ -32,6 +31,7 @@ from runstate.store import Store, open_store
 from runstate.store.migrations import ddl
 from runstate.store.tables import POSTGRES, SQLITE
 from runstate.worker import Context, drive
+from tests.cli_runner import CliRunner, Result
 from tests.postgres import Server, postgres_server, postgres_url
 from tests.test_cli import on_a_terminal, process
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
-from click.testing import CliRunner
 
 from runstate import ManualClock, Run, ToolCall, Usage, use_clock
 from runstate.cli import cli
 from runstate.recordings import Report, inspect, snapshots
+from tests.cli_runner import CliRunner
 
 Json = dict[str, Any]
 Trace = list[Json]

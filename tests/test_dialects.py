@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from runstate.cli import cli
 from runstate.recordings import Report
+from tests.cli_runner import CliRunner
 from tests.test_containers import CREATED, LAWFUL, RECORDERS, SAID, UNLAWFUL, Json, Trace, curl, lines, log, read, sse
 
 STAMPS = ("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at")

@@ -17,7 +17,6 @@ from unittest import mock
 
 import click
 import pytest
-from click.testing import CliRunner
 
 import runstate
 import runstate.store
@@ -32,6 +31,7 @@ from runstate.store.face import Everything
 from runstate.testing import a_run
 from runstate.testing.trial import Http, RunsInStore
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
+from tests.cli_runner import CliRunner
 from tests.store.support import Prompt, birth, bring_in_store, insert, names
 from tests.support import new_run
 

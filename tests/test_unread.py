@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from click.testing import CliRunner
 
 from runstate import Run, RunStatus
 from runstate.cli import cli
@@ -24,6 +23,7 @@ from runstate.recordings import NoteKind, Place, Report, inspect, snapshots
 from runstate.recordings.containers import KEYS
 from runstate.store import StoredRun, open_store
 from runstate.testing import assert_plausible
+from tests.cli_runner import CliRunner
 from tests.store.support import bring_in_store
 from tests.test_containers import AT, LAWFUL, UNLAWFUL, Json, in_yaml, lines, log, read, sse, vcr
 

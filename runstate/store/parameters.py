@@ -18,6 +18,7 @@ import psycopg
 from psycopg import pq
 from psycopg.adapt import AdaptersMap
 from psycopg.types.bool import BoolLoader
+from psycopg.types.none import NoneDumper
 from psycopg.types.numeric import FloatLoader, IntLoader
 from psycopg.types.string import StrDumper, StrDumperUnknown, TextLoader
 
@@ -51,6 +52,7 @@ def _adapters() -> AdaptersMap:
         adapters.register_loader(kind, IntLoader)
     for kind in _FLOATS:
         adapters.register_loader(kind, FloatLoader)
+    adapters.register_dumper(type(None), NoneDumper)  # psycopg 3.2.1 asks for it wherever a value is sent
     adapters.register_dumper(str, StrDumper)
     adapters.register_dumper(str, StrDumperUnknown)
     return adapters

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner
 
 from runstate.cli import cli
 from runstate.errors import SchemaMismatch, StoreError
@@ -18,6 +17,7 @@ from runstate.store import Store, open_store, postgres, sqlite
 from runstate.store.address import database_at
 from runstate.store.doctor import examine
 from runstate.store.sqlite import SqliteDatabase
+from tests.cli_runner import CliRunner
 from tests.store.support import Prompt, names
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner
 
 from runstate import IllegalTransition
 from runstate.cli import cli
@@ -26,6 +25,7 @@ from runstate.store.doctor import examine
 from runstate.store.postgres import PostgresDatabase
 from runstate.testing.fixtures import a_store
 from runstate.worker import Context, Worker
+from tests.cli_runner import CliRunner
 from tests.pgbouncer import TRACKS, PgBouncer, find_program, version_of
 from tests.postgres import Server
 from tests.store.conftest import make_url

@@ -63,13 +63,13 @@ async def test_a_loop_that_stands_still(both: dict[str, tuple[str, Store]], tmp_
 
 @limited
 async def test_a_loop_that_moves_in_time(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Blocked for three leases, and less than the timeout, a worker keeps its run and is only told of."""
+    """Blocked for two leases, and less than the timeout, a worker keeps its run and is only told of."""
     caplog.set_level(logging.WARNING, "runstate.worker")
 
     async def block(ctx: Context) -> None:
-        time.sleep(1.2)
+        time.sleep(4.0)
 
-    worker = Worker(store, block, lease_s=0.4, stall_timeout_s=LIMIT, name="A")
+    worker = Worker(store, block, lease_s=2.0, stall_timeout_s=LIMIT, name="A")
     working = threading.Thread(target=worker.run, kwargs={"until_idle": True}, daemon=True)
     run = store.create(**new())
     working.start()
