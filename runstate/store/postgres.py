@@ -57,7 +57,8 @@ _NOT_THERE: Final = (  # libpq's own words
     *("Connection refused", "No such file or directory", "timeout expired", "could not translate host name"),
 )
 _MOST_KNOWN: Final = 64  # refusals whose codes are remembered
-_PORTS: Final = re.compile(r"[0-9,]*")
+_PORT: Final = re.compile(r"[0-9]{1,9}")
+_LAST_PORT: Final = 65535
 _Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
@@ -198,8 +199,8 @@ class PostgresDatabase:
         if parts is None:
             raise StoreUrlError(f"not a PostgreSQL address: libpq cannot read it; expected {_FORM}")
         host, port = parts.get("host", "localhost"), parts.get("port", "5432")
-        if not _PORTS.fullmatch(str(port)):  # in postgresql://me:secret/database it is the password
-            raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
+        if not _are_ports(str(port)):  # in postgresql://me:secret/database it is the password
+            raise StoreUrlError(f"not a PostgreSQL address: its port is no number from 1 to 65535; expected {_FORM}")
         self.shown: str = printable(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
         several = [str(parts.get(name, "")).split(",") for name in ("host", "hostaddr", "port")]
         names = [*chain(*several), str(parts.get("dbname", "")), str(parts.get("user", ""))]
@@ -326,6 +327,11 @@ def _parts(url: str) -> Mapping[str, object] | None:
     with suppress(psycopg.ProgrammingError, UnicodeDecodeError):
         return conninfo.conninfo_to_dict(url)
     return None
+
+
+def _are_ports(text: str) -> bool:
+    """Tell whether each of the ports can be one; an empty one is the port by default."""
+    return all(_PORT.fullmatch(port) and 0 < int(port) <= _LAST_PORT for port in text.split(",") if port)
 
 
 def _why_not_encoded(error: UnicodeEncodeError) -> str:
