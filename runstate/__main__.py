@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Final, NoReturn
 
 _MISTAKE: Final = 2
@@ -47,7 +46,8 @@ def _take_any_text() -> None:
     """Have stdout spell out what its encoding lacks, as stderr does; where it was closed, take it and keep nothing."""
     out: object = sys.stdout
     if out is None:
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        # Not closed before the process ends, as Python's own are not.
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)
     elif isinstance(out, TextIOWrapper):
         out.reconfigure(errors="backslashreplace")
 
