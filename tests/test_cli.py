@@ -72,7 +72,8 @@ def test_a_diagram_in_every_format(form: Format, tmp_path: Path) -> None:
     expected = draw(LAW, form) + "\n"
     assert expected == ask("diagram", "--format", form).stdout
     path = tmp_path / "picture"
-    assert "" == ask("diagram", "-f", form, "-o", path).output
+    done = ask("diagram", "-f", form, "-o", path)
+    assert ("", "") == (done.stdout, done.stderr)
     assert expected == path.read_text(encoding="utf-8")
 
 

@@ -745,7 +745,7 @@ def test_a_password_is_nowhere(request: pytest.FixtureRequest) -> None:
     open_store(url, migrate=True).close()
     for command in (["doctor"], ["doctor", "--json"], ["runs", "prune", "--older-than", "0s"], ["runs", "list", "-h"]):
         done = CliRunner().invoke(cli, command, env={"RUNSTATE_STORE": url}, catch_exceptions=False)
-        assert "hunter2" not in done.output
+        assert "hunter2" not in done.stdout + done.stderr
 
 
 # --- terminals, pipes, missing libraries ------------------------------------------------------------------------------

@@ -5,29 +5,24 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.text import Text
 
 from runstate.cli.files import FILE, bounded_lines, reading
-from runstate.cli.screen import columns, emit_json, screen
+from runstate.cli.screen import columns, emit_json, progress_bar, screen
 from runstate.json_values import printable
 from runstate.plausible import Step
 from runstate.recordings import Note, NoteKind, Notes, Report, inspect, snapshots
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["check"]
 
 _FINDINGS: Final = 1
-
-
-def _progress() -> Progress:
-    """Return a bar that shows on stderr how far the reading is, if a person is looking."""
-    talk = Console(stderr=True)
-    parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    return Progress(*parts, console=talk, disable=not talk.is_terminal, transient=True)
 
 
 @click.command()
@@ -45,7 +40,7 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
     """
     total = Report()
     reports: list[tuple[str, Report]] = []
-    with _progress() as bar:
+    with progress_bar(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bar:
         for name in files:
             with reading(name) as file:
                 size = _size(name)

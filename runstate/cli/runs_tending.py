@@ -7,12 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from runstate.checks import counted
 from runstate.cli.durations import duration
-from runstate.cli.screen import emit_json
+from runstate.cli.screen import emit_json, progress_bar
 from runstate.cli.store_option import AS_JSON, STORE, Mistaken, Refused, opened
 from runstate.json_values import printable
 
@@ -117,10 +116,9 @@ def _ask(prunable: int, shown: str) -> None:
 
 def _prune(store: Store, older_than: float, prunable: int) -> int:
     """Delete in batches, so that nobody else waits for long; show on stderr how far it is."""
-    talk = Console(stderr=True)
     parts = (TextColumn("deleting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     deleted = 0
-    with Progress(*parts, console=talk, disable=not talk.is_terminal, transient=True) as bar:
+    with progress_bar(*parts) as bar:
         shown = bar.add_task("", total=prunable)
         while True:
             some = store.prune(older_than, limit=_BATCH)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -17,9 +18,21 @@ from runstate.lifecycle import LAW
 from runstate.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
     from runstate.diagram import Standing
 
-__all__ = ["columns", "emit_json", "has_colors", "has_unicode", "lanes", "screen", "sentence", "standing_of"]
+__all__ = [
+    "columns",
+    "emit_json",
+    "has_colors",
+    "has_unicode",
+    "lanes",
+    "progress_bar",
+    "screen",
+    "sentence",
+    "standing_of",
+]
 
 _BETWEEN: Final = "  "
 _INDENT: Final = 4
@@ -28,6 +41,16 @@ _INDENT: Final = 4
 def screen() -> Console:
     """Return stdout as rich sees it: a terminal or not, with colours or not (NO_COLOR, TERM)."""
     return Console(highlight=False, soft_wrap=True)
+
+
+def progress_bar(*parts: ProgressColumn) -> AbstractContextManager[Progress]:
+    """Return a bar that shows on stderr how far something is, if a person is looking."""
+    from rich.progress import Progress
+
+    talk = Console(stderr=True)
+    bar = Progress(*parts, console=talk, disable=not talk.is_terminal, transient=True)
+    # One that is not shown is not started: rich before 14.3 would end it with an empty line.
+    return nullcontext(bar) if bar.disable else bar
 
 
 def has_colors(console: Console) -> bool:

@@ -46,9 +46,18 @@ __all__ = [
     "told_in_sentences",
 ]
 
+
+class _OptionOrVariable(click.Option):
+    """An option that errors name together with its variable, as those of click do from 8.2 on."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        return f"'{self.opts[0]}' (env var: '{self.envvar}')"
+
+
 STORE: Final = click.option(
     "--store",
     "url",
+    cls=_OptionOrVariable,
     metavar="URL",
     envvar="RUNSTATE_STORE",
     show_envvar=True,
@@ -59,6 +68,7 @@ STORE: Final = click.option(
 
 LISTEN: Final = click.option(
     "--listen-url",
+    cls=_OptionOrVariable,
     metavar="URL",
     envvar="RUNSTATE_LISTEN_URL",
     show_envvar=True,

@@ -10,13 +10,12 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.text import Text
 
 from runstate.cli.durations import duration
-from runstate.cli.screen import emit_json, screen
+from runstate.cli.screen import emit_json, progress_bar, screen
 from runstate.cli.store_option import AS_JSON, STORE, database_of, told_in_sentences
 from runstate.json_values import printable
 
@@ -117,9 +116,7 @@ def doctor(url: str, stuck_after: float, old_snapshot: float, quick_check: bool,
 @contextmanager
 def _heard() -> Generator[Heard, None, None]:
     """Show on stderr how far the examination is, if a person is looking."""
-    talk = Console(stderr=True)
-    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*parts, console=talk, disable=not talk.is_terminal, transient=True) as bar:
+    with progress_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
         shown = bar.add_task("runs", total=None)
 
         def heard(what: str, seen: int, all_there_is: int) -> None:
