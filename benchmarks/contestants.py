@@ -101,7 +101,7 @@ def _runstate() -> Iterator[Contestant]:
     try:
         from runstate.errors import IllegalTransition
         from runstate.run import Run
-        from runstate.values import RequiredAction, ToolCall, Usage
+        from runstate.run.values import RequiredAction, ToolCall, Usage
     except ImportError as error:
         yield Contestant(RUNSTATE, missing=f"not there yet: {error}")
         return

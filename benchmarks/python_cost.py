@@ -34,7 +34,7 @@ from durable_server import emptied, machine, postgres, vacuumed
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
-from runstate.store.commands import Settle, Turn
+from runstate.store._engine.commands import Settle, Turn
 from runstate.worker import Context, Handler, Worker
 
 RUNS: Final = {1: 1_000, 10: 4_000, 100: 10_000}
@@ -117,7 +117,7 @@ def timing(timer: Timer, dialect: str) -> Iterator[None]:
         with patch("sqlite3.connect", partial(sqlite3.connect, factory=type("Own", (sqlite3.Connection,), own))):
             yield
         return
-    from runstate.store.prepared import Prepared
+    from runstate.store._postgres.prepared import Prepared
 
     class Timed(Prepared):
         def __init__(self, connection: Any, **given: Any) -> None:
@@ -127,7 +127,7 @@ def timing(timer: Timer, dialect: str) -> Iterator[None]:
                 setattr(inner, part, Around(timer, getattr(inner, part)))
             inner._wait = timer.around(inner._wait)
 
-    with patch("runstate.store.postgres.Prepared", Timed):
+    with patch("runstate.store._postgres.connection.Prepared", Timed):
         yield
 
 

@@ -18,8 +18,8 @@ import psycopg
 
 from runstate.lifecycle import RunStatus
 from runstate.store import NewRun, Store
-from runstate.store.guards import create_guards, drop_guards
-from runstate.store.tables import SQLITE
+from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.triggers.ddl import create_guards, drop_guards
 from runstate.worker import Context, Outcome, RunFailed, Worker
 
 __all__ = ["TABLES", "TEMPLATES", "fill_postgres", "fill_sqlite", "write_templates"]

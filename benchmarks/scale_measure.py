@@ -16,9 +16,9 @@ from durable_server import Crew
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Claim, Lease, NewRun, Settle, Store
+from runstate.store._sql.connection import Session
+from runstate.store._sql.migrations import migrate
 from runstate.store.doctor import examine
-from runstate.store.migrations import migrate
-from runstate.store.session import Session
 
 __all__ = [
     "Figure",

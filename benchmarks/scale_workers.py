@@ -28,8 +28,8 @@ from psycopg.conninfo import conninfo_to_dict
 from scale_measure import Sheet, timed
 
 from runstate.store import NewRun, Store, open_store
-from runstate.store.statements import Statements
-from runstate.store.tables import POSTGRES
+from runstate.store._sql.schema import POSTGRES
+from runstate.store._sql.statements import Statements
 from runstate.worker import Worker
 
 __all__ = ["claims", "connections", "leases", "looks", "notifications"]

@@ -5,13 +5,14 @@ SQLite or PostgreSQL, where runs survive; `Worker` claims them and calls your ha
 inside of another engine. All of that, and every error, can be imported from here; what needs a database is loaded when
 it is first asked for, so that `import runstate` stays light.
 
-    runstate.store              stores: runs that survive, their histories, what workers ask of a store
-    runstate.worker             workers and their handlers, `drive`, `Dispatcher`
-    runstate.testing            assertions, fixtures and transition coverage for pytest, Hypothesis, trials
-    runstate.plausible          judges whether a legal history could have left a record
-    runstate.recordings         reads recorded runs: JSON lines, captured streams, cassettes
-    runstate.diagram            draws the law, and where a run stands in it
-    runstate.machine            the same law as a `transitions.Machine`, for a model of your own
+    runstate.lifecycle                 the table of transitions, and every look-up in it
+    runstate.run                       one run: its values, its moves, its JSON
+    runstate.traces                    reads recorded runs and judges whether a legal history could have left them
+    runstate.store                     stores: runs that survive, their histories, what workers ask of a store
+    runstate.worker                    workers and their handlers, `drive`, `Dispatcher`
+    runstate.testing                   assertions, fixtures and transition coverage for pytest, Hypothesis, trials
+    runstate.diagram                   draws the law, and where a run stands in it
+    runstate.integrations.transitions  the same law as a `transitions.Machine`, for a model of your own
 
 The command `runstate` shows the law, and looks after stored runs.
 """
@@ -44,7 +45,6 @@ from runstate.errors import (
     ThreadBusy,
     ToolOutputsMismatch,
 )
-from runstate.ids import new_run_id
 from runstate.lifecycle import (
     LAW,
     TRANSITIONS,
@@ -59,23 +59,25 @@ from runstate.lifecycle import (
     shortest_path,
     target_of,
 )
-from runstate.run import DEFAULT_EXPIRES_IN_S, Run
-from runstate.values import (
+from runstate.run import (
+    DEFAULT_EXPIRES_IN_S,
     NO_USAGE,
     ErrorCode,
     IncompleteDetails,
     IncompleteReason,
     LastError,
     RequiredAction,
+    Run,
     ToolCall,
     TruncationStrategy,
     Usage,
+    new_run_id,
 )
 
 if _typing.TYPE_CHECKING:
     from runstate.store import AsyncStore, Entry, NewRun, Page, Store, StoredRun, open_store
     from runstate.worker import Context, Dispatcher, Handler, Outcome, RunFailed, TokenLimitReached, Worker
-    from runstate.worker.drive import drive, drive_async
+    from runstate.worker._drive import drive, drive_async
 else:
     _STORE = ("AsyncStore", "Entry", "NewRun", "Page", "Store", "StoredRun", "open_store")
     _WORKER = ("Context", "Dispatcher", "Handler", "Outcome", "RunFailed", "TokenLimitReached", "Worker")

@@ -27,7 +27,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except click.ClickException as mistake:
-        from runstate.cli.store_option import masked
+        from runstate.cli._options import masked
 
         vars(mistake)["message"] = masked(mistake.message)  # click quotes words of the command line as they came
         mistake.show()

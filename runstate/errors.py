@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 if TYPE_CHECKING:
     from runstate.lifecycle import RunEvent, RunStatus
-    from runstate.stored import StoredRun
+    from runstate.store._types import StoredRun
 
 __all__ = [
     "AccessDenied",

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import Phase, settings
 
-from runstate import LAW, ManualClock, plausible, use_clock
+from runstate import LAW, ManualClock, use_clock
+from runstate.traces import _judge
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.support import NOW
 
@@ -53,8 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def fresh_caches() -> None:
     """Forget what the law worked out before: a mutant is switched on in a process that other tests have warmed."""
-    plausible._ways.cache_clear()
-    plausible.shapes.cache_clear()
+    _judge._ways.cache_clear()
+    _judge.shapes.cache_clear()
     LAW._lessons.clear()
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from runstate.plausible import judge_trace
+from runstate.traces import judge_trace
 from tests.support import COMING_AND_GOING, HELD_IN, ROWS, SAMPLE, STAMPED_BY, STAMPS, STATUSES, recorded_runs
 
 Snapshot: TypeAlias = dict[str, Any]

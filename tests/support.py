@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from runstate import Run, ToolCall, Usage
-from runstate.record import RunRecord
+from runstate.run.record import RunRecord
 
 NOW: Final = 1_800_000_000
 """A time after all the excuses for old recordings."""

@@ -24,9 +24,10 @@ import pytest
 from runstate import LAW, ManualClock, Run, RunStatus, ToolCall, Usage, use_clock
 from runstate.cli import cli
 from runstate.errors import RunDecodeError
-from runstate.recordings import Report, inspect, snapshots, yaml_values
-from runstate.recordings.reader import begins_yaml
-from runstate.wire import MAX_BYTES
+from runstate.run.codec import MAX_BYTES
+from runstate.traces import Report, inspect, snapshots
+from runstate.traces import _yaml as yaml_values
+from runstate.traces._reader import begins_yaml
 from tests.cli_runner import CliRunner
 
 DATA = Path(__file__).parent / "data"

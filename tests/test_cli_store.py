@@ -23,13 +23,14 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from runstate import ManualClock, Run, RunStatus, ToolCall, Usage, use_clock
-from runstate.cli import cli, runs_tending
-from runstate.cli.durations import duration, moment
+from runstate.cli import cli
+from runstate.cli._durations import duration, moment
+from runstate.cli.commands import runs_tending
 from runstate.errors import RunNotFound
-from runstate.plausible import judge
 from runstate.store import Store, open_store
-from runstate.store.migrations import ddl
-from runstate.store.tables import POSTGRES, SQLITE
+from runstate.store._sql.migrations import ddl
+from runstate.store._sql.schema import POSTGRES, SQLITE
+from runstate.traces import judge
 from runstate.worker import Context, drive
 from tests.cli_runner import CliRunner, Result
 from tests.postgres import Server, postgres_server, postgres_url
@@ -1047,7 +1048,7 @@ def test_a_worker_that_is_stopped_while_its_store_is_away(
 
 REMARK = """
 import os, signal
-from runstate.cli import worker
+from runstate.cli.commands import worker
 from runstate.errors import StoreUnavailable
 
 def empty_queues(store, queues):

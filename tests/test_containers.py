@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 
 from runstate import ManualClock, Run, ToolCall, Usage, use_clock
 from runstate.cli import cli
-from runstate.recordings import Report, inspect, snapshots
+from runstate.traces import Report, inspect, snapshots
 from tests.cli_runner import CliRunner
 
 Json = dict[str, Any]

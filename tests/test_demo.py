@@ -8,8 +8,8 @@ from pathlib import Path
 
 from runstate import TRANSITIONS, Run, RunStatus
 from runstate.clock import reader
-from runstate.demo import frames
-from runstate.plausible import judge_trace
+from runstate.demo.scenes import frames
+from runstate.traces import judge_trace
 
 
 def test_it_reaches_every_status_and_refuses_something() -> None:

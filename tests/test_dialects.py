@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runstate.cli import cli
-from runstate.recordings import Report
+from runstate.traces import Report
 from tests.cli_runner import CliRunner
 from tests.test_containers import CREATED, LAWFUL, RECORDERS, SAID, UNLAWFUL, Json, Trace, curl, lines, log, read, sse
 

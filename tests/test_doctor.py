@@ -16,11 +16,11 @@ import pytest
 from runstate import ManualClock, RunEvent, use_clock
 from runstate.errors import InvalidRun, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, doctor, open_store
-from runstate.store.address import database_at
+from runstate.store._api.url import database_at
+from runstate.store._sql.schema import POSTGRES, SQLITE
+from runstate.store._sql.triggers.ddl import create_guards, drop_guards
+from runstate.store._sqlite.connection import SqliteDatabase, SqliteSession
 from runstate.store.doctor import Diagnosis, Finding, examine, health, histories, schema
-from runstate.store.guards import create_guards, drop_guards
-from runstate.store.sqlite import SqliteDatabase, SqliteSession
-from runstate.store.tables import POSTGRES, SQLITE
 from tests.postgres import postgres_server, postgres_url, wait_until
 from tests.support import CALL, NOW, USED
 

@@ -24,8 +24,8 @@ import psycopg
 import pytest
 
 from runstate import LAW, RunEvent
-from runstate.plausible import judge
 from runstate.store import Store, StoredRun, open_store
+from runstate.traces import judge
 from runstate.worker import Dispatcher
 from tests.postgres import Server, postgres_server  # noqa: F401
 

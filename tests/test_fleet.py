@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runstate.fleet import KINDS
+from runstate.demo.cluster import KINDS
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from runstate.ids import new_run_id
+from runstate.run.ids import new_run_id
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -9,8 +9,8 @@ import pytest
 
 from runstate import ManualClock
 from runstate.store import open_store
-from runstate.store.guards import drop_guards
-from runstate.store.tables import POSTGRES, SQLITE
+from runstate.store._sql.schema import POSTGRES, SQLITE
+from runstate.store._sql.triggers.ddl import drop_guards
 from tests.judge import judge, judge_by_sql, judge_through
 from tests.store.support import Prompt, bring_in_store, names
 from tests.support import STATUSES

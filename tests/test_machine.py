@@ -17,8 +17,8 @@ from transitions.extensions.nesting import NestedState
 
 from runstate.clock import ManualClock, use_clock
 from runstate.errors import InvalidRun
+from runstate.integrations.transitions import add_run, run_machine
 from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Stamp, Transition, documented
-from runstate.machine import add_run, run_machine
 
 PAIRS = [(status, event) for status in RunStatus for event in RunEvent]
 NOW = 1_700_000_000

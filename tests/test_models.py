@@ -15,8 +15,8 @@ from transitions import Machine
 from transitions.extensions import GraphMachine, LockedMachine
 from transitions.extensions.asyncio import AsyncMachine
 
+from runstate.integrations.transitions import add_run, run_machine
 from runstate.lifecycle import RunEvent, RunStatus
-from runstate.machine import add_run, run_machine
 
 BOUND = (
     *(name for event in RunEvent for name in (event.value, f"may_{event.value}")),

@@ -21,15 +21,15 @@ import pytest
 import runstate
 import runstate.store
 import runstate.testing
-import runstate.testing.trial
+import runstate.testing.conformance
 import runstate.worker
 from runstate import InvalidRun, Run, ToolCall
 from runstate.cli import cli
-from runstate.snapshot import RunSnapshot
+from runstate.run.snapshot import RunSnapshot
 from runstate.store import AsyncStore, Lease, NewRun, Store, open_store
-from runstate.store.face import Everything
+from runstate.store._api.store import Everything
 from runstate.testing import a_run
-from runstate.testing.trial import Http, RunsInStore
+from runstate.testing.conformance import Http, RunsInStore
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
 from tests.cli_runner import CliRunner
 from tests.store.support import Prompt, birth, bring_in_store, insert, names
@@ -288,7 +288,7 @@ NO_NAMES = frozenset(
 
 def public_texts() -> Iterator[str]:
     """Yield `owner.method.parameter` of all public callables of the library that take text, but for a store's own."""
-    for room in (runstate, runstate.store, runstate.worker, runstate.testing, runstate.testing.trial):
+    for room in (runstate, runstate.store, runstate.worker, runstate.testing, runstate.testing.conformance):
         for name in room.__all__:
             value = getattr(room, name)
             if inspect.isfunction(value):

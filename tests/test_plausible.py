@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runstate import LAW, Law, Run, RunDecodeError, RunEvent, RunStatus, documented
-from runstate.plausible import Finding, Shape, Step, judge, judge_trace, shapes
+from runstate.traces import Finding, Shape, Step, judge, judge_trace, shapes
 from tests.mutated_traces import changes, count_changes, is_legal
 from tests.support import (
     BORN,

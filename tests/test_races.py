@@ -12,7 +12,7 @@ from itertools import cycle
 import pytest
 
 from runstate import IllegalTransition, Run, ToolOutputsMismatch
-from runstate.plausible import judge
+from runstate.traces import judge
 from tests.support import EVENTS, NOW, TABLE, ask, bring, everything
 
 RACES = 60_000

@@ -15,8 +15,8 @@ import runstate.store.doctor
 import runstate.worker
 from runstate.diagram import draw
 from runstate.diagram.readme import refresh
-from runstate.recordings import inspect as report_on
-from runstate.recordings import snapshots
+from runstate.traces import inspect as report_on
+from runstate.traces import snapshots
 from runstate.worker import Context, Worker
 
 ROOT = Path(__file__).parents[1]

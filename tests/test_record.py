@@ -14,9 +14,9 @@ import attrs
 import pytest
 
 from runstate import InvalidRun, LastError, Run, RunStatus, TruncationStrategy, Usage
-from runstate.record import FIELDS, RunRecord
-from runstate.snapshot import RunSnapshot
-from runstate.stored import StoredRun
+from runstate.run.record import FIELDS, RunRecord
+from runstate.run.snapshot import RunSnapshot
+from runstate.store._types import StoredRun
 from tests.support import KEYS, NOW, STATUSES, bring, everything, new_run
 
 LEAST: dict[str, Any] = {

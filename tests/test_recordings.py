@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from runstate import ManualClock, Run, RunEvent, RunStatus, Usage, use_clock
-from runstate.plausible import Step
-from runstate.recordings import Report, inspect, snapshots
+from runstate.traces import Report, Step, inspect, snapshots
 
 _CREATED = 1_800_000_000
 

@@ -10,10 +10,10 @@ from urllib.parse import quote, quote_plus
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from runstate.redaction import Password, redacted, without_passwords
+from runstate._redaction import Password, redacted, without_passwords
 from runstate.store import open_store
-from runstate.store.postgres import PostgresDatabase
-from runstate.worker.failure import traceback_of
+from runstate.store._postgres.connection import PostgresDatabase
+from runstate.worker._failure import traceback_of
 from tests.postgres import Server
 
 PASSWORDS: Final = (

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstate import wire
 from runstate.errors import RunDecodeError
-from runstate.recordings import yaml_values
-from runstate.refused_text import is_deeper, reason
+from runstate.run import codec
+from runstate.run.refused_text import is_deeper, reason
+from runstate.traces import _yaml as yaml_values
 
-DEEP = f"nested deeper than {wire.MAX_DEPTH} levels"
+DEEP = f"nested deeper than {codec.MAX_DEPTH} levels"
 
 
 def told(text: str) -> str:
     with pytest.raises(RunDecodeError) as refused:
-        wire.parse(text)
+        codec.parse(text)
     (fault,) = refused.value.faults
     return fault.problem
 
@@ -46,7 +46,7 @@ def test_the_reason_is_what_the_reader_met(text: str, index: int, expected: str)
 @pytest.mark.parametrize("opening", ["[", '{"a":', "[[1],", '["[[[\\"", ', '{"]]": '])
 def test_the_bound_of_depth_comes_before_what_else_is_wrong(opening: str) -> None:
     """80 levels that are not closed are broken JSON, 81 are too deep, and so is what fills the stack of a reader."""
-    levels = wire.MAX_DEPTH - opening.startswith("[[")  # of which one level has another in it
+    levels = codec.MAX_DEPTH - opening.startswith("[[")  # of which one level has another in it
     assert told(opening * levels) != DEEP
     for more in (levels + 1, 500, 5_000, 100_000):
         for end in ("", "x", '"', "\n"):
@@ -55,7 +55,7 @@ def test_the_bound_of_depth_comes_before_what_else_is_wrong(opening: str) -> Non
 
 def test_what_was_closed_before_counts_too() -> None:
     """A text that was too deep once is so, wherever it breaks afterwards."""
-    fits, not_fits = ("[" * levels + "]" * levels for levels in (wire.MAX_DEPTH - 1, wire.MAX_DEPTH))
+    fits, not_fits = ("[" * levels + "]" * levels for levels in (codec.MAX_DEPTH - 1, codec.MAX_DEPTH))
     assert told(f"[{fits}, {fits}, x]").startswith("not JSON at line 1 column ")
     assert DEEP == told(f"[{fits}, {not_fits}, x]")
 

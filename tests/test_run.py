@@ -28,7 +28,7 @@ from runstate import (
     new_run_id,
 )
 from runstate.lifecycle import LAW, TRANSITIONS, Transition
-from runstate.plausible import judge, judge_trace
+from runstate.traces import judge, judge_trace
 from tests.support import (
     CALL,
     EVENTS,

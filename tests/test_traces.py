@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from runstate import Run
-from runstate.plausible import judge, judge_trace
+from runstate.traces import judge, judge_trace
 from tests.mutated_traces import count_changes, is_legal
 from tests.support import TABLE, Recorded, needs_traces, recorded_runs
 

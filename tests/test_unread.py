@@ -19,10 +19,10 @@ import pytest
 
 from runstate import Run, RunStatus
 from runstate.cli import cli
-from runstate.recordings import NoteKind, Place, Report, inspect, snapshots
-from runstate.recordings.containers import KEYS
 from runstate.store import StoredRun, open_store
 from runstate.testing import assert_plausible
+from runstate.traces import NoteKind, Place, Report, inspect, snapshots
+from runstate.traces._containers import KEYS
 from tests.cli_runner import CliRunner
 from tests.store.support import bring_in_store
 from tests.test_containers import AT, LAWFUL, UNLAWFUL, Json, in_yaml, lines, log, read, sse, vcr

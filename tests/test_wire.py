@@ -21,10 +21,10 @@ from runstate import (
     TruncationStrategy,
     Usage,
 )
-from runstate.json_values import MAX_DEPTH
-from runstate.record import FIELDS
-from runstate.wire import MAX_BYTES, OLDEST, absent_keys
-from runstate.wire import MAX_DEPTH as MAX_TEXT_DEPTH
+from runstate.run.codec import MAX_BYTES, OLDEST, absent_keys
+from runstate.run.codec import MAX_DEPTH as MAX_TEXT_DEPTH
+from runstate.run.json_values import MAX_DEPTH
+from runstate.run.record import FIELDS
 from tests.support import KEYS, NOW, Recorded, bring, everything, needs_traces, new_run, recorded_runs
 
 RECORDED = recorded_runs()

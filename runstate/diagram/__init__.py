@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
-from runstate.diagram.dot import dot
-from runstate.diagram.lanes_svg import lanes_svg
-from runstate.diagram.lanes_text import lanes_text
-from runstate.diagram.markdown import markdown
-from runstate.diagram.mermaid import mermaid
 from runstate.diagram.model import Move, Picture, Standing
 from runstate.diagram.reading import parse_lanes
+from runstate.diagram.renderers.dot import dot
+from runstate.diagram.renderers.lanes_svg import lanes_svg
+from runstate.diagram.renderers.lanes_text import lanes_text
+from runstate.diagram.renderers.markdown import markdown
+from runstate.diagram.renderers.mermaid import mermaid
 from runstate.lifecycle import LAW, Law
 
 if TYPE_CHECKING:

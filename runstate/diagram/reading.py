@@ -14,8 +14,8 @@ from typing import Final
 import attrs
 
 from runstate.diagram.canvas import ASCII, UNICODE, without_color
-from runstate.diagram.lanes_text import EMPTY, HANGING, TITLE
 from runstate.diagram.model import Move
+from runstate.diagram.renderers.lanes_text import EMPTY, HANGING, TITLE
 from runstate.lifecycle import RunEvent, RunStatus
 
 __all__ = ["parse_lanes"]

@@ -8,13 +8,13 @@ Every method is there for threads (`store.create(...)`) and for coroutines (`awa
 committer. The database holds the law by itself, and refuses what is illegal to hand-written SQL too.
 """
 
-from runstate.store.commands import Settle
-from runstate.store.creating import NewRun
-from runstate.store.face import AsyncStore, BoundStore, Store
-from runstate.store.opening import open_store
-from runstate.store.reading import Page
-from runstate.store.working import Beat, Claim, Lease, Swept
-from runstate.stored import Entry, StoredRun
+from runstate.store._api.create import NewRun
+from runstate.store._api.open import open_store
+from runstate.store._api.queries import Page
+from runstate.store._api.store import AsyncStore, BoundStore, Store
+from runstate.store._api.worker_protocol import Beat, Claim, Lease, Swept
+from runstate.store._engine.commands import Settle
+from runstate.store._types import Entry, StoredRun
 
 __all__ = [
     "AsyncStore",

@@ -6,19 +6,19 @@
         assert_refused(a_run("completed"), "start", allowed=[])
 
 The assertions take a `Run`, a stored run with its `store=`, or a run of a class of your own. What stands beside:
-`runstate.testing.strategies` and `store_machine` for Hypothesis, `runstate.testing.trial` for somebody's whole
+`runstate.testing.strategies` and `store_machine` for Hypothesis, `runstate.testing.conformance` for somebody's whole
 implementation, and the pytest plugin with its fixtures and `--runstate-cov`.
 """
 
-from runstate.testing.asserting import (
+from runstate.testing.assertions import (
     assert_history,
     assert_moves,
     assert_plausible,
     assert_refused,
     assert_stamps,
 )
-from runstate.testing.building import TrackedRun, a_run
-from runstate.testing.cells import Cell, Walk, cells, moves, refusals, walks
+from runstate.testing.factories import TrackedRun, a_run
+from runstate.testing.matrix import Cell, Walk, cells, moves, refusals, walks
 
 __all__ = [
     "Cell",

@@ -13,9 +13,9 @@ from runstate.clock import ManualClock
 from runstate.errors import StoreError
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.store import Store, StoredRun, open_store
-from runstate.store.address import database_at
-from runstate.store.tables import SQLITE
-from runstate.testing.building import TrackedRun, a_run
+from runstate.store._api.url import database_at
+from runstate.store._sql.schema import SQLITE
+from runstate.testing.factories import TrackedRun, a_run
 
 if TYPE_CHECKING:
     import pytest

@@ -19,13 +19,10 @@ try:
 except ImportError as _missing:
     raise ImportError("runstate.testing.strategies needs Hypothesis: pip install hypothesis") from _missing
 
-from runstate.checks import MAX_METADATA_KEY, MAX_METADATA_PAIRS, MAX_METADATA_VALUE
 from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
-from runstate.plausible import Shape, shapes
 from runstate.run import Run
-from runstate.testing.asking import ask
-from runstate.testing.cells import Cell, refusals
-from runstate.values import (
+from runstate.run.validators import MAX_METADATA_KEY, MAX_METADATA_PAIRS, MAX_METADATA_VALUE
+from runstate.run.values import (
     ErrorCode,
     IncompleteDetails,
     IncompleteReason,
@@ -35,6 +32,9 @@ from runstate.values import (
     TruncationStrategy,
     Usage,
 )
+from runstate.testing._drive import ask
+from runstate.testing.matrix import Cell, refusals
+from runstate.traces import Shape, shapes
 
 __all__ = ["illegal_moves", "instances", "paths", "runs", "traces"]
 

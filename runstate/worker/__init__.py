@@ -9,11 +9,11 @@
 sends again what such an engine never delivered.
 """
 
-from runstate.worker.context import Context, Outcome, RunFailed, TokenLimitReached
-from runstate.worker.dispatch import Dispatcher
-from runstate.worker.drive import drive, drive_async
-from runstate.worker.handling import Handler
-from runstate.worker.worker import Worker
+from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached
+from runstate.worker._dispatch import Dispatcher
+from runstate.worker._drive import drive, drive_async
+from runstate.worker._handlers import Handler
+from runstate.worker._worker import Worker
 
 __all__ = [
     "Context",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runstate.plausible import judge
 from runstate.store import Store, open_store
+from runstate.traces import judge
 from tests.judge import judge_by_sql, judge_through
 from tests.postgres import Server, postgres_server, postgres_url
 from tests.store.support import TABLES, Prompt, template

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 
 from runstate.store import NewRun, Store, StoredRun, open_store
-from runstate.store.commands import Call
+from runstate.store._engine.commands import Call
 from tests.postgres import wait_until
 from tests.support import CALL, GIVEN, HELD_IN, NOW, STAMPED_BY, STAMPS, USED, WAYS
 

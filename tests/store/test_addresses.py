@@ -13,7 +13,7 @@ import pytest
 
 from runstate.errors import InvalidRun, RunstateError, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import open_store
-from runstate.store.address import database_at
+from runstate.store._api.url import database_at
 from tests.postgres import Server
 from tests.store.support import names
 

@@ -13,10 +13,12 @@ import pytest
 
 from runstate.cli import cli
 from runstate.errors import SchemaMismatch, StoreError
-from runstate.store import Store, open_store, postgres, sqlite
-from runstate.store.address import database_at
+from runstate.store import Store, open_store
+from runstate.store._api.url import database_at
+from runstate.store._postgres import connection as postgres
+from runstate.store._sqlite import connection as sqlite
+from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.store.doctor import examine
-from runstate.store.sqlite import SqliteDatabase
 from tests.cli_runner import CliRunner
 from tests.store.support import Prompt, names
 

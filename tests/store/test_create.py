@@ -15,8 +15,8 @@ import pytest
 
 from runstate import InvalidRun, ManualClock, Run, TruncationStrategy
 from runstate.errors import KeyReused, RunNotFound, StoreError
-from runstate.plausible import judge
 from runstate.store import Store, open_store
+from runstate.traces import judge
 from tests.postgres import Server, wait_until
 from tests.store.support import Prompt, at_once, birth, insert, names
 from tests.support import KEYS, NOW

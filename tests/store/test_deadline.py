@@ -18,7 +18,7 @@ import pytest
 from runstate import IllegalTransition, ManualClock, TerminalStatus, Usage, use_clock
 from runstate.errors import Conflict, DeadlinePassed, OutcomeUnknown
 from runstate.store import Store, open_store
-from runstate.store import postgres as postgres_module
+from runstate.store._postgres import connection as postgres_module
 from tests.store.conftest import empty
 from tests.store.support import (
     FIRST,

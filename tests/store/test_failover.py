@@ -33,11 +33,12 @@ from runstate.errors import (
     StoreUnavailable,
     StoreUrlError,
 )
-from runstate.store import Lease, Settle, Store, StoredRun, migrations, open_store, tables
-from runstate.store.commands import Call
-from runstate.store.session import Trouble
-from runstate.store.sqlstates import is_answer_lost, is_passing, is_wrong, trouble_of
-from runstate.store.tables import POSTGRES
+from runstate.store import Lease, Settle, Store, StoredRun, open_store
+from runstate.store._engine.commands import Call
+from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wrong, trouble_of
+from runstate.store._sql import migrations, schema
+from runstate.store._sql.connection import Trouble
+from runstate.store._sql.schema import POSTGRES
 from tests.postgres import Server, wait_until
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, names
@@ -218,7 +219,7 @@ def test_a_read_has_no_unknown_outcome(home: str, monkeypatch: pytest.MonkeyPatc
         looked.append(None)
         look(session)
 
-    monkeypatch.setattr("runstate.store.opening.require_latest", breaks)
+    monkeypatch.setattr("runstate.store._api.open.require_latest", breaks)
     with pytest.raises(StoreUnavailable, match="broke before the answer came"):
         open_store(home, wait_s=0.0)
     assert 1 == len(looked)
@@ -341,7 +342,7 @@ def test_a_refusal_that_is_known_is_not_asked_for_twice(monkeypatch: pytest.Monk
         asked.append(address)
         return ["53300"]
 
-    monkeypatch.setattr("runstate.store.postgres.refusal_codes", ask)
+    monkeypatch.setattr("runstate.store._postgres.connection.refusal_codes", ask)
     with refusing(("53300", GERMAN["53300"])) as url, pytest.raises(StoreUnavailable):
         open_store(url, wait_s=0.5)
     assert 1 == len(asked)
@@ -397,7 +398,7 @@ def test_a_store_that_is_opened_while_it_is_away_or_full(
 
 def test_a_store_that_is_migrated_while_it_is_away(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """So is one that is to be made: the connection breaks in the middle of it, and it is made all the same."""
-    create, broken = tables.create_tables, list[None]()
+    create, broken = schema.create_tables, list[None]()
 
     def breaking(words: Any) -> tuple[str, ...]:
         if not broken and words is POSTGRES:

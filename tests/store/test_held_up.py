@@ -14,13 +14,14 @@ import pytest
 
 from runstate import ManualClock, RunEvent, ToolCall
 from runstate.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
-from runstate.store import Store, birth, open_store, turning
-from runstate.store import committer as committing
-from runstate.store.commands import Call, Past, Settle, Turn
-from runstate.store.rows import Row
-from runstate.store.session import Session
-from runstate.store.turning import past_of
-from runstate.store.working import itself
+from runstate.store import Store, open_store
+from runstate.store._api.worker_protocol import itself
+from runstate.store._engine import committer as committing
+from runstate.store._engine import execute_create, execute_settle_and_claim
+from runstate.store._engine.commands import Call, Past, Settle, Turn
+from runstate.store._engine.execute_settle_and_claim import past_of
+from runstate.store._sql.connection import Session
+from runstate.store._sql.rows import Row
 from tests.postgres import wait_until
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, is_locked, names, wait_for_a_lock
@@ -112,7 +113,7 @@ def test_a_connection_that_breaks_while_it_is_made(url: str, monkeypatch: pytest
             raise AssertionError
 
         for asked, reading in (("is_pooled", True), ("are_set", False)):
-            monkeypatch.setattr(f"runstate.store.postgres.{asked}", ended)
+            monkeypatch.setattr(f"runstate.store._postgres.connection.{asked}", ended)
             with pytest.raises(StoreUnavailable, match="cannot connect to"):
                 store.database.open(reading=reading)
             monkeypatch.undo()
@@ -227,7 +228,7 @@ def test_a_turn_whose_reads_fail_after_it_was_committed(any_url: str, monkeypatc
                 raise failure
             return past_of(session, claimed)
 
-        monkeypatch.setattr(turning, "past_of", fail_once)
+        monkeypatch.setattr(execute_settle_and_claim, "past_of", fail_once)
         settles = [Settle(claim.run, RunEvent.COMPLETE)]
         turn = Turn(lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset())
         turned = store.ask(turn)
@@ -247,7 +248,7 @@ def test_a_create_that_breaks_off(store: Store, prompt: Prompt, monkeypatch: pyt
     def end(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(birth, "_by_key", end)
+    monkeypatch.setattr(execute_create, "_by_key", end)
     with pytest.raises(KeyboardInterrupt):
         store.create(**names(id="run_2", metadata={"a": "1"}, idempotency_key="key"))
     assert before == prompt.everything()

@@ -11,7 +11,7 @@ import pytest
 from runstate import ToolCall
 from runstate.errors import IllegalTransition, OutcomeUnknown, RunstateError, ToolOutputsMismatch
 from runstate.store import Store, open_store
-from runstate.store.sqlite import SqliteSession
+from runstate.store._sqlite.connection import SqliteSession
 from tests.store.support import names
 
 FIRST = [ToolCall("call_1", "weather", "{}")]

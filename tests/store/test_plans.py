@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from runstate.store.statements import Statements
-from runstate.store.tables import POSTGRES, SQLITE, Words
+from runstate.store._sql.schema import POSTGRES, SQLITE, Words
+from runstate.store._sql.statements import Statements
 from tests.store.support import Prompt
 
 ASKED: Final = {

@@ -20,9 +20,9 @@ from runstate import IllegalTransition
 from runstate.cli import cli
 from runstate.errors import StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, open_store
-from runstate.store import postgres as driver
+from runstate.store._postgres import connection as driver
+from runstate.store._postgres.connection import PostgresDatabase
 from runstate.store.doctor import examine
-from runstate.store.postgres import PostgresDatabase
 from runstate.testing.fixtures import a_store
 from runstate.worker import Context, Worker
 from tests.cli_runner import CliRunner

@@ -18,7 +18,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from runstate.store import open_store
-from runstate.store.prepared import Prepared
+from runstate.store._postgres.prepared import Prepared
 from tests.postgres import LIMIT, wait_until
 from tests.store.support import wait_for_a_lock
 
@@ -137,7 +137,7 @@ def test_a_refusal_leaves_the_connection_of_use(postgres_url: str) -> None:
 IN_THE_MIDDLE = """
 import sys
 import psycopg
-from runstate.store.prepared import Prepared
+from runstate.store._postgres.prepared import Prepared
 with psycopg.connect(sys.argv[1], autocommit=True) as connection:
     run = Prepared(connection)
     try:

@@ -13,13 +13,14 @@ import pytest
 
 from runstate import IllegalTransition, RunEvent
 from runstate.errors import RunstateError, StoreUnavailable, StoreUrlError
-from runstate.store import Store, open_store, pooling
-from runstate.store import postgres as driver
-from runstate.store.commands import Call
-from runstate.store.parameters import parsed
-from runstate.store.session import Session
-from runstate.store.statements import Statements
-from runstate.store.tables import POSTGRES
+from runstate.store import Store, open_store
+from runstate.store._engine.commands import Call
+from runstate.store._postgres import connection as driver
+from runstate.store._postgres import pooler
+from runstate.store._postgres.parameters import parsed
+from runstate.store._sql.connection import Session
+from runstate.store._sql.schema import POSTGRES
+from runstate.store._sql.statements import Statements
 from tests.postgres import Server
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, ask_store, names
@@ -45,7 +46,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every connection is taken for one that a pooler hands out."""
-    for module in (driver, pooling):
+    for module in (driver, pooler):
         monkeypatch.setattr(module, "is_pooled", lambda connection: True)
 
 

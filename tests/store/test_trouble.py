@@ -19,12 +19,12 @@ import pytest
 from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, StoredRun, open_store
-from runstate.store.commands import Call, Command, Settle, Turn
-from runstate.store.perform import perform
-from runstate.store.postgres import PostgresSession
-from runstate.store.session import Session
-from runstate.store.sqlite import SqliteSession
-from runstate.store.working import itself
+from runstate.store._api.worker_protocol import itself
+from runstate.store._engine.commands import Call, Command, Settle, Turn
+from runstate.store._engine.executor import perform
+from runstate.store._postgres.connection import PostgresSession
+from runstate.store._sql.connection import Session
+from runstate.store._sqlite.connection import SqliteSession
 from tests.postgres import LIMIT, Server, wait_until
 from tests.store.support import TABLES, Prompt, names, wait_for_a_lock
 
@@ -246,7 +246,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
         claims = store.claim(lease, 2)
         other.run("BEGIN")
         other.run("SELECT 1 FROM runstate_run WHERE id = 'run_2' FOR UPDATE")
-        monkeypatch.setattr("runstate.store.committer.perform", counting)
+        monkeypatch.setattr("runstate.store._engine.committer.perform", counting)
         with ThreadPoolExecutor(1) as pool:
             settled = pool.submit(store.settle, lease, [Settle(claim.run, RunEvent.COMPLETE) for claim in claims])
             wait_for_a_lock(home)

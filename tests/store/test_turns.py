@@ -14,11 +14,11 @@ import pytest
 from runstate import ManualClock, RunEvent, TerminalStatus
 from runstate.errors import LeaseLost
 from runstate.store import Store, StoredRun, open_store
-from runstate.store.commands import Settle, Turn
-from runstate.store.statements import Statements
-from runstate.store.tables import SQLITE
-from runstate.store.turns_sqlite import claimable
-from runstate.store.working import itself
+from runstate.store._api.worker_protocol import itself
+from runstate.store._engine.commands import Settle, Turn
+from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.statements import Statements
+from runstate.store._sqlite.settle_and_claim import claimable
 from tests.store.support import names
 from tests.support import CALL
 

@@ -15,8 +15,8 @@ from psycopg.rows import dict_row
 from runstate import IllegalTransition, InvalidRun, ManualClock
 from runstate.errors import RunNotFound, SchemaMismatch, StoreError, StoreUrlError, ThreadBusy
 from runstate.store import BoundStore, Store, open_store
-from runstate.store.same_store import place_of, require_same
-from runstate.store.sqlite import SqliteSession
+from runstate.store._api.same_store import place_of, require_same
+from runstate.store._sqlite.connection import SqliteSession
 from tests.store.support import Prompt, names
 from tests.support import CALL
 

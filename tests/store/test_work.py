@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from runstate import InvalidRun, ManualClock, RunEvent, TerminalStatus, Usage, plausible
+from runstate import InvalidRun, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import LeaseLost, RunNotFound
 from runstate.store import Claim, Lease, Store
-from runstate.store.commands import Settle
+from runstate.store._engine.commands import Settle
+from runstate.traces import judge
 from tests.store.support import Prompt, ask_store, bring_in_store, names
 from tests.support import CALL, GIVEN, NOW, STAMPED_BY, STATUSES, TABLE
 
@@ -202,7 +203,7 @@ def test_an_outcome(store: Store, prompt: Prompt, clock: ManualClock, lease: Lea
         assert NOW + 3 == getattr(settled, STAMPED_BY[target])
         assert Usage(12, 30) == settled.usage
     assert prompt.one("run_1")["worker"] is None
-    assert () == plausible.judge(settled)
+    assert () == judge(settled)
 
 
 def test_many_outcomes_at_once(store: Store, clock: ManualClock, lease: Lease) -> None:

@@ -10,7 +10,7 @@ import threading
 from itertools import count
 from typing import Any, Final
 
-from runstate.testing.trial import Functions
+from runstate.testing.conformance import Functions
 from tests.support import GIVEN, HELD_IN, NOW, ROWS, STAMPED_BY, STAMPS, TABLE
 
 Record = dict[str, Any]

@@ -6,7 +6,7 @@ import copy
 import threading
 
 from runstate import RunEvent
-from runstate.testing.trial import NotOffered, Objects
+from runstate.testing.conformance import NotOffered, Objects
 from tests.testing.broken import Desk, No, Record
 
 # --- at once ----------------------------------------------------------------------------------------------------------

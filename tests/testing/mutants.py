@@ -5,7 +5,7 @@
 `AgentRun` is what a user might write: nine methods over a literal table. Each mutant is that class with one thing
 changed in its table, and is put to the kit as a user would: `assert_moves` over `moves()`, `assert_refused` over
 `refusals()`, `assert_moves` along `walks()`, and `hold_trial`. After these come mutants of `Run` itself, made by
-changing what `runstate.run` has looked up in the law, or what a move writes.
+changing what `runstate.run._run` has looked up in the law, or what a move writes.
 
 A mutant that is legal after all, or that the trial lets pass on purpose, says why, and is not counted as caught.
 """
@@ -20,9 +20,10 @@ from typing import Any, Final, NamedTuple
 import attrs
 import pytest
 
-from runstate import IllegalTransition, ManualClock, Run, ToolOutputsMismatch, run, use_clock
+from runstate import IllegalTransition, ManualClock, Run, ToolOutputsMismatch, use_clock
+from runstate.run import _run as run
 from runstate.testing import a_run, assert_moves, assert_refused, assert_stamps, moves, refusals, walks
-from runstate.testing.trial import Objects, RunsInMemory, hold_trial
+from runstate.testing.conformance import Objects, RunsInMemory, hold_trial
 from tests.support import HELD_IN, NOW, PAIRS, STAMPS, STATUSES, TABLE
 
 # --- what a user might write ------------------------------------------------------------------------------------------

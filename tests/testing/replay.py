@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from runstate.testing.trial import Charge, Subject
+from runstate.testing.conformance import Charge, Subject
 
 __all__ = ["Shown", "replay"]
 

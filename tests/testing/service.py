@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from runstate.testing.trial import Http
-from runstate.testing.trial.http import Route
+from runstate.testing.conformance import Http
+from runstate.testing.conformance._http import Route
 from tests.support import EVENTS
 from tests.testing.broken import Desk, No, Record
 

@@ -31,7 +31,7 @@ from runstate import (
     documented,
 )
 from runstate.errors import RunNotFound
-from runstate.machine import run_machine
+from runstate.integrations.transitions import run_machine
 from runstate.store import Store, open_store
 from runstate.testing import (
     Cell,
@@ -46,8 +46,8 @@ from runstate.testing import (
     refusals,
     walks,
 )
-from runstate.testing.asking import ask, ask_stored
-from runstate.testing.records import fields_of, outcomes, unlike_a_birth, unlike_a_move
+from runstate.testing._diff import fields_of, outcomes, unlike_a_birth, unlike_a_move
+from runstate.testing._drive import ask, ask_stored
 from tests.support import CALL, EVENTS, NOW, PAIRS, STAMPED_BY, STAMPS, STATUSES, TABLE, TERMINAL, WAYS, bring, new_run
 from tests.support import ROWS as SUPPORT_ROWS
 from tests.testing.mutants import ROWS, AgentRun, NotAllowed

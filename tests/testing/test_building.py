@@ -12,10 +12,10 @@ import pytest
 
 from runstate import IllegalTransition, InvalidRun, ManualClock, Run, RunStatus, ToolCall, use_clock
 from runstate.clock import reader
-from runstate.plausible import judge, judge_trace
 from runstate.store import Store, StoredRun, open_store
 from runstate.testing import TrackedRun, a_run, assert_history, walks
-from runstate.testing.building import ARRANGED, is_arranging
+from runstate.testing.factories import ARRANGED, is_arranging
+from runstate.traces import judge, judge_trace
 from tests.support import CALL, EVENTS, MOVES, NOW, PAIRS, STATUSES, TABLE, TERMINAL, WAYS, ask, bring, everything
 
 BORN = 1_700_000_000

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from runstate import LAW, RunEvent, RunStatus
-from runstate.testing.trial import Functions, Judgement, hold_trial
+from runstate.testing.conformance import Functions, Judgement, hold_trial
 
 pytestmark = pytest.mark.foreign
 

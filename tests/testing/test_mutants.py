@@ -12,7 +12,7 @@ from itertools import groupby
 
 import pytest
 
-from runstate.testing.trial import RunsInMemory, hold_trial
+from runstate.testing.conformance import RunsInMemory, hold_trial
 from tests.support import TABLE
 from tests.testing.mutants import (
     ASSERTIONS,

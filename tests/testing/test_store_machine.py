@@ -19,10 +19,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from runstate import LAW, RunEvent, RunstateError, TerminalStatus
 from runstate.clock import microseconds
 from runstate.store import Beat, Claim, Entry, Lease, NewRun, Settle, Store, StoredRun, Swept, open_store
-from runstate.store.commands import Call, Move, Turned
-from runstate.store.guards import drop_guards
-from runstate.store.session import Session
-from runstate.store.tables import SQLITE
+from runstate.store._engine.commands import Call, Move, Turned
+from runstate.store._sql.connection import Session
+from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.triggers.ddl import drop_guards
 from runstate.testing.store_machine import StoreMachine
 from tests.judge import judge_by_sql, judge_through
 from tests.postgres import Server

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
 from runstate import LAW, IllegalTransition, Run, RunEvent, documented
-from runstate.plausible import judge, judge_trace
-from runstate.testing.asking import ask
+from runstate.run.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
+from runstate.testing._drive import ask
 from runstate.testing.strategies import illegal_moves, paths, runs, traces
-from runstate.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
+from runstate.traces import judge, judge_trace
 from tests.mutated_traces import is_legal
 from tests.support import PAIRS, STATUSES, TABLE, everything
 

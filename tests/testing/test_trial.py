@@ -13,10 +13,10 @@ import pytest
 from transitions import MachineError
 
 from runstate import ManualClock, Run
+from runstate.integrations.transitions import run_machine
 from runstate.lifecycle import LAW, Basis, Law, RunEvent, RunStatus, Transition
-from runstate.machine import run_machine
 from runstate.store import Store, open_store
-from runstate.testing.trial import (
+from runstate.testing.conformance import (
     Functions,
     Judgement,
     NotOffered,
@@ -145,7 +145,7 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         waited.append(seconds)
         desk.advance(2)
 
-    monkeypatch.setattr("runstate.testing.trial.pause", pause)
+    monkeypatch.setattr("runstate.testing.conformance.pause", pause)
     once = hold_trial(Functions(desk.create, broken.StartsOnce.ask.__get__(desk), desk.read, refused=No), race_rounds=0)
     assert once.holds
     assert {1.05} == set(waited)
@@ -158,7 +158,7 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hold_trial(Functions(desk.create, desk.ask, status, refused=No), race_rounds=0).holds
     assert [] == waited
     slow = broken.StartsOnce()
-    monkeypatch.setattr("runstate.testing.trial.pause", lambda _: slow.advance(2))
+    monkeypatch.setattr("runstate.testing.conformance.pause", lambda _: slow.advance(2))
     (charge,) = hold_trial(Functions(slow.create, slow.ask, slow.read, refused=No), race_rounds=0).charges
     assert "time.sleep(1.05)" in charge.reproduction
 

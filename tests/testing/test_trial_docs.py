@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from runstate.testing.trial import Judgement
+from runstate.testing.conformance import Judgement
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "trial.md").read_text(encoding="utf-8")
 SHOWN: Final = re.findall(

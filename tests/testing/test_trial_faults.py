@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from runstate.lifecycle import RunEvent
-from runstate.testing.trial import Charge, Functions, NotOffered, Refused, hold_trial
+from runstate.testing.conformance import Charge, Functions, NotOffered, Refused, hold_trial
 from tests.support import NOW, PAIRS, TABLE, TERMINAL
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
@@ -437,7 +437,7 @@ def test_a_trial_never_raises(broken_call: str, after: int) -> None:
 def test_time_that_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who cannot move its time is waited for instead."""
     waited: list[float] = []
-    monkeypatch.setattr("runstate.testing.trial.pause", waited.append)
+    monkeypatch.setattr("runstate.testing.conformance.pause", waited.append)
 
     class Wrecked(Desk):
         def advance(self, seconds: int) -> None:

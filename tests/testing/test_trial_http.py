@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from runstate.lifecycle import LAW, Law, RunEvent
-from runstate.testing.trial import Charge, Http, hold_trial
+from runstate.testing.conformance import Charge, Http, hold_trial
 from tests.support import PAIRS
 from tests.testing import broken
 from tests.testing.broken import Desk, Record

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from runstate.testing.trial import SqlTable, hold_trial
+from runstate.testing.conformance import SqlTable, hold_trial
 from tests.support import PAIRS
 
 pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things

@@ -16,9 +16,13 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
-from runstate.store import committer, conditions, leases, perform, pooling, sqlite, statements, turning, turns_sqlite
-from runstate.store.commands import Command
-from runstate.worker import worker
+from runstate.store._engine import committer, execute_settle_and_claim, executor
+from runstate.store._engine.commands import Command
+from runstate.store._postgres import pooler
+from runstate.store._sql import leases, statements
+from runstate.store._sql.triggers import conditions
+from runstate.store._sqlite import connection, settle_and_claim
+from runstate.worker import _worker as worker
 
 __all__ = ["BUGS", "Bug", "Change", "planted"]
 
@@ -41,7 +45,7 @@ class Bug(NamedTuple):
 
 
 _SETTLING: Final = (statements.Statements, "_settling")
-_COMPLETING: Final = (turns_sqlite, "_completing")
+_COMPLETING: Final = (settle_and_claim, "_completing")
 _TOKEN: Final = " AND r.worker {self.words.same} {self.param('worker')}"
 
 BUGS: Final[Mapping[str, Bug]] = {
@@ -80,7 +84,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         "An answer is given before the commit.",
         (
             Change(
-                perform,
+                executor,
                 "perform",
                 "        _execute(session, creates, moves, others)\n",
                 "        _execute(session, creates, moves, others)\n"
@@ -92,8 +96,8 @@ BUGS: Final[Mapping[str, Bug]] = {
     "no_sync": Bug(
         "A commit does not wait for the disk.",
         (
-            Change(sqlite.SqliteDatabase, "_prepare", "synchronous = FULL", "synchronous = OFF"),
-            Change(pooling, "settings_of", "{**_PLANS,", '{"synchronous_commit": "off", **_PLANS,'),
+            Change(connection.SqliteDatabase, "_prepare", "synchronous = FULL", "synchronous = OFF"),
+            Change(pooler, "settings_of", "{**_PLANS,", '{"synchronous_commit": "off", **_PLANS,'),
         ),
     ),
     "sweep_ignores_leases": Bug(
@@ -131,7 +135,7 @@ BUGS: Final[Mapping[str, Bug]] = {
     ),
     "begins_what_it_holds": Bug(
         "A worker that lost an answer takes the runs it works on for new ones.",
-        (Change(turning, "_reconcile", ".union(turn.held or ())", ""),),
+        (Change(execute_settle_and_claim, "_reconcile", ".union(turn.held or ())", ""),),
     ),
     "counts_no_attempt": Bug(
         "A run that is taken over has the attempt that it had.",

@@ -15,13 +15,13 @@ import pytest
 
 from runstate import Run, RunDecodeError
 from runstate.__main__ import main
-from runstate.cli.durations import duration
-from runstate.cli.files import bounded_lines
-from runstate.cli.store_option import masked
+from runstate.cli._durations import duration
+from runstate.cli._files import bounded_lines
+from runstate.cli._options import masked
 from runstate.errors import StoreUrlError
-from runstate.recordings import Report, inspect, snapshots
-from runstate.store.address import database_at
-from runstate.wire import MAX_BYTES
+from runstate.run.codec import MAX_BYTES
+from runstate.store._api.url import database_at
+from runstate.traces import Report, inspect, snapshots
 from tests.support import new_run
 from tests.torture.fuzz.addresses import behind
 from tests.torture.fuzz.growth import SHAPES, growth
@@ -215,7 +215,7 @@ def test_blank_lines_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "line 4 column 1" in complaint.problem
     (complaint,) = judged(b"\n\ninteractions: [}\n").complaints
     assert "line 3 column 16" in complaint.problem
-    monkeypatch.setattr("runstate.json_text.MAX_BYTES", 1000)
+    monkeypatch.setattr("runstate.run.json_text.MAX_BYTES", 1000)
     (complaint,) = judged(b"{\n" + b"\n" * 998 + b"}\n").complaints
     assert "expected at most 1000 bytes, got 1001" in complaint.problem
 

@@ -50,7 +50,7 @@ def watchdog() -> Iterator[None]:
 @pytest.fixture
 def frequent_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have leases renewed a hundred times as often as they must be, so that a long lease needs no long wait."""
-    monkeypatch.setattr("runstate.worker.pulse._BEATS", 300)
+    monkeypatch.setattr("runstate.worker._heartbeat._BEATS", 300)
 
 
 @pytest.fixture(scope="package")

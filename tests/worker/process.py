@@ -24,7 +24,8 @@ from typing import Any, Final, Self
 
 from runstate.errors import LeaseLost
 from runstate.store import Store, open_store
-from runstate.worker import Context, Handler, Worker, drive, pulse
+from runstate.worker import Context, Handler, Worker, drive
+from runstate.worker import _heartbeat as pulse
 from tests.worker.support import LIMIT, until
 
 ROOT: Final = Path(__file__).parents[2]

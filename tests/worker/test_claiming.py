@@ -34,7 +34,7 @@ from tests.worker.support import (
 @pytest.fixture
 def never_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have idle workers look for runs so seldom that only a hint tells them of one."""
-    monkeypatch.setattr("runstate.worker.worker._IDLE_S", (3600.0,))
+    monkeypatch.setattr("runstate.worker._worker._IDLE_S", (3600.0,))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from runstate.worker.crew import Crew
+from runstate.worker._thread_pool import Crew
 from tests.postgres import wait_until
 from tests.worker.support import limited
 

@@ -18,7 +18,7 @@ import pytest
 from runstate import ManualClock
 from runstate.errors import InvalidRun, OutcomeUnknown, RunNotFound
 from runstate.store import Store, StoredRun, open_store
-from runstate.store.commands import Command, Turn
+from runstate.store._engine.commands import Command, Turn
 from runstate.worker import Context, Dispatcher, Outcome, drive, drive_async
 from tests.store.support import Prompt
 from tests.worker.process import ROOT
@@ -269,7 +269,7 @@ async def keep(store: Store) -> None:
 @limited
 async def test_a_driver_keeps_its_lease(both: dict[str, tuple[str, Store]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler longer than the lease keeps its run."""
-    monkeypatch.setattr("runstate.worker.pulse._BEATS", 25)  # so that only a standstill of seconds loses it
+    monkeypatch.setattr("runstate.worker._heartbeat._BEATS", 25)  # so that only a standstill of seconds loses it
     await asyncio.gather(*(keep(store) for _, store in both.values()))
 
 
@@ -279,7 +279,7 @@ async def test_a_driver_keeps_its_lease(both: dict[str, tuple[str, Store]], monk
 @pytest.fixture
 def moving(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     """The clock of the database and of the dispatchers, moved by the test alone."""
-    monkeypatch.setattr("runstate.worker.dispatch.monotonic", lambda: clock.time())
+    monkeypatch.setattr("runstate.worker._dispatch.monotonic", lambda: clock.time())
     return clock
 
 

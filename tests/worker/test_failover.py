@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from runstate.errors import AccessDenied, OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, open_store
 from runstate.worker import Context, Outcome, Worker, drive
-from runstate.worker.failure import met_outage, redacted, sentence_of, traceback_of
+from runstate.worker._failure import met_outage, redacted, sentence_of, traceback_of
 from tests.judge import judge_by_sql
 from tests.postgres import OwnServer, Server, wait_until
 from tests.store.support import Prompt

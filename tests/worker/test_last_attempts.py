@@ -13,7 +13,7 @@ import pytest
 
 from runstate.store import Store, open_store
 from runstate.worker import Context, Worker, drive_async
-from runstate.worker.last_attempts import LastAttempts, is_last, last_attempts
+from runstate.worker._last_attempts import LastAttempts, is_last, last_attempts
 from tests.store.support import Prompt
 from tests.worker.process import WorkerProcess
 from tests.worker.support import KINDS, LIMIT, Bench, at_work, ended, error_of, finish, limited, new, until

@@ -171,7 +171,7 @@ async def test_leases(
 ) -> None:
     """Every scene of this page."""
     caplog.set_level(logging.WARNING, "runstate.worker")
-    monkeypatch.setattr("runstate.worker.pulse._BEATS", BEATS)
+    monkeypatch.setattr("runstate.worker._heartbeat._BEATS", BEATS)
     async with asyncio.TaskGroup() as scenes:
         for dialect, (url, store) in both.items():
             for scene in SCENES:

@@ -12,8 +12,8 @@ import pytest
 
 from runstate.errors import InvalidRun, RunNotFound
 from runstate.lifecycle import RunEvent
+from runstate.run.values import LastError
 from runstate.store import Store, StoredRun
-from runstate.values import LastError
 from runstate.worker import Context, Outcome, RunFailed, TokenLimitReached, Worker, drive, drive_async
 from tests.worker.support import KINDS, error_of, events, finish, last, limited, new, of_kind, until
 

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import pytest
 
 from runstate.errors import StoreError
-from runstate.plausible import judge
-from runstate.store import Store, asking, open_store
-from runstate.store import committer as committing
-from runstate.store.bell import NotifyBell
+from runstate.store import Store, open_store
+from runstate.store._engine import committer as committing
+from runstate.store._engine import transport
+from runstate.store._engine.notifier import NotifyBell
+from runstate.traces import judge
 from runstate.worker import Context, Outcome, Worker
-from runstate.worker import hands as handing
+from runstate.worker import _session as handing
 from tests.judge import judge_by_sql
 from tests.postgres import OwnServer, wait_until
 from tests.store.support import Prompt
@@ -101,8 +102,8 @@ async def test_a_worker_stops_its_runs_before_the_lease_ends(
     """It cannot renew, and so lets go of its runs while nobody else can have them; when it can, it begins anew."""
     caplog.set_level(logging.WARNING, "runstate.worker")
     # Only a standstill of two seconds makes it late, or lose a lease that the store would renew.
-    monkeypatch.setattr("runstate.worker.pulse._MARGIN", 0.5)
-    monkeypatch.setattr("runstate.worker.pulse._BEATS", 40)
+    monkeypatch.setattr("runstate.worker._heartbeat._MARGIN", 0.5)
+    monkeypatch.setattr("runstate.worker._heartbeat._BEATS", 40)
     with ExitStack() as undo:
         async with asyncio.TaskGroup() as scenes:
             for url, _ in both.values():
@@ -135,7 +136,7 @@ async def test_a_worker_is_stopped_while_nobody_answers(
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an answer is told that it is unknown, whatever it was; the threads end, and the program may."""
-    for part in (committing, asking):
+    for part in (committing, transport):
         monkeypatch.setattr(part, "_CLOSING_S", 0.5)
     before = threading.enumerate()
     with Proxy(store_url) as proxy, ThreadPoolExecutor(3) as pool:
@@ -155,7 +156,7 @@ def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pyt
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 def test_a_store_is_closed_that_nobody_ever_answered(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its bell and its committer are about to connect: neither keeps the other parts from being closed."""
-    for part in (NotifyBell, committing, asking):
+    for part in (NotifyBell, committing, transport):
         monkeypatch.setattr(part, "_END_S" if part is NotifyBell else "_CLOSING_S", 0.1)
     with Proxy(store_url) as proxy, ThreadPoolExecutor(1) as pool:
         store = open_store(proxy.url, wait_s=0.1)

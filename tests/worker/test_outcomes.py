@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from runstate import InvalidRun, RequiredAction, ToolCall, checks
+from runstate import InvalidRun, RequiredAction, ToolCall
 from runstate.lifecycle import RunEvent
+from runstate.run import validators
 from runstate.store import Store, open_store
 from runstate.worker import Context, Handler, Outcome, RunFailed, Worker
 from tests.worker.support import KINDS, LIMIT, error_of, events, finish, finished, last, new, of_kind
@@ -353,15 +354,15 @@ def test_a_word_that_is_none_of_those_is_quoted(wrong: Any) -> None:
     limits = "expected one of max_completion_tokens, max_prompt_tokens"
     with pytest.raises(InvalidRun) as refused:
         RunFailed(wrong, "it broke")
-    assert f"code: {codes}, got {checks.show(wrong)}" == str(refused.value)
+    assert f"code: {codes}, got {validators.show(wrong)}" == str(refused.value)
 
     def handler(ctx: Context) -> None:
         with pytest.raises(InvalidRun) as refused:
             ctx.fail(wrong, "it broke")
-        assert f"code: {codes}, got {checks.show(wrong)}" == str(refused.value)
+        assert f"code: {codes}, got {validators.show(wrong)}" == str(refused.value)
         with pytest.raises(InvalidRun) as refused:
             ctx.mark_incomplete(wrong)
-        assert f"reason: {limits}, got {checks.show(wrong)}" == str(refused.value)
+        assert f"reason: {limits}, got {validators.show(wrong)}" == str(refused.value)
 
     with open_store("sqlite:///:memory:") as store:
         assert "completed" == finished(store, handler).status

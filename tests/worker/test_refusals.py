@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from runstate.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable
-from runstate.store import Store, open_store, perform
+from runstate.store import Store, open_store
+from runstate.store._engine import executor
 from runstate.worker import Context, Worker
 from tests.worker.support import KINDS, at_work, ended, limited, new, of_kind, until
 
@@ -85,7 +86,7 @@ async def test_turns_that_are_refused(store: Store, monkeypatch: pytest.MonkeyPa
         refusing = Refusing(error)
         began_at = loop.time()
         with monkeypatch.context() as patch:
-            patch.setattr(perform, "take_turn", refusing)
+            patch.setattr(executor, "take_turn", refusing)
             async with at_work(store, lambda ctx: None, drain_s=0.0):
                 await until(lambda: refusing.count > 0, "a turn")  # noqa: B023
                 await commit(store)

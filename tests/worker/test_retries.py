@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from runstate.errors import StoreUnavailable
+from runstate.run.values import Usage
 from runstate.store import Store
-from runstate.values import Usage
 from runstate.worker import Context, drive
-from runstate.worker.last_attempts import Reservation
+from runstate.worker._last_attempts import Reservation
 from tests.worker.support import KINDS, at_work, ended, events, finish, left_behind, limited, new, of_kind, until
 
 AWAY = StoreUnavailable("another store is away")
@@ -108,8 +108,8 @@ async def test_tokens_of_a_handler_that_is_stopped_count(store: Store) -> None:
 @limited
 async def test_a_run_that_waits_is_cancelled_at_once(way: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for its next try: the handler is not called again, and its tokens are in the record."""
-    monkeypatch.setattr("runstate.worker.retries._FIRST_S", 3600.0)
-    monkeypatch.setattr("runstate.worker.retries._MOST_S", 3600.0)
+    monkeypatch.setattr("runstate.worker._retries._FIRST_S", 3600.0)
+    monkeypatch.setattr("runstate.worker._retries._MOST_S", 3600.0)
     run, calls = store.create(**new()), list[str]()
 
     async def answer(ctx: Context) -> None:

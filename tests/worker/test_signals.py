@@ -17,7 +17,7 @@ import pytest
 from runstate.errors import StoreUnavailable
 from runstate.store import Store, open_store
 from runstate.worker import Worker
-from runstate.worker.signals import StopSignals
+from runstate.worker._signals import StopSignals
 from tests.worker.process import ROOT, WorkerProcess
 from tests.worker.support import LIMIT, Bench, ended, events, limited, new, until
 
@@ -132,7 +132,7 @@ async def test_the_command_ends_too(tmp_path: Path) -> None:
 HANGING = """
 import asyncio, sys, threading, time
 from runstate.store import open_store
-from runstate.worker import Worker, signals
+from runstate.worker import Worker, _signals as signals
 from tests.store.support import Prompt
 
 # On a busy machine the blocks may take longer to be left than a process is given after a second signal.
@@ -197,7 +197,7 @@ async def test_a_second_signal_while_the_store_does_not_answer(tmp_path: Path) -
 
 END = """
 import logging, threading
-from runstate.worker.signals import end_process
+from runstate.worker._signals import end_process
 
 logging.basicConfig()
 both = threading.Barrier(2)

@@ -12,22 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-from runstate import checks
 from runstate.errors import SchemaMismatch, StoreError
+from runstate.run import validators
+from runstate.run.values import demand
+from runstate.store._sql.connection import Database, Session
+from runstate.store._sql.migrations import LATEST, require_latest, version_of
 from runstate.store.doctor.diagnosis import Diagnosis, Finding, Progress, Severity, Sheet
 from runstate.store.doctor.health import examine_health
 from runstate.store.doctor.histories import examine_histories
 from runstate.store.doctor.schema import examine_schema
-from runstate.store.doctor.waiting import examine_waiting
-from runstate.store.migrations import LATEST, require_latest, version_of
-from runstate.store.session import Database, Session
-from runstate.values import demand
+from runstate.store.doctor.stuck import examine_waiting
 
 __all__ = ["Diagnosis", "Finding", "HasDatabase", "Progress", "Severity", "examine"]
 
-_SPAN: Final = checks.number(0, checks.YEAR_10000)
-_MOST: Final = checks.count(1)
-_NONE: Final = checks.count(0)
+_SPAN: Final = validators.number(0, validators.YEAR_10000)
+_MOST: Final = validators.count(1)
+_NONE: Final = validators.count(0)
 
 
 class HasDatabase(Protocol):
@@ -104,7 +104,7 @@ def _open(database: Database) -> Session:
     session = database.open(reading=True)
     if not database.in_memory:
         return session
-    from runstate.store.sqlite import SqliteSession
+    from runstate.store._sqlite.connection import SqliteSession
 
     # Its one connection is the store's own, which other threads use meanwhile: beside them with a cursor of our own.
     connection = cast("SqliteSession", session).connection

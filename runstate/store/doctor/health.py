@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final, cast
 
 from runstate.clock import span
 from runstate.errors import StoreError
+from runstate.store._sql.connection import Database, Session
+from runstate.store._sql.schema import SQLITE
 from runstate.store.doctor.diagnosis import Sheet
-from runstate.store.session import Database, Session
-from runstate.store.tables import SQLITE
 
 if TYPE_CHECKING:
-    from runstate.store.sqlite import SqliteDatabase
+    from runstate.store._sqlite.connection import SqliteDatabase
 
 __all__ = ["examine_health"]
 

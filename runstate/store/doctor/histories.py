@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from runstate import checks, plausible
 from runstate.errors import RunstateError
 from runstate.lifecycle import BIRTH
-from runstate.plausible import judge
-from runstate.store.conditions import LEGAL
+from runstate.run import validators
+from runstate.store._sql.connection import Session
+from runstate.store._sql.queries import Queries
+from runstate.store._sql.rows import Row, read_run
+from runstate.store._sql.triggers.conditions import LEGAL
 from runstate.store.doctor.diagnosis import Progress, Sheet
-from runstate.store.queries import Queries
-from runstate.store.rows import Row, read_run
-from runstate.store.session import Session
+from runstate.traces import judge, shapes
 
 __all__ = ["examine_histories"]
 
@@ -96,8 +96,7 @@ WHERE f.differs OR f.odd ORDER BY f.seq LIMIT {_MOST}"""
 def _shapes() -> str:
     """Return what every shape of a run looks like to `_rows`, as a list of SQL literals."""
     spelled = sorted(
-        f"{shape.status} {''.join('1' if name in shape.present else '0' for name in _FIELDS)}"
-        for shape in plausible.shapes()
+        f"{shape.status} {''.join('1' if name in shape.present else '0' for name in _FIELDS)}" for shape in shapes()
     )
     return ", ".join(f"'{one}'" for one in spelled)
 
@@ -109,11 +108,11 @@ def _ranges(session: Session) -> Iterator[tuple[_Range, int]]:
         f"SELECT max(seq), count(*) FROM (SELECT seq FROM runstate_run WHERE seq > {speak.param('low')}"
         f" ORDER BY seq LIMIT {_BATCH}) AS b"
     )
-    low = -checks.MOST
+    low = -validators.MOST
     while True:
         ((high, count),) = session.run(next_some, {"low": low})
         if count < _BATCH:
-            yield {"low": low, "high": checks.MOST}, count
+            yield {"low": low, "high": validators.MOST}, count
             return
         yield {"low": low, "high": high}, count
         low = high

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from runstate.errors import StoreError
+from runstate.store._sql.connection import Session
+from runstate.store._sql.migrations import ddl, migrate
+from runstate.store._sql.schema import POSTGRES, SQLITE
+from runstate.store.doctor.catalog import Made, Objects, compare
 from runstate.store.doctor.diagnosis import Sheet
-from runstate.store.doctor.made import Made, Objects, compare
-from runstate.store.migrations import ddl, migrate
-from runstate.store.session import Session
-from runstate.store.tables import POSTGRES, SQLITE
 
 __all__ = ["examine_schema"]
 
@@ -33,7 +33,7 @@ def _of_sqlite(session: Session) -> Objects:
 
 
 def _sqlite_reference() -> Objects:
-    from runstate.store.sqlite import SqliteDatabase
+    from runstate.store._sqlite.connection import SqliteDatabase
 
     reference = SqliteDatabase(":memory:")
     try:

@@ -4,7 +4,7 @@ Counted is what the code under test asked of a `Run` or a store in this process,
 other classes. The moves by which `a_run` brings a run where a test wants it are not: they are arranged, not tested.
 """
 
-from runstate.testing.coverage.exercised import Exercised, Tally
-from runstate.testing.coverage.watching import Watch
+from runstate.testing.coverage._collector import Watch
+from runstate.testing.coverage._data import Exercised, Tally
 
 __all__ = ["Exercised", "Tally", "Watch"]

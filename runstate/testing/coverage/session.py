@@ -14,10 +14,10 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from runstate.testing.coverage.exercised import Exercised
-from runstate.testing.coverage.lanes import covered_lanes
-from runstate.testing.coverage.reports import as_html, as_json, as_text
-from runstate.testing.coverage.watching import Watch
+from runstate.testing.coverage._collector import Watch
+from runstate.testing.coverage._data import Exercised
+from runstate.testing.coverage._lanes import covered_lanes
+from runstate.testing.coverage._reports import as_html, as_json, as_text
 
 __all__ = ["CoverageSession", "Report"]
 

@@ -10,14 +10,14 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import attrs
 
-from runstate import wire
 from runstate.errors import RunstateError
 from runstate.lifecycle import LAW, RunEvent
+from runstate.run import codec
+from runstate.run.values import IncompleteDetails, LastError, RequiredAction, Usage
 from runstate.store import Claim, Lease, NewRun, Settle, Store, StoredRun
-from runstate.testing.asking import CALLS
+from runstate.testing._drive import CALLS
 from runstate.testing.store_machine.known import Known, Refusal, Refused, View, Wanted, differences, view_of
 from runstate.testing.store_machine.model import Account
-from runstate.values import IncompleteDetails, LastError, RequiredAction, Usage
 
 __all__ = [
     "EVENTS",
@@ -174,7 +174,7 @@ def at_once(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(wire.to_json_value(value))
+    return json.dumps(codec.to_json_value(value))
 
 
 # What is handed in, by a move and as the text that a worker brings.

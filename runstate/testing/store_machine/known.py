@@ -9,8 +9,8 @@ import attrs
 
 from runstate.errors import RunstateError
 from runstate.lifecycle import BIRTH, LAW, Field, RunEvent, RunStatus, Stamp
-from runstate.stored import StoredRun
-from runstate.values import Usage
+from runstate.run.values import Usage
+from runstate.store._types import StoredRun
 
 __all__ = ["Known", "Line", "Refusal", "Refused", "View", "Wanted", "differences", "view_of"]
 

@@ -26,12 +26,12 @@ except ImportError as _missing:
 import runstate.testing.store_machine.asks as asks
 from runstate.clock import ManualClock, microseconds, use_clock
 from runstate.lifecycle import LAW, RunEvent
-from runstate.plausible import judge
 from runstate.store import Store, StoredRun, open_store
 from runstate.testing.store_machine.asks import Actor, Ask, Wish
 from runstate.testing.store_machine.known import Line, Refusal, Wanted
 from runstate.testing.store_machine.model import Account
 from runstate.testing.strategies import paths
+from runstate.traces import judge
 
 __all__ = ["StoreMachine"]
 

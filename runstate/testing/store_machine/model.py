@@ -25,10 +25,10 @@ from runstate.errors import (
     ToolOutputsMismatch,
 )
 from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus
-from runstate.stored import StoredRun
-from runstate.testing.asking import CALLS
+from runstate.run.values import NO_USAGE, Usage
+from runstate.store._types import StoredRun
+from runstate.testing._drive import CALLS
 from runstate.testing.store_machine.known import Known, Line, Refused, Wanted, differences, view_of
-from runstate.values import NO_USAGE, Usage
 
 __all__ = ["Account"]
 

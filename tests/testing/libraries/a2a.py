@@ -37,7 +37,7 @@ from a2a.types import (
 from a2a.utils.errors import InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError
 
 from runstate import Law, RunEvent, RunStatus
-from runstate.testing.trial import NotOffered, Refused
+from runstate.testing.conformance import NotOffered, Refused
 from tests.testing.libraries import law_from
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from celery.backends import cache
 from celery.worker import control
 
 from runstate import Law, RunEvent, RunStatus
-from runstate.testing.trial import Refused
+from runstate.testing.conformance import Refused
 from tests.testing.libraries import law_from
 
 __all__ = ["Results"]

@@ -18,7 +18,7 @@ from openai.types.beta.threads.run import LastError, RequiredAction
 from openai_responses import OpenAIMock
 
 from runstate import LAW, Law, RunEvent, RunStatus
-from runstate.testing.trial import NotOffered
+from runstate.testing.conformance import NotOffered
 
 __all__ = ["MockedRuns"]
 

@@ -6,7 +6,7 @@ import argparse
 import random
 import sys
 
-from runstate.json_values import printable
+from runstate.run.json_values import printable
 from tests.torture.counts import at_least_one
 from tests.torture.fuzz.growth import growth
 from tests.torture.fuzz.loop import TARGETS, fuzz

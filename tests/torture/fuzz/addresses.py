@@ -9,8 +9,8 @@ from typing import Any, Final
 import psycopg
 
 from runstate.errors import StoreUrlError
-from runstate.store.address import database_at
-from runstate.store.postgres import PostgresDatabase
+from runstate.store._api.url import database_at
+from runstate.store._postgres.connection import PostgresDatabase
 from tests.torture.fuzz.mutation import some
 from tests.torture.fuzz.telling import SECRET, Broken, unsent
 

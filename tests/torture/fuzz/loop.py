@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from runstate.json_values import printable
+from runstate.run.json_values import printable
 from runstate.store import open_store
 from tests.store.support import bring_in_store
 from tests.support import STATUSES

@@ -15,8 +15,8 @@ from typing import Any, Final
 import yaml  # type: ignore[import-untyped]
 
 from runstate import Run, RunDecodeError
-from runstate.cli.files import bounded_lines
-from runstate.recordings import inspect, snapshots
+from runstate.cli._files import bounded_lines
+from runstate.traces import inspect, snapshots
 from tests.support import STATUSES, ask, bring, new_run
 from tests.torture.fuzz.mutation import TEXTS, mutate, some, spoil, written
 from tests.torture.fuzz.telling import Broken, unsent

@@ -22,7 +22,7 @@ import attrs
 from runstate import RunEvent
 from runstate.errors import IllegalTransition
 from runstate.store import NewRun, Settle, Store, StoredRun, open_store
-from runstate.store.sqlite import SqliteDatabase
+from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.worker import Context, Outcome, Worker
 from tests.torture.trials.ground import PATIENCE_S
 

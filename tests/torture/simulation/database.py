@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runstate.clock import microseconds
 from runstate.errors import OutcomeUnknown, StoreUnavailable
-from runstate.store.migrations import migrate
-from runstate.store.rows import Row
-from runstate.store.session import Given
-from runstate.store.sqlite import SqliteDatabase, SqliteSession
-from runstate.store.statements import Statements
-from runstate.store.tables import SQLITE, Words
+from runstate.store._sql.connection import Given
+from runstate.store._sql.migrations import migrate
+from runstate.store._sql.rows import Row
+from runstate.store._sql.schema import SQLITE, Words
+from runstate.store._sql.statements import Statements
+from runstate.store._sqlite.connection import SqliteDatabase, SqliteSession
 from tests.torture.simulation.scheduler import Crashed, Runnable, Strand
 
 if TYPE_CHECKING:

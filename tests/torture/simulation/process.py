@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runstate.errors import OutcomeUnknown, RunstateError, StoreUnavailable
 from runstate.store import Store
-from runstate.store.bell import Hint
-from runstate.store.commands import Command, Turn
-from runstate.worker.last_attempts import LastAttempts
+from runstate.store._engine.commands import Command, Turn
+from runstate.store._engine.notifier import Hint
+from runstate.worker._last_attempts import LastAttempts
 from tests.torture.simulation.database import DatabaseHere
 from tests.torture.simulation.primitives import Loop
 from tests.torture.simulation.scheduler import Runnable, Scheduler, Strand

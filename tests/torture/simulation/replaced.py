@@ -14,10 +14,13 @@ from typing import Any, Final
 from unittest import mock
 
 import runstate.worker
-from runstate import clock, ids
-from runstate.store import backoff, bell, creating, face, working
-from runstate.worker import waiting
-from runstate.worker.last_attempts import LastAttempts
+from runstate import clock
+from runstate.run import ids
+from runstate.store import backoff
+from runstate.store._api import create, store, worker_protocol
+from runstate.store._engine import notifier
+from runstate.worker import _waiting as waiting
+from runstate.worker._last_attempts import LastAttempts
 from tests.torture.simulation import primitives
 from tests.torture.simulation.database import template
 from tests.torture.simulation.scheduler import playing
@@ -37,7 +40,7 @@ _PRIMITIVES: Final[dict[object, object]] = {
 }
 
 
-class _HintsBetween(bell.Bell):
+class _HintsBetween(notifier.Bell):
     """The bell of a process: hints from the others come late, or not at all."""
 
     def __init__(self, _: object) -> None:
@@ -107,14 +110,14 @@ def replaced() -> Generator[None, None, None]:
             for name, value in list(vars(module).items()):
                 if (isinstance(value, type) or callable(value)) and (instead := _instead(value)) is not None:
                     put(module, name, instead)
-        put(face, "VersionBell", _HintsBetween)
+        put(store, "VersionBell", _HintsBetween)
         put(waiting, "random", _Chance)
         for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("drive", "hands", "worker")):
             put(module, "last_attempts", _last_attempts)
         put(backoff, "random", _Chance)
         put(ids, "_random", _bytes)
-        put(creating, "new_token", _token)
-        put(working, "new_token", _token)
+        put(create, "new_token", _token)
+        put(worker_protocol, "new_token", _token)
         put(clock.reader, "time", _time)
         undo.enter_context(_listening("runstate"))
         yield

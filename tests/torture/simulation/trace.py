@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from runstate.store import turns_sqlite
+from runstate.store._sqlite import settle_and_claim
 from tests.torture.simulation.scheduler import BEGIN_US
 
 if TYPE_CHECKING:
@@ -54,8 +54,11 @@ _names: dict[str, str] = {}
 def _named(session: Session, statement: str) -> str:
     """Return the name of a statement; what has none, by its beginning."""
     if statement not in _names:
-        plain = {f"completing[{alike}]": turns_sqlite._completing(alike=alike) for alike in (True, False)}
-        claims = {"claimable": turns_sqlite.claimable(session.statements.CLAIMED), "claiming": turns_sqlite._CLAIMING}
+        plain = {f"completing[{alike}]": settle_and_claim._completing(alike=alike) for alike in (True, False)}
+        claims = {
+            "claimable": settle_and_claim.claimable(session.statements.CLAIMED),
+            "claiming": settle_and_claim._CLAIMING,
+        }
         for name, text in {**vars(session.statements), **plain, **claims}.items():
             texts = text.items() if isinstance(text, dict) else [("", text)]
             for key, each in texts:

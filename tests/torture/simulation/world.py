@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from runstate.store.bell import EVERYTHING
-from runstate.stored import StoredRun
+from runstate.store._engine.notifier import EVERYTHING
+from runstate.store._types import StoredRun
 from runstate.worker import Worker
 from tests.torture.simulation import clients
 from tests.torture.simulation.clients import Client

@@ -196,7 +196,7 @@ class Crew:
         if here not in others.split(os.pathsep):  # or that server would not find these modules
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, others)))
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.torture.trials.handler", "runstate.store.postgres"])
+        self._context.set_forkserver_preload(["tests.torture.trials.handler", "runstate.store._postgres.connection"])
         self.members: dict[str, BaseProcess] = {}
         """Those that live, by name."""
         self._born = 0

@@ -20,7 +20,7 @@ import attrs
 
 from runstate.errors import RunstateError, StoreError, StoreUnavailable
 from runstate.store import Store, open_store
-from runstate.store.sqlite import SqliteDatabase
+from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.worker import Context, Worker
 from tests.judge import asking
 from tests.torture.disks import bench, mounted, new_image, why_not

@@ -1,0 +1,118 @@
+"""Commands about the law in words: all of it as a table, or what it says about one status and event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from runstate.cli._output import columns, emit_json, sentence
+from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Transition, documented
+
+__all__ = ["explain", "table"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--documented", "only_documented", is_flag=True, help="Only the rows that the vendor documented.")
+def table(as_json: bool, only_documented: bool) -> None:
+    """Print the law: every legal transition, with what it stamps and why it is legal."""
+    law = documented() if only_documented else LAW
+    if as_json:
+        emit_json({"statuses": _statuses(law), "transitions": _transitions(law)})
+        return
+    rows = law.transitions
+    cells = [
+        (row.event, row.source, row.target, _until(row), row.stamp or "", f"{row.basis}: {row.evidence}")
+        for row in rows
+    ]
+    columns(("event", "from", "to", "until", "stamps", "because"), cells)
+
+
+def _until(row: Transition) -> str:
+    return "deadline" if row.until_deadline else ""
+
+
+def _statuses(law: Law) -> list[dict[str, Any]]:
+    return [
+        {
+            "status": status.value,
+            "terminal": law.is_terminal(status),
+            "allowed_events": [event.value for event in law.allowed_events(status)],
+            "meaning": status.meaning,
+        }
+        for status in RunStatus
+    ]
+
+
+def _transitions(law: Law) -> list[dict[str, Any]]:
+    return [
+        {
+            "event": row.event.value,
+            "source": row.source.value,
+            "target": row.target.value,
+            "stamp": row.stamp,
+            "basis": row.basis.value,
+            "evidence": row.evidence,
+            "until_deadline": row.until_deadline,
+        }
+        for row in law.transitions
+    ]
+
+
+class _EitherOrder(click.Command):
+    """A command of a status and an event, which take either order: no word is both."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the status first."""
+        places = [place for place, word in enumerate(args) if not word.startswith("-")]
+        if len(places) == 2:
+            first, second = places
+            if args[first].lower() in set(RunEvent) and args[second].lower() in set(RunStatus):
+                args[first], args[second] = args[second], args[first]
+            _check_kinds(args[first], args[second])
+        return super().parse_args(ctx, args)
+
+
+def _check_kinds(status: str, event: str) -> None:
+    """Raise `click.UsageError` where there is an event in the place of the status, or a status in that of the event."""
+    if status.lower() in set(RunEvent):
+        raise click.UsageError(f"{status} is an event; the status is {LAW.target_of(RunEvent(status.lower()))}")
+    if event.lower() in set(RunStatus):
+        target = RunStatus(event.lower())
+        meant = next(one for one in RunEvent if LAW.target_of(one) is target)
+        raise click.UsageError(f"{event} is a status; the event is {meant}")
+
+
+@click.command(cls=_EitherOrder)
+@click.argument(
+    "status", metavar="STATUS", type=click.Choice([status.value for status in RunStatus], case_sensitive=False)
+)
+@click.argument("event", metavar="EVENT", type=click.Choice([event.value for event in RunEvent], case_sensitive=False))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def explain(status: str, event: str, as_json: bool) -> None:
+    """Say whether EVENT may be asked of a run in STATUS, why, and the shortest way to it."""
+    where, what = RunStatus(status), RunEvent(event)
+    row = LAW.find(where, what)
+    path = LAW.path_to_event(where, what)
+    if as_json:
+        answer: dict[str, Any] = {"status": status, "event": event, "legal": row is not None}
+        answer["target"] = LAW.target_of(what).value
+        answer["stamp"] = None if row is None else row.stamp
+        answer["until_deadline"] = None if row is None else row.until_deadline
+        answer["because"] = None if row is None else f"{row.basis}: {row.evidence}"
+        answer["allowed_events"] = [allowed.value for allowed in LAW.allowed_events(where)]
+        answer["shortest_path"] = None if path is None else [step.value for step in path]
+        emit_json(answer)
+        return
+    sentence(f"{status}: {where.meaning}")
+    if row is not None:
+        stamp = f", stamping {row.stamp}" if row.stamp else ""
+        until = " until the run's deadline" if row.until_deadline else ""
+        sentence(f"{event} is legal there{until} and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
+    elif LAW.is_terminal(where):
+        sentence(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
+    else:
+        sentence(f"{event} is illegal there: no transition {event} leaves {status}.")
+        sentence(f"Allowed there: {', '.join(LAW.allowed_events(where))}.")
+        sentence(f"Shortest way: {' -> '.join(path)}." if path else f"No way leads to {event} from there.")

@@ -1,0 +1,1 @@
+"""Runs inside other libraries: one module for each."""

@@ -1,0 +1,352 @@
+"""What a run does: birth and the nine moves.
+
+Every move reads the clock and checks its arguments, then asks the law and writes. From the law's answer to the last
+write there is no call, so no other thread comes in between: of many that ask at once one wins, and the others are
+refused by what it left. (CPython's global lock promises that. Without it, or with many processes, runs belong in a
+store.)
+
+The writes stand in each move, one a line, because a shared helper would be such a call. That they are the law's writes,
+no more and no less, is a test over all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
+
+from runstate.clock import reader as _clock
+from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
+from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.run import validators
+from runstate.run.arguments import Calls, GivenUsage, required_action_of, truncation_strategy_of, usage_of
+from runstate.run.ids import new_run_id
+from runstate.run.json_values import copy_of, is_object
+from runstate.run.record import FIELDS, JsonObject, ResponseFormat, ToolChoice
+from runstate.run.snapshot import RunSnapshot
+from runstate.run.tool_outputs import by_call
+from runstate.run.values import (
+    NO_USAGE,
+    ErrorCode,
+    IncompleteDetails,
+    IncompleteReason,
+    LastError,
+    RequiredAction,
+    TruncationStrategy,
+    demand,
+)
+
+__all__ = ["DEFAULT_EXPIRES_IN_S", "Run"]
+
+DEFAULT_EXPIRES_IN_S: Final = 600  # 725 of 725 recorded runs
+
+# What each move asks of the law, looked up once.
+_START, _REQUIRE, _SUBMIT = RunEvent.START, RunEvent.REQUIRE_ACTION, RunEvent.SUBMIT_TOOL_OUTPUTS
+_REQUEST, _CONFIRM = RunEvent.REQUEST_CANCEL, RunEvent.CONFIRM_CANCEL
+_COMPLETE, _CUT, _FAIL, _EXPIRE = RunEvent.COMPLETE, RunEvent.MARK_INCOMPLETE, RunEvent.FAIL, RunEvent.EXPIRE
+_MAY_START, _STARTED = LAW.sources_of(_START), LAW.target_of(_START)
+_MAY_REQUIRE, _REQUIRED = LAW.sources_of(_REQUIRE), LAW.target_of(_REQUIRE)
+_MAY_SUBMIT, _SUBMITTED = LAW.sources_of(_SUBMIT), LAW.target_of(_SUBMIT)
+_MAY_REQUEST, _REQUESTED = LAW.sources_of(_REQUEST), LAW.target_of(_REQUEST)
+_MAY_CONFIRM, _CONFIRMED = LAW.sources_of(_CONFIRM), LAW.target_of(_CONFIRM)
+_MAY_COMPLETE, _COMPLETED = LAW.sources_of(_COMPLETE), LAW.target_of(_COMPLETE)
+_MAY_CUT, _INCOMPLETE = LAW.sources_of(_CUT), LAW.target_of(_CUT)
+_MAY_FAIL, _FAILED = LAW.sources_of(_FAIL), LAW.target_of(_FAIL)
+_MAY_EXPIRE, _EXPIRED = LAW.sources_of(_EXPIRE), LAW.target_of(_EXPIRE)
+_refusal = LAW.refusal
+
+_Settings: TypeAlias = tuple[Any, ...]  # what _SETTINGS names, in that order
+_SETTINGS: Final = tuple(
+    (setting, FIELDS[setting])
+    for setting in (
+        *("instructions", "tools", "metadata", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy"),
+        *("tool_choice", "parallel_tool_calls", "response_format", "temperature", "top_p"),
+    )
+)
+_AUTO: Final = TruncationStrategy()
+_NO_PAIRS: Final[Mapping[str, str]] = {}
+_DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
+_NOTHING: Final[JsonObject] = {}
+_A_SECOND: Final = validators.count(least=1)
+
+_ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
+_CUT_AT: Final[Mapping[str, IncompleteDetails]] = {word: IncompleteDetails(word) for word in get_args(IncompleteReason)}
+
+
+def _given(at: int) -> int:
+    """Return the time a caller gave. Raises `InvalidRun` if it is none."""
+    if at.__class__ is not int or not 0 <= at < validators.YEAR_10000:
+        demand(validators.seconds("at", at))
+    return at
+
+
+def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
+    return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.show(value)}")])
+
+
+def _settled(given: _Settings, faults: list[Fault]) -> _Settings:
+    """Return the settings of a new run: copies of what was given, the default where nothing was. Adds their faults."""
+    settings = list(_DEFAULTS)
+    for index, value in enumerate(given):
+        if value is not None and value is not _DEFAULTS[index]:
+            setting, check = _SETTINGS[index]
+            if setting == "truncation_strategy" and is_object(value):
+                value = truncation_strategy_of(cast("Mapping[str, object]", value))
+            found = check(setting, value)
+            faults += found
+            settings[index] = None if found else copy_of(value)  # what was handed in stays its owner's
+    return tuple(settings)
+
+
+def _faults_of_deadline(born: int, expires_in_s: int) -> tuple[Fault, ...]:
+    faults = _A_SECOND("expires_in_s", expires_in_s)
+    if not faults and expires_in_s >= validators.YEAR_10000 - born:
+        return (Fault("expires_in_s", f"the deadline, {validators.show(expires_in_s)} s on, is past the year 9999"),)
+    return faults
+
+
+def _check_names(given: tuple[object, ...], attributes: Mapping[str, object]) -> None:
+    """Raise TypeError unless these are the attributes of a run that exists."""
+    missing = [name for name in ("id", "created_at", "thread_id", "assistant_id", "status") if name not in attributes]
+    unknown = [name for name in attributes if name not in FIELDS and name != "extra"]
+    if given or missing or unknown:
+        wrong = "takes its attributes by name" if given else f"lacks {', '.join(missing)}" if missing else ""
+        wrong = wrong or f"has no attribute {', '.join(unknown)} to give"
+        raise TypeError(
+            f"Run(...) is a run that exists already, and {wrong}: "
+            "Run.create(...) makes a new run, Run.from_dict(...) reads one from JSON"
+        )
+
+
+class Run(RunSnapshot):
+    """A run: the `thread.run` of the Assistants API, which only the nine moves change, in place, all or nothing.
+
+    Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
+    where the run stands raises `IllegalTransition` (`TerminalStatus` if it has ended); arguments that no run can take
+    raise `InvalidRun`. After either the run is as it was. What each move writes is LIFECYCLE's, "The stamps". A usage
+    is a `Usage`, or the API's object for it. `attrs.evolve` refuses a run: it would write a status that no move led to.
+
+    >>> run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_700_000_000)
+    >>> run.start(at=1_700_000_001)
+    >>> run.complete({"prompt_tokens": 12, "completion_tokens": 30}, at=1_700_000_004)
+    >>> run.status, run.completed_at, run.expires_at
+    (<RunStatus.COMPLETED: 'completed'>, 1700000004, None)
+    """
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:  # a type checker knows the attributes from the base class
+
+        def __init__(self, *given: object, **attributes: object) -> None:
+            _check_names(given, attributes)
+            super().__init__(**attributes)
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        thread_id: str,
+        assistant_id: str,
+        model: str,
+        id: str | None = None,  # noqa: A002
+        instructions: str | None = None,
+        tools: Sequence[JsonObject] | None = (),
+        metadata: Mapping[str, str] | None = _NO_PAIRS,
+        max_prompt_tokens: int | None = None,
+        max_completion_tokens: int | None = None,
+        truncation_strategy: TruncationStrategy | JsonObject | None = _AUTO,
+        tool_choice: ToolChoice | None = "auto",
+        parallel_tool_calls: bool | None = True,
+        response_format: ResponseFormat | None = "auto",
+        temperature: float | None = 1.0,
+        top_p: float | None = 1.0,
+        expires_in_s: int = DEFAULT_EXPIRES_IN_S,
+        at: int | None = None,
+    ) -> Self:
+        """Return a new run: queued, with its deadline `expires_in_s` seconds after its birth.
+
+        Without an `id` one is made (`new_run_id`). A setting that is None is the default, as in the API. Raises
+        `InvalidRun` with every fault of the arguments.
+        """
+        now = _clock.time() if at is None else _given(at)
+        born = int(now)
+        settings: _Settings = (
+            *(instructions, tools, metadata, max_prompt_tokens, max_completion_tokens, truncation_strategy),
+            *(tool_choice, parallel_tool_calls, response_format, temperature, top_p),
+        )
+        named = (
+            (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
+            and (thread_id and assistant_id and model)
+            and not (thread_id.isspace() or assistant_id.isspace() or model.isspace())
+            and (id is None or (id.__class__ is str and id and not id.isspace()))
+        )
+        timely = expires_in_s.__class__ is int and 0 < expires_in_s < validators.YEAR_10000 - born
+        # A run with names and nothing else is common, and the checks of settings cost more than its birth. (1 equals
+        # True and 1.0, but where a boolean or a number belongs, it is told from the other.)
+        usual = parallel_tool_calls is True and temperature.__class__ is top_p.__class__ is float
+        if named and timely and usual and settings == _DEFAULTS:
+            settings = _DEFAULTS  # an empty object that was handed in equals ours, and is not
+        else:
+            names = {
+                "id": "-" if id is None else id,
+                "thread_id": thread_id,
+                "assistant_id": assistant_id,
+                "model": model,
+            }
+            faults = (
+                [] if named else [fault for name, value in names.items() for fault in validators.filled(name, value)]
+            )
+            settings = _settled(settings, faults)
+            demand(faults if timely else [*faults, *_faults_of_deadline(born, expires_in_s)])
+        run = cls.__new__(cls)
+        run._id = new_run_id(now) if id is None else id
+        run._created_at = born
+        run._expires_at = born + expires_in_s
+        run._status = BIRTH
+        run._fill(thread_id, assistant_id, model, settings)
+        return run
+
+    def _fill(self, thread_id: str, assistant_id: str, model: str, settings: _Settings) -> None:
+        """Write what a new run has besides its id, status and times. Everything has been checked."""
+        self._thread_id = thread_id
+        self._assistant_id = assistant_id
+        self._model = model
+        (
+            self._instructions,
+            tools,
+            self._metadata,
+            self._max_prompt_tokens,
+            self._max_completion_tokens,
+            self._truncation_strategy,
+            self._tool_choice,
+            self._parallel_tool_calls,
+            self._response_format,
+            self._temperature,
+            self._top_p,
+        ) = settings
+        self._tools = tuple(tools)
+        self._started_at = self._cancelled_at = self._failed_at = self._completed_at = None
+        self._required_action = self._last_error = self._incomplete_details = self._usage = None
+        self._extra = _NOTHING
+
+    # --- the nine moves -------------------------------------------------------------------------------------------
+
+    def start(self, *, at: int | None = None) -> None:
+        """A worker begins, or goes on after a tool round: in_progress, `started_at` stamped anew."""
+        at = int(_clock.time()) if at is None else _given(at)
+        if (status := self._status) not in _MAY_START:
+            raise _refusal(self._id, status, _START)
+        self._status = _STARTED
+        self._started_at = at
+
+    def require_action(self, calls: Calls, *, at: int | None = None) -> None:
+        """Wait for the outputs of `calls` (at least one): requires_action. No time is stamped, `at` only checked.
+
+        The calls come as a `RequiredAction`, as one `ToolCall` or several, or as the API has them: objects like
+        `{"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}`, or all of `required_action`.
+        """
+        if at is not None:
+            _given(at)
+        action = calls if isinstance(calls, RequiredAction) else required_action_of(calls)
+        if (status := self._status) not in _MAY_REQUIRE:
+            raise _refusal(self._id, status, _REQUIRE)
+        self._status = _REQUIRED
+        self._required_action = action
+
+    def submit_tool_outputs(
+        self, outputs: Mapping[str, str] | Sequence[Mapping[str, str]], *, at: int | None = None
+    ) -> None:
+        """Answer all calls at once: queued again, for the next free worker. `at` is only checked.
+
+        The outputs come as `{call id: output}`, or as the API lists them: `[{"tool_call_id": ..., "output": ...}]`.
+
+        Raises `ToolOutputsMismatch` unless the ids are exactly those of the required calls. The run does not keep the
+        outputs; they belong to the thread.
+        """
+        if at is not None:
+            _given(at)
+        answers = by_call(outputs)
+        action = self._required_action
+        fits = action is not None and answers.keys() == action.id_set
+        if (status := self._status) not in _MAY_SUBMIT:
+            raise _refusal(self._id, status, _SUBMIT)
+        if not fits or self._required_action is not action:
+            action = self._required_action
+            raise ToolOutputsMismatch(self._id, () if action is None else action.call_ids, tuple(answers))
+        self._status = _SUBMITTED
+        self._required_action = None
+
+    def request_cancel(self, *, at: int | None = None) -> None:
+        """Ask that the run be cancelled: cancelling, until its worker confirms or ends it. `at` is only checked."""
+        if at is not None:
+            _given(at)
+        if (status := self._status) not in _MAY_REQUEST:
+            raise _refusal(self._id, status, _REQUEST)
+        self._status = _REQUESTED
+        self._required_action = None
+
+    def confirm_cancel(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
+        """Say that the work has stopped: cancelled, `cancelled_at` stamped."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else usage_of(usage)
+        if (status := self._status) not in _MAY_CONFIRM:
+            raise _refusal(self._id, status, _CONFIRM)
+        self._status = _CONFIRMED
+        self._cancelled_at = at
+        self._expires_at = None
+        self._usage = usage
+
+    def complete(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
+        """End well: completed, `completed_at` stamped. Also out of cancelling, when the end wins the race."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else usage_of(usage)
+        if (status := self._status) not in _MAY_COMPLETE:
+            raise _refusal(self._id, status, _COMPLETE)
+        self._status = _COMPLETED
+        self._completed_at = at
+        self._expires_at = None
+        self._usage = usage
+
+    def mark_incomplete(
+        self, reason: IncompleteReason, usage: GivenUsage | None = None, *, at: int | None = None
+    ) -> None:
+        """End at a token limit: incomplete, with its reason, `completed_at` stamped."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else usage_of(usage)
+        if not isinstance(cast("object", reason), str) or reason not in _CUT_AT:
+            raise _one_of(_CUT_AT, "reason", reason)
+        details = _CUT_AT[reason]
+        if (status := self._status) not in _MAY_CUT:
+            raise _refusal(self._id, status, _CUT)
+        self._status = _INCOMPLETE
+        self._completed_at = at
+        self._expires_at = None
+        self._incomplete_details = details
+        self._usage = usage
+
+    def fail(self, code: ErrorCode, message: str, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
+        """End by an error: failed, with `last_error`, `failed_at` stamped."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else usage_of(usage)
+        if not isinstance(cast("object", code), str) or code not in _ERROR_CODES:
+            raise _one_of(_ERROR_CODES, "code", code)
+        error = LastError(str(code), message)
+        if (status := self._status) not in _MAY_FAIL:
+            raise _refusal(self._id, status, _FAIL)
+        self._status = _FAILED
+        self._failed_at = at
+        self._expires_at = None
+        self._required_action = None
+        self._last_error = error
+        self._usage = usage
+
+    def expire(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
+        """End by the deadline: expired, `completed_at` stamped. Whether it is due is the caller's to ask (`is_due`)."""
+        at = int(_clock.time()) if at is None else _given(at)
+        usage = NO_USAGE if usage is None else usage_of(usage)
+        if (status := self._status) not in _MAY_EXPIRE:
+            raise _refusal(self._id, status, _EXPIRE)
+        self._status = _EXPIRED
+        self._completed_at = at
+        self._expires_at = None
+        self._required_action = None
+        self._usage = usage

@@ -1,0 +1,334 @@
+"""Runs as JSON: read tolerantly, write strictly (LIFECYCLE, "Reading and writing").
+
+Reading takes snake_case and the camelCase of the JavaScript client, each at every level whose keys are known; lets
+every key be absent but the twelve that all recorded runs have; keeps unknown keys; and reports all faults of an
+object at once, each with its path. Writing spells every key one way and leaves none out. What belongs to the user
+(metadata, tools, a JSON schema) is never respelled.
+
+Input is bounded: 16 MiB of text, 80 levels deep, of which any one value may have 64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final, Literal, TypeAlias, cast
+
+from runstate.errors import Fault, InvalidRun, RunDecodeError
+from runstate.lifecycle import RunStatus
+from runstate.run import validators
+from runstate.run.json_text import MAX_BYTES, MAX_DEPTH, parse
+from runstate.run.json_values import copy_of, join
+from runstate.run.record import FIELDS, RunRecord
+from runstate.run.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "OLDEST",
+    "Spelling",
+    "absent_keys",
+    "decode",
+    "dump",
+    "encode",
+    "from_json_value",
+    "parse",
+    "to_json_value",
+]
+
+Spelling: TypeAlias = Literal["snake", "camel"]
+
+_MAX_FAULTS: Final = 100  # enough to mend an object by, too few to fill a memory
+
+OLDEST: Final = (
+    *("id", "object", "created_at", "thread_id", "assistant_id", "status"),
+    *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "last_error"),
+)
+"""The keys that every recorded run has; all others may be absent."""
+
+_INNER: Final = ("submit_tool_outputs", "submit_tool_approval")  # of a required action, named by its type
+_NESTED: Final = (
+    *_INNER,
+    "tool_calls",
+    *("prompt_tokens", "completion_tokens", "total_tokens", "last_messages"),
+)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+_CAMEL: Final = {name: _camel(name) for name in (*FIELDS, *_NESTED)}
+_SNAKE: Final = {camel: name for name, camel in _CAMEL.items()}
+
+
+def _raise(faults: Iterator[Fault]) -> None:
+    found = [fault for fault, _ in zip(faults, range(_MAX_FAULTS), strict=False)]
+    if found:
+        raise RunDecodeError(found)
+
+
+# --- values to a run --------------------------------------------------------------------------------------------------
+
+
+class _Reading:
+    """One object being read: collects the faults, so that all can be told at once."""
+
+    def __init__(self, *, given: bool = False) -> None:
+        self.faults: list[Fault] = []
+        self._given = given
+        """Whether it is a caller's argument, in which the arguments of a call may be an object."""
+
+    def blame(self, path: str, problem: str) -> None:
+        self.faults.append(Fault(path, problem))
+
+    def keys(
+        self, path: str, value: object, known: Container[str]
+    ) -> tuple[dict[str, object], dict[str, object]] | None:
+        """Return the known keys of an object, in snake_case, and its unknown ones as they came; None if it is none."""
+        if not isinstance(value, Mapping):
+            self.blame(path, f"expected an object, got {validators.kind_of(value)}")
+            return None
+        found: dict[str, object] = {}
+        extra: dict[str, object] = {}
+        for key, item in cast("Mapping[str, object]", value).items():
+            name = _SNAKE.get(key, key)
+            if name not in known:
+                extra[key] = item
+            elif name in found:
+                self.blame(join(path, key), f"stands twice, as {name} and {_CAMEL[name]}")
+            else:
+                found[name] = item
+        return found, extra
+
+    def build(self, path: str, value: object, kind: Callable[..., object], needed: str, optional: str = "") -> object:
+        """Return the value object `kind` made of an object's keys, its unknown keys as `extra`; None after a fault."""
+        read = self.keys(path, value, (*needed.split(), *optional.split()))
+        if read is None:
+            return None
+        found, extra = read
+        missing = [key for key in needed.split() if key not in found]
+        for key in missing:
+            self.blame(f"{path}.{key}", "is missing")
+        return None if missing else self.make(path, kind, **found, extra=extra)
+
+    def make(self, path: str, kind: Callable[..., object], **found: object) -> object:
+        """Return `kind(**found)`; None, with its faults kept under `path`, if it refuses."""
+        try:
+            return kind(**found)
+        except InvalidRun as refused:
+            self.faults += [Fault(join(path, fault.path), fault.problem) for fault in refused.faults]
+            return None
+
+    def required_action(self, path: str, value: object) -> object:
+        """Read `{"type", TYPE: {"tool_calls": [...]}}`, where the inner object is named by the type."""
+        read = self.keys(path, value, ("type", *_INNER))
+        if read is None:
+            return None
+        outer, extra = read
+        kind = outer.pop("type", None)
+        if not isinstance(kind, str) or kind not in outer:
+            self.blame(
+                path,
+                f"expected the type to name an object beside it, got {validators.show(kind)} beside {sorted(outer)}",
+            )
+            return None
+        at = f"{path}.{kind}"
+        inner = self.keys(at, outer.pop(kind), ("tool_calls",))
+        if inner is None:
+            return None
+        found, more = inner
+        calls = found.get("tool_calls")
+        if not isinstance(calls, list | tuple):
+            self.blame(f"{at}.tool_calls", f"expected an array, got {validators.kind_of(calls)}")
+            return None
+        members = enumerate(cast("Sequence[object]", calls))
+        made = [self.tool_call(f"{at}.tool_calls[{index}]", call) for index, call in members]
+        if None in made:
+            return None
+        extra.update(outer)
+        if more:
+            extra[kind] = more
+        return self.make(at, RequiredAction, tool_calls=made, type=kind, extra=extra)
+
+    def tool_call(self, path: str, value: object) -> object:
+        """Read `{"id", "type", "function": {"name", "arguments"}}`; other types have the two beside the id."""
+        read = self.keys(path, value, ("id", "type", "function", "name", "arguments"))
+        if read is None:
+            return None
+        outer, extra = read
+        if "function" in outer:
+            inner = self.keys(f"{path}.function", outer.pop("function"), ("name", "arguments"))
+            if inner is None:
+                return None
+            outer.update(inner[0])
+            # Calls of other types have their name beside the id, unless they are seen to keep it in a function too.
+            if inner[1] or outer.get("type", "function") != "function":
+                extra["function"] = inner[1]
+        missing = [key for key in ("id", "name") if key not in outer]
+        for key in missing:
+            self.blame(f"{path}.{key}", "is missing")
+        if not self._given and isinstance(outer.get("arguments"), Mapping):  # a ToolCall would make text of it
+            self.blame(f"{path}.arguments", "expected a string, got an object")
+            return None
+        return None if missing else self.make(path, ToolCall, **outer, extra=extra)
+
+    def last_error(self, path: str, value: object) -> object:
+        return self.build(path, value, LastError, "code message")
+
+    def incomplete_details(self, path: str, value: object) -> object:
+        return self.build(path, value, IncompleteDetails, "reason")
+
+    def usage(self, path: str, value: object) -> object:
+        return self.build(path, value, Usage, "prompt_tokens completion_tokens total_tokens")
+
+    def given_usage(self, path: str, value: object) -> object:
+        return self.build(path, value, Usage, "prompt_tokens completion_tokens", "total_tokens")
+
+    def truncation_strategy(self, path: str, value: object) -> object:
+        return self.build(path, value, TruncationStrategy, "type", "last_messages")
+
+    def status(self, path: str, value: object) -> object:
+        try:
+            return RunStatus(cast("str", value))
+        except ValueError as unknown:
+            self.blame(path, str(unknown))
+            return None
+
+
+_KNOWN: Final = frozenset(("object", *FIELDS))
+_NEVER_NULL: Final = frozenset(key for key, check in FIELDS.items() if check(key, None))
+_SHAPED: Final = ("status", "required_action", "last_error", "incomplete_details", "usage", "truncation_strategy")
+
+
+def decode(data: object) -> dict[str, object]:
+    """Return the attributes of the run that a JSON object describes, checked, by name. Raises `RunDecodeError`.
+
+    All faults are told at once. Absent keys are null; `extra` holds the unknown ones.
+    """
+    reading = _Reading()
+    read = reading.keys("", data, _KNOWN)
+    if read is None:
+        raise RunDecodeError(reading.faults)
+    found, extra = read
+    missing = [Fault(key, "is missing") for key in OLDEST if key not in found]
+    if found.pop("object", "thread.run") != "thread.run":
+        reading.blame("object", "expected 'thread.run'")
+    fields: dict[str, object] = {}
+    fields.update(dict.fromkeys(FIELDS))
+    for key, value in found.items():
+        if value is None and key not in _NEVER_NULL:
+            continue
+        if key in _SHAPED:
+            fields[key] = getattr(reading, key)(key, value)
+        else:
+            faults = FIELDS[key](key, value)
+            if faults:
+                reading.faults += faults
+            else:
+                fields[key] = copy_of(value)  # what was handed in stays its owner's
+    reading.faults += validators.extra("", extra)
+    # A wrong value says more than a key that is not there, and is told first.
+    _raise(chain(reading.faults, missing))
+    tools = cast("list[object] | None", fields["tools"])
+    fields["tools"] = None if tools is None else tuple(tools)
+    fields["extra"] = copy_of(extra)
+    return fields
+
+
+def absent_keys(data: Mapping[str, object]) -> frozenset[str]:
+    """Return the attributes that a JSON object has no key for, in either spelling."""
+    return frozenset(FIELDS).difference(_SNAKE.get(key, key) for key in data)
+
+
+# --- a run to values --------------------------------------------------------------------------------------------------
+
+
+_KEYS_OF: Final[Mapping[type, tuple[str, ...]]] = {
+    LastError: ("code", "message"),
+    IncompleteDetails: ("reason",),
+    Usage: ("prompt_tokens", "completion_tokens", "total_tokens"),
+    TruncationStrategy: ("type", "last_messages"),
+}
+
+
+class _Writing:
+    """How the keys of the object itself are spelled; unknown keys and the user's own stay as they came."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+
+    def value(self, value: object) -> object:
+        """Return what JSON holds for the value of an attribute."""
+        if isinstance(value, RequiredAction):
+            return self.required_action(value)
+        if isinstance(value, LastError | IncompleteDetails | Usage | TruncationStrategy):
+            known = {self.names.get(key, key): getattr(value, key) for key in _KEYS_OF[type(value)]}
+            return _with_extra(known, value.extra)
+        return value.value if isinstance(value, RunStatus) else copy_of(value)
+
+    def required_action(self, action: RequiredAction) -> dict[str, Any]:
+        calls = [self.tool_call(call) for call in action.tool_calls]
+        inner = self.names.get(action.type, action.type)
+        # The name of an inner object follows the spelling, and so must the place of its unknown keys.
+        extra = {self.names[key] if key in _INNER else key: value for key, value in action.extra.items()}
+        return _with_extra({"type": action.type, inner: {self.names["tool_calls"]: calls}}, extra)
+
+    def tool_call(self, call: ToolCall) -> dict[str, object]:
+        named: dict[str, object] = {"name": call.name, "arguments": call.arguments}
+        inner = {"function": named} if call.type == "function" or "function" in call.extra else named
+        return _with_extra({"id": call.id, "type": call.type, **inner}, call.extra)
+
+
+def _with_extra(found: dict[str, Any], extra: Mapping[str, object]) -> dict[str, Any]:
+    """Add unknown keys; those of an inner object stand under its key (see `runstate.run.values`)."""
+    for key, value in extra.items():
+        inner = copy_of(value)
+        if key not in found:
+            found[key] = inner
+        elif isinstance(inner, dict) and isinstance(found[key], dict):
+            found[key] = {**found[key], **cast("dict[str, object]", inner)}
+    return found
+
+
+_SPELLINGS: Final[Mapping[str, _Writing]] = {
+    "snake": _Writing({name: name for name in _CAMEL}),
+    "camel": _Writing(_CAMEL),
+}
+
+
+def encode(run: RunRecord, spelling: Spelling = "snake") -> dict[str, Any]:
+    """Return the JSON object of a run: all 27 keys, null where there is no value, then the unknown ones it has."""
+    if spelling not in _SPELLINGS:
+        raise ValueError(f"expected the spelling 'snake' or 'camel', got {spelling!r}")
+    write = _SPELLINGS[spelling]
+    *values, extra = run.at_once()
+    found: dict[str, Any] = {"id": run.id, "object": run.object}
+    for key, value in zip(FIELDS, values, strict=True):
+        found[write.names[key]] = write.value(value)
+    return _with_extra(found, extra)
+
+
+def to_json_value(value: object) -> object:
+    """Return what JSON holds for the value of one attribute, in snake_case."""
+    return _SPELLINGS["snake"].value(value)
+
+
+def from_json_value(field: str, data: object, path: str | None = None) -> object:
+    """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with every fault.
+
+    Besides the attributes, `field` may be `tool_call`, or `given_usage`: a usage whose total may be missing. `path` is
+    where the faults of a caller's argument are told.
+    """
+    reading = _Reading(given=path is not None)
+    value: object = getattr(reading, field)(path or field, data)
+    _raise(iter(reading.faults))
+    return value
+
+
+def dump(run: RunRecord, spelling: Spelling = "snake") -> str:
+    """Return the JSON text of a run in one line of ASCII."""
+    import json
+
+    return json.dumps(encode(run, spelling), allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,122 @@
+"""JSON text to values: one value, several one after another, or objects inside other text.
+
+Input is bounded: 16 MiB of text, 80 levels deep. Text is UTF-8, without NaN or Infinity, and no object has a key twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final, cast
+
+from runstate.errors import Fault, RunDecodeError
+from runstate.run import json_values
+from runstate.run.json_values import Twice, fits, misfits
+from runstate.run.refused_text import is_deeper, reason
+
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "objects_in", "parse", "parse_many"]
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_DEPTH: Final = json_values.MAX_DEPTH + 16  # of a text: a value at its deepest, inside a run, inside a recording
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
+_MAX_FAULTS: Final = 100
+_MAX_ATTEMPTS: Final = 8  # places in one text where an object may begin, and none does
+_BETWEEN: Final = re.compile(r"[\s\x1e]*")  # values of a JSON text sequence (RFC 7464) begin with a record separator
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    twice = Twice(found)
+    twice.repeated = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+    return twice
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def parse(text: str | bytes, first_line: int = 1) -> object:
+    """Return the value that JSON text spells. Raises `RunDecodeError` with the place, also for what JSON forbids.
+
+    `first_line` is the line of a file that the text begins on, for telling places.
+    """
+    whole = _decoded(text)
+    try:
+        value = cast("object", json.loads(whole, object_pairs_hook=_object))
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(error, whole, first_line) from None
+    return _fitting(value)
+
+
+def parse_many(text: str | bytes, first_line: int = 1) -> Iterator[tuple[int, object]]:
+    """Yield (line, value) for each JSON value of a text in which they stand one after another.
+
+    Raises `RunDecodeError` at the first place that is not JSON; what stands before it was yielded.
+    """
+    whole = _decoded(text)
+    at = counted = 0
+    line = first_line
+    while True:
+        begin = cast("re.Match[str]", _BETWEEN.match(whole, at)).end()
+        if at and begin == len(whole):
+            return
+        try:
+            value, at = cast("tuple[object, int]", _DECODER.raw_decode(whole, begin))
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(error, whole, first_line) from None
+        line += whole.count("\n", counted, begin)
+        counted = begin
+        yield line, _fitting(value)
+
+
+def objects_in(text: str) -> Iterator[dict[str, object]]:
+    """Yield the JSON objects that stand in other text, such as a line of a log; what is not JSON is passed over.
+
+    After a few braces that begin no JSON object it gives up, so that the time stays linear.
+    """
+    at = attempts = 0
+    while attempts < _MAX_ATTEMPTS and (begin := text.find("{", at)) >= 0:
+        try:
+            value, at = cast("tuple[object, int]", _DECODER.raw_decode(text, begin))
+        except (ValueError, RecursionError):
+            attempts += 1
+            at = begin + 1
+            continue
+        if isinstance(value, dict) and fits(cast("object", value), MAX_DEPTH):
+            yield cast("dict[str, object]", value)
+
+
+def _decoded(text: str | bytes) -> str:
+    if len(text) > MAX_BYTES:
+        unit = "bytes" if isinstance(text, bytes) else "characters"
+        raise RunDecodeError([Fault("", f"expected at most {MAX_BYTES} {unit}, got {len(text)}")])
+    if isinstance(text, str):
+        return text
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise RunDecodeError([Fault("", f"byte {error.start} is not UTF-8")]) from None
+
+
+def _unreadable(error: Exception, text: str, first_line: int) -> RunDecodeError:
+    """Return what is wrong with a text that the reader refused. All before the place of the error is JSON."""
+    if isinstance(error, RecursionError):
+        return RunDecodeError([Fault("", _TOO_DEEP)])
+    if isinstance(error, json.JSONDecodeError):
+        if is_deeper(text[: error.pos], MAX_DEPTH):
+            return RunDecodeError([Fault("", _TOO_DEEP)])
+        place = f"line {first_line - 1 + error.lineno} column {error.colno}"
+        return RunDecodeError([Fault("", f"not JSON at {place}: {reason(text, error.pos)}")])
+    # The interpreter's own bound on the digits of an integer.
+    return RunDecodeError([Fault("", "a number has too many digits")])
+
+
+def _fitting(value: object) -> object:
+    if not fits(value, MAX_DEPTH):
+        faults = [fault for fault, _ in zip(misfits("", value, MAX_DEPTH), range(_MAX_FAULTS), strict=False)]
+        if faults:
+            raise RunDecodeError(faults)
+    return value

@@ -1,0 +1,100 @@
+"""A run to look at: what it can be asked, and how it is read and written. Nothing here changes it.
+
+`Run` adds the moves; what a store gives out is such a snapshot with its place in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+
+from runstate.clock import reader as _clock
+from runstate.lifecycle import LAW, RunEvent
+from runstate.run.arguments import GivenUsage, usage_of
+from runstate.run.record import RunRecord
+from runstate.run.values import IncompleteReason
+
+if TYPE_CHECKING:
+    from runstate.run.codec import Spelling
+
+__all__ = ["RunSnapshot"]
+
+
+class _Hidden:
+    """An attribute of the base class that is not there."""
+
+    def __get__(self, run: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} is changed by its moves alone: attrs.evolve would forge its status")
+
+
+class RunSnapshot(RunRecord):
+    """A run that answers questions and is read and written as JSON, but has no moves."""
+
+    __slots__ = ()
+
+    __attrs_attrs__: ClassVar[Any] = _Hidden()  # so that `attrs.evolve` refuses a run
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended."""
+        return LAW.is_terminal(self._status)
+
+    @property
+    def allowed_events(self) -> tuple[RunEvent, ...]:
+        """The events that may be asked where it stands; none when it has ended."""
+        return LAW.allowed_events(self._status)
+
+    def is_due(self, now: float | None = None) -> bool:
+        """Tell whether the deadline has come at `now` (Unix seconds, else the clock's). Never of an ended run."""
+        left = self.seconds_left(now)
+        return left is not None and left <= 0
+
+    def seconds_left(self, now: float | None = None) -> float | None:
+        """Return the seconds until the deadline, negative past it; None for an ended run, which has none."""
+        deadline = self._expires_at
+        if deadline is None:
+            return None
+        return deadline - (_clock.time() if now is None else now)
+
+    def over_budget(self, usage: GivenUsage | None = None) -> IncompleteReason | None:
+        """Return the limit that `usage` (else the run's own) is past, ready for `mark_incomplete`; None within both.
+
+        A run may use its limit to the last token. The prompt's limit is asked first.
+        """
+        spent = self._usage if usage is None else usage_of(usage)
+        if spent is None:
+            return None
+        if self._max_prompt_tokens is not None and spent.prompt_tokens > self._max_prompt_tokens:
+            return "max_prompt_tokens"
+        if self._max_completion_tokens is not None and spent.completion_tokens > self._max_completion_tokens:
+            return "max_completion_tokens"
+        return None
+
+    # --- JSON -----------------------------------------------------------------------------------------------------
+    # The reader of JSON is loaded when somebody first asks: it is a tenth of the time to import this library.
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Self:
+        """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with every fault."""
+        from runstate.run import codec
+
+        return cls.from_checked(codec.decode(data))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with every fault."""
+        from runstate.run import codec
+
+        return cls.from_checked(codec.decode(codec.parse(text)))
+
+    def to_dict(self, spelling: Spelling = "snake") -> dict[str, Any]:
+        """Return the JSON object, every key present, spelled `snake` (`started_at`) or `camel` (`startedAt`)."""
+        from runstate.run import codec
+
+        return codec.encode(self, spelling)
+
+    def to_json(self, spelling: Spelling = "snake") -> str:
+        """Return the JSON text of `to_dict`, in one line of ASCII."""
+        from runstate.run import codec
+
+        return codec.dump(self, spelling)

@@ -1,0 +1,328 @@
+"""What the attributes of a run may hold: types, ranges and lengths (LIFECYCLE, "The object").
+
+A check takes a path and a value and returns a `Fault` for each thing wrong with it, () for nothing. The constructor
+of a run and the reader of JSON ask the same checks, so a limit stands here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Final, TypeAlias, cast
+
+from runstate.errors import Fault
+from runstate.run.json_values import fits, is_object, join, misfits
+
+__all__ = [
+    "MAX_METADATA_KEY",
+    "MAX_METADATA_PAIRS",
+    "MAX_METADATA_VALUE",
+    "MAX_NAME",
+    "MOST",
+    "YEAR_10000",
+    "Check",
+    "Faults",
+    "count",
+    "counted",
+    "extra",
+    "filled",
+    "flag",
+    "identifier",
+    "indexed_identifier",
+    "instance",
+    "json_value",
+    "kind_of",
+    "metadata",
+    "name",
+    "number",
+    "one_of",
+    "optional",
+    "plain_text",
+    "response_format",
+    "seconds",
+    "show",
+    "some",
+    "text",
+    "tool_choice",
+    "tools",
+    "with_article",
+    "wrong_type",
+]
+
+Faults: TypeAlias = tuple[Fault, ...]
+Check: TypeAlias = Callable[[str, object], Faults]
+
+MAX_METADATA_PAIRS: Final = 16
+MAX_METADATA_KEY: Final = 64  # characters
+MAX_METADATA_VALUE: Final = 512  # characters
+MAX_NAME: Final = 500  # characters: an entry of an index of PostgreSQL's has at most 2,704 bytes
+MOST: Final = 2**63 - 1  # what a database's integer holds
+_CONTAINERS: Final = frozenset({list, tuple, set, frozenset})
+YEAR_10000: Final = 253_402_300_800  # Unix seconds
+
+_KINDS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (bool, "a boolean"),
+    (int, "an integer"),
+    (float, "a number"),
+    (str, "a string"),
+    (Mapping, "an object"),
+    ((list, tuple), "an array"),
+)
+
+
+def kind_of(value: object) -> str:
+    """Return what JSON calls the value: `a string`, `null`, `an array` ..."""
+    if value is None:
+        return "null"
+    python_type = type(value)
+    return next((word for kind, word in _KINDS if issubclass(python_type, kind)), f"a Python {python_type.__name__}")
+
+
+def show(value: object) -> str:
+    """Return the value as a message can hold it: at most 60 characters, a container by its kind alone."""
+    if is_object(value) or value.__class__ in _CONTAINERS:
+        return kind_of(value)
+    try:
+        shown = repr(value[:60] if isinstance(value, str) else value)
+    except ValueError:  # an integer past the interpreter's bound on digits
+        return "a huge number"
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def with_article(noun: str) -> str:
+    """Return a noun behind its indefinite article.
+
+    >>> with_article("dict"), with_article("int"), with_article("async_generator")
+    ('a dict', 'an int', 'an async_generator')
+    """
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"  # not u: a UUID, a union
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, in the singular where it is one.
+
+    >>> counted(0, "run"), counted(1, "run"), counted(1200, "run")
+    ('0 runs', '1 run', '1200 runs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def some(faults: Iterable[Fault]) -> Faults:
+    """Return the first hundred faults: enough to mend a value by, too few to fill a memory or to cost its square."""
+    return tuple(islice(faults, 100))
+
+
+def wrong_type(path: str, expected: str, value: object) -> Faults:
+    """Return the fault of a value that is not what is expected there."""
+    return (Fault(path, f"expected {expected}, got {kind_of(value)}"),)
+
+
+def text(path: str, value: object) -> Faults:
+    """A string."""
+    return () if isinstance(value, str) else wrong_type(path, "a string", value)
+
+
+def name(path: str, value: object) -> Faults:
+    """A string with at least one character."""
+    if isinstance(value, str):
+        return () if value else (Fault(path, "is empty"),)
+    return wrong_type(path, "a string", value)
+
+
+def filled(path: str, value: object) -> Faults:
+    """A string with something to read in it: a name made of white space is an unset variable, or a slip."""
+    if isinstance(value, str) and value.isspace():
+        return (Fault(path, "is blank: it has nothing but white space"),)
+    return name(path, value)
+
+
+def plain_text(path: str, value: object) -> Faults:
+    """A string that a column of a database keeps: PostgreSQL's cannot hold NUL, so neither may SQLite's."""
+    found = text(path, value)
+    plain = "" if found else cast("str", value)
+    if plain.isprintable():  # which neither of the two is
+        return found
+    if "\0" in plain:
+        return (Fault(path, "holds a NUL character, which no database keeps"),)
+    if any("\ud800" <= char <= "\udfff" for char in plain):
+        return (Fault(path, "holds half of a character (a lone surrogate), which no database keeps"),)
+    return ()
+
+
+def identifier(path: str, value: object) -> Faults:
+    """A name as a caller gives one, of a run, a thread, a queue, an actor: neither empty nor blank, and plain text.
+
+    What is read, from outside or from a database, is held to less (`name`): others have what they have.
+    """
+    if isinstance(value, str) and value and value.isprintable() and not value.isspace():
+        return ()  # nearly always, and asked with every move
+    return filled(path, value) or plain_text(path, value)
+
+
+def indexed_identifier(path: str, value: object) -> Faults:
+    """The same of a name that a database has in an index: at most 500 characters."""
+    if isinstance(value, str) and len(value) > MAX_NAME:
+        return (Fault(path, f"is too long: {len(value)} characters, at most {MAX_NAME}"),)
+    return identifier(path, value)
+
+
+def flag(path: str, value: object) -> Faults:
+    """True or False."""
+    return () if isinstance(value, bool) else wrong_type(path, "a boolean", value)
+
+
+def count(least: int) -> Check:
+    """Return the check for an integer of at least `least`."""
+
+    def check(path: str, value: object) -> Faults:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return wrong_type(path, "an integer", value)
+        if least <= value <= MOST:
+            return ()
+        bound = f"at least {least}" if value < least else f"at most {MOST}"
+        return (Fault(path, f"expected {bound}, got {show(value)}"),)
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    """Return the check for a number from `low` to `high`."""
+
+    def check(path: str, value: object) -> Faults:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return wrong_type(path, "a number", value)
+        if low <= value <= high:  # which NaN is not
+            return ()
+        return (Fault(path, f"expected a number from {low:g} to {high:g}, got {show(value)}"),)
+
+    return check
+
+
+def one_of(words: Sequence[str]) -> Check:
+    """Return the check for one of several words."""
+
+    def check(path: str, value: object) -> Faults:
+        if isinstance(value, str) and value in words:
+            return ()
+        return (Fault(path, f"expected one of {', '.join(words)}, got {show(value)}"),)
+
+    return check
+
+
+def seconds(path: str, value: object) -> Faults:
+    """A time in whole Unix seconds."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return wrong_type(path, "Unix seconds, an integer", value)
+    if 0 <= value < YEAR_10000:
+        return ()
+    why = "negative" if value < 0 else "past the year 9999 (milliseconds?)"
+    return (Fault(path, f"expected Unix seconds, got {show(value)}, which is {why}"),)
+
+
+def instance(kind: type, called: str) -> Check:
+    """Return the check for an instance of `kind`."""
+
+    def check(path: str, value: object) -> Faults:
+        return () if isinstance(value, kind) else wrong_type(path, called, value)
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Return the check that allows null besides what `check` allows."""
+
+    def check_unless_null(path: str, value: object) -> Faults:
+        return () if value is None else check(path, value)
+
+    return check_unless_null
+
+
+def json_value(path: str, value: object) -> Faults:
+    """Anything that JSON can spell, at most 64 levels deep."""
+    return () if fits(value) else some(misfits(path, value))
+
+
+def extra(path: str, value: object, taken: Container[object] = ()) -> Faults:
+    """An object, as unknown keys are kept: its keys are none of those `taken`, and JSON can spell it."""
+    if not is_object(value):
+        return wrong_type(path, "an object", value)
+    if not value:
+        return ()
+    known = tuple(Fault(join(path, key), "is a known key, and has a place of its own") for key in value if key in taken)
+    return known + json_value(path, value)
+
+
+def metadata(path: str, value: object) -> Faults:
+    """At most 16 pairs of a key (64 characters) and a string (512 characters)."""
+    if not is_object(value):
+        return wrong_type(path, "an object", value)
+    if len(value) > MAX_METADATA_PAIRS:
+        problem = f"too many properties: expected at most {MAX_METADATA_PAIRS}, got {len(value)}"
+        return (Fault(path, problem),)
+    faults: Faults = ()
+    for key, item in value.items():
+        faults += _pair(path, key, item)
+    return faults
+
+
+def _pair(path: str, key: object, item: object) -> Faults:
+    if not isinstance(key, str):
+        return wrong_type(f"{path} key {show(key)}", "a string", key)
+    if isinstance(item, str) and len(key) <= MAX_METADATA_KEY and len(item) <= MAX_METADATA_VALUE:
+        return ()
+    at = join(path, key)
+    faults: Faults = ()
+    if len(key) > MAX_METADATA_KEY:
+        faults = (Fault(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}"),)
+    if not isinstance(item, str):
+        return (*faults, *wrong_type(at, "a string", item))
+    if len(item) > MAX_METADATA_VALUE:
+        problem = f"value too long: expected at most {MAX_METADATA_VALUE} characters, got {len(item)}"
+        return (*faults, Fault(at, problem))
+    return faults
+
+
+def _typed_object(path: str, value: object) -> Faults:
+    """An object whose `type` is a string."""
+    if not is_object(value):
+        return wrong_type(path, "an object", value)
+    if "type" not in value:
+        return (Fault(f"{path}.type", "is missing"),)
+    return text(f"{path}.type", value["type"]) + json_value(path, value)
+
+
+def tools(path: str, value: object) -> Faults:
+    """An array of objects, each with its `type`."""
+    if not isinstance(value, list | tuple):
+        return wrong_type(path, "an array", value)
+    members = enumerate(cast("Sequence[object]", value))
+    return some(fault for index, item in members for fault in _typed_object(f"{path}[{index}]", item))
+
+
+def _word_or_object(*words: str) -> Check:
+    def check(path: str, value: object) -> Faults:
+        if not isinstance(value, str):
+            return _typed_object(path, value)
+        if value in words:
+            return ()
+        return (Fault(path, f"expected {' or '.join(map(repr, words))} or an object, got {show(value)}"),)
+
+    return check
+
+
+_tool_choice = _word_or_object("none", "auto", "required")
+response_format: Final = _word_or_object("auto")
+
+
+def tool_choice(path: str, value: object) -> Faults:
+    """`none`, `auto`, `required`, or an object that names a tool (a function by its name)."""
+    faults = _tool_choice(path, value)
+    if faults or isinstance(value, str):
+        return faults
+    choice = cast("Mapping[str, object]", value)
+    if choice["type"] != "function":
+        return ()
+    function = choice.get("function")
+    if not is_object(function):
+        return wrong_type(f"{path}.function", "an object", function)
+    return name(f"{path}.function.name", function.get("name"))

@@ -1,0 +1,239 @@
+"""The small objects inside a run: what it waits for, why it ended, what it used (LIFECYCLE, "The object").
+
+They are frozen and check themselves: one that exists is well-formed. (They have no slot for weak references, because
+a callback at their end would run in the middle of a move that lets go of them.) `extra` keeps the keys that a newer
+server adds, so that they come back on writing; where a known key holds an object, its unknown keys stand in `extra`
+under the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final, Literal, TypeAlias, cast
+
+import attrs
+
+from runstate.errors import Fault, InvalidRun
+from runstate.run import validators
+from runstate.run.json_values import copy_of, is_object
+
+__all__ = [
+    "NO_USAGE",
+    "ErrorCode",
+    "IncompleteDetails",
+    "IncompleteReason",
+    "LastError",
+    "RequiredAction",
+    "ToolCall",
+    "TruncationStrategy",
+    "Usage",
+]
+
+ErrorCode: TypeAlias = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+"""Why a run failed."""
+
+IncompleteReason: TypeAlias = Literal["max_completion_tokens", "max_prompt_tokens"]
+"""Which limit ended an incomplete run."""
+
+_NOTHING: Final[Mapping[str, object]] = {}
+
+
+def demand(faults: Sequence[Fault]) -> None:
+    """Raise `InvalidRun` with all of them if there are any."""
+    if faults:
+        raise InvalidRun(faults)
+
+
+def _own(extra: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a copy of unknown keys; what is no object stays as it is, and is a fault."""
+    if extra == _NOTHING:
+        return _NOTHING
+    return cast("Mapping[str, object]", copy_of(extra)) if extra and validators.json_value("", extra) == () else extra
+
+
+def _argument_text(arguments: str | Mapping[str, object]) -> str:
+    """Return arguments as JSON text; what is neither text nor JSON stays as it is, and is a fault."""
+    if arguments.__class__ is not str and isinstance(arguments, Mapping) and validators.extra("", arguments) == ():
+        import json  # here, because most of those who drive runs never write one
+
+        return json.dumps(copy_of(arguments))
+    return cast("str", arguments)
+
+
+@attrs.frozen(weakref_slot=False)
+class ToolCall:
+    """A call that a run waits for: the id to answer under, the tool's name, its arguments as JSON text.
+
+    Arguments that are given as an object are written as JSON text.
+
+    >>> ToolCall("call_1", "weather", {"city": "Paris"}).arguments
+    '{"city": "Paris"}'
+    >>> ToolCall("call_1", "weather", '{"city": "Paris"}')
+    ToolCall(id='call_1', name='weather', arguments='{"city": "Paris"}', type='function')
+    """
+
+    id: str
+    name: str
+    arguments: str = attrs.field(default="{}", converter=_argument_text)
+    type: str = "function"
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        faults = (
+            validators.name("id", self.id)
+            + validators.name("name", self.name)
+            + _arguments("arguments", self.arguments)
+        )
+        demand(
+            faults
+            + validators.name("type", self.type)
+            + validators.extra("extra", self.extra, taken=("id", "type", "name", "arguments"))
+        )
+
+
+def _arguments(path: str, value: object) -> validators.Faults:
+    """JSON text. Of an object that could not be written as such, what keeps it from that is told."""
+    if isinstance(value, str):
+        return ()
+    return validators.extra(path, value) if is_object(value) else validators.text(path, value)
+
+
+def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    # What cannot be gone through stays as it is, and is a fault.
+    return tuple(calls) if isinstance(cast("object", calls), Iterable) else cast("tuple[ToolCall, ...]", calls)
+
+
+@attrs.frozen(weakref_slot=False)
+class RequiredAction:
+    """What a run in requires_action waits for: at least one call, each under an id of its own.
+
+    >>> RequiredAction([ToolCall("call_1", "weather")]).call_ids
+    ('call_1',)
+    """
+
+    tool_calls: tuple[ToolCall, ...] = attrs.field(converter=_calls)
+    type: str = "submit_tool_outputs"
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+    call_ids: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
+    """The ids to answer under, in order."""
+    id_set: AbstractSet[str] = attrs.field(init=False, repr=False, eq=False)
+    """The same ids, for comparing with the keys of the outputs."""
+
+    def __attrs_post_init__(self) -> None:
+        demand(tuple(self._faults()))
+        object.__setattr__(self, "call_ids", tuple(call.id for call in self.tool_calls))
+        object.__setattr__(self, "id_set", frozenset(self.call_ids))
+
+    @property
+    def unnamed(self) -> tuple[Fault, ...]:
+        """The faults of calls whose id or name is blank. They can be read, and are not to be made."""
+        return tuple(
+            fault
+            for index, call in enumerate(self.tool_calls)
+            for part, given in (("id", call.id), ("name", call.name))
+            for fault in validators.filled(f"tool_calls[{index}].{part}", given)
+        )
+
+    def _faults(self) -> Iterator[Fault]:
+        yield from validators.name("type", self.type) + validators.extra("extra", self.extra, taken=("type",))
+        if not isinstance(cast("object", self.tool_calls), tuple):
+            yield from validators.wrong_type("tool_calls", "an array", self.tool_calls)
+            return
+        if not self.tool_calls:
+            yield Fault("tool_calls", "is empty: there must be a call to wait for")
+        seen: set[str] = set()
+        for index, call in enumerate(cast("Sequence[object]", self.tool_calls)):
+            at = f"tool_calls[{index}]"
+            if not isinstance(call, ToolCall):
+                yield from validators.wrong_type(at, "a ToolCall", call)
+            elif call.id in seen:
+                yield Fault(f"{at}.id", f"stands twice: {validators.show(call.id)}")
+            else:
+                seen.add(call.id)
+
+
+@attrs.frozen(weakref_slot=False)
+class LastError:
+    """Why a run failed: a code (`ErrorCode`; recorded runs may carry others) and a sentence."""
+
+    code: str
+    message: str
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.code.__class__ is self.message.__class__ is str and self.code and self.extra is _NOTHING:
+            return  # in a move, the checks would cost more than all the rest of it
+        faults = validators.name("code", self.code) + validators.text("message", self.message)
+        demand(faults + validators.extra("extra", self.extra, taken=("code", "message")))
+
+
+@attrs.frozen(weakref_slot=False)
+class IncompleteDetails:
+    """Which limit ended an incomplete run (`IncompleteReason`; recorded runs may carry others)."""
+
+    reason: str
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        demand(validators.name("reason", self.reason) + validators.extra("extra", self.extra, taken=("reason",)))
+
+
+@attrs.frozen(weakref_slot=False)
+class TruncationStrategy:
+    """How much of the thread the model sees: `auto`, or the `last_messages` (at least 1)."""
+
+    type: str = "auto"
+    last_messages: int | None = None
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        demand(tuple(self._faults()))
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.type not in ("auto", "last_messages"):
+            yield Fault("type", f"expected 'auto' or 'last_messages', got {validators.show(self.type)}")
+        yield from _LAST_MESSAGES("last_messages", self.last_messages) + validators.extra(
+            "extra", self.extra, taken=("type", "last_messages")
+        )
+        if self.type == "last_messages" and self.last_messages is None:
+            yield Fault("last_messages", "is missing: the type 'last_messages' needs a number")
+
+
+_LAST_MESSAGES: Final = validators.optional(validators.count(least=1))
+_TOKENS: Final = validators.count(least=0)
+
+
+@attrs.frozen(weakref_slot=False)
+class Usage:
+    """The tokens a run used. The total, where it is not given, is the sum.
+
+    >>> Usage(12, 30)
+    Usage(prompt_tokens=12, completion_tokens=30, total_tokens=42)
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = attrs.field(
+        default=attrs.Factory(lambda self: _sum(self.prompt_tokens, self.completion_tokens), takes_self=True)
+    )
+    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        faults = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)
+        demand(
+            faults
+            + _TOKENS("total_tokens", self.total_tokens)
+            + validators.extra("extra", self.extra, taken=("prompt_tokens", "completion_tokens", "total_tokens"))
+        )
+
+
+def _sum(prompt_tokens: object, completion_tokens: object) -> int:
+    """Return the sum; 0 where one is no number, which the checks then report by its name."""
+    if isinstance(prompt_tokens, int) and isinstance(completion_tokens, int):
+        return prompt_tokens + completion_tokens
+    return 0
+
+
+NO_USAGE: Final = Usage()
+"""What a run that used nothing carries when it has ended."""

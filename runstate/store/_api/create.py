@@ -1,0 +1,213 @@
+"""How runs come to be in a store."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, cast
+
+from runstate.errors import Fault, InvalidRun
+from runstate.run import DEFAULT_EXPIRES_IN_S, Run, validators
+from runstate.run.json_values import join
+from runstate.run.record import JsonObject, ResponseFormat, ToolChoice
+from runstate.run.values import TruncationStrategy, demand
+from runstate.store._engine.commands import Create, Wanted
+from runstate.store._engine.transport import Asking
+from runstate.store._sql.rows import settings_of
+from runstate.store._types import StoredRun
+
+__all__ = ["DEFAULT_QUEUE", "Creating", "Exclusive", "NewRun", "queue_names"]
+
+Exclusive: TypeAlias = Literal["reject", "queue"]
+"""What a second live run of a thread meets: it is refused, or it waits until the first has ended."""
+
+DEFAULT_QUEUE: Final = "default"
+MOST_AT_ONCE: Final = 10_000
+_PRIORITIES: Final = range(-(2**31), 2**31)
+_IDENTIFIERS: Final = ("assistant_id", "model", "actor")
+_INDEXED: Final = ("thread_id", "id", "idempotency_key")
+
+
+class NewRun(TypedDict, total=False):
+    """What a run is created with: as `Run.create`, and where and when it shall be claimed."""
+
+    thread_id: Required[str]
+    assistant_id: Required[str]
+    model: Required[str]
+    id: str | None
+    instructions: str | None
+    tools: Sequence[JsonObject] | None
+    metadata: Mapping[str, str] | None
+    max_prompt_tokens: int | None
+    max_completion_tokens: int | None
+    truncation_strategy: TruncationStrategy | JsonObject | None
+    tool_choice: ToolChoice | None
+    parallel_tool_calls: bool | None
+    response_format: ResponseFormat | None
+    temperature: float | None
+    top_p: float | None
+    expires_in_s: int
+    queue: str
+    """Which workers claim it; `default` if not given."""
+    priority: int
+    """Higher is claimed first; 0 if not given."""
+    not_before: datetime | float | None
+    """When it may be claimed at the earliest: an aware datetime or Unix seconds."""
+    one_live_run_per_thread: Exclusive | None
+    """`reject`: raise `ThreadBusy` while the thread has a live run that was created so; `queue`: wait behind it."""
+    idempotency_key: str | None
+    """Under the same key there is one run: asking again returns it. Another request under it is `KeyReused`."""
+    actor: str | None
+    """Who asked, for the history."""
+
+
+_ARGUMENTS: Final = tuple(NewRun.__annotations__)
+_NAMES: Final[frozenset[str]] = frozenset(("thread_id", "assistant_id", "model"))
+_OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
+
+
+def queue_names(queues: object) -> tuple[Fault, ...]:
+    """Return the faults of names of queues. One name by itself is none: its letters would be taken for names."""
+    if isinstance(queues, str) or not isinstance(queues, Iterable):
+        return validators.wrong_type("queues", "names of queues", queues)
+    named = tuple(cast("Iterable[object]", queues))
+    return tuple(
+        fault
+        for place, name in enumerate(named)
+        for fault in validators.indexed_identifier(join("queues", place), name)
+    )
+
+
+def _searchable(path: str, value: object) -> Iterator[Fault]:
+    """Yield the faults of settings: PostgreSQL keeps such text inside JSON, but fails whoever looks for metadata."""
+    if isinstance(value, str):
+        yield from validators.plain_text(path, value)
+    elif isinstance(value, Sequence):
+        for place, item in enumerate(cast("Sequence[object]", value)):
+            yield from _searchable(join(path, place), item)
+    elif isinstance(value, Mapping):
+        for key, item in cast("Mapping[str, object]", value).items():
+            yield from validators.plain_text(join(path, key), key)
+            yield from _searchable(join(path, key), item)
+
+
+def _faults(given: Mapping[str, Any]) -> list[Fault]:
+    found: list[Fault] = []
+    for name in _IDENTIFIERS:
+        if given.get(name) is not None:
+            found += validators.identifier(name, given[name])
+    for name in _INDEXED:
+        if given.get(name) is not None:
+            found += validators.indexed_identifier(name, given[name])
+    found += validators.indexed_identifier("queue", given.get("queue", DEFAULT_QUEUE))
+    priority = given.get("priority", 0)
+    if type(priority) is not int or priority not in _PRIORITIES:
+        found.append(Fault("priority", f"expected an integer of 32 bits, got {validators.show(priority)}"))
+    exclusive = given.get("one_live_run_per_thread")
+    if exclusive not in (None, "reject", "queue"):
+        expected = "expected 'reject' or 'queue'"
+        found.append(Fault("one_live_run_per_thread", f"{expected}, got {validators.show(exclusive)}"))
+    return found
+
+
+def _microseconds(not_before: datetime | float | None) -> int | None:
+    """Return a moment in Unix microseconds. Raises `InvalidRun` if it is none."""
+    if not_before is None:
+        return None
+    if isinstance(not_before, datetime):
+        if not_before.tzinfo is None:
+            demand([Fault("not_before", "is a datetime without a time zone: add one, such as datetime.UTC")])
+        return int(not_before.timestamp() * 1_000_000)
+    demand(_A_MOMENT("not_before", not_before))
+    return int(not_before * 1_000_000)
+
+
+_A_MOMENT: Final = validators.number(0, validators.YEAR_10000)
+
+
+def _wanted(given: Mapping[str, Any], function: str = "Store.create()") -> Wanted:
+    """Return a run to be created. Raises `InvalidRun` with every fault of what was given, `TypeError` for its names."""
+    bare = not given.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
+    if not bare:
+        _check_names(given, function)
+    run = Run.create(**(given if bare else {name: value for name, value in given.items() if name not in _OWN}))
+    named = f"{run.thread_id}{run.assistant_id}{run.model}"
+    if not bare or len(named) > validators.MAX_NAME or not named.isprintable():
+        demand(_faults(given))
+    settings = None if bare else settings_of(run)
+    if settings is not None and ("\\u0000" in settings or "\\ud" in settings):
+        demand(tuple(_searchable("", json.loads(settings))))
+    not_before = _microseconds(given.get("not_before"))
+    if not_before is not None and run.expires_at is not None and not_before >= run.expires_at * 1_000_000:
+        demand([Fault("not_before", "is past the deadline: the run would expire unclaimed; give it more expires_in_s")])
+    return Wanted(
+        run,
+        (
+            *(run.id, run.thread_id, run.assistant_id, run.model, given.get("expires_in_s", DEFAULT_EXPIRES_IN_S)),
+            *(given.get("queue", DEFAULT_QUEUE), given.get("priority", 0), not_before),
+            *(given.get("one_live_run_per_thread"), given.get("idempotency_key"), 1 if not_before is None else 0),
+            *(given.get("actor"), settings),
+        ),
+    )
+
+
+def _check_names(given: Mapping[str, Any], function: str) -> None:
+    """Raise `TypeError` for an argument that `create` does not take, or lacks; `function` is what was called."""
+    for name in given:
+        if name not in _ARGUMENTS:
+            from difflib import get_close_matches
+
+            like = get_close_matches(str(name), _ARGUMENTS, 1)
+            meant = f". Did you mean {like[0]!r}?" if like else ""
+            raise TypeError(f"{function} got an unexpected keyword argument {name!r}{meant}")
+    missing = [repr(name) for name in _ARGUMENTS if name in _NAMES and name not in given]
+    if missing:
+        what = "argument" if len(missing) == 1 else "arguments"
+        raise TypeError(f"{function} missing {len(missing)} required keyword-only {what}: {', '.join(missing)}")
+
+
+def _one_of_many(place: int, given: object) -> Wanted:
+    """Return one of many runs to be created. Raises as `_wanted` does, with its place."""
+    if not isinstance(given, Mapping):
+        demand(validators.wrong_type(f"[{place}]", "what `create` takes, as an object", given))
+    try:
+        return _wanted(cast("Mapping[str, Any]", given), f"Store.create_many() [{place}]")
+    except InvalidRun as refused:
+        raise InvalidRun([Fault(join(f"[{place}]", fault.path), fault.problem) for fault in refused.faults]) from None
+
+
+def _first(runs: list[StoredRun]) -> StoredRun:
+    return runs[0]
+
+
+def _all(runs: list[StoredRun]) -> list[StoredRun]:
+    return runs
+
+
+class Creating(Asking):
+    """The part of a store where runs come to be."""
+
+    def create(self, **given: Unpack[NewRun]) -> StoredRun:
+        """Create a run, queued, and return it. It is durable when this returns.
+
+        Raises `InvalidRun` with every fault of what was given, `ThreadBusy` where `one_live_run_per_thread="reject"`
+        met a live run, `KeyReused` where the idempotency key belongs to another request.
+        """
+        return self._way.ask(Create([_wanted(cast("Mapping[str, Any]", given))], _first))
+
+    def create_many(self, given: Iterable[NewRun]) -> list[StoredRun]:
+        """Create many runs at once (at most 10,000), all or none, and return them in order.
+
+        Raises as `create` does, with the place of what is wrong: `[3].metadata`.
+        """
+        wanted = [_one_of_many(place, one) for place, one in enumerate(given)]
+        if len(wanted) > MOST_AT_ONCE:
+            demand([Fault("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
+        return self._way.ask(Create(wanted, _all))
+
+
+def new_token() -> int:
+    """Return an unguessable number for a session, never 0."""
+    return secrets.randbelow(2**63 - 1) + 1

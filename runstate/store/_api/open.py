@@ -1,0 +1,97 @@
+"""Opening a store: its database found, made or brought up to date, and waited for where it is away."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runstate.errors import StoreUnavailable, StoreUrlError
+from runstate.run import validators
+from runstate.run.values import demand
+from runstate.store._api.same_store import Place, place_of
+from runstate.store._api.store import Store
+from runstate.store._api.url import database_at
+from runstate.store._sql.connection import Database
+from runstate.store._sql.migrations import migrate as take_steps
+from runstate.store._sql.migrations import require_latest
+from runstate.store._sql.schema import SQLITE
+from runstate.store.availability import Availability
+
+__all__ = ["open_at", "open_store"]
+
+_WAIT_S: Final = validators.number(0, 7 * 24 * 3600)  # databases count milliseconds in 32 bits, which is 24 days
+_MIGRATE: Final = validators.optional(validators.flag)
+
+
+def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, listen_url: str | None = None) -> Store:
+    """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
+
+    An SQLite file that has no store yet is made one; for PostgreSQL that is `migrate=True`, or `runstate migrate`.
+    `wait_s` is how many seconds (at most a week) to wait for a database that is busy, and while the store is opened for
+    one that is away, starting or full. `listen_url` is for a PostgreSQL store whose `url` leads through a pooler: the
+    server's own address, for notifications alone. Raises `StoreUrlError` for an address that leads nowhere, a wrong
+    password and a database that is not there, `SchemaMismatch` for a database of another version, `StoreUnavailable`
+    where none answers in time, and `InvalidRun` (a `ValueError`) for a `wait_s` or a `migrate` that cannot be.
+    """
+    demand(_WAIT_S("wait_s", wait_s) + _MIGRATE("migrate", migrate))
+    database = database_at(url, wait_s)
+    try:
+        return open_at(database, migrate=migrate, wait_s=wait_s, patience_s=wait_s, listen_url=listen_url)
+    except BaseException:
+        database.close()
+        raise
+
+
+def open_at(
+    database: Database, *, migrate: bool | None, wait_s: float, patience_s: float, listen_url: str | None = None
+) -> Store:
+    """Open a store as `open_store` does, but wait for a database that is away for `patience_s` seconds."""
+    listening = None if listen_url is None else _listening_at(listen_url, database, wait_s)
+    availability = Availability()
+
+    def look() -> Place | None:
+        if migrate or (migrate is None and database.words is SQLITE):
+            take_steps(database)
+        return None if migrate is not False and database.words is SQLITE else _found_in(database)
+
+    place = availability.wait_for(look, patience_s)
+    if listening is not None and place is not None:
+        _require_same_database(listening, place)
+    return Store(database, wait_s, listening, place, availability)
+
+
+def _found_in(database: Database) -> Place:
+    """Return where the tables of a store are. Raises `SchemaMismatch` unless they are of this version."""
+    session = database.open(reading=True)
+    try:
+        require_latest(session, database.shown)
+        return place_of(session)
+    finally:
+        session.close()
+
+
+def _require_same_database(listening: Database, place: Place) -> None:
+    """Raise `StoreUrlError` where notifications of the store's database cannot be heard."""
+    try:
+        session = listening.open(reading=True)
+    except StoreUnavailable:
+        return  # it may be back by the time that it is needed
+    except StoreUrlError as error:
+        raise StoreUrlError(f"listen_url: {error}") from None
+    try:
+        here = place_of(session)
+    finally:
+        session.close()
+    if here.database != place.database:
+        raise StoreUrlError(f"listen_url leads to another database, {listening.shown}, than that of the store")
+
+
+def _listening_at(listen_url: str, database: Database, wait_s: float) -> Database:
+    """Return the database to listen at. Raises `StoreUrlError` where that can be none of the store's."""
+    try:
+        listening = database_at(listen_url, wait_s)
+    except StoreUrlError as error:
+        raise StoreUrlError(f"listen_url: {error}") from None
+    if SQLITE in (database.words, listening.words):
+        raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
+    database.private = (*database.private, *listening.private)  # neither address may stand in a run
+    return listening

@@ -1,0 +1,265 @@
+"""What a store can be asked without changing anything: a run, lists of runs, histories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, overload
+
+import attrs
+
+from runstate.errors import Fault, RunNotFound
+from runstate.lifecycle import BIRTH, RunStatus
+from runstate.run import validators
+from runstate.run.json_values import join
+from runstate.run.values import demand
+from runstate.store._engine.transport import Asking
+from runstate.store._sql.connection import Session
+from runstate.store._sql.rows import Row, read_entry, read_run
+from runstate.store._types import Entry, StoredRun
+
+__all__ = ["Order", "Page", "Reading"]
+
+Order: TypeAlias = Literal["asc", "desc"]
+_MOST: Final = 100  # runs a page, as the API has it
+_MOST_ENTRIES: Final = 1000
+_ENTRIES: Final = validators.count(least=1)
+_VERSION: Final = validators.count(least=0)
+_AGE: Final = validators.optional(validators.number(0, validators.YEAR_10000))
+
+
+@attrs.frozen
+class Page(Sequence[StoredRun]):
+    """Runs of a list, in order, and whether there are more. A sequence of the runs on this page."""
+
+    data: tuple[StoredRun, ...]
+    has_more: bool
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredRun: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[StoredRun, ...]: ...
+    def __getitem__(self, index: int | slice) -> StoredRun | tuple[StoredRun, ...]:
+        return self.data[index]
+
+    def __iter__(self) -> Iterator[StoredRun]:
+        return iter(self.data)
+
+    @property
+    def first_id(self) -> str | None:
+        """The id of the first run, to page before it; None for an empty page."""
+        return self.data[0].id if self.data else None
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last run, to page after it; None for an empty page."""
+        return self.data[-1].id if self.data else None
+
+
+@attrs.frozen
+class _Filter:
+    """Conditions on runs, as SQL with its parameters."""
+
+    where: tuple[str, ...]
+    given: Mapping[str, Any]
+
+
+def _one_by_id(session: Session, run_id: str) -> Row:
+    found = session.run(session.statements.by_id, {"id": run_id})
+    if not found:
+        raise RunNotFound(run_id)
+    return found[0]
+
+
+class Reading(Asking):
+    """The part of a store that is asked and answers."""
+
+    def get(self, run_id: str) -> StoredRun:
+        """Return a run as it stands now. Raises `RunNotFound`."""
+        demand(validators.identifier("run_id", run_id))
+        return self._way.read(lambda session: read_run(_one_by_id(session, run_id)))
+
+    def progress(self, run_id: str) -> str | None:
+        """Return what the run's handler said last by `ctx.progress`; None if nothing. Raises `RunNotFound`."""
+        demand(validators.identifier("run_id", run_id))
+
+        def look(session: Session) -> str | None:
+            found = session.run(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
+            return found[0][0] if found else None
+
+        return self._way.read(look)
+
+    def list(
+        self,
+        *,
+        thread_id: str | None = None,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        queue: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        older_than_s: float | None = None,
+        younger_than_s: float | None = None,
+        limit: int = 20,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+    ) -> Page:
+        """Return a page of runs, newest first, or oldest first with `order="asc"`.
+
+        Of a thread, in a status or several, in a queue, with these pairs of metadata, created longer or shorter ago
+        than so many seconds. `after` and `before` are ids of runs: the page begins behind the one, or ends before the
+        other. `limit` is 1 to 100. Raises `RunNotFound` for an `after` or `before` that is none, `ValueError` for a
+        status that is none.
+        """
+        faults = _faults_of_filter(thread_id, queue, metadata, older_than_s, younger_than_s)
+        statuses = None if status is None else [status] if isinstance(status, str) else list(status)
+        wanted = None if statuses is None else [RunStatus(one) for one in statuses]
+        faults += [
+            fault
+            for name, value in (("after", after), ("before", before))
+            if value is not None
+            for fault in validators.identifier(name, value)
+        ]
+        if type(limit) is not int or not 1 <= limit <= _MOST:
+            faults.append(Fault("limit", f"expected 1 to {_MOST}, got {validators.show(limit)}"))
+        if order not in ("asc", "desc"):
+            faults.append(Fault("order", f"expected 'asc' or 'desc', got {validators.show(order)}"))
+        demand(faults)
+
+        def look(session: Session) -> Page:
+            found = _filter(session, thread_id, wanted, queue, metadata, older_than_s, younger_than_s)
+            return _page(session, found, limit, order, after, before)
+
+        return self._way.read(look)
+
+    def history(self, run_id: str, *, after_version: int = 0) -> tuple[Entry, ...]:
+        """Return the entries of a run, the birth first, or those after a version. Raises `RunNotFound`."""
+        demand(validators.identifier("run_id", run_id) + _VERSION("after_version", after_version))
+
+        def look(session: Session) -> tuple[Entry, ...]:
+            seq = _one_by_id(session, run_id)[0]
+            found = session.run(session.statements.history, {"run": seq, "after": after_version})
+            return tuple(map(read_entry, found))
+
+        return self._way.read(look)
+
+    def entries(self, after: str = "", *, limit: int = 100) -> tuple[Entry, ...]:
+        """Return the next entries of all runs, in the order they were committed, after a place (`Entry.cursor`).
+
+        On PostgreSQL an entry appears once no transaction that began before it can still add one in front of it.
+        """
+        demand(validators.text("after", after) + _ENTRIES("limit", limit))
+        at, version, run = _place(after)
+        given = {"tx": at, "run": run, "version": version, "limit": min(limit, _MOST_ENTRIES)}
+        return self._way.read(
+            lambda session: tuple(map(read_entry, session.run(session.statements.all_entries, given)))
+        )
+
+    def latest_cursor(self) -> str:
+        """Return the place behind the last entry there is, to see only what comes."""
+        return self._way.read(lambda session: str(session.run(session.statements.latest_cursor, {})[0][0]))
+
+    def counts(self) -> dict[RunStatus, int]:
+        """Return how many runs stand in each status."""
+
+        def look(session: Session) -> dict[RunStatus, int]:
+            found = session.run("SELECT status, count(*) FROM runstate_run GROUP BY status", {})
+            return {**dict.fromkeys(RunStatus, 0), **{RunStatus(status): count for status, count in found}}
+
+        return self._way.read(look)
+
+    def queues(self) -> dict[str, int]:
+        """Return how many runs wait in each queue that has some: a name that is not there may be misspelled."""
+        statement = f"SELECT queue, count(*) FROM runstate_run WHERE status = '{BIRTH}' GROUP BY queue ORDER BY queue"
+
+        def look(session: Session) -> dict[str, int]:
+            return {str(queue): count for queue, count in session.run(statement, {})}
+
+        return self._way.read(look)
+
+
+def _faults_of_filter(
+    thread_id: str | None,
+    queue: str | None,
+    metadata: Mapping[str, str] | None,
+    older_than_s: float | None,
+    younger_than_s: float | None,
+) -> list[Fault]:
+    texts = {"thread_id": thread_id, "queue": queue}
+    faults = [
+        fault for name, value in texts.items() if value is not None for fault in validators.identifier(name, value)
+    ]
+    if metadata is not None:
+        faults += validators.metadata("metadata", metadata)
+        for key, value in () if faults else metadata.items():
+            at = join("metadata", key)
+            faults += validators.plain_text(at, key) + validators.plain_text(at, value)
+    for name, seconds in (("older_than_s", older_than_s), ("younger_than_s", younger_than_s)):
+        faults += _AGE(name, seconds)
+    return faults
+
+
+def _place(cursor: str) -> tuple[int, int, int]:
+    """Return a cursor's numbers: transaction (or entry), version, run."""
+    parts = cursor.split(".") if cursor else ["0"]
+    if len(parts) > 3 or not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts):
+        demand([Fault("after", f"expected a cursor that an entry came with, got {validators.show(cursor)}")])
+    numbers = [int(part) for part in parts]
+    if any(number > validators.MOST for number in numbers):
+        demand([Fault("after", f"expected a cursor that an entry came with, got {validators.show(cursor)}")])
+    first, second, third = (*numbers, 0, 0)[:3]
+    return first, third, second
+
+
+def _filter(
+    session: Session,
+    thread_id: str | None,
+    wanted: Sequence[RunStatus] | None,
+    queue: str | None,
+    metadata: Mapping[str, str] | None,
+    older_than_s: float | None,
+    younger_than_s: float | None,
+) -> _Filter:
+    speak = session.statements
+    where: list[str] = []
+    given: dict[str, Any] = {}
+    for name, value in (("thread_id", thread_id), ("queue", queue)):
+        if value is not None:
+            where.append(f"r.{name} = {speak.param(name, 'text')}")
+            given[name] = value
+    if wanted is not None:
+        names = [f"status{place}" for place in range(len(wanted))]
+        where.append(f"r.status IN ({', '.join(speak.param(name, 'text') for name in names) or 'NULL'})")
+        given.update(zip(names, map(str, wanted), strict=True))
+    for place, (key, value) in enumerate((metadata or {}).items()):
+        where.append(speak.has_metadata(f"key{place}", f"value{place}"))
+        given.update({f"key{place}": key, f"value{place}": value})
+    for name, seconds, sign in (("older", older_than_s, "<="), ("younger", younger_than_s, ">")):
+        if seconds is not None:
+            where.append(f"r.created_at {sign} {speak.now} / 1000000 - {speak.param(name, 'double precision')}")
+            given[name] = float(seconds)
+    return _Filter(tuple(where), given)
+
+
+def _page(session: Session, found: _Filter, limit: int, order: Order, after: str | None, before: str | None) -> Page:
+    speak = session.statements
+    where, given = list(found.where), {**found.given, "limit": limit + 1}
+    ahead = "<" if order == "desc" else ">"
+    if after is not None:
+        where.append(f"r.seq {ahead} {speak.param('after')}")
+        given["after"] = _one_by_id(session, after)[0]
+    if before is not None:
+        where.append(f"r.seq {'>' if ahead == '<' else '<'} {speak.param('before')}")
+        given["before"] = _one_by_id(session, before)[0]
+    backwards = before is not None and after is None  # the page that ends before it is read from its end
+    falling = (order == "desc") is not backwards
+    conditions = f" WHERE {' AND '.join(where)}" if where else ""
+    direction = "DESC" if falling else "ASC"
+    statement = (
+        f"SELECT {speak.columns} FROM runstate_run AS r{conditions}"
+        f" ORDER BY r.seq {direction} LIMIT {speak.param('limit')}"
+    )
+    read = session.run(statement, given)
+    runs = [read_run(row) for row in read[:limit]]
+    return Page(tuple(reversed(runs) if backwards else runs), len(read) > limit)

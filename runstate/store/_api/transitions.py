@@ -1,0 +1,190 @@
+"""The nine moves of a stored run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast, get_args
+
+from runstate.errors import Fault
+from runstate.lifecycle import RunEvent
+from runstate.run import validators
+from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
+from runstate.run.json_values import fits
+from runstate.run.record import JsonObject
+from runstate.run.tool_outputs import by_call
+from runstate.run.values import (
+    ErrorCode,
+    IncompleteDetails,
+    IncompleteReason,
+    LastError,
+    RequiredAction,
+    demand,
+)
+from runstate.store._engine.commands import Move
+from runstate.store._engine.transport import Asking
+from runstate.store._sql.rows import json_text
+from runstate.store._types import StoredRun
+
+__all__ = ["Moving", "detail_text"]
+
+_CODES: Final = get_args(ErrorCode)
+_REASONS: Final = get_args(IncompleteReason)
+_MOST_DETAIL: Final = 1_000_000  # characters of JSON
+
+
+def detail_text(detail: JsonObject | None) -> str | None:
+    """Return the detail of an entry as JSON text. Raises `InvalidRun` if it is no JSON object, or too large."""
+    if detail is None:
+        return None
+    if not isinstance(cast("object", detail), Mapping) or not fits(detail):
+        demand(validators.extra("detail", detail) or [Fault("detail", "expected a JSON object")])
+    text = json.dumps(detail, separators=(",", ":"), allow_nan=False)
+    if len(text) > _MOST_DETAIL:
+        demand([Fault("detail", f"is too large: {len(text)} characters of JSON, at most {_MOST_DETAIL}")])
+    return text
+
+
+def _one_of(words: Sequence[str], path: str, value: object) -> None:
+    if value not in words:
+        demand([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.show(value)}")])
+
+
+class Moving(Asking):
+    """The part of a store where runs are moved.
+
+    Every move names the run by its id, and returns it as it stands afterwards. `actor` says who asked, for the
+    history; `detail` is a JSON object kept with the entry; `expected_version` is for those who decided on a snapshot.
+
+    Raises `IllegalTransition` (`TerminalStatus`) where the law does not allow it, with the run as it stands and what
+    moved it there; `Conflict` where the version is another; `RunNotFound`; `InvalidRun` for impossible arguments.
+    After any of them nothing has changed.
+    """
+
+    def start(self, run_id: str, *, actor: str | None = None, expected_version: int | None = None) -> StoredRun:
+        """Begin by hand, without a lease: in_progress. Nobody takes such a run over; its deadline ends it."""
+        return self._move(run_id, RunEvent.START, actor, expected_version)
+
+    def require_action(
+        self,
+        run_id: str,
+        calls: Calls,
+        *,
+        actor: str | None = None,
+        expected_version: int | None = None,
+    ) -> StoredRun:
+        """Wait for the outputs of `calls`: requires_action. Whoever worked on it lets it go."""
+        action = calls if isinstance(calls, RequiredAction) else required_action_of(calls)
+        demand(action.unnamed)
+        required = json_text(action)
+        payload = {"required_action": required}
+        detail = f'{{"required_action":{required}}}'
+        return self._move(run_id, RunEvent.REQUIRE_ACTION, actor, expected_version, payload=payload, detail=detail)
+
+    def submit_tool_outputs(
+        self,
+        run_id: str,
+        outputs: Mapping[str, str] | Sequence[Mapping[str, str]],
+        *,
+        actor: str | None = None,
+        expected_version: int | None = None,
+    ) -> StoredRun:
+        """Answer all calls at once: queued again. The outputs reach the handler, and stay in the history.
+
+        Raises `ToolOutputsMismatch` unless the ids are exactly those of the required calls. The same outputs again,
+        after a lost answer, are recognised.
+        """
+        answers = by_call(outputs)
+        detail = json.dumps({"tool_outputs": answers}, separators=(",", ":"))
+        return self._move(run_id, RunEvent.SUBMIT_TOOL_OUTPUTS, actor, expected_version, detail=detail, outputs=answers)
+
+    def request_cancel(
+        self, run_id: str, *, actor: str | None = None, expected_version: int | None = None
+    ) -> StoredRun:
+        """Ask that the run be cancelled: cancelling; cancelled at once where nobody works on it.
+
+        The same request of the same actor again, after a lost answer, is recognised.
+        """
+        return self._move(run_id, RunEvent.REQUEST_CANCEL, actor, expected_version)
+
+    def confirm_cancel(
+        self,
+        run_id: str,
+        usage: GivenUsage | None = None,
+        *,
+        actor: str | None = None,
+        expected_version: int | None = None,
+    ) -> StoredRun:
+        """Say that the work has stopped: cancelled. Without a usage, what its workers noted is kept."""
+        return self._move(run_id, RunEvent.CONFIRM_CANCEL, actor, expected_version, usage)
+
+    def complete(
+        self,
+        run_id: str,
+        usage: GivenUsage | None = None,
+        *,
+        actor: str | None = None,
+        expected_version: int | None = None,
+    ) -> StoredRun:
+        """End well: completed. Also out of cancelling, when the end wins the race."""
+        return self._move(run_id, RunEvent.COMPLETE, actor, expected_version, usage)
+
+    def mark_incomplete(
+        self,
+        run_id: str,
+        reason: IncompleteReason,
+        usage: GivenUsage | None = None,
+        *,
+        actor: str | None = None,
+        expected_version: int | None = None,
+    ) -> StoredRun:
+        """End at a token limit: incomplete, with its reason."""
+        _one_of(_REASONS, "reason", reason)
+        payload = {"incomplete_details": json_text(IncompleteDetails(reason))}
+        return self._move(run_id, RunEvent.MARK_INCOMPLETE, actor, expected_version, usage, payload=payload)
+
+    def fail(
+        self,
+        run_id: str,
+        code: ErrorCode,
+        message: str,
+        usage: GivenUsage | None = None,
+        *,
+        actor: str | None = None,
+        expected_version: int | None = None,
+        detail: JsonObject | None = None,
+    ) -> StoredRun:
+        """End by an error: failed, with `last_error`. What is not for the wire, such as a traceback, is `detail`."""
+        _one_of(_CODES, "code", code)
+        payload = {"last_error": json_text(LastError(code, message))}
+        told = detail_text(detail)
+        return self._move(run_id, RunEvent.FAIL, actor, expected_version, usage, payload=payload, detail=told)
+
+    def expire(
+        self,
+        run_id: str,
+        usage: GivenUsage | None = None,
+        *,
+        actor: str | None = None,
+        expected_version: int | None = None,
+    ) -> StoredRun:
+        """End by the deadline: expired. Whether it is due is the caller's to ask; `sweep` expires what is."""
+        return self._move(run_id, RunEvent.EXPIRE, actor, expected_version, usage)
+
+    def _move(
+        self,
+        run_id: str,
+        event: RunEvent,
+        actor: str | None,
+        version: int | None,
+        usage: GivenUsage | None = None,
+        **given: Any,
+    ) -> StoredRun:
+        faults = validators.identifier("run_id", run_id)
+        if actor is not None:
+            faults += validators.identifier("actor", actor)
+        if version is not None and (type(version) is not int or not 0 < version <= validators.MOST):
+            faults += (Fault("expected_version", f"expected a version, got {validators.show(version)}"),)
+        demand(faults)
+        spent = None if usage is None else json_text(usage_of(usage))
+        return self._way.ask(Move(run_id, event, actor=actor, version=version, usage=spent, **given))

@@ -1,0 +1,92 @@
+"""What a store's URL means: `sqlite:///runs.db`, `sqlite:////var/lib/runs.db`, `sqlite:///:memory:`, `postgresql://...`."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import unquote, urlsplit
+
+from runstate.errors import StoreUrlError
+from runstate.store._sql.connection import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["database_at"]
+
+_FORMS: Final = "sqlite:///runs.db, sqlite:////absolute/path.db, sqlite:///:memory: or postgresql://user@host/database"
+_MOST: Final = 2048
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,30}", re.ASCII | re.IGNORECASE)
+_FILE: Final = re.compile(r"[\w./~-]+\.(?:db|sqlite3?)")
+_SECRET: Final = re.compile(r"(?:[^@/?#%\s]|%[0-9A-Fa-f]{2})*")
+
+
+def database_at(url: str, wait_s: float = 10.0) -> Database:
+    """Return the database that a URL names; no connection is made yet. Raises `StoreUrlError`."""
+    given = cast("object", url)
+    if not isinstance(given, str):
+        got = "None" if given is None else f"a Python {type(given).__name__}"
+        raise StoreUrlError(f"not the address of a store: expected {_FORMS}, as a string; got {got}")
+    if not given or len(given) > _MOST or not given.isprintable():
+        raise StoreUrlError(f"not the address of a store: expected {_FORMS}")
+    scheme, colon, rest = given.partition(":")
+    make = _DIALECTS.get(scheme)
+    if not colon or make is None:
+        raise StoreUrlError(f"{_told(given)}: expected {_FORMS}")
+    if make is _postgres and not rest.startswith("//"):
+        raise StoreUrlError(f"a PostgreSQL address has two slashes: expected {_FORMS}")
+    if not _is_split(given):
+        raise StoreUrlError(f"not the address of a store: expected {_FORMS}")
+    return make(given, wait_s)
+
+
+def _told(given: str) -> str:
+    """Tell what is no address. Only a scheme and the name of a file are quoted: all else may hold a password."""
+    scheme, colon, _ = given.partition("://")
+    if colon and _SCHEME.fullmatch(scheme):
+        return f"{scheme!r} is no dialect of a store"
+    return f"{given!r} is not an address" if _FILE.fullmatch(given) else "that is not an address"
+
+
+def _is_split(url: str) -> bool:
+    # What is raised quotes the password, and would stay behind an error that is raised in its place.
+    with suppress(ValueError):
+        urlsplit(url)
+        return True
+    return False
+
+
+def _sqlite(url: str, wait_s: float) -> Database:
+    from runstate.store._sqlite.connection import SqliteDatabase
+
+    head, _, path = url.partition("///")
+    if head != "sqlite:" or not path:
+        raise StoreUrlError(f"an SQLite address has three slashes, four for an absolute path: expected {_FORMS}")
+    if "?" in path or "#" in path:
+        raise StoreUrlError("an SQLite address takes no options; a path with ? or # in it is written %3F or %23")
+    try:
+        name = unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        name = "\0"
+    if not name.isprintable():  # SQLite would open another file, whose name ends before a NUL
+        raise StoreUrlError("an SQLite path is readable text: what %00 to %1F, %7F or no UTF-8 spell is none")
+    return SqliteDatabase(name, wait_s)
+
+
+def _postgres(url: str, wait_s: float) -> Database:
+    from runstate.store._postgres.connection import PostgresDatabase  # psycopg is an extra
+
+    # libpq quotes what it cannot read, and takes what follows a stray @ or / for the host: that may be the password.
+    person, _, _ = url.partition("://")[2].rpartition("@")
+    is_name = "/" in person and "?" not in person  # which people are shown, as in postgresql://host/me:secret@database
+    if is_name or not _SECRET.fullmatch(person.partition(":")[2]):
+        raise StoreUrlError("in a password @ is written %40, / is %2F, ? is %3F, # is %23, % is %25 and a space %20")
+    return PostgresDatabase(url, wait_s)
+
+
+_DIALECTS: Final[dict[str, Callable[[str, float], Database]]] = {
+    "sqlite": _sqlite,
+    "postgresql": _postgres,
+    "postgres": _postgres,
+}

@@ -1,0 +1,114 @@
+"""Following runs as they move: entries as they are committed, of one run or of all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from threading import Event
+from typing import Any, Final
+
+from runstate.errors import Fault
+from runstate.lifecycle import LAW
+from runstate.run import validators
+from runstate.run.values import demand
+from runstate.store._api.queries import Reading
+from runstate.store._engine.notifier import Bell, Hint
+from runstate.store._types import Entry, StoredRun
+
+__all__ = ["look_from", "watch", "watch_later"]
+
+_LOOK_S: Final = 0.5  # between two looks when no hint comes
+
+
+class _Place:
+    """How far a watcher has come, in one run's history or in everybody's."""
+
+    def __init__(self, run_id: str | None, after: int | str | None) -> None:
+        self.run_id: Final = run_id
+        self.version: int = 0
+        self.cursor: str = ""
+        if run_id is None:
+            if after is not None and not isinstance(after, str):
+                demand([Fault("after", f"expected the cursor of an entry, got {validators.show(after)}")])
+            self.cursor = str(after or "")
+        else:
+            demand(validators.identifier("run_id", run_id))
+            if after is not None and (isinstance(after, bool) or not isinstance(after, int)):
+                demand([Fault("after", f"expected the version of an entry, got {validators.show(after)}")])
+            self.version = int(after or 0)
+
+    def look(self, reading: Reading) -> Any:
+        """Return the next entries, or from the way of coroutines a future of them."""
+        if self.run_id is None:
+            return reading.entries(self.cursor)
+        return reading.history(self.run_id, after_version=self.version)
+
+    def passed(self, entry: Entry) -> None:
+        self.version, self.cursor = entry.version, entry.cursor
+
+    def is_behind(self, run: StoredRun) -> bool:
+        """Tell whether the run had ended before this place: nothing comes any more."""
+        return run.is_terminal and run.version <= self.version
+
+    def is_end(self, entry: Entry) -> bool:
+        return self.run_id is not None and LAW.is_terminal(entry.target)
+
+
+def look_from(run_id: str | None, after: int | str | None, latest: Callable[[], str]) -> _Place:
+    """Return the place to watch from: a run's birth, or for all runs the present."""
+    place = _Place(run_id, after)
+    if run_id is None and after is None:
+        place.cursor = latest()
+    return place
+
+
+def watch(reading: Reading, bell: Bell, place: _Place) -> Iterator[Entry]:
+    """Yield entries from a place on, as they come; of one run until it has ended."""
+    rung = Event()
+
+    def heard(hint: Hint) -> None:
+        rung.set()
+
+    with bell.listening(heard):
+        while True:
+            rung.clear()
+            entries: Sequence[Entry] = place.look(reading)
+            for entry in entries:
+                place.passed(entry)
+                yield entry
+                if place.is_end(entry):
+                    return
+            if not entries:
+                if place.run_id is not None and place.is_behind(reading.get(place.run_id)):
+                    return
+                rung.wait(_LOOK_S)
+
+
+async def watch_later(reading: Reading, bell: Bell, place: _Place) -> AsyncIterator[Entry]:
+    """Yield entries as `watch` does, for coroutines."""
+    loop, rung = asyncio.get_running_loop(), asyncio.Event()
+
+    def heard(hint: Hint) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(rung.set)
+
+    with bell.listening(heard):
+        while True:
+            rung.clear()
+            entries: Sequence[Entry] = await place.look(reading)
+            for entry in entries:
+                place.passed(entry)
+                yield entry
+                if place.is_end(entry):
+                    return
+            if not entries:
+                if place.run_id is not None:
+                    run: Any = reading.get(place.run_id)  # by the way of coroutines a future
+                    if place.is_behind(await run):
+                        return
+                try:
+                    async with asyncio.timeout(_LOOK_S):
+                        await rung.wait()
+                except TimeoutError:
+                    continue

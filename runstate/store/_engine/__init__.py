@@ -1,0 +1,1 @@
+"""How commands reach the database: the committer, the executor, transports and notifiers."""

@@ -1,0 +1,356 @@
+"""The one door: every change of any run, from any thread or coroutine of this process, is committed here.
+
+Whoever asks while a commit is under way waits, and all who wait are committed together next: no timer, and a lone
+asker pays nothing for it. (If nobody is committing, a thread that asks does it itself, which saves two hand-overs.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, Final, TypeVar
+
+from runstate.clock import monotonic, pause
+from runstate.errors import OutcomeUnknown, RunstateError, StoreError, StoreUnavailable
+from runstate.store._engine.commands import Call, Command, Create, Move, Turn
+from runstate.store._engine.executor import perform
+from runstate.store._sql.connection import Database, Session, Trouble
+from runstate.store.availability import Availability, is_outage
+from runstate.store.backoff import Backoff
+
+__all__ = ["Committer"]
+
+T = TypeVar("T")
+
+_MOST: Final = 500  # commands a commit: past it a batch gains little and holds others up
+_TRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again
+_CLOSING: Final = 3  # times `wait_s`: so long an answer may take when the store is closed
+_CLOSING_S: Final = 5.0  # at least
+_LOOK_S: Final = 0.02  # between two looks whether all is committed
+_FIRST_S: Final = 0.05  # before another try: a database that went away comes back, who waited for us goes first
+_MOST_S: Final = 1.0  # between two tries to connect while commands wait that may have been done
+
+
+class Committer:
+    """Commits what is handed to it, in batches, and answers each."""
+
+    def __init__(
+        self,
+        database: Database,
+        committed: Callable[[Sequence[Command[Any]]], None],
+        wait_s: float,
+        availability: Availability,
+    ) -> None:
+        self._database = database
+        self._availability = availability
+        self._committed = committed
+        self._wait_s = wait_s
+        self._session: Session | None = None
+        self._waiting: SimpleQueue[Command[Any] | None] = SimpleQueue()
+        self._writing = Lock()
+        self._starting = Lock()
+        self._thread: Thread | None = None
+        self._closed = False
+        self._answered = 0
+        """How many batches; it need not be exact."""
+        self._over = False
+        """Whether nothing is committed any more, and nobody takes from those who wait."""
+        self._process = os.getpid()
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def ask(self, command: Command[T]) -> T:
+        """Have a command committed; return its answer. Blocks the thread."""
+        self.check_open()
+        if self._waiting.empty() and self._writing.acquire(blocking=False):
+            try:
+                self._commit([command])
+            finally:
+                self._writing.release()
+            self._finish([command])
+        else:
+            command.expect()
+            self._hand_over(command)
+            command.wait()
+        return command.result()
+
+    def ask_later(self, command: Command[T]) -> asyncio.Future[T]:
+        """Hand a command over; return the future of its answer, in the running loop."""
+        self.check_open()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        command.future = future
+        self._hand_over(command)
+        return future
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened the store: its connections do not survive a fork."""
+        return os.getpid() == self._process
+
+    def check_open(self) -> None:
+        """Raise `StoreError` once the store is closed, or in a process that was forked from its own."""
+        if self._closed:
+            raise StoreError(f"the store {self._database.shown} is closed")
+        if not self.is_ours:
+            raise StoreError("a store does not survive a fork: open one in each process")
+
+    def _hand_over(self, command: Command[Any]) -> None:
+        self._waiting.put(command)
+        if self._over:  # since it was looked at
+            self._refuse_rest()
+            return
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = Thread(target=self._go, name="runstate-committer", daemon=True)
+                    self._thread.start()
+
+    def tell(self, command: Command[Any]) -> None:
+        """Hand a command over that nobody waits for."""
+        self.check_open()
+        self._hand_over(command)
+
+    def foreign_commits(self) -> int | None:
+        """Return SQLite's count of other connections' commits; None while this one is writing."""
+        if self._session is None and self._availability.is_away:
+            return None  # it is for those to connect again who wait for that
+        if not self._writing.acquire(blocking=False):
+            return None
+        try:
+            count: int = self._connected().run("PRAGMA data_version", {})[0][0]
+            return count
+        finally:
+            self._writing.release()
+
+    # --- committing -----------------------------------------------------------------------------------------------
+
+    def _go(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            with self._writing:
+                batch = [first, *self._more(_MOST - 1)]
+                self._commit(batch)
+            self._finish(batch)
+
+    def _more(self, most: int) -> list[Command[Any]]:
+        more: list[Command[Any]] = []
+        with suppress(Empty):
+            while len(more) < most:
+                command = self._waiting.get_nowait()
+                if command is None:
+                    self._waiting.put(None)
+                    break
+                more.append(command)
+        return more
+
+    def _connected(self) -> Session:
+        if self._session is not None and self._session.is_stale():
+            self._give_up(StoreError(f"{self._database.shown} was deleted or replaced"))
+        if self._session is None and not self._over:
+            try:
+                self._session = self._database.open()
+            except StoreError as error:
+                if is_outage(error):
+                    self._availability.failed(error)
+                raise
+        if self._over:  # since it was begun to be closed
+            self._disconnect()
+        if self._session is None:
+            raise StoreError(f"the store {self._database.shown} is closed")
+        return self._session
+
+    def _commit(self, batch: Sequence[Command[Any]], tries: int = _TRIES) -> None:
+        """Commit a batch, one by one if it does not go together; afterwards each has its answer or its error."""
+        kept = self._session
+        try:
+            session = self._connected()
+        except Exception as error:  # everybody's: each alone would wait as long, one after the other
+            _refuse(batch, error)
+            return
+        session.trouble = None
+        try:
+            perform(session, batch)
+        except OutcomeUnknown as error:
+            self._give_up(error)
+            self._again(batch, error)
+        except RunstateError as error:
+            self._recover(session, batch, error, tries, is_new=session is not kept)
+        except Exception as error:  # a fault of this library: whoever asked must hear of it, and not wait for ever
+            self._disconnect()
+            self._apart(batch, error)
+        except BaseException:  # an interrupt, in the middle of whatever it was
+            self._disconnect()
+            raise
+        else:
+            if not self._availability.settled:
+                self._availability.succeeded()
+
+    def _recover(
+        self, session: Session, batch: Sequence[Command[Any]], error: RunstateError, tries: int, *, is_new: bool
+    ) -> None:
+        """Do what an error that undid a batch calls for: try it again, on another session, or one by one."""
+        match session.trouble:
+            case Trouble.SESSION_LOST:
+                self._give_up(error)
+                if not is_new:  # the next session may lead to a server that takes it: nothing was done
+                    self._commit_anew(batch, tries)
+                elif isinstance(error, StoreUnavailable):
+                    _refuse(batch, error)
+                else:
+                    self._apart(batch, error)
+            case Trouble.CONFLICT if tries > 1:
+                pause(Backoff(_FIRST_S * 2 ** (_TRIES - tries)).next())
+                self._commit_anew(batch, tries - 1)
+            case Trouble.NOT_BEGUN:
+                _refuse(batch, error)
+            case _:
+                self._apart(batch, error)
+
+    def _commit_anew(self, batch: Sequence[Command[Any]], tries: int) -> None:
+        for command in batch:
+            command.forget()
+        self._commit(batch, tries)
+
+    def _give_up(self, error: Exception) -> None:
+        """Let a session go that is of no more use; others that were opened with it may be of none either."""
+        self._disconnect()
+        self._availability.failed(error, session_lost=True)
+
+    def _apart(self, batch: Sequence[Command[Any]], error: Exception) -> None:
+        if len(batch) == 1:
+            _refuse(batch, error)
+            return
+        for command in batch:
+            command.forget()
+            self._commit([command])
+
+    def _again(self, batch: Sequence[Command[Any]], error: OutcomeUnknown) -> None:
+        """Ask again what can be recognised if it was done before; the connection broke before it was known."""
+        until, backoff = monotonic() + self._wait_s, Backoff(_FIRST_S, _MOST_S)
+        while True:
+            try:
+                self._connected()
+                break
+            except StoreError as unreachable:
+                if not is_outage(unreachable) or monotonic() > until:
+                    _refuse(batch, error)
+                    return
+                pause(backoff.next())
+        for command in batch:
+            command.forget()
+            command.unsure = True
+            if _recognisable(command):
+                self._commit_again(command, error)
+            else:
+                command.refuse(error)
+
+    def _commit_again(self, command: Command[Any], unknown: OutcomeUnknown) -> None:
+        try:
+            perform(self._connected(), [command])
+        except StoreError as again:
+            self._disconnect()
+            if is_outage(again):
+                self._availability.failed(again)
+            command.refuse(unknown)  # whatever is wrong this time, the first time it may have been done
+        except Exception as error:
+            command.refuse(error)
+        else:
+            if not self._availability.settled:
+                self._availability.succeeded()
+
+    def _disconnect(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            with suppress(Exception):  # it is broken, that is why it goes
+                session.close()
+
+    # --- answering ------------------------------------------------------------------------------------------------
+
+    def _finish(self, batch: Sequence[Command[Any]]) -> None:
+        self._answered += 1
+        self._answer(batch)
+        self._committed(batch)
+
+    def _answer(self, batch: Sequence[Command[Any]]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[Command[Any]]] = {}
+        for command in batch:
+            if command.future is None:
+                command.wake()
+            else:
+                loops.setdefault(command.future.get_loop(), []).append(command)
+        for loop, commands in loops.items():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(_resolve, commands)
+
+    def close(self) -> None:
+        """Commit what waits, then let the connection go; in the end also one whose database says nothing."""
+        if self._over:
+            return
+        self._closed = True
+        self._waiting.put(None)
+        try:
+            if not self._end(max(_CLOSING * self._wait_s, _CLOSING_S)):
+                self._over = True
+                session = self._session
+                if session is not None:
+                    session.break_off()
+                self._end(_CLOSING_S)
+        finally:
+            self._refuse_rest()
+
+    def _end(self, patience_s: float) -> bool:
+        """Wait until nobody commits, and disconnect; False if for so long no answer came to who does."""
+        answered, until = -1, 0.0
+        while True:
+            if self._answered != answered:
+                answered, until = self._answered, monotonic() + patience_s
+            thread = self._thread
+            if thread is not None and thread.is_alive():
+                thread.join(_LOOK_S)
+            elif self._writing.acquire(timeout=_LOOK_S):
+                try:
+                    self._over = True
+                    self._disconnect()
+                finally:
+                    self._writing.release()
+                return True
+            if monotonic() > until:
+                return False
+
+    def _refuse_rest(self) -> None:
+        """Answer those who asked while the store was being closed: nobody comes after them."""
+        rest: list[Command[Any]] = []
+        with suppress(Empty):
+            while True:
+                command = self._waiting.get_nowait()
+                rest += () if command is None else (command,)
+        self._waiting.put(None)  # for a thread that is still at something
+        _refuse(rest, StoreError(f"the store {self._database.shown} is closed"))
+        self._answer(rest)
+
+
+def _refuse(batch: Sequence[Command[Any]], error: Exception) -> None:
+    for command in batch:
+        command.forget()
+        command.refuse(error)
+
+
+def _resolve(commands: Sequence[Command[Any]]) -> None:
+    for command in commands:
+        future = command.future
+        if future is None or future.done():
+            continue  # whoever asked was cancelled meanwhile; what it asked for is done
+        try:
+            future.set_result(command.result())
+        except Exception as error:
+            future.set_exception(error)
+
+
+def _recognisable(command: Command[Any]) -> bool:
+    """Tell whether asking again cannot do a thing twice, nor be refused for having been done."""
+    if isinstance(command, Move | Turn | Call):
+        return command.repeatable
+    return isinstance(command, Create)

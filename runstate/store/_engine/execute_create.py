@@ -1,0 +1,139 @@
+"""How runs are inserted: what nothing stands in the way of at once, the others by what stood there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from runstate.errors import Fault, InvalidRun, KeyReused, RunstateError, StoreError, StoreUnavailable, ThreadBusy
+from runstate.store._engine.commands import Create, Wanted
+from runstate.store._sql.connection import Session
+from runstate.store._sql.rows import Row, read_run
+from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.statements import CREATE_COLUMNS
+from runstate.store._types import StoredRun
+
+__all__ = ["create", "in_parts", "one"]
+
+
+def in_parts(create: Create[Any]) -> bool:
+    """Tell whether creating takes more than one statement that writes.
+
+    Settings are written before their run. Where the key belongs to another run, they are taken away again.
+    """
+    return len(create.wanted) > 1 or any(
+        wanted.exclusive is not None or (wanted.key is not None and wanted.row[12] is not None)
+        for wanted in create.wanted
+    )
+
+
+def create(session: Session, creates: Sequence[Create[Any]]) -> None:
+    """Create the runs of many commands, and note each one's answer."""
+    lines = {wanted.run.thread_id for command in creates for wanted in command.wanted if wanted.exclusive == "queue"}
+    for thread in sorted(lines):  # in the order in which everybody holds them, or two would wait for each other
+        session.run(session.statements.hold_thread, {"thread": thread})
+    ordinary = [wanted for command in creates for wanted in command.wanted if wanted.exclusive != "queue"]
+    made = _insert(session, ordinary)
+    for command in creates:
+        try:
+            command.answer([_taken(made, wanted) or _instead(session, wanted) for wanted in command.wanted])
+        except StoreError:
+            raise  # the transaction may be broken, and what was done in it for others with it
+        except RunstateError as error:
+            if len(command.wanted) > 1:
+                raise  # nothing of many: the transaction is undone, and the others are asked again
+            command.refuse(error)
+
+
+def _taken(made: dict[str, Row], wanted: Wanted) -> Row | None:
+    """Take what was inserted for a wanted run: another that came with the same id was not."""
+    return None if wanted.exclusive == "queue" else made.pop(wanted.run.id, None)
+
+
+def _insert(session: Session, wanted: Sequence[Wanted]) -> dict[str, Row]:
+    """Insert what nothing stands in the way of, of several with one id the first; return (seq, at, ready) by id."""
+    if not wanted:
+        return {}
+    firsts: dict[str, Row] = {}
+    for each in wanted:
+        firsts.setdefault(each.run.id, each.row)
+    values = list(firsts.values())
+    laden = any(row[12] is not None for row in values)
+    given = session.table(CREATE_COLUMNS, values)
+    if laden and session.statements.words is SQLITE:
+        session.run(session.statements.add_settings, given)
+    ready = {row[0]: row[10] == 1 for row in values}
+    found = session.run(session.statements.create[laden], given)
+    return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in found}
+
+
+def _instead(session: Session, wanted: Wanted) -> Row:
+    """Return what stands for a run that was not inserted: itself after all, or the one created with its key."""
+    if wanted.exclusive == "queue":
+        row = _join_line(session, wanted)
+        if row is not None:
+            return row
+    row = _by_key(session, wanted)
+    if row is not None:
+        if row[1] != wanted.run.id:
+            _drop_settings(session, wanted)
+        return _same_request(wanted, row)
+    row = one(session.run(session.statements.by_id, {"id": wanted.run.id}))
+    if row is not None:
+        if wanted.key is None and _created_by(wanted, read_run(row)) == []:
+            return row  # this very request, whose answer was lost
+        keyed = _by_key(session, wanted)  # it may have been committed between the two looks
+        if keyed is not None:
+            return _same_request(wanted, keyed)
+        raise InvalidRun([Fault("id", f"is taken: there is a run {wanted.run.id} already")])
+    _drop_settings(session, wanted)
+    head = one(session.run(session.statements.head_of, {"thread": wanted.run.thread_id}))
+    if head is None or wanted.exclusive == "queue":
+        raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
+    raise ThreadBusy(wanted.run.thread_id, head[0])
+
+
+def _by_key(session: Session, wanted: Wanted) -> Row | None:
+    if wanted.key is None:
+        return None
+    return one(session.run(session.statements.by_key, {"key": wanted.key}))
+
+
+def _join_line(session: Session, wanted: Wanted) -> Row | None:
+    """Insert a run as the only live one of its thread, which is held, or behind the one there is."""
+    # A look first: whoever is just ending that run waits for the thread, and to run into its row were to wait for them.
+    if not session.run(session.statements.head_of, {"thread": wanted.run.thread_id}):
+        found = _insert(session, [wanted])
+        if found:
+            return found[wanted.run.id]
+    behind = list(wanted.row)
+    behind[10] = 0
+    return _insert(session, [Wanted(wanted.run, behind)]).get(wanted.run.id)
+
+
+def _drop_settings(session: Session, wanted: Wanted) -> None:
+    if wanted.row[12] is not None:
+        session.run(session.statements.drop_settings, {"id": wanted.run.id})
+
+
+def _created_by(wanted: Wanted, run: StoredRun) -> list[str]:
+    """Return the names of what differs between a wanted run and one that is there."""
+    before, now = run.to_dict(), wanted.run.to_dict()
+    changing = {"status", "required_action", "last_error", "expires_at", "started_at", "cancelled_at", "failed_at"}
+    changing |= {"completed_at", "incomplete_details", "usage", "created_at", "id"}
+    different = [name for name in now if name not in changing and now[name] != before[name]]
+    asked = {"queue": (wanted.row[5], run.queue), "priority": (wanted.row[6], run.priority)}
+    return different + [name for name, (ours, theirs) in asked.items() if ours != theirs]
+
+
+def _same_request(wanted: Wanted, row: Row) -> Row:
+    run = read_run(row)
+    different = _created_by(wanted, run)
+    if different:
+        raise KeyReused(wanted.key or "", run.id, different)
+    return row
+
+
+def one(found: Sequence[Row]) -> Row | None:
+    """Return the row that was found, if one was."""
+    return found[0] if found else None

@@ -1,0 +1,271 @@
+"""How a batch of commands becomes a few statements, and how each command gets its own answer; the moves among them.
+
+A statement gives back what it moved. For what it did not move, the row is read and says why: the law, a version, a
+lease, a repeated request. Between the two another process may have moved the run on; then it is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from runstate.errors import (
+    Conflict,
+    RunNotFound,
+    RunstateError,
+    StoreError,
+    StoreUnavailable,
+    ThreadBusy,
+    ToolOutputsMismatch,
+)
+from runstate.lifecycle import LAW, RunEvent
+from runstate.store._engine.commands import Call, Command, Create, Move, Turn
+from runstate.store._engine.execute_create import create, in_parts, one
+from runstate.store._engine.execute_settle_and_claim import is_parted, take_turn
+from runstate.store._engine.refusals import refused, too_late
+from runstate.store._sql.connection import Session
+from runstate.store._sql.rows import Row, read_run
+from runstate.store._sql.statements import MOVE_COLUMNS
+from runstate.store._types import StoredRun
+
+__all__ = ["Witness", "bear_witness", "execute", "perform"]
+
+_ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
+_IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_of(RunEvent.START)}
+_CANCELLED: Final = (LAW.target_of(RunEvent.REQUEST_CANCEL), LAW.target_of(RunEvent.CONFIRM_CANCEL))
+
+
+_Other: TypeAlias = Call[Any] | Turn[Any]
+_Kinds: TypeAlias = tuple[list[Create[Any]], list[Move], list[_Other]]
+Witness: TypeAlias = Callable[[Session, Sequence[Command[Any]]], None]
+"""Performs a batch in a transaction, by `execute`, and looks at what was written."""
+
+_witness: Witness | None = None
+
+
+def bear_witness(witness: Witness | None) -> Witness | None:
+    """Let all stores of this process perform by way of `witness`, for who counts what is asked; None for nobody.
+
+    Returns the one before, to be put back.
+    """
+    global _witness
+    before, _witness = _witness, witness
+    return before
+
+
+def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
+    """Execute all commands of a batch, and note each one's answer. Raises `StoreError` if the database fails."""
+    if _witness is not None:
+        _witness(session, batch)
+        return
+    creates, moves, others = _by_kind(batch)
+    # All or nothing: what is asked again, one by one, after one was refused must not have been done the first time.
+    several = len(others) + len(moves) + bool(creates) > 1
+    parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
+    parted = parted or any(isinstance(other, Call) or is_parted(other) for other in others)
+    with session.transaction() if several or parted else session.together():
+        _execute(session, creates, moves, others)
+
+
+def execute(session: Session, batch: Sequence[Command[Any]]) -> None:
+    """Execute all commands of a batch in the transaction that is under way."""
+    _execute(session, *_by_kind(batch))
+
+
+def _by_kind(batch: Sequence[Command[Any]]) -> _Kinds:
+    return (
+        [command for command in batch if isinstance(command, Create)],
+        [command for command in batch if isinstance(command, Move)],
+        [command for command in batch if isinstance(command, Call | Turn)],
+    )
+
+
+def _execute(
+    session: Session,
+    creates: Sequence[Create[Any]],
+    moves: Sequence[Move],
+    others: Sequence[_Other],
+) -> None:
+    if creates:
+        create(session, creates)
+    if moves:
+        _move(session, moves)
+    for other in others:  # as they came: a run is settled after what was noted of it, before its lease is closed
+        if isinstance(other, Turn):
+            take_turn(session, other)
+        else:
+            other.answer(other.perform(session))
+
+
+# --- moves ------------------------------------------------------------------------------------------------------------
+
+
+def _move(session: Session, moves: Sequence[Move]) -> None:
+    """Execute moves in waves: no two of the same run in one statement."""
+    waiting = list(moves)
+    while waiting:
+        wave: dict[str, Move] = {}
+        later: list[Move] = []
+        for move in waiting:
+            if move.run_id in wave:
+                later.append(move)
+            else:
+                wave[move.run_id] = move
+        _move_apart(session, wave)
+        waiting = later
+
+
+def _move_apart(session: Session, wave: Mapping[str, Move]) -> None:
+    asked: list[tuple[Move, int | None]] = []
+    for move in wave.values():
+        if move.outputs is None:
+            asked.append((move, move.version))
+        else:
+            _submit(session, move)
+    moved = _run_moves(session, asked)
+    idle = [wave[run_id] for run_id, row in moved.items() if _is_idle(wave[run_id], row)]
+    if idle:
+        values = [(move.run_id, None, move.actor, *(None,) * 5) for move in idle]
+        found = session.run(session.statements.confirm_idle, session.table(MOVE_COLUMNS, values))
+        moved.update({row[1]: row for row in found})
+    for move, _ in asked:
+        row = moved.get(move.run_id)
+        if row is None:
+            _explain(session, move)
+        else:
+            move.answer(row)
+
+
+def _run_moves(session: Session, asked: Iterable[tuple[Move, int | None]]) -> dict[str, Row]:
+    by_event: dict[RunEvent, list[Row]] = {}
+    for move, version in asked:
+        by_event.setdefault(move.event, []).append(move.row(version))
+    moved: dict[str, Row] = {}
+    for event, values in by_event.items():
+        found = session.run(session.statements.move[event], session.table(MOVE_COLUMNS, values))
+        moved.update({row[1]: row for row in found})
+    return moved
+
+
+def _is_idle(move: Move, row: Row) -> bool:
+    """Tell whether a cancel was asked of a run that nobody works on."""
+    return move.event is RunEvent.REQUEST_CANCEL and row[9] in _IDLE
+
+
+def _explain(session: Session, move: Move) -> None:
+    """Refuse a move that its statement did not make, or answer it where it was made before."""
+    for _ in range(_ASKS):
+        row = one(session.run(session.statements.by_id, {"id": move.run_id}))
+        if row is None:
+            move.refuse(RunNotFound(move.run_id))
+            return
+        run = read_run(row)
+        if _cancelled_before(session, move, run):
+            move.answer(row)
+            return
+        if move.version is not None and move.version != run.version:
+            move.refuse(Conflict(run, move.event, move.version))
+            return
+        if LAW.find(run.status, move.event) is None:
+            move.refuse(refused(run, move.event))
+            return
+        if move.event in LAW.until_deadline and _refuse_late(session, move, run):
+            return
+        if move.event is RunEvent.START and not run.ready:
+            move.refuse(_not_ready(session, run))
+            return
+        moved = _run_moves(session, [(move, move.version)])  # it moved on in the meantime, to where this is allowed
+        if moved:
+            move.answer(moved[move.run_id])
+            return
+    move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+
+
+def _refuse_late(session: Session, move: Move, run: StoredRun) -> bool:
+    """Refuse a move that had to come before the deadline, if it has passed: the run is expired first, as it stood.
+
+    A caller's own transaction expires nothing: it is for the caller to undo, or to commit.
+    """
+    if not session.owned:
+        late = one(session.run(session.statements.is_late, {"id": run.id}))
+        if late is None or not late[0]:
+            return False
+        move.refuse(too_late(run, move.event))
+        return True
+    detail = json.dumps({"asked": move.event, "expires_at": run.expires_at}, separators=(",", ":"))
+    expiry = Move(run.id, RunEvent.EXPIRE, actor=move.actor, version=run.version, detail=detail)
+    given = session.table(MOVE_COLUMNS, [expiry.row(run.version)])
+    expired = one(session.run(session.statements.expire_late, given))
+    if expired is None:
+        return False
+    move.refuse(refused(read_run(expired), move.event))
+    return True
+
+
+def _not_ready(session: Session, run: StoredRun) -> RunstateError:
+    """Return why a queued run may not be started yet."""
+    head = one(session.run(session.statements.waits_behind, {"run": run.seq}))
+    if head is not None:
+        return ThreadBusy(run.thread_id, head[0])
+    return StoreError(f"run {run.id} is {run.status} and not ready: its `not_before` has not come, so it cannot start")
+
+
+def _cancelled_before(session: Session, move: Move, run: StoredRun) -> bool:
+    """Tell whether this very request to cancel was granted before, and only its answer was lost.
+
+    Of a request that may have been granted a moment ago the history decides alone: the run may have ended since.
+    """
+    if move.event is not RunEvent.REQUEST_CANCEL or not (move.unsure or run.status in _CANCELLED):
+        return False
+    for version, actor, _ in session.run(session.statements.latest, {"run": run.seq, "event": move.event}):
+        return bool(actor == move.actor and move.version in (None, version - 1))
+    return False
+
+
+def _submit(session: Session, move: Move) -> None:
+    """Submit outputs, if they are for exactly the calls that the run waits for at the version it is moved from."""
+    for _ in range(_ASKS):
+        row = one(session.run(session.statements.by_id, {"id": move.run_id}))
+        if row is None:
+            move.refuse(RunNotFound(move.run_id))
+            return
+        run = read_run(row)
+        refused_for = _why_not_submitted(move, run)
+        moved = {} if refused_for is not None else _run_moves(session, [(move, run.version)])
+        if moved:
+            move.answer(moved[move.run_id])
+            return
+        again = move.unsure or run.required_action is None
+        if again and _submitted_before(session, move, run):
+            move.answer(row)
+            return
+        takes_outputs = refused_for is None or isinstance(refused_for, ToolOutputsMismatch)
+        if takes_outputs and _refuse_late(session, move, run):
+            return
+        if refused_for is not None:
+            move.refuse(refused_for)
+            return
+    move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+
+
+def _why_not_submitted(move: Move, run: StoredRun) -> RunstateError | None:
+    """Return why a run as it stands does not take these outputs; None if it does."""
+    action, outputs = run.required_action, move.outputs or {}
+    if move.version not in (None, run.version):
+        return Conflict(run, move.event, move.version or 0)
+    if action is None:
+        return refused(run, move.event)
+    if outputs.keys() != action.id_set:
+        return ToolOutputsMismatch(run.id, action.call_ids, tuple(outputs))
+    return None
+
+
+def _submitted_before(session: Session, move: Move, run: StoredRun) -> bool:
+    """Tell whether these very outputs were the last to be submitted."""
+    found = session.run(session.statements.latest, {"run": run.seq, "event": RunEvent.SUBMIT_TOOL_OUTPUTS})
+    if not found:
+        return False
+    version, _, detail = found[0]
+    before = json.loads(detail or "{}").get("tool_outputs")
+    return bool(before == move.outputs and move.version in (None, version - 1))

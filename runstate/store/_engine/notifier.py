@@ -1,0 +1,331 @@
+"""Hints that something has changed, so that nobody has to ask all the time.
+
+A hint may come late, twice, or not at all: whoever listens also looks by itself now and then. In the process a hint is
+a call. Between processes PostgreSQL has NOTIFY, gathered up to one in a few milliseconds because each one holds a lock
+of the whole server when it commits; SQLite counts other connections' commits, and is asked for that number. So is
+PostgreSQL where a pooler stands between, through which NOTIFY can be sent and not heard.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from enum import IntFlag
+from functools import partial
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from runstate.clock import monotonic, pause
+from runstate.errors import StoreError
+from runstate.store.availability import Availability
+from runstate.store.backoff import Backoff
+
+if TYPE_CHECKING:
+    from runstate.store._postgres.connection import PostgresDatabase
+
+__all__ = ["EVERYTHING", "NOTHING", "Bell", "Hint", "NotifyBell", "VersionBell"]
+
+_log: Final = logging.getLogger("runstate.store")
+
+
+class Hint(IntFlag):
+    """What may have changed."""
+
+    ENTRY = 1
+    """Some run moved."""
+    QUEUED = 2
+    """A run may be claimed."""
+    CANCELLING = 4
+    """A run was asked to cancel."""
+
+
+NOTHING: Final = Hint(0)
+EVERYTHING: Final = Hint.ENTRY | Hint.QUEUED | Hint.CANCELLING
+
+Heard: TypeAlias = Callable[[Hint], None]
+"""What a listener does. It is called from any thread, and must not wait."""
+
+
+class Bell:
+    """Hints inside one process."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Heard, ...] = ()
+        self._changing = Lock()
+
+    def ring(self, hint: Hint) -> None:
+        """Tell everybody that something has changed."""
+        self._tell(hint)
+
+    def _tell(self, hint: Hint) -> None:
+        for heard in self._listeners:
+            try:
+                heard(hint)
+            except Exception:  # of one listener: the thread that rings answers everybody else as well
+                _log.exception("a listener failed")
+
+    @contextmanager
+    def listening(self, heard: Heard) -> Generator[None, None, None]:
+        """Have `heard` called for every hint, inside the block."""
+        with self._changing:
+            self._listeners = (*self._listeners, heard)
+        self._begin()
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._listeners = tuple(other for other in self._listeners if other is not heard)
+
+    def _begin(self) -> None:
+        """Begin to hear of other processes, now that there is a listener."""
+
+    def close(self) -> None:
+        """Hear and tell no more."""
+        self._listeners = ()
+
+
+class _Commits(Protocol):
+    """What counts the commits of other connections."""
+
+    def foreign_commits(self) -> int | None:
+        """Return a number that changes with them; None if there is no telling now."""
+        ...
+
+
+class VersionBell(Bell):
+    """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
+
+    _OFTEN_S: Final = 0.002
+    _SELDOM_S: Final = 0.012
+    _AWAKE_S: Final = 1.0  # how long it asks often after something happened
+
+    def __init__(self, commits: _Commits) -> None:
+        super().__init__()
+        self._commits = commits
+        self._thread: Thread | None = None
+        self._closed = Event()
+
+    def _begin(self) -> None:
+        with self._changing:
+            if self._thread is None and not self._closed.is_set():
+                self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
+                self._thread.start()
+
+    def _go(self) -> None:
+        known: int | None = None
+        awake_until = 0.0
+        while not self._closed.is_set():
+            with suppress(StoreError):
+                now = self._commits.foreign_commits()
+                if now is not None and now != known:
+                    if known is not None:
+                        awake_until = monotonic() + self._AWAKE_S
+                    self._tell(EVERYTHING)  # at the first look too: who knows what was missed since it was asked for
+                    known = now
+            if not self._listeners and not self._rest():
+                return
+            pause(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
+
+    def _rest(self) -> bool:
+        """End the thread while nobody listens; False if it shall end."""
+        with self._changing:
+            if self._listeners:
+                return True
+            self._thread = None
+            return False
+
+    def close(self) -> None:
+        """Hear and tell no more."""
+        super().close()
+        self._closed.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+
+class _CommitPoll:
+    """Asks now and then whether anything was committed in the server: often while something is, seldom otherwise.
+
+    It asks which transactions are under way, from the server's memory and no table. That changes when one has ended.
+    """
+
+    _OFTEN_S: Final = 0.1
+    _SELDOM_S: Final = 0.25
+    _AWAKE_S: Final = 5.0  # how long it asks often after something was committed
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._known: Any = None
+        self._next_at = self._awake_until = 0.0
+
+    def due_in_s(self) -> float:
+        """Return how many seconds it is until the next look."""
+        return max(0.0, self._next_at - monotonic())
+
+    def look(self) -> bool:
+        """Tell whether anything was committed since the last look."""
+        # All of it: a transaction that ends after younger ones does not move its greatest number.
+        snapshot = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+        changed: bool = snapshot != self._known
+        self._known = snapshot
+        now = monotonic()
+        if changed:
+            self._awake_until = now + self._AWAKE_S
+        self._next_at = now + (self._OFTEN_S if now < self._awake_until else self._SELDOM_S)
+        return changed
+
+
+class NotifyBell(Bell):
+    """Hints by LISTEN and NOTIFY, on a connection of their own; where that leads through a pooler, by asking."""
+
+    _SPACE_S: Final = 0.005  # between two notifications of this process
+    _END_S: Final = 2.0  # for the last notification, when it is closed
+    _REST_S: Final = 60.0  # in which nothing is to be done
+
+    def __init__(self, database: PostgresDatabase, availability: Availability) -> None:
+        super().__init__()
+        self._database = database
+        self._availability = availability
+        self._pending = Hint(0)
+        self._thread: Thread | None = None
+        self._closed = False
+        self._told_of_pooler = False
+        self._connection: Any = None
+        self._reads, writes = os.pipe()
+        os.set_blocking(writes, False)
+        self._writes: int | None = writes
+
+    def ring(self, hint: Hint) -> None:
+        """Tell this process now, and the others as soon as a notification may go out."""
+        self._tell(hint)
+        with self._changing:
+            wake = not self._pending
+            self._pending |= hint
+        if wake:
+            self._begin()
+
+    def _poke(self) -> None:
+        with self._changing, suppress(OSError):  # full: it is awake already
+            if self._writes is not None:
+                os.write(self._writes, b"!")
+
+    def _begin(self) -> None:
+        with self._changing:
+            if self._thread is None and not self._closed:
+                self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
+                self._thread.start()
+        self._poke()
+
+    def _go(self) -> None:
+        with self._availability.listening(self._poke):  # the connection may lead to a server that is no more the one
+            self._keep_connected()
+
+    def _keep_connected(self) -> None:
+        backoff = Backoff()
+        while self._pending or not self._closed:
+            epoch = self._availability.epoch
+            try:
+                with self._database.connect() as self._connection:
+                    connection = self._connection
+                    poll = self._listen(connection)
+                    backoff.reset()
+                    self._tell(EVERYTHING)  # who knows what was missed
+                    self._attend(connection, poll, epoch)
+            except Exception:  # the polls are the truth; the bell only has to come back
+                if self._closed:
+                    return
+                self._wait(backoff.next(), epoch)
+
+    def _listen(self, connection: Any) -> _CommitPoll | None:
+        """Listen on a connection; where a pooler hands out another one all the time, return what asks instead."""
+        from runstate.store._postgres.pooler import is_pooled
+
+        if is_pooled(connection):
+            return _CommitPoll(connection)
+        connection.execute("LISTEN runstate")
+        connection.add_notify_handler(partial(self._hear_note, connection.info.backend_pid))
+        return None
+
+    def _tell_of_pooler(self) -> None:
+        """Log, once, that changes are asked for, and what would be better."""
+        if not self._told_of_pooler:
+            self._told_of_pooler = True
+            _log.warning(
+                "%s is reached through a pooler, which LISTEN does not work through: it is asked for changes ten times"
+                " a second. The server's own address as listen_url, or RUNSTATE_LISTEN_URL for a command, mends that",
+                self._database.shown,
+            )
+
+    def _attend(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
+        socket = connection.fileno()
+        next_at = 0.0  # when the next notification may go out; until then it listens all the same
+        while True:
+            if epoch != self._availability.epoch and not self._closed:
+                return
+            wait_s = next_at - monotonic()
+            if self._pending and wait_s <= 0:
+                with self._changing:
+                    hint, self._pending = self._pending, Hint(0)
+                # For this transaction alone: a hint need not survive.
+                notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('runstate', %s)"
+                connection.execute(notify, [str(int(hint))])
+                next_at = monotonic() + self._SPACE_S
+                continue
+            if self._closed and not self._pending:
+                return
+            rest_s = max(0.0, wait_s) if self._pending else self._REST_S
+            if poll is not None and self._listeners:
+                self._tell_of_pooler()
+                if poll.due_in_s() == 0.0 and poll.look():
+                    self._tell(EVERYTHING)
+                rest_s = min(rest_s, poll.due_in_s())
+            readable, _, _ = select.select([socket, self._reads], [], [], rest_s)
+            if self._reads in readable:
+                os.read(self._reads, 4096)
+            if socket in readable:
+                connection.pgconn.consume_input()
+                while (note := connection.pgconn.notifies()) is not None:
+                    self._hear(connection.info.backend_pid, note.be_pid, note.extra.decode())
+
+    def _hear_note(self, own: int, note: Any) -> None:
+        self._hear(own, note.pid, note.payload)
+
+    def _hear(self, own: int, sender: int, payload: str) -> None:
+        if sender != own:
+            self._tell(Hint(int(payload)) & EVERYTHING if payload.isdecimal() else EVERYTHING)
+
+    def _wait(self, seconds: float, epoch: int) -> None:
+        """Wait before another try to connect; no longer where the server has just been found to be back."""
+        until = monotonic() + seconds
+        while not self._closed and monotonic() < until and epoch == self._availability.epoch:
+            readable, _, _ = select.select([self._reads], [], [], max(0.0, until - monotonic()))
+            if readable:
+                os.read(self._reads, 4096)
+            pause(0.02)
+
+    def close(self) -> None:
+        """Send what is pending, then hear and tell no more."""
+        super().close()
+        if self._closed:
+            return
+        self._closed = True
+        self._poke()
+        if not self._has_ended():
+            if self._connection is not None:
+                self._database.break_off(self._connection)
+            if not self._has_ended():
+                return  # it is connecting, and reads what would be closed here
+        with self._changing:
+            writes, self._writes = self._writes, None
+        os.close(self._reads)
+        if writes is not None:
+            os.close(writes)
+
+    def _has_ended(self) -> bool:
+        thread = self._thread
+        if thread is not None:
+            thread.join(self._END_S)
+        return thread is None or not thread.is_alive()

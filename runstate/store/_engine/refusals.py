@@ -1,0 +1,22 @@
+"""The law's refusals of a stored run: they tell how the run stands, and what moved it there."""
+
+from __future__ import annotations
+
+from runstate.errors import DeadlinePassed, IllegalTransition
+from runstate.lifecycle import LAW, RunEvent
+from runstate.store._types import StoredRun
+
+__all__ = ["refused", "too_late"]
+
+
+def refused(run: StoredRun, event: RunEvent) -> IllegalTransition:
+    """Return the refusal of the law, with the run as it stands."""
+    error = LAW.refusal(run.id, run.status, event)
+    error.args = (*error.args, run)
+    return error
+
+
+def too_late(run: StoredRun, event: RunEvent) -> DeadlinePassed:
+    """Return the refusal of an event that had to come before the deadline of a run which is not expired yet."""
+    allowed = tuple(other for other in LAW.allowed_events(run.status) if other not in LAW.until_deadline)
+    return DeadlinePassed(run.id, run.status, event, allowed, None, run)

@@ -1,0 +1,203 @@
+"""How a store reaches its database: writes by the committer, reads beside it. The public methods stand on this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import get_ident
+from typing import Final, Protocol, TypeVar
+
+from runstate.clock import monotonic, pause
+from runstate.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from runstate.store._engine.commands import Call, Command
+from runstate.store._engine.committer import Committer
+from runstate.store._engine.executor import perform
+from runstate.store._sql.connection import Database, Session, Trouble
+from runstate.store.availability import Availability
+from runstate.store.backoff import Backoff
+
+__all__ = ["Asking", "ByCommitter", "Inside", "Readers", "Way"]
+
+T = TypeVar("T")
+
+_LOOK_S: Final = 0.005  # between two looks whether somebody still reads
+_CLOSING_S: Final = 5.0  # for those who still read, at least
+_TRIES: Final = 5  # where a standby cancels a read to go on with what its primary sent
+_KEPT: Final = 8  # idle connections; more are made where more read at once, and let go again
+
+
+class Way(Protocol):
+    """How what is asked gets to the database and back."""
+
+    def ask(self, command: Command[T]) -> T:
+        """Have a command committed; return its answer."""
+        ...
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds."""
+        ...
+
+
+class Readers:
+    """Connections that only read, each used by one thread at a time."""
+
+    def __init__(self, database: Database, wait_s: float, availability: Availability) -> None:
+        self._database = database
+        self._wait_s = wait_s
+        self._availability = availability
+        self._idle: SimpleQueue[tuple[Session, int]] = SimpleQueue()
+        """Each with the epoch it was opened in."""
+        self._busy: dict[int, Session] = {}
+        """Those in use, by the thread that uses it."""
+        self._closed = False
+        self._process = os.getpid()
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds; once more on a new connection if an old one was found to be of no use."""
+        if self._closed:
+            raise StoreError(f"the store {self._database.shown} is closed")
+        if os.getpid() != self._process:
+            raise StoreError("a store does not survive a fork: open one in each process")
+        session, epoch, kept = self._take()
+        try:
+            return self._look(session, epoch, look)
+        except StoreError as error:
+            return self._read_again(look, session, kept, error)
+
+    def _read_again(self, look: Callable[[Session], T], session: Session, kept: bool, error: StoreError) -> T:
+        """Read once more, where that may help: on a new session instead of an old one, or after a conflict."""
+        backoff = Backoff(_LOOK_S)
+        for _ in range(_TRIES):
+            if session.trouble is Trouble.CONFLICT:
+                pause(backoff.next())
+            elif not (kept and session.trouble is Trouble.SESSION_LOST):
+                break
+            session, epoch, kept = self._take()
+            try:
+                return self._look(session, epoch, look)
+            except StoreError as again:
+                error = again
+        raise _nothing_unknown(error) from error.__cause__
+
+    def _take(self) -> tuple[Session, int, bool]:
+        """Return an unused session, the epoch it was opened in, and whether it was opened before."""
+        try:
+            while True:
+                session, epoch = self._idle.get_nowait()
+                if epoch == self._availability.epoch and not session.is_stale():
+                    return session, epoch, True
+                session.close()
+        except Empty:
+            epoch = self._availability.epoch
+            return self._database.open(reading=True), epoch, False
+
+    def _look(self, session: Session, epoch: int, look: Callable[[Session], T]) -> T:
+        me = get_ident()
+        self._busy[me] = session
+        session.trouble = None
+        try:
+            return look(session)
+        except OutcomeUnknown:
+            session.trouble = Trouble.SESSION_LOST
+            raise
+        finally:
+            self._busy.pop(me, None)
+            if session.trouble is Trouble.SESSION_LOST:
+                session.close()
+                self._drain()  # a database that went away took all of them along
+            else:
+                self._put_back(session, epoch)
+
+    def _put_back(self, session: Session, epoch: int) -> None:
+        if self._idle.qsize() >= _KEPT:
+            session.close()
+            return
+        self._idle.put((session, epoch))
+        if self._closed:  # also since: `close` may have come by before this one was among the idle
+            self._drain()
+
+    def close(self) -> None:
+        """Let the connections go; who still reads lets go of its own, in the end also where no answer comes."""
+        self._closed = True
+        self._drain()
+        until = monotonic() + max(self._wait_s, _CLOSING_S)
+        while self._busy and monotonic() < until:
+            pause(_LOOK_S)
+        for session in self._busy.copy().values():
+            session.break_off()
+
+    def _drain(self) -> None:
+        try:
+            while True:
+                self._idle.get_nowait()[0].close()
+        except Empty:
+            return
+
+
+class ByCommitter:
+    """The way of those who wait: the thread stands still until its answer is there."""
+
+    def __init__(self, committer: Committer, readers: Readers | None) -> None:
+        self.committer: Final = committer
+        self.readers: Final = readers
+        """None for a database in memory: its one connection reads too."""
+
+    def ask(self, command: Command[T]) -> T:
+        """Have a command committed; return its answer."""
+        return self.committer.ask(command)
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds."""
+        self.committer.check_open()
+        if self.readers is None:
+            return self.committer.ask(Call(look))
+        return self.readers.read(look)
+
+
+class Inside:
+    """The way of those who have a transaction of their own open: all happens in it, and lives or dies with it."""
+
+    def __init__(self, session: Session, check: Callable[[Session], None]) -> None:
+        """Over a session on the caller's connection, which `check` refuses unless it leads to the store."""
+        self._session = session
+        self._check = check
+        self._checked = False
+
+    def _require_same_store(self) -> None:
+        if not self._checked:
+            self._check(self._session)
+            self._checked = True
+
+    def ask(self, command: Command[T]) -> T:
+        """Execute a command on the caller's connection. It is committed when the caller commits."""
+        try:
+            self._require_same_store()
+            perform(self._session, [command])
+        except StoreError as error:
+            command.refuse(error)
+        return command.result()
+
+    def read(self, look: Callable[[Session], T]) -> T:
+        """Return what `look` finds, the caller's own changes among it."""
+        self._require_same_store()
+        try:
+            return look(self._session)
+        except StoreError as error:
+            raise _nothing_unknown(error) from error.__cause__
+
+
+def _nothing_unknown(error: StoreError) -> StoreError:
+    """Return what a read says where its answer was lost: it changed nothing, and may be asked again."""
+    return StoreUnavailable(str(error)) if isinstance(error, OutcomeUnknown) else error
+
+
+class Asking:
+    """What has a way to the database."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+
+    def _call(self, perform: Callable[[Session], T]) -> T:
+        """Have `perform` write inside a transaction; return what it returns."""
+        return self._way.ask(Call[T](perform))

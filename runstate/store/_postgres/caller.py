@@ -1,0 +1,76 @@
+"""A caller's own PostgreSQL connection: used as it is, and left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import pq, rows
+from psycopg.adapt import Buffer, Dumper
+
+from runstate.errors import StoreError
+from runstate.store._postgres.parameters import parsed
+from runstate.store._postgres.prepared import rows_of
+
+__all__ = ["CallerCursor"]
+
+
+class _Text(bytes):
+    """A value in text form, in the connection's encoding."""
+
+
+class _Binary(bytes):
+    """A value in binary form."""
+
+
+class _TextDumper(Dumper):
+    """Hands a value over as it is; its type is for the statement to say."""
+
+    format = pq.Format.TEXT
+
+    def dump(self, obj: Any) -> Buffer | None:
+        """Return the value itself."""
+        return bytes(obj)
+
+
+class _BinaryDumper(_TextDumper):
+    """The same for the binary form."""
+
+    format = pq.Format.BINARY
+
+
+class CallerCursor:
+    """Executes statements on a caller's connection, whatever rows, loaders, dumpers and encoding it has.
+
+    Nothing is prepared there: a prepared statement would stay behind, and behind a pooler it would be another's.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        if connection.closed:
+            raise StoreError("the connection is closed: open one, and begin the transaction there")
+        if connection.info.encoding == "ascii":
+            raise StoreError(
+                "the connection's client_encoding is SQL_ASCII, by which no text has an encoding: "
+                "connect with client_encoding=utf8"
+            )
+        self._connection: Final = connection
+        # Not of `connection.cursor()`: that may be a kind of cursor which takes its parameters in another way.
+        self._cursor: Final = psycopg.Cursor(connection, row_factory=rows.tuple_row)
+        self._cursor.adapters.register_dumper(_Text, _TextDumper)
+        self._cursor.adapters.register_dumper(_Binary, _BinaryDumper)
+
+    def __call__(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        """Execute a statement with its parameters by name; return its rows. Raises `psycopg.Error`, `StoreError`."""
+        if self._connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+            raise StoreError("the connection is in pipeline mode, which answers later: leave `with pipeline()` first")
+        known = parsed(statement)
+        values = known.values(given, self._connection.info.encoding)
+        sent = {
+            name: value if value is None else _Binary(value) if binary else _Text(value)
+            for (name, _), value, binary in zip(known.parameters, values, known.formats, strict=True)
+        }
+        # As bytes, because psycopg wants texts that a type checker knows to be literal.
+        self._cursor.execute(statement.encode(), sent, prepare=False)
+        result = self._cursor.pgresult
+        return [] if result is None else rows_of(result, self._connection)

@@ -1,0 +1,340 @@
+"""PostgreSQL 14 or newer, by psycopg 3: autocommit, one statement a move or a batch of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import chain
+from os import dup, environ
+from socket import SHUT_RDWR, socket
+from typing import Any, Final, TypeVar
+
+from runstate._redaction import Password
+from runstate.clock import moved
+from runstate.errors import (
+    AccessDenied,
+    OutcomeUnknown,
+    SchemaMismatch,
+    StoreError,
+    StoreUnavailable,
+    StoreUrlError,
+)
+from runstate.run.json_values import printable
+from runstate.store._sql.connection import Given, Trouble
+from runstate.store._sql.queries import Column
+from runstate.store._sql.rows import Row
+from runstate.store._sql.schema import POSTGRES, Words
+from runstate.store._sql.statements import Statements
+
+try:
+    import psycopg
+    from psycopg import conninfo, pq
+
+    from runstate.store._postgres.caller import CallerCursor
+    from runstate.store._postgres.parameters import OwnAdapters
+    from runstate.store._postgres.pooler import are_set, has_its_path, is_pooled, options_of, set_locally, settings_of
+    from runstate.store._postgres.prepared import Prepared
+    from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wrong, refusal_codes, trouble_of
+except ModuleNotFoundError as _missing:  # pragma: no cover
+    raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
+
+__all__ = ["PostgresDatabase", "PostgresSession", "translated"]
+
+_OLDEST: Final = 140000
+_FORM: Final = "postgresql://user@host:5432/database?option=value"
+_WRONG: Final = (
+    *("does not exist", "authentication failed", "no password", "permission denied", "invalid port"),
+    *("invalid integer value", "invalid sslmode value", "definition of service"),
+    *("no such database", "no such user", "unsupported startup parameter"),  # PgBouncer's
+)
+# A host that has vanished says nothing any more: by the usual settings that is noticed after a quarter of an hour, if a
+# request is under way, or after two. An address may name its own.
+_KEPT_ALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_ONLY_READS: Final = ("in_hot_standby", "default_transaction_read_only")  # as every server says at the beginning
+_READ_ONLY: Final = "cannot write to {}: it is read-only"
+_NOT_THERE: Final = (  # libpq's own words
+    *("Connection refused", "No such file or directory", "timeout expired", "could not translate host name"),
+)
+_MOST_KNOWN: Final = 64  # refusals whose codes are remembered
+_PORT: Final = re.compile(r"[0-9]{1,9}")
+_LAST_PORT: Final = 65535
+_Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+
+
+def translated(error: psycopg.Error, where: str, *, broken: bool = False, reading: bool = False) -> StoreError:
+    """Return what went wrong, in this library's words and without the password. Of a read nothing is unknown."""
+    told = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
+    if broken or is_answer_lost(error.sqlstate):
+        sentence = f"the connection to {where} broke before the answer came: {told[0]}"
+        return StoreUnavailable(sentence) if reading else OutcomeUnknown(sentence)
+    match error:
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
+            return SchemaMismatch(f"{where} has no store of this version ({told[0]}); `runstate migrate` makes one")
+        case psycopg.errors.InsufficientPrivilege():
+            return AccessDenied(f"no right to this in {where}: {told[0]}")
+        case psycopg.errors.ReadOnlySqlTransaction():
+            return StoreUnavailable(_READ_ONLY.format(where))
+        case psycopg.errors.LockNotAvailable():
+            return StoreUnavailable(f"{where} is busy: another transaction has been writing for too long")
+        case psycopg.errors.InvalidSqlStatementName() | psycopg.errors.DuplicatePreparedStatement():
+            # It was found out by this.
+            return StoreUnavailable(f"{where}: {told[0]}; a pooler exchanged the connection")
+        case psycopg.errors.UntranslatableCharacter() | psycopg.errors.CharacterNotInRepertoire():
+            lacks = "a character of the text is not in the encoding of the connection or the database"
+            return StoreError(f"{where}: {lacks}: make it UTF8, and connect with client_encoding=utf8 ({told[0]})")
+        case psycopg.OperationalError() | psycopg.errors.UniqueViolation():
+            return StoreUnavailable(f"{where}: {told[0]}")  # unique: what another has just committed is seen next time
+        case _ if is_passing(error.sqlstate):
+            return StoreUnavailable(f"{where}: {told[0]}")
+        case _:
+            return StoreError(f"{where}: {told[0]}")
+
+
+def _break_off(connection: _Connection) -> None:
+    """End a connection that another thread waits for, which must not be touched but for its socket."""
+    with suppress(OSError, psycopg.Error), socket(fileno=dup(connection.fileno())) as line:
+        line.shutdown(SHUT_RDWR)
+
+
+class PostgresSession:
+    """One connection to PostgreSQL."""
+
+    def __init__(
+        self,
+        connection: _Connection,
+        where: str,
+        *,
+        owned: bool = True,
+        named: bool = True,
+        settings: str | None = None,
+        reading: bool = False,
+    ) -> None:
+        self.trouble: Trouble | None = None
+        self._reading = reading
+        self.statements: Final = Statements(POSTGRES)
+        self.connection: Final = connection
+        self._where = where
+        self._owned = owned
+        self._execute = Prepared(connection, named=named, settings=settings) if owned else CallerCursor(connection)
+
+    @property
+    def owned(self) -> bool:
+        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        return self._owned
+
+    def run(self, statement: str, given: Given) -> Sequence[Row]:
+        """Execute a statement; return its rows."""
+        try:
+            return self._execute(statement, {"now": moved(), **given})
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+        except UnicodeEncodeError as error:
+            raise StoreError(f"{self._where}: {_why_not_encoded(error)}") from None
+
+    def _failed(self, error: psycopg.Error) -> StoreError:
+        broken = self.connection.broken
+        self.trouble = Trouble.SESSION_LOST if broken else trouble_of(error.sqlstate)
+        return translated(error, self._where, broken=broken, reading=self._reading)
+
+    def is_stale(self) -> bool:
+        """Tell whether the session leads to another database than its address: its server says so when it is asked."""
+        return False
+
+    def define(self, statement: str) -> None:
+        """Execute a statement that takes no parameters: it may hold percent signs."""
+        try:
+            psycopg.Cursor(self.connection).execute(statement.encode(), prepare=False)
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+        """Return the parameters that hand `rows` to a statement: an array a column."""
+        turned = list(zip(*rows, strict=True))
+        return {column.name: turned[place] if turned else () for place, column in enumerate(columns)}
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Commit what happens inside together, or nothing of it; inside a caller's own, a savepoint."""
+        try:
+            if not self._owned:
+                self._require_transaction()
+            with self.connection.transaction():
+                if isinstance(self._execute, Prepared):
+                    self._execute.begin()
+                yield
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+
+    def _require_transaction(self) -> None:
+        """See that the caller's own transaction is open: a lone savepoint would be committed when it ends."""
+        if self.connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            return
+        if self.connection.autocommit:
+            raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
+        self._execute("SELECT 1", {})  # begins the one that the caller commits
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a transaction only where several statements need one: one by itself is atomic already."""
+        return nullcontext() if self._owned else self.transaction()
+
+    def break_off(self) -> None:
+        """Wake the thread that waits for an answer, by an end of the connection."""
+        _break_off(self.connection)
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self.connection.close()
+
+
+class PostgresDatabase:
+    """A PostgreSQL database, by its URL."""
+
+    words: Words = POSTGRES
+    in_memory: bool = False
+
+    def __init__(self, url: str, wait_s: float = 10.0) -> None:
+        parts = _parts(url)
+        if parts is None:
+            raise StoreUrlError(f"not a PostgreSQL address: libpq cannot read it; expected {_FORM}")
+        host, port = parts.get("host", "localhost"), parts.get("port", "5432")
+        if not _are_ports(str(port)):  # in postgresql://me:secret/database it is the password
+            raise StoreUrlError(f"not a PostgreSQL address: its port is no number from 1 to 65535; expected {_FORM}")
+        self.shown: str = printable(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
+        several = [str(parts.get(name, "")).split(",") for name in ("host", "hostaddr", "port")]
+        names = [*chain(*several), str(parts.get("dbname", "")), str(parts.get("user", ""))]
+        passwords = (parts.get("password", ""), parts.get("sslpassword", ""), environ.get("PGPASSWORD", ""))
+        self.private: Sequence[str] = [each for each in (*names, *map(Password, passwords)) if each]
+        self.url: Final = url
+        self._parts: Final = parts
+        self._wait_s = wait_s
+        self._options: str | None = None
+        """What `options` a connection begins with, once one was found that has no pooler between."""
+        self._refusals: Final[dict[str, bool]] = {}
+        """Of refusals to connect, whether the address was wrong, by what was said."""
+
+    def open(self, *, reading: bool = False) -> PostgresSession:
+        """Return a new connection in autocommit."""
+        if reading:
+            connection, direct = self._connect_plainly()
+            return self._first(connection, lambda: PostgresSession(connection, self.shown, named=direct, reading=True))
+        settings = settings_of(self._wait_s)
+        connection, direct = self._connect_with(settings)
+        local = set_locally(settings)
+        return self._first(connection, lambda: self._to_write(connection, direct, local))
+
+    def _to_write(self, connection: _Connection, direct: bool, settings: str) -> PostgresSession:
+        if any(connection.info.parameter_status(name) == "on" for name in _ONLY_READS):
+            raise StoreUnavailable(_READ_ONLY.format(self.shown))
+        return PostgresSession(connection, self.shown, named=direct, settings=settings)
+
+    def _connect_plainly(self) -> tuple[_Connection, bool]:
+        """Return a new connection, and whether it is one with the server, with no pooler between."""
+        connection = self.connect()
+        direct = self._first(connection, lambda: not is_pooled(connection))
+        if not direct and not self._first(connection, lambda: has_its_path(connection)):
+            connection.close()
+            raise StoreUrlError(
+                f"the pooler at {self.shown} drops the search_path that the address has in `options`: set it by"
+                " ALTER ROLE ... SET search_path, or connect to the server itself"
+            )
+        self._options = connection.info.options if direct else None
+        return connection, direct
+
+    def _connect_with(self, settings: Mapping[str, str]) -> tuple[_Connection, bool]:
+        """Return the same for a connection that has settings, where it is one with the server."""
+        known = others = self._options  # which another thread may find out anew at any time
+        if others is None:
+            connection, direct = self._connect_plainly()
+            if not direct:
+                return connection, False
+            others = connection.info.options
+            connection.close()
+        try:
+            connection = self.connect(options_of(settings, others))
+        except StoreError:
+            self._options = None  # there may be a pooler by now, which refuses options
+            if known is not None:
+                raise
+            return self._connect_plainly()[0], False
+        return connection, self._first(connection, lambda: are_set(connection, settings))
+
+    def _first(self, connection: _Connection, do: Callable[[], T]) -> T:
+        """Return what comes of the first use of a new connection; if that fails, close it."""
+        try:
+            if connection.info.server_version < _OLDEST:
+                raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
+            return do()
+        except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
+            connection.close()
+            if not isinstance(error, psycopg.Error):
+                raise
+            told = str(error).splitlines() or ["no answer"]
+        # Not inside the block, as in `connect`.
+        raise StoreUnavailable(f"cannot connect to {self.shown}: {told[0]}")
+
+    def close(self) -> None:
+        """Keep nothing."""
+
+    def break_off(self, connection: _Connection) -> None:
+        """Wake the thread that waits for a connection's answer, by an end of it."""
+        _break_off(connection)
+
+    def connect(self, options: str | None = None) -> _Connection:
+        """Return a new connection, or say why there is none; `options` are instead of those of the address."""
+        patience_s = max(2, int(self._wait_s))
+        kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}
+        if any("," in str(self._parts.get(name, "")) for name in ("host", "hostaddr")):  # the one that is primary now
+            kept_alive["target_session_attrs"] = "read-write"
+        given = {name: value for name, value in kept_alive.items() if name not in self._parts}
+        if options is not None:
+            given["options"] = options
+        # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
+        given |= {"connect_timeout": patience_s, "client_encoding": "utf8"}
+        try:
+            # Nothing is prepared by psycopg, whose names are numbers: behind a pooler one is another's statement.
+            return psycopg.connect(self.url, autocommit=True, prepare_threshold=None, context=OwnAdapters(), **given)
+        except psycopg.Error as error:
+            lines = str(error).splitlines()
+            told = [line for line in lines if line and not line.startswith("\t")] or ["no answer"]
+            is_late = isinstance(error, psycopg.errors.ConnectionTimeout)
+        # Not inside the block: psycopg's error would go along, and the frames of its traceback hold the password.
+        wrong = not is_late and self._is_wrong(told[-1], conninfo.make_conninfo(self.url, **given), patience_s)
+        raise (StoreUrlError if wrong else StoreUnavailable)(f"cannot connect to {self.shown}: {told[-1]}")
+
+    def _is_wrong(self, told: str, address: str, patience_s: float) -> bool:
+        """Tell a wrong address or password, which asking again does not mend, from a server that is not there.
+
+        The server's code says it, where one can be had: its words are in its own language. A refusal that was met
+        before is known by its words, so that a server which is coming back is not asked twice each time.
+        """
+        if any(words in told for words in _NOT_THERE):
+            return False
+        if told not in self._refusals:
+            if len(self._refusals) >= _MOST_KNOWN:
+                self._refusals.clear()
+            codes = refusal_codes(address, patience_s)
+            if codes == []:
+                return False  # it is back
+            by_words = codes is None or "08P01" in codes  # which is PgBouncer's for all that it says
+            self._refusals[told] = any(words in told for words in _WRONG) if by_words else is_wrong(codes or [])
+        return self._refusals[told]
+
+
+def _parts(url: str) -> Mapping[str, object] | None:
+    """Return the parts of an address; None if libpq cannot read it. What it says then may quote the password."""
+    with suppress(psycopg.ProgrammingError, UnicodeDecodeError):
+        return conninfo.conninfo_to_dict(url)
+    return None
+
+
+def _are_ports(text: str) -> bool:
+    """Tell whether each of the ports can be one; an empty one is the port by default."""
+    return all(_PORT.fullmatch(port) and 0 < int(port) <= _LAST_PORT for port in text.split(",") if port)
+
+
+def _why_not_encoded(error: UnicodeEncodeError) -> str:
+    if error.encoding.replace("-", "").lower() == "utf8":
+        return f"text that no database can keep: {error}"
+    return f"text that the connection's client_encoding cannot spell ({error}): connect with client_encoding=utf8"

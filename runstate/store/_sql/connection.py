@@ -1,0 +1,95 @@
+"""What the committer and the readers need of a database, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from enum import Enum
+from typing import Any, Protocol, TypeAlias
+
+from runstate.store._sql.queries import Column
+from runstate.store._sql.rows import Row
+from runstate.store._sql.schema import Words
+from runstate.store._sql.statements import Statements
+
+__all__ = ["Database", "Given", "Session", "Trouble"]
+
+Given: TypeAlias = Mapping[str, Any]
+"""Parameters by name."""
+
+
+class Trouble(Enum):
+    """What an error of a session means for what was asked, and for the session."""
+
+    CONFLICT = "another transaction went first, and this one was undone: it can be done again at once"
+    NOT_BEGUN = "the transaction could not begin: what was to happen in it need not be tried in another"
+    SESSION_LOST = "the session is of no more use: another may be"
+
+
+class Session(Protocol):
+    """One connection. Whatever goes wrong in the database comes out of it as an error of `runstate.errors`."""
+
+    @property
+    def statements(self) -> Statements:
+        """The statements of its dialect."""
+        ...
+
+    @property
+    def owned(self) -> bool:
+        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        ...
+
+    trouble: Trouble | None
+    """What the last error means, where it means more than that what was asked is refused."""
+
+    def is_stale(self) -> bool:
+        """Tell whether the session leads to another database than its address does by now."""
+        ...
+
+    def run(self, statement: str, given: Given) -> Sequence[Row]:
+        """Execute a statement; return its rows."""
+        ...
+
+    def define(self, statement: str) -> None:
+        """Execute a statement that takes no parameters, as those that make tables."""
+        ...
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+        """Return the parameters that hand `rows` to a statement over these columns."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commit what happens inside together, or nothing of it."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """The same, where it takes several statements; a dialect may leave out what one statement does by itself."""
+        ...
+
+    def break_off(self) -> None:
+        """End the statement that another thread waits for; the connection may be of no use afterwards."""
+        ...
+
+    def close(self) -> None:
+        """Let the connection go."""
+        ...
+
+
+class Database(Protocol):
+    """Where the runs are: makes connections to it, to write and to read."""
+
+    words: Words
+    shown: str
+    """Its address without the password, for people."""
+    private: Sequence[str]
+    """The parts of its address, which stand in no run: hosts, names, paths."""
+    in_memory: bool
+    """Whether it lives in one connection, and as long as that."""
+
+    def open(self, *, reading: bool = False) -> Session:
+        """Return a new connection. Raises `StoreError` if there is none to be had."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is kept between connections."""
+        ...

@@ -1,0 +1,96 @@
+"""The statements about workers' leases, and what a worker notes under one."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from runstate.store._sql.queries import Queries
+from runstate.store._sql.schema import SQLITE
+
+__all__ = ["Leases"]
+
+
+class Leases(Queries):
+    """Begin, renew and end leases; note what only a lease's holder may."""
+
+    def leased(self, now: str = "(SELECT now FROM t)") -> str:
+        """Return the condition that a worker's lease holds at a moment. It depends on no row: one look a statement."""
+        worker = self.param("worker")
+        return (
+            f"EXISTS (SELECT 1 FROM runstate_worker AS w WHERE w.token = {worker} AND w.closed = 0"
+            f" AND w.lease_until > {now})"
+        )
+
+    @staticmethod
+    def same_claim(version: str) -> str:
+        """Return the condition that a run is still of the claim that had it at a version.
+
+        The only entry that a claimed run can have meanwhile is the wish to cancel it. With two more it has been left,
+        and claimed again: by the same worker, if the worker is the same.
+        """
+        return f"r.version <= {version} + 1"
+
+    @cached_property
+    def open_lease(self) -> str:
+        """Begin a worker's session."""
+        return (
+            f"WITH t AS (SELECT {self.now} AS now)"
+            " INSERT INTO runstate_worker (token, name, began_at, lease_until, closed)"
+            f" SELECT {self.param('worker')}, {self.param('name', 'text')}, t.now, t.now + {self.param('lease')}, 0"
+            " FROM t WHERE true ON CONFLICT (token) DO NOTHING"
+        )
+
+    @cached_property
+    def heartbeat(self) -> str:
+        """Renew a lease that still holds; gives back nothing where it does not."""
+        return (
+            f"WITH t AS (SELECT {self.now} AS now)"
+            f" UPDATE runstate_worker SET lease_until = t.now + {self.param('lease')}"
+            f" FROM t WHERE token = {self.param('worker')} AND closed = 0 AND lease_until > t.now RETURNING token"
+        )
+
+    @cached_property
+    def close_lease(self) -> str:
+        """End a session by its worker's own wish."""
+        return f"UPDATE runstate_worker SET closed = 1 WHERE token = {self.param('worker')} AND closed = 0"
+
+    @cached_property
+    def close_lapsed(self) -> str:
+        """Close the leases that lapsed: from then on they are never renewed."""
+        # Those that another sweep has under way are left to it: its process may stand still, and all sweeps with it.
+        late = "SELECT w.token FROM runstate_worker AS w, t WHERE w.closed = 0 AND w.lease_until <= t.now"
+        free = "" if self.words is SQLITE else f" AND token = ANY (ARRAY({late} FOR UPDATE OF w SKIP LOCKED))"
+        return (
+            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_worker SET closed = 1"
+            f" FROM t WHERE closed = 0 AND lease_until <= t.now{free} RETURNING token"
+        )
+
+    @cached_property
+    def forget_leases(self) -> str:
+        """Delete sessions that were closed long ago and hold no run."""
+        return (
+            f"WITH t AS (SELECT {self.now} AS now) DELETE FROM runstate_worker WHERE closed = 1 AND token <> 0"
+            f" AND lease_until < (SELECT now FROM t) - {self.param('age')}"
+            " AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.worker = token)"
+        )
+
+    @cached_property
+    def note(self) -> str:
+        """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
+        kept = "coalesce(excluded.{0}, runstate_notes.{0})"
+        # Until a note is committed no sweep closes the lease, or others would go on from an older note.
+        held = "" if self.words is SQLITE else " FOR KEY SHARE OF w"
+        most = f"{self.greatest}(excluded.{{0}}, runstate_notes.{{0}})"
+        return (
+            f"WITH t AS (SELECT {self.now} AS now)"
+            " INSERT INTO runstate_notes (run, checkpoint, prompt_tokens, completion_tokens, progress)"
+            f" SELECT r.seq, {self.json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
+            f" {self.param('completion')}, {self.param('progress', 'text')}"
+            " FROM runstate_run AS r JOIN runstate_worker AS w ON w.token = r.worker"
+            f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
+            f" AND {self.same_claim(self.param('version'))} AND w.closed = 0 AND w.lease_until > (SELECT now FROM t)"
+            f"{held}"
+            f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
+            f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
+            f" progress = {kept.format('progress')} RETURNING run"
+        )

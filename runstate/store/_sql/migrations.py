@@ -1,0 +1,111 @@
+"""The numbered steps from an empty database to a store of this version, and what a database is found to be.
+
+A step is never changed once it is released; a new one is added. The guards are made from the law of the library that
+makes them, and anew by the step that follows a change of the law.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from runstate.clock import microseconds
+from runstate.errors import SchemaMismatch
+from runstate.store._sql.connection import Database, Session
+from runstate.store._sql.schema import POSTGRES, SQLITE, Words, create_tables
+from runstate.store._sql.triggers.ddl import create_guards
+
+__all__ = ["LATEST", "Migration", "ddl", "migrate", "require_latest", "version_of"]
+
+
+@attrs.frozen
+class Migration:
+    """One step."""
+
+    number: int
+    sentence: str
+
+    def statements(self, words: Words) -> tuple[str, ...]:
+        """Return what it executes."""
+        return create_tables(words) if self.number == 1 else create_guards(words)
+
+
+_MIGRATIONS: Final = (
+    Migration(1, "tables and indexes"),
+    Migration(2, "the law as triggers"),
+)
+LATEST: Final = _MIGRATIONS[-1].number
+
+_LEDGER: Final = {
+    dialect.name: f"""\
+CREATE TABLE runstate_migration (
+    number {dialect.number} PRIMARY KEY NOT NULL,
+    sentence TEXT NOT NULL,
+    at {dialect.number} NOT NULL
+){dialect.table_end}"""
+    for dialect in (SQLITE, POSTGRES)
+}
+
+
+def ddl(words: Words) -> str:
+    """Return the SQL that makes an empty database a store, for reading or for a migration tool of one's own."""
+    parts = [_LEDGER[words.name]]
+    for step in _MIGRATIONS:
+        parts += [f"-- {step.number}: {step.sentence}", *step.statements(words)]
+        parts.append(f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.sentence}', 0)")
+    return "".join(part + ("\n" if part.startswith("--") else ";\n\n") for part in parts)
+
+
+def version_of(session: Session) -> int:
+    """Return the number of the last step that a database has taken; 0 for none."""
+    if session.statements.words is SQLITE:
+        there = "SELECT count(*) FROM sqlite_master WHERE name = 'runstate_migration'"
+    else:
+        there = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('runstate_migration')"
+    if not session.run(there, {})[0][0]:
+        return 0
+    number: int | None = session.run("SELECT max(number) FROM runstate_migration", {})[0][0]
+    return number or 0
+
+
+def _newer(shown: str, version: int) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"{shown} was made by a newer runstate (its schema is {version}, this library knows {LATEST}): "
+        "upgrade the library, nothing was changed"
+    )
+
+
+def require_latest(session: Session, shown: str) -> None:
+    """Raise `SchemaMismatch` unless the database is a store of this version."""
+    version = version_of(session)
+    if version > LATEST:
+        raise _newer(shown, version)
+    if version < LATEST:
+        found = f"has schema {version}, this library needs {LATEST}" if version else "has no store in it"
+        raise SchemaMismatch(f"{shown} {found}: `runstate migrate` (or open_store(..., migrate=True)) brings it there")
+
+
+def migrate(database: Database, upto: int = LATEST, *, dry_run: bool = False) -> tuple[Migration, ...]:
+    """Take the steps that a database lacks, all or none; return them. Many processes may do so at once."""
+    session = database.open()
+    try:
+        with session.transaction():
+            if session.statements.words is not SQLITE:
+                session.run("SELECT pg_advisory_xact_lock(7282365610)", {})  # one migrates, the others wait and look
+            version = version_of(session)
+            if version > LATEST:
+                raise _newer(database.shown, version)
+            steps = tuple(step for step in _MIGRATIONS if version < step.number <= upto)
+            if dry_run:
+                return steps
+            if steps and version == 0:
+                session.define(_LEDGER[session.statements.words.name])
+            for step in steps:
+                for statement in step.statements(session.statements.words):
+                    session.define(statement)
+                at = microseconds()
+                session.define(f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.sentence}', {at})")
+            return steps
+    finally:
+        session.close()

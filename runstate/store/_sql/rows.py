@@ -1,0 +1,151 @@
+"""Rows of the database to runs and entries, and the values of a run to what a row holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from runstate.lifecycle import BIRTH, RunEvent, RunStatus
+from runstate.run import Run, codec
+from runstate.run.record import FIELDS, JsonObject
+from runstate.store._types import Entry, StoredRun
+
+__all__ = ["Row", "json_text", "read_birth", "read_claim", "read_entry", "read_run", "settings_of", "worker_of"]
+
+Row: TypeAlias = Sequence[Any]
+
+_STATUS: Final = {str(status): status for status in RunStatus}
+_EVENT: Final[Mapping[str | None, RunEvent | None]] = {None: None, **{str(event): event for event in RunEvent}}
+_SETTINGS: Final = tuple(FIELDS)[tuple(FIELDS).index("instructions") :]
+# What a run has that was created with nothing but its names.
+_USUAL: Final = Run.create(id="-", thread_id="-", assistant_id="-", model="-", at=0)
+_USUAL_VALUES: Final = dict(zip((*FIELDS, "extra"), _USUAL.at_once(), strict=True))
+_KEPT: Final = tuple(name for name in _SETTINGS if name != "usage")
+
+
+def json_text(value: object) -> str | None:
+    """Return a value of a run as the JSON text that a row keeps; None stays None."""
+    if value is None:
+        return None
+    return json.dumps(codec.to_json_value(value), separators=(",", ":"), allow_nan=False)
+
+
+def settings_of(run: Run) -> str | None:
+    """Return what a new run was created with besides its names, as JSON text; None if nothing."""
+    now = dict(zip((*FIELDS, "extra"), run.at_once(), strict=True))
+    given = {name: codec.to_json_value(now[name]) for name in _KEPT if _chosen(now[name], _USUAL_VALUES[name])}
+    return json.dumps(given, separators=(",", ":"), allow_nan=False) if given else None
+
+
+def _chosen(value: object, usual: object) -> bool:
+    return value is not usual and (value != usual or type(value) is not type(usual))  # 1 equals True, but is not it
+
+
+def _settings(kept: str | None) -> Mapping[str, Any]:
+    if kept is None:
+        return {}
+    given: dict[str, Any] = json.loads(kept)
+    if "tools" in given:
+        given["tools"] = tuple(given["tools"])
+    if "truncation_strategy" in given:
+        given["truncation_strategy"] = codec.from_json_value("truncation_strategy", given["truncation_strategy"])
+    return given
+
+
+def _read(field: str, kept: str | None) -> Any:
+    return None if kept is None else codec.from_json_value(field, json.loads(kept))
+
+
+def _build(record: Mapping[str, Any], kept: str | None) -> StoredRun:
+    return StoredRun.from_checked({**_USUAL_VALUES, **record, **_settings(kept)})
+
+
+def read_run(row: Row) -> StoredRun:
+    """Return the run of a row of `Queries.columns`."""
+    seq, run_id, created_at, thread_id, assistant_id, model, status = row[:7]
+    version, event, source, at, actor, queue, priority, attempt, ready = row[7:16]
+    expires_at, started_at, cancelled_at, failed_at, completed_at = row[16:21]
+    required_action, last_error, incomplete_details, usage, settings = row[22:27]
+    record = {
+        "id": run_id,
+        "created_at": created_at,
+        "thread_id": thread_id,
+        "assistant_id": assistant_id,
+        "model": model,
+        "status": _STATUS[status],
+        "expires_at": expires_at,
+        "started_at": started_at,
+        "cancelled_at": cancelled_at,
+        "failed_at": failed_at,
+        "completed_at": completed_at,
+        "required_action": _read("required_action", required_action),
+        "last_error": _read("last_error", last_error),
+        "incomplete_details": _read("incomplete_details", incomplete_details),
+        "usage": _read("usage", usage),
+    }
+    run = _build(record, settings)
+    run.seq, run.version, run.event = seq, version, _EVENT[event]
+    run.source = None if source is None else _STATUS[source]
+    run.at, run.actor, run.queue, run.priority, run.attempt, run.ready = (
+        at,
+        actor,
+        queue,
+        priority,
+        attempt,
+        bool(ready),
+    )
+    return run
+
+
+def worker_of(row: Row) -> int | None:
+    """Return the session that a row's run belongs to."""
+    worker: int | None = row[21]
+    return worker
+
+
+def read_claim(row: Row) -> StoredRun:
+    """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
+    seq, _, run_id, _, thread_id, _, _, status, at, _, priority, attempt, expires_at, _, _, _ = row
+    return StoredRun.unread(
+        _read_claim, row, seq, run_id, attempt, at, priority, _STATUS[status], expires_at, thread_id
+    )
+
+
+def _read_claim(row: Row) -> tuple[Any, ...]:
+    seq, version, run_id, created_at, thread_id, assistant_id, model, status, at = row[:9]
+    queue, priority, attempt, expires_at, started_at, actor, settings = row[9:]
+    values = _CLAIMED.copy()
+    values[0:5] = run_id, created_at, thread_id, assistant_id, _STATUS[status]
+    values[_EXPIRES_AT], values[_STARTED_AT], values[_MODEL] = expires_at, started_at, model
+    if settings is not None:
+        for name, value in _settings(settings).items():
+            values[_PLACE[name]] = value
+    return (*values, seq, version, RunEvent.START, BIRTH, at, actor, queue, priority, attempt, True)
+
+
+def read_birth(run: Run, seq: int, at: int, actor: str | None, queue: str, priority: int, ready: bool) -> StoredRun:
+    """Return a run that was just created, with the database's own time of birth."""
+    values = list(run.at_once())
+    created_at = at // 1_000_000
+    values[_EXPIRES_AT] += created_at - values[_CREATED_AT]
+    values[_CREATED_AT] = created_at
+    new = StoredRun.__new__(StoredRun)
+    new.__setstate__((*values, seq, 1, None, None, at, actor, queue, priority, 0, ready))
+    return new
+
+
+_PLACE: Final = {name: place for place, name in enumerate((*FIELDS, "extra"))}
+_CREATED_AT: Final = _PLACE["created_at"]
+_EXPIRES_AT: Final = _PLACE["expires_at"]
+_STARTED_AT: Final = _PLACE["started_at"]
+_MODEL: Final = _PLACE["model"]
+_CLAIMED: Final = list(_USUAL.at_once())
+
+
+def read_entry(row: Row) -> Entry:
+    """Return the entry of a row: run id, version, event, source, target, at, actor, detail, cursor."""
+    run_id, version, event, source, target, at, actor, detail, cursor = row
+    told: JsonObject | None = None if detail is None else json.loads(detail)
+    gone = None if source is None else _STATUS[source]
+    return Entry(run_id, version, _EVENT[event], gone, _STATUS[target], at, actor, told, str(cursor))

@@ -1,0 +1,384 @@
+"""Every statement that changes a run, generated from the law: the only SQL in this project that sets a status.
+
+Each decides inside its WHERE, on the row as it is at that moment, and never on an earlier look. What it does not give
+back was refused; `commands.py` then asks why. Rows come in as one table of values, so a hundred moves are one
+statement, one round trip and one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Final, TypeAlias
+
+from runstate.lifecycle import BIRTH, LAW, Field, RunEvent
+from runstate.store._sql.leases import Leases
+from runstate.store._sql.queries import Column, columns
+from runstate.store._sql.schema import ENDED, SQLITE, holding, holds_thread, quoted
+
+__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Outcome", "Statements"]
+
+_STARTED: Final = LAW.target_of(RunEvent.START)
+_ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
+# Not a join: the planner would make one of the whole table.
+_PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
+_IDLE: Final = quoted([status for status in LAW.sources_of(RunEvent.REQUEST_CANCEL) if status != _STARTED])
+
+
+CREATE_COLUMNS: Final = columns(
+    *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
+    *("not_before:bigint", "exclusive", "idempotency_key", "ready:bigint", "actor", "settings"),
+)
+_HELD: Final[tuple[Field, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
+PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
+MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)
+SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")
+
+
+Outcome: TypeAlias = tuple[RunEvent, bool]
+"""An event that settles a run, and whether it is laden: carries more than its usage, or not even that."""
+
+_ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
+OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
+    (event, laden)
+    for event in LAW.events
+    if event not in _ASKED_OF_RUNS
+    for laden in (True, False)
+    if laden or [field for field in _HELD if LAW.holds(field, LAW.target_of(event))] == ["usage"]
+)
+
+
+class Statements(Leases):
+    """The statements of one dialect that write. Parameters by name, and `now` (microseconds, or null)."""
+
+    # --- birth ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def create(self) -> Mapping[bool, str]:
+        """Create many runs, with settings or without: gives back id, seq and time of those that nothing hindered."""
+        return {with_settings: self._create(with_settings) for with_settings in (True, False)}
+
+    def _create(self, with_settings: bool) -> str:
+        # What stands beside a run is written first: once the run is there, nobody may add to it.
+        beside = self.words is not SQLITE and with_settings
+        waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
+        return (
+            f"WITH {self.table(CREATE_COLUMNS)}"
+            + (f", beside AS ({self._settings} RETURNING id)" if beside else "")
+            + " INSERT INTO runstate_run (id, thread_id, assistant_id, model, status, version, at, actor, created_at,"
+            " expires_at, queue, priority, not_before, ready_at, exclusive, idempotency_key, attempt)"
+            f" SELECT v.id, v.thread_id, v.assistant_id, v.model, '{BIRTH}', 1, t.now, v.actor, t.now / 1000000,"
+            " t.now / 1000000 + v.expires_in, v.queue, v.priority, v.not_before,"
+            " CASE WHEN v.ready = 1 THEN t.now END, v.exclusive, v.idempotency_key, 0"
+            f" FROM v, t WHERE {waits} ON CONFLICT DO NOTHING RETURNING id, seq, at"
+        )
+
+    @cached_property
+    def _settings(self) -> str:
+        return (
+            f"INSERT INTO runstate_settings (id, settings) SELECT v.id, {self.json('v.settings')} FROM v"
+            " WHERE v.settings IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
+            " ON CONFLICT DO NOTHING"  # who stands in the way creates a run with this id, too, or did so before us
+        )
+
+    @cached_property
+    def add_settings(self) -> str:
+        """SQLite's first half of `create`."""
+        return f"WITH {self.table(CREATE_COLUMNS)} {self._settings}"
+
+    @cached_property
+    def drop_settings(self) -> str:
+        """Take away the settings of a run that was not created after all."""
+        there = f"SELECT 1 FROM runstate_run WHERE id = {self.param('id', 'text')}"
+        return f"DELETE FROM runstate_settings WHERE id = {self.param('id', 'text')} AND NOT EXISTS ({there})"
+
+    # --- moves ----------------------------------------------------------------------------------------------------
+
+    def moving(
+        self, event: RunEvent, *, actor: str, worker: str = "NULL", given: Mapping[str, str], now: str = "t.now"
+    ) -> str:
+        """Return the SET of a move of `r`: the entry, the stamp that the law gives its target, what comes and goes.
+
+        `given` are the values of what it carries, by column.
+        """
+        target = LAW.target_of(event)
+        sources = LAW.sources_of(event)
+        at = f"{self.greatest}(r.at, {now})"
+        sets = {
+            "status": f"'{target}'",
+            "version": "r.version + 1",
+            "event": f"'{event}'",
+            "source": "r.status",
+            "at": at,
+            "actor": actor,
+            "detail": given.get("detail", "NULL"),
+        }
+        sets |= {row.stamp: f"{at} / 1000000" for row in LAW.transitions if row.event is event and row.stamp}
+        for field in _HELD:
+            if LAW.holds(field, target):
+                sets[field] = given[field]
+            elif any(LAW.holds(field, source) for source in sources):
+                sets[field] = "NULL"
+        if LAW.is_terminal(target):
+            sets["expires_at"] = "NULL"
+        sets["worker"] = worker
+        if target == _STARTED:
+            sets["attempt"] = "0" if worker == "NULL" else "1"
+        elif target == _ASKED:
+            sets["worker"] = f"CASE WHEN r.status = '{_STARTED}' THEN r.worker END"
+        return ", ".join(f"{column} = {value}" for column, value in sets.items())
+
+    def _given(self, event: RunEvent) -> dict[str, str]:
+        """Return what a move carries, from the values handed in; the usage that was noted where none is."""
+        given = {name: self.json(f"v.{name}") for name in PAYLOAD}
+        return given | {"usage": f"coalesce({self.json('v.usage')}, {self.noted})"}
+
+    @staticmethod
+    def stands_for(event: RunEvent) -> str:
+        """Return the condition that a run stands where the law allows an event."""
+        return f"r.status IN ({quoted(sorted(LAW.sources_of(event)))})"
+
+    @cached_property
+    def move(self) -> Mapping[RunEvent, str]:
+        """Ask an event of many runs, by id; gives back those it moved, whole."""
+        return {event: self._move(event, self._may(event)) for event in LAW.events}
+
+    def _may(self, event: RunEvent) -> str:
+        """Return what an event asks of a run besides its status."""
+        ready = " AND r.ready_at IS NOT NULL" if LAW.target_of(event) == _STARTED else ""
+        in_time = f" AND {self.in_time(self.moment_of_move)}" if event in LAW.until_deadline else ""
+        return f"{ready}{in_time}"
+
+    def _move(self, event: RunEvent, besides: str) -> str:
+        return (
+            f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
+            f" SET {self.moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self.stands_for(event)}"
+            f"{besides} RETURNING {self._returned}"
+        )
+
+    @cached_property
+    def expire_late(self) -> str:
+        """Expire runs whose deadline has passed, by id; gives back those it moved, whole."""
+        return self._move(RunEvent.EXPIRE, f" AND NOT {self.in_time(self.moment_of_move)}")
+
+    @cached_property
+    def _returned(self) -> str:
+        # SQLite's RETURNING does not know the table by its alias.
+        return self.columns.replace("r.", "runstate_run.") if self.words is SQLITE else self.columns
+
+    @cached_property
+    def confirm_idle(self) -> str:
+        """Cancel those of the runs just asked to that nobody works on."""
+        event = RunEvent.CONFIRM_CANCEL
+        return (
+            f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
+            f" SET {self.moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND {self.stands_for(event)} AND r.source IN ({_IDLE}) RETURNING {self._returned}"
+        )
+
+    # --- work -----------------------------------------------------------------------------------------------------
+
+    def _settling(self, event: RunEvent, laden: bool) -> str:
+        given = self._given(event) if laden else {"usage": self.json("v.usage")}
+        return (
+            f"UPDATE runstate_run AS r SET {self.moving(event, actor=self.param('actor', 'text'), given=given)}"
+            # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
+            f" FROM v, t WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
+            f" AND {self.same_claim('v.version')} AND {self.stands_for(event)} AND {self.leased()}"
+        )
+
+    @staticmethod
+    def settle_columns(laden: bool) -> tuple[Column, ...]:
+        """Return the columns that a settle is given, with or without what few of them carry."""
+        return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if laden else SETTLE_COLUMNS
+
+    @cached_property
+    def settle(self) -> Mapping[Outcome, str]:
+        """Commit an outcome of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
+        own = "runstate_run" if self.words is SQLITE else "r"
+        return {
+            (event, laden): f"WITH {self.table(self.settle_columns(laden))} {self._settling(event, laden)}"
+            f" RETURNING {own}.seq, {own}.version"
+            for event, laden in OUTCOMES
+        }
+
+    @cached_property
+    def hold_runs(self) -> str:
+        """PostgreSQL: hold the runs that a turn settles by several statements, in the order of their threads.
+
+        The rows before the threads: so does whoever ends a run, and the other way round two would wait for each other.
+        """
+        return (
+            "SELECT seq FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND worker = %(worker)s::bigint"
+            " ORDER BY thread_id FOR UPDATE"
+        )
+
+    @cached_property
+    def hold_threads(self) -> str:
+        """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
+        held = (
+            "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND exclusive IS NOT NULL"
+            " ORDER BY thread_id"
+        )
+        return f"SELECT {holding('thread_id')} FROM ({held}) AS held"
+
+    def picking(self, names: str = "seq", now: str = "(SELECT now FROM t)") -> str:
+        """Return the query of columns of the runs that a worker claims next, if its lease holds."""
+        # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
+        by_index = " INDEXED BY runstate_run_claim" if self.words is SQLITE else ""
+        return (
+            f"SELECT {names} FROM runstate_run{by_index} WHERE status = '{BIRTH}' AND ready_at IS NOT NULL"
+            f" AND queue = {self.param('queue', 'text')} AND {self.in_time(now, '')} AND {self.leased(now)}"
+            f" ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
+        )
+
+    def _claiming(self, picked: str) -> str:
+        moving = self.moving(RunEvent.START, actor=self.param("actor", "text"), worker=self.param("worker"), given={})
+        return f"UPDATE runstate_run AS r SET {moving} FROM t{picked} AND {self.leased()}"
+
+    @cached_property
+    def claim(self) -> str:
+        """PostgreSQL: claim up to `limit` queued runs of a queue; gives back what `rows.read_claim` reads."""
+        return (
+            f"WITH t AS (SELECT {self.now} AS now), picked AS ({self.picking()} FOR UPDATE OF runstate_run SKIP"
+            f" LOCKED) {self._claiming(_PICKED)} RETURNING {self.claimed('r')}"
+        )
+
+    @cached_property
+    def claim_id(self) -> str:
+        """Claim one run by its id, if it is queued and ready."""
+        picked = (
+            f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{BIRTH}' AND r.ready_at IS NOT NULL"
+            f" AND {self.in_time('t.now')}"
+        )
+        own = "runstate_run" if self.words is SQLITE else "r"
+        return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
+
+    @cached_property
+    def turn(self) -> Mapping[Outcome, str]:
+        """PostgreSQL: settle what is done by an event, and claim what is next, in one statement.
+
+        Gives back 0 and a settled seq, or 1 and a claimed run.
+        """
+        nothing = ", ".join("NULL" for _ in (*self.CLAIMED[2:], "settings"))
+        return {
+            (event, laden): f"WITH {self.table(self.settle_columns(laden))},"
+            f" settled AS ({self._settling(event, laden)} RETURNING r.seq, r.version),"
+            f" picked AS ({self.picking()} FOR UPDATE OF runstate_run SKIP LOCKED),"
+            f" claimed AS ({self._claiming(_PICKED)} RETURNING r.*)"
+            f" SELECT 0, seq, version, {nothing} FROM settled"
+            f" UNION ALL SELECT 1, {self.claimed('claimed')} FROM claimed"
+            for event, laden in OUTCOMES
+        }
+
+    # --- the sweep ------------------------------------------------------------------------------------------------
+
+    # In what follows the moment is a value that is selected, and not a table that is joined: joined, SQLite would read
+    # all runs and make an index of them, and PostgreSQL all that have a deadline.
+
+    def _sweeping(self, event: RunEvent, where: str, last_error: str = "NULL") -> str:
+        """Move up to `limit` runs for which `where` holds by `event`; gives back their ids."""
+        own = "runstate_run" if self.words is SQLITE else "r"
+        given = {"usage": self.noted, "last_error": self.json(last_error)}
+        moving = self.moving(event, actor=self.param("actor", "text"), given=given)
+        some = f"SELECT q.seq FROM runstate_run AS q WHERE {self.stands_for(event).replace('r.', 'q.')} AND {where}"
+        return (
+            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET {moving} FROM t"
+            f" WHERE {self.stands_for(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
+        )
+
+    def _some(self, rows: str) -> str:
+        """Return the condition to be among up to `limit` rows `q` that a query finds and nobody else is moving."""
+        limited = f"{rows} LIMIT {self.param('limit')}"
+        if self.words is SQLITE:
+            return f"IN ({limited})"
+        # Not IN: where PostgreSQL joins by a loop it asks again for every row, and finds others each time.
+        return f"= ANY (ARRAY({limited} FOR UPDATE OF q SKIP LOCKED))"
+
+    _LAPSED: Final = "q.worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
+
+    @cached_property
+    def expire_due(self) -> str:
+        """Expire runs whose deadline has passed; one at work a moment later, for its worker knows what it used."""
+        now = "(SELECT now FROM t)"
+        late = f"q.expires_at <= ({now} - {self.param('grace')}) / 1000000"
+        where = f"q.expires_at <= {now} / 1000000 AND (q.worker IS NULL OR {late}) ORDER BY q.expires_at"
+        return self._sweeping(RunEvent.EXPIRE, where)
+
+    @cached_property
+    def fail_spent(self) -> str:
+        """Fail the lapsed runs whose attempts are spent."""
+        where = f"{self._LAPSED} AND q.attempt >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
+        return self._sweeping(RunEvent.FAIL, where, self.param("last_error", "text"))
+
+    @cached_property
+    def confirm_lapsed(self) -> str:
+        """Cancel the lapsed runs that were asked to."""
+        return self._sweeping(RunEvent.CONFIRM_CANCEL, self._LAPSED)
+
+    @cached_property
+    def take_over(self) -> str:
+        """Give up to `limit` lapsed runs with attempts left to a worker; their status stays."""
+        # By `coalesce` planners keep off the index of deadlines, which every live run is in.
+        own = "runstate_run" if self.words is SQLITE else "r"
+        some = (
+            f"SELECT q.seq FROM runstate_run AS q WHERE {self._LAPSED} AND q.status = '{_STARTED}'"
+            f" AND q.attempt < {self.param('max_attempts')}"
+            " AND coalesce(q.expires_at, 0) > (SELECT now FROM t) / 1000000"
+            f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
+            f" AND q.queue = {self.param('queue', 'text')}"
+        )
+        return (
+            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET worker = {self.param('worker')},"
+            f" attempt = r.attempt + 1 FROM t WHERE r.seq {self._some(some)} AND r.status = '{_STARTED}'"
+            f" AND {self.leased()} RETURNING {self.claimed(own)}"
+        )
+
+    @cached_property
+    def release(self) -> str:
+        """Give back a run that a worker holds, so that another takes it over at once."""
+        own = "runstate_run" if self.words is SQLITE else "r"
+        return (
+            f"UPDATE runstate_run AS r SET worker = 0, attempt = r.attempt - 1 WHERE r.seq = {self.param('seq')}"
+            f" AND r.worker = {self.param('worker')} AND {self.same_claim(self.param('version'))} RETURNING {own}.seq"
+        )
+
+    @cached_property
+    def ripen(self) -> str:
+        """Make up to `limit` runs ready whose time has come, or behind which no run of their thread lives any more."""
+        now = "(SELECT now FROM t)"
+        first = (
+            "q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT EXISTS (SELECT 1 FROM runstate_run AS h"
+            f" WHERE h.thread_id = q.thread_id AND {holds_thread('h.')})"
+            " AND q.seq = (SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = q.thread_id"
+            f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{BIRTH}'"
+            f" AND (b.not_before IS NULL OR b.not_before <= {now})))"
+        )
+        own = "runstate_run" if self.words is SQLITE else "r"
+        some = (
+            f"SELECT q.seq FROM runstate_run AS q WHERE q.status = '{BIRTH}' AND q.ready_at IS NULL"
+            f" AND (q.not_before IS NULL OR q.not_before <= {now}) AND ({first})"
+        )
+        return (
+            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r"
+            f" SET ready_at = {self.greatest}(r.at, t.now) FROM t"
+            f" WHERE r.ready_at IS NULL AND r.seq {self._some(some)} RETURNING {own}.id"
+        )
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _ended(self) -> str:
+        return f"SELECT seq FROM runstate_run WHERE status IN ({ENDED}) AND at < {self.now} - {self.param('age')}"
+
+    @cached_property
+    def prunable(self) -> str:
+        """How many runs ended longer ago than `age` microseconds."""
+        return f"SELECT count(*) FROM ({self._ended()}) AS ended"
+
+    @cached_property
+    def prune(self) -> str:
+        """Delete up to `limit` of them, the oldest first."""
+        some = f"{self._ended()} ORDER BY seq LIMIT {self.param('limit')}"
+        among = f"IN ({some})" if self.words is SQLITE else f"= ANY (ARRAY({some}))"
+        return f"DELETE FROM runstate_run WHERE seq {among} RETURNING seq"

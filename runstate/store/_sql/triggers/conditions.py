@@ -1,0 +1,259 @@
+"""The law as conditions on a row before and after a write, in SQL. The dialects' triggers are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
+from runstate.run.validators import YEAR_10000
+from runstate.store._sql.schema import ENDED, SQLITE, Words, quoted
+
+__all__ = ["COMMONEST_FIRST", "FOR_EVER", "LEGAL", "Guard", "guards", "held_by", "move_holds"]
+
+LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in LAW.transitions])
+"""Every row of the law as `event source target`, as a list of SQL literals."""
+
+_MOST: Final = (RunEvent.START, RunEvent.COMPLETE)
+COMMONEST_FIRST: Final = (*_MOST, *(event for event in LAW.events if event not in _MOST))
+"""The events, with those first that make up most lives: a guard compares one after another."""
+
+_STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
+_STARTED: Final = LAW.target_of(RunEvent.START)
+_HELD: Final = ("expires_at", "required_action", "last_error", "incomplete_details", "usage")
+FOR_EVER: Final = (
+    *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
+    *("queue", "priority", "not_before", "exclusive", "idempotency_key"),
+)
+_ENTRY: Final = ("event", "source", "at", "actor", "detail")
+# Judged by the time that is written, which is the writer's own and never before that of the last entry. The database's
+# clock is none to judge by: the clock of a test may be years from it, that of a client seconds.
+_IN_TIME: Final = "NEW.at < OLD.expires_at * 1000000"
+_UNTIL_DEADLINE: Final = tuple(event for event in LAW.events if event in LAW.until_deadline)
+_EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
+_JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
+
+
+@attrs.frozen
+class Guard:
+    """What must hold of every write of one kind to the run table: a condition on OLD and NEW, and its sentence."""
+
+    name: str
+    on: str
+    """`INSERT`, `UPDATE` or `DELETE`."""
+    holds: str
+    sentence: str
+
+
+def _same(words: Words, columns: tuple[str, ...]) -> str:
+    def text(row: str, column: str) -> str:
+        # PostgreSQL cannot compare two values of type json, but their texts.
+        return f"{row}.{column}::text" if words is not SQLITE and column in _JSON else f"{row}.{column}"
+
+    return " AND ".join(f"{text('NEW', column)} {words.same} {text('OLD', column)}" for column in columns)
+
+
+def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
+    """Return the condition that NEW meets what its status asks for.
+
+    A CASE, and no IN: SQLite fills a table with an IN's list anew whenever a trigger is entered.
+    """
+    whens = " ".join(f"WHEN '{status}' THEN {holds}" for status, holds in conditions.items())
+    return f"CASE NEW.status {whens} ELSE {no} END"
+
+
+def _lawful(words: Words) -> str:
+    """Return the condition that a row of the law leads from OLD to NEW by NEW's event."""
+    whens: list[str] = []
+    for event in LAW.events:
+        sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
+        whens.append(f"WHEN '{event}' THEN NEW.status = '{LAW.target_of(event)}' AND ({sources})")
+    return f"CASE NEW.event {' '.join(whens)} ELSE {words.no} END"
+
+
+def _timely(words: Words) -> Guard:
+    """Return the guard of the deadline, of the events that end with it."""
+    yes = "1" if words is SQLITE else "true"
+    whens = " ".join(f"WHEN '{event}' THEN {_IN_TIME}" for event in _UNTIL_DEADLINE)
+    return Guard(
+        "deadline",
+        "UPDATE",
+        f"NEW.version = OLD.version OR CASE NEW.event {whens} ELSE {yes} END",
+        f"the deadline of the run has passed, so it cannot {' or '.join(_UNTIL_DEADLINE)} any more",
+    )
+
+
+def _stamped(words: Words, status: RunStatus) -> str:
+    """Return the condition that a transition into a status has written its stamp, and no other."""
+    own = {row.stamp for row in LAW.transitions if row.target is status and row.stamp}
+    kept = _same(words, tuple(stamp for stamp in _STAMPS if stamp not in own))
+    return " AND ".join([kept, *(f"NEW.{stamp} = NEW.at / 1000000" for stamp in own)])
+
+
+def _ownership(words: Words) -> str:
+    """Return who may work on a run after a transition: its starter, then the same one until the run leaves."""
+    same = words.same
+    return f"""CASE
+        WHEN NEW.status = '{_STARTED}' THEN (NEW.worker IS NULL AND NEW.attempt = 0)
+            OR (NEW.worker IS NOT NULL AND NEW.worker <> 0 AND NEW.attempt = 1)
+        WHEN OLD.status = '{_STARTED}' AND NEW.status = '{_UNENDED}'
+            THEN NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt
+        ELSE NEW.worker IS NULL AND NEW.attempt = OLD.attempt
+    END"""
+
+
+_UNENDED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)  # where a worker still is that has been started on
+
+
+def _claims(words: Words) -> str:
+    """Return what may change without a transition: a run gets ready, is released, or is taken over."""
+    same = words.same
+    untouched = f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt"
+    ready = (
+        f"OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL AND OLD.status = '{BIRTH}' AND {untouched}"
+        " AND NEW.ready_at >= coalesce(OLD.not_before, OLD.at)"
+    )
+    released = "NEW.worker = 0 AND OLD.worker <> 0 AND NEW.attempt = OLD.attempt - 1"
+    taken = "NEW.worker <> OLD.worker AND NEW.worker <> 0 AND NEW.attempt = OLD.attempt + 1"
+    return f"""({untouched} AND NEW.ready_at {same} OLD.ready_at)
+        OR ({ready})
+        OR (NEW.ready_at {same} OLD.ready_at AND (({released}) OR ({taken})))"""
+
+
+def _held(status: RunStatus) -> str:
+    """Return the condition that a row has just the fields which the law gives its status."""
+    return " AND ".join(f"NEW.{field} IS {'NOT ' if LAW.holds(field, status) else ''}NULL" for field in _HELD)
+
+
+def _fields(words: Words) -> str:
+    """Return what the law says of a row by itself: which fields have a value in which status."""
+    kind = "json_type" if words is SQLITE else "json_typeof"
+    valid = "json_valid(NEW.{0}) AND " if words is SQLITE else ""
+    held = _by_status(words.no, {status: _held(status) for status in RunStatus})
+    # The JSON null is not NULL, and says as little.
+    objects = [f"(NEW.{c} IS NULL OR ({valid.format(c)}{kind}(NEW.{c}) = 'object'))" for c in sorted(_JSON)]
+    bounds = [
+        f"NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}",
+        f"(NEW.expires_at IS NULL OR (NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}))",
+    ]
+    begun = "(NEW.ready_at IS NOT NULL OR NEW.started_at IS NULL)"  # what is not ready is not begun
+    return " AND ".join([held, *objects, *bounds, begun])
+
+
+def _is_object(words: Words, column: str) -> str:
+    """Return the condition that a column, which is not null, holds a JSON object."""
+    if words is not SQLITE:
+        return f"json_typeof(NEW.{column}) = 'object'"
+    begins = f"NEW.{column} >= '{{' AND NEW.{column} < '|'"  # what is valid and begins so is one
+    return f"(json_valid(NEW.{column}) AND (({begins}) OR json_type(NEW.{column}) = 'object'))"
+
+
+def held_by(words: Words, event: RunEvent) -> str:
+    """Return what the guards of a transition come to where its event is known: a fifth of it all to compare.
+
+    A deadline, where it does not go, is the one that was checked at birth.
+    """
+    target = LAW.target_of(event)
+    sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
+    objects = [field for field in _HELD if field in _JSON and LAW.holds(field, target)]
+    same = f"NEW.attempt = OLD.attempt AND NEW.worker {words.same} OLD.worker"
+    gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
+    if target == _STARTED:
+        owned = "CASE WHEN NEW.worker IS NULL THEN NEW.attempt = 0 ELSE NEW.attempt = 1 AND NEW.worker <> 0 END"
+    elif target == _UNENDED:
+        owned = f"CASE WHEN OLD.status = '{_STARTED}' THEN {same} ELSE {gone} END"
+    else:
+        owned = gone
+    conditions = [
+        f"NEW.status = '{target}' AND ({sources}) AND NEW.source = OLD.status",
+        f"NEW.at >= OLD.at AND NEW.at < {YEAR_10000 * 1_000_000}",
+        _stamped(words, target),
+        _held(target),
+        *(["NEW.expires_at = OLD.expires_at"] if LAW.holds("expires_at", target) else []),
+        *([_IN_TIME] if event in LAW.until_deadline else []),
+        *(_is_object(words, field) for field in objects),
+        f"(NEW.detail IS NULL OR {_is_object(words, 'detail')})",
+        f"NEW.ready_at {words.same} OLD.ready_at",
+        *(["NEW.ready_at IS NOT NULL"] if target == _STARTED else []),
+        owned,
+    ]
+    return " AND ".join(conditions)
+
+
+def _birth(words: Words) -> Guard:
+    """Return the guard of what is inserted."""
+    kind = "json_type" if words is SQLITE else "json_typeof"
+    valid = "json_valid(NEW.detail) AND " if words is SQLITE else ""
+    empty = " AND ".join(f"NEW.{column} IS NULL" for column in _EMPTY_AT_BIRTH)
+    return Guard(
+        "birth",
+        "INSERT",
+        f"NEW.status = '{BIRTH}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty} AND {_held(BIRTH)}"
+        f" AND NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1} AND NEW.created_at = NEW.at / 1000000"
+        f" AND NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}"
+        " AND (NEW.ready_at IS NULL OR NEW.not_before IS NULL)"
+        " AND NEW.id <> '' AND NEW.thread_id <> '' AND NEW.assistant_id <> '' AND NEW.queue <> ''"
+        " AND (NEW.idempotency_key IS NULL OR NEW.idempotency_key <> '')"
+        " AND (NEW.exclusive IS NULL OR NEW.exclusive = 'reject' OR NEW.exclusive = 'queue')"
+        f" AND (NEW.detail IS NULL OR ({valid}{kind}(NEW.detail) = 'object'))",
+        f"a run is born {BIRTH}, at version 1, with no stamp but its birth",
+    )
+
+
+def move_holds() -> str:
+    """Return, for SQLite, the condition that a transition meets all guards of an update but that of the identity."""
+    whens = " ".join(f"WHEN '{event}' THEN {held_by(SQLITE, event)}" for event in COMMONEST_FIRST)
+    return f"NEW.version = OLD.version + 1 AND CASE NEW.event {whens} ELSE 0 END"
+
+
+def guards(words: Words) -> Iterator[Guard]:
+    """Yield every guard of the run table, the likeliest mistake first."""
+    yield _birth(words)
+    yield Guard(
+        "identity",
+        "UPDATE",
+        _same(words, FOR_EVER),
+        "what a run was created with never changes",
+    )
+    yield Guard(
+        "transition",
+        "UPDATE",
+        f"""CASE NEW.version - OLD.version
+        WHEN 1 THEN {_lawful(words)}
+            AND NEW.source = OLD.status AND NEW.at >= OLD.at
+        WHEN 0 THEN NEW.status = OLD.status AND {_same(words, (*_ENTRY, *_STAMPS, *_HELD))}
+        ELSE {words.no}
+    END""",
+        "no row of the law allows this transition; it also writes event, source, version + 1 and at",
+    )
+    yield _timely(words)
+    yield Guard(
+        "stamps",
+        "UPDATE",
+        f"NEW.version = OLD.version OR ({_by_status(words.no, {s: _stamped(words, s) for s in RunStatus})}"
+        " AND (NEW.expires_at IS NULL OR NEW.expires_at = OLD.expires_at))",
+        "a transition writes its own stamp with its own time, and no other",
+    )
+    yield Guard(
+        "fields",
+        "UPDATE",
+        f"NEW.version = OLD.version OR ({_fields(words)})",
+        "a status has the fields that the law gives it, as JSON objects, and no other",
+    )
+    yield Guard(
+        "claims",
+        "UPDATE",
+        f"""CASE WHEN NEW.version <> OLD.version
+        THEN NEW.ready_at {words.same} OLD.ready_at AND {_ownership(words)}
+        ELSE {_claims(words)}
+    END""",
+        "a run is claimed at its start, released or taken over with its attempt counted, and gets ready once",
+    )
+    yield Guard(
+        "live",
+        "DELETE",
+        f"OLD.status IN ({ENDED})",
+        "only a run that has ended may be deleted",
+    )

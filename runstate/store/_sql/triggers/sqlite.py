@@ -1,0 +1,131 @@
+"""SQLite's triggers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.triggers.conditions import FOR_EVER, guards, move_holds
+from runstate.store._sql.triggers.entries import (
+    BUSY,
+    CLOSED,
+    FIELDS,
+    HISTORY,
+    LEASED,
+    NEW_ENDED,
+    NEW_ENTRY,
+    REOPENED,
+    REPLACED,
+    SETTINGS,
+    TAKEN,
+    is_busy,
+    promote,
+)
+
+__all__ = ["sqlite_guards"]
+
+
+def sqlite_guards() -> Iterator[str]:
+    """Yield the triggers that make SQLite hold the law."""
+
+    def refuse(sentence: str) -> str:
+        return f"BEGIN SELECT raise(ABORT, 'runstate: {sentence}'); END"
+
+    def guard_by(name: str, when: str, body: str) -> str:
+        return f"CREATE TRIGGER runstate_{name} {when} {body}"
+
+    for guard in guards(SQLITE):
+        if guard.on != "UPDATE":
+            when = f"BEFORE {guard.on} ON runstate_run WHEN NOT coalesce({guard.holds}, 0)"
+            yield guard_by(f"guard_{guard.name}", when, refuse(guard.sentence))
+    entry = f"INSERT INTO runstate_history {FIELDS}"
+    yield guard_by("born", "AFTER INSERT ON runstate_run", f"BEGIN {entry} VALUES ({NEW_ENTRY}); END")
+    yield from _moving(guard_by)
+    identity = next(guard for guard in guards(SQLITE) if guard.name == "identity")
+    of = f"BEFORE UPDATE OF {', '.join(FOR_EVER)} ON runstate_run WHEN NOT ({identity.holds})"
+    yield guard_by("guard_identity", of, refuse(identity.sentence))
+    yield guard_by("ended", f"AFTER UPDATE OF status ON runstate_run WHEN {NEW_ENDED}", f"BEGIN {promote('NEW')}; END")
+    yield from _beside(guard_by, refuse)
+
+
+def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
+    """Yield the triggers of an update: of a move, which writes its entry, and of what changes beside the moves.
+
+    One for all guards, because entering a trigger costs more than what it compares; and after the update, for before
+    it SQLite would have to find the row again. What never changes is guarded where a statement writes to it, and
+    nowhere else; but for the number of a run, which has more names than SQLite's triggers know. The entry is one of
+    VALUES: as the table has a trigger of its own, the row of a SELECT would be put into a temporary table first, at
+    twice the cost of all else that an entry takes.
+    """
+    identity, *held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE"]
+    which = f"WHEN NEW.seq <> OLD.seq THEN raise(ABORT, 'runstate: {identity.sentence}') " + " ".join(
+        f"WHEN NOT coalesce({guard.holds}, 0) THEN raise(ABORT, 'runstate: {guard.sentence}')" for guard in held
+    )
+    # It is one of them that does not hold; but if ever none were found, the move must not pass.
+    refusal = f"CASE {which} ELSE raise(ABORT, 'runstate: {held[0].sentence}') END"
+    check = f"SELECT CASE WHEN NEW.seq = OLD.seq AND {move_holds()} THEN 0 ELSE {refusal} END;"
+    entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
+    when = "AFTER UPDATE ON runstate_run WHEN NEW.version"
+    yield guard_by("moved", f"{when} <> OLD.version", f"BEGIN {check} {entry} END")
+    lapsed = "(SELECT closed FROM runstate_worker WHERE token = OLD.worker)"
+    taken = f"NEW.worker <> 0 AND NEW.worker <> OLD.worker AND coalesce({lapsed}, 1) = 0"
+    kept = f"SELECT CASE {which} WHEN {taken} THEN raise(ABORT, 'runstate: {TAKEN}') END;"
+    yield guard_by("kept", f"{when} = OLD.version", f"BEGIN {kept} END")
+
+
+def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
+    """Yield what guards the tables beside the runs."""
+    # Deleting a run deletes what stands beside it. Only then may the history lose rows.
+    gone = "DELETE FROM runstate_history WHERE run = OLD.seq; DELETE FROM runstate_notes WHERE run = OLD.seq;"
+    yield guard_by(
+        "deleted",
+        "AFTER DELETE ON runstate_run",
+        f"BEGIN {gone} DELETE FROM runstate_settings WHERE id = OLD.id; END",
+    )
+    # What passes is the entry of a run's own version that is not there yet: the one that the trigger on runs is just
+    # writing. (With OR REPLACE a copy of the last entry would get another place among those of all runs.)
+    here = "seq = NEW.run AND version = NEW.version"
+    there = "run = NEW.run AND version = NEW.version"
+    yield guard_by(
+        "history_insert",
+        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {here})"
+        f" OR EXISTS (SELECT 1 FROM runstate_history WHERE {there})",
+        refuse(HISTORY),
+    )
+    yield guard_by("history_update", "BEFORE UPDATE ON runstate_history", refuse(HISTORY))
+    yield guard_by(
+        "history_delete",
+        "BEFORE DELETE ON runstate_history WHEN EXISTS (SELECT 1 FROM runstate_run WHERE seq = OLD.run)",
+        refuse(HISTORY),
+    )
+    yield from _never_replaced(guard_by, refuse)
+    exists = "WHEN EXISTS (SELECT 1 FROM runstate_run WHERE id = {}.id)"
+    yield guard_by("settings_insert", f"BEFORE INSERT ON runstate_settings {exists.format('NEW')}", refuse(SETTINGS))
+    yield guard_by("settings_update", "BEFORE UPDATE ON runstate_settings", refuse(SETTINGS))
+    yield guard_by("settings_delete", f"BEFORE DELETE ON runstate_settings {exists.format('OLD')}", refuse(SETTINGS))
+    yield guard_by("closed", f"BEFORE UPDATE ON runstate_worker WHEN {REOPENED}", refuse(CLOSED))
+    belongs = "OLD.token = 0 OR EXISTS (SELECT 1 FROM runstate_run WHERE worker = OLD.token)"
+    yield guard_by("leased", f"BEFORE DELETE ON runstate_worker WHEN {belongs}", refuse(LEASED))
+
+
+def _never_replaced(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
+    """Yield what stops OR REPLACE, with which SQLite deletes what is in the way past every trigger on deletion."""
+    in_the_way = (
+        "EXISTS (SELECT 1 FROM runstate_run WHERE id = NEW.id OR seq = NEW.seq)"
+        " OR (NEW.idempotency_key IS NOT NULL"
+        " AND EXISTS (SELECT 1 FROM runstate_run WHERE idempotency_key = NEW.idempotency_key))"
+        f" OR (NEW.exclusive IS NOT NULL AND {is_busy('NEW')})"
+    )
+    # What a statement does about conflicts, its triggers' statements do too, whatever they say themselves. So this one
+    # does nothing and lets the unique indexes decide, unless somebody replaces.
+    probe = "BEGIN INSERT OR IGNORE INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1); END"
+    yield guard_by("guard_replace", f"BEFORE INSERT ON runstate_run WHEN {in_the_way}", probe)
+    leased = "NEW.token <> 0 AND EXISTS (SELECT 1 FROM runstate_worker WHERE token = NEW.token)"
+    yield guard_by("guard_lease", f"BEFORE INSERT ON runstate_worker WHEN {leased}", probe)
+    yield guard_by("replaced", "AFTER INSERT ON runstate_worker WHEN NEW.token = 0", refuse(REPLACED))
+    yield guard_by(
+        "guard_ready",
+        "BEFORE UPDATE OF ready_at ON runstate_run WHEN OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL"
+        f" AND NEW.exclusive = 'queue' AND {is_busy('NEW')}",
+        refuse(BUSY),
+    )

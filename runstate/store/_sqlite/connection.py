@@ -1,0 +1,366 @@
+"""SQLite: WAL, synchronous=FULL, BEGIN IMMEDIATE always; one writer a process, readers beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeAlias
+from urllib.parse import quote
+
+from runstate.clock import microseconds as _now
+from runstate.clock import monotonic, pause
+from runstate.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
+from runstate.store._sql.connection import Given, Trouble
+from runstate.store._sql.migrations import ddl
+from runstate.store._sql.queries import Column
+from runstate.store._sql.rows import Row
+from runstate.store._sql.schema import SQLITE, TABLES, Words
+from runstate.store._sql.statements import Statements
+
+__all__ = ["SqliteDatabase", "SqliteSession", "translated"]
+
+_OLDEST: Final = (3, 38, 0)
+# Between two looks whether another process has finished writing. SQLite's own waiting sleeps up to 100 ms at a time.
+_LOOKS_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_OUR_TYPES: Final = frozenset({"INTEGER", "TEXT"})
+_NO_ROOM: Final = "the disk is full"
+_COLUMNS: Final = "SELECT t.value, c.name FROM json_each(:tables) t, pragma_table_info(t.value) c"
+# Not about what was asked: the file is another, or elsewhere, or may be written no longer.
+_LOST: Final = frozenset(
+    {
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_AUTH),
+    }
+)
+
+
+def translated(error: sqlite3.Error, where: str) -> StoreError:
+    """Return what went wrong, in this library's words."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _BUSY:
+        return StoreUnavailable(f"{where} is busy: another connection has been writing for too long")
+    if code == sqlite3.SQLITE_FULL:
+        return StoreUnavailable(f"cannot write to {where}: {_NO_ROOM}; nothing was changed")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return AccessDenied(f"cannot write to {where}: it is read-only")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreUrlError(f"cannot open {where}: {_why_not_opened(where)}")
+    if code == sqlite3.SQLITE_NOTADB:
+        return StoreUrlError(f"{where} is not an SQLite database")
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreUnavailable(f"cannot read or write {where}: {error}")
+    return StoreError(f"{where}: {error}")
+
+
+def _why_not_opened(path: str) -> str:
+    """Return why SQLite could not open the file at a path, nor make one."""
+    # Of os.path, not of Path, which raises where a folder may not be looked into.
+    if os.path.isdir(path):  # noqa: PTH112
+        return "it is a folder"
+    folder = os.path.dirname(path) or "."  # noqa: PTH120
+    if os.path.exists(path) or not os.path.isdir(folder) or not os.access(folder, os.X_OK):  # noqa: PTH110, PTH112
+        return "no such folder, or no right to it"
+    right = "" if os.access(folder, os.W_OK) else ", and no right to make one in that folder"
+    return f"there is no database of that name{right}"
+
+
+def _is_complete(cursor: sqlite3.Cursor) -> bool:
+    """Tell whether a database has all tables and columns of a store of this version."""
+    tables = {"tables": json.dumps(["runstate_migration", *TABLES])}
+    with closing(sqlite3.connect(":memory:")) as new:
+        new.executescript(ddl(SQLITE))
+        needed = set(new.execute(_COLUMNS, tables))
+    return needed <= set(cursor.execute(_COLUMNS, tables))
+
+
+FileId: TypeAlias = tuple[int, int]
+"""Which file it is, whatever its path: of its device and there."""
+
+
+def file_id(path: str) -> FileId | None:
+    """Return which file is at a path; None if there is none, or one that cannot be looked at."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # before every transaction: a Path takes three times as long
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class SqliteSession:
+    """One connection to an SQLite database."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        where: str,
+        wait_s: float,
+        *,
+        owned: bool = True,
+        kept: bool = False,
+        file: tuple[str, FileId] | None = None,
+    ) -> None:
+        self.trouble: Trouble | None = None
+        self._file = file
+        """The path of what was opened, and which file that was."""
+        self.statements: Final = Statements(SQLITE)
+        self.connection: Final = connection
+        self._where = where
+        self._wait_s = wait_s
+        self._owned = owned
+        self._kept = kept
+        # A caller's own connection may make another kind of cursor, and rows of another kind.
+        self._cursor = connection.cursor() if owned else sqlite3.Cursor(connection)
+        self._cursor.row_factory = None
+
+    @property
+    def owned(self) -> bool:
+        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        return self._owned
+
+    def run(self, statement: str, given: Given) -> Sequence[Row]:
+        """Execute a statement; return its rows."""
+        try:
+            if self._owned:
+                return self._ask(statement, given).fetchall()
+            with self._as_text():
+                return self._ask(statement, given).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    @contextmanager
+    def _as_text(self) -> Generator[None, None, None]:
+        """Read texts as text inside the block, whatever the caller's connection makes of them."""
+        theirs = self.connection.text_factory
+        self.connection.text_factory = str
+        try:
+            if sqlite3.converters.keys() & _OUR_TYPES:
+                self._require_plain_types()
+            yield
+        finally:
+            self.connection.text_factory = theirs
+
+    def _require_plain_types(self) -> None:
+        """Refuse a connection that converts the columns of a store: its `detect_types` cannot be seen, nor changed."""
+        found = self._cursor.execute("SELECT token, name FROM runstate_worker ORDER BY token LIMIT 1").fetchone()
+        if found is not None and [type(value) for value in found] != [int, str]:
+            raise StoreError(
+                "the connection converts INTEGER or TEXT by a registered converter (detect_types=PARSE_DECLTYPES): "
+                "use one without detect_types"
+            )
+
+    def change(self, statement: str, given: Given) -> int:
+        """Execute a statement that gives nothing back; return how many rows it changed."""
+        return self._ask(statement, given).rowcount
+
+    def _ask(self, statement: str, given: Given) -> sqlite3.Cursor:
+        try:
+            return self._cursor.execute(statement, {"now": _now(), **given})
+        except sqlite3.Error as error:
+            raise self._untrusting(error) or self._failed(error) from error
+        except UnicodeEncodeError as error:
+            raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
+
+    def _untrusting(self, error: sqlite3.Error) -> StoreError | None:
+        """Return why a caller's connection fails whatever is asked; None if that is not the reason."""
+        if self._owned or getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
+            return None
+        if self._cursor.execute("PRAGMA trusted_schema").fetchone() != (0,):
+            return None
+        told = "the connection does not trust the database's schema, whose checks read JSON"
+        return StoreError(f"{self._where}: {told}: PRAGMA trusted_schema = ON")
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        self._note_trouble(error)
+        return self._translated(error)
+
+    def _note_trouble(self, error: sqlite3.Error) -> None:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOST and not self._kept:
+            self.trouble = Trouble.SESSION_LOST
+
+    def is_stale(self) -> bool:
+        """Tell whether the file was deleted or replaced: what is written to it then is lost."""
+        return self._file is not None and file_id(self._file[0]) != self._file[1]
+
+    def define(self, statement: str) -> None:
+        """Execute a statement that takes no parameters."""
+        try:
+            self._cursor.execute(statement)
+        except sqlite3.Error as error:  # of a migration: that tables are missing is no reason
+            self._note_trouble(error)
+            raise translated(error, self._where) from error
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+        """Return the parameters that hand `rows` to a statement: one JSON text."""
+        return {"rows": json.dumps(rows if isinstance(rows, list) else list(rows))}
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Commit what happens inside together, or nothing of it."""
+        if not self._owned:
+            with self._savepoint():
+                yield
+            return
+        self._begin()
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+
+    def together(self) -> AbstractContextManager[None]:
+        """Commit what happens inside together; a lone statement too, for SQLite must wait for its turn first."""
+        return self.transaction()
+
+    @contextmanager
+    def _savepoint(self) -> Generator[None, None, None]:
+        if not self.connection.in_transaction:  # a lone savepoint would be committed when it ends
+            if self.connection.isolation_level is None or getattr(self.connection, "autocommit", None) is True:
+                raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
+            self._execute("BEGIN IMMEDIATE")  # as the driver does before a statement that it knows to write
+        self._execute("SAVEPOINT runstate")
+        try:
+            yield
+        except BaseException:
+            self._execute("ROLLBACK TO runstate")
+            self._execute("RELEASE runstate")
+            raise
+        self._execute("RELEASE runstate")
+
+    def _begin(self) -> None:
+        """Wait for the right to write, in small steps: SQLite's own are too long for a run that somebody waits for."""
+        until = monotonic() + self._wait_s
+        looks = 0
+        while True:
+            try:
+                self._cursor.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY:
+                    raise self._failed(error) from error
+                if monotonic() > until:
+                    self.trouble = Trouble.NOT_BEGUN
+                    raise translated(error, self._where) from error
+            else:
+                return
+            pause(_LOOKS_S[min(looks, len(_LOOKS_S) - 1)])
+            looks += 1
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self._cursor.execute(statement)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        # SQLite has no code of its own for a table or column that is not there.
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:
+            with suppress(sqlite3.Error):
+                if not _is_complete(self._cursor):
+                    why = f"{self._where} has no store of this version ({error})"
+                    return SchemaMismatch(f"{why}; `runstate migrate` makes one")
+        return translated(error, self._where)
+
+    def break_off(self) -> None:
+        """Have the statement end that another thread waits for."""
+        with suppress(sqlite3.Error):  # it ended in time, and the connection is closed
+            self.connection.interrupt()
+
+    def close(self) -> None:
+        """Let the connection go, unless it is all there is of the database."""
+        if not self._kept:
+            self.connection.close()
+
+
+class SqliteDatabase:
+    """An SQLite file, or one in memory, which lives as long as its only connection."""
+
+    words: Words = SQLITE
+
+    def __init__(self, path: str, wait_s: float = 10.0) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: a store needs 3.38 or newer")
+        self.path: Final = path
+        self._place: Final = str(Path(path).absolute())
+        """The same file wherever the process goes."""
+        self.in_memory: bool = path == ":memory:"
+        self._only: SqliteSession | None = None
+        self._is_known = False
+        """Whether the file was there: one that is deleted under an open store is not made anew, as an empty one."""
+        self.shown: str = f"sqlite:///{path}"
+        self.private: Sequence[str] = () if self.in_memory else (path, self._place)
+        self._wait_s = wait_s
+
+    def open(self, *, reading: bool = False) -> SqliteSession:
+        """Return a new connection, which any thread may use, one at a time; in memory, the only one."""
+        if self._only is not None:
+            return self._only
+        where = "the database in memory" if self.in_memory else self.path
+        mode = "memory" if self.in_memory else "rw" if reading or self._is_known else "rwc"
+        before = file_id(self._place)
+        address = "file::memory:" if self.in_memory else f"file:{quote(self._place)}?mode={mode}"
+        try:
+            connection = sqlite3.connect(
+                address, uri=True, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=256
+            )
+        except sqlite3.Error as error:
+            raise translated(error, where) from error
+        try:
+            if reading:
+                connection.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
+                connection.execute("PRAGMA query_only = 1")
+            else:
+                self._prepare(connection)
+            session = SqliteSession(connection, where, self._wait_s, kept=self.in_memory, file=self._opened(before))
+        except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
+            connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, where) from error
+            raise
+        if self.in_memory:
+            self._only = session
+        return session
+
+    def _opened(self, before: FileId | None) -> tuple[str, FileId] | None:
+        """Return which file was opened, by what was at its path `before` and is there now; None for one in memory.
+
+        Where it was replaced in between it is not known which was opened: no file is that one, so it is opened again.
+        """
+        if self.in_memory:
+            return None
+        now = file_id(self._place)
+        self._is_known = self._is_known or now is not None
+        return self._place, now if now is not None and before in (None, now) else (-1, -1)
+
+    def close(self) -> None:
+        """Let the database in memory go."""
+        if self._only is not None:
+            self._only.connection.close()
+            self._only = None
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
+        self._write_ahead(connection)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA recursive_triggers = 0")
+        # What a statement would undo is kept page by page: past 64 KiB, which 100 runs exceed, in a file otherwise.
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA busy_timeout = 0")
+
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """Have it keep a WAL. Where several do that at once to a new file, SQLite refuses some without waiting."""
+        until = monotonic() + self._wait_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY or monotonic() > until:
+                    raise
+                pause(_LOOKS_S[-1])
+            else:
+                return

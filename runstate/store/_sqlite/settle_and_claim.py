@@ -1,0 +1,105 @@
+"""A worker's turn on SQLite, whose transaction is exclusive: nobody moves a run between two of its statements.
+
+So a statement need not give back what it changed. Each row of a RETURNING costs a step of its own, which lets go of the
+interpreter and waits for it again, while the event loop's thread computes; here a turn takes a handful of steps,
+however many runs it is about. The lease is looked at once, and what is claimed comes as one JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+from runstate.clock import microseconds
+from runstate.lifecycle import LAW, RunEvent
+from runstate.store._engine.commands import Settle
+from runstate.store._sql.connection import Given
+from runstate.store._sql.rows import Row
+from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.statements import Statements
+from runstate.store._sqlite.connection import SqliteSession
+
+__all__ = ["PLAIN", "claim_next", "claimable", "complete_plain"]
+
+_SQL: Final = Statements(SQLITE)
+_DONE: Final = RunEvent.COMPLETE
+PLAIN: Final = (_DONE, False)
+"""The outcome that most runs have: completed, with what it used, and no more."""
+
+_STARTED: Final = LAW.target_of(RunEvent.START)
+_AT: Final = "max(at, :now)"
+_EACH: Final = ("key", "used", "version")
+_AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"
+# A run is completed once, and every completion writes an entry: of those of these runs, the last ones are new.
+_COMPLETED: Final = (
+    "SELECT run FROM runstate_history WHERE run IN (SELECT value FROM json_each(:seqs))"
+    f" AND event = '{_DONE}' ORDER BY id DESC LIMIT :some"
+)
+
+
+def complete_plain(session: SqliteSession, owner: Given, settles: Sequence[Settle]) -> set[int]:
+    """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
+    seqs = [settle.run.seq for settle in settles]
+    given = {**owner, "seqs": json.dumps(seqs)}
+    kinds = {(settle.usage, settle.run.version) for settle in settles}
+    if len(kinds) == 1:
+        ((usage, version),) = kinds
+        changed = session.change(_completing(alike=True), {**given, "usage": usage, "version": version})
+    else:
+        each = json.dumps([(settle.run.seq, settle.usage, settle.run.version) for settle in settles])
+        changed = session.change(_completing(alike=False), {**owner, "each": each})
+    if changed == len(seqs):
+        return set(seqs)
+    return {row[0] for row in session.run(_COMPLETED, {**given, "some": changed})}
+
+
+@cache
+def _completing(*, alike: bool) -> str:
+    """Return the statement that completes runs: those of `seqs` by one usage and version, or those of `each`.
+
+    (The rows of a FROM are put into a temporary table first.) What a run at work has none of need not be emptied.
+    """
+    used = ":usage" if alike else "v.used"
+    start = f"UPDATE runstate_run AS r SET {_SQL.moving(_DONE, actor=':actor', given={'usage': used}, now=':now')}"
+    same = _SQL.same_claim(":version" if alike else "v.version")
+    held = f"+r.worker = :worker AND {same} AND {_SQL.stands_for(_DONE)} AND {_SQL.leased(':now')}"
+    if alike:
+        return f"{start} WHERE {_AMONG} AND {held}"
+    names = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(_EACH))
+    return f"{start} FROM (SELECT {names} FROM json_each(:each)) AS v WHERE r.seq = v.key AND {held}"
+
+
+def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
+    """Claim up to `limit` queued runs of a queue; return what `rows.read_claim` reads."""
+    given = {**given, "now": microseconds()}  # the same moment in both statements
+    ((found, seqs),) = session.run(claimable(session.statements.CLAIMED), given)
+    if seqs == "[]":
+        return ()
+    session.change(_CLAIMING, {**given, "seqs": seqs})
+    rows: list[Row] = json.loads(found)
+    return rows
+
+
+@cache
+def claimable(names: Sequence[str]) -> str:
+    """Return the query of what a claim will give back, as it will stand then, and of the seqs."""
+    after = {
+        "version": "version + 1",
+        "status": f"'{_STARTED}'",
+        "at": _AT,
+        "attempt": "1",
+        "started_at": f"{_AT} / 1000000",
+        "actor": ":actor",
+    }
+    settings = "(SELECT settings FROM runstate_settings AS s WHERE s.id = r.id)"
+    columns = ", ".join((*(after.get(name, name) for name in names), settings))
+    picked = _SQL.picking(", ".join(names), ":now")
+    return f"SELECT json_group_array(json_array({columns})), json_group_array(seq) FROM ({picked}) AS r"
+
+
+_CLAIMING: Final = (
+    "UPDATE runstate_run AS r"
+    f" SET {_SQL.moving(RunEvent.START, actor=':actor', worker=':worker', given={}, now=':now')} WHERE {_AMONG}"
+)

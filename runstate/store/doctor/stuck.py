@@ -1,0 +1,131 @@
+"""Runs that nobody moves on: stuck in a live status, past their deadline, or held by a session that is gone."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from runstate.clock import span
+from runstate.lifecycle import LAW, RunEvent
+from runstate.store._sql.connection import Session
+from runstate.store._sql.queries import Queries
+from runstate.store._sql.rows import Row
+from runstate.store.doctor.diagnosis import Severity, Sheet
+
+__all__ = ["examine_waiting"]
+
+_STARTED: Final = LAW.target_of(RunEvent.START)
+_GRACE_US: Final = 60_000_000  # what a sweep and the workers have time for
+_UNOWNED_US: Final = 300_000_000
+
+_SWEEP: Final = "let a worker run, or `runstate runs sweep` every few seconds"
+
+
+class _Kind(NamedTuple):
+    """A way in which a live run can be left alone."""
+
+    name: str
+    severity: Severity
+    holds: str
+    """The condition, as SQL."""
+    sentence: str
+    remedy: str
+
+
+_KINDS: Final = (  # of a run that is several, the first is told
+    _Kind(
+        "stranded",
+        "error",
+        "r.worker IS NOT NULL AND w.token IS NULL",
+        "run {id} is {status} and held by a session that the database does not know, so nobody will take it over",
+        "cancel it, or let its deadline end it; and find out who deletes from runstate_worker",
+    ),
+    _Kind(
+        "adrift",
+        "warning",
+        "w.closed = 1 AND {greatest}(w.lease_until, r.at) < t.now - {grace}",
+        "run {id} is {status}, its worker {worker} is gone, and nobody has taken it over",
+        "let a worker of the queue {queue!r} run, which takes it over; a sweep ends what was asked to cancel",
+    ),
+    _Kind(
+        "overdue",
+        "warning",
+        "r.expires_at < (t.now - {grace}) / 1000000",
+        "run {id} is {status}, and its deadline passed {late} ago",
+        _SWEEP,
+    ),
+    _Kind(
+        "unowned",
+        "warning",
+        "r.status = '{started}' AND r.worker IS NULL AND r.at < t.now - {unowned}",
+        "run {id} has stood in {status} for {age} without a worker: it was started by hand, and nobody takes it over",
+        "complete or fail it by hand, or let its deadline end it",
+    ),
+    _Kind(
+        "stuck",
+        "warning",
+        "{greatest}(r.at, coalesce(r.not_before, 0)) < t.now - {stuck}",
+        "run {id} has stood in {status} for {age}{held}",
+        "{stuck_remedy}",
+    ),
+)
+_STUCK_REMEDY: Final = {
+    "queued": "let more workers of the queue {queue!r} run",
+    "requires_action": "submit its tool outputs, or cancel it",
+    "cancelling": "see what its worker does that it does not stop",
+    "in_progress": "see what its worker does, or cancel it",
+}
+
+
+def _live(speak: Queries) -> str:
+    """Return the statement that finds live runs nobody moves on: of each kind the longest there, and how many."""
+    words = {"greatest": speak.greatest, "grace": _GRACE_US, "unowned": _UNOWNED_US, "started": _STARTED}
+    words["stuck"] = speak.param("stuck")
+    cases = " ".join(f"WHEN {kind.holds.format(**words)} THEN '{kind.name}'" for kind in _KINDS)
+    return f"""\
+SELECT p.* FROM (
+    SELECT k.*, count(*) OVER (PARTITION BY k.kind) AS many,
+        row_number() OVER (PARTITION BY k.kind ORDER BY k.at, k.seq) AS place
+    FROM (
+        SELECT r.seq, r.id, r.status, r.at, t.now - r.at AS age, t.now / 1000000 - r.expires_at AS late, r.queue,
+            w.name, w.closed, r.ready_at IS NULL AND r.worker IS NULL AS unready, CASE {cases} END AS kind
+        FROM runstate_run AS r CROSS JOIN (SELECT {speak.now} AS now) AS t
+            LEFT JOIN runstate_worker AS w ON w.token = r.worker
+        WHERE r.expires_at IS NOT NULL) AS k
+    WHERE k.kind IS NOT NULL) AS p
+WHERE p.place <= {speak.param("most")} ORDER BY p.kind, p.place"""
+
+
+def examine_waiting(session: Session, sheet: Sheet, stuck_after_s: float) -> None:
+    """Note the runs that nobody moves on, and the leases that nobody keeps."""
+    speak = session.statements
+    kinds = {kind.name: kind for kind in _KINDS}
+    for row in session.run(_live(speak), {"stuck": int(stuck_after_s * 1_000_000), "most": sheet.most}):
+        name, many, place = row[10:]
+        kind, words = kinds[name], _words(row)
+        sheet.add(kind.severity, name, kind.sentence.format(**words), kind.remedy.format(**words), run_id=row[1])
+        if place == sheet.most:
+            sheet.add_uncounted(kind.severity, name, many - place)
+    lapsed = (
+        f"SELECT w.name, t.now - w.lease_until FROM runstate_worker AS w CROSS JOIN (SELECT {speak.now} AS now) AS t"
+        f" WHERE w.closed = 0 AND w.lease_until < t.now - {_GRACE_US} ORDER BY w.lease_until LIMIT 1000"
+    )
+    for name, late in session.run(lapsed, {}):
+        sentence = f"the lease of worker {name} lapsed {span(late)} ago, and nobody has closed it"
+        sheet.add("warning", "lapsed", sentence, _SWEEP, thing=name)
+    nobody = session.run("SELECT closed FROM runstate_worker WHERE token = 0", {})
+    if [tuple(row) for row in nobody] != [(1,)]:
+        sentence = "the session of nobody is gone or open: a run that its worker releases is never taken over"
+        again = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1), or set its closed to 1"
+        sheet.add("error", "row", sentence, again, thing="runstate_worker")
+
+
+def _words(row: Row) -> dict[str, str]:
+    run_id, status, _, age, late, queue, worker, closed, unready = row[1:10]
+    held = ""
+    if worker is not None and closed == 0:
+        held = f", and worker {worker} has it"
+    elif unready:
+        held = ", and not ready to be claimed: it waits for its time, or behind its thread's live run"
+    remedy = _STUCK_REMEDY.get(status, "see what it waits for").format(queue=queue)
+    words = {"id": run_id, "status": status, "age": span(age), "held": held, "queue": queue, "stuck_remedy": remedy}
+    return {**words, "late": span(late * 1_000_000), "worker": worker or "nobody"}

@@ -1,0 +1,356 @@
+"""Judge whether a legal history could have left this record, this trace.
+
+From the table follows a finite set of shapes: a status, and which of the nine fields that come and go have a value. A
+record whose shape is not among them cannot be, and neither can a trace whose next snapshot no path leads to from the
+one before. Polling skips statuses, so a path may be long. The first thing that cannot be is explained, with what
+would have been possible. What old recordings do for a known reason (LIFECYCLE, "The stamps") is a warning with that
+reason.
+
+A key that a record lacks altogether was not observed: it is neither set nor null, and fits everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final, Literal, TypeAlias, get_args
+
+import attrs
+
+from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
+from runstate.run import codec
+from runstate.run.record import RunRecord
+
+__all__ = ["Finding", "Seen", "Severity", "Shape", "Step", "Verdict", "judge", "judge_trace", "observe", "shapes"]
+
+Severity: TypeAlias = Literal["error", "warning"]
+Record: TypeAlias = "RunRecord | Mapping[str, object] | Seen"
+
+_STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
+_HELD: Final[tuple[Field, ...]] = get_args(Field)
+_FIELDS: Final[tuple[str, ...]] = (*_STAMPS, *_HELD)
+_CONSTANT: Final = ("id", "created_at", "thread_id", "assistant_id")
+
+_FEBRUARY_2024: Final = 1_706_745_600  # Unix seconds, as all below
+_MARCH_2024: Final = 1_709_251_200
+_JULY_2024: Final = 1_719_792_000
+
+
+@attrs.frozen
+class Shape:
+    """A status, and the fields that have a value in it."""
+
+    status: RunStatus
+    present: frozenset[str]
+
+
+@attrs.frozen
+class Finding:
+    """One thing that cannot be (`error`), or that an old recording does for a known reason (`warning`)."""
+
+    severity: Severity
+    run_id: str
+    index: int
+    """Which snapshot of the trace, counted from 0."""
+    field: str
+    problem: str
+    possible: str
+    """What a legal history could have left instead, or the known reason of a warning."""
+
+    def __str__(self) -> str:
+        return f"run {self.run_id}: {self.problem} ({self.possible})"
+
+
+@attrs.frozen
+class Step:
+    """A change of status between two snapshots, and the shortest legal way: several events if polling skipped some."""
+
+    source: RunStatus
+    target: RunStatus
+    events: tuple[RunEvent, ...]
+
+
+@attrs.frozen
+class Verdict:
+    """What a trace was found to be: its findings in order, and the changes of status that were seen."""
+
+    findings: tuple[Finding, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that no known reason excuses."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+
+# --- what the law can leave -------------------------------------------------------------------------------------------
+
+_Written: TypeAlias = frozenset[str]  # the fields written on the way
+_DEADLINE: Final = "expires_at"
+_MOVED: Final = frozenset({_DEADLINE})
+
+
+def _born(law: Law) -> Shape:
+    return Shape(BIRTH, frozenset(field for field in _HELD if law.holds(field, BIRTH)))
+
+
+def _next(law: Law, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Written]]:
+    """Yield each event that may be asked of a shape, what it leads to, and the fields it writes."""
+    for row in law.transitions:
+        if row.source is shape.status:
+            held = frozenset(field for field in _HELD if law.holds(field, row.target))
+            stamped = frozenset(() if row.stamp is None else (row.stamp,))
+            kept = shape.present.intersection(_STAMPS)
+            writes = stamped | (held - shape.present)
+            # Some servers set the deadline anew when tools are asked for; the law itself never does.
+            moved = _MOVED & held if row.target is RunStatus.REQUIRES_ACTION else frozenset[str]()
+            yield row.event, Shape(row.target, kept | stamped | held), writes | moved
+
+
+@lru_cache(maxsize=1024)  # sixteen shapes a law, and room for the laws that tests make up
+def _ways(law: Law, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEvent, ...]]:
+    """Return every shape that can follow `start`, with the fields written on the way, and the shortest such way."""
+    waits = start.status is RunStatus.REQUIRES_ACTION  # and may have had its deadline moved since
+    ways: dict[tuple[Shape, _Written], tuple[RunEvent, ...]] = {(start, _MOVED if waits else frozenset()): ()}
+    frontier = list(ways)
+    while frontier:
+        reached: list[tuple[Shape, _Written]] = []
+        for shape, written in frontier:
+            for event, after, writes in _next(law, shape):
+                key = (after, written | writes)
+                if key not in ways:
+                    ways[key] = (*ways[shape, written], event)
+                    reached.append(key)
+        frontier = reached
+    return ways
+
+
+@lru_cache(maxsize=64)
+def shapes(law: Law = LAW) -> frozenset[Shape]:
+    """Return every shape that a legal history can leave.
+
+    >>> len(shapes())
+    16
+    """
+    return frozenset(shape for shape, _ in _ways(law, _born(law)))
+
+
+# --- one snapshot -----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Seen:
+    """A snapshot as it was observed: the run, and the keys its record lacked."""
+
+    run: RunRecord
+    unseen: frozenset[str]
+
+    @property
+    def present(self) -> frozenset[str]:
+        """The fields that come and go, and have a value."""
+        return frozenset(field for field in _FIELDS if getattr(self.run, field) is not None)
+
+    def fits(self, shape: Shape) -> bool:
+        """Tell whether the snapshot is of this shape, in the fields that were observed."""
+        return self.run.status is shape.status and not (self.present ^ shape.present) - self.unseen
+
+
+def observe(record: Record) -> Seen:
+    """Return a record as the judge sees it: decoded, once. Raises `RunDecodeError` if it is no run."""
+    if isinstance(record, Seen):
+        return record
+    if isinstance(record, RunRecord):
+        return Seen(copy(record), frozenset())  # of one moment, should another thread be moving it
+    return Seen(RunRecord.from_checked(codec.decode(record)), codec.absent_keys(record))
+
+
+def _misfits(seen: Seen, candidates: Sequence[Shape]) -> Iterator[tuple[str, str]]:
+    """Yield (field, "set" or "null") for each field that is so in the snapshot and in no candidate."""
+    for field in _FIELDS:
+        if field in seen.unseen:
+            continue
+        is_set = field in seen.present
+        if all((field in shape.present) is not is_set for shape in candidates):
+            yield field, "set" if is_set else "null"
+
+
+def _possible_in(status: RunStatus, candidates: Sequence[Shape]) -> str:
+    always = [field for field in _FIELDS if all(field in shape.present for shape in candidates)]
+    either = [field for field in _FIELDS if field not in always and any(field in s.present for s in candidates)]
+    told = [f"{', '.join(fields)} {how}" for fields, how in ((always, "set"), (either, "set or null")) if fields]
+    return f"possible in {status}: {'; '.join((*told, 'all else null'))}"
+
+
+def _known_reason(run: RunRecord, field: str) -> str | None:
+    """Return why an old recording breaks the rule of this field, if that is known (LIFECYCLE, "The stamps")."""
+    if field == "usage" and run.usage is None and run.created_at < _FEBRUARY_2024:
+        return "runs carry usage only since February 2024"
+    spring_2024 = _MARCH_2024 <= run.created_at < _JULY_2024
+    if field == "incomplete_details" and run.status is RunStatus.COMPLETED and spring_2024:
+        return "some completed runs of spring 2024 carry it"
+    return None
+
+
+def _judge_shape(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
+    run = seen.run
+    candidates = [shape for shape in shapes(law) if shape.status is run.status]
+    if not candidates:
+        yield Finding("error", run.id, index, "status", f"no path leads to {run.status}", "see the table")
+        return
+    if any(seen.fits(shape) for shape in candidates):
+        return
+    possible = _possible_in(run.status, candidates)
+    for field, found in _misfits(seen, candidates):
+        verb = "stamps" if field in _STAMPS else "sets"
+        every = f"no path from {BIRTH} to {run.status} {verb} it"
+        if found == "null":
+            every = f"every path from {BIRTH} to {run.status} {verb} it"
+        elif field in _HELD:
+            every = f"every path from {BIRTH} to {run.status} leaves it null"
+        reason = _known_reason(run, field)
+        severity: Severity = "error" if reason is None else "warning"
+        yield Finding(severity, run.id, index, field, f"{field} is {found}, but {every}", reason or possible)
+
+
+def _judge_times(run: RunRecord, index: int) -> Iterator[Finding]:
+    """Yield what is odd about the order of the times. Clocks of two machines differ, so it is a warning."""
+    skew = "possible only if the clocks of two machines differ"
+    for stamp in _STAMPS:
+        time: int | None = getattr(run, stamp)
+        if time is not None and time < run.created_at:
+            problem = f"{stamp} {time} is before created_at {run.created_at}"
+            yield Finding("warning", run.id, index, stamp, problem, skew)
+        elif time is not None and run.started_at is not None and time < run.started_at:
+            yield Finding(
+                "warning", run.id, index, stamp, f"{stamp} {time} is before started_at {run.started_at}", skew
+            )
+    if run.expires_at is not None and run.expires_at <= run.created_at:
+        problem = f"expires_at {run.expires_at} is not after created_at {run.created_at}"
+        yield Finding("error", run.id, index, "expires_at", problem, "the deadline counts from creation")
+
+
+def judge(record: Record, law: Law = LAW) -> tuple[Finding, ...]:
+    """Return what cannot be, or is odd, about a single record; () if a legal history could have left it.
+
+    A JSON object may be given instead of a run; then keys it lacks count as not observed. (A run that was read from one
+    has forgotten which those were, so give the object itself.) Raises `RunDecodeError` if it is none.
+
+    >>> from runstate import Run
+    >>> run = Run.create(thread_id="t", assistant_id="a", model="m", id="run_1", at=1_800_000_000)
+    >>> judge(run)
+    ()
+    >>> print(judge({**run.to_dict(), "completed_at": 1_800_000_009})[0].problem)
+    completed_at is set, but no path from queued to queued stamps it
+    """
+    return tuple(_judge(observe(record), 0, law))
+
+
+def _judge(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
+    yield from _judge_shape(seen, index, law)
+    yield from _judge_times(seen.run, index)
+
+
+# --- a trace ----------------------------------------------------------------------------------------------------------
+
+
+def judge_trace(records: Iterable[Record], law: Law = LAW) -> Verdict:
+    """Judge snapshots of one run in the order they were observed: each by itself, and each step from one to the next.
+
+    Raises `RunDecodeError` if a JSON object among them is no run.
+    """
+    trace = [observe(record) for record in records]
+    findings: list[Finding] = []
+    steps: list[Step] = []
+    for index, seen in enumerate(trace):
+        shaped = tuple(_judge_shape(seen, index, law))
+        findings += (*shaped, *_judge_times(seen.run, index))
+        # What is excused in a snapshot is not held against the steps to it and from it.
+        excused = {found.field for found in shaped if found.severity == "warning"}
+        trace[index] = attrs.evolve(seen, unseen=seen.unseen | excused) if excused else seen
+    broken = {finding.index for finding in findings if finding.severity == "error"}
+    for index, (before, after) in enumerate(pairwise(trace), start=1):
+        findings.extend(_judge_constants(before.run, after.run, index))
+        # A snapshot that cannot be was told already; whatever is said of a step to or from it would only repeat that.
+        if not broken & {index - 1, index}:
+            way = _way(before, after, law)
+            if way is None:
+                findings.append(_explain_step(before, after, index, law))
+                continue
+            findings.extend(_judge_deadline(before, after, index))
+            if before.run.status is not after.run.status:
+                steps.append(Step(before.run.status, after.run.status, way))
+    return Verdict(tuple(sorted(findings, key=lambda finding: finding.index)), tuple(steps))
+
+
+def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterator[Finding]:
+    for field in _CONSTANT:
+        old, new = getattr(before, field), getattr(after, field)
+        if old != new:
+            problem = f"{field} changed from {old} to {new}"
+            yield Finding("error", after.id, index, field, problem, "it never changes")
+
+
+def _is_later(before: Seen, after: Seen) -> bool:
+    """Tell whether the deadline of the second snapshot is after that of the first."""
+    old, new = before.run.expires_at, after.run.expires_at
+    return old is not None and new is not None and new > old
+
+
+def _judge_deadline(before: Seen, after: Seen, index: int) -> Iterator[Finding]:
+    """Yield a warning if the deadline moved on while the run may have waited for tools (LIFECYCLE, "The stamps")."""
+    if _DEADLINE in _rewritten(before, after):
+        problem = f"expires_at went from {before.run.expires_at} to {after.run.expires_at}"
+        reason = "some servers set the deadline anew when a run waits for its tools"
+        yield Finding("warning", after.run.id, index, _DEADLINE, problem, reason)
+
+
+def _rewritten(before: Seen, after: Seen) -> frozenset[str]:
+    """Return the fields that have a value in both snapshots, and not the same."""
+    both = (before.present & after.present) - before.unseen - after.unseen
+    return frozenset(field for field in both if getattr(before.run, field) != getattr(after.run, field))
+
+
+def _way(before: Seen, after: Seen, law: Law) -> tuple[RunEvent, ...] | None:
+    """Return the shortest way from one snapshot to the next that wrote what differs; None if there is none."""
+    old, new = before.run.started_at, after.run.started_at
+    if old is not None and new is not None and new < old:
+        return None
+    differs = _rewritten(before, after)
+    if _DEADLINE in differs and not _is_later(before, after):
+        return None
+    found = (
+        way
+        for start in shapes(law)
+        if before.fits(start)
+        for (shape, written), way in _ways(law, start).items()
+        if after.fits(shape) and differs <= written
+    )
+    return min(found, key=len, default=None)
+
+
+def _explain_step(before: Seen, after: Seen, index: int, law: Law) -> Finding:
+    """Return the first thing that cannot be about the step from one snapshot to the next."""
+    run, source, target = after.run, before.run.status, after.run.status
+    field, problem = "status", f"no path leads from {source} to {target}"
+    reached = [(shape, written) for start in shapes(law) if before.fits(start) for shape, written in _ways(law, start)]
+    there = [shape for shape, _ in reached if shape.status is target]
+    if there:
+        differs = _rewritten(before, after)
+        misfits = [name for name, _ in _misfits(after, there)]
+        never = differs.difference(*(written for shape, written in reached if shape.status is target))
+        if _DEADLINE in differs and not _is_later(before, after):
+            never |= _MOVED
+        # By the law of runs there is always one; in a law where two fields go together neither may differ alone.
+        named = (*misfits, *(name for name in _FIELDS if name in never), *(name for name in _FIELDS if name in differs))
+        field = next(iter(named), "status")
+        old, new = getattr(before.run, field), getattr(run, field)
+        problem = f"{field} went from {_told(old)} to {_told(new)}, but no path from {source} to {target} does that"
+    onward = [status for status in RunStatus if status is not source and any(s.status is status for s, _ in reached)]
+    possible = f"possible after {source}: {', '.join(onward)}" if onward else f"{source} is terminal, nothing leaves it"
+    return Finding("error", run.id, index, field, problem, possible)
+
+
+def _told(value: object) -> str:
+    return "null" if value is None else str(value)[:60]

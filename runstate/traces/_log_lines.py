@@ -1,0 +1,190 @@
+"""Lines that hold runs: JSON lines, and logs in which JSON stands behind a prefix or over several lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+import attrs
+
+from runstate.errors import Fault, RunDecodeError
+from runstate.run import json_text
+from runstate.run.json_text import MAX_BYTES
+from runstate.traces._finding import CUT, NAME, NO_RUN, NOT_ONE, runs_in
+from runstate.traces._refusals import in_line
+from runstate.traces._snapshots import Passed, Place, Sighting, Snapshot
+from runstate.traces._values import in_value
+
+__all__ = ["in_lines"]
+
+Lines: TypeAlias = Iterator[tuple[int, bytes]]
+
+_NAME: Final = NAME.encode()
+_NOT_JSON: Final = "a line without JSON"
+_BEGINS_JSON: Final = (b'{"', b"{ ", b"{}", b'["', b"[{", b"[[", b"[]")
+_CONTINUES: Final = (b" ", b"\t", b"(", b")", b"[", b"]", b"{", b"}")  # an object that is printed over many lines
+_DOUBLED: Final = '{""'  # JSON text in a field of CSV
+_LITERAL: Final = re.compile(r"'(?:[^'\\]|\\.)*'")  # text or bytes as Python and JavaScript print them
+_ESCAPE: Final = re.compile(r"\\(.)")
+_BREAKS: Final = {"n": "\n", "r": "\r", "t": "\t"}
+_QUOTED: Final = '"{\\"'  # JSON text in quotes, as logfmt writes it
+
+
+def in_lines(lines: Lines) -> Iterator[Sighting]:
+    """Yield the runs in lines, each of which is a JSON text, or has one behind a prefix or over the lines after it."""
+    printed: str | None = None  # an object that a language prints over many lines is told once
+    for number, line in _blocks(lines):
+        text = line.strip().lstrip(b"\x1e")
+        if not text:
+            continue
+        found = [*_whole(number, text)] or [*_inside(number, text)]
+        if _has_run(found):
+            printed = None
+        elif found and printed:
+            found = [Passed(Place(number), _NOT_JSON)]
+        elif not found:
+            said = in_line(text)
+            if said is None and not line.startswith(_CONTINUES):
+                printed = None
+            found = [_unread(number, text, said, printed)]
+            printed = printed or said
+        yield from found
+
+
+def _blocks(lines: Lines) -> Iterator[tuple[int, bytes]]:
+    """Yield lines, those of an object that is printed over many lines as one.
+
+    Brackets are paired by their indentation. Where no end of an object is found, what is whole inside it is still one.
+    """
+    block = _Block()
+    for number, line in lines:
+        if not block.lines and not _opens(line):
+            yield number, line
+            continue
+        block.add(number, line)
+        if not block.open or block.size > MAX_BYTES:
+            yield from block.parts()
+            block = _Block()
+    yield from block.parts()
+
+
+@attrs.define
+class _Block:
+    """Lines from one that opens an object on, and which of them belong together."""
+
+    lines: list[tuple[int, bytes]] = attrs.field(factory=list)
+    open: list[tuple[int, int]] = attrs.field(factory=list)
+    """Index and indentation of the lines whose bracket was not closed yet."""
+    ends: dict[int, int] = attrs.field(factory=dict)
+    """The index of the last line of an object, by that of its first."""
+    indents: Counter[int] = attrs.field(factory=Counter)
+    size: int = 0
+
+    def add(self, number: int, line: bytes) -> None:
+        """Take the next line."""
+        at, indent = len(self.lines), len(line) - len(line.lstrip())
+        self.lines.append((number, line))
+        self.size += len(line)
+        closes = line.lstrip().startswith((b"}", b"]"))
+        if _opens(line) and not closes:
+            self.open.append((at, indent))
+            self.indents[indent] += 1
+        elif closes and not _opens(line) and self.open:
+            self._close(at, indent)
+
+    def _close(self, at: int, indent: int) -> None:
+        """Pair a closing bracket with the opening one of the same indentation, else with the last one further in."""
+        if self.indents[indent]:
+            while self.open[-1][1] != indent:
+                self._pop()
+        elif self.open[-1][1] < indent:
+            return
+        self.ends[self._pop()] = at
+
+    def _pop(self) -> int:
+        begin, indent = self.open.pop()
+        self.indents[indent] -= 1
+        return begin
+
+    def parts(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines, those of each whole object as one."""
+        at = 0
+        while at < len(self.lines):
+            end = self.ends.get(at, at) + 1
+            number = self.lines[at][0]
+            yield number, b"\n".join(line.rstrip(b"\r\n") for _, line in self.lines[at:end])
+            at = end
+
+
+def _opens(line: bytes) -> bool:
+    return line.rstrip().endswith((b"{", b"["))
+
+
+# --- one line ---------------------------------------------------------------------------------------------------------
+
+
+def _whole(number: int, text: bytes) -> Iterator[Sighting]:
+    """Yield what a line holds that is JSON from its beginning to its end; nothing if it is not."""
+    if text.startswith((b"{", b"[", b'"')):
+        try:
+            values = list(json_text.parse_many(text, first_line=number))
+        except RunDecodeError:
+            return
+        for line, value in values:
+            yield from in_value(Place(line), value)
+
+
+def _inside(number: int, text: bytes) -> Iterator[Sighting]:
+    """Yield the runs in JSON objects that stand in a line with other text; nothing if there are none."""
+    if len(text) > MAX_BYTES or (begins := text.find(b"{")) < 0:
+        return
+    try:
+        line = text.decode()
+    except UnicodeDecodeError:
+        return
+    found = [one for value in json_text.objects_in(line) for one in in_value(Place(number), value)]
+    spoken_of = _NAME in text
+    if spoken_of and not _has_run(found):
+        found = [one for value in _escaped(line) for one in runs_in(Place(number), None, value)]
+    # An object inside one that is cut off says nothing about the whole.
+    if _has_run(found) or (not spoken_of and begins and not text.startswith(_BEGINS_JSON)):
+        yield from found
+
+
+def _has_run(found: list[Sighting]) -> bool:
+    return any(isinstance(one, Snapshot) for one in found)
+
+
+def _escaped(line: str) -> Iterator[object]:
+    """Yield what stands in a line as text in text: JSON in quotes, or with its line breaks as escapes."""
+    begin = line.find(_QUOTED)
+    if begin >= 0:
+        try:
+            yield json.JSONDecoder(strict=False).raw_decode(line, begin)[0]
+        except (ValueError, RecursionError):
+            return
+    if _DOUBLED in line:
+        yield from json_text.objects_in(line.replace('""', '"'))
+    begin = line.find("'{")
+    literal = _LITERAL.match(line, begin) if begin >= 0 else None
+    if literal is not None:
+        yield from json_text.objects_in(_ESCAPE.sub(lambda escape: _BREAKS.get(escape[1], escape[1]), literal[0]))
+
+
+def _unread(number: int, text: bytes, said: str | None, printed: str | None) -> Sighting:
+    """Return what is to be told about a line in which nothing could be read, after an object that was printed."""
+    at = Place(number)
+    if said is not None:
+        return Passed(at, printed, "not judged") if printed else Snapshot(at, None, None, (Fault("", said),))
+    try:
+        json_text.parse(text, first_line=number)
+        return Passed(at, NO_RUN, faults=(NOT_ONE,))
+    except RunDecodeError as error:
+        if (text.startswith(_BEGINS_JSON) and not printed) or len(text) > MAX_BYTES:
+            return Snapshot(at, None, None, error.faults)
+        if _NAME in text and not printed:
+            return Passed(at, CUT, "not judged", error.faults)
+        return Passed(at, _NOT_JSON, faults=() if printed else error.faults)

@@ -1,0 +1,192 @@
+"""What a recording was found to hold: its runs, their changes of status, what cannot be, and what was not judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final, cast
+
+import attrs
+
+from runstate.errors import RunDecodeError
+from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
+from runstate.run.json_values import printable
+from runstate.traces._dialects import as_wire
+from runstate.traces._judge import Seen, Severity, Step, judge_trace, observe
+from runstate.traces._lines import NOT_BYTES, not_utf8
+from runstate.traces._snapshots import Notes, Place, Recording, Snapshot
+
+__all__ = ["Complaint", "Report", "inspect"]
+
+_EVENT: Final = "thread.run."
+_MAX_UNREADABLE: Final = 100
+_UNREADABLE: Final = "runs, or what may have held them, that cannot be read"
+_NO_SNAPSHOTS: Final = f"expected what snapshots() returns, as in inspect(snapshots(lines)); {NOT_BYTES}"
+_30_MAY_2024: Final = 1_717_027_200  # Unix seconds
+
+
+@attrs.frozen
+class Complaint:
+    """A finding with its place in the file."""
+
+    at: Place
+    severity: Severity
+    run_id: str | None
+    problem: str
+    possible: str
+
+    @property
+    def line(self) -> int:
+        """The line it is about: of the file, or of a part's body."""
+        return self.at.line
+
+    @property
+    def place(self) -> str:
+        """Where it stands: `12`, `1[3]`, `interaction 3 line 7`."""
+        return str(self.at)
+
+    def __str__(self) -> str:
+        # What a recording says comes from strangers: a line break in an id must not look like another complaint.
+        run = "" if self.run_id is None else f"run {self.run_id}: "
+        possible = f" ({self.possible})" if self.possible else ""
+        return printable(f"{self.place}: {self.severity}: {run}{self.problem}{possible}")
+
+
+@attrs.define
+class Report:
+    """What a recording holds: how much, which changes of status, and what cannot be."""
+
+    snapshots: int = 0
+    run_ids: set[str] = attrs.field(factory=set)
+    steps: Counter[Step] = attrs.field(factory=Counter)
+    complaints: list[Complaint] = attrs.field(factory=list)
+    notes: Notes = attrs.field(factory=Notes)
+    """What was passed over, what was not judged, and how unusual spellings were read; each with count and place."""
+
+    @property
+    def passed_over(self) -> int:
+        """How many parts (lines, events, interactions) hold no run."""
+        return self.notes.count("passed over")
+
+    @property
+    def not_judged(self) -> int:
+        """How many parts look like runs and were not judged, those that cannot be read among them."""
+        return self.notes.count("not judged")
+
+    @property
+    def errors(self) -> int:
+        """How many complaints no known reason excuses."""
+        return sum(complaint.severity == "error" for complaint in self.complaints)
+
+    def add(self, other: Report) -> None:
+        """Count in another recording. The same run in two recordings counts once."""
+        self.snapshots += other.snapshots
+        self.run_ids |= other.run_ids
+        self.steps += other.steps
+        self.complaints += other.complaints
+        self.notes.update(other.notes)
+
+
+def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
+    """Judge the snapshots of one recording, those of each run together, in the order they were observed.
+
+    After a hundred that cannot be read it gives up: whatever that file is, it is no recording. The notes of the report
+    are those of the recording that `snapshots` returns; other iterables of snapshots have none. Raises `TypeError` for
+    what is no snapshots, such as a path or the lines of a file.
+    """
+    if isinstance(cast("object", found), str | bytes) or not isinstance(cast("object", found), Iterable):
+        raise TypeError(_NO_SNAPSHOTS)
+    report = Report()
+    traces: dict[str, list[tuple[Snapshot, Seen]]] = {}
+    unreadable = 0
+    for snapshot in found:
+        if not isinstance(cast("object", snapshot), Snapshot):
+            raise TypeError(_NO_SNAPSHOTS)
+        try:
+            seen = _observe(snapshot, report.notes)
+        except RunDecodeError as error:
+            unreadable += 1
+            if not snapshot.is_other:
+                report.notes.add("not judged", _UNREADABLE, snapshot.at)
+            report.complaints += _complain_of_faults(snapshot, error)
+            if unreadable == _MAX_UNREADABLE:
+                said = f"gave up after {unreadable} that cannot be read"
+                report.complaints.append(Complaint(snapshot.at, "error", None, said, ""))
+                break
+            continue
+        report.snapshots += 1
+        traces.setdefault(seen.run.id, []).append((snapshot, seen))
+        report.complaints += _judge_event(snapshot, seen)
+        report.complaints += _judge_answer(snapshot, seen, law)
+    for run_id, trace in traces.items():
+        report.run_ids.add(run_id)
+        verdict = judge_trace((seen for _, seen in trace), law)
+        report.steps.update(verdict.steps)
+        for finding in verdict.findings:
+            at = trace[finding.index][0].at
+            report.complaints.append(Complaint(at, finding.severity, run_id, finding.problem, finding.possible))
+    if isinstance(found, Recording):
+        report.notes.update(found.notes)
+    if not report.snapshots and not report.complaints:
+        report.complaints.append(Complaint(Place(1), "error", None, "no run in it", ""))
+    report.complaints.sort(key=lambda complaint: complaint.at.order)
+    return report
+
+
+def _observe(snapshot: Snapshot, notes: Notes) -> Seen:
+    """Return the run of a snapshot, read in its dialect. Raises `RunDecodeError` with its faults if there is none."""
+    if snapshot.record is None:
+        raise RunDecodeError(snapshot.faults)
+    reading = as_wire(snapshot.record)
+    seen = observe(reading.record)
+    for remark in reading.remarks:
+        notes.add("read", remark, snapshot.at)
+    return attrs.evolve(seen, unseen=seen.unseen | reading.unseen) if reading.unseen else seen
+
+
+def _complain_of_faults(snapshot: Snapshot, error: RunDecodeError) -> Iterator[Complaint]:
+    run_id = None if snapshot.record is None else snapshot.record.get("id")
+    known = run_id if isinstance(run_id, str) else None
+    missing = [fault.path for fault in error.faults if fault.problem == "is missing" and fault.path]
+    others = [not_utf8(str(fault)) for fault in error.faults if fault.path not in missing]
+    if len(missing) > 1:
+        others.append(f"these keys are missing: {', '.join(missing)}")
+    else:
+        others += [f"{path}: is missing" for path in missing]
+    for said in others:
+        yield Complaint(snapshot.at, "error", known, said, "")
+
+
+def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
+    """Yield a complaint if the server-sent event names another status than its run has (LIFECYCLE, "HTTP answers")."""
+    if snapshot.event is None or not snapshot.event.startswith(_EVENT):
+        return
+    named = snapshot.event.removeprefix(_EVENT)
+    status = BIRTH if named == "created" else named
+    if status in tuple(RunStatus) and seen.run.status != status:
+        problem = f"the event {snapshot.event} came with a run in {seen.run.status}"
+        reason = _known_reason(status, seen)
+        severity: Severity = "warning" if reason else "error"
+        yield Complaint(snapshot.at, severity, seen.run.id, problem, reason or f"possible: {status}")
+
+
+def _known_reason(named: str, seen: Seen) -> str | None:
+    """Return why an old stream names another status than its run has, if that is known (LIFECYCLE, "Oddities")."""
+    is_known = named == RunStatus.COMPLETED.value and seen.run.status is RunStatus.INCOMPLETE
+    if is_known and seen.run.created_at < _30_MAY_2024:
+        return "streams have an event of their own for incomplete runs only since 30 May 2024"
+    return None
+
+
+def _judge_answer(snapshot: Snapshot, seen: Seen, law: Law) -> Iterator[Complaint]:
+    """Yield a complaint if the server accepted an event, and its answer is a run that the event cannot lead to.
+
+    A run may have gone on before the server answered, so every status that a path leads to is possible.
+    """
+    if snapshot.asked is None or not law.sources_of(snapshot.asked):
+        return
+    target = law.target_of(snapshot.asked)
+    if law.shortest_path(target, seen.run.status) is None:
+        problem = f"{snapshot.asked} was accepted, but answered with a run in {seen.run.status}"
+        onward = [status for status in RunStatus if law.shortest_path(target, status) is not None]
+        yield Complaint(snapshot.at, "error", seen.run.id, problem, f"possible: {', '.join(onward)}")

@@ -1,0 +1,151 @@
+"""What a worker is given, checked before it claims anything: a slip must not be paid for by the runs of a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from types import MethodType
+from typing import Any, Final, cast
+
+from runstate.errors import Fault
+from runstate.run.validators import with_article
+from runstate.store import AsyncStore, Store
+
+__all__ = ["check_handler", "check_send", "check_store", "is_async_function", "outside_of_loops", "possible"]
+
+_CONTEXT: Final = object()
+"""Stands for the one argument of a call whose signature is looked at."""
+
+
+def check_store(store: object, other: object = None) -> None:
+    """Raise `TypeError` if `store` is no `Store`; `other` is the argument after it, with which it may be swapped.
+
+    What was given is named by its type alone: the address of a database may hold a password.
+    """
+    if isinstance(store, Store):
+        return
+    if isinstance(other, Store):
+        raise TypeError("the arguments are swapped: the store comes first, then the function")
+    if isinstance(store, AsyncStore):
+        raise TypeError("store: expected a Store, got its `aio`: give the store itself")
+    got = "a class" if isinstance(store, type) else with_article(type(store).__name__)
+    raise TypeError(f"store: expected a Store, got {got}: open one with open_store(...) and give what it returns")
+
+
+def check_handler(handler: object) -> None:
+    """Raise `TypeError` if a handler cannot work: it is no function, or cannot be called with a context alone."""
+    if isinstance(handler, Store | AsyncStore):
+        raise TypeError("handler: expected a function of a context, got a store")
+    _check_called(handler, "handler", "a handler is a function of a context", "def answer(ctx): ...")
+    bare = _bare(handler)
+    if inspect.isgeneratorfunction(bare) or inspect.isgeneratorfunction(_call_of(bare)):
+        raise TypeError(f"handler: {named(handler)} is a generator function: return one outcome, and yield nothing")
+    if inspect.isasyncgenfunction(bare) or inspect.isasyncgenfunction(_call_of(bare)):
+        raise TypeError(f"handler: {named(handler)} is an async generator function: return one outcome, yield nothing")
+
+
+def check_send(send: object) -> None:
+    """Raise `TypeError` if a dispatcher's `send` cannot be called with the id of a run, or would have to be awaited."""
+    _check_called(send, "send", "`send` is a function of a run's id", "def send(run_id): ...")
+    if is_async_function(send):
+        raise TypeError(f"send: {named(send)} is async, and would not be awaited: give a plain function")
+
+
+def is_async_function(function: object) -> bool:
+    """Tell whether calling a function only makes something to await. Of a wrapped one the outermost counts."""
+    bare = _bare(function)
+    return inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(_call_of(bare))
+
+
+def _check_called(function: object, path: str, expected: str, example: str) -> None:
+    if inspect.isawaitable(function):
+        raise _not_awaited(function, path, expected)
+    if isinstance(function, type):
+        raise TypeError(f"{path}: {expected}, and {function.__name__} is a class: give an object of it, or a method")
+    if not callable(function):
+        raise TypeError(f"{path}: {expected}, got {with_article(type(function).__name__)}")
+    signature = _signature(function)
+    if signature is None:
+        return
+    try:
+        signature.bind(_CONTEXT)
+    except TypeError as error:
+        told = f"{path}: {named(function)}{_shown(signature)} cannot be called with one argument ({error})"
+        raise TypeError(f"{told}; expected `{example}`") from None
+
+
+def _signature(function: Callable[..., object]) -> inspect.Signature | None:
+    """Return what a function takes, as far as that is known.
+
+    Not what a function takes that it wraps: a decorator may add arguments, or take them away. Only one that tells
+    nothing of itself, as `functools.cache` does, hands on what it is given.
+    """
+    for follows in (False, True):
+        with suppress(Exception):  # of some builtins nothing is known
+            return inspect.signature(function, follow_wrapped=follows)
+    return None
+
+
+def _shown(signature: inspect.Signature) -> str:
+    """Return a signature without annotations and the values of defaults, which may be long, or a secret."""
+    bare = [
+        one.replace(annotation=one.empty, default=one.empty if one.default is one.empty else ...)
+        for one in signature.parameters.values()
+    ]
+    return str(inspect.Signature(bare)).replace("=Ellipsis", "=...")
+
+
+def _not_awaited(function: object, path: str, expected: str) -> TypeError:
+    what = with_article(type(function).__name__)
+    if inspect.iscoroutine(function):
+        function.close()  # or Python warns that it was never awaited
+        what = "a coroutine: give the async function itself, and do not call it"
+    return TypeError(f"{path}: {expected}, got {what}")
+
+
+def _bare(function: object) -> object:
+    """Return what is called in the end: without the arguments that are filled in, and the object it is bound to."""
+    while True:
+        if isinstance(function, partial):
+            function = cast("partial[object]", function).func
+        elif isinstance(function, staticmethod | MethodType):
+            function = function.__func__
+        else:
+            return function
+
+
+def _call_of(function: object) -> Callable[..., Any] | None:
+    """Return the `__call__` that Python calls, which is the type's."""
+    return None if inspect.isfunction(function) else getattr(type(function), "__call__", None)  # noqa: B004
+
+
+def named(function: object) -> str:
+    """Return the name of a function as its author knows it."""
+    bare = _bare(function)
+    name = getattr(bare, "__qualname__", None)
+    return name if isinstance(name, str) else type(bare).__qualname__
+
+
+def possible(faults: Sequence[Fault]) -> None:
+    """Raise `ValueError` with the first thing that is wrong with how a worker shall be."""
+    for path, problem in faults:
+        raise ValueError(f"{path}: {problem}")
+
+
+def outside_of_loops(instead: str) -> None:
+    """Raise `RuntimeError` where an event loop is running, which a call that blocks would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise RuntimeError(
+            "gevent is not supported: the greenlets of a thread share its event loop, and one of them is running it; "
+            "drive runs in a pool of threads or processes (celery --pool threads, gunicorn -k gthread)"
+        )
+    raise RuntimeError(f"an event loop is running here, and this would block it: use `{instead}`")

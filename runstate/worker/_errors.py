@@ -1,0 +1,38 @@
+"""What a handler raises to say how its run ends."""
+
+from __future__ import annotations
+
+from typing import Final, get_args
+
+from runstate.errors import RunstateError
+from runstate.run import validators
+from runstate.run.values import ErrorCode, IncompleteReason, demand
+
+__all__ = ["RunFailed", "TokenLimitReached"]
+
+_CODE: Final = validators.one_of(get_args(ErrorCode))
+
+
+class TokenLimitReached(RunstateError):
+    """The run has used more tokens than it may, and ends as incomplete. Raised by `add_usage`; let it pass."""
+
+    def __init__(self, run_id: str, reason: IncompleteReason) -> None:
+        super().__init__(run_id, reason)
+        self.run_id: str = run_id
+        self.reason: IncompleteReason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} is past its {self.reason}, and ends incomplete"
+
+
+class RunFailed(RunstateError):
+    """Raise this in a handler to fail its run with a code and a message of your choice."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message)
+        demand(_CODE("code", code) + validators.text("message", message))
+        self.code: ErrorCode = code
+        self.message: str = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"

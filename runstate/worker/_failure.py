@@ -1,0 +1,111 @@
+"""What a run is told of an exception that its handler raised, without where the database is and who asks there.
+
+Whoever reads a run may be a stranger. So the text of an error of a store, or of a driver that lost its connection, is
+not written into it, and the parts of the store's address are taken out of every other text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Iterator, Sequence
+from textwrap import indent
+from types import TracebackType
+from typing import Final
+
+from runstate._redaction import redacted
+from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
+from runstate.run.validators import with_article
+from runstate.store.availability import can_be_retried, is_outage
+
+__all__ = ["met_outage", "redacted", "sentence_of", "traceback_of"]
+
+_SENTENCES: Final[tuple[tuple[type[StoreError], str], ...]] = (
+    (StoreUnavailable, "the store could not be used"),
+    (OutcomeUnknown, "the answer of the store was lost"),
+    (SchemaMismatch, "the database had no store of this version"),
+    (StoreError, "the store refused what was asked"),
+)
+# What drivers call the errors of a connection, by the standard that they follow (PEP 249).
+_OF_CONNECTIONS: Final = frozenset({"OperationalError", "InterfaceError"})
+_CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+def met_outage(error: BaseException, was_away: bool) -> bool:
+    """Tell whether a handler raised nothing but that a store could not be used.
+
+    `was_away` says whether the worker's own store was away meanwhile: then what a server says that is being brought
+    back counts, too.
+    """
+    leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, asyncio.CancelledError)]
+    return bool(leaves) and all(can_be_retried(leaf) or (was_away and is_outage(leaf)) for leaf in leaves)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    members = _members(error)
+    if not members:
+        yield error
+    for one in members:
+        yield from _leaves(one)
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the exceptions of a group; none of what is no group."""
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return members if issubclass(type(error), BaseExceptionGroup) else ()
+
+
+def sentence_of(error: BaseException, private: Sequence[str]) -> str:
+    """Return what an exception says of itself, even where saying it fails; `private` is what stands in no run."""
+    name = type(error).__name__
+    if (instead := _instead(error)) is not None:
+        return f"{name}: {instead}"
+    try:
+        told = str(error)
+    except Exception as worse:
+        told = f"its own sentence failed with {with_article(type(worse).__name__)}"
+    return redacted(f"{name}: {told}" if told else name, private)
+
+
+def _instead(error: BaseException) -> str | None:
+    """Return what stands for an error whose own text may have an address in it; None for others."""
+    for kind, sentence in _SENTENCES:
+        if isinstance(error, kind):
+            return sentence
+    if any(kind.__name__ in _OF_CONNECTIONS for kind in type(error).__mro__):
+        return "the database could not be used"
+    return None
+
+
+def traceback_of(error: BaseException, private: Sequence[str], *, skipped: int = 0) -> str:
+    """Return the traceback of an exception and of those that led to it, without its `skipped` first frames."""
+    trace = error.__traceback__
+    for _ in range(skipped):
+        trace = None if trace is None else trace.tb_next
+    return redacted("".join(_chain(error, trace, set())), private)
+
+
+def _chain(error: BaseException, trace: TracebackType | None, seen: set[int]) -> Iterator[str]:
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and id(before) not in seen:
+        yield from _chain(before, before.__traceback__, seen)
+        yield _CAUSE if error.__cause__ is not None else _CONTEXT
+    if (instead := _instead(error)) is not None:
+        yield from _frames(trace)
+        yield f"{type(error).__module__}.{type(error).__qualname__}: {instead}\n"
+    elif members := _members(error):
+        yield from _frames(trace)
+        yield f"{type(error).__qualname__}: {error}\n"
+        for number, one in enumerate(members, 1):
+            yield f"  ({number})\n"
+            yield indent("".join(_chain(one, one.__traceback__, seen)), "    ")
+    else:
+        yield from traceback.format_exception(type(error), error, trace, chain=False)
+
+
+def _frames(trace: TracebackType | None) -> Iterator[str]:
+    if trace is not None:
+        yield "Traceback (most recent call last):\n"
+        yield from traceback.format_tb(trace)

@@ -1,0 +1,157 @@
+"""The thread that keeps a worker's lease alive while its event loop is at something else, but not for ever.
+
+A loop that stands still for a moment keeps its runs. One that has not moved for the stall timeout is not vouched for
+any more: a handler may block it for good, and the other runs of the worker would wait for their deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Final
+
+from runstate.clock import monotonic
+from runstate.errors import StoreError
+from runstate.store._api.worker_protocol import Beat, Lease
+from runstate.store.availability import is_outage
+from runstate.store.backoff import Backoff
+
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["LoopTicks", "Pulse"]
+
+_log = logging.getLogger("runstate.worker")
+
+_BEATS: Final = 3  # heartbeats a lease: one may be lost
+_LOOK_S: Final = 0.5  # between two looks whether the loop still turns
+_TICK_S: Final = 0.1  # between two turns of the loop that are noted
+_BLOCKED_S: Final = 1.0  # a loop that stands still for longer is reported
+_MARGIN: Final = 0.15  # of the lease: a worker stops its own runs so much before others may take them over
+
+
+class LoopTicks:
+    """When an event loop last moved, while leases come and go."""
+
+    def __init__(self) -> None:
+        self.moved_at: float = float("-inf")
+        """By the clock that nobody sets; minus infinity before it was watched."""
+        self._next: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Watch the loop that runs here."""
+        self.stop()
+        self._tick(asyncio.get_running_loop())
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.moved_at = monotonic()
+        self._next = loop.call_later(_TICK_S, self._tick, loop)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+
+class Pulse:
+    """Renews a lease every third of it, and knows until when it holds by the clock that nobody sets."""
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        opened_at: float,
+        stall_timeout_s: float,
+        ticks: LoopTicks,
+        beaten: Callable[[float, Beat], None],
+    ) -> None:
+        """Get ready, in the event loop whose turns are watched; `beaten` is called in the thread."""
+        self._store = store
+        self.lease: Final = lease
+        self._beaten = beaten
+        self._opened = opened_at
+        self._held_until = self._opened + lease.lease_s
+        self._stall_timeout_s = stall_timeout_s
+        self._stopped = Event()
+        self._ticks = ticks
+        self._loop = asyncio.get_running_loop()
+        self._told = self._told_of_stall = False
+        self._thread = Thread(target=self._go, name="runstate-pulse", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew the lease."""
+        self._thread.start()
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether nobody can have taken this worker's runs over yet, with a margin."""
+        return monotonic() < self._held_until - _MARGIN * self.lease.lease_s
+
+    def _go(self) -> None:
+        every = self.lease.lease_s / _BEATS
+        next_at = self._opened + every
+        availability, backoff, missed, hurries = self._store.availability, Backoff(), False, True
+        while not self._stopped.wait(min(_LOOK_S, max(0.0, next_at - monotonic()))):
+            is_stalled = self._look_at_the_loop()
+            if monotonic() < next_at:
+                if not (missed and hurries and not availability.is_away):
+                    continue
+                hurries = False  # once: the store may be back for others only
+            next_at = monotonic() + every
+            if is_stalled:
+                next_at = monotonic() + min(every, _TICK_S)  # it may go on before the lease lapses
+                continue
+            sent = monotonic()
+            try:
+                beat = self._store.heartbeat(self.lease)
+            except StoreError as error:
+                if is_outage(error):
+                    availability.failed(error)
+                    availability.report()
+                next_at, missed = monotonic() + min(every, backoff.next()), True
+                continue
+            missed, hurries = False, True
+            backoff.reset()
+            if self._stopped.is_set():
+                return  # it took so long that there may be another lease
+            if beat.held:
+                self._held_until = sent + self.lease.lease_s
+            self._beaten(sent, beat)
+
+    def _look_at_the_loop(self) -> bool:
+        """Report a loop that stands still; tell whether it has done so for the stall timeout."""
+        still = monotonic() - self._ticks.moved_at
+        is_stalled = still >= self._stall_timeout_s
+        if is_stalled and not self._told_of_stall:
+            self._told_of_stall = self._told = True
+            _log.error(
+                "worker %s: the event loop has not moved for %.1f s%s; the lease is not renewed until it moves, and"
+                " other workers take over the runs of this one",
+                *(self.lease.actor, still, self._blamed()),
+            )
+        elif still >= _BLOCKED_S and not self._told:
+            self._told = True
+            _log.warning(
+                "the event loop has been blocked for %.1f s%s: cancels and deadlines wait for it", still, self._blamed()
+            )
+        elif still < _BLOCKED_S:
+            self._told = self._told_of_stall = is_stalled
+        return is_stalled
+
+    def _blamed(self) -> str:
+        """Return whose task the loop is at; that of a handler has the name of its run."""
+        with suppress(RuntimeError):  # it may change the tasks meanwhile
+            task = asyncio.current_task(self._loop)
+            return "" if task is None else f" by {task.get_name()}"
+        return ""
+
+    def stop(self, wait_s: float = 1.0) -> None:
+        """Renew no more; wait so long for a heartbeat that is under way."""
+        is_first = not self._stopped.is_set()
+        self._stopped.set()
+        if is_first and self._thread.is_alive():  # a heartbeat that hangs holds the event loop up once
+            self._thread.join(timeout=wait_s)
