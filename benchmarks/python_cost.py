@@ -34,7 +34,8 @@ from durable_server import emptied, machine, postgres, vacuumed
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
-from runstate.store._engine.commands import Settle, Turn
+from runstate.store._engine.commands import Turn
+from runstate.store._types import Settle
 from runstate.worker import Context, Handler, Worker
 
 RUNS: Final = {1: 1_000, 10: 4_000, 100: 10_000}

@@ -19,8 +19,8 @@ The command `runstate` shows the law, and looks after stored runs.
 
 import sys as _sys
 import typing as _typing
-from importlib import import_module as _import_module
 
+from runstate._lazy import lazy as _lazy
 from runstate.clock import Clock, ManualClock, SystemClock, use_clock
 from runstate.errors import (
     AccessDenied,
@@ -76,8 +76,17 @@ from runstate.run import (
 
 if _typing.TYPE_CHECKING:
     from runstate.store import AsyncStore, Entry, NewRun, Page, Store, StoredRun, open_store
-    from runstate.worker import Context, Dispatcher, Handler, Outcome, RunFailed, TokenLimitReached, Worker
-    from runstate.worker._drive import drive, drive_async
+    from runstate.worker import (
+        Context,
+        Dispatcher,
+        Handler,
+        Outcome,
+        RunFailed,
+        TokenLimitReached,
+        Worker,
+        drive,
+        drive_async,
+    )
 else:
     _STORE = ("AsyncStore", "Entry", "NewRun", "Page", "Store", "StoredRun", "open_store")
     _WORKER = ("Context", "Dispatcher", "Handler", "Outcome", "RunFailed", "TokenLimitReached", "Worker")
@@ -86,15 +95,7 @@ else:
         **dict.fromkeys((*_WORKER, "drive", "drive_async"), "runstate.worker"),
     }
 
-    def __getattr__(name: str) -> object:
-        """Return what is loaded when it is first asked for."""
-        if name not in _LATER:
-            raise AttributeError(f"module 'runstate' has no attribute {name!r}", name=name, obj=_sys.modules[__name__])
-        value = globals()[name] = getattr(_import_module(_LATER[name]), name)
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATER})
+    __getattr__, __dir__ = _lazy(__name__, _LATER)
 
 
 if _sys.modules.get("hypothesis"):  # which looks for those that tell it of their types as it is loaded

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 import runstate
+import runstate.lifecycle.errors as lifecycle_errors
+import runstate.run.errors as run_errors
+import runstate.store.errors as store_errors
 from runstate import (
     LAW,
     Fault,
@@ -79,11 +82,12 @@ def test_copies(error: RunstateError, sentence: str, again: Callable[[Any], Any]
 
 
 def test_every_error_can_be_imported_from_the_root() -> None:
-    """All exceptions of the module, whether it lists them or not."""
+    """All exceptions of every package, whether it lists them or not."""
     defined = {
         name
-        for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == errors.__name__
+        for module in (lifecycle_errors, run_errors, store_errors)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == module.__name__
     }
     assert defined | {"Fault"} == set(errors.__all__)
     assert set(errors.__all__) <= set(runstate.__all__)

@@ -15,18 +15,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from runstate._redaction import without_passwords
-from runstate.errors import (
-    IllegalTransition,
-    KeyReused,
-    LostRace,
-    OutcomeUnknown,
-    RunstateError,
-    StoreError,
-    StoreUnavailable,
-    ThreadBusy,
-    ToolOutputsMismatch,
-)
+from runstate.lifecycle.errors import IllegalTransition, RunstateError
+from runstate.run.errors import ToolOutputsMismatch
 from runstate.run.json_values import printable
+from runstate.store.errors import KeyReused, LostRace, OutcomeUnknown, StoreError, StoreUnavailable, ThreadBusy
 
 if TYPE_CHECKING:
     from runstate.store import Store

@@ -19,8 +19,8 @@ from typing import Any, Final
 import attrs
 
 from runstate.clock import monotonic, pause
-from runstate.errors import RunstateError
 from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle.errors import RunstateError
 from runstate.store import Entry, NewRun, Store, StoredRun
 from runstate.traces import judge
 from runstate.worker import Context, Outcome, RunFailed

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 
 from runstate.clock import ManualClock, use_clock
-from runstate.errors import RunstateError
+from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
 from runstate.run.values import RequiredAction, ToolCall, Usage
 

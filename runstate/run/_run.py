@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
 
 from runstate.clock import reader as _clock
-from runstate.errors import Fault, InvalidRun, ToolOutputsMismatch
 from runstate.lifecycle import BIRTH, LAW, RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, truncation_strategy_of, usage_of
+from runstate.run.errors import Fault, InvalidRun, ToolOutputsMismatch
 from runstate.run.ids import new_run_id
 from runstate.run.json_values import copy_of, is_object
 from runstate.run.record import FIELDS, JsonObject, ResponseFormat, ToolChoice

@@ -14,9 +14,9 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from runstate.errors import Fault, InvalidRun, RunDecodeError
 from runstate.lifecycle import RunStatus
 from runstate.run import validators
+from runstate.run.errors import Fault, InvalidRun, RunDecodeError
 from runstate.run.json_text import MAX_BYTES, MAX_DEPTH, parse
 from runstate.run.json_values import copy_of, join
 from runstate.run.record import FIELDS, RunRecord

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, cast
 
-from runstate.errors import Fault, RunDecodeError
 from runstate.run import json_values
+from runstate.run.errors import Fault, RunDecodeError
 from runstate.run.json_values import Twice, fits, misfits
 from runstate.run.refused_text import is_deeper, reason
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeGuard, cast
 
-from runstate.errors import Fault
+from runstate.run.errors import Fault
 
 __all__ = ["MAX_DEPTH", "Twice", "copy_of", "fits", "is_object", "join", "misfits", "printable"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from runstate.errors import Fault, InvalidRun
 from runstate.run import validators
+from runstate.run.errors import Fault, InvalidRun
 from runstate.run.json_values import is_object, join
 from runstate.run.values import demand
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeAlias, cast
 
-from runstate.errors import Fault
+from runstate.run.errors import Fault
 from runstate.run.json_values import fits, is_object, join, misfits
 
 __all__ = [

@@ -14,8 +14,8 @@ from typing import Final, Literal, TypeAlias, cast
 
 import attrs
 
-from runstate.errors import Fault, InvalidRun
 from runstate.run import validators
+from runstate.run.errors import Fault, InvalidRun
 from runstate.run.json_values import copy_of, is_object
 
 __all__ = [

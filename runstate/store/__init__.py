@@ -6,15 +6,40 @@
 
 Every method is there for threads (`store.create(...)`) and for coroutines (`await store.aio.create(...)`), over one
 committer. The database holds the law by itself, and refuses what is illegal to hand-written SQL too.
+
+What is named here is loaded when it is first asked for, so that `runstate.errors` loads no driver.
 """
 
-from runstate.store._api.create import NewRun
-from runstate.store._api.open import open_store
-from runstate.store._api.queries import Page
-from runstate.store._api.store import AsyncStore, BoundStore, Store
-from runstate.store._api.worker_protocol import Beat, Claim, Lease, Swept
-from runstate.store._engine.commands import Settle
-from runstate.store._types import Entry, StoredRun
+from typing import TYPE_CHECKING
+
+from runstate._lazy import lazy
+
+if TYPE_CHECKING:
+    from runstate.store._api.create import NewRun
+    from runstate.store._api.open import open_store
+    from runstate.store._api.queries import Page
+    from runstate.store._api.store import AsyncStore, BoundStore, Store
+    from runstate.store._api.worker_protocol import Beat, Claim, Lease, Swept
+    from runstate.store._types import Entry, Settle, StoredRun
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "AsyncStore": "runstate.store._api.store",
+            "Beat": "runstate.store._api.worker_protocol",
+            "BoundStore": "runstate.store._api.store",
+            "Claim": "runstate.store._api.worker_protocol",
+            "Entry": "runstate.store._types",
+            "Lease": "runstate.store._api.worker_protocol",
+            "NewRun": "runstate.store._api.create",
+            "Page": "runstate.store._api.queries",
+            "Settle": "runstate.store._types",
+            "Store": "runstate.store._api.store",
+            "StoredRun": "runstate.store._types",
+            "Swept": "runstate.store._api.worker_protocol",
+            "open_store": "runstate.store._api.open",
+        },
+    )
 
 __all__ = [
     "AsyncStore",

@@ -16,16 +16,16 @@ from threading import Event, Lock
 from typing import Final, TypeVar
 
 from runstate.clock import monotonic, span
-from runstate.errors import (
+from runstate.lifecycle.errors import RunstateError
+from runstate.store.backoff import Backoff
+from runstate.store.errors import (
     AccessDenied,
     OutcomeUnknown,
-    RunstateError,
     SchemaMismatch,
     StoreError,
     StoreUnavailable,
     StoreUrlError,
 )
-from runstate.store.backoff import Backoff
 
 __all__ = ["Availability", "Retry", "can_be_retried", "is_outage"]
 

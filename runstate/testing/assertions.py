@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
-from runstate.errors import IllegalTransition, InvalidRun, TerminalStatus
 from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
+from runstate.run.errors import InvalidRun
 from runstate.run.record import RunRecord
 from runstate.run.validators import with_article
 from runstate.store import Store

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from runstate.clock import ManualClock
-from runstate.errors import StoreError
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.url import database_at
 from runstate.store._sql.schema import SQLITE
+from runstate.store.errors import StoreError
 from runstate.testing.factories import TrackedRun, a_run
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import io
 from collections.abc import Iterator
 from typing import Final, cast
 
-from runstate.errors import Fault, RunDecodeError
 from runstate.lifecycle import RunStatus
 from runstate.run import json_text
+from runstate.run.errors import Fault, RunDecodeError
 from runstate.traces._events import FIELDS_OF_SSE, events_in
 from runstate.traces._snapshots import JsonObject, Passed, Place, Sighting, Snapshot, object_of
 

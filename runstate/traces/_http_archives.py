@@ -12,8 +12,8 @@ from typing import Final, cast
 
 import attrs
 
-from runstate.errors import RunDecodeError
 from runstate.run import json_text
+from runstate.run.errors import RunDecodeError
 from runstate.traces._answers import Answer
 from runstate.traces._bodies import Unpacking
 from runstate.traces._events import FIELDS_OF_SSE, events_in

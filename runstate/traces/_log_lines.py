@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from runstate.errors import Fault, RunDecodeError
 from runstate.run import json_text
+from runstate.run.errors import Fault, RunDecodeError
 from runstate.run.json_text import MAX_BYTES
 from runstate.traces._finding import CUT, NAME, NO_RUN, NOT_ONE, runs_in
 from runstate.traces._refusals import in_line

@@ -15,8 +15,8 @@ from typing import Final, TypeAlias, cast
 
 import attrs
 
-from runstate.errors import Fault, RunDecodeError
 from runstate.run import json_text
+from runstate.run.errors import Fault, RunDecodeError
 from runstate.traces._containers import KEYS, is_without_entries
 from runstate.traces._events import FIELDS_OF_SSE, events_in
 from runstate.traces._finding import runs_in_event

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, cast
 
-from runstate.errors import Fault, RunDecodeError
 from runstate.lifecycle import RunStatus
+from runstate.run.errors import Fault, RunDecodeError
 
 __all__ = ["in_bytes", "in_document", "in_line", "refusal"]
 

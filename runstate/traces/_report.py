@@ -8,8 +8,8 @@ from typing import Final, cast
 
 import attrs
 
-from runstate.errors import RunDecodeError
 from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
+from runstate.run.errors import RunDecodeError
 from runstate.run.json_values import printable
 from runstate.traces._dialects import as_wire
 from runstate.traces._judge import Seen, Severity, Step, judge_trace, observe

@@ -7,8 +7,8 @@ from typing import Final, Literal, TypeAlias, cast
 
 import attrs
 
-from runstate.errors import Fault
 from runstate.lifecycle import RunEvent
+from runstate.run.errors import Fault
 
 __all__ = [
     "JsonObject",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runstate.errors import Fault
+from runstate.run.errors import Fault
 from runstate.traces._containers import answers_in, is_without_entries
 from runstate.traces._finding import NO_RUN, runs_in
 from runstate.traces._http_archives import runs_of

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
-from runstate.errors import Fault, RunDecodeError
+from runstate.run.errors import Fault, RunDecodeError
 from runstate.run.json_text import MAX_BYTES, MAX_DEPTH
 from runstate.run.refused_text import is_deeper, reason
 

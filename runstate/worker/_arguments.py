@@ -11,7 +11,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, Final, cast
 
-from runstate.errors import Fault
+from runstate.run.errors import Fault
 from runstate.run.validators import with_article
 from runstate.store import AsyncStore, Store
 

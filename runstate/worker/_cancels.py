@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from runstate.clock import monotonic
-from runstate.errors import StoreError
 from runstate.lifecycle import RunStatus
 from runstate.store._api.worker_protocol import Lease
+from runstate.store.errors import StoreError
 from runstate.worker._waiting import Waiting
 
 __all__ = ["Cancels"]

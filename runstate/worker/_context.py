@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import attrs
 
 from runstate.clock import monotonic
-from runstate.errors import Fault, LeaseLost, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
+from runstate.run.errors import Fault
 from runstate.run.ids import new_run_id
 from runstate.run.json_values import fits, misfits
 from runstate.run.validators import with_article
@@ -30,11 +30,12 @@ from runstate.run.values import (
 )
 from runstate.store._api.transitions import detail_text
 from runstate.store._api.worker_protocol import NO_OUTPUTS, Claim, Lease
-from runstate.store._engine.commands import Call, Settle
+from runstate.store._engine.commands import Call
 from runstate.store._engine.execute_settle_and_claim import note_given
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import json_text
-from runstate.store._types import StoredRun
+from runstate.store._types import Settle, StoredRun
+from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
 from runstate.worker._retry import keep, keep_later

@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runstate.clock import monotonic
-from runstate.errors import StoreError
 from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, Swept, itself
 from runstate.store._engine.commands import Turn
-from runstate.store._engine.notifier import Hint
+from runstate.store._notifier import Hint
 from runstate.store._types import StoredRun
+from runstate.store.errors import StoreError
 from runstate.worker._arguments import outside_of_loops
 from runstate.worker._handlers import Handler
 from runstate.worker._last_attempts import is_last, last_attempts

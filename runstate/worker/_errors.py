@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, get_args
 
-from runstate.errors import RunstateError
+from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
 from runstate.run.values import ErrorCode, IncompleteReason, demand
 

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Final
 
 from runstate._redaction import redacted
-from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.run.validators import with_article
 from runstate.store.availability import can_be_retried, is_outage
+from runstate.store.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 
 __all__ = ["met_outage", "redacted", "sentence_of", "traceback_of"]
 

@@ -14,10 +14,10 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
-from runstate.errors import StoreError
 from runstate.store._api.worker_protocol import Beat, Lease
 from runstate.store.availability import is_outage
 from runstate.store.backoff import Backoff
+from runstate.store.errors import StoreError
 
 if TYPE_CHECKING:
     from runstate.store import Store

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
-from runstate.errors import StoreError
 from runstate.store.availability import Availability, Retry, is_outage
+from runstate.store.errors import StoreError
 
 __all__ = ["keep", "keep_later"]
 

@@ -13,13 +13,13 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
-from runstate.errors import IllegalTransition, RunstateError, StoreError
 from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run import validators
 from runstate.store._api.create import queue_names
 from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, Lease, worker_name
-from runstate.store._engine.commands import Settle
-from runstate.store._types import StoredRun
+from runstate.store._types import Settle, StoredRun
+from runstate.store.errors import StoreError
 from runstate.worker._arguments import check_handler, check_store, is_async_function, possible
 from runstate.worker._cancels import Cancels
 from runstate.worker._context import Context, Outcome

@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
-from runstate.errors import StoreError
 from runstate.store.availability import Retry, is_outage
 from runstate.store.backoff import Backoff
+from runstate.store.errors import StoreError
 from runstate.worker._execution import Work
 from runstate.worker._retries import Retries
 

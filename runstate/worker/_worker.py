@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from runstate.clock import monotonic
-from runstate.errors import StoreError, StoreUnavailable
 from runstate.run import validators
 from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, a_claim
 from runstate.store._engine.commands import Turn, Turned
-from runstate.store._engine.notifier import Hint
+from runstate.store._notifier import Hint
 from runstate.store.availability import can_be_retried
+from runstate.store.errors import StoreError, StoreUnavailable
 from runstate.worker._arguments import outside_of_loops, possible
 from runstate.worker._handlers import Handler
 from runstate.worker._last_attempts import last_attempts

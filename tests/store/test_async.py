@@ -19,8 +19,8 @@ import pytest
 from runstate import IllegalTransition, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavailable
 from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
-from runstate.store._engine.commands import Settle
-from runstate.store._engine.notifier import Hint
+from runstate.store._notifier import Hint
+from runstate.store._types import Settle
 from tests.judge import judge_by_sql
 from tests.postgres import wait_until
 from tests.store.support import Prompt, ask_store, held_back, names

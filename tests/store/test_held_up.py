@@ -18,10 +18,11 @@ from runstate.store import Store, open_store
 from runstate.store._api.worker_protocol import itself
 from runstate.store._engine import committer as committing
 from runstate.store._engine import execute_create, execute_settle_and_claim
-from runstate.store._engine.commands import Call, Past, Settle, Turn
+from runstate.store._engine.commands import Call, Past, Turn
 from runstate.store._engine.execute_settle_and_claim import past_of
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row
+from runstate.store._types import Settle
 from tests.postgres import wait_until
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, is_locked, names, wait_for_a_lock

@@ -13,7 +13,7 @@ import pytest
 from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunStatus
 from runstate.errors import StoreError, ThreadBusy
 from runstate.store import Lease, Store, open_store
-from runstate.store._engine.commands import Settle
+from runstate.store._types import Settle
 from tests.postgres import LIMIT
 from tests.store.support import (
     Prompt,

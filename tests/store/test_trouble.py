@@ -20,11 +20,12 @@ from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.worker_protocol import itself
-from runstate.store._engine.commands import Call, Command, Settle, Turn
+from runstate.store._engine.commands import Call, Command, Turn
 from runstate.store._engine.executor import perform
 from runstate.store._postgres.connection import PostgresSession
 from runstate.store._sql.connection import Session
 from runstate.store._sqlite.connection import SqliteSession
+from runstate.store._types import Settle
 from tests.postgres import LIMIT, Server, wait_until
 from tests.store.support import TABLES, Prompt, names, wait_for_a_lock
 

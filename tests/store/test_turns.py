@@ -15,10 +15,11 @@ from runstate import ManualClock, RunEvent, TerminalStatus
 from runstate.errors import LeaseLost
 from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.worker_protocol import itself
-from runstate.store._engine.commands import Settle, Turn
+from runstate.store._engine.commands import Turn
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import Statements
 from runstate.store._sqlite.settle_and_claim import claimable
+from runstate.store._types import Settle
 from tests.store.support import names
 from tests.support import CALL
 

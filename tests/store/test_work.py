@@ -11,7 +11,7 @@ import pytest
 from runstate import InvalidRun, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import LeaseLost, RunNotFound
 from runstate.store import Claim, Lease, Store
-from runstate.store._engine.commands import Settle
+from runstate.store._types import Settle
 from runstate.traces import judge
 from tests.store.support import Prompt, ask_store, bring_in_store, names
 from tests.support import CALL, GIVEN, NOW, STAMPED_BY, STATUSES, TABLE

@@ -28,7 +28,7 @@ from runstate.errors import InvalidRun, RunNotFound, RunstateError, StoreError
 from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.store import Everything
 from runstate.store._api.worker_protocol import Lease
-from runstate.store._engine.commands import Settle
+from runstate.store._types import Settle
 from runstate.worker import Context, Worker
 from tests.postgres import OwnServer, Server, wait_until
 from tests.store.support import Prompt, bring_in_store, names

@@ -17,7 +17,7 @@ from runstate.errors import StoreError
 from runstate.store import Store, open_store
 from runstate.store._engine import committer as committing
 from runstate.store._engine import transport
-from runstate.store._engine.notifier import NotifyBell
+from runstate.store._postgres.notifier import NotifyBell
 from runstate.traces import judge
 from runstate.worker import Context, Outcome, Worker
 from runstate.worker import _session as handing

@@ -11,8 +11,8 @@ import click
 from runstate.cli._files import FILE, bounded_lines, reading
 from runstate.cli._output import has_colors, has_unicode, screen, standing_of
 from runstate.diagram import FORMATS, Format, draw
-from runstate.errors import RunstateError
 from runstate.lifecycle import LAW, documented
+from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
 from runstate.traces import as_wire, snapshots
 

@@ -14,9 +14,11 @@ from runstate.cli._output import emit_json
 from runstate.cli._pairs import as_mapping, pair
 from runstate.cli._queues import new_queue
 from runstate.cli._stored_json import run_json
-from runstate.errors import RunDecodeError, RunstateError, StoreError
+from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
+from runstate.run.errors import RunDecodeError
 from runstate.run.json_values import is_object, printable
+from runstate.store.errors import StoreError
 
 __all__ = ["cancel", "create", "submit"]
 

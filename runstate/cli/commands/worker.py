@@ -18,10 +18,10 @@ from rich.logging import RichHandler
 from runstate.cli._durations import duration
 from runstate.cli._options import LISTEN, STORE, Mistaken, opened
 from runstate.cli._queues import empty_queues
-from runstate.errors import StoreError
 from runstate.run.json_values import printable
 from runstate.run.validators import counted
 from runstate.store import Store
+from runstate.store.errors import StoreError
 from runstate.worker import Handler, Worker
 from runstate.worker._arguments import check_handler
 

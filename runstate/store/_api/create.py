@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, cast
 
-from runstate.errors import Fault, InvalidRun
 from runstate.run import DEFAULT_EXPIRES_IN_S, Run, validators
+from runstate.run.errors import Fault, InvalidRun
 from runstate.run.json_values import join
 from runstate.run.record import JsonObject, ResponseFormat, ToolChoice
 from runstate.run.values import TruncationStrategy, demand

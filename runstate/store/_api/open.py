@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from runstate.errors import StoreUnavailable, StoreUrlError
 from runstate.run import validators
 from runstate.run.values import demand
 from runstate.store._api.same_store import Place, place_of
@@ -15,6 +14,7 @@ from runstate.store._sql.migrations import migrate as take_steps
 from runstate.store._sql.migrations import require_latest
 from runstate.store._sql.schema import SQLITE
 from runstate.store.availability import Availability
+from runstate.store.errors import StoreUnavailable, StoreUrlError
 
 __all__ = ["open_at", "open_store"]
 

@@ -7,15 +7,16 @@ from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
 
-from runstate.errors import Fault, RunNotFound
 from runstate.lifecycle import BIRTH, RunStatus
 from runstate.run import validators
+from runstate.run.errors import Fault
 from runstate.run.json_values import join
 from runstate.run.values import demand
 from runstate.store._engine.transport import Asking
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row, read_entry, read_run
 from runstate.store._types import Entry, StoredRun
+from runstate.store.errors import RunNotFound
 
 __all__ = ["Order", "Page", "Reading"]
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Final, NamedTuple
 
-from runstate.errors import SchemaMismatch, StoreError, StoreUrlError
 from runstate.store._sql.connection import Session
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sqlite.connection import file_id
+from runstate.store.errors import SchemaMismatch, StoreError, StoreUrlError
 
 __all__ = ["Place", "place_of", "require_same"]
 

@@ -10,7 +10,6 @@ from inspect import isfunction, isroutine
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
 
-from runstate.errors import StoreError
 from runstate.store._api.create import Creating
 from runstate.store._api.queries import Reading
 from runstate.store._api.same_store import Place, place_of, require_same
@@ -20,12 +19,15 @@ from runstate.store._api.worker_protocol import Working
 from runstate.store._engine.async_transport import Later, like
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
-from runstate.store._engine.notifier import Bell, NotifyBell, VersionBell
 from runstate.store._engine.transport import ByCommitter, Inside, Readers, Way
+from runstate.store._notifier import Bell
+from runstate.store._postgres.notifier import NotifyBell
 from runstate.store._sql.connection import Database, Session
 from runstate.store._sql.schema import SQLITE
+from runstate.store._sqlite.notifier import VersionBell
 from runstate.store._types import Entry
 from runstate.store.availability import Availability
+from runstate.store.errors import StoreError
 
 __all__ = ["AsyncStore", "BoundStore", "Store"]
 

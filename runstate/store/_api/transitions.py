@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast, get_args
 
-from runstate.errors import Fault
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
+from runstate.run.errors import Fault
 from runstate.run.json_values import fits
 from runstate.run.record import JsonObject
 from runstate.run.tool_outputs import by_call

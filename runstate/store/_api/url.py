@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote, urlsplit
 
-from runstate.errors import StoreUrlError
 from runstate.store._sql.connection import Database
+from runstate.store.errors import StoreUrlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,12 +8,12 @@ from contextlib import suppress
 from threading import Event
 from typing import Any, Final
 
-from runstate.errors import Fault
 from runstate.lifecycle import LAW
 from runstate.run import validators
+from runstate.run.errors import Fault
 from runstate.run.values import demand
 from runstate.store._api.queries import Reading
-from runstate.store._engine.notifier import Bell, Hint
+from runstate.store._notifier import Bell, Hint
 from runstate.store._types import Entry, StoredRun
 
 __all__ = ["look_from", "watch", "watch_later"]

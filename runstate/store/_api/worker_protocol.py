@@ -14,19 +14,19 @@ from typing import Any, Final
 
 import attrs
 
-from runstate.errors import Fault, InvalidRun
 from runstate.lifecycle import RunStatus
 from runstate.run import codec, validators
+from runstate.run.errors import Fault, InvalidRun
 from runstate.run.values import NO_USAGE, LastError, Usage, demand
 from runstate.store._api.create import DEFAULT_QUEUE, new_token, queue_names
-from runstate.store._engine.commands import Call, Past, Settle, Turn, Turned, turned
+from runstate.store._engine.commands import Call, Past, Turn, Turned, turned
 from runstate.store._engine.execute_settle_and_claim import note_given, past_of
-from runstate.store._engine.notifier import EVERYTHING
 from runstate.store._engine.transport import Asking
+from runstate.store._notifier import EVERYTHING
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row, json_text
 from runstate.store._sql.statements import OUTCOMES
-from runstate.store._types import StoredRun
+from runstate.store._types import Settle, StoredRun
 
 __all__ = ["DEFAULT_MAX_ATTEMPTS", "LEASE_S", "NO_OUTPUTS", "Beat", "Claim", "Lease", "Swept", "Working", "itself"]
 

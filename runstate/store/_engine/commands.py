@@ -14,17 +14,15 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
 
-from runstate.errors import RunstateError
 from runstate.lifecycle import RunEvent
+from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
-from runstate.run.values import Usage
-from runstate.store._engine.notifier import EVERYTHING, NOTHING, Hint
+from runstate.store._notifier import EVERYTHING, NOTHING, Hint
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row, read_birth, read_claim, read_run
-from runstate.store._sql.statements import Outcome
-from runstate.store._types import StoredRun
+from runstate.store._types import Outcome, Settle, StoredRun
 
-__all__ = ["Call", "Command", "Create", "Move", "Past", "Settle", "Turn", "Turned", "Wanted", "by_outcome", "turned"]
+__all__ = ["Call", "Command", "Create", "Move", "Past", "Turn", "Turned", "Wanted", "by_outcome", "turned"]
 
 T = TypeVar("T")
 _PENDING: Final = object()
@@ -176,27 +174,6 @@ class Move(Command[StoredRun]):
     def finish(self, raw: Any) -> StoredRun:
         """Return the run as it stands after the move."""
         return read_run(raw)
-
-
-@attrs.define
-class Settle:
-    """The outcome of a claimed run. Nobody changes it; a class that forbids it takes a microsecond longer to make."""
-
-    run: StoredRun
-    event: RunEvent
-    usage: str | None = None
-    noted: Usage | None = None
-    """What it has used, to be remembered while it waits for its tools."""
-    detail: str | None = None
-    required_action: str | None = None
-    last_error: str | None = None
-    incomplete_details: str | None = None
-
-    @property
-    def outcome(self) -> Outcome:
-        """Its event, and whether it is laden: carries more than its usage, or not even that."""
-        bare = self.detail is self.required_action is self.last_error is self.incomplete_details is None
-        return self.event, not bare or self.usage is None or self.noted is not None
 
 
 def by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Settle]]]:

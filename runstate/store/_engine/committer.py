@@ -15,12 +15,13 @@ from threading import Lock, Thread
 from typing import Any, Final, TypeVar
 
 from runstate.clock import monotonic, pause
-from runstate.errors import OutcomeUnknown, RunstateError, StoreError, StoreUnavailable
+from runstate.lifecycle.errors import RunstateError
 from runstate.store._engine.commands import Call, Command, Create, Move, Turn
 from runstate.store._engine.executor import perform
 from runstate.store._sql.connection import Database, Session, Trouble
 from runstate.store.availability import Availability, is_outage
 from runstate.store.backoff import Backoff
+from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
 
 __all__ = ["Committer"]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runstate.errors import Fault, InvalidRun, KeyReused, RunstateError, StoreError, StoreUnavailable, ThreadBusy
+from runstate.lifecycle.errors import RunstateError
+from runstate.run.errors import Fault, InvalidRun
 from runstate.store._engine.commands import Create, Wanted
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row, read_run
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import CREATE_COLUMNS
 from runstate.store._types import StoredRun
+from runstate.store.errors import KeyReused, StoreError, StoreUnavailable, ThreadBusy
 
 __all__ = ["create", "in_parts", "one"]
 

@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
-from runstate.errors import LeaseLost, OutcomeUnknown, RunNotFound, RunstateError, StoreError
 from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle.errors import RunstateError
 from runstate.run.values import NO_USAGE, Usage
-from runstate.store._engine.commands import Past, Settle, Turn, by_outcome
+from runstate.store._engine.commands import Past, Turn, by_outcome
 from runstate.store._engine.execute_create import one
 from runstate.store._engine.refusals import refused
 from runstate.store._sql.connection import Given, Session
 from runstate.store._sql.rows import Row, read_run, worker_of
 from runstate.store._sql.schema import SQLITE
-from runstate.store._sql.statements import PAYLOAD, Outcome
+from runstate.store._sql.statements import PAYLOAD
 from runstate.store._sqlite.connection import SqliteSession
 from runstate.store._sqlite.settle_and_claim import PLAIN, claim_next, complete_plain
-from runstate.store._types import StoredRun
+from runstate.store._types import Outcome, Settle, StoredRun
+from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreError
 
 __all__ = ["is_parted", "note_given", "past_of", "take_turn"]
 

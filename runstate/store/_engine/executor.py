@@ -10,16 +10,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from runstate.errors import (
-    Conflict,
-    RunNotFound,
-    RunstateError,
-    StoreError,
-    StoreUnavailable,
-    ThreadBusy,
-    ToolOutputsMismatch,
-)
 from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle.errors import RunstateError
+from runstate.run.errors import ToolOutputsMismatch
 from runstate.store._engine.commands import Call, Command, Create, Move, Turn
 from runstate.store._engine.execute_create import create, in_parts, one
 from runstate.store._engine.execute_settle_and_claim import is_parted, take_turn
@@ -28,6 +21,7 @@ from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row, read_run
 from runstate.store._sql.statements import MOVE_COLUMNS
 from runstate.store._types import StoredRun
+from runstate.store.errors import Conflict, RunNotFound, StoreError, StoreUnavailable, ThreadBusy
 
 __all__ = ["Witness", "bear_witness", "execute", "perform"]
 

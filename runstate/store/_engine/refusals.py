@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runstate.errors import DeadlinePassed, IllegalTransition
 from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle.errors import DeadlinePassed, IllegalTransition
 from runstate.store._types import StoredRun
 
 __all__ = ["refused", "too_late"]

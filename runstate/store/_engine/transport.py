@@ -9,13 +9,13 @@ from threading import get_ident
 from typing import Final, Protocol, TypeVar
 
 from runstate.clock import monotonic, pause
-from runstate.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from runstate.store._engine.commands import Call, Command
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.executor import perform
 from runstate.store._sql.connection import Database, Session, Trouble
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
+from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
 
 __all__ = ["Asking", "ByCommitter", "Inside", "Readers", "Way"]
 

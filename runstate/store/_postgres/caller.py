@@ -9,9 +9,9 @@ import psycopg
 from psycopg import pq, rows
 from psycopg.adapt import Buffer, Dumper
 
-from runstate.errors import StoreError
 from runstate.store._postgres.parameters import parsed
 from runstate.store._postgres.prepared import rows_of
+from runstate.store.errors import StoreError
 
 __all__ = ["CallerCursor"]
 

@@ -12,7 +12,13 @@ from typing import Any, Final, TypeVar
 
 from runstate._redaction import Password
 from runstate.clock import moved
-from runstate.errors import (
+from runstate.run.json_values import printable
+from runstate.store._sql.connection import Given, Trouble
+from runstate.store._sql.queries import Column
+from runstate.store._sql.rows import Row
+from runstate.store._sql.schema import POSTGRES, Words
+from runstate.store._sql.statements import Statements
+from runstate.store.errors import (
     AccessDenied,
     OutcomeUnknown,
     SchemaMismatch,
@@ -20,12 +26,6 @@ from runstate.errors import (
     StoreUnavailable,
     StoreUrlError,
 )
-from runstate.run.json_values import printable
-from runstate.store._sql.connection import Given, Trouble
-from runstate.store._sql.queries import Column
-from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import POSTGRES, Words
-from runstate.store._sql.statements import Statements
 
 try:
     import psycopg

@@ -11,10 +11,10 @@ from typing import Final
 import attrs
 
 from runstate.clock import microseconds
-from runstate.errors import SchemaMismatch
 from runstate.store._sql.connection import Database, Session
 from runstate.store._sql.schema import POSTGRES, SQLITE, Words, create_tables
 from runstate.store._sql.triggers.ddl import create_guards
+from runstate.store.errors import SchemaMismatch
 
 __all__ = ["LATEST", "Migration", "ddl", "migrate", "require_latest", "version_of"]
 

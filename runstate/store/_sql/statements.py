@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final
 
 from runstate.lifecycle import BIRTH, LAW, Field, RunEvent
 from runstate.store._sql.leases import Leases
 from runstate.store._sql.queries import Column, columns
 from runstate.store._sql.schema import ENDED, SQLITE, holding, holds_thread, quoted
+from runstate.store._types import Outcome
 
-__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Outcome", "Statements"]
+__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Statements"]
 
 _STARTED: Final = LAW.target_of(RunEvent.START)
 _ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
@@ -35,10 +36,8 @@ MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOA
 SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")
 
 
-Outcome: TypeAlias = tuple[RunEvent, bool]
-"""An event that settles a run, and whether it is laden: carries more than its usage, or not even that."""
-
 _ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
+
 OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
     (event, laden)
     for event in LAW.events

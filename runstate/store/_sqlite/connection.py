@@ -13,13 +13,13 @@ from urllib.parse import quote
 
 from runstate.clock import microseconds as _now
 from runstate.clock import monotonic, pause
-from runstate.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store._sql.connection import Given, Trouble
 from runstate.store._sql.migrations import ddl
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
 from runstate.store._sql.schema import SQLITE, TABLES, Words
 from runstate.store._sql.statements import Statements
+from runstate.store.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 
 __all__ = ["SqliteDatabase", "SqliteSession", "translated"]
 

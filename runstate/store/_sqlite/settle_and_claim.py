@@ -14,12 +14,12 @@ from typing import Final
 
 from runstate.clock import microseconds
 from runstate.lifecycle import LAW, RunEvent
-from runstate.store._engine.commands import Settle
 from runstate.store._sql.connection import Given
 from runstate.store._sql.rows import Row
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import Statements
 from runstate.store._sqlite.connection import SqliteSession
+from runstate.store._types import Settle
 
 __all__ = ["PLAIN", "claim_next", "claimable", "complete_plain"]
 

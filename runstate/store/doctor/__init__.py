@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-from runstate.errors import SchemaMismatch, StoreError
 from runstate.run import validators
 from runstate.run.values import demand
 from runstate.store._sql.connection import Database, Session
@@ -22,6 +21,7 @@ from runstate.store.doctor.health import examine_health
 from runstate.store.doctor.histories import examine_histories
 from runstate.store.doctor.schema import examine_schema
 from runstate.store.doctor.stuck import examine_waiting
+from runstate.store.errors import SchemaMismatch, StoreError
 
 __all__ = ["Diagnosis", "Finding", "HasDatabase", "Progress", "Severity", "examine"]
 

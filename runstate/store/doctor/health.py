@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from runstate.clock import span
-from runstate.errors import StoreError
 from runstate.store._sql.connection import Database, Session
 from runstate.store._sql.schema import SQLITE
 from runstate.store.doctor.diagnosis import Sheet
+from runstate.store.errors import StoreError
 
 if TYPE_CHECKING:
     from runstate.store._sqlite.connection import SqliteDatabase

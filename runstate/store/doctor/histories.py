@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from runstate.errors import RunstateError
 from runstate.lifecycle import BIRTH
+from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
 from runstate.store._sql.connection import Session
 from runstate.store._sql.queries import Queries

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from runstate.errors import StoreError
 from runstate.store._sql.connection import Session
 from runstate.store._sql.migrations import ddl, migrate
 from runstate.store._sql.schema import POSTGRES, SQLITE
 from runstate.store.doctor.catalog import Made, Objects, compare
 from runstate.store.doctor.diagnosis import Sheet
+from runstate.store.errors import StoreError
 
 __all__ = ["examine_schema"]
 

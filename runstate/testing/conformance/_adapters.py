@@ -12,13 +12,14 @@ from itertools import count
 from typing import Any, Final, TypeAlias, cast
 
 from runstate.clock import ManualClock, microseconds, pause
-from runstate.errors import Conflict, IllegalTransition, LeaseLost
 from runstate.lifecycle import BIRTH, LAW, Law, RunEvent
+from runstate.lifecycle.errors import IllegalTransition
 from runstate.run import Run
 from runstate.run.ids import new_run_id
 from runstate.run.validators import with_article
 from runstate.store import Lease, Settle, Store, StoredRun
 from runstate.store._sql.rows import json_text
+from runstate.store.errors import Conflict, LeaseLost
 from runstate.testing._diff import fields_of
 from runstate.testing._drive import ask, ask_stored
 from runstate.testing.conformance._subject import Clocked, NotOffered, Refused

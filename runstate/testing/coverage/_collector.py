@@ -12,8 +12,8 @@ from functools import wraps
 from threading import Lock
 from typing import Any
 
-from runstate.errors import DeadlinePassed, IllegalTransition
 from runstate.lifecycle import RunEvent, RunStatus
+from runstate.lifecycle.errors import DeadlinePassed, IllegalTransition
 from runstate.run import Run
 from runstate.store._engine.commands import Command
 from runstate.store._engine.executor import Witness, bear_witness, execute

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import attrs
 
-from runstate.errors import RunstateError
 from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
 from runstate.run.values import IncompleteDetails, LastError, RequiredAction, Usage
 from runstate.store import Claim, Lease, NewRun, Settle, Store, StoredRun

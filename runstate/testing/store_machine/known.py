@@ -7,8 +7,8 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import attrs
 
-from runstate.errors import RunstateError
 from runstate.lifecycle import BIRTH, LAW, Field, RunEvent, RunStatus, Stamp
+from runstate.lifecycle.errors import RunstateError
 from runstate.run.values import Usage
 from runstate.store._types import StoredRun
 

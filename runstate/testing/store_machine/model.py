@@ -12,21 +12,12 @@ from typing import Any, Final
 
 import attrs
 
-from runstate.errors import (
-    Conflict,
-    IllegalTransition,
-    InvalidRun,
-    KeyReused,
-    LeaseLost,
-    RunNotFound,
-    StoreError,
-    TerminalStatus,
-    ThreadBusy,
-    ToolOutputsMismatch,
-)
 from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus
+from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
+from runstate.run.errors import InvalidRun, ToolOutputsMismatch
 from runstate.run.values import NO_USAGE, Usage
 from runstate.store._types import StoredRun
+from runstate.store.errors import Conflict, KeyReused, LeaseLost, RunNotFound, StoreError, ThreadBusy
 from runstate.testing._drive import CALLS
 from runstate.testing.store_machine.known import Known, Line, Refused, Wanted, differences, view_of
 

@@ -11,8 +11,7 @@ from runstate.errors import OutcomeUnknown, RunstateError, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.run.values import ToolCall, Usage
 from runstate.store._api.worker_protocol import Claim, Lease
-from runstate.store._engine.commands import Settle
-from runstate.store._types import StoredRun
+from runstate.store._types import Settle, StoredRun
 from runstate.worker import Context, Dispatcher, Outcome, Worker, drive_async
 from tests.torture.simulation.ledger import Ask
 from tests.torture.simulation.primitives import pause

@@ -8,8 +8,8 @@ from typing import Any, Final
 import attrs
 
 from runstate.errors import RunstateError
-from runstate.store._engine.commands import Settle, Turned
-from runstate.store._types import StoredRun
+from runstate.store._engine.commands import Turned
+from runstate.store._types import Settle, StoredRun
 from tests.torture.simulation.process import told_of
 
 __all__ = ["Ask", "Began", "Ledger", "Outcome", "not_done"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from runstate.errors import OutcomeUnknown, RunstateError, StoreUnavailable
 from runstate.store import Store
 from runstate.store._engine.commands import Command, Turn
-from runstate.store._engine.notifier import Hint
+from runstate.store._notifier import Hint
 from runstate.worker._last_attempts import LastAttempts
 from tests.torture.simulation.database import DatabaseHere
 from tests.torture.simulation.primitives import Loop

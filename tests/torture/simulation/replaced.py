@@ -18,7 +18,7 @@ from runstate import clock
 from runstate.run import ids
 from runstate.store import backoff
 from runstate.store._api import create, store, worker_protocol
-from runstate.store._engine import notifier
+from runstate.store._notifier import Bell
 from runstate.worker import _waiting as waiting
 from runstate.worker._last_attempts import LastAttempts
 from tests.torture.simulation import primitives
@@ -40,7 +40,7 @@ _PRIMITIVES: Final[dict[object, object]] = {
 }
 
 
-class _HintsBetween(notifier.Bell):
+class _HintsBetween(Bell):
     """The bell of a process: hints from the others come late, or not at all."""
 
     def __init__(self, _: object) -> None:

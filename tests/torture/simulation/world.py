@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from runstate.store._engine.notifier import EVERYTHING
+from runstate.store._notifier import EVERYTHING
 from runstate.store._types import StoredRun
 from runstate.worker import Worker
 from tests.torture.simulation import clients

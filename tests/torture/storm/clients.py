@@ -18,8 +18,7 @@ import attrs
 from runstate.errors import RunstateError, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, NewRun, Store
-from runstate.store._engine.commands import Settle
-from runstate.store._types import StoredRun
+from runstate.store._types import Settle, StoredRun
 from tests.support import LIVE
 from tests.torture.bugs import planted
 from tests.torture.storm.told import NONE, Answer, Ear, Told, answer_of

@@ -10,7 +10,8 @@ from random import Random
 from typing import Any, Final
 
 from runstate.store import Store
-from runstate.store._engine.commands import Command, Settle, Turn, Turned
+from runstate.store._engine.commands import Command, Turn, Turned
+from runstate.store._types import Settle
 from runstate.worker import Worker
 from tests.torture.storm.clients import Plot, taking_part
 from tests.torture.storm.told import Ear, Told, answer_of

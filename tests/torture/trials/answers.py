@@ -20,8 +20,8 @@ from runstate.errors import OutcomeUnknown, StoreUnavailable
 from runstate.lifecycle import RunEvent
 from runstate.run.values import RequiredAction
 from runstate.store import Lease, NewRun, Store
-from runstate.store._engine.commands import Settle
 from runstate.store._sql.rows import json_text
+from runstate.store._types import Settle
 from tests.judge import Ask, asking
 from tests.torture.trials.ground import Crew, Ground, Verdict, wait_until
 from tests.torture.trials.handler import opened, serve

@@ -15,7 +15,7 @@ import attrs
 from runstate.errors import StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, Store, StoredRun
-from runstate.store._engine.commands import Settle
+from runstate.store._types import Settle
 from tests.torture.trials.check import histories
 from tests.torture.trials.ground import Crew, Ground, Verdict, wait_until
 from tests.torture.trials.handler import DEADLINE_S, Setting, SideLog, new_run, opened, read_side_log, serve, skew

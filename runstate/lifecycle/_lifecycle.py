@@ -1,192 +1,19 @@
-"""The law of a run: nine statuses, nine events, nineteen transitions.
-
-Everything this project knows about what may happen to a run stands in `TRANSITIONS` and `_HELD_IN` below, and nowhere
-else: the moves of a run, the pictures, the README's table and the judge of recorded runs are derived from these rows
-or tested against them. This module must not know about time, storage, JSON or people: it has no input and no output.
-
-An event always leads to the same status, wherever it is asked. So a row answers two questions at once: "may this be
-asked here?" (is there a row for it) and "where does that lead?" (the target of any row of the event).
-
-A rule that does not fit a row becomes a column. A status is terminal when no row leaves it; nobody lists those by hand.
-"""
+"""The look-ups that are derived from the table: what is allowed, what is terminal, the shortest way, and refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
-from typing import Final, Literal, NamedTuple, NoReturn, Self, TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
-from runstate.errors import IllegalTransition, LawError, TerminalStatus
+from runstate.lifecycle._table import BIRTH, EXPIRE, FAIL, HELD_IN, TRANSITIONS
+from runstate.lifecycle._types import Basis, Field, RunEvent, RunStatus, Stamp, Transition
+from runstate.lifecycle.errors import IllegalTransition, LawError, TerminalStatus
 
-__all__ = [
-    "LAW",
-    "TRANSITIONS",
-    "Basis",
-    "Field",
-    "Law",
-    "RunEvent",
-    "RunStatus",
-    "Stamp",
-    "Transition",
-    "allowed_events",
-    "documented",
-    "is_terminal",
-    "shortest_path",
-    "target_of",
-]
-
-
-def _unknown(kind: str, value: object, known: type[StrEnum]) -> str:
-    told = repr(value[:60]) if isinstance(value, str) else f"of type {type(value).__name__}"
-    return f"unknown {kind} {told}; the nine are {', '.join(known)}"
-
-
-class RunStatus(StrEnum):
-    """Where a run stands. Each member says what it means, who moves the run on, and what happens if nobody does."""
-
-    meaning: str
-
-    def __new__(cls, value: str, meaning: str = "") -> Self:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
-
-    @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        raise ValueError(_unknown("status", value, cls))
-
-    QUEUED = "queued", "Waits for a worker, which starts it. If none comes, it expires."
-    IN_PROGRESS = (
-        "in_progress",
-        "A worker is at work on it, and ends it or asks for tools. If it dies, another takes over.",
-    )
-    REQUIRES_ACTION = (
-        "requires_action",
-        "Waits for the outputs of its tools, from whoever created it. If none come, it expires.",
-    )
-    CANCELLING = (
-        "cancelling",
-        "Someone asked to cancel it. Its worker confirms, or ends it first. Otherwise it expires.",
-    )
-    COMPLETED = "completed", "Ended well. Nothing leaves it."
-    INCOMPLETE = "incomplete", "Ended at a token limit, with what it had. Nothing leaves it."
-    FAILED = "failed", "Ended by an error, which last_error tells. Nothing leaves it."
-    CANCELLED = "cancelled", "Ended because someone asked. Nothing leaves it."
-    EXPIRED = "expired", "Ended by its deadline. Nothing leaves it."
-
-
-class RunEvent(StrEnum):
-    """What is asked of a run. Each has exactly one target."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        raise ValueError(_unknown("event", value, cls))
-
-    START = "start"
-    REQUIRE_ACTION = "require_action"
-    SUBMIT_TOOL_OUTPUTS = "submit_tool_outputs"
-    REQUEST_CANCEL = "request_cancel"
-    CONFIRM_CANCEL = "confirm_cancel"
-    COMPLETE = "complete"
-    MARK_INCOMPLETE = "mark_incomplete"
-    FAIL = "fail"
-    EXPIRE = "expire"
-
-
-class Basis(StrEnum):
-    """Why a row is in the table: the vendor documented it, or real servers and clients are known to do it."""
-
-    DOCUMENTED = "documented"
-    ALLOWED = "allowed"
-
-
-Stamp: TypeAlias = Literal["started_at", "cancelled_at", "failed_at", "completed_at"]
-"""A field that a transition writes the time into (Unix seconds)."""
-
-Field: TypeAlias = Literal["expires_at", "required_action", "last_error", "incomplete_details", "usage"]
-"""A field that has a value in some statuses and is null in all others."""
-
-
-class Transition(NamedTuple):
-    """One row of the law: `event`, asked in `source`, leads to `target` and writes the time into `stamp`."""
-
-    event: RunEvent
-    source: RunStatus
-    target: RunStatus
-    stamp: Stamp | None
-    basis: Basis
-    evidence: str = ""
-    until_deadline: bool = False
-    """Whether it is legal only before the run's deadline (`expires_at`). Stores enforce it, and nothing else does."""
-
+__all__ = ["LAW", "Law", "allowed_events", "check_complete", "documented", "is_terminal", "shortest_path", "target_of"]
 
 # What a refusal teaches besides the run's name: worked out once for each (status, event), then only looked up.
 _Lesson: TypeAlias = tuple[type[IllegalTransition], tuple[RunEvent, ...], tuple[RunEvent, ...] | None]
-
-# Short names: aligned rows read better, and a look-up in a module costs less than one in an Enum.
-QUEUED: Final = RunStatus.QUEUED
-IN_PROGRESS: Final = RunStatus.IN_PROGRESS
-REQUIRES_ACTION: Final = RunStatus.REQUIRES_ACTION
-CANCELLING: Final = RunStatus.CANCELLING
-COMPLETED: Final = RunStatus.COMPLETED
-INCOMPLETE: Final = RunStatus.INCOMPLETE
-FAILED: Final = RunStatus.FAILED
-CANCELLED: Final = RunStatus.CANCELLED
-EXPIRED: Final = RunStatus.EXPIRED
-
-START: Final = RunEvent.START
-REQUIRE_ACTION: Final = RunEvent.REQUIRE_ACTION
-SUBMIT_TOOL_OUTPUTS: Final = RunEvent.SUBMIT_TOOL_OUTPUTS
-REQUEST_CANCEL: Final = RunEvent.REQUEST_CANCEL
-CONFIRM_CANCEL: Final = RunEvent.CONFIRM_CANCEL
-COMPLETE: Final = RunEvent.COMPLETE
-MARK_INCOMPLETE: Final = RunEvent.MARK_INCOMPLETE
-FAIL: Final = RunEvent.FAIL
-EXPIRE: Final = RunEvent.EXPIRE
-
-_DOCUMENTED: Final = Basis.DOCUMENTED
-_ALLOWED: Final = Basis.ALLOWED
-_row = Transition
-_UNTIL: Final = True  # only before the deadline
-
-# fmt: off
-TRANSITIONS: Final[tuple[Transition, ...]] = (
-    # upon this            in this          go there         and stamp       because      as
-    _row(START,               QUEUED,          IN_PROGRESS,     "started_at",   _DOCUMENTED, "seen 141 times", _UNTIL),
-    _row(REQUIRE_ACTION,      IN_PROGRESS,     REQUIRES_ACTION, None,           _DOCUMENTED, "seen 9 times"),
-    _row(SUBMIT_TOOL_OUTPUTS, REQUIRES_ACTION, QUEUED,          None,           _DOCUMENTED, "seen 15 times", _UNTIL),
-    _row(REQUEST_CANCEL,      IN_PROGRESS,     CANCELLING,      None,           _DOCUMENTED, "seen 12 times"),
-    _row(REQUEST_CANCEL,      QUEUED,          CANCELLING,      None,           _ALLOWED,    "clients do it"),
-    _row(REQUEST_CANCEL,      REQUIRES_ACTION, CANCELLING,      None,           _ALLOWED,    "clients do it"),
-    _row(CONFIRM_CANCEL,      CANCELLING,      CANCELLED,       "cancelled_at", _DOCUMENTED, "seen 3 times"),
-    _row(COMPLETE,            IN_PROGRESS,     COMPLETED,       "completed_at", _DOCUMENTED, "seen 106 times"),
-    _row(COMPLETE,            CANCELLING,      COMPLETED,       "completed_at", _ALLOWED,    "the end won the race"),
-    _row(MARK_INCOMPLETE,     IN_PROGRESS,     INCOMPLETE,      "completed_at", _DOCUMENTED, "seen 12 times"),
-    _row(MARK_INCOMPLETE,     CANCELLING,      INCOMPLETE,      "completed_at", _ALLOWED,    "the end won the race"),
-    _row(FAIL,                IN_PROGRESS,     FAILED,          "failed_at",    _DOCUMENTED, "seen 5 times"),
-    _row(FAIL,                QUEUED,          FAILED,          "failed_at",    _ALLOWED,    "dispatch can fail"),
-    _row(FAIL,                REQUIRES_ACTION, FAILED,          "failed_at",    _ALLOWED,    "a system can fail"),
-    _row(FAIL,                CANCELLING,      FAILED,          "failed_at",    _ALLOWED,    "the end won the race"),
-    _row(EXPIRE,              QUEUED,          EXPIRED,         "completed_at", _DOCUMENTED, "the deadline passed"),
-    _row(EXPIRE,              IN_PROGRESS,     EXPIRED,         "completed_at", _DOCUMENTED, "the deadline passed"),
-    _row(EXPIRE,              REQUIRES_ACTION, EXPIRED,         "completed_at", _DOCUMENTED, "the deadline passed"),
-    _row(EXPIRE,              CANCELLING,      EXPIRED,         "completed_at", _ALLOWED,    "runs get stuck there"),
-)
-
-BIRTH: Final = QUEUED  # 89 of 89 recorded creates
-
-# The fields that come and go with the status. Stamps are not here: once written, they stay.
-_HELD_IN: Final[Mapping[Field, Literal["live", "terminal"] | RunStatus]] = {
-    "expires_at":         "live",
-    "required_action":    REQUIRES_ACTION,
-    "last_error":         FAILED,
-    "incomplete_details": INCOMPLETE,
-    "usage":              "terminal",
-}
-# fmt: on
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -276,7 +103,7 @@ class Law:
 
     def holds(self, field: Field, status: RunStatus) -> bool:
         """Tell whether `field` has a value in `status` (LIFECYCLE, "The stamps"); it is null in all others."""
-        held_in = _HELD_IN[field]
+        held_in = HELD_IN[field]
         if held_in == "live":
             return not self.is_terminal(status)
         if held_in == "terminal":

@@ -1,149 +1,27 @@
-"""Hints that something has changed, so that nobody has to ask all the time.
-
-A hint may come late, twice, or not at all: whoever listens also looks by itself now and then. In the process a hint is
-a call. Between processes PostgreSQL has NOTIFY, gathered up to one in a few milliseconds because each one holds a lock
-of the whole server when it commits; SQLite counts other connections' commits, and is asked for that number. So is
-PostgreSQL where a pooler stands between, through which NOTIFY can be sent and not heard.
-"""
+"""Hints from the other processes that use a PostgreSQL database: LISTEN and NOTIFY, or asking through a pooler."""
 
 from __future__ import annotations
 
 import logging
 import os
 import select
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
-from enum import IntFlag
+from contextlib import suppress
 from functools import partial
-from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final
 
 from runstate.clock import monotonic, pause
-from runstate.errors import StoreError
+from runstate.store._notifier import EVERYTHING, Bell, Hint
+from runstate.store._postgres.pooler import is_pooled
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
 
 if TYPE_CHECKING:
     from runstate.store._postgres.connection import PostgresDatabase
 
-__all__ = ["EVERYTHING", "NOTHING", "Bell", "Hint", "NotifyBell", "VersionBell"]
+__all__ = ["NotifyBell"]
 
 _log: Final = logging.getLogger("runstate.store")
-
-
-class Hint(IntFlag):
-    """What may have changed."""
-
-    ENTRY = 1
-    """Some run moved."""
-    QUEUED = 2
-    """A run may be claimed."""
-    CANCELLING = 4
-    """A run was asked to cancel."""
-
-
-NOTHING: Final = Hint(0)
-EVERYTHING: Final = Hint.ENTRY | Hint.QUEUED | Hint.CANCELLING
-
-Heard: TypeAlias = Callable[[Hint], None]
-"""What a listener does. It is called from any thread, and must not wait."""
-
-
-class Bell:
-    """Hints inside one process."""
-
-    def __init__(self) -> None:
-        self._listeners: tuple[Heard, ...] = ()
-        self._changing = Lock()
-
-    def ring(self, hint: Hint) -> None:
-        """Tell everybody that something has changed."""
-        self._tell(hint)
-
-    def _tell(self, hint: Hint) -> None:
-        for heard in self._listeners:
-            try:
-                heard(hint)
-            except Exception:  # of one listener: the thread that rings answers everybody else as well
-                _log.exception("a listener failed")
-
-    @contextmanager
-    def listening(self, heard: Heard) -> Generator[None, None, None]:
-        """Have `heard` called for every hint, inside the block."""
-        with self._changing:
-            self._listeners = (*self._listeners, heard)
-        self._begin()
-        try:
-            yield
-        finally:
-            with self._changing:
-                self._listeners = tuple(other for other in self._listeners if other is not heard)
-
-    def _begin(self) -> None:
-        """Begin to hear of other processes, now that there is a listener."""
-
-    def close(self) -> None:
-        """Hear and tell no more."""
-        self._listeners = ()
-
-
-class _Commits(Protocol):
-    """What counts the commits of other connections."""
-
-    def foreign_commits(self) -> int | None:
-        """Return a number that changes with them; None if there is no telling now."""
-        ...
-
-
-class VersionBell(Bell):
-    """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
-
-    _OFTEN_S: Final = 0.002
-    _SELDOM_S: Final = 0.012
-    _AWAKE_S: Final = 1.0  # how long it asks often after something happened
-
-    def __init__(self, commits: _Commits) -> None:
-        super().__init__()
-        self._commits = commits
-        self._thread: Thread | None = None
-        self._closed = Event()
-
-    def _begin(self) -> None:
-        with self._changing:
-            if self._thread is None and not self._closed.is_set():
-                self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
-                self._thread.start()
-
-    def _go(self) -> None:
-        known: int | None = None
-        awake_until = 0.0
-        while not self._closed.is_set():
-            with suppress(StoreError):
-                now = self._commits.foreign_commits()
-                if now is not None and now != known:
-                    if known is not None:
-                        awake_until = monotonic() + self._AWAKE_S
-                    self._tell(EVERYTHING)  # at the first look too: who knows what was missed since it was asked for
-                    known = now
-            if not self._listeners and not self._rest():
-                return
-            pause(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
-
-    def _rest(self) -> bool:
-        """End the thread while nobody listens; False if it shall end."""
-        with self._changing:
-            if self._listeners:
-                return True
-            self._thread = None
-            return False
-
-    def close(self) -> None:
-        """Hear and tell no more."""
-        super().close()
-        self._closed.set()
-        thread = self._thread
-        if thread is not None:
-            thread.join()
 
 
 class _CommitPoll:
@@ -241,8 +119,6 @@ class NotifyBell(Bell):
 
     def _listen(self, connection: Any) -> _CommitPoll | None:
         """Listen on a connection; where a pooler hands out another one all the time, return what asks instead."""
-        from runstate.store._postgres.pooler import is_pooled
-
         if is_pooled(connection):
             return _CommitPoll(connection)
         connection.execute("LISTEN runstate")

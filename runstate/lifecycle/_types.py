@@ -1,0 +1,93 @@
+"""The nine statuses, the nine events, and what a row of the table of transitions is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, NamedTuple, NoReturn, Self, TypeAlias
+
+__all__ = ["Basis", "Field", "RunEvent", "RunStatus", "Stamp", "Transition"]
+
+
+def _unknown(kind: str, value: object, known: type[StrEnum]) -> str:
+    told = repr(value[:60]) if isinstance(value, str) else f"of type {type(value).__name__}"
+    return f"unknown {kind} {told}; the nine are {', '.join(known)}"
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. Each member says what it means, who moves the run on, and what happens if nobody does."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(_unknown("status", value, cls))
+
+    QUEUED = "queued", "Waits for a worker, which starts it. If none comes, it expires."
+    IN_PROGRESS = (
+        "in_progress",
+        "A worker is at work on it, and ends it or asks for tools. If it dies, another takes over.",
+    )
+    REQUIRES_ACTION = (
+        "requires_action",
+        "Waits for the outputs of its tools, from whoever created it. If none come, it expires.",
+    )
+    CANCELLING = (
+        "cancelling",
+        "Someone asked to cancel it. Its worker confirms, or ends it first. Otherwise it expires.",
+    )
+    COMPLETED = "completed", "Ended well. Nothing leaves it."
+    INCOMPLETE = "incomplete", "Ended at a token limit, with what it had. Nothing leaves it."
+    FAILED = "failed", "Ended by an error, which last_error tells. Nothing leaves it."
+    CANCELLED = "cancelled", "Ended because someone asked. Nothing leaves it."
+    EXPIRED = "expired", "Ended by its deadline. Nothing leaves it."
+
+
+class RunEvent(StrEnum):
+    """What is asked of a run. Each has exactly one target."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(_unknown("event", value, cls))
+
+    START = "start"
+    REQUIRE_ACTION = "require_action"
+    SUBMIT_TOOL_OUTPUTS = "submit_tool_outputs"
+    REQUEST_CANCEL = "request_cancel"
+    CONFIRM_CANCEL = "confirm_cancel"
+    COMPLETE = "complete"
+    MARK_INCOMPLETE = "mark_incomplete"
+    FAIL = "fail"
+    EXPIRE = "expire"
+
+
+class Basis(StrEnum):
+    """Why a row is in the table: the vendor documented it, or real servers and clients are known to do it."""
+
+    DOCUMENTED = "documented"
+    ALLOWED = "allowed"
+
+
+Stamp: TypeAlias = Literal["started_at", "cancelled_at", "failed_at", "completed_at"]
+"""A field that a transition writes the time into (Unix seconds)."""
+
+Field: TypeAlias = Literal["expires_at", "required_action", "last_error", "incomplete_details", "usage"]
+"""A field that has a value in some statuses and is null in all others."""
+
+
+class Transition(NamedTuple):
+    """One row of the law: `event`, asked in `source`, leads to `target` and writes the time into `stamp`."""
+
+    event: RunEvent
+    source: RunStatus
+    target: RunStatus
+    stamp: Stamp | None
+    basis: Basis
+    evidence: str = ""
+    until_deadline: bool = False
+    """Whether it is legal only before the run's deadline (`expires_at`). Stores enforce it, and nothing else does."""

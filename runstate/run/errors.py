@@ -1,0 +1,58 @@
+"""What is refused because of values: a run that cannot be, JSON that is no run, tool outputs that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from runstate.lifecycle.errors import RunstateError
+
+__all__ = ["Fault", "InvalidRun", "RunDecodeError", "ToolOutputsMismatch"]
+
+
+class ToolOutputsMismatch(RunstateError):
+    """The tool outputs are not for exactly the calls that the run waits for. Nothing was changed."""
+
+    def __init__(self, run_id: str, expected: tuple[str, ...], got: tuple[str, ...]) -> None:
+        super().__init__(run_id, expected, got)
+        self.run_id: str = run_id
+        self.expected: tuple[str, ...] = expected
+        """The ids of the calls that the run waits for."""
+        self.got: tuple[str, ...] = got
+        """The ids that outputs were given for."""
+
+    def __str__(self) -> str:
+        # The first half is the real servers' sentence (LIFECYCLE, "HTTP answers").
+        return (
+            f"Expected tool outputs for call_ids {list(self.expected)}, got {list(self.got)}; "
+            f"run {self.run_id} stays requires_action until exactly these come in one request"
+        )
+
+
+class Fault(NamedTuple):
+    """One thing wrong with a value: where it stands (`required_action.tool_calls[0].id`) and what is wrong there."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}" if self.path else self.problem
+
+
+class InvalidRun(RunstateError, ValueError):
+    """Values that no run can have: all faults at once, each with its path."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(tuple(faults))
+        self.faults: tuple[Fault, ...] = tuple(faults)
+
+    def __str__(self) -> str:
+        told = "; ".join(map(str, self.faults[:10]))
+        return f"{told}; and {len(self.faults) - 10} more" if len(self.faults) > 10 else told
+
+
+class RunDecodeError(InvalidRun):
+    """What was read from outside is not a run: all faults at once, each with its path."""
+
+    def __str__(self) -> str:
+        return f"not a run: {super().__str__()}"
