@@ -16,7 +16,7 @@ import attrs
 import floor
 import peers
 
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 
 AT: Final = 1_700_000_000
 FLOOR: Final = "floor"
@@ -191,7 +191,7 @@ def compiled(contestant: Contestant, source: str) -> dict[str, Any]:
 
 def steps_to(status: RunStatus) -> str:
     """Return the statements that bring a new `run` to `status`, by the law's shortest way."""
-    path = LAW.shortest_path(RunStatus.QUEUED, status) or ()
+    path = RUN_LIFECYCLE.shortest_path(RunStatus.QUEUED, status) or ()
     return "".join(f"    {call(event)}\n" for event in path)
 
 
@@ -204,7 +204,7 @@ def check(contestant: Contestant) -> None:
         for event in RunEvent:
             run = space["make"]()
             record = contestant.record(run)
-            row = LAW.find(status, event)
+            row = RUN_LIFECYCLE.find(status, event)
             where = f"{contestant.name}: {event} in {status}"
             now = int(time())
             if row is None:
@@ -218,4 +218,6 @@ def check(contestant: Contestant) -> None:
             assert record.status == row.target, where
             assert row.stamp is None or getattr(record, row.stamp) >= now, where
             for field in ("expires_at", "required_action", "last_error", "incomplete_details", "usage"):
-                assert (getattr(record, field) is not None) is LAW.holds(field, row.target), f"{where}: {field}"
+                assert (getattr(record, field) is not None) is RUN_LIFECYCLE.is_present(field, row.target), (
+                    f"{where}: {field}"
+                )

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 from contestants import FLOOR, RUNSTATE, TOOL_ROUND, Contestant, call, check, compiled, contestants, steps_to
 
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 
 Timings: TypeAlias = dict[str, list[float]]
 """Nanoseconds for one repetition, a round each, by contestant."""
@@ -39,8 +39,8 @@ REFUSAL_AT_END: Final = "refusal in a terminal status"
 MADE_THERE: Final = (CREATE, WHOLE_RUN)  # the exercises that make a run, and so an id
 
 # Where each event is asked when it is timed alone: the first row of the table that has it.
-_FIRST: Final = {row.event: row.source for row in reversed(LAW.transitions)}
-SOURCES: Final[Mapping[RunEvent, RunStatus]] = {event: _FIRST[event] for event in LAW.events}
+_FIRST: Final = {row.event: row.source for row in reversed(RUN_LIFECYCLE.transitions)}
+SOURCES: Final[Mapping[RunEvent, RunStatus]] = {event: _FIRST[event] for event in RUN_LIFECYCLE.events}
 
 
 @attrs.frozen

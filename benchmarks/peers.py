@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 
 from transitions import EventData, Machine
 
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 
-STAMPS: Final = {row.target.value: row.stamp for row in LAW.transitions}
+STAMPS: Final = {row.target.value: row.stamp for row in RUN_LIFECYCLE.transitions}
 NO_USAGE: Final = (0, 0, 0)
 
 
@@ -67,7 +67,7 @@ class Record:
                 self.usage = args[0]
 
 
-TERMINAL: Final = frozenset(status.value for status in RunStatus if LAW.is_terminal(status))
+TERMINAL: Final = frozenset(status.value for status in RunStatus if RUN_LIFECYCLE.is_terminal(status))
 
 
 # -- transitions ------------------------------------------------------------------------------------------------------
@@ -81,10 +81,10 @@ def _record(event: EventData) -> None:
 def _machine(model: object) -> Machine:
     return Machine(
         model=model,
-        states=[status.value for status in LAW.statuses],
+        states=[status.value for status in RUN_LIFECYCLE.statuses],
         transitions=[
             {"trigger": row.event.value, "source": row.source.value, "dest": row.target.value, "after": _record}
-            for row in LAW.transitions
+            for row in RUN_LIFECYCLE.transitions
         ],
         initial="queued",
         auto_transitions=False,
@@ -134,7 +134,7 @@ def make_automat() -> Any:
     from automat import TypeMachineBuilder
 
     builder: Any = TypeMachineBuilder(RunInputs, Record)
-    states = {status: builder.state(status.value) for status in LAW.statuses}
+    states = {status: builder.state(status.value) for status in RUN_LIFECYCLE.statuses}
 
     def handler(event: RunEvent, target: RunStatus) -> Any:
         name, status = event.value, target.value
@@ -145,7 +145,7 @@ def make_automat() -> Any:
 
         return handle
 
-    for row in LAW.transitions:
+    for row in RUN_LIFECYCLE.transitions:
         upon = states[row.source].upon(getattr(RunInputs, row.event.value)).to(states[row.target])
         upon(handler(row.event, row.target))
     return builder.build()
@@ -163,11 +163,15 @@ def make_statemachine() -> tuple[type[Any], type[Exception]]:
         self.model.wrote(str(event), target.id, args)
 
     states: dict[RunStatus, Any] = {
-        status: State(value=status.value, initial=status is LAW.transitions[0].source, final=LAW.is_terminal(status))
-        for status in LAW.statuses
+        status: State(
+            value=status.value,
+            initial=status is RUN_LIFECYCLE.transitions[0].source,
+            final=RUN_LIFECYCLE.is_terminal(status),
+        )
+        for status in RUN_LIFECYCLE.statuses
     }
     events: dict[str, Any] = {}
-    for row in LAW.transitions:
+    for row in RUN_LIFECYCLE.transitions:
         arrow = states[row.source].to(states[row.target])
         events[row.event.value] = events[row.event.value] | arrow if row.event.value in events else arrow
     body = {**{status.value: state for status, state in states.items()}, **events, "after_transition": after_transition}

@@ -6,22 +6,22 @@ Run it: python examples/print_diagrams.py
 from __future__ import annotations
 
 from runstate.diagram import FORMATS, Standing, draw
-from runstate.lifecycle import LAW, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 
 
 def main() -> None:
     """Print them all."""
-    print(draw(LAW, "lanes", width=100))
+    print(draw(RUN_LIFECYCLE, "lanes", width=100))
     print()
 
     created_at = 1_700_000_000
     stamps = {"created_at": created_at, "started_at": created_at + 2, "expires_at": created_at + 600}
     standing = Standing(RunStatus.IN_PROGRESS, stamps, run_id="run_abc123")
-    print(draw(LAW, "lanes", standing, width=100))
+    print(draw(RUN_LIFECYCLE, "lanes", standing, width=100))
     print()
 
     for name in FORMATS:
-        first, *more = draw(LAW, name, standing).splitlines()
+        first, *more = draw(RUN_LIFECYCLE, name, standing).splitlines()
         print(f"{name:8} {first[:60]:60} and {len(more)} lines more")
 
 

@@ -1,9 +1,9 @@
 """The lifecycle of an Assistants API run: in memory, in a store, in the hands of workers, and in tests.
 
-In memory `Run` has the lifecycle: nine moves, each legal or refused; `LAW` is the table they obey. `open_store` opens
-SQLite or PostgreSQL, where runs survive; `Worker` claims them and calls your handler, and `drive` does so for one run,
-inside of another engine. All of that, and every error, can be imported from here; what needs a database is loaded when
-it is first asked for, so that `import runstate` stays light.
+In memory `Run` has the lifecycle: nine moves, each legal or refused; `RUN_LIFECYCLE` is the table they obey.
+`open_store` opens SQLite or PostgreSQL, where runs survive; `Worker` claims them and calls your handler, and `drive`
+does so for one run, inside of another engine. All of that, and every error, can be imported from here; what needs a
+database is loaded when it is first asked for, so that `import runstate` stays light.
 
     runstate.lifecycle                 the table of transitions, and every look-up in it
     runstate.run                       one run: its values, its moves, its JSON
@@ -26,11 +26,11 @@ from runstate.errors import (
     AccessDenied,
     Conflict,
     DeadlinePassed,
+    DefinitionError,
     Fault,
     IllegalTransition,
     InvalidRun,
     KeyReused,
-    LawError,
     LeaseLost,
     LostRace,
     OutcomeUnknown,
@@ -46,10 +46,10 @@ from runstate.errors import (
     ToolOutputsMismatch,
 )
 from runstate.lifecycle import (
-    LAW,
+    RUN_LIFECYCLE,
     TRANSITIONS,
     Basis,
-    Law,
+    Lifecycle,
     RunEvent,
     RunStatus,
     Transition,
@@ -105,8 +105,8 @@ if _sys.modules.get("hypothesis"):  # which looks for those that tell it of thei
 
 __all__ = [
     "DEFAULT_EXPIRES_IN_S",
-    "LAW",
     "NO_USAGE",
+    "RUN_LIFECYCLE",
     "TRANSITIONS",
     "AccessDenied",
     "AsyncStore",
@@ -115,6 +115,7 @@ __all__ = [
     "Conflict",
     "Context",
     "DeadlinePassed",
+    "DefinitionError",
     "Dispatcher",
     "Entry",
     "ErrorCode",
@@ -126,9 +127,8 @@ __all__ = [
     "InvalidRun",
     "KeyReused",
     "LastError",
-    "Law",
-    "LawError",
     "LeaseLost",
+    "Lifecycle",
     "LostRace",
     "ManualClock",
     "NewRun",

@@ -2,7 +2,7 @@
 
 An error is a small record: fields for programs, one sentence for people. Whose fault it is decides the class:
 
-- `LawError`: the table itself contradicts itself (a developer's mistake, found when it loads).
+- `DefinitionError`: the table itself contradicts itself (a developer's mistake, found when it loads).
 - `IllegalTransition`: the law refused the event where the run stands; `TerminalStatus` when nothing can ever be asked;
   `DeadlinePassed` when the event had to come before the deadline, and the run is not expired yet.
 - `ToolOutputsMismatch`: the event may be asked, but not with these tool outputs.
@@ -14,7 +14,7 @@ An error is a small record: fields for programs, one sentence for people. Whose 
 After any of them the run is as it was. (After `OutcomeUnknown` nobody knows: that is what it says.)
 """
 
-from runstate.lifecycle.errors import DeadlinePassed, IllegalTransition, LawError, RunstateError, TerminalStatus
+from runstate.lifecycle.errors import DeadlinePassed, DefinitionError, IllegalTransition, RunstateError, TerminalStatus
 from runstate.run.errors import Fault, InvalidRun, RunDecodeError, ToolOutputsMismatch
 from runstate.store.errors import (
     AccessDenied,
@@ -35,11 +35,11 @@ __all__ = [
     "AccessDenied",
     "Conflict",
     "DeadlinePassed",
+    "DefinitionError",
     "Fault",
     "IllegalTransition",
     "InvalidRun",
     "KeyReused",
-    "LawError",
     "LeaseLost",
     "LostRace",
     "OutcomeUnknown",

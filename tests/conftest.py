@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import Phase, settings
 
-from runstate import LAW, ManualClock, use_clock
+from runstate import RUN_LIFECYCLE, ManualClock, use_clock
 from runstate.traces import _judge
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
 from tests.support import NOW
@@ -56,7 +56,7 @@ def fresh_caches() -> None:
     """Forget what the law worked out before: a mutant is switched on in a process that other tests have warmed."""
     _judge._ways.cache_clear()
     _judge.shapes.cache_clear()
-    LAW._lessons.clear()
+    RUN_LIFECYCLE._refusal_cache.clear()
 
 
 @pytest.fixture

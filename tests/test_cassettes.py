@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import pytest
 
-from runstate import LAW, ManualClock, Run, RunStatus, ToolCall, Usage, use_clock
+from runstate import RUN_LIFECYCLE, ManualClock, Run, RunStatus, ToolCall, Usage, use_clock
 from runstate.cli import cli
 from runstate.errors import RunDecodeError
 from runstate.run.codec import MAX_BYTES
@@ -58,7 +58,7 @@ def a_run_in(status: RunStatus) -> Json:
             "mark_incomplete": ("max_prompt_tokens",),
             "fail": ("server_error", "no"),
         }
-        for event in LAW.shortest_path(RunStatus.QUEUED, status) or ():
+        for event in RUN_LIFECYCLE.shortest_path(RunStatus.QUEUED, status) or ():
             getattr(run, event.value)(*given.get(event.value, ()))
         return run.to_dict()
 
@@ -396,9 +396,9 @@ def test_times_with_and_without_a_zone_are_ordered() -> None:
 def test_an_accepted_cancel_leads_to_cancelling(status: RunStatus) -> None:
     """Its answer may have gone on from there as the law allows, but is never a run that nobody cancels."""
     cancel = an_interaction({"string": json.dumps(a_run_in(status))}, uri=f"{RUNS}/run_1/cancel?a=b", method="POST")
-    possible = LAW.shortest_path(RunStatus.CANCELLING, status) is not None
+    possible = RUN_LIFECYCLE.shortest_path(RunStatus.CANCELLING, status) is not None
     assert {"queued", "in_progress", "requires_action"} == {
-        s for s in RunStatus if LAW.shortest_path(RunStatus.CANCELLING, s) is None
+        s for s in RunStatus if RUN_LIFECYCLE.shortest_path(RunStatus.CANCELLING, s) is None
     }
     said = (
         f"interaction 1: error: run run_1: request_cancel was accepted, but answered with a run in {status} (possible: "
@@ -419,7 +419,7 @@ def test_an_accepted_submit_leads_anywhere(status: RunStatus) -> None:
 def test_a_law_without_the_event_says_nothing_of_its_answer() -> None:
     """A law of one's own need not know how to cancel."""
     cancel = an_interaction({"string": json.dumps(a_trace()[0])}, uri=f"{RUNS}/run_1/cancel", method="POST")
-    law = type(LAW)(tuple(row for row in LAW.transitions if row.event != "request_cancel"))
+    law = type(RUN_LIFECYCLE)(tuple(row for row in RUN_LIFECYCLE.transitions if row.event != "request_cancel"))
     assert [] == inspect(snapshots([a_cassette(cancel).encode()]), law).complaints
 
 

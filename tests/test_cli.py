@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 
-from runstate import LAW, TRANSITIONS, Run, RunEvent, RunStatus, Usage
+from runstate import RUN_LIFECYCLE, TRANSITIONS, Run, RunEvent, RunStatus, Usage
 from runstate.__main__ import main
 from runstate.cli import cli
 from runstate.diagram import FORMATS, Format, draw, parse_lanes
@@ -57,7 +57,7 @@ def test_the_table_for_programs_is_the_law() -> None:
     assert LEGAL == {(row["event"], row["source"], row["target"]) for row in said["transitions"]}
     assert set(UNTIL_DEADLINE) == {row["event"] for row in said["transitions"] if row["until_deadline"]}
     for status in said["statuses"]:
-        assert list(LAW.allowed_events(RunStatus(status["status"]))) == status["allowed_events"]
+        assert list(RUN_LIFECYCLE.allowed_events(RunStatus(status["status"]))) == status["allowed_events"]
         assert status["terminal"] is (status["allowed_events"] == [])
 
 
@@ -69,7 +69,7 @@ def test_the_documented_table_has_eleven_rows() -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_diagram_in_every_format(form: Format, tmp_path: Path) -> None:
     """What is printed and what is written to a file is the picture."""
-    expected = draw(LAW, form) + "\n"
+    expected = draw(RUN_LIFECYCLE, form) + "\n"
     assert expected == ask("diagram", "--format", form).stdout
     path = tmp_path / "picture"
     done = ask("diagram", "-f", form, "-o", path)
@@ -91,12 +91,12 @@ def test_explain_knows_all_81_pairs(status: RunStatus, event: RunEvent) -> None:
     """In words and in JSON: legal or not, and the shortest way."""
     words = ask("explain", status, event).stdout
     said = json.loads(ask("explain", status, event, "--json").stdout)
-    row = LAW.find(status, event)
+    row = RUN_LIFECYCLE.find(status, event)
     assert said["legal"] is (row is not None)
     assert (f"{event} is legal there" if row else f"{event} is illegal there") in words
     assert said["until_deadline"] is (None if row is None else event in UNTIL_DEADLINE)
     assert (row is not None and event in UNTIL_DEADLINE) is ("legal there until the run's deadline" in words)
-    path = LAW.path_to_event(status, event)
+    path = RUN_LIFECYCLE.path_to_event(status, event)
     assert said["shortest_path"] == (None if path is None else list(path))
     if row is None and path is not None:
         assert f"Shortest way: {' -> '.join(path)}." in words

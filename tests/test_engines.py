@@ -23,7 +23,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from runstate import LAW, RunEvent
+from runstate import RUN_LIFECYCLE, RunEvent
 from runstate.store import Store, StoredRun, open_store
 from runstate.traces import judge
 from runstate.worker import Dispatcher
@@ -256,9 +256,9 @@ def assert_it_ended_once(engine: Engine, run_id: str) -> list[RunEvent]:
     for before, entry in pairwise(history):
         assert entry.source == before.target
         assert entry.event is not None
-        assert LAW.find(before.target, entry.event) is not None
-        assert LAW.target_of(entry.event) == entry.target
-    assert [run.status] == [entry.target for entry in history if LAW.is_terminal(entry.target)]
+        assert RUN_LIFECYCLE.find(before.target, entry.event) is not None
+        assert RUN_LIFECYCLE.target_of(entry.event) == entry.target
+    assert [run.status] == [entry.target for entry in history if RUN_LIFECYCLE.is_terminal(entry.target)]
     assert () == judge(run)
     return [entry.event for entry in history if entry.event is not None]
 

@@ -14,11 +14,11 @@ import runstate.lifecycle.errors as lifecycle_errors
 import runstate.run.errors as run_errors
 import runstate.store.errors as store_errors
 from runstate import (
-    LAW,
+    RUN_LIFECYCLE,
+    DefinitionError,
     Fault,
     IllegalTransition,
     InvalidRun,
-    LawError,
     RunDecodeError,
     RunEvent,
     RunstateError,
@@ -29,9 +29,9 @@ from runstate import (
     errors,
 )
 
-ILLEGAL = LAW.refusal("run_1", RunStatus.QUEUED, RunEvent.COMPLETE)
-NO_WAY = LAW.refusal("run_1", RunStatus.CANCELLING, RunEvent.START)
-ENDED = LAW.refusal("run_1", RunStatus.FAILED, RunEvent.START)
+ILLEGAL = RUN_LIFECYCLE.refusal("run_1", RunStatus.QUEUED, RunEvent.COMPLETE)
+NO_WAY = RUN_LIFECYCLE.refusal("run_1", RunStatus.CANCELLING, RunEvent.START)
+ENDED = RUN_LIFECYCLE.refusal("run_1", RunStatus.FAILED, RunEvent.START)
 MISMATCH = ToolOutputsMismatch("run_1", ("a", "b"), ("a",))
 FAULTS = (Fault("usage.total_tokens", "is missing"), Fault("", "not JSON"))
 
@@ -60,7 +60,7 @@ SENTENCES = [
     ),
     (InvalidRun(FAULTS), "usage.total_tokens: is missing; not JSON"),
     (RunDecodeError(FAULTS[:1]), "not a run: usage.total_tokens: is missing"),
-    (LawError("start stands twice"), "start stands twice"),
+    (DefinitionError("start stands twice"), "start stands twice"),
 ]
 
 

@@ -329,7 +329,7 @@ def test_help_tells_the_truth() -> None:
         assert importlib.import_module(module).__doc__
     public = {"lifecycle", "run", "traces", "store", "worker", "testing", "diagram", "integrations.transitions"}
     assert {f"runstate.{name}" for name in public} == set(named)
-    for name in ("Run", "LAW", "open_store", "Worker", "drive"):
+    for name in ("Run", "RUN_LIFECYCLE", "open_store", "Worker", "drive"):
         assert f"`{name}`" in told
         assert hasattr(runstate, name)
 

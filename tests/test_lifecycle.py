@@ -12,11 +12,11 @@ from itertools import pairwise, permutations
 import pytest
 
 from runstate import (
-    LAW,
+    RUN_LIFECYCLE,
     TRANSITIONS,
     Basis,
-    Law,
-    LawError,
+    DefinitionError,
+    Lifecycle,
     RunEvent,
     RunStatus,
     TerminalStatus,
@@ -28,7 +28,7 @@ from runstate import (
     target_of,
 )
 from runstate.errors import IllegalTransition
-from runstate.lifecycle import BIRTH, check_complete
+from runstate.lifecycle import INITIAL_STATUS, validate_lifecycle
 from tests.support import EVENTS, HELD_IN, LIVE, PAIRS, ROWS, STAMPED_BY, STATUSES, TABLE, TERMINAL
 
 
@@ -48,8 +48,8 @@ def ways(source: str, target: str) -> list[tuple[str, ...]]:
     return found
 
 
-def without(*dropped: tuple[str, str]) -> Law:
-    return Law(tuple(row for row in TRANSITIONS if (row.event, row.source) not in dropped))
+def without(*dropped: tuple[str, str]) -> Lifecycle:
+    return Lifecycle(tuple(row for row in TRANSITIONS if (row.event, row.source) not in dropped))
 
 
 # --- the rows ---------------------------------------------------------------------------------------------------------
@@ -87,11 +87,11 @@ def test_each_status_says_what_it_means(status: RunStatus) -> None:
 
 def test_birth() -> None:
     """A run is born queued."""
-    assert "queued" == BIRTH.value
+    assert "queued" == INITIAL_STATUS.value
 
 
-@pytest.mark.parametrize("law", [LAW, documented()], ids=["law", "documented"])
-def test_the_law_cannot_be_changed(law: Law) -> None:
+@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
+def test_the_law_cannot_be_changed(law: Lifecycle) -> None:
     """Neither a row nor the table can be assigned to."""
     with pytest.raises(AttributeError):
         law.transitions = ()  # type: ignore[misc]
@@ -106,10 +106,10 @@ def test_the_law_cannot_be_changed(law: Law) -> None:
 @pytest.mark.parametrize(("status", "event"), PAIRS)
 def test_find(status: str, event: str) -> None:
     """All 81 pairs: a row is found exactly where LIFECYCLE has one."""
-    row = LAW.find(RunStatus(status), RunEvent(event))
+    row = RUN_LIFECYCLE.find(RunStatus(status), RunEvent(event))
     assert TABLE.get((status, event)) == (row and row.target)
     assert ((status, event) in TABLE) == (event in allowed_events(RunStatus(status)))
-    assert ((status, event) in TABLE) == (status in LAW.sources_of(RunEvent(event)))
+    assert ((status, event) in TABLE) == (status in RUN_LIFECYCLE.sources_of(RunEvent(event)))
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -126,9 +126,9 @@ def test_target_of(event: str) -> None:
 
 def test_target_of_an_unknown_event() -> None:
     """A law that lacks an event says so."""
-    with pytest.raises(LawError, match=r"^no transition of this law has the event start$"):
-        Law(()).target_of(RunEvent.START)
-    assert frozenset() == Law(()).sources_of(RunEvent.START)
+    with pytest.raises(DefinitionError, match=r"^no transition of this law has the event start$"):
+        Lifecycle(()).target_of(RunEvent.START)
+    assert frozenset() == Lifecycle(()).sources_of(RunEvent.START)
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -141,7 +141,7 @@ def test_is_terminal(status: str) -> None:
 @pytest.mark.parametrize("field", ["expires_at", "required_action", "last_error", "incomplete_details", "usage"])
 def test_holds(field: str, status: str) -> None:
     """A field that comes and goes has a value exactly in the statuses that LIFECYCLE names."""
-    assert (status in HELD_IN[field]) is LAW.holds(field, RunStatus(status))  # type: ignore[arg-type]
+    assert (status in HELD_IN[field]) is RUN_LIFECYCLE.is_present(field, RunStatus(status))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("source", STATUSES)
@@ -165,7 +165,7 @@ def test_shortest_path_prefers_the_first_row() -> None:
 @pytest.mark.parametrize(("status", "event"), PAIRS)
 def test_path_to_event(status: str, event: str) -> None:
     """The way a refusal teaches is legal, ends with what was asked, and none is shorter."""
-    path = LAW.path_to_event(RunStatus(status), RunEvent(event))
+    path = RUN_LIFECYCLE.path_to_event(RunStatus(status), RunEvent(event))
     every = [(*way, event) for source in STATUSES if (source, event) in TABLE for way in ways(status, source)]
     assert bool(every) is (path is not None)
     if path is not None:
@@ -176,11 +176,11 @@ def test_path_to_event(status: str, event: str) -> None:
 @pytest.mark.parametrize(("status", "event"), PAIRS)
 def test_refusal(status: str, event: str) -> None:
     """A refusal knows the run, where it stands, what was asked and what is allowed; terminal ones have their class."""
-    refused = LAW.refusal("run_1", RunStatus(status), RunEvent(event))
+    refused = RUN_LIFECYCLE.refusal("run_1", RunStatus(status), RunEvent(event))
     assert (TerminalStatus if status in TERMINAL else IllegalTransition) is type(refused)
     assert ("run_1", status, event) == (refused.run_id, refused.status, refused.event)
     assert allowed_events(RunStatus(status)) == refused.allowed
-    assert LAW.path_to_event(RunStatus(status), RunEvent(event)) == refused.path
+    assert RUN_LIFECYCLE.path_to_event(RunStatus(status), RunEvent(event)) == refused.path
 
 
 def test_documented() -> None:
@@ -194,7 +194,7 @@ def test_documented() -> None:
 
 def test_only() -> None:
     """The eight other rows make a law of their own."""
-    assert 8 == len(LAW.only(Basis.ALLOWED).transitions)
+    assert 8 == len(RUN_LIFECYCLE.filter(Basis.ALLOWED).transitions)
 
 
 # --- the checks when it loads -----------------------------------------------------------------------------------------
@@ -202,35 +202,37 @@ def test_only() -> None:
 
 def test_a_row_cannot_stand_twice() -> None:
     """The same event from the same status twice is a mistake, even with the same target."""
-    with pytest.raises(LawError, match=r"^start from queued stands in the table twice$"):
-        Law((*TRANSITIONS, TRANSITIONS[0]._replace(stamp=None)))
+    with pytest.raises(DefinitionError, match=r"^start from queued stands in the table twice$"):
+        Lifecycle((*TRANSITIONS, TRANSITIONS[0]._replace(stamp=None)))
 
 
 def test_an_event_has_one_target() -> None:
     """An event that leads to two statuses is a mistake."""
     other = Transition(RunEvent.START, RunStatus.CANCELLING, RunStatus.QUEUED, None, Basis.ALLOWED)
-    with pytest.raises(LawError, match=r"^start leads to both in_progress and queued$"):
-        Law((*TRANSITIONS, other))
+    with pytest.raises(DefinitionError, match=r"^start leads to both in_progress and queued$"):
+        Lifecycle((*TRANSITIONS, other))
 
 
 def test_what_ends_with_the_deadline() -> None:
     """A start and a submit are legal only before the deadline; every other event until the run has expired."""
-    assert {"start", "submit_tool_outputs"} == LAW.until_deadline == documented().until_deadline
-    assert LAW.until_deadline == {row.event for row in TRANSITIONS if row.until_deadline}
-    assert frozenset() == LAW.only(Basis.ALLOWED).until_deadline
+    assert {"start", "submit_tool_outputs"} == RUN_LIFECYCLE.until_deadline == documented().until_deadline
+    assert RUN_LIFECYCLE.until_deadline == {row.event for row in TRANSITIONS if row.until_deadline}
+    assert frozenset() == RUN_LIFECYCLE.filter(Basis.ALLOWED).until_deadline
 
 
 def test_an_event_ends_with_the_deadline_in_all_its_rows_or_in_none() -> None:
     """An event that is bounded in one status and not in another is a mistake."""
     rows = tuple(row._replace(until_deadline=row.source == "queued") for row in TRANSITIONS)
-    with pytest.raises(LawError, match=r"^request_cancel ends at the deadline in one row, and not from in_progress$"):
-        Law(rows)
+    with pytest.raises(
+        DefinitionError, match=r"^request_cancel ends at the deadline in one row, and not from in_progress$"
+    ):
+        Lifecycle(rows)
 
 
 def test_the_law_is_complete() -> None:
     """The law that runs obey passes its own checks, and so it loads."""
-    check_complete(LAW)
-    check_complete(without())
+    validate_lifecycle(RUN_LIFECYCLE)
+    validate_lifecycle(without())
 
 
 @pytest.mark.parametrize(
@@ -244,52 +246,53 @@ def test_the_law_is_complete() -> None:
 )
 def test_every_status_is_reachable(dropped: list[tuple[str, str]], status: str) -> None:
     """A status that no way leads to is a mistake."""
-    with pytest.raises(LawError, match=f"^no way leads from queued to {status}$"):
-        check_complete(without(*dropped))
+    with pytest.raises(DefinitionError, match=f"^no way leads from queued to {status}$"):
+        validate_lifecycle(without(*dropped))
 
 
 @pytest.mark.parametrize("status", sorted(LIVE))
 @pytest.mark.parametrize("event", ["expire", "fail"])
 def test_every_live_status_can_expire_and_fail(event: str, status: str) -> None:
     """A live status that cannot expire or cannot fail is a mistake: a run would be stuck there."""
-    with pytest.raises(LawError, match=f"^{status} is live, but cannot {event}$"):
-        check_complete(without((event, status)))
+    with pytest.raises(DefinitionError, match=f"^{status} is live, but cannot {event}$"):
+        validate_lifecycle(without((event, status)))
 
 
 def test_one_status_one_stamp() -> None:
     """Two ways into a status that stamp differently are a mistake."""
     rows = (*TRANSITIONS[:8], TRANSITIONS[8]._replace(stamp=None), *TRANSITIONS[9:])
-    with pytest.raises(LawError, match=r"^completed is stamped both completed_at and None$"):
-        check_complete(Law(rows))
+    with pytest.raises(DefinitionError, match=r"^completed is stamped both completed_at and None$"):
+        validate_lifecycle(Lifecycle(rows))
 
 
 def test_the_way_to_an_event_is_the_shortest_and_among_these_the_tables_first() -> None:
     """To complete, a queued run is started; that a cancel could lose the race is as short, but stands later."""
-    assert (RunEvent.START, RunEvent.COMPLETE) == LAW.path_to_event(RunStatus.QUEUED, RunEvent.COMPLETE)
-    assert (RunEvent.FAIL,) == LAW.path_to_event(RunStatus.IN_PROGRESS, RunEvent.FAIL)
-    assert None is LAW.path_to_event(RunStatus.COMPLETED, RunEvent.START)
+    assert (RunEvent.START, RunEvent.COMPLETE) == RUN_LIFECYCLE.path_to_event(RunStatus.QUEUED, RunEvent.COMPLETE)
+    assert (RunEvent.FAIL,) == RUN_LIFECYCLE.path_to_event(RunStatus.IN_PROGRESS, RunEvent.FAIL)
+    assert None is RUN_LIFECYCLE.path_to_event(RunStatus.COMPLETED, RunEvent.START)
 
 
 def test_strings_are_as_good_as_members() -> None:
     """Every look-up takes a status or an event by its string, and answers alike."""
-    assert LAW.shortest_path("queued", "completed") == LAW.shortest_path(RunStatus.QUEUED, RunStatus.COMPLETED)  # type: ignore[arg-type]
-    assert LAW.sources_of("start") == LAW.sources_of(RunEvent.START)  # type: ignore[arg-type]
-    assert LAW.find("queued", "start") is LAW.find(RunStatus.QUEUED, RunEvent.START)  # type: ignore[arg-type]
-    assert LAW.holds("last_error", "failed")  # type: ignore[arg-type]
-    assert not LAW.is_terminal("queued")  # type: ignore[arg-type]
+    by_members = RUN_LIFECYCLE.shortest_path(RunStatus.QUEUED, RunStatus.COMPLETED)
+    assert by_members == RUN_LIFECYCLE.shortest_path("queued", "completed")  # type: ignore[arg-type]
+    assert RUN_LIFECYCLE.sources_of("start") == RUN_LIFECYCLE.sources_of(RunEvent.START)  # type: ignore[arg-type]
+    assert RUN_LIFECYCLE.find("queued", "start") is RUN_LIFECYCLE.find(RunStatus.QUEUED, RunEvent.START)  # type: ignore[arg-type]
+    assert RUN_LIFECYCLE.is_present("last_error", "failed")  # type: ignore[arg-type]
+    assert not RUN_LIFECYCLE.is_terminal("queued")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda word: LAW.find(word, RunEvent.START),
-        lambda word: LAW.allowed_events(word),
-        lambda word: LAW.is_terminal(word),
-        lambda word: LAW.holds("last_error", word),
-        lambda word: LAW.shortest_path(word, RunStatus.FAILED),
-        lambda word: LAW.shortest_path(RunStatus.QUEUED, word),
-        lambda word: LAW.path_to_event(word, RunEvent.FAIL),
-        lambda word: LAW.refusal("run_1", word, RunEvent.START),
+        lambda word: RUN_LIFECYCLE.find(word, RunEvent.START),
+        lambda word: RUN_LIFECYCLE.allowed_events(word),
+        lambda word: RUN_LIFECYCLE.is_terminal(word),
+        lambda word: RUN_LIFECYCLE.is_present("last_error", word),
+        lambda word: RUN_LIFECYCLE.shortest_path(word, RunStatus.FAILED),
+        lambda word: RUN_LIFECYCLE.shortest_path(RunStatus.QUEUED, word),
+        lambda word: RUN_LIFECYCLE.path_to_event(word, RunEvent.FAIL),
+        lambda word: RUN_LIFECYCLE.refusal("run_1", word, RunEvent.START),
     ],
 )
 def test_a_mistyped_status_is_no_answer(ask: Callable[[str], object]) -> None:
@@ -300,14 +303,14 @@ def test_a_mistyped_status_is_no_answer(ask: Callable[[str], object]) -> None:
 
 def test_a_mistyped_event_is_no_answer() -> None:
     """So for events."""
-    for ask in (LAW.target_of, LAW.sources_of):
+    for ask in (RUN_LIFECYCLE.target_of, RUN_LIFECYCLE.sources_of):
         with pytest.raises(ValueError, match=r"^unknown event 'begin'; the nine are start, require_action, "):
             ask("begin")  # type: ignore[arg-type]
 
 
 def test_a_law_of_ones_own_knows_its_events() -> None:
     """A law has the events of its rows, in the order of `RunEvent`, and no others."""
-    some = Law(tuple(row for row in TRANSITIONS if row.event in (RunEvent.FAIL, RunEvent.START)))
+    some = Lifecycle(tuple(row for row in TRANSITIONS if row.event in (RunEvent.FAIL, RunEvent.START)))
     assert (RunEvent.START, RunEvent.FAIL) == some.events
     assert (RunEvent.START, RunEvent.FAIL) == some.allowed_events(RunStatus.QUEUED)
     assert (RunEvent.FAIL,) == some.allowed_events(RunStatus.IN_PROGRESS)
@@ -322,26 +325,33 @@ def test_a_long_word_is_cut_in_the_sentence() -> None:
 
 def test_a_law_says_how_many_rows_it_has() -> None:
     """Its repr is short; its rows are its own to print."""
-    assert "<Law of 19 transitions>" == repr(LAW)
-    assert "<Law of 11 transitions>" == repr(documented())
+    assert "<Lifecycle of 19 transitions>" == repr(RUN_LIFECYCLE)
+    assert "<Lifecycle of 11 transitions>" == repr(documented())
 
 
-@pytest.mark.parametrize("law", [LAW, documented()], ids=["law", "documented"])
-def test_a_law_stays_the_law_in_a_copy_and_in_another_process(law: Law) -> None:
-    """What was copied or pickled is that very law, so that code which asks for `LAW` finds it."""
+@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
+def test_a_law_stays_the_law_in_a_copy_and_in_another_process(law: Lifecycle) -> None:
+    """What was copied or pickled is that very law, so that code which asks for `RUN_LIFECYCLE` finds it."""
     assert copy.copy(law) is copy.deepcopy(law) is pickle.loads(pickle.dumps(law)) is law
-    command = "import pickle, sys; from runstate import LAW, documented; law = pickle.load(sys.stdin.buffer); "
-    command += "print(law is LAW, law is documented())"
+    command = (
+        "import pickle, sys; from runstate import RUN_LIFECYCLE, documented; law = pickle.load(sys.stdin.buffer); "
+    )
+    command += "print(law is RUN_LIFECYCLE, law is documented())"
     done = subprocess.run([sys.executable, "-c", command], input=pickle.dumps(law), capture_output=True, check=True)
-    assert f"{law is LAW} {law is documented()}" == done.stdout.decode().strip()
+    assert f"{law is RUN_LIFECYCLE} {law is documented()}" == done.stdout.decode().strip()
 
 
 def test_laws_with_the_same_rows_are_equal() -> None:
     """A part of the law that a test made up is equal to its copies, hashes alike, and differs from all others."""
-    part = Law(LAW.transitions[:3])
-    for other in (copy.copy(part), copy.deepcopy(part), pickle.loads(pickle.dumps(part)), Law(LAW.transitions[:3])):
+    part = Lifecycle(RUN_LIFECYCLE.transitions[:3])
+    for other in (
+        copy.copy(part),
+        copy.deepcopy(part),
+        pickle.loads(pickle.dumps(part)),
+        Lifecycle(RUN_LIFECYCLE.transitions[:3]),
+    ):
         assert other == part
         assert hash(other) == hash(part)
-        assert other.find(RunStatus.QUEUED, RunEvent.START) == LAW.transitions[0]
+        assert other.find(RunStatus.QUEUED, RunEvent.START) == RUN_LIFECYCLE.transitions[0]
     as_object: object = part.transitions
-    assert part not in (LAW, as_object, Law(LAW.transitions[:4]))
+    assert part not in (RUN_LIFECYCLE, as_object, Lifecycle(RUN_LIFECYCLE.transitions[:4]))

@@ -18,7 +18,7 @@ from transitions.extensions.nesting import NestedState
 from runstate.clock import ManualClock, use_clock
 from runstate.errors import InvalidRun
 from runstate.integrations.transitions import add_run, run_machine
-from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Stamp, Transition, documented
+from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp, Transition, documented
 
 PAIRS = [(status, event) for status in RunStatus for event in RunEvent]
 NOW = 1_700_000_000
@@ -46,7 +46,7 @@ def plain(model: object) -> dict[str, object]:
     return {name: value for name, value in vars(model).items() if not callable(value)}
 
 
-def job_in(status: str, law: Law = LAW, machine_cls: type[Machine] = Machine, **options: Any) -> Job:
+def job_in(status: str, law: Lifecycle = RUN_LIFECYCLE, machine_cls: type[Machine] = Machine, **options: Any) -> Job:
     job = Job()
     with use_clock(ManualClock(NOW)):
         run_machine(job, initial=status, machine_cls=machine_cls, law=law, **options)
@@ -61,12 +61,12 @@ def move(model: object, event: str, **kwargs: object) -> bool:
 def test_the_pairs_are_all_eighty_one() -> None:
     """Nine statuses and nine events make 81 questions, and the law says yes to nineteen."""
     assert len(PAIRS) == 81
-    assert sum(LAW.find(status, event) is not None for status, event in PAIRS) == 19
+    assert sum(RUN_LIFECYCLE.find(status, event) is not None for status, event in PAIRS) == 19
 
 
-@pytest.mark.parametrize("law", [LAW, documented()], ids=["law", "documented"])
+@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
 @pytest.mark.parametrize(("status", "event"), PAIRS)
-def test_the_twin_gives_the_same_second_opinion(status: RunStatus, event: RunEvent, law: Law) -> None:
+def test_the_twin_gives_the_same_second_opinion(status: RunStatus, event: RunEvent, law: Lifecycle) -> None:
     """It moves exactly where the law has a row, writes what the row says, and else changes nothing."""
     job = job_in(status, law)
     before = plain(job)
@@ -88,20 +88,20 @@ def test_the_twin_gives_the_same_second_opinion(status: RunStatus, event: RunEve
     assert expected == plain(job)
 
 
-@pytest.mark.parametrize("row", LAW.transitions, ids=lambda row: f"{row.event}-{row.source}")
+@pytest.mark.parametrize("row", RUN_LIFECYCLE.transitions, ids=lambda row: f"{row.event}-{row.source}")
 def test_the_machine_holds_the_rows_and_no_others(row: Transition) -> None:
     """Each row stands in the machine once, and the machine has as many transitions as the law has rows."""
     machine = run_machine(Job())
     assert len(machine.get_transitions(row.event.value, row.source.value, row.target.value)) == 1
-    assert len(LAW.transitions) == len(machine.get_transitions())
+    assert len(RUN_LIFECYCLE.transitions) == len(machine.get_transitions())
 
 
 @pytest.mark.parametrize("status", RunStatus)
 def test_triggers_and_final_states_are_those_of_the_law(status: RunStatus) -> None:
     """`get_triggers` lists the allowed events, and a state is final where no row leaves it."""
     machine = run_machine(Job())
-    assert list(LAW.allowed_events(status)) == machine.get_triggers(status.value)
-    assert LAW.is_terminal(status) is machine.get_state(status.value).final
+    assert list(RUN_LIFECYCLE.allowed_events(status)) == machine.get_triggers(status.value)
+    assert RUN_LIFECYCLE.is_terminal(status) is machine.get_state(status.value).final
 
 
 def test_a_model_without_a_status_is_born_queued() -> None:
@@ -134,7 +134,7 @@ def test_a_missing_deadline_counts_from_creation() -> None:
     assert (job.created_at, job.expires_at) == (0, 60)
 
 
-@pytest.mark.parametrize("status", [status for status in RunStatus if LAW.is_terminal(status)])
+@pytest.mark.parametrize("status", [status for status in RunStatus if RUN_LIFECYCLE.is_terminal(status)])
 def test_a_terminal_model_has_no_deadline(status: RunStatus) -> None:
     """Bound in a terminal status, a model loses the deadline that it came with."""
     job = Job()
@@ -289,7 +289,7 @@ def test_equal_models_are_refused_not_forgotten() -> None:
 def test_models_survive_pickle_and_copy(machine_cls: type[Machine]) -> None:
     """A copy has a machine of its own, obeys the same law, and leaves the original where it is."""
     options: dict[str, Any] = {"graph_engine": "mermaid"} if machine_cls is GraphMachine else {}
-    job = job_in(RunStatus.QUEUED, LAW, machine_cls, **options)
+    job = job_in(RunStatus.QUEUED, RUN_LIFECYCLE, machine_cls, **options)
     for twin in (pickle.loads(pickle.dumps(job)), copy.deepcopy(job)):
         assert plain(job) == plain(twin)
         assert move(twin, "start", at=4)
@@ -343,7 +343,7 @@ def test_the_picture_shows_every_row() -> None:
     machine = run_machine(job, machine_cls=GraphMachine, graph_engine="mermaid", title="Run")
     move(job, "start")
     lines = [line.strip() for line in job.get_graph().draw(None).splitlines()]
-    assert {f"{row.source} --> {row.target}: {row.event}" for row in LAW.transitions} == {
+    assert {f"{row.source} --> {row.target}: {row.event}" for row in RUN_LIFECYCLE.transitions} == {
         line for line in lines if ": " in line and "-->" in line
     }
     assert {f'state "{status}" as {status}' for status in RunStatus} == {

@@ -262,7 +262,7 @@ NO_NAMES = frozenset(
     (
         # What is read, or given out.
         *("Claim", "Entry", "Swept", "Settle", "StoredRun", "Run", "TrackedRun", "IncompleteDetails", "LastError"),
-        *("RequiredAction", "TruncationStrategy", "Usage", "Judgement", "Charge", "Transition", "Law", "Fault"),
+        *("RequiredAction", "TruncationStrategy", "Usage", "Judgement", "Charge", "Transition", "Lifecycle", "Fault"),
         # Addresses, words of the law, statements, titles of a report.
         *("open_store", "assert_history", "assert_moves", "assert_plausible", "assert_refused", "assert_stamps"),
         *("Functions", "Objects", "SqlTable", "Subject"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runstate import LAW, Law, Run, RunDecodeError, RunEvent, RunStatus, documented
+from runstate import RUN_LIFECYCLE, Lifecycle, Run, RunDecodeError, RunEvent, RunStatus, documented
 from runstate.traces import Finding, Shape, Step, judge, judge_trace, shapes
 from tests.mutated_traces import changes, count_changes, is_legal
 from tests.support import (
@@ -455,12 +455,12 @@ def test_another_law() -> None:
     assert () == judge_trace([born, cancelling]).findings
     assert () != judge_trace([born, cancelling], documented()).findings
     assert () == judge(bring("cancelled"), documented())
-    assert shapes(documented()) < shapes(LAW)
+    assert shapes(documented()) < shapes(RUN_LIFECYCLE)
 
 
 def test_a_law_that_leads_nowhere() -> None:
     """By a law without rows only a new run can be; any other status has no path to it."""
-    nowhere = Law(())
+    nowhere = Lifecycle(())
     assert {Shape(RunStatus.QUEUED, frozenset())} >= {Shape(s.status, frozenset()) for s in shapes(nowhere)}
     (finding,) = judge(bring("completed"), nowhere)
     assert Finding("error", "run_1", 0, "status", "no path leads to completed", "see the table") == finding

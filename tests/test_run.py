@@ -27,7 +27,7 @@ from runstate import (
     Usage,
     new_run_id,
 )
-from runstate.lifecycle import LAW, TRANSITIONS, Transition
+from runstate.lifecycle import RUN_LIFECYCLE, TRANSITIONS, Transition
 from runstate.traces import judge, judge_trace
 from tests.support import (
     CALL,
@@ -88,7 +88,7 @@ def test_an_illegal_move(status: str, event: str) -> None:
         assert (TerminalStatus if status in TERMINAL else IllegalTransition) is type(error)
         assert ("run_1", status, event) == (error.run_id, error.status, error.event)
         assert tuple(e for e in EVENTS if (status, e) in TABLE) == error.allowed
-        assert LAW.path_to_event(run.status, RunEvent(event)) == error.path
+        assert RUN_LIFECYCLE.path_to_event(run.status, RunEvent(event)) == error.path
         assert str(caught.value) == str(error)
     assert record == run.to_dict()
     assert slots == everything(run)
@@ -104,7 +104,7 @@ def test_the_way_a_refusal_teaches_can_be_gone(status: str, event: str) -> None:
     path = caught.value.path
     for step in path or ():
         ask(run, step)
-    assert (status if path is None else LAW.target_of(RunEvent(event))) == run.status
+    assert (status if path is None else RUN_LIFECYCLE.target_of(RunEvent(event))) == run.status
 
 
 @pytest.mark.parametrize("row", TRANSITIONS, ids=lambda row: f"{row.event}-{row.source}")
@@ -114,7 +114,12 @@ def test_a_move_writes_what_its_row_says(row: Transition) -> None:
     before = everything(run)
     ask(run, row.event, NOW + 100)
     written = {slot.removeprefix("_") for slot, value in everything(run).items() if value is not before[slot]}
-    changed = {field for field in HELD_IN if LAW.holds(field, row.source) != LAW.holds(field, row.target)}  # type: ignore[arg-type]
+    is_present = RUN_LIFECYCLE.is_present
+    changed = {
+        field
+        for field in HELD_IN
+        if is_present(field, row.source) != is_present(field, row.target)  # type: ignore[arg-type]
+    }
     assert {"status", *changed} | ({row.stamp} if row.stamp else set()) == written
 
 

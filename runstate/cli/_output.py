@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from runstate.lifecycle import LAW
+from runstate.lifecycle import RUN_LIFECYCLE
 from runstate.run.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def lanes(console: Console, standing: Standing | None = None) -> str:
     from runstate.diagram import draw
 
     width = console.width if console.is_terminal else None
-    return draw(LAW, "lanes" if has_unicode(console) else "ascii", standing, width, has_colors(console))
+    return draw(RUN_LIFECYCLE, "lanes" if has_unicode(console) else "ascii", standing, width, has_colors(console))
 
 
 def standing_of(run: RunSnapshot) -> Standing:

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from runstate.cli._output import has_unicode, screen
-from runstate.lifecycle import LAW, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import printable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def status_style(status: str) -> str:
     from runstate.diagram.canvas import PAINT
     from runstate.diagram.model import Picture
 
-    paint = {str(column.status): PAINT[column.tone] for column in Picture.of(LAW).columns}
+    paint = {str(column.status): PAINT[column.tone] for column in Picture.of(RUN_LIFECYCLE).columns}
     return f"color({paint[status].rpartition(';')[2]})" if status in paint else ""
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import attrs
 
 from runstate.clock import monotonic, pause
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.lifecycle.errors import RunstateError
 from runstate.store import Entry, NewRun, Store, StoredRun
 from runstate.traces import judge
@@ -127,7 +127,9 @@ class Fleet:
                     self._react(entry)
                 counts = self.store.counts()
                 yield counts
-                if not entries and all(LAW.is_terminal(status) or not count for status, count in counts.items()):
+                if not entries and all(
+                    RUN_LIFECYCLE.is_terminal(status) or not count for status, count in counts.items()
+                ):
                     return
                 self._kill_one()
                 if monotonic() > until:
@@ -139,7 +141,7 @@ class Fleet:
         """Do what a client does when it hears of an entry."""
         self.moved[entry.actor or "?"] += 1
         try:
-            if entry.target is LAW.target_of(RunEvent.REQUIRE_ACTION):
+            if entry.target is RUN_LIFECYCLE.target_of(RunEvent.REQUIRE_ACTION):
                 calls = (entry.detail or {})["required_action"]["submit_tool_outputs"]["tool_calls"]
                 self.store.submit_tool_outputs(entry.run_id, {call["id"]: "sunny" for call in calls}, actor="client")
             elif entry.event is RunEvent.START and self.kinds.get(entry.run_id) == "cancel":
@@ -238,7 +240,7 @@ def _illegal(history: Sequence[Entry]) -> int:
     """Count the entries of one run that do not follow from the one before by the law."""
     wrong = 0 if history[0].event is None and history[0].version == 1 else 1
     for before, entry in pairwise(history):
-        row = None if entry.event is None or entry.source is None else LAW.find(entry.source, entry.event)
+        row = None if entry.event is None or entry.source is None else RUN_LIFECYCLE.find(entry.source, entry.event)
         follows = entry.source is before.target and entry.version == before.version + 1 and entry.at >= before.at
         wrong += row is None or row.target is not entry.target or not follows
     return wrong

@@ -17,7 +17,7 @@ from runstate.diagram.renderers.lanes_svg import lanes_svg
 from runstate.diagram.renderers.lanes_text import lanes_text
 from runstate.diagram.renderers.markdown import markdown
 from runstate.diagram.renderers.mermaid import mermaid
-from runstate.lifecycle import LAW, Law
+from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ _PENCILS: Final[Mapping[str, Callable[[Picture], str]]] = {
 
 
 def draw(
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
     format: Format = "lanes",  # noqa: A002 - the word a caller looks for
     standing: Standing | None = None,
     width: int | None = None,
@@ -55,7 +55,7 @@ def draw(
 
     >>> from runstate.lifecycle import Basis, RunEvent, RunStatus, Transition
     >>> start = Transition(RunEvent.START, RunStatus.QUEUED, RunStatus.IN_PROGRESS, "started_at", Basis.DOCUMENTED)
-    >>> print(draw(Law((start,)), "ascii"))
+    >>> print(draw(Lifecycle((start,)), "ascii"))
              live       - terminal
              queued     in_progress
            created_at   started_at

@@ -1,7 +1,8 @@
 """What every picture shows, before any pencil touches it: columns, lanes, and where one run stands.
 
-All of it is read off a `Law`, except two things that only pictures need: which tone a status has, and the name of the
-stamp that birth writes. A pencil (text, SVG, Mermaid, DOT, Markdown) takes a `Picture` and decides nothing about runs.
+All of it is read off a `Lifecycle`, except two things that only pictures need: which tone a status has, and the name of
+the stamp that birth writes. A pencil (text, SVG, Mermaid, DOT, Markdown) takes a `Picture` and decides nothing about
+runs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-from runstate.lifecycle import BIRTH, Law, RunEvent, RunStatus, Transition
+from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus, Transition
 
 __all__ = ["Column", "Lane", "Move", "Picture", "Standing", "Tone", "clock_time"]
 
@@ -109,7 +110,7 @@ class Picture:
     standing: Standing | None = None
 
     @classmethod
-    def of(cls, law: Law, standing: Standing | None = None) -> Picture:
+    def of(cls, law: Lifecycle, standing: Standing | None = None) -> Picture:
         """Return the picture of `law`, with a run in it if `standing` says where.
 
         A status that no row mentions gets no column, unless the run stands there.
@@ -145,8 +146,8 @@ def clock_time(seconds: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}"
 
 
-def _column(law: Law, status: RunStatus, standing: Standing | None) -> Column:
-    born = (_BIRTH_STAMP,) if status is BIRTH else ()
+def _column(law: Lifecycle, status: RunStatus, standing: Standing | None) -> Column:
+    born = (_BIRTH_STAMP,) if status is INITIAL_STATUS else ()
     written = (row.stamp for row in law.transitions if row.target is status and row.stamp is not None)
     stamps = tuple(dict.fromkeys((*born, *written)))
     terminal = law.is_terminal(status)
@@ -157,7 +158,7 @@ def _column(law: Law, status: RunStatus, standing: Standing | None) -> Column:
     return Column(status, _TONES[status], terminal, here, stamps, times)
 
 
-def _lane(law: Law, event: RunEvent, in_order: list[RunStatus], standing: Standing | None) -> Lane:
+def _lane(law: Lifecycle, event: RunEvent, in_order: list[RunStatus], standing: Standing | None) -> Lane:
     found = (law.find(status, event) for status in in_order)
     return Lane(
         rows=tuple(row for row in found if row is not None),

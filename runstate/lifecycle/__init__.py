@@ -4,33 +4,33 @@ This package knows nothing of time, storage, JSON or people: it has no input and
 """
 
 from runstate.lifecycle._lifecycle import (
-    LAW,
-    Law,
+    RUN_LIFECYCLE,
+    Lifecycle,
     allowed_events,
-    check_complete,
     documented,
     is_terminal,
     shortest_path,
     target_of,
+    validate_lifecycle,
 )
-from runstate.lifecycle._table import BIRTH, TRANSITIONS
-from runstate.lifecycle._types import Basis, Field, RunEvent, RunStatus, Stamp, Transition
+from runstate.lifecycle._table import INITIAL_STATUS, TRANSITIONS
+from runstate.lifecycle._types import Basis, RunEvent, RunStatus, Stamp, StatusField, Transition
 
 __all__ = [
-    "BIRTH",
-    "LAW",
+    "INITIAL_STATUS",
+    "RUN_LIFECYCLE",
     "TRANSITIONS",
     "Basis",
-    "Field",
-    "Law",
+    "Lifecycle",
     "RunEvent",
     "RunStatus",
     "Stamp",
+    "StatusField",
     "Transition",
     "allowed_events",
-    "check_complete",
     "documented",
     "is_terminal",
     "shortest_path",
     "target_of",
+    "validate_lifecycle",
 ]

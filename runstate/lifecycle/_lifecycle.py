@@ -6,27 +6,37 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from runstate.lifecycle._table import BIRTH, EXPIRE, FAIL, HELD_IN, TRANSITIONS
-from runstate.lifecycle._types import Basis, Field, RunEvent, RunStatus, Stamp, Transition
-from runstate.lifecycle.errors import IllegalTransition, LawError, TerminalStatus
+from runstate.lifecycle._table import EXPIRE, FAIL, INITIAL_STATUS, PRESENT_IN, TRANSITIONS
+from runstate.lifecycle._types import Basis, RunEvent, RunStatus, Stamp, StatusField, Transition
+from runstate.lifecycle.errors import DefinitionError, IllegalTransition, TerminalStatus
 
-__all__ = ["LAW", "Law", "allowed_events", "check_complete", "documented", "is_terminal", "shortest_path", "target_of"]
+__all__ = [
+    "RUN_LIFECYCLE",
+    "Lifecycle",
+    "allowed_events",
+    "documented",
+    "is_terminal",
+    "shortest_path",
+    "target_of",
+    "validate_lifecycle",
+]
 
 # What a refusal teaches besides the run's name: worked out once for each (status, event), then only looked up.
-_Lesson: TypeAlias = tuple[type[IllegalTransition], tuple[RunEvent, ...], tuple[RunEvent, ...] | None]
+_RefusalArgs: TypeAlias = tuple[type[IllegalTransition], tuple[RunEvent, ...], tuple[RunEvent, ...] | None]
 
 
 @attrs.frozen(eq=False, repr=False)
-class Law:
+class Lifecycle:
     """A table of transitions and every look-up that can be derived from it.
 
-    `LAW` is the one that runs obey; `documented()` is its documented part. Tests and pictures may build others.
-    Statuses and events may be given as members or as their strings; a string that is none raises `ValueError` and
-    names the nine.
+    `RUN_LIFECYCLE` is the one that runs obey; `documented()` is its documented part. Tests and pictures may build
+    others. Statuses and events may be given as members or as their strings; a string that is none raises `ValueError`
+    and names the nine.
 
-    Laws with the same rows are equal; a copy of `LAW`, pickled ones too, is `LAW`.
+    Laws with the same rows are equal; a copy of `RUN_LIFECYCLE`, pickled ones too, is `RUN_LIFECYCLE`.
 
-    Raises `LawError` when a row stands twice, an event has two targets, or only some of its rows end at the deadline.
+    Raises `DefinitionError` when a row stands twice, an event has two targets, or only some of its rows end at the
+    deadline.
     """
 
     transitions: tuple[Transition, ...]
@@ -37,7 +47,7 @@ class Law:
     _rows: dict[tuple[RunStatus, RunEvent], Transition] = attrs.field(init=False)
     _targets: dict[RunEvent, RunStatus] = attrs.field(init=False)
     _live: frozenset[RunStatus] = attrs.field(init=False)
-    _lessons: dict[tuple[RunStatus, RunEvent], _Lesson] = attrs.field(init=False, factory=dict)
+    _refusal_cache: dict[tuple[RunStatus, RunEvent], _RefusalArgs] = attrs.field(init=False, factory=dict)
     _hash: int = attrs.field(init=False)  # worked out once: laws are keys of caches
 
     def __attrs_post_init__(self) -> None:
@@ -45,14 +55,14 @@ class Law:
         targets: dict[RunEvent, RunStatus] = {}
         for row in self.transitions:
             if (row.source, row.event) in rows:
-                raise LawError(f"{row.event} from {row.source} stands in the table twice")
+                raise DefinitionError(f"{row.event} from {row.source} stands in the table twice")
             if targets.setdefault(row.event, row.target) is not row.target:
-                raise LawError(f"{row.event} leads to both {targets[row.event]} and {row.target}")
+                raise DefinitionError(f"{row.event} leads to both {targets[row.event]} and {row.target}")
             rows[row.source, row.event] = row
         bounded = frozenset(row.event for row in self.transitions if row.until_deadline)
         for row in self.transitions:
             if row.event in bounded and not row.until_deadline:
-                raise LawError(f"{row.event} ends at the deadline in one row, and not from {row.source}")
+                raise DefinitionError(f"{row.event} ends at the deadline in one row, and not from {row.source}")
         write = object.__setattr__  # the class is frozen for everybody else
         write(self, "events", tuple(event for event in RunEvent if event in targets))
         write(self, "until_deadline", bounded)
@@ -62,18 +72,19 @@ class Law:
         write(self, "_hash", hash(self.transitions))
 
     def __repr__(self) -> str:
-        return f"<Law of {len(self.transitions)} transitions>"
+        return f"<Lifecycle of {len(self.transitions)} transitions>"
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Law) and self.transitions == other.transitions)
+        return self is other or (isinstance(other, Lifecycle) and self.transitions == other.transitions)
 
     def __hash__(self) -> int:
         return self._hash
 
-    def __reduce__(self) -> str | tuple[type[Law], tuple[tuple[Transition, ...]]]:
+    def __reduce__(self) -> str | tuple[type[Lifecycle], tuple[tuple[Transition, ...]]]:
         """Be the same law again in another process, and in a copy."""
         return next(
-            (name for name in ("LAW", "_DOCUMENTED_LAW") if globals().get(name) is self), (Law, (self.transitions,))
+            (name for name in ("RUN_LIFECYCLE", "_DOCUMENTED_LIFECYCLE") if globals().get(name) is self),
+            (Lifecycle, (self.transitions,)),
         )
 
     def find(self, status: RunStatus, event: RunEvent) -> Transition | None:
@@ -81,11 +92,11 @@ class Law:
         return self._rows.get((RunStatus(status), RunEvent(event)))
 
     def target_of(self, event: RunEvent) -> RunStatus:
-        """Return the one status that `event` leads to. Raises `LawError` if no row has the event."""
+        """Return the one status that `event` leads to. Raises `DefinitionError` if no row has the event."""
         try:
             return self._targets[RunEvent(event)]
         except KeyError:
-            raise LawError(f"no transition of this law has the event {event}") from None
+            raise DefinitionError(f"no transition of this law has the event {event}") from None
 
     def sources_of(self, event: RunEvent) -> frozenset[RunStatus]:
         """Return the statuses in which `event` may be asked."""
@@ -101,9 +112,9 @@ class Law:
         """Tell whether no row leaves `status`."""
         return RunStatus(status) not in self._live
 
-    def holds(self, field: Field, status: RunStatus) -> bool:
+    def is_present(self, field: StatusField, status: RunStatus) -> bool:
         """Tell whether `field` has a value in `status` (LIFECYCLE, "The stamps"); it is null in all others."""
-        held_in = HELD_IN[field]
+        held_in = PRESENT_IN[field]
         if held_in == "live":
             return not self.is_terminal(status)
         if held_in == "terminal":
@@ -135,63 +146,63 @@ class Law:
 
     def refusal(self, run_id: str, status: RunStatus, event: RunEvent) -> IllegalTransition:
         """Return the error for `event` refused in `status`: what is allowed there, and the shortest way."""
-        lesson = self._lessons.get((status, event))
+        lesson = self._refusal_cache.get((status, event))
         if lesson is None:
             status, event = RunStatus(status), RunEvent(event)
             kind = TerminalStatus if self.is_terminal(status) else IllegalTransition
             lesson = (kind, self.allowed_events(status), self.path_to_event(status, event))
-            self._lessons[status, event] = lesson
+            self._refusal_cache[status, event] = lesson
         kind, allowed, path = lesson
         return kind(run_id, status, event, allowed, path)
 
-    def only(self, basis: Basis) -> Law:
+    def filter(self, basis: Basis) -> Lifecycle:
         """Return the law made of the rows with this basis alone."""
-        return Law(tuple(row for row in self.transitions if row.basis is basis))
+        return Lifecycle(tuple(row for row in self.transitions if row.basis is basis))
 
 
-def check_complete(law: Law) -> None:
-    """Hold a law to what users rely on. Raises `LawError` for the first thing that does not hold.
+def validate_lifecycle(law: Lifecycle) -> None:
+    """Hold a law to what users rely on. Raises `DefinitionError` for the first thing that does not hold.
 
     Every status can be reached from birth; every live status can expire and can fail, so no run is stuck for ever; and
     two transitions into one status never disagree about the stamp.
     """
     for status in RunStatus:
-        if law.shortest_path(BIRTH, status) is None:
-            raise LawError(f"no way leads from {BIRTH} to {status}")
+        if law.shortest_path(INITIAL_STATUS, status) is None:
+            raise DefinitionError(f"no way leads from {INITIAL_STATUS} to {status}")
         for event in (EXPIRE, FAIL):
             if not law.is_terminal(status) and law.find(status, event) is None:
-                raise LawError(f"{status} is live, but cannot {event}")
+                raise DefinitionError(f"{status} is live, but cannot {event}")
     stamps: dict[RunStatus, Stamp | None] = {}
     for row in law.transitions:
         if stamps.setdefault(row.target, row.stamp) != row.stamp:
-            raise LawError(f"{row.target} is stamped both {stamps[row.target]} and {row.stamp}")
+            raise DefinitionError(f"{row.target} is stamped both {stamps[row.target]} and {row.stamp}")
 
 
-def _law_of_runs(rows: tuple[Transition, ...]) -> Law:
-    law = Law(rows)
-    check_complete(law)
+def _validated(rows: tuple[Transition, ...]) -> Lifecycle:
+    law = Lifecycle(rows)
+    validate_lifecycle(law)
     return law
 
 
-LAW: Final = _law_of_runs(TRANSITIONS)
+RUN_LIFECYCLE: Final = _validated(TRANSITIONS)
 """The law that every run obeys: all nineteen transitions."""
 
-_DOCUMENTED_LAW: Final = LAW.only(Basis.DOCUMENTED)
+_DOCUMENTED_LIFECYCLE: Final = RUN_LIFECYCLE.filter(Basis.DOCUMENTED)
 
 
 def allowed_events(status: RunStatus) -> tuple[RunEvent, ...]:
     """Return the events that may be asked in `status`; none in a terminal one."""
-    return LAW.allowed_events(status)
+    return RUN_LIFECYCLE.allowed_events(status)
 
 
 def target_of(event: RunEvent) -> RunStatus:
     """Return the one status that `event` leads to."""
-    return LAW.target_of(event)
+    return RUN_LIFECYCLE.target_of(event)
 
 
 def is_terminal(status: RunStatus) -> bool:
     """Tell whether nothing leaves `status`."""
-    return LAW.is_terminal(status)
+    return RUN_LIFECYCLE.is_terminal(status)
 
 
 def shortest_path(source: RunStatus, target: RunStatus) -> tuple[RunEvent, ...] | None:
@@ -200,9 +211,9 @@ def shortest_path(source: RunStatus, target: RunStatus) -> tuple[RunEvent, ...] 
     >>> [str(event) for event in shortest_path(RunStatus.QUEUED, RunStatus.CANCELLED)]
     ['request_cancel', 'confirm_cancel']
     """
-    return LAW.shortest_path(source, target)
+    return RUN_LIFECYCLE.shortest_path(source, target)
 
 
-def documented() -> Law:
+def documented() -> Lifecycle:
     """Return the law made of the eleven documented transitions alone."""
-    return _DOCUMENTED_LAW
+    return _DOCUMENTED_LIFECYCLE

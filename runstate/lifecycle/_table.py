@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from runstate.lifecycle._types import Basis, Field, RunEvent, RunStatus, Transition
+from runstate.lifecycle._types import Basis, RunEvent, RunStatus, StatusField, Transition
 
-__all__ = ["BIRTH", "HELD_IN", "TRANSITIONS"]
+__all__ = ["INITIAL_STATUS", "PRESENT_IN", "TRANSITIONS"]
 
 # Short names: aligned rows read better, and a look-up in a module costs less than one in an Enum.
 QUEUED: Final = RunStatus.QUEUED
@@ -69,10 +69,10 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     _row(EXPIRE,              CANCELLING,      EXPIRED,         "completed_at", _ALLOWED,    "runs get stuck there"),
 )
 
-BIRTH: Final = QUEUED  # 89 of 89 recorded creates
+INITIAL_STATUS: Final = QUEUED  # 89 of 89 recorded creates
 
 # The fields that come and go with the status. Stamps are not here: once written, they stay.
-HELD_IN: Final[Mapping[Field, Literal["live", "terminal"] | RunStatus]] = {
+PRESENT_IN: Final[Mapping[StatusField, Literal["live", "terminal"] | RunStatus]] = {
     "expires_at":         "live",
     "required_action":    REQUIRES_ACTION,
     "last_error":         FAILED,

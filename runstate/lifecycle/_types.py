@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, NamedTuple, NoReturn, Self, TypeAlias
 
-__all__ = ["Basis", "Field", "RunEvent", "RunStatus", "Stamp", "Transition"]
+__all__ = ["Basis", "RunEvent", "RunStatus", "Stamp", "StatusField", "Transition"]
 
 
 def _unknown(kind: str, value: object, known: type[StrEnum]) -> str:
@@ -76,7 +76,7 @@ class Basis(StrEnum):
 Stamp: TypeAlias = Literal["started_at", "cancelled_at", "failed_at", "completed_at"]
 """A field that a transition writes the time into (Unix seconds)."""
 
-Field: TypeAlias = Literal["expires_at", "required_action", "last_error", "incomplete_details", "usage"]
+StatusField: TypeAlias = Literal["expires_at", "required_action", "last_error", "incomplete_details", "usage"]
 """A field that has a value in some statuses and is null in all others."""
 
 

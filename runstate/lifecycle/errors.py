@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 from runstate.lifecycle._types import RunEvent, RunStatus
 
-__all__ = ["DeadlinePassed", "IllegalTransition", "LawError", "RefusedRun", "RunstateError", "TerminalStatus"]
+__all__ = ["DeadlinePassed", "DefinitionError", "IllegalTransition", "RefusedRun", "RunstateError", "TerminalStatus"]
 
 
 class RefusedRun(Protocol):
@@ -75,15 +75,15 @@ class RunstateError(Exception):
     """Whether asking the same thing again can help. A refusal by the law stays one."""
 
 
-class LawError(RunstateError):
+class DefinitionError(RunstateError):
     """A table of transitions contradicts itself, or an event is asked of a table that lacks it."""
 
 
 class IllegalTransition(RunstateError):
     """The law has no row for this event where the run stands. Nothing was changed.
 
-    Only `LAW.refusal` builds one. No `__init__`: BaseException keeps the arguments, which is what pickle and copy rely
-    on, and a refusal stays cheap for those who catch and drop it.
+    Only `RUN_LIFECYCLE.refusal` builds one. No `__init__`: BaseException keeps the arguments, which is what pickle and
+    copy rely on, and a refusal stays cheap for those who catch and drop it.
     """
 
     @property
@@ -117,7 +117,7 @@ class IllegalTransition(RunstateError):
         return cast("RefusedRun", self.args[5]) if len(self.args) > 5 else None
 
     @property
-    def lost_to(self) -> str:
+    def changed_by(self) -> str:
         """What moved the stored run to where it stands, by whom: ` (by complete, worker w1)`; empty in memory."""
         run = self.run
         if run is None or run.event is None:
@@ -126,7 +126,7 @@ class IllegalTransition(RunstateError):
 
     def __str__(self) -> str:
         sentence = (
-            f"run {self.run_id} is {self.status}{self.lost_to} and cannot {self.event}; "
+            f"run {self.run_id} is {self.status}{self.changed_by} and cannot {self.event}; "
             f"allowed there: {', '.join(self.allowed)}"
         )
         if self.path is None:
@@ -137,13 +137,13 @@ class IllegalTransition(RunstateError):
 class TerminalStatus(IllegalTransition):
     """The run has ended, and nothing leaves a terminal status. Nothing was changed.
 
-    An event that is legal only before the deadline (`LAW.until_deadline`) and comes too late is refused so as well. If
-    the run was not expired yet, the store has expired it first.
+    An event that is legal only before the deadline (`RUN_LIFECYCLE.until_deadline`) and comes too late is refused so as
+    well. If the run was not expired yet, the store has expired it first.
     """
 
     def __str__(self) -> str:
         return (
-            f"run {self.run_id} is {self.status}{self.lost_to} and cannot {self.event}; "
+            f"run {self.run_id} is {self.status}{self.changed_by} and cannot {self.event}; "
             f"{self._because_expired}{self.status} is terminal, nothing leaves it"
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
 
 from runstate.clock import reader as _clock
-from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, truncation_strategy_of, usage_of
 from runstate.run.errors import Fault, InvalidRun, ToolOutputsMismatch
@@ -43,16 +43,16 @@ DEFAULT_EXPIRES_IN_S: Final = 600  # 725 of 725 recorded runs
 _START, _REQUIRE, _SUBMIT = RunEvent.START, RunEvent.REQUIRE_ACTION, RunEvent.SUBMIT_TOOL_OUTPUTS
 _REQUEST, _CONFIRM = RunEvent.REQUEST_CANCEL, RunEvent.CONFIRM_CANCEL
 _COMPLETE, _CUT, _FAIL, _EXPIRE = RunEvent.COMPLETE, RunEvent.MARK_INCOMPLETE, RunEvent.FAIL, RunEvent.EXPIRE
-_MAY_START, _STARTED = LAW.sources_of(_START), LAW.target_of(_START)
-_MAY_REQUIRE, _REQUIRED = LAW.sources_of(_REQUIRE), LAW.target_of(_REQUIRE)
-_MAY_SUBMIT, _SUBMITTED = LAW.sources_of(_SUBMIT), LAW.target_of(_SUBMIT)
-_MAY_REQUEST, _REQUESTED = LAW.sources_of(_REQUEST), LAW.target_of(_REQUEST)
-_MAY_CONFIRM, _CONFIRMED = LAW.sources_of(_CONFIRM), LAW.target_of(_CONFIRM)
-_MAY_COMPLETE, _COMPLETED = LAW.sources_of(_COMPLETE), LAW.target_of(_COMPLETE)
-_MAY_CUT, _INCOMPLETE = LAW.sources_of(_CUT), LAW.target_of(_CUT)
-_MAY_FAIL, _FAILED = LAW.sources_of(_FAIL), LAW.target_of(_FAIL)
-_MAY_EXPIRE, _EXPIRED = LAW.sources_of(_EXPIRE), LAW.target_of(_EXPIRE)
-_refusal = LAW.refusal
+_MAY_START, _STARTED = RUN_LIFECYCLE.sources_of(_START), RUN_LIFECYCLE.target_of(_START)
+_MAY_REQUIRE, _REQUIRED = RUN_LIFECYCLE.sources_of(_REQUIRE), RUN_LIFECYCLE.target_of(_REQUIRE)
+_MAY_SUBMIT, _SUBMITTED = RUN_LIFECYCLE.sources_of(_SUBMIT), RUN_LIFECYCLE.target_of(_SUBMIT)
+_MAY_REQUEST, _REQUESTED = RUN_LIFECYCLE.sources_of(_REQUEST), RUN_LIFECYCLE.target_of(_REQUEST)
+_MAY_CONFIRM, _CONFIRMED = RUN_LIFECYCLE.sources_of(_CONFIRM), RUN_LIFECYCLE.target_of(_CONFIRM)
+_MAY_COMPLETE, _COMPLETED = RUN_LIFECYCLE.sources_of(_COMPLETE), RUN_LIFECYCLE.target_of(_COMPLETE)
+_MAY_CUT, _INCOMPLETE = RUN_LIFECYCLE.sources_of(_CUT), RUN_LIFECYCLE.target_of(_CUT)
+_MAY_FAIL, _FAILED = RUN_LIFECYCLE.sources_of(_FAIL), RUN_LIFECYCLE.target_of(_FAIL)
+_MAY_EXPIRE, _EXPIRED = RUN_LIFECYCLE.sources_of(_EXPIRE), RUN_LIFECYCLE.target_of(_EXPIRE)
+_refusal = RUN_LIFECYCLE.refusal
 
 _Settings: TypeAlias = tuple[Any, ...]  # what _SETTINGS names, in that order
 _SETTINGS: Final = tuple(
@@ -201,7 +201,7 @@ class Run(RunSnapshot):
         run._id = new_run_id(now) if id is None else id
         run._created_at = born
         run._expires_at = born + expires_in_s
-        run._status = BIRTH
+        run._status = INITIAL_STATUS
         run._fill(thread_id, assistant_id, model, settings)
         return run
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 from runstate.clock import reader as _clock
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.run.arguments import GivenUsage, usage_of
 from runstate.run.record import RunRecord
 from runstate.run.values import IncompleteReason
@@ -37,12 +37,12 @@ class RunSnapshot(RunRecord):
     @property
     def is_terminal(self) -> bool:
         """Whether the run has ended."""
-        return LAW.is_terminal(self._status)
+        return RUN_LIFECYCLE.is_terminal(self._status)
 
     @property
     def allowed_events(self) -> tuple[RunEvent, ...]:
         """The events that may be asked where it stands; none when it has ended."""
-        return LAW.allowed_events(self._status)
+        return RUN_LIFECYCLE.allowed_events(self._status)
 
     def is_due(self, now: float | None = None) -> bool:
         """Tell whether the deadline has come at `now` (Unix seconds, else the clock's). Never of an ended run."""

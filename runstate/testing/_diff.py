@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, cast, get_args
 
-from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp, StatusField
 from runstate.run import record
 from runstate.run.snapshot import RunSnapshot
 
 __all__ = ["FIELDS", "fields_of", "outcomes", "unlike_a_birth", "unlike_a_move", "what_changed"]
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
-_HELD: Final[tuple[Field, ...]] = get_args(Field)
+_HELD: Final[tuple[StatusField, ...]] = get_args(StatusField)
 FIELDS: Final[tuple[str, ...]] = ("status", *_STAMPS, *_HELD)
 """What a transition may write."""
 
@@ -61,7 +61,7 @@ def what_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[s
     )
 
 
-def outcomes(law: Law, status: RunStatus, event: RunEvent) -> tuple[tuple[RunEvent, ...], ...]:
+def outcomes(law: Lifecycle, status: RunStatus, event: RunEvent) -> tuple[tuple[RunEvent, ...], ...]:
     """Return what a legal event may come to, as the events it passes; () where it is refused.
 
     Nobody works on a run that waits, so there a cancel may arrive at once, in one commit (LIFECYCLE, "The law").
@@ -75,11 +75,11 @@ def outcomes(law: Law, status: RunStatus, event: RunEvent) -> tuple[tuple[RunEve
     return ((event,),)
 
 
-def unlike_a_birth(run: Mapping[str, Any], law: Law = LAW) -> tuple[str, ...]:
+def unlike_a_birth(run: Mapping[str, Any], law: Lifecycle = RUN_LIFECYCLE) -> tuple[str, ...]:
     """Return what a new run should not be, told: it is queued, with its deadline, and nothing else."""
-    wrong = [] if run["status"] == BIRTH else [f"it is born {run['status']}, not {BIRTH}"]
+    wrong = [] if run["status"] == INITIAL_STATUS else [f"it is born {run['status']}, not {INITIAL_STATUS}"]
     wrong += [f"{stamp} is {_told(run[stamp])} at birth" for stamp in _STAMPS if run.get(stamp) is not None]
-    return (*wrong, *_unheld(run, BIRTH, law))
+    return (*wrong, *_unheld(run, INITIAL_STATUS, law))
 
 
 def unlike_a_move(
@@ -88,7 +88,7 @@ def unlike_a_move(
     after: Mapping[str, Any],
     *,
     at: object = None,
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
 ) -> tuple[str, ...]:
     """Return what legal events asked of `before`, one after the other, would not have left, told.
 
@@ -105,7 +105,7 @@ def unlike_a_move(
     )
 
 
-def _stamp_of(event: RunEvent, law: Law) -> Stamp | None:
+def _stamp_of(event: RunEvent, law: Lifecycle) -> Stamp | None:
     return next((row.stamp for row in law.transitions if row.event is event), None)
 
 
@@ -126,19 +126,19 @@ def _unstamped(
             yield f"{stamp} is {_told(new)}, and the move was made at {at}"
 
 
-def _unheld(run: Mapping[str, Any], status: RunStatus, law: Law) -> Iterator[str]:
+def _unheld(run: Mapping[str, Any], status: RunStatus, law: Lifecycle) -> Iterator[str]:
     """Yield each field that should have a value in a status and has none, or the other way round."""
     for field in _HELD:
-        if field in run and (run[field] is not None) is not law.holds(field, status):
-            yield f"{field} is {_told(run[field])}, and in {status} it {_has(law.holds(field, status))}"
+        if field in run and (run[field] is not None) is not law.is_present(field, status):
+            yield f"{field} is {_told(run[field])}, and in {status} it {_has(law.is_present(field, status))}"
 
 
-def _unkept(before: Mapping[str, Any], after: Mapping[str, Any], target: RunStatus, law: Law) -> Iterator[str]:
+def _unkept(before: Mapping[str, Any], after: Mapping[str, Any], target: RunStatus, law: Lifecycle) -> Iterator[str]:
     """Yield each field that no transition writes and that changed all the same."""
     for field in _CONSTANT:
         if field in before and before[field] != after.get(field):
             yield f"{field} went from {_told(before[field])} to {_told(after.get(field))}, and it never changes"
-    if law.holds("expires_at", target) and before.get("expires_at") != after.get("expires_at"):
+    if law.is_present("expires_at", target) and before.get("expires_at") != after.get("expires_at"):
         old, new = before.get("expires_at"), after.get("expires_at")
         if old is not None and new is not None:
             yield f"expires_at went from {_told(old)} to {_told(new)}, and a deadline is never moved"

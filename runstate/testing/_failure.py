@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from runstate.clock import span
 from runstate.diagram import Standing, draw
-from runstate.lifecycle import LAW, Basis, Law, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus
 from runstate.run.validators import YEAR_10000
 from runstate.store import Store
 from runstate.store._types import Entry, StoredRun
@@ -37,7 +37,7 @@ def shortfall(
     source: RunStatus | None = None,
     asked: RunEvent | None = None,
     store: Store | None = None,
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
 ) -> AssertionError:
     """Return the `AssertionError` of an assertion that does not hold, with all that helps to see why.
 
@@ -59,9 +59,9 @@ def shortfall(
     return AssertionError("\n".join(lines))
 
 
-def _way(law: Law, status: RunStatus, event: RunEvent) -> tuple[RunEvent, ...] | None:
+def _way(law: Lifecycle, status: RunStatus, event: RunEvent) -> tuple[RunEvent, ...] | None:
     """Return the shortest way to an event, by documented moves if they lead there: nobody is to cancel to complete."""
-    return law.only(Basis.DOCUMENTED).path_to_event(status, event) or law.path_to_event(status, event)
+    return law.filter(Basis.DOCUMENTED).path_to_event(status, event) or law.path_to_event(status, event)
 
 
 def _known(status: str) -> RunStatus | None:
@@ -83,7 +83,7 @@ def told_entry(entry: Entry, since: int) -> str:
     return f"{asked} -> {entry.target} (+{span(entry.at - since)}{by})"
 
 
-def _lanes(fields: Mapping[str, Any], status: RunStatus, law: Law) -> list[str]:
+def _lanes(fields: Mapping[str, Any], status: RunStatus, law: Lifecycle) -> list[str]:
     stamps = {name: _seconds(fields.get(name)) for name in _STAMPED}
     times = {name: time for name, time in stamps.items() if time is not None}
     run_id = fields.get("id")

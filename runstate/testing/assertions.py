@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
-from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp
 from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
 from runstate.run.errors import InvalidRun
 from runstate.run.record import RunRecord
@@ -37,7 +37,7 @@ def assert_moves(
     store: Store | None = None,
     by: Callable[[], object] | None = None,
     refused: Refusals = IllegalTransition,
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
     **given: Any,
 ) -> RunT:
     """Ask `event` of a run and assert that it moves as the law says; return the run as it stands then.
@@ -94,7 +94,7 @@ def assert_refused(
     store: Store | None = None,
     by: Callable[[], object] | None = None,
     refused: Refusals = IllegalTransition,
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
     **given: Any,
 ) -> Exception:
     """Ask `event` of a run and assert that it is refused and nothing changed; return the refusal.
@@ -206,7 +206,7 @@ def assert_plausible(
     found: RunRecord | Mapping[str, object] | Iterable[RunRecord | Mapping[str, object]] | None = None,
     *,
     cassette: str | Path | None = None,
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
 ) -> None:
     """Assert that a legal history could have left what was found: a record, or a trace of one run in order.
 
@@ -305,11 +305,11 @@ def _now(run: RunT, store: Store | None) -> RunT:
     return cast("RunT", store.get(run.id)) if store is not None and isinstance(run, StoredRun) else run
 
 
-def _ends(ways: Iterable[Sequence[RunEvent]], law: Law) -> tuple[RunStatus, ...]:
+def _ends(ways: Iterable[Sequence[RunEvent]], law: Lifecycle) -> tuple[RunStatus, ...]:
     return tuple(law.target_of(way[-1]) for way in ways)
 
 
-def _wanted(event: RunEvent, to: RunStatus | str | None, law: Law) -> RunStatus:
+def _wanted(event: RunEvent, to: RunStatus | str | None, law: Lifecycle) -> RunStatus:
     """Return where an event should lead. Raises `ValueError` if `to` is said, and it leads there from nowhere."""
     target = law.target_of(event)
     wanted = target if to is None else RunStatus(to)
@@ -318,7 +318,7 @@ def _wanted(event: RunEvent, to: RunStatus | str | None, law: Law) -> RunStatus:
     return wanted
 
 
-def _misnamed(refusal: Exception, possible: set[RunEvent], source: RunStatus, law: Law) -> str | None:
+def _misnamed(refusal: Exception, possible: set[RunEvent], source: RunStatus, law: Lifecycle) -> str | None:
     """Return what is wrong with the events that a refusal names as possible; None if nothing is."""
     told: object = getattr(refusal, "allowed", None)
     if not isinstance(told, Iterable):
@@ -330,7 +330,7 @@ def _misnamed(refusal: Exception, possible: set[RunEvent], source: RunStatus, la
 
 def _expired_late(refusal: Exception, source: RunStatus) -> bool:
     """Tell whether a store expired the run by the request that it then refused, as it does after the deadline."""
-    run = refusal.run if isinstance(refusal, TerminalStatus) and refusal.event in LAW.until_deadline else None
+    run = refusal.run if isinstance(refusal, TerminalStatus) and refusal.event in RUN_LIFECYCLE.until_deadline else None
     return run is not None and (run.event, run.source) == (RunEvent.EXPIRE, source)
 
 

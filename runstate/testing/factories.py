@@ -9,7 +9,7 @@ from threading import local
 from typing import Any, Final, Self, overload
 
 from runstate.clock import ManualClock, microseconds, use_clock
-from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.run import Run
 from runstate.store import Store
 from runstate.store._types import Entry, StoredRun
@@ -120,7 +120,7 @@ def a_run(
     (<RunStatus.REQUIRES_ACTION: 'requires_action'>, 1700000001, ['None', 'start', 'require_action'])
     """
     wanted = None if status is None else RunStatus(status)
-    events = _way_to(wanted or BIRTH) if path is None else tuple(map(RunEvent, path))
+    events = _way_to(wanted or INITIAL_STATUS) if path is None else tuple(map(RunEvent, path))
     run: TrackedRun | StoredRun
     with _arranging():
         if store is None:
@@ -134,8 +134,8 @@ def a_run(
 
 def _way_to(status: RunStatus) -> tuple[RunEvent, ...]:
     """Return the shortest way that a worker takes part in; from where it begins, one leads everywhere."""
-    begun = LAW.target_of(RunEvent.START)
-    return () if status is BIRTH else (RunEvent.START, *(LAW.shortest_path(begun, status) or ()))
+    begun = RUN_LIFECYCLE.target_of(RunEvent.START)
+    return () if status is INITIAL_STATUS else (RunEvent.START, *(RUN_LIFECYCLE.shortest_path(begun, status) or ()))
 
 
 def _in_memory(given: dict[str, Any], events: Iterable[RunEvent], clock: ManualClock | None) -> TrackedRun:
@@ -157,7 +157,7 @@ def _in_store(store: Store, given: dict[str, Any], events: Iterable[RunEvent], c
             if clock is not None:
                 clock.advance(1)
             # A stored run that nobody works on is cancelled at once, where one in memory waits for its confirmation.
-            if not (event is RunEvent.CONFIRM_CANCEL and run.status is LAW.target_of(event)):
+            if not (event is RunEvent.CONFIRM_CANCEL and run.status is RUN_LIFECYCLE.target_of(event)):
                 run = ask_stored(store, run, event, actor=ARRANGED)
     return run
 

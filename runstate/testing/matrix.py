@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, Law, RunEvent, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus
 
 __all__ = ["Cell", "Walk", "cells", "moves", "refusals", "walks"]
 
@@ -61,7 +61,7 @@ class Walk:
         return tuple(map(Cell, self.statuses, self.events, self.statuses[1:]))
 
 
-def cells(law: Law = LAW) -> tuple[Cell, ...]:
+def cells(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """Return all 81 pairs of a status and an event, in the order of `RunStatus`, then of `RunEvent`.
 
     >>> len(cells()), len(moves()), len(refusals())
@@ -75,17 +75,17 @@ def cells(law: Law = LAW) -> tuple[Cell, ...]:
     return tuple(Cell(status, event, target(status, event)) for status in RunStatus for event in RunEvent)
 
 
-def moves(law: Law = LAW) -> tuple[Cell, ...]:
+def moves(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """Return the 19 cells that the law has a row for."""
     return tuple(cell for cell in cells(law) if cell.target is not None)
 
 
-def refusals(law: Law = LAW) -> tuple[Cell, ...]:
+def refusals(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """Return the 62 cells that the law has no row for: asked there, the event is refused, and nothing changes."""
     return tuple(cell for cell in cells(law) if cell.target is None)
 
 
-def walks(max_events: int = 6, law: Law = LAW) -> tuple[Walk, ...]:
+def walks(max_events: int = 6, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Walk, ...]:
     """Return every legal walk of up to `max_events` events, shorter ones first.
 
     >>> [len(walks(most)) for most in (0, 1, 2, 6)]
@@ -96,7 +96,7 @@ def walks(max_events: int = 6, law: Law = LAW) -> tuple[Walk, ...]:
         for event in law.allowed_events(walk.end):
             yield Walk((*walk.events, event), (*walk.statuses, law.target_of(event)))
 
-    found = [Walk((), (BIRTH,))]
+    found = [Walk((), (INITIAL_STATUS,))]
     longest = found
     for _ in range(max_events):
         longest = [further for walk in longest for further in onward(walk)]

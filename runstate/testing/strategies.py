@@ -19,7 +19,7 @@ try:
 except ImportError as _missing:
     raise ImportError("runstate.testing.strategies needs Hypothesis: pip install hypothesis") from _missing
 
-from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp, StatusField
 from runstate.run import Run
 from runstate.run.validators import MAX_METADATA_KEY, MAX_METADATA_PAIRS, MAX_METADATA_VALUE
 from runstate.run.values import (
@@ -51,7 +51,9 @@ _LIMITS: Final = st.integers(1, 1_000_000)
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 
-def paths(max_events: int = 8, ends_in: Statuses | None = None, *, law: Law = LAW) -> st.SearchStrategy[Path]:
+def paths(
+    max_events: int = 8, ends_in: Statuses | None = None, *, law: Lifecycle = RUN_LIFECYCLE
+) -> st.SearchStrategy[Path]:
     """Return a strategy for legal paths from birth: the events of a run's life, or of its beginning.
 
     A path has at most `max_events` events and ends in one of the statuses of `ends_in`, each as likely as the others;
@@ -68,9 +70,9 @@ def paths(max_events: int = 8, ends_in: Statuses | None = None, *, law: Law = LA
 Path: TypeAlias = tuple[RunEvent, ...]
 
 
-def _ends(max_events: int, ends_in: Statuses | None, law: Law) -> list[RunStatus]:
+def _ends(max_events: int, ends_in: Statuses | None, law: Lifecycle) -> list[RunStatus]:
     """Return the statuses a path may end in. Raises `ValueError` where one of those wanted is too far off."""
-    ways = {status: law.shortest_path(BIRTH, status) for status in RunStatus}
+    ways = {status: law.shortest_path(INITIAL_STATUS, status) for status in RunStatus}
     near = [status for status, way in ways.items() if way is not None and len(way) <= max_events]
     if ends_in is None:
         wanted = near
@@ -84,13 +86,13 @@ def _ends(max_events: int, ends_in: Statuses | None, law: Law) -> list[RunStatus
 
 
 @st.composite
-def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Law) -> Path:
+def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Lifecycle) -> Path:
     """Draw a length that leads there, then a way of that length, asking at each status only what still leads there."""
     within: list[frozenset[RunStatus]] = [frozenset([end])]
     for _ in range(max_events):
         within.append(frozenset(row.source for row in law.transitions if row.target in within[-1]))
-    length = draw(st.sampled_from([length for length, sources in enumerate(within) if BIRTH in sources]))
-    status = BIRTH
+    length = draw(st.sampled_from([length for length, sources in enumerate(within) if INITIAL_STATUS in sources]))
+    status = INITIAL_STATUS
     path: list[RunEvent] = []
     for left in reversed(range(length)):
         onward = [event for event in law.allowed_events(status) if law.target_of(event) in within[left]]
@@ -103,7 +105,9 @@ def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Law) -> Pat
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def runs(statuses: Statuses | None = None, max_events: int = 8, *, law: Law = LAW) -> st.SearchStrategy[Run]:
+def runs(
+    statuses: Statuses | None = None, max_events: int = 8, *, law: Lifecycle = RUN_LIFECYCLE
+) -> st.SearchStrategy[Run]:
     """Return a strategy for runs that a legal history brought where they stand, in one of `statuses`.
 
     Drawn are the path (at most `max_events` events, as `paths` does), its times, which never go back, what the events
@@ -130,7 +134,7 @@ def illegal_moves(max_events: int = 8) -> st.SearchStrategy[tuple[Run, RunEvent]
     def run_in(cell: Cell) -> st.SearchStrategy[tuple[Run, RunEvent]]:
         return st.tuples(runs(cell.status, max_events), st.just(cell.event))
 
-    near = _ends(max_events, None, LAW)
+    near = _ends(max_events, None, RUN_LIFECYCLE)
     return st.sampled_from([cell for cell in refusals() if cell.status in near]).flatmap(run_in)
 
 
@@ -185,7 +189,11 @@ def _carried(draw: st.DrawFn, event: RunEvent, run: Run) -> dict[str, Any]:
     if event is RunEvent.SUBMIT_TOOL_OUTPUTS and run.required_action is not None:
         return {"outputs": {call_id: draw(_TEXTS) for call_id in run.required_action.call_ids}}
     given = {name: draw(strategy) for name, strategy in _CARRIED.get(event, {}).items()}
-    return {**given, "usage": draw(_USAGES)} if LAW.holds("usage", LAW.target_of(event)) else given
+    return (
+        {**given, "usage": draw(_USAGES)}
+        if RUN_LIFECYCLE.is_present("usage", RUN_LIFECYCLE.target_of(event))
+        else given
+    )
 
 
 def instances(kind: type) -> st.SearchStrategy[Any]:
@@ -236,7 +244,7 @@ def _last_of(life: Life) -> Run:
 
 
 def traces(
-    max_events: int = 8, *, polling: bool = True, broken: bool = False, law: Law = LAW
+    max_events: int = 8, *, polling: bool = True, broken: bool = False, law: Lifecycle = RUN_LIFECYCLE
 ) -> st.SearchStrategy[list[Snapshot]]:
     """Return a strategy for traces: the JSON objects of one run in the order somebody saw them, at least one.
 
@@ -264,7 +272,7 @@ def _polled(draw: st.DrawFn, life: Life) -> list[Snapshot]:
 
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
-_HELD: Final[tuple[Field, ...]] = get_args(Field)
+_HELD: Final[tuple[StatusField, ...]] = get_args(StatusField)
 _A_CALL: Final = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 _VALUES: Final[Mapping[str, object]] = {
     "required_action": {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [_A_CALL]}},
@@ -274,7 +282,7 @@ _VALUES: Final[Mapping[str, object]] = {
 }
 
 
-def _breaks(life: Life, law: Law) -> Callable[[list[Snapshot]], st.SearchStrategy[list[Snapshot]]]:
+def _breaks(life: Life, law: Lifecycle) -> Callable[[list[Snapshot]], st.SearchStrategy[list[Snapshot]]]:
     """Return what makes a trace one that cannot be. Each way is certain by the table, whatever polling skipped."""
 
     def broken(trace: list[Snapshot]) -> st.SearchStrategy[list[Snapshot]]:
@@ -289,7 +297,7 @@ def _breaks(life: Life, law: Law) -> Callable[[list[Snapshot]], st.SearchStrateg
     return broken
 
 
-def _misshapen(trace: Sequence[Snapshot], law: Law) -> st.SearchStrategy[list[Snapshot]]:
+def _misshapen(trace: Sequence[Snapshot], law: Lifecycle) -> st.SearchStrategy[list[Snapshot]]:
     """Return a strategy for the trace with one field set or nulled, so that a snapshot has no shape there can be."""
     known = shapes(law)
     changes: list[tuple[int, str]] = [

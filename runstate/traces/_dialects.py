@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import attrs
 
-from runstate.lifecycle import LAW, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.record import FIELDS
 from runstate.run.validators import YEAR_10000
 from runstate.traces._finding import NAME, is_run
@@ -53,7 +53,7 @@ _DIGITS: Final = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,9})?")
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _STATUSES: Final = frozenset(status.value for status in RunStatus)
-_LIVE: Final = frozenset(status.value for status in RunStatus if not LAW.is_terminal(status))
+_LIVE: Final = frozenset(status.value for status in RunStatus if not RUN_LIFECYCLE.is_terminal(status))
 _MOST_MILLISECONDS: Final = 1000 * YEAR_10000
 _YEAR_1: Final = -62_135_596_800  # what Go and .NET write for a time that is not set
 _SPELLED: Final[Mapping[str, str]] = {

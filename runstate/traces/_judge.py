@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, Field, Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp, StatusField
 from runstate.run import codec
 from runstate.run.record import RunRecord
 
@@ -29,7 +29,7 @@ Severity: TypeAlias = Literal["error", "warning"]
 Record: TypeAlias = "RunRecord | Mapping[str, object] | Seen"
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
-_HELD: Final[tuple[Field, ...]] = get_args(Field)
+_HELD: Final[tuple[StatusField, ...]] = get_args(StatusField)
 _FIELDS: Final[tuple[str, ...]] = (*_STAMPS, *_HELD)
 _CONSTANT: Final = ("id", "created_at", "thread_id", "assistant_id")
 
@@ -92,15 +92,15 @@ _DEADLINE: Final = "expires_at"
 _MOVED: Final = frozenset({_DEADLINE})
 
 
-def _born(law: Law) -> Shape:
-    return Shape(BIRTH, frozenset(field for field in _HELD if law.holds(field, BIRTH)))
+def _born(law: Lifecycle) -> Shape:
+    return Shape(INITIAL_STATUS, frozenset(field for field in _HELD if law.is_present(field, INITIAL_STATUS)))
 
 
-def _next(law: Law, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Written]]:
+def _next(law: Lifecycle, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Written]]:
     """Yield each event that may be asked of a shape, what it leads to, and the fields it writes."""
     for row in law.transitions:
         if row.source is shape.status:
-            held = frozenset(field for field in _HELD if law.holds(field, row.target))
+            held = frozenset(field for field in _HELD if law.is_present(field, row.target))
             stamped = frozenset(() if row.stamp is None else (row.stamp,))
             kept = shape.present.intersection(_STAMPS)
             writes = stamped | (held - shape.present)
@@ -110,7 +110,7 @@ def _next(law: Law, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Written]]:
 
 
 @lru_cache(maxsize=1024)  # sixteen shapes a law, and room for the laws that tests make up
-def _ways(law: Law, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEvent, ...]]:
+def _ways(law: Lifecycle, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEvent, ...]]:
     """Return every shape that can follow `start`, with the fields written on the way, and the shortest such way."""
     waits = start.status is RunStatus.REQUIRES_ACTION  # and may have had its deadline moved since
     ways: dict[tuple[Shape, _Written], tuple[RunEvent, ...]] = {(start, _MOVED if waits else frozenset()): ()}
@@ -128,7 +128,7 @@ def _ways(law: Law, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEv
 
 
 @lru_cache(maxsize=64)
-def shapes(law: Law = LAW) -> frozenset[Shape]:
+def shapes(law: Lifecycle = RUN_LIFECYCLE) -> frozenset[Shape]:
     """Return every shape that a legal history can leave.
 
     >>> len(shapes())
@@ -193,7 +193,7 @@ def _known_reason(run: RunRecord, field: str) -> str | None:
     return None
 
 
-def _judge_shape(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
+def _judge_shape(seen: Seen, index: int, law: Lifecycle) -> Iterator[Finding]:
     run = seen.run
     candidates = [shape for shape in shapes(law) if shape.status is run.status]
     if not candidates:
@@ -204,11 +204,11 @@ def _judge_shape(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
     possible = _possible_in(run.status, candidates)
     for field, found in _misfits(seen, candidates):
         verb = "stamps" if field in _STAMPS else "sets"
-        every = f"no path from {BIRTH} to {run.status} {verb} it"
+        every = f"no path from {INITIAL_STATUS} to {run.status} {verb} it"
         if found == "null":
-            every = f"every path from {BIRTH} to {run.status} {verb} it"
+            every = f"every path from {INITIAL_STATUS} to {run.status} {verb} it"
         elif field in _HELD:
-            every = f"every path from {BIRTH} to {run.status} leaves it null"
+            every = f"every path from {INITIAL_STATUS} to {run.status} leaves it null"
         reason = _known_reason(run, field)
         severity: Severity = "error" if reason is None else "warning"
         yield Finding(severity, run.id, index, field, f"{field} is {found}, but {every}", reason or possible)
@@ -231,7 +231,7 @@ def _judge_times(run: RunRecord, index: int) -> Iterator[Finding]:
         yield Finding("error", run.id, index, "expires_at", problem, "the deadline counts from creation")
 
 
-def judge(record: Record, law: Law = LAW) -> tuple[Finding, ...]:
+def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Finding, ...]:
     """Return what cannot be, or is odd, about a single record; () if a legal history could have left it.
 
     A JSON object may be given instead of a run; then keys it lacks count as not observed. (A run that was read from one
@@ -247,7 +247,7 @@ def judge(record: Record, law: Law = LAW) -> tuple[Finding, ...]:
     return tuple(_judge(observe(record), 0, law))
 
 
-def _judge(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
+def _judge(seen: Seen, index: int, law: Lifecycle) -> Iterator[Finding]:
     yield from _judge_shape(seen, index, law)
     yield from _judge_times(seen.run, index)
 
@@ -255,7 +255,7 @@ def _judge(seen: Seen, index: int, law: Law) -> Iterator[Finding]:
 # --- a trace ----------------------------------------------------------------------------------------------------------
 
 
-def judge_trace(records: Iterable[Record], law: Law = LAW) -> Verdict:
+def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Verdict:
     """Judge snapshots of one run in the order they were observed: each by itself, and each step from one to the next.
 
     Raises `RunDecodeError` if a JSON object among them is no run.
@@ -312,7 +312,7 @@ def _rewritten(before: Seen, after: Seen) -> frozenset[str]:
     return frozenset(field for field in both if getattr(before.run, field) != getattr(after.run, field))
 
 
-def _way(before: Seen, after: Seen, law: Law) -> tuple[RunEvent, ...] | None:
+def _way(before: Seen, after: Seen, law: Lifecycle) -> tuple[RunEvent, ...] | None:
     """Return the shortest way from one snapshot to the next that wrote what differs; None if there is none."""
     old, new = before.run.started_at, after.run.started_at
     if old is not None and new is not None and new < old:
@@ -330,7 +330,7 @@ def _way(before: Seen, after: Seen, law: Law) -> tuple[RunEvent, ...] | None:
     return min(found, key=len, default=None)
 
 
-def _explain_step(before: Seen, after: Seen, index: int, law: Law) -> Finding:
+def _explain_step(before: Seen, after: Seen, index: int, law: Lifecycle) -> Finding:
     """Return the first thing that cannot be about the step from one snapshot to the next."""
     run, source, target = after.run, before.run.status, after.run.status
     field, problem = "status", f"no path leads from {source} to {target}"

@@ -8,7 +8,7 @@ from typing import Final, cast
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, Law, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunStatus
 from runstate.run.errors import RunDecodeError
 from runstate.run.json_values import printable
 from runstate.traces._dialects import as_wire
@@ -87,7 +87,7 @@ class Report:
         self.notes.update(other.notes)
 
 
-def inspect(found: Iterable[Snapshot], law: Law = LAW) -> Report:
+def inspect(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -> Report:
     """Judge the snapshots of one recording, those of each run together, in the order they were observed.
 
     After a hundred that cannot be read it gives up: whatever that file is, it is no recording. The notes of the report
@@ -162,7 +162,7 @@ def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
     if snapshot.event is None or not snapshot.event.startswith(_EVENT):
         return
     named = snapshot.event.removeprefix(_EVENT)
-    status = BIRTH if named == "created" else named
+    status = INITIAL_STATUS if named == "created" else named
     if status in tuple(RunStatus) and seen.run.status != status:
         problem = f"the event {snapshot.event} came with a run in {seen.run.status}"
         reason = _known_reason(status, seen)
@@ -178,7 +178,7 @@ def _known_reason(named: str, seen: Seen) -> str | None:
     return None
 
 
-def _judge_answer(snapshot: Snapshot, seen: Seen, law: Law) -> Iterator[Complaint]:
+def _judge_answer(snapshot: Snapshot, seen: Seen, law: Lifecycle) -> Iterator[Complaint]:
     """Yield a complaint if the server accepted an event, and its answer is a run that the event cannot lead to.
 
     A run may have gone on before the server answered, so every status that a path leads to is possible.

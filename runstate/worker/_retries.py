@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from runstate.clock import monotonic
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.run.values import Usage
 from runstate.store._api.worker_protocol import NO_OUTPUTS, Claim
 from runstate.store._types import StoredRun
@@ -17,7 +17,7 @@ from runstate.worker._context import Context
 
 __all__ = ["Retries"]
 
-_CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
+_CANCELLING: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
 _FIRST_S: Final = 0.2
 _MOST_S: Final = 10.0
 

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run import validators
 from runstate.store._api.create import queue_names
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hands", "log"]
 
-_CANCELLING: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
+_CANCELLING: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
 _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
 LAST_S: Final = 5.0  # for the store to answer a worker that ends

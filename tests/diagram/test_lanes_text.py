@@ -8,7 +8,7 @@ import pytest
 
 from runstate.diagram import Standing, draw
 from runstate.diagram.canvas import PAINT, without_color
-from runstate.lifecycle import LAW, Basis, Law, RunEvent, RunStatus, Transition
+from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Transition
 
 MIDNIGHT = 1_699_920_000  # 2023-11-14 00:00:00 UTC
 NOON = MIDNIGHT + 12 * 3600
@@ -201,7 +201,7 @@ o may be asked   - not from here"""
 )
 def test_the_law(width: int | None, expected: str) -> None:
     """The lanes of the law are these, from the widest to the narrowest."""
-    assert expected == draw(LAW, "lanes", width=width)
+    assert expected == draw(RUN_LIFECYCLE, "lanes", width=width)
 
 
 def test_between_two_widths() -> None:
@@ -218,7 +218,7 @@ def test_between_two_widths() -> None:
 )
 def test_a_run_at_work(form: str, width: int, expected: str) -> None:
     """A run's place is marked, its times are told, and what cannot be asked of it is dimmed."""
-    assert expected == draw(LAW, form, AT_WORK, width)  # type: ignore[arg-type]
+    assert expected == draw(RUN_LIFECYCLE, form, AT_WORK, width)  # type: ignore[arg-type]
 
 
 def test_a_time_stands_only_where_the_run_was() -> None:
@@ -255,7 +255,7 @@ def test_a_strange_name_is_shown_as_it_is() -> None:
 
 def test_loops_and_targets_in_the_middle() -> None:
     """A lane that leads back to where it is asked, or that is reached from both sides, has a sign of its own."""
-    law = Law(
+    law = Lifecycle(
         (
             Transition(RunEvent.COMPLETE, RunStatus.QUEUED, RunStatus.IN_PROGRESS, None, Basis.ALLOWED),
             Transition(RunEvent.COMPLETE, RunStatus.CANCELLING, RunStatus.IN_PROGRESS, None, Basis.ALLOWED),
@@ -278,9 +278,9 @@ expire         ·         ◉            ·
 
 def test_a_law_without_rows() -> None:
     """A law without rows says so in words, with the run's place if there is one."""
-    assert "no transitions" == draw(Law(()))
+    assert "no transitions" == draw(Lifecycle(()))
     assert "run is queued, times in UTC\n^ queued\nno transitions" == draw(
-        Law(()), "ascii", Standing(RunStatus.QUEUED), 30
+        Lifecycle(()), "ascii", Standing(RunStatus.QUEUED), 30
     )
 
 
@@ -288,15 +288,15 @@ def test_a_law_without_rows() -> None:
 @pytest.mark.parametrize("standing", [None, AT_WORK, ENDED])
 def test_color_changes_no_character(width: int | None, standing: Standing | None) -> None:
     """Without its escapes a coloured picture is the plain one, and no colour runs on past its line."""
-    colored = draw(LAW, "lanes", standing, width, color=True)
-    assert draw(LAW, "lanes", standing, width) == without_color(colored)
+    colored = draw(RUN_LIFECYCLE, "lanes", standing, width, color=True)
+    assert draw(RUN_LIFECYCLE, "lanes", standing, width) == without_color(colored)
     assert "\x1b[" in colored
     assert {"\x1b[0m"} == {re.findall("\x1b.*?m", line)[-1] for line in colored.splitlines() if "\x1b" in line}
 
 
 def test_the_status_of_the_run_is_bold() -> None:
     """Where the run stands, the name is bold in its own colour; so are the lanes it can be asked."""
-    colored = draw(LAW, "lanes", AT_WORK, color=True)
+    colored = draw(RUN_LIFECYCLE, "lanes", AT_WORK, color=True)
     assert "\x1b[0;1;38;5;33min_progress" in colored
     assert "\x1b[0;1mcomplete" in colored
     assert "\x1b[0;2;38;5;244mstart" in colored

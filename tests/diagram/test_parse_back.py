@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runstate.diagram import Format, Move, Standing, draw, parse_lanes
-from runstate.lifecycle import LAW, Basis, Law, RunEvent, RunStatus, Stamp, Transition, documented
+from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Stamp, Transition, documented
 
 STATUSES = st.sampled_from(RunStatus)
 WIDTHS = st.none() | st.integers(1, 160)
@@ -17,7 +17,7 @@ LANES: tuple[Format, ...] = ("lanes", "ascii", "svg")
 
 
 @st.composite
-def laws(draw_: st.DrawFn) -> Law:
+def laws(draw_: st.DrawFn) -> Lifecycle:
     """Any table the law's own checks let pass: also self-loops, targets between sources, no rows at all."""
     rows: list[Transition] = []
     for event in draw_(st.sets(st.sampled_from(RunEvent))):
@@ -25,7 +25,7 @@ def laws(draw_: st.DrawFn) -> Law:
         for source in draw_(st.sets(STATUSES, min_size=1)):
             stamp: Stamp | None = draw_(st.sampled_from((None, *get_args(Stamp))))
             rows.append(Transition(event, source, target, stamp, draw_(st.sampled_from(Basis))))
-    return Law(tuple(rows))
+    return Lifecycle(tuple(rows))
 
 
 @st.composite
@@ -36,7 +36,7 @@ def standings(draw_: st.DrawFn) -> Standing:
     return Standing(draw_(STATUSES), stamps, draw_(st.none() | st.text()))
 
 
-def moves(law: Law) -> frozenset[Move]:
+def moves(law: Lifecycle) -> frozenset[Move]:
     return frozenset((row.event, row.source, row.target) for row in law.transitions)
 
 
@@ -44,12 +44,17 @@ def moves(law: Law) -> frozenset[Move]:
 @pytest.mark.parametrize("form", LANES)
 @settings(max_examples=120, deadline=None)
 @given(law=laws(), standing=st.none() | standings(), width=WIDTHS, color=st.booleans())
-@example(law=LAW, standing=None, width=None, color=False)
-@example(law=Law(()), standing=None, width=None, color=False)
-@example(law=Law(()), standing=Standing(RunStatus.QUEUED), width=None, color=True)
-@example(law=LAW, standing=Standing(RunStatus.FAILED, run_id="x\nfail      ●──▶\nqueued failed"), width=30, color=True)
+@example(law=RUN_LIFECYCLE, standing=None, width=None, color=False)
+@example(law=Lifecycle(()), standing=None, width=None, color=False)
+@example(law=Lifecycle(()), standing=Standing(RunStatus.QUEUED), width=None, color=True)
+@example(
+    law=RUN_LIFECYCLE,
+    standing=Standing(RunStatus.FAILED, run_id="x\nfail      ●──▶\nqueued failed"),
+    width=30,
+    color=True,
+)
 def test_every_picture_is_its_law(
-    form: Format, law: Law, standing: Standing | None, width: int | None, color: bool
+    form: Format, law: Lifecycle, standing: Standing | None, width: int | None, color: bool
 ) -> None:
     """Lanes, at any width, coloured or not, with a run or without, hold the moves of their law and no others."""
     assert moves(law) == parse_lanes(draw(law, form, standing, width, color))
@@ -58,13 +63,13 @@ def test_every_picture_is_its_law(
 @pytest.mark.parametrize("form", LANES)
 def test_nineteen_and_eleven(form: Format) -> None:
     """The pictures of the whole law and of its documented part differ by the eight allowed moves."""
-    whole, part = parse_lanes(draw(LAW, form)), parse_lanes(draw(documented(), form))
+    whole, part = parse_lanes(draw(RUN_LIFECYCLE, form)), parse_lanes(draw(documented(), form))
     assert (19, 11, True) == (len(whole), len(part), part < whole)
 
 
 @settings(max_examples=80, deadline=None)
 @given(law=laws(), standing=st.none() | standings(), width=st.integers(25, 160), form=st.sampled_from(LANES[:2]))
-def test_no_line_is_wider_than_asked(law: Law, standing: Standing | None, width: int, form: Format) -> None:
+def test_no_line_is_wider_than_asked(law: Lifecycle, standing: Standing | None, width: int, form: Format) -> None:
     """A line is wider than asked only if one word and its indent are."""
     text = draw(law, form, standing, width)
     assert [] == [line for line in text.splitlines() if len(line) > width]
@@ -72,7 +77,7 @@ def test_no_line_is_wider_than_asked(law: Law, standing: Standing | None, width:
 
 @settings(max_examples=60, deadline=None)
 @given(law=laws(), standing=standings(), width=WIDTHS)
-def test_ascii_is_ascii(law: Law, standing: Standing, width: int | None) -> None:
+def test_ascii_is_ascii(law: Lifecycle, standing: Standing, width: int | None) -> None:
     """The plain form holds no other characters, whatever the run is called."""
     assert draw(law, "ascii", standing, width).isascii()
 
@@ -102,7 +107,9 @@ def test_a_broken_lane_is_refused(drawn: str, broken: str, complaint: str) -> No
 
 
 def _svg_of_one() -> str:
-    return draw(Law((Transition(RunEvent.START, RunStatus.QUEUED, RunStatus.FAILED, None, Basis.DOCUMENTED),)), "svg")
+    return draw(
+        Lifecycle((Transition(RunEvent.START, RunStatus.QUEUED, RunStatus.FAILED, None, Basis.DOCUMENTED),)), "svg"
+    )
 
 
 @pytest.mark.parametrize(

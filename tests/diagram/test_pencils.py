@@ -14,19 +14,19 @@ from runstate.diagram import FORMATS, Format, Standing, draw
 from runstate.diagram.model import Picture
 from runstate.diagram.palette import DARK, LIGHT, Paint
 from runstate.diagram.readme import main, refresh
-from runstate.lifecycle import LAW, TRANSITIONS, Basis, Law, RunEvent, RunStatus, Transition, documented
+from runstate.lifecycle import RUN_LIFECYCLE, TRANSITIONS, Basis, Lifecycle, RunEvent, RunStatus, Transition, documented
 
 NOON = 1_699_963_200
 AT_WORK = Standing(
     RunStatus.IN_PROGRESS, {"created_at": NOON, "started_at": NOON + 3, "expires_at": NOON + 600}, "run_1"
 )
 SVG = "{http://www.w3.org/2000/svg}"
-LOOP = Law((Transition(RunEvent.FAIL, RunStatus.FAILED, RunStatus.FAILED, None, Basis.ALLOWED),))
+LOOP = Lifecycle((Transition(RunEvent.FAIL, RunStatus.FAILED, RunStatus.FAILED, None, Basis.ALLOWED),))
 
 
 def test_live_columns_come_first() -> None:
     """The columns stand in the order of a life: live, then terminal, each group as RunStatus has it."""
-    assert list(RunStatus) == [column.status for column in Picture.of(LAW).columns]
+    assert list(RunStatus) == [column.status for column in Picture.of(RUN_LIFECYCLE).columns]
 
 
 def test_a_status_nobody_mentions_has_no_column() -> None:
@@ -49,18 +49,18 @@ def test_sentences() -> None:
         "mark_incomplete: from in_progress or cancelling to incomplete",
         "fail: from queued, in_progress, requires_action or cancelling to failed",
         "expire: from queued, in_progress, requires_action or cancelling to expired",
-    ] == [lane.sentence for lane in Picture.of(LAW).lanes]
+    ] == [lane.sentence for lane in Picture.of(RUN_LIFECYCLE).lanes]
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("standing", [None, AT_WORK])
 def test_the_same_again(form: Format, standing: Standing | None) -> None:
     """A picture depends on its arguments alone, also when the rows come in another order."""
-    backwards = Law(TRANSITIONS[::-1])
+    backwards = Lifecycle(TRANSITIONS[::-1])
     again = draw(backwards, form, standing)
     if form == "table":  # its evidence keeps the order of the columns, too
-        assert sorted(draw(LAW, form, standing)) == sorted(again)
-    assert draw(LAW, form, standing) == again
+        assert sorted(draw(RUN_LIFECYCLE, form, standing)) == sorted(again)
+    assert draw(RUN_LIFECYCLE, form, standing) == again
 
 
 def test_an_unknown_format_is_named() -> None:
@@ -71,9 +71,9 @@ def test_an_unknown_format_is_named() -> None:
         draw(format="png")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("law", [LAW, documented(), LOOP, Law(())])
+@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented(), LOOP, Lifecycle(())])
 @pytest.mark.parametrize("standing", [None, AT_WORK])
-def test_svg_is_well_formed(law: Law, standing: Standing | None) -> None:
+def test_svg_is_well_formed(law: Lifecycle, standing: Standing | None) -> None:
     """An SVG is XML with a title, a description, and a sentence a lane; nothing outside it is needed."""
     root = ElementTree.fromstring(draw(law, "svg", standing))
     titles = [node.text for node in root.iter(f"{SVG}title")]
@@ -85,7 +85,7 @@ def test_svg_is_well_formed(law: Law, standing: Standing | None) -> None:
 
 def test_svg_of_a_run() -> None:
     """One box is solid, times stand under the names, and three lanes are dim."""
-    svg = draw(LAW, "svg", AT_WORK)
+    svg = draw(RUN_LIFECYCLE, "svg", AT_WORK)
     assert ["in_progress"] == re.findall(r'class="status \w+ here"><title>(\w+):', svg)
     assert ["12:00:00", "12:00:03", "12:10:00"] == re.findall(r"\d\d:\d\d:\d\d", svg)
     assert ["start", "submit_tool_outputs", "confirm_cancel"] == re.findall(r' dim"><title>(\w+):', svg)
@@ -97,8 +97,8 @@ def test_svg_of_a_run() -> None:
 )
 def test_hostile_names_stay_text(name: str) -> None:
     """Whatever a run is called, the SVG is well formed and has no more elements than another."""
-    hostile = ElementTree.fromstring(draw(LAW, "svg", Standing(RunStatus.QUEUED, run_id=name)))
-    tame = ElementTree.fromstring(draw(LAW, "svg", Standing(RunStatus.QUEUED)))
+    hostile = ElementTree.fromstring(draw(RUN_LIFECYCLE, "svg", Standing(RunStatus.QUEUED, run_id=name)))
+    tame = ElementTree.fromstring(draw(RUN_LIFECYCLE, "svg", Standing(RunStatus.QUEUED)))
     assert [node.tag for node in tame.iter()] == [node.tag for node in hostile.iter()]
 
 
@@ -123,8 +123,8 @@ def test_names_can_be_read(paint: Paint, paper: str) -> None:
     assert _contrast(paper, paint.solid) > 4.5
 
 
-@pytest.mark.parametrize("law", [LAW, documented(), LOOP])
-def test_mermaid_has_every_move_once(law: Law) -> None:
+@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented(), LOOP])
+def test_mermaid_has_every_move_once(law: Lifecycle) -> None:
     """Mermaid has one arrow a row, and besides only birth and the ends."""
     drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", draw(law, "mermaid"), re.MULTILINE)
     assert sorted((row.source, row.target, row.event) for row in law.transitions) == sorted(drawn)
@@ -141,8 +141,8 @@ def test_mermaid_declares_the_statuses_in_order() -> None:
 
 def test_mermaid_marks_the_run() -> None:
     """The status of the run has a class of its own."""
-    assert "class in_progress active" in draw(LAW, "mermaid", AT_WORK)
-    assert "active" not in draw(LAW, "mermaid")
+    assert "class in_progress active" in draw(RUN_LIFECYCLE, "mermaid", AT_WORK)
+    assert "active" not in draw(RUN_LIFECYCLE, "mermaid")
 
 
 EDGE = re.compile(r'^ +(\w+) -> (\w+) \[label="(\w+)".*?( ltail=cluster_live,.*)?\]$', re.MULTILINE)
@@ -153,15 +153,15 @@ def test_dot_has_every_move_once() -> None:
     edges = EDGE.findall(draw(format="dot"))
     single = sorted((source, target, event) for source, target, event, box in edges if not box)
     boxed = [(target, event) for _, target, event, box in edges if box]
-    live = [status for status in RunStatus if not LAW.is_terminal(status)]
+    live = [status for status in RunStatus if not RUN_LIFECYCLE.is_terminal(status)]
     assert [("failed", "fail"), ("expired", "expire")] == boxed
     unfolded = single + [(source, target, event) for target, event in boxed for source in live]
     assert sorted((row.source, row.target, row.event) for row in TRANSITIONS) == sorted(unfolded)
     assert 13 == len(edges)
 
 
-@pytest.mark.parametrize("law", [documented(), LOOP, Law(())])
-def test_dot_without_the_rule_draws_plain_arrows(law: Law) -> None:
+@pytest.mark.parametrize("law", [documented(), LOOP, Lifecycle(())])
+def test_dot_without_the_rule_draws_plain_arrows(law: Lifecycle) -> None:
     """Where not every live status has the event, each move is an arrow of its own."""
     edges = EDGE.findall(draw(law, "dot"))
     assert sorted((row.source, row.target, row.event, "") for row in law.transitions) == sorted(edges)
@@ -169,7 +169,7 @@ def test_dot_without_the_rule_draws_plain_arrows(law: Law) -> None:
 
 def test_dot_marks_the_run() -> None:
     """The box of the run is solid."""
-    assert 'in_progress [fillcolor="#1967d2"' in draw(LAW, "dot", AT_WORK)
+    assert 'in_progress [fillcolor="#1967d2"' in draw(RUN_LIFECYCLE, "dot", AT_WORK)
 
 
 def test_the_table() -> None:
@@ -195,7 +195,9 @@ def test_the_table() -> None:
 
 def test_the_table_of_statuses() -> None:
     """Each status says what it means, and whether it is live; a run is marked and its times told."""
-    plain, marked = (draw(LAW, "table", standing).partition("\n\n")[2].splitlines() for standing in (None, AT_WORK))
+    plain, marked = (
+        draw(RUN_LIFECYCLE, "table", standing).partition("\n\n")[2].splitlines() for standing in (None, AT_WORK)
+    )
     assert [f"| `{status}` | {status.meaning} " for status in RunStatus] == [
         "|".join(line.split("|")[:3]) for line in plain[2:]
     ]
@@ -211,7 +213,7 @@ def test_evidence_cannot_break_the_table() -> None:
     assert [
         r"| `fail` | `queued` | `failed` |  |  | allowed: a\|b c |",
         "| `fail` | `queued` | `failed` |  |  | allowed |",
-    ] == [draw(Law((row,)), "table").splitlines()[2] for row in rows]
+    ] == [draw(Lifecycle((row,)), "table").splitlines()[2] for row in rows]
 
 
 README = """\

@@ -18,7 +18,7 @@ import pytest
 from transitions import MachineError
 
 from runstate import (
-    LAW,
+    RUN_LIFECYCLE,
     IllegalTransition,
     ManualClock,
     RequiredAction,
@@ -1090,7 +1090,7 @@ def test_what_an_event_may_come_to(status: str, event: str) -> None:
     ways: tuple[tuple[str, ...], ...] = ((event,),) if (status, event) in TABLE else ()
     if ways and event == "request_cancel" and status in ("queued", "requires_action"):
         ways = (*ways, (event, "confirm_cancel"))
-    assert ways == outcomes(LAW, RunStatus(status), RunEvent(event))
+    assert ways == outcomes(RUN_LIFECYCLE, RunStatus(status), RunEvent(event))
 
 
 @pytest.mark.parametrize("status", STATUSES)

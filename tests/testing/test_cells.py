@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runstate import LAW, RunStatus, documented
+from runstate import RUN_LIFECYCLE, RunStatus, documented
 from runstate.testing import Cell, Walk, cells, moves, refusals, walks
 from tests.support import EVENTS, PAIRS, ROWS, STATUSES, TABLE, legal_paths
 
@@ -100,7 +100,7 @@ def test_walks_go_everywhere() -> None:
     steps = {(step.status, step.event) for walk in walks() for step in walk.steps}
     assert set(TABLE) == steps
     assert set(STATUSES) == {walk.end for walk in walks()}
-    assert any(2 == walk.events.count(LAW.events[0]) for walk in walks())
+    assert any(2 == walk.events.count(RUN_LIFECYCLE.events[0]) for walk in walks())
 
 
 def test_walks_of_a_part_of_the_law() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from runstate import LAW, RunEvent, RunStatus
+from runstate import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.testing.conformance import Functions, Judgement, hold_trial
 
 pytestmark = pytest.mark.foreign
@@ -83,7 +83,7 @@ def test_what_is_mended_and_what_is_new_are_told_apart() -> None:
 
 
 def _move(run: dict[str, str], event: RunEvent) -> None:
-    run["status"] = LAW.target_of(event)
+    run["status"] = RUN_LIFECYCLE.target_of(event)
 
 
 # --- a2a-sdk: "Once a task reaches a terminal state, it cannot restart" -----------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from runstate import LAW, RunEvent, RunstateError, TerminalStatus
+from runstate import RUN_LIFECYCLE, RunEvent, RunstateError, TerminalStatus
 from runstate.clock import microseconds
 from runstate.store import Beat, Claim, Entry, Lease, NewRun, Settle, Store, StoredRun, Swept, open_store
 from runstate.store._engine.commands import Call, Move, Turned
@@ -243,10 +243,10 @@ class LosesARace(Store):
 
     def _move(self, run_id: str, event: RunEvent, *rest: Any, **given: Any) -> StoredRun:
         run = self.get(run_id)
-        if LAW.is_terminal(LAW.target_of(event)) and LAW.find(run.status, event):
+        if RUN_LIFECYCLE.is_terminal(RUN_LIFECYCLE.target_of(event)) and RUN_LIFECYCLE.find(run.status, event):
             time.sleep(0.003)
             now = self.get(run_id)
-            if LAW.is_terminal(now.status) and not run.is_terminal:
+            if RUN_LIFECYCLE.is_terminal(now.status) and not run.is_terminal:
                 session = unguarded(self)
                 again = "expires_at = created_at + 600, usage = NULL, completed_at = NULL, failed_at = NULL"
                 sets = f"status = '{run.status}', version = {run.version}, {again}"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
-from runstate import LAW, IllegalTransition, Run, RunEvent, documented
+from runstate import RUN_LIFECYCLE, IllegalTransition, Run, RunEvent, documented
 from runstate.run.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
 from runstate.testing._drive import ask
 from runstate.testing.strategies import illegal_moves, paths, runs, traces
@@ -69,7 +69,7 @@ def test_paths_end_where_they_shall(status: str) -> None:
 @pytest.mark.parametrize("status", STATUSES)
 def test_paths_shrink_to_the_shortest(status: str) -> None:
     """The least path into a status is no longer than it must be."""
-    shortest = LAW.shortest_path(LAW.statuses[0], LAW.statuses[STATUSES.index(status)])
+    shortest = RUN_LIFECYCLE.shortest_path(RUN_LIFECYCLE.statuses[0], RUN_LIFECYCLE.statuses[STATUSES.index(status)])
     assert shortest is not None
     assert len(shortest) == len(find(paths(ends_in=status), lambda path: True))
 

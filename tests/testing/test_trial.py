@@ -14,7 +14,7 @@ from transitions import MachineError
 
 from runstate import ManualClock, Run
 from runstate.integrations.transitions import run_machine
-from runstate.lifecycle import LAW, Basis, Law, RunEvent, RunStatus, Transition
+from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Transition
 from runstate.store import Store, open_store
 from runstate.testing.conformance import (
     Functions,
@@ -87,7 +87,7 @@ class Answer:
     """A model of `transitions`, which knows nothing of runs."""
 
 
-def twin(law: Law, clock: ManualClock) -> Objects:
+def twin(law: Lifecycle, clock: ManualClock) -> Objects:
     """Return models of `transitions` that obey a law."""
 
     def create() -> Answer:
@@ -100,18 +100,18 @@ def twin(law: Law, clock: ManualClock) -> Objects:
 
 def test_the_twin(clock: ManualClock) -> None:
     """A `transitions.Machine` of the same law holds; it is not made for two threads."""
-    judgement = hold_trial(twin(LAW, clock), race_rounds=0)
+    judgement = hold_trial(twin(RUN_LIFECYCLE, clock), race_rounds=0)
     judgement.assert_holds()
     assert {"cell": 81, "walk": 49, "repeat": 19} == judgement.tried
 
 
 def test_the_documented_twin(clock: ManualClock) -> None:
     """One of the documented law holds against that, and does not hold against the whole."""
-    judgement = hold_trial(twin(LAW.only(Basis.DOCUMENTED), clock), race_rounds=0)
+    judgement = hold_trial(twin(RUN_LIFECYCLE.filter(Basis.DOCUMENTED), clock), race_rounds=0)
     judgement.assert_holds()
     assert 81 == judgement.count("holds")
-    documented = twin(LAW.only(Basis.DOCUMENTED), clock)
-    documented.law = LAW
+    documented = twin(RUN_LIFECYCLE.filter(Basis.DOCUMENTED), clock)
+    documented.law = RUN_LIFECYCLE
     assert 8 == len(hold_trial(documented, race_rounds=0).charges)
 
 
@@ -341,7 +341,7 @@ CANCELLED: Final = Transition(
     *(RunEvent.REQUEST_CANCEL, RunStatus.QUEUED, RunStatus.CANCELLED, "cancelled_at", Basis.ALLOWED)
 )
 ROWS: Final = (
-    *(row for row in LAW.transitions if {row.source, row.target} <= {"queued", "in_progress", "completed"}),
+    *(row for row in RUN_LIFECYCLE.transitions if {row.source, row.target} <= {"queued", "in_progress", "completed"}),
     CANCELLED,
     CANCELLED._replace(source=RunStatus.IN_PROGRESS),
 )
@@ -373,7 +373,8 @@ def test_a_law_of_ones_own() -> None:
     """A law of fewer statuses has fewer cells, and is held against like the whole one."""
     desk = Direct()
     judgement = hold_trial(
-        Functions(desk.create, desk.ask, desk.read, refused=No, advance=desk.advance, law=Law(ROWS)), race_rounds=2
+        Functions(desk.create, desk.ask, desk.read, refused=No, advance=desk.advance, law=Lifecycle(ROWS)),
+        race_rounds=2,
     )
     judgement.assert_holds()
     assert {"cell": 12, "walk": 2, "repeat": 4, "race": 12} == judgement.tried

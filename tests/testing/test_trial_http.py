@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from runstate.lifecycle import LAW, Law, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.testing.conformance import Charge, Http, hold_trial
 from tests.support import PAIRS
 from tests.testing import broken
@@ -21,13 +21,15 @@ from tests.testing.service import ROUTES, Answer, Service, camel, serving
 
 pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
 
-SMALL_LAW: Final = Law(
-    tuple(row for row in LAW.transitions if {row.source, row.target} <= {"queued", "in_progress", "completed"})
+SMALL_LAW: Final = Lifecycle(
+    tuple(
+        row for row in RUN_LIFECYCLE.transitions if {row.source, row.target} <= {"queued", "in_progress", "completed"}
+    )
 )
-MIDDLE_LAW: Final = Law(
+MIDDLE_LAW: Final = Lifecycle(
     tuple(
         row
-        for row in LAW.transitions
+        for row in RUN_LIFECYCLE.transitions
         if {row.source, row.target} <= {"queued", "in_progress", "requires_action", "failed", "completed"}
     )
 )

@@ -77,7 +77,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A run is started, and takes outputs, after its deadline; the guards do not mind.",
         (
             Change(statements.Statements, "_may", " AND {self.in_time(self.moment_of_move)}", ""),
-            Change(conditions, "held_by", "*([_IN_TIME] if event in LAW.until_deadline else []),", ""),
+            Change(conditions, "held_by", "*([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),", ""),
         ),
     ),
     "early_answer": Bug(

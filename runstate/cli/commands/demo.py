@@ -20,7 +20,7 @@ from runstate.cli._options import AS_JSON, Mistaken, told_in_sentences
 from runstate.cli._output import emit_json, screen
 from runstate.clock import monotonic
 from runstate.demo.cluster import Fleet, Summary, summarize
-from runstate.lifecycle import LAW, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.store import open_store
 
 __all__ = ["demo"]
@@ -106,7 +106,7 @@ def _bars(counts: Mapping[RunStatus, int]) -> Table:
     total = max(1, sum(counts.values()))
     grid = Table.grid(padding=(0, 1))
     for status, count in counts.items():
-        style = _STYLES.get(status, "dim" if LAW.is_terminal(status) else "blue")
+        style = _STYLES.get(status, "dim" if RUN_LIFECYCLE.is_terminal(status) else "blue")
         bar = "█" * round(40 * count / total) or ("▏" if count else "")
         grid.add_row(str(status), Text(f"{count:>4}"), Text(bar, style=style))
     return grid

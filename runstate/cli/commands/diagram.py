@@ -11,7 +11,7 @@ import click
 from runstate.cli._files import FILE, bounded_lines, reading
 from runstate.cli._output import has_colors, has_unicode, screen, standing_of
 from runstate.diagram import FORMATS, Format, draw
-from runstate.lifecycle import LAW, documented
+from runstate.lifecycle import RUN_LIFECYCLE, documented
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
 from runstate.traces import as_wire, snapshots
@@ -26,7 +26,7 @@ __all__ = ["diagram"]
 @click.option("--documented", "only_documented", is_flag=True, help="Only the rows that the vendor documented.")
 def diagram(form: str | None, run_file: str | None, output: Path | None, only_documented: bool) -> None:
     """Draw the law, or where one run stands in it (the last snapshot in FILE)."""
-    law = documented() if only_documented else LAW
+    law = documented() if only_documented else RUN_LIFECYCLE
     standing = None if run_file is None else standing_of(_last_run(run_file))
     chosen = cast("Format", form or ("lanes" if output or has_unicode() else "ascii"))
     if output is not None:

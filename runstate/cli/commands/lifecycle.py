@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from runstate.cli._output import columns, emit_json, sentence
-from runstate.lifecycle import LAW, Law, RunEvent, RunStatus, Transition, documented
+from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Transition, documented
 
 __all__ = ["explain", "table"]
 
@@ -17,7 +17,7 @@ __all__ = ["explain", "table"]
 @click.option("--documented", "only_documented", is_flag=True, help="Only the rows that the vendor documented.")
 def table(as_json: bool, only_documented: bool) -> None:
     """Print the law: every legal transition, with what it stamps and why it is legal."""
-    law = documented() if only_documented else LAW
+    law = documented() if only_documented else RUN_LIFECYCLE
     if as_json:
         emit_json({"statuses": _statuses(law), "transitions": _transitions(law)})
         return
@@ -33,7 +33,7 @@ def _until(row: Transition) -> str:
     return "deadline" if row.until_deadline else ""
 
 
-def _statuses(law: Law) -> list[dict[str, Any]]:
+def _statuses(law: Lifecycle) -> list[dict[str, Any]]:
     return [
         {
             "status": status.value,
@@ -45,7 +45,7 @@ def _statuses(law: Law) -> list[dict[str, Any]]:
     ]
 
 
-def _transitions(law: Law) -> list[dict[str, Any]]:
+def _transitions(law: Lifecycle) -> list[dict[str, Any]]:
     return [
         {
             "event": row.event.value,
@@ -77,10 +77,12 @@ class _EitherOrder(click.Command):
 def _check_kinds(status: str, event: str) -> None:
     """Raise `click.UsageError` where there is an event in the place of the status, or a status in that of the event."""
     if status.lower() in set(RunEvent):
-        raise click.UsageError(f"{status} is an event; the status is {LAW.target_of(RunEvent(status.lower()))}")
+        raise click.UsageError(
+            f"{status} is an event; the status is {RUN_LIFECYCLE.target_of(RunEvent(status.lower()))}"
+        )
     if event.lower() in set(RunStatus):
         target = RunStatus(event.lower())
-        meant = next(one for one in RunEvent if LAW.target_of(one) is target)
+        meant = next(one for one in RunEvent if RUN_LIFECYCLE.target_of(one) is target)
         raise click.UsageError(f"{event} is a status; the event is {meant}")
 
 
@@ -93,15 +95,15 @@ def _check_kinds(status: str, event: str) -> None:
 def explain(status: str, event: str, as_json: bool) -> None:
     """Say whether EVENT may be asked of a run in STATUS, why, and the shortest way to it."""
     where, what = RunStatus(status), RunEvent(event)
-    row = LAW.find(where, what)
-    path = LAW.path_to_event(where, what)
+    row = RUN_LIFECYCLE.find(where, what)
+    path = RUN_LIFECYCLE.path_to_event(where, what)
     if as_json:
         answer: dict[str, Any] = {"status": status, "event": event, "legal": row is not None}
-        answer["target"] = LAW.target_of(what).value
+        answer["target"] = RUN_LIFECYCLE.target_of(what).value
         answer["stamp"] = None if row is None else row.stamp
         answer["until_deadline"] = None if row is None else row.until_deadline
         answer["because"] = None if row is None else f"{row.basis}: {row.evidence}"
-        answer["allowed_events"] = [allowed.value for allowed in LAW.allowed_events(where)]
+        answer["allowed_events"] = [allowed.value for allowed in RUN_LIFECYCLE.allowed_events(where)]
         answer["shortest_path"] = None if path is None else [step.value for step in path]
         emit_json(answer)
         return
@@ -110,9 +112,9 @@ def explain(status: str, event: str, as_json: bool) -> None:
         stamp = f", stamping {row.stamp}" if row.stamp else ""
         until = " until the run's deadline" if row.until_deadline else ""
         sentence(f"{event} is legal there{until} and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
-    elif LAW.is_terminal(where):
+    elif RUN_LIFECYCLE.is_terminal(where):
         sentence(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
     else:
         sentence(f"{event} is illegal there: no transition {event} leaves {status}.")
-        sentence(f"Allowed there: {', '.join(LAW.allowed_events(where))}.")
+        sentence(f"Allowed there: {', '.join(RUN_LIFECYCLE.allowed_events(where))}.")
         sentence(f"Shortest way: {' -> '.join(path)}." if path else f"No way leads to {event} from there.")

@@ -19,7 +19,7 @@ from runstate.cli._queues import empty_queues
 from runstate.cli._stored_json import entry_json, run_json
 from runstate.cli._tables import fitted, pairs, status_style
 from runstate.clock import microseconds, span
-from runstate.lifecycle import LAW, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import printable
 from runstate.store._types import Entry, StoredRun
 
@@ -167,7 +167,7 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
 def _print_history(entries: Sequence[Entry]) -> None:
     """Print the entries, each with how long the run then stood there."""
     stood = [span(after.at - before.at) for before, after in pairwise(entries)]
-    if entries and not LAW.is_terminal(entries[-1].target):
+    if entries and not RUN_LIFECYCLE.is_terminal(entries[-1].target):
         stood.append(f"{span(microseconds() - entries[-1].at)} so far")
     stood += [""] * (len(entries) - len(stood))
     fitted(

@@ -11,7 +11,7 @@ from typing import Final
 
 from runstate.diagram.model import Column, Lane, Picture
 from runstate.diagram.palette import LIGHT
-from runstate.lifecycle import BIRTH
+from runstate.lifecycle import INITIAL_STATUS
 
 __all__ = ["dot"]
 
@@ -34,9 +34,9 @@ def _lines(picture: Picture) -> Iterator[str]:
         yield from (f"    {_node(column)}" for column in picture.live)
         yield "}"
     yield from map(_node, picture.terminal)
-    if any(column.status is BIRTH for column in picture.columns):
+    if any(column.status is INITIAL_STATUS for column in picture.columns):
         yield 'birth [label="", shape=circle, style=filled, fillcolor="#5f6368", color="#5f6368", width=0.15]'
-        yield f'birth -> {BIRTH} [color="#5f6368"]'
+        yield f'birth -> {INITIAL_STATUS} [color="#5f6368"]'
     for lane in picture.lanes:
         yield from _edges(lane, picture)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from runstate.diagram.model import Picture
 from runstate.diagram.palette import LIGHT
-from runstate.lifecycle import BIRTH
+from runstate.lifecycle import INITIAL_STATUS
 
 __all__ = ["mermaid"]
 
@@ -20,7 +20,7 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield "direction LR"  # top-down, the labels of nineteen moves lie on each other
     yield "accTitle: Run lifecycle"
     yield from (str(column.status) for column in picture.columns)
-    yield from (f"[*] --> {column.status}" for column in picture.columns if column.status is BIRTH)
+    yield from (f"[*] --> {column.status}" for column in picture.columns if column.status is INITIAL_STATUS)
     for lane in picture.lanes:
         yield from (f"{source} --> {lane.target}: {lane.event}" for source in lane.sources)
     yield from (f"{column.status} --> [*]" for column in picture.terminal)

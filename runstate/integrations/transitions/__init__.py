@@ -35,7 +35,7 @@ from transitions import EventData, Machine
 
 from runstate.clock import reader
 from runstate.integrations.transitions._models import bind, check_model
-from runstate.lifecycle import BIRTH, LAW, Law, RunStatus, Stamp
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunStatus, Stamp
 from runstate.run.validators import optional, seconds
 from runstate.run.values import demand
 
@@ -52,20 +52,25 @@ def run_machine(
     *,
     initial: str | None = None,
     machine_cls: type[MachineT],
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> MachineT: ...
 @overload
 def run_machine(
-    model: object, *, initial: str | None = None, law: Law = LAW, expires_in_s: int = 600, **machine_options: Any
+    model: object,
+    *,
+    initial: str | None = None,
+    law: Lifecycle = RUN_LIFECYCLE,
+    expires_in_s: int = 600,
+    **machine_options: Any,
 ) -> Machine: ...
 def run_machine(
     model: object,
     *,
     initial: str | None = None,
     machine_cls: type[Machine] = Machine,
-    law: Law = LAW,
+    law: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> Machine:
@@ -88,7 +93,7 @@ def run_machine(
         )
     machine = machine_cls(
         model=None,
-        initial=BIRTH.value,
+        initial=INITIAL_STATUS.value,
         states=[
             {"name": status.value, "final": law.is_terminal(status), "on_enter": Stamps(law, status)}
             for status in law.statuses
@@ -112,7 +117,12 @@ def run_machine(
 
 
 def add_run(
-    machine: Machine, model: object, *, initial: str | None = None, law: Law = LAW, expires_in_s: int = 600
+    machine: Machine,
+    model: object,
+    *,
+    initial: str | None = None,
+    law: Lifecycle = RUN_LIFECYCLE,
+    expires_in_s: int = 600,
 ) -> None:
     """Bind one more model to a machine made by `run_machine` with the same law; one machine serves any number of them.
 
@@ -132,13 +142,13 @@ def add_run(
     for name, time in times.items():
         if getattr(model, name, None) is None:
             setattr(model, name, time)
-    if not law.holds("expires_at", status):
+    if not law.is_present("expires_at", status):
         _clear_deadline(model)
 
 
 def _begin(model: object, initial: str | None) -> tuple[RunStatus, int]:
     """Return where a model begins, and its birth in Unix seconds. Raises ValueError if what it has is neither."""
-    status = RunStatus(initial or getattr(model, _STATUS, None) or BIRTH)
+    status = RunStatus(initial or getattr(model, _STATUS, None) or INITIAL_STATUS)
     times = {name: getattr(model, name, None) for name in ("created_at", "expires_at", *get_args(Stamp))}
     demand([fault for name, time in times.items() for fault in optional(seconds)(name, time)])
     created_at: int | None = times["created_at"]
@@ -161,7 +171,7 @@ class Stamps:
 
     __name__ = "stamps"  # `transitions` writes it into a picture that shows callbacks
 
-    law: Law
+    law: Lifecycle
     status: RunStatus
 
     def __call__(self, event: EventData) -> None:
@@ -170,7 +180,7 @@ class Stamps:
         for row in self.law.transitions:
             if (row.event, row.source, row.target) == (event.event.name, source, self.status) and row.stamp:
                 setattr(event.model, row.stamp, event.kwargs["at"])
-        if not self.law.holds("expires_at", self.status):
+        if not self.law.is_present("expires_at", self.status):
             _clear_deadline(event.model)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
 
-from runstate.lifecycle import BIRTH, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, RunStatus
 from runstate.run import validators
 from runstate.run.errors import Fault
 from runstate.run.json_values import join
@@ -172,7 +172,9 @@ class Reading(Asking):
 
     def queues(self) -> dict[str, int]:
         """Return how many runs wait in each queue that has some: a name that is not there may be misspelled."""
-        statement = f"SELECT queue, count(*) FROM runstate_run WHERE status = '{BIRTH}' GROUP BY queue ORDER BY queue"
+        statement = (
+            f"SELECT queue, count(*) FROM runstate_run WHERE status = '{INITIAL_STATUS}' GROUP BY queue ORDER BY queue"
+        )
 
         def look(session: Session) -> dict[str, int]:
             return {str(queue): count for queue, count in session.run(statement, {})}

@@ -8,7 +8,7 @@ from contextlib import suppress
 from threading import Event
 from typing import Any, Final
 
-from runstate.lifecycle import LAW
+from runstate.lifecycle import RUN_LIFECYCLE
 from runstate.run import validators
 from runstate.run.errors import Fault
 from runstate.run.values import demand
@@ -52,7 +52,7 @@ class _Place:
         return run.is_terminal and run.version <= self.version
 
     def is_end(self, entry: Entry) -> bool:
-        return self.run_id is not None and LAW.is_terminal(entry.target)
+        return self.run_id is not None and RUN_LIFECYCLE.is_terminal(entry.target)
 
 
 def look_from(run_id: str | None, after: int | str | None, latest: Callable[[], str]) -> _Place:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.values import NO_USAGE, Usage
 from runstate.store._engine.commands import Past, Turn, by_outcome
@@ -178,7 +178,7 @@ def _why_not_settled(session: Session, turn: Turn[Any], settle: Settle) -> Runst
         return RunNotFound(settle.run.id)
     run = read_run(row)
     held = worker_of(row) == turn.worker
-    unlawful = LAW.is_terminal(run.status) or (held and LAW.find(run.status, settle.event) is None)
+    unlawful = RUN_LIFECYCLE.is_terminal(run.status) or (held and RUN_LIFECYCLE.find(run.status, settle.event) is None)
     return refused(run, settle.event) if unlawful else LeaseLost(run, settle.event)
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.errors import ToolOutputsMismatch
 from runstate.store._engine.commands import Call, Command, Create, Move, Turn
@@ -26,8 +26,8 @@ from runstate.store.errors import Conflict, RunNotFound, StoreError, StoreUnavai
 __all__ = ["Witness", "bear_witness", "execute", "perform"]
 
 _ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
-_IDLE: Final = frozenset(LAW.sources_of(RunEvent.REQUEST_CANCEL)) - {LAW.target_of(RunEvent.START)}
-_CANCELLED: Final = (LAW.target_of(RunEvent.REQUEST_CANCEL), LAW.target_of(RunEvent.CONFIRM_CANCEL))
+_IDLE: Final = frozenset(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) - {RUN_LIFECYCLE.target_of(RunEvent.START)}
+_CANCELLED: Final = (RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL), RUN_LIFECYCLE.target_of(RunEvent.CONFIRM_CANCEL))
 
 
 _Other: TypeAlias = Call[Any] | Turn[Any]
@@ -161,10 +161,10 @@ def _explain(session: Session, move: Move) -> None:
         if move.version is not None and move.version != run.version:
             move.refuse(Conflict(run, move.event, move.version))
             return
-        if LAW.find(run.status, move.event) is None:
+        if RUN_LIFECYCLE.find(run.status, move.event) is None:
             move.refuse(refused(run, move.event))
             return
-        if move.event in LAW.until_deadline and _refuse_late(session, move, run):
+        if move.event in RUN_LIFECYCLE.until_deadline and _refuse_late(session, move, run):
             return
         if move.event is RunEvent.START and not run.ready:
             move.refuse(_not_ready(session, run))

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, RunEvent
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.schema import SQLITE, Words, holding, holds_thread
 
 __all__ = ["Column", "Queries", "columns"]
@@ -231,7 +231,7 @@ class Queries:
         first = {
             "min(expires_at) * 1000000": "runstate_run WHERE expires_at IS NOT NULL",
             "min(lease_until)": "runstate_worker WHERE closed = 0",
-            "min(not_before)": f"runstate_run WHERE status = '{BIRTH}' AND ready_at IS NULL",
+            "min(not_before)": f"runstate_run WHERE status = '{INITIAL_STATUS}' AND ready_at IS NULL",
         }
         come = [f"coalesce((SELECT {when} FROM {rows}) <= now, {self.words.no})" for when, rows in first.items()]
         left = (
@@ -244,7 +244,7 @@ class Queries:
         """How many runs wait to be taken over."""
         return (
             "SELECT count(*) FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
-            f" AND status = '{LAW.target_of(RunEvent.START)}'"
+            f" AND status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
         )
 
     @cached_property
@@ -252,12 +252,12 @@ class Queries:
         """Ids of a queue's runs that have been ready for `age` microseconds, or whose worker's lease was closed."""
         queue = self.param("queue", "text")
         ready = (
-            f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue} AND r.status = '{BIRTH}'"
+            f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue} AND r.status = '{INITIAL_STATUS}'"
             f" AND r.ready_at IS NOT NULL AND {self.greatest}(r.at, r.ready_at) <= {self.now} - {self.param('age')}"
         )
         adrift = (
             f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue}"
-            f" AND r.status = '{LAW.target_of(RunEvent.START)}'"
+            f" AND r.status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
             " AND r.worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
         )
         return f"SELECT id FROM ({adrift} UNION ALL {ready}) AS late ORDER BY seq LIMIT {self.param('limit')}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from runstate.lifecycle import BIRTH, RunEvent, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, RunEvent, RunStatus
 from runstate.run import Run, codec
 from runstate.run.record import FIELDS, JsonObject
 from runstate.store._types import Entry, StoredRun
@@ -121,7 +121,7 @@ def _read_claim(row: Row) -> tuple[Any, ...]:
     if settings is not None:
         for name, value in _settings(settings).items():
             values[_PLACE[name]] = value
-    return (*values, seq, version, RunEvent.START, BIRTH, at, actor, queue, priority, attempt, True)
+    return (*values, seq, version, RunEvent.START, INITIAL_STATUS, at, actor, queue, priority, attempt, True)
 
 
 def read_birth(run: Run, seq: int, at: int, actor: str | None, queue: str, priority: int, ready: bool) -> StoredRun:

@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunStatus
 
 __all__ = [
     "ENDED",
@@ -94,10 +94,10 @@ def quoted(words: Sequence[str]) -> str:
     return ", ".join(f"'{word}'" for word in words)
 
 
-LIVE: Final = quoted([status for status in RunStatus if not LAW.is_terminal(status)])
+LIVE: Final = quoted([status for status in RunStatus if not RUN_LIFECYCLE.is_terminal(status)])
 """The statuses that something leaves."""
 
-ENDED: Final = quoted([status for status in RunStatus if LAW.is_terminal(status)])
+ENDED: Final = quoted([status for status in RunStatus if RUN_LIFECYCLE.is_terminal(status)])
 """The statuses that nothing leaves."""
 
 
@@ -156,11 +156,11 @@ _INDEXES: Final = (
     # What may be claimed, in the order it is claimed.
     f"""\
 CREATE INDEX runstate_run_claim ON runstate_run (queue, priority DESC, seq)
-    WHERE status = '{BIRTH}' AND ready_at IS NOT NULL""",
+    WHERE status = '{INITIAL_STATUS}' AND ready_at IS NOT NULL""",
     # What waits for its time, or behind its thread's live run.
     f"""\
 CREATE INDEX runstate_run_waiting ON runstate_run (not_before)
-    WHERE status = '{BIRTH}' AND ready_at IS NULL""",
+    WHERE status = '{INITIAL_STATUS}' AND ready_at IS NULL""",
     # The runs of a thread, as the API lists them.
     "CREATE INDEX runstate_run_thread ON runstate_run (thread_id, seq)",
     "CREATE INDEX runstate_run_worker ON runstate_run (worker) WHERE worker IS NOT NULL",
@@ -170,7 +170,7 @@ CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id)
     WHERE {holds_thread()}""",
     f"""\
 CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
-    WHERE exclusive = 'queue' AND ready_at IS NULL AND status = '{BIRTH}'""",
+    WHERE exclusive = 'queue' AND ready_at IS NULL AND status = '{INITIAL_STATUS}'""",
     "CREATE UNIQUE INDEX runstate_run_key ON runstate_run (idempotency_key) WHERE idempotency_key IS NOT NULL",
 )
 

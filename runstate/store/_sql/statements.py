@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Final
 
-from runstate.lifecycle import BIRTH, LAW, Field, RunEvent
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, StatusField
 from runstate.store._sql.leases import Leases
 from runstate.store._sql.queries import Column, columns
 from runstate.store._sql.schema import ENDED, SQLITE, holding, holds_thread, quoted
@@ -19,18 +19,18 @@ from runstate.store._types import Outcome
 
 __all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Statements"]
 
-_STARTED: Final = LAW.target_of(RunEvent.START)
-_ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
+_STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
+_ASKED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
 # Not a join: the planner would make one of the whole table.
 _PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
-_IDLE: Final = quoted([status for status in LAW.sources_of(RunEvent.REQUEST_CANCEL) if status != _STARTED])
+_IDLE: Final = quoted([status for status in RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL) if status != _STARTED])
 
 
 CREATE_COLUMNS: Final = columns(
     *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
     *("not_before:bigint", "exclusive", "idempotency_key", "ready:bigint", "actor", "settings"),
 )
-_HELD: Final[tuple[Field, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
+_HELD: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
 PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
 MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)
 SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")
@@ -40,10 +40,11 @@ _ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.
 
 OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
     (event, laden)
-    for event in LAW.events
+    for event in RUN_LIFECYCLE.events
     if event not in _ASKED_OF_RUNS
     for laden in (True, False)
-    if laden or [field for field in _HELD if LAW.holds(field, LAW.target_of(event))] == ["usage"]
+    if laden
+    or [field for field in _HELD if RUN_LIFECYCLE.is_present(field, RUN_LIFECYCLE.target_of(event))] == ["usage"]
 )
 
 
@@ -66,7 +67,8 @@ class Statements(Leases):
             + (f", beside AS ({self._settings} RETURNING id)" if beside else "")
             + " INSERT INTO runstate_run (id, thread_id, assistant_id, model, status, version, at, actor, created_at,"
             " expires_at, queue, priority, not_before, ready_at, exclusive, idempotency_key, attempt)"
-            f" SELECT v.id, v.thread_id, v.assistant_id, v.model, '{BIRTH}', 1, t.now, v.actor, t.now / 1000000,"
+            f" SELECT v.id, v.thread_id, v.assistant_id, v.model, '{INITIAL_STATUS}', 1, t.now, v.actor,"
+            " t.now / 1000000,"
             " t.now / 1000000 + v.expires_in, v.queue, v.priority, v.not_before,"
             " CASE WHEN v.ready = 1 THEN t.now END, v.exclusive, v.idempotency_key, 0"
             f" FROM v, t WHERE {waits} ON CONFLICT DO NOTHING RETURNING id, seq, at"
@@ -100,8 +102,8 @@ class Statements(Leases):
 
         `given` are the values of what it carries, by column.
         """
-        target = LAW.target_of(event)
-        sources = LAW.sources_of(event)
+        target = RUN_LIFECYCLE.target_of(event)
+        sources = RUN_LIFECYCLE.sources_of(event)
         at = f"{self.greatest}(r.at, {now})"
         sets = {
             "status": f"'{target}'",
@@ -112,13 +114,13 @@ class Statements(Leases):
             "actor": actor,
             "detail": given.get("detail", "NULL"),
         }
-        sets |= {row.stamp: f"{at} / 1000000" for row in LAW.transitions if row.event is event and row.stamp}
+        sets |= {row.stamp: f"{at} / 1000000" for row in RUN_LIFECYCLE.transitions if row.event is event and row.stamp}
         for field in _HELD:
-            if LAW.holds(field, target):
+            if RUN_LIFECYCLE.is_present(field, target):
                 sets[field] = given[field]
-            elif any(LAW.holds(field, source) for source in sources):
+            elif any(RUN_LIFECYCLE.is_present(field, source) for source in sources):
                 sets[field] = "NULL"
-        if LAW.is_terminal(target):
+        if RUN_LIFECYCLE.is_terminal(target):
             sets["expires_at"] = "NULL"
         sets["worker"] = worker
         if target == _STARTED:
@@ -135,17 +137,17 @@ class Statements(Leases):
     @staticmethod
     def stands_for(event: RunEvent) -> str:
         """Return the condition that a run stands where the law allows an event."""
-        return f"r.status IN ({quoted(sorted(LAW.sources_of(event)))})"
+        return f"r.status IN ({quoted(sorted(RUN_LIFECYCLE.sources_of(event)))})"
 
     @cached_property
     def move(self) -> Mapping[RunEvent, str]:
         """Ask an event of many runs, by id; gives back those it moved, whole."""
-        return {event: self._move(event, self._may(event)) for event in LAW.events}
+        return {event: self._move(event, self._may(event)) for event in RUN_LIFECYCLE.events}
 
     def _may(self, event: RunEvent) -> str:
         """Return what an event asks of a run besides its status."""
-        ready = " AND r.ready_at IS NOT NULL" if LAW.target_of(event) == _STARTED else ""
-        in_time = f" AND {self.in_time(self.moment_of_move)}" if event in LAW.until_deadline else ""
+        ready = " AND r.ready_at IS NOT NULL" if RUN_LIFECYCLE.target_of(event) == _STARTED else ""
+        in_time = f" AND {self.in_time(self.moment_of_move)}" if event in RUN_LIFECYCLE.until_deadline else ""
         return f"{ready}{in_time}"
 
     def _move(self, event: RunEvent, besides: str) -> str:
@@ -227,7 +229,7 @@ class Statements(Leases):
         # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
         by_index = " INDEXED BY runstate_run_claim" if self.words is SQLITE else ""
         return (
-            f"SELECT {names} FROM runstate_run{by_index} WHERE status = '{BIRTH}' AND ready_at IS NOT NULL"
+            f"SELECT {names} FROM runstate_run{by_index} WHERE status = '{INITIAL_STATUS}' AND ready_at IS NOT NULL"
             f" AND queue = {self.param('queue', 'text')} AND {self.in_time(now, '')} AND {self.leased(now)}"
             f" ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
         )
@@ -248,7 +250,7 @@ class Statements(Leases):
     def claim_id(self) -> str:
         """Claim one run by its id, if it is queued and ready."""
         picked = (
-            f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{BIRTH}' AND r.ready_at IS NOT NULL"
+            f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{INITIAL_STATUS}' AND r.ready_at IS NOT NULL"
             f" AND {self.in_time('t.now')}"
         )
         own = "runstate_run" if self.words is SQLITE else "r"
@@ -351,12 +353,12 @@ class Statements(Leases):
             "q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT EXISTS (SELECT 1 FROM runstate_run AS h"
             f" WHERE h.thread_id = q.thread_id AND {holds_thread('h.')})"
             " AND q.seq = (SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = q.thread_id"
-            f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{BIRTH}'"
+            f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{INITIAL_STATUS}'"
             f" AND (b.not_before IS NULL OR b.not_before <= {now})))"
         )
         own = "runstate_run" if self.words is SQLITE else "r"
         some = (
-            f"SELECT q.seq FROM runstate_run AS q WHERE q.status = '{BIRTH}' AND q.ready_at IS NULL"
+            f"SELECT q.seq FROM runstate_run AS q WHERE q.status = '{INITIAL_STATUS}' AND q.ready_at IS NULL"
             f" AND (q.not_before IS NULL OR q.not_before <= {now}) AND ({first})"
         )
         return (

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from runstate.clock import microseconds
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.connection import Given
 from runstate.store._sql.rows import Row
 from runstate.store._sql.schema import SQLITE
@@ -28,7 +28,7 @@ _DONE: Final = RunEvent.COMPLETE
 PLAIN: Final = (_DONE, False)
 """The outcome that most runs have: completed, with what it used, and no more."""
 
-_STARTED: Final = LAW.target_of(RunEvent.START)
+_STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _AT: Final = "max(at, :now)"
 _EACH: Final = ("key", "used", "version")
 _AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from runstate.lifecycle import BIRTH
+from runstate.lifecycle import INITIAL_STATUS
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
 from runstate.store._sql.connection import Session
@@ -49,7 +49,7 @@ def _range(speak: Queries, column: str) -> str:
 def _entries(speak: Queries) -> str:
     """Return the statement that finds the entries which are no legal next one, in a range of runs."""
     move = "coalesce(h.event || ' ' || h.source || ' ' || h.target, '')"
-    birth = f"h.version = 1 AND h.event IS NULL AND h.source IS NULL AND h.target = '{BIRTH}'"
+    birth = f"h.version = 1 AND h.event IS NULL AND h.source IS NULL AND h.target = '{INITIAL_STATUS}'"
     follows = f"h.version = p.version + 1 AND h.source = p.target AND h.at >= p.at AND {move} IN ({LEGAL})"
     return f"""\
 SELECT h.run, h.version, h.event, h.source, h.target, p.target, r.id, CASE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from runstate.clock import span
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.connection import Session
 from runstate.store._sql.queries import Queries
 from runstate.store._sql.rows import Row
@@ -13,7 +13,7 @@ from runstate.store.doctor.diagnosis import Severity, Sheet
 
 __all__ = ["examine_waiting"]
 
-_STARTED: Final = LAW.target_of(RunEvent.START)
+_STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _GRACE_US: Final = 60_000_000  # what a sweep and the workers have time for
 _UNOWNED_US: Final = 300_000_000
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, get_args
 
 from runstate.clock import pause
-from runstate.lifecycle import Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
 from runstate.run.validators import with_article
 from runstate.testing.conformance._adapters import Functions, Objects, RunsInMemory, RunsInStore, SqlTable
 from runstate.testing.conformance._http import Http
@@ -91,7 +91,7 @@ def _wrong(found: list[Found]) -> set[tuple[RunStatus, RunEvent]]:
     return {(charge.status, charge.event) for charge in charges if charge.event is not None}
 
 
-def _told_once(law: Law, found: list[Found]) -> Iterator[Charge]:
+def _told_once(law: Lifecycle, found: list[Found]) -> Iterator[Charge]:
     """Yield each fault once, by the shortest way, and the most telling ones of the cells first."""
     first = sorted(found[0].charges, key=lambda charge: charge.weight(law))
     cells = {(charge.status, charge.event) for charge in first}

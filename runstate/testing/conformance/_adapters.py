@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias, cast
 
 from runstate.clock import ManualClock, microseconds, pause
-from runstate.lifecycle import BIRTH, LAW, Law, RunEvent
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.lifecycle.errors import IllegalTransition
 from runstate.run import Run
 from runstate.run.ids import new_run_id
@@ -55,7 +55,7 @@ class Functions:
         refused: Refusals,
         load: Callable[[Any], Any] | None = None,
         advance: Callable[[int], None] | None = None,
-        law: Law = LAW,
+        law: Lifecycle = RUN_LIFECYCLE,
         name: str = "functions",
     ) -> None:
         self._create, self._ask, self._read = create, ask, read
@@ -64,7 +64,7 @@ class Functions:
         if advance is not None:
             self.advance: Callable[[int], None] = advance
         self.refused: tuple[type[Exception], ...] = _kinds(refused)
-        self.law: Law = law
+        self.law: Lifecycle = law
         self.name: str = name
 
     def create(self) -> Any:
@@ -98,7 +98,7 @@ class Objects:
         load: Callable[[Any], Any] | None = None,
         read: Callable[[Any], object] | None = None,
         advance: Callable[[int], None] | None = None,
-        law: Law = LAW,
+        law: Lifecycle = RUN_LIFECYCLE,
         name: str = "",
     ) -> None:
         if not callable(create):
@@ -112,7 +112,7 @@ class Objects:
         if advance is not None:
             self.advance: Callable[[int], None] = advance
         self.refused: tuple[type[Exception], ...] = _kinds(refused)
-        self.law: Law = law
+        self.law: Lifecycle = law
         self.name: str = name or getattr(create, "__name__", "objects")
 
     def create(self) -> Any:
@@ -149,7 +149,7 @@ class SqlTable:
         moves: Mapping[str, str],
         read: str,
         refused: Refusals = (),
-        law: Law = LAW,
+        law: Lifecycle = RUN_LIFECYCLE,
         name: str = "SQL table",
     ) -> None:
         self._connect = connect
@@ -159,7 +159,7 @@ class SqlTable:
         if _AT.search(self._moves.get(RunEvent.START, "".join(moves.values()))):  # else the database tells the time
             self.advance: Callable[[int], None] = self._advance
         self.refused: tuple[type[Exception], ...] = _kinds(refused)
-        self.law: Law = law
+        self.law: Lifecycle = law
         self.name: str = name
 
     def create(self) -> str:
@@ -293,7 +293,7 @@ class RunsInStore:
 
     def claim(self, worker: str, run: str) -> None:
         """Let a worker claim a run, or take it over."""
-        is_new = self.store.get(run).status is BIRTH
+        is_new = self.store.get(run).status is INITIAL_STATUS
         waits = is_new and not isinstance(self, Clocked)
         lease = self.store.open_lease(worker, lease_s=_BRIEF_S if waits else _LEASE_S)
         found = self.store.claim_id(lease, run) if is_new else next(iter(self.store.take_over(lease, run_id=run)), None)

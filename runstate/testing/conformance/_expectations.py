@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
-from runstate.lifecycle import Field, Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp, StatusField
 from runstate.testing._diff import outcomes, unlike_a_move, what_changed
 from runstate.testing.conformance._scenarios import Step
 
@@ -15,19 +15,19 @@ REFUSED: Final = "to be refused, and nothing changed"
 _STAMPS: Final = ("created_at", *get_args(Stamp))
 
 
-def expected_of(law: Law, status: RunStatus, event: RunEvent) -> str:
+def expected_of(law: Lifecycle, status: RunStatus, event: RunEvent) -> str:
     """Return what the law expects, told."""
     row = law.find(status, event)
     return REFUSED if row is None else f"to come to {row.target}"
 
 
-def way_taken(law: Law, step: Step) -> tuple[RunEvent, ...]:
+def way_taken(law: Lifecycle, step: Step) -> tuple[RunEvent, ...]:
     """Return the events that a step passed, by where it came; () if it was no move that the law has a row for."""
     ways = outcomes(law, step.source, step.event) if step.answer == "moved" else ()
     return next((way for way in ways if law.target_of(way[-1]) is step.target), ())
 
 
-def fault_of(law: Law, step: Step, *, later: bool) -> str | None:
+def fault_of(law: Lifecycle, step: Step, *, later: bool) -> str | None:
     """Return what is wrong with a step, told; None if nothing is, or nothing was asked.
 
     `later`: so much later than the step before that its stamp must differ.
@@ -46,7 +46,7 @@ def fault_of(law: Law, step: Step, *, later: bool) -> str | None:
     return "; ".join(_unlike(law, step, way, later)) or None if way else f"accepted: {_came(step.target, changed)}"
 
 
-def _unlike(law: Law, step: Step, way: Sequence[RunEvent], later: bool) -> Iterator[str]:
+def _unlike(law: Lifecycle, step: Step, way: Sequence[RunEvent], later: bool) -> Iterator[str]:
     """Yield what a legal move did otherwise than the law says, but not what was so before."""
     for told in unlike_a_move(step.before, way, step.after, law=law):
         if not _is_inherited(law, step, told.split(" ", 1)[0]):
@@ -60,11 +60,11 @@ def _unlike(law: Law, step: Step, way: Sequence[RunEvent], later: bool) -> Itera
             yield from _untimely(step.before, stamp, new)
 
 
-def _is_inherited(law: Law, step: Step, name: str) -> bool:
+def _is_inherited(law: Lifecycle, step: Step, name: str) -> bool:
     """Tell whether a field was already wrong, in the same way, where the run came from."""
-    fields: tuple[Field, ...] = get_args(Field)
+    fields: tuple[StatusField, ...] = get_args(StatusField)
     old, new = step.before.get(name), step.after.get(name)
-    return any(field == name and old == new and law.holds(field, step.source) is (old is None) for field in fields)
+    return any(field == name and old == new and law.is_present(field, step.source) is (old is None) for field in fields)
 
 
 def _untimely(before: Mapping[str, Any], stamp: str, new: float) -> Iterator[str]:

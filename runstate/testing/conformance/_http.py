@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, cast
 from urllib.parse import quote, urlsplit
 
 from runstate.clock import monotonic
-from runstate.lifecycle import LAW, Law, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.run import validators
 from runstate.run.codec import from_json_value
 from runstate.run.values import RequiredAction, demand
@@ -51,7 +51,7 @@ class Http:
         thread_id: str | None = None,
         refused_by: tuple[int, ...] = (400,),
         wait_s: float = 30.0,
-        law: Law = LAW,
+        law: Lifecycle = RUN_LIFECYCLE,
         name: str = "",
     ) -> None:
         if thread_id is not None:
@@ -71,7 +71,7 @@ class Http:
         self._wait_s = wait_s
         self._waited: Counter[str] = Counter()
         self.refused: tuple[type[Exception], ...] = (Refused,)
-        self.law: Law = law
+        self.law: Lifecycle = law
         self.name: str = name or f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     def create(self) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runstate.lifecycle import Law, RunEvent, RunStatus
+from runstate.lifecycle import Lifecycle, RunEvent, RunStatus
 from runstate.testing._diff import what_changed
 from runstate.testing.conformance._expectations import REFUSED, briefly
 from runstate.testing.conformance._report import Charge
@@ -15,7 +15,7 @@ from runstate.testing.conformance._subject import Leasing, NotOffered, Subject
 __all__ = ["try_leases"]
 
 
-def try_leases(subject: Subject, law: Law) -> Found:
+def try_leases(subject: Subject, law: Lifecycle) -> Found:
     """Let a worker claim a run, stand still while another takes it over, and then settle it by each outcome."""
     found = Found("lease")
     if not isinstance(subject, Leasing) or RunEvent.START not in law.events:

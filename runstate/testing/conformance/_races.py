@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from runstate.lifecycle import Law, RunEvent, RunStatus
+from runstate.lifecycle import Lifecycle, RunEvent, RunStatus
 from runstate.testing._diff import outcomes
 from runstate.testing.conformance._report import Charge
 from runstate.testing.conformance._requirements import Found, axes
@@ -25,7 +25,7 @@ Answered: TypeAlias = tuple[Answer, str]
 Together: TypeAlias = Callable[[Callable[[int], Answered]], tuple[Answered, Answered] | None]
 
 
-def try_races(subject: Subject, law: Law, rounds: int, wait_s: float, wrong: Cells) -> Found:
+def try_races(subject: Subject, law: Lifecycle, rounds: int, wait_s: float, wrong: Cells) -> Found:
     """Let two threads ask at the same moment, `rounds` times each pair of events that is legal where a run stands.
 
     A pair is left out if one of the two, alone or after the other, is known to be `wrong` already. Whoever is not
@@ -45,7 +45,7 @@ def try_races(subject: Subject, law: Law, rounds: int, wait_s: float, wrong: Cel
     return found
 
 
-def _pairs(law: Law, status: RunStatus, wrong: Cells) -> Iterator[tuple[RunEvent, RunEvent]]:
+def _pairs(law: Lifecycle, status: RunStatus, wrong: Cells) -> Iterator[tuple[RunEvent, RunEvent]]:
     """Yield the pairs of events of which the one that comes second is refused, in at least one order."""
     for first, second in combinations_with_replacement(law.allowed_events(status), 2):
         after = (law.target_of(first), second), (law.target_of(second), first)
@@ -59,7 +59,7 @@ class _Race:
     """Two events asked at once where a run stands, until something is wrong."""
 
     subject: Subject
-    law: Law
+    law: Lifecycle
     way: tuple[RunEvent, ...]
     status: RunStatus
     pair: tuple[RunEvent, RunEvent]

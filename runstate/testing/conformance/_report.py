@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 
-from runstate.lifecycle import Law, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
 
 __all__ = ["Challenge", "Charge", "Judgement", "Verdict"]
 
@@ -69,7 +69,7 @@ class Charge:
         """Whether the answer itself was wrong, and not only what it left behind."""
         return self.found.startswith(_GRAVE)
 
-    def weight(self, law: Law) -> tuple[bool, int, bool]:
+    def weight(self, law: Lifecycle) -> tuple[bool, int, bool]:
         """Return what puts the most telling charges of a kind first: births, then what was stored and should not be."""
         grave = [place for place, word in enumerate(_GRAVE) if self.found.startswith(word)]
         return self.event is not None, min(grave, default=len(_GRAVE)), not law.is_terminal(self.status)
@@ -83,7 +83,7 @@ class Judgement:
     """The outcome of a trial."""
 
     subject: str
-    law: Law = attrs.field(repr=False)
+    law: Lifecycle = attrs.field(repr=False)
     cells: Mapping[tuple[RunStatus, RunEvent], Verdict] = attrs.field(repr=False)
     charges: tuple[Charge, ...]
     tried: Mapping[Challenge, int]

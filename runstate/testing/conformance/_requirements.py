@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from runstate.lifecycle import BIRTH, Law, RunEvent, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus
 from runstate.testing._diff import unlike_a_birth, what_changed
 from runstate.testing.conformance._expectations import REFUSED, briefly, expected_of, fault_of, way_taken
 from runstate.testing.conformance._report import Challenge, Charge, Verdict
@@ -35,13 +35,13 @@ class Found:
     cells: dict[Cell, Verdict] = attrs.field(factory=dict[Cell, Verdict])
 
 
-def axes(law: Law) -> tuple[tuple[RunStatus, ...], tuple[RunEvent, ...]]:
+def axes(law: Lifecycle) -> tuple[tuple[RunStatus, ...], tuple[RunEvent, ...]]:
     """Return the statuses and the events that a law mentions."""
-    met = {BIRTH, *chain.from_iterable((row.source, row.target) for row in law.transitions)}
+    met = {INITIAL_STATUS, *chain.from_iterable((row.source, row.target) for row in law.transitions)}
     return tuple(status for status in RunStatus if status in met), law.events
 
 
-def try_cells(subject: Subject, law: Law, tick: Tick, recognises: bool) -> Found:
+def try_cells(subject: Subject, law: Lifecycle, tick: Tick, recognises: bool) -> Found:
     """Ask every event in every status, each on a run of its own; see `hold_trial` for `recognises`."""
     statuses, events = axes(law)
     found = Found("cell")
@@ -61,7 +61,9 @@ def try_cells(subject: Subject, law: Law, tick: Tick, recognises: bool) -> Found
     return found
 
 
-def _driven(subject: Subject, law: Law, plans: Iterable[Sequence[RunEvent]], tick: Tick, found: Found) -> list[Course]:
+def _driven(
+    subject: Subject, law: Lifecycle, plans: Iterable[Sequence[RunEvent]], tick: Tick, found: Found
+) -> list[Course]:
     """Follow plans as far as the law goes along; a run that could not be made is charged once."""
     courses = drive(subject, plans, tick, partial(way_taken, law))
     found.charges += [_birth(course, course.ended) for course in courses if not course.born][:1]
@@ -70,10 +72,10 @@ def _driven(subject: Subject, law: Law, plans: Iterable[Sequence[RunEvent]], tic
 
 def _birth(course: Course, wrong: str) -> Charge:
     lines = ("run = subject.create()", *(["subject.read(run)"] if course.run is not None else []))
-    return Charge("birth", BIRTH, None, f"to be born {BIRTH}", wrong, lines)
+    return Charge("birth", INITIAL_STATUS, None, f"to be born {INITIAL_STATUS}", wrong, lines)
 
 
-def _other_ways(law: Law, courses: dict[Cell, Course]) -> dict[Cell, tuple[RunEvent, ...]]:
+def _other_ways(law: Lifecycle, courses: dict[Cell, Course]) -> dict[Cell, tuple[RunEvent, ...]]:
     """Return other ways to where the usual one leads by an event that is not offered."""
     absent = {step.event for course in courses.values() for step in course.steps if step.answer == "not offered"}
     return {
@@ -83,7 +85,7 @@ def _other_ways(law: Law, courses: dict[Cell, Course]) -> dict[Cell, tuple[RunEv
     }
 
 
-def _verdict(law: Law, key: Cell, course: Course, tick: Tick, found: Found, recognises: bool) -> Verdict:
+def _verdict(law: Lifecycle, key: Cell, course: Course, tick: Tick, found: Found, recognises: bool) -> Verdict:
     step = course.last
     if step is None or step.source is not key[0]:
         return "not reached"
@@ -103,14 +105,14 @@ def _is_recognised(course: Course) -> bool:
     return same and last.answer == "moved" and not what_changed(last.before, last.after)
 
 
-def _charge(challenge: Challenge, law: Law, course: Course, fault: str, tick: Tick) -> Charge:
+def _charge(challenge: Challenge, law: Lifecycle, course: Course, fault: str, tick: Tick) -> Charge:
     step = course.steps[-1]
     lines = tuple(lines_of(course.steps, wait=tick.line if "_at " in fault else ""))
     expected = expected_of(law, step.source, step.event)
     return Charge(challenge, step.source, step.event, expected, fault, lines)
 
 
-def try_walks(subject: Subject, law: Law, tick: Tick) -> Found:
+def try_walks(subject: Subject, law: Lifecycle, tick: Tick) -> Found:
     """Follow every legal walk, and look at each step: what is right at first may be wrong the second time round."""
     found = Found("walk")
     plans = [walk.events for walk in walks(_LONGEST, law) if len(walk.events) > 1]
@@ -126,7 +128,7 @@ def try_walks(subject: Subject, law: Law, tick: Tick) -> Found:
     return found
 
 
-def try_twice(subject: Subject, law: Law, tick: Tick) -> Found:
+def try_twice(subject: Subject, law: Lifecycle, tick: Tick) -> Found:
     """Ask every legal event twice: the second time it is refused, or recognised and answered with nothing changed."""
     found = Found("repeat")
     ways = [(*way, row.event) for row in law.transitions if (way := way_to(law, row.source)) is not None]
@@ -143,7 +145,7 @@ def try_twice(subject: Subject, law: Law, tick: Tick) -> Found:
     return found
 
 
-def try_stale(subject: Subject, law: Law, tick: Tick, wrong: AbstractSet[Cell]) -> Found:
+def try_stale(subject: Subject, law: Lifecycle, tick: Tick, wrong: AbstractSet[Cell]) -> Found:
     """Let one actor read a run, another move it on, and the first ask for what was legal when it looked.
 
     What is known to be `wrong` with a copy just read is not tried with an old one.
@@ -164,7 +166,7 @@ def try_stale(subject: Subject, law: Law, tick: Tick, wrong: AbstractSet[Cell]) 
     return found
 
 
-def _stale_cases(law: Law, wrong: AbstractSet[Cell]) -> Iterator[tuple[tuple[RunEvent, ...], RunEvent, RunEvent]]:
+def _stale_cases(law: Lifecycle, wrong: AbstractSet[Cell]) -> Iterator[tuple[tuple[RunEvent, ...], RunEvent, RunEvent]]:
     """Yield the way to where a copy is read, what another asks then, and what the copy's holder asks last."""
     statuses, events = axes(law)
     for status in statuses:
@@ -184,7 +186,9 @@ def _load(subject: Loading, course: Course) -> tuple[Any, str]:
         return None, f"it broke: {told(error)}"
 
 
-def _fault_of_stale(subject: Loading, law: Law, run: Any, copy: Any, onward: RunEvent, event: RunEvent) -> str | None:
+def _fault_of_stale(
+    subject: Loading, law: Lifecycle, run: Any, copy: Any, onward: RunEvent, event: RunEvent
+) -> str | None:
     """Return what is wrong with how the holder of an old copy was answered; "" if nothing, None if nothing was."""
     try:
         moved = ask_once(subject, subject.load(run), onward)[0] == "moved"
@@ -206,7 +210,7 @@ def _fault_of_stale(subject: Loading, law: Law, run: Any, copy: Any, onward: Run
     return f"{was}: {briefly(changed)}" if changed else "accepted, with nothing changed"
 
 
-def _stale_charge(law: Law, course: Course, onward: RunEvent, event: RunEvent, fault: str) -> Charge:
+def _stale_charge(law: Lifecycle, course: Course, onward: RunEvent, event: RunEvent, fault: str) -> Charge:
     lines = (
         *lines_of(course.steps),
         "copy = subject.load(run)",

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
-from runstate.lifecycle import BIRTH, Law, RunEvent, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus
 from runstate.testing._diff import fields_of
 from runstate.testing.conformance._subject import NotOffered, Subject
 from runstate.testing.matrix import walks
@@ -80,12 +80,12 @@ class Course:
         return self.steps[-1] if self.steps and len(self.steps) == len(self.events) else None
 
 
-def way_to(law: Law, status: RunStatus, without: Container[RunEvent] = ()) -> tuple[RunEvent, ...] | None:
+def way_to(law: Lifecycle, status: RunStatus, without: Container[RunEvent] = ()) -> tuple[RunEvent, ...] | None:
     """Return the shortest way of a law from birth to a status, by a worker's hand where such a one leads there."""
     ways = [walk.events for walk in walks(5, law) if walk.end is status]
     ways = [way for way in ways if not any(event in without for event in way)]
     begun = [way for way in ways if RunEvent.START in way[:1]]
-    return () if status is BIRTH else min(begun or ways, key=len, default=None)
+    return () if status is INITIAL_STATUS else min(begun or ways, key=len, default=None)
 
 
 def told(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from runstate.lifecycle import LAW, Law, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 
 __all__ = ["Clocked", "Leasing", "Loading", "NotOffered", "Refused", "Subject", "law_of", "name_of"]
 
@@ -72,9 +72,9 @@ class Leasing(Subject, Protocol):
         ...
 
 
-def law_of(subject: Subject) -> Law:
+def law_of(subject: Subject) -> Lifecycle:
     """Return the law that a subject is held against: its own `law`, else that of runs."""
-    law: Law = getattr(subject, "law", LAW)
+    law: Lifecycle = getattr(subject, "law", RUN_LIFECYCLE)
     return law
 
 

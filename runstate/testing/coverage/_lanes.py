@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from runstate.diagram.canvas import ASCII, BOLD, FAINT, PAINT, PLAIN, UNICODE, Alphabet, Canvas
 from runstate.diagram.model import Lane, Picture
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.testing.coverage._data import Exercised
 
 __all__ = ["covered_lanes"]
@@ -24,7 +24,7 @@ def covered_lanes(
     exercised: Exercised, *, width: int | None = None, color: bool = False, ascii_only: bool = False
 ) -> str:
     """Return the lanes with what was asked in them, at most `width` characters wide where that is 70 or more."""
-    picture = Picture.of(LAW)
+    picture = Picture.of(RUN_LIFECYCLE)
     alphabet = ASCII if ascii_only else UNICODE
     canvas = Canvas()
     centers = _names(canvas, picture, alphabet, width)

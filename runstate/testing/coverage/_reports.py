@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, Final
 
 from runstate.diagram.model import Lane, Picture
-from runstate.lifecycle import LAW, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.testing.coverage._data import Exercised
 from runstate.testing.matrix import Cell, cells, moves, refusals
 
@@ -132,7 +132,7 @@ def as_html(exercised: Exercised, remarks: Sequence[str] = ()) -> str:
 
 
 def _lanes(exercised: Exercised) -> Iterator[str]:
-    picture = Picture.of(LAW)
+    picture = Picture.of(RUN_LIFECYCLE)
     columns = [column.status for column in picture.columns]
     yield '<table class="lanes"><colgroup><col class="names"></colgroup>'
     yield f"<thead><tr><th></th>{''.join(f'<th>{status}</th>' for status in columns)}</tr></thead><tbody>"

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import attrs
 
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
 from runstate.run.values import IncompleteDetails, LastError, RequiredAction, Usage
@@ -100,7 +100,9 @@ class Wish(NamedTuple):
         `known` is the run as it stands, `copy` what somebody has of it.
         """
         seen = {"any": None, "allowed": known, "was allowed": copy or known}[self.law]
-        options = [event for event in among if seen is not None and LAW.find(seen.status, event) is not None] or among
+        options = [
+            event for event in among if seen is not None and RUN_LIFECYCLE.find(seen.status, event) is not None
+        ] or among
         return self.event if self.event in options else options[EVENTS.index(self.event) % len(options)]
 
 
@@ -234,7 +236,7 @@ def claiming(lease: Lease, limit: int) -> Ask:
 
 def settling(lease: Lease, run: StoredRun, event: RunEvent) -> Ask:
     """Settle one run."""
-    used = _USED if LAW.holds("usage", LAW.target_of(event)) else None
+    used = _USED if RUN_LIFECYCLE.is_present("usage", RUN_LIFECYCLE.target_of(event)) else None
     outcome = Settle(run, event, None if used is None else _json(used), **_BROUGHT.get(event, {}))
 
     def tell(store: Store) -> None:

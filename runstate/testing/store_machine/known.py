@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, Field, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus, Stamp, StatusField
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.values import Usage
 from runstate.store._types import StoredRun
@@ -15,7 +15,7 @@ from runstate.store._types import StoredRun
 __all__ = ["Known", "Line", "Refusal", "Refused", "View", "Wanted", "differences", "view_of"]
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
-_HELD: Final[tuple[Field, ...]] = get_args(Field)
+_HELD: Final[tuple[StatusField, ...]] = get_args(StatusField)
 
 View: TypeAlias = Mapping[str, object]
 """A run as it is compared: every field that the account knows of."""
@@ -83,7 +83,7 @@ class Known:
     @property
     def is_live(self) -> bool:
         """Whether something leads on from where it stands."""
-        return not LAW.is_terminal(self.status)
+        return not RUN_LIFECYCLE.is_terminal(self.status)
 
     @property
     def deadline(self) -> int:
@@ -99,13 +99,13 @@ class Known:
     @property
     def waits(self) -> bool:
         """Whether it is not to be started yet."""
-        return self.status is BIRTH and not self.ready
+        return self.status is INITIAL_STATUS and not self.ready
 
     def view(self) -> View:
         """Return it as `view_of` returns a run of the store's."""
         last = self.lines[-1]
         last, wanted = self.lines[-1], self.wanted
-        held = {str(field): LAW.holds(field, self.status) for field in _HELD}
+        held = {str(field): RUN_LIFECYCLE.is_present(field, self.status) for field in _HELD}
         return {
             "id": wanted.id,
             "thread_id": wanted.thread_id,
@@ -118,7 +118,7 @@ class Known:
             "at": last.at,
             "actor": last.actor,
             "attempt": self.attempt,
-            "ready": self.ready if self.status is BIRTH else None,
+            "ready": self.ready if self.status is INITIAL_STATUS else None,
             **{str(stamp): self.stamps.get(stamp) for stamp in _STAMPS},
             **held,
             "expires_at": self.deadline if held["expires_at"] else None,
@@ -131,7 +131,7 @@ def view_of(run: StoredRun) -> View:
     names = ("id", "thread_id", "priority", "status", "version", "created_at", "event", "source", "at", "actor")
     whole = {name: getattr(run, name) for name in (*names, "attempt", *_STAMPS, "expires_at", "usage")}
     held = {str(field): getattr(run, field) is not None for field in _HELD}
-    return {**held, **whole, "ready": run.ready if run.status is BIRTH else None}  # of others it says nothing
+    return {**held, **whole, "ready": run.ready if run.status is INITIAL_STATUS else None}  # of others it says nothing
 
 
 def differences(found: View, expected: View) -> list[str]:

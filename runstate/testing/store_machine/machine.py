@@ -25,7 +25,7 @@ except ImportError as _missing:
 
 import runstate.testing.store_machine.asks as asks
 from runstate.clock import ManualClock, microseconds, use_clock
-from runstate.lifecycle import LAW, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store import Store, StoredRun, open_store
 from runstate.testing.store_machine.asks import Actor, Ask, Wish
 from runstate.testing.store_machine.known import Line, Refusal, Wanted
@@ -367,7 +367,7 @@ class StoreMachine(RuleBasedStateMachine):
         entries = self.store.history(run.id)
         lines = [Line(e.version, e.event, e.source, e.target, e.at, e.actor or "") for e in entries]
         for before, line in pairwise(lines):
-            row = None if line.event is None else LAW.find(before.target, line.event)
+            row = None if line.event is None else RUN_LIFECYCLE.find(before.target, line.event)
             if row is None or (line.version, line.source) != (before.version + 1, row.source) or line.at < before.at:
                 raise AssertionError(f"the history of {run.id} cannot be: {line} after {before}")
         if findings or lines != self.account.runs[run.id].lines:

@@ -1,7 +1,7 @@
 """What a store must answer: an account of its runs in plain values, kept beside it by `store_machine`.
 
-Where an event leads, what it stamps and which fields have a value then stands in the rows of `LAW`. The rest is
-docs/store.md once more: versions, leases, take-overs, threads, keys. Nothing is asked of the store, and none of its
+Where an event leads, what it stamps and which fields have a value then stands in the rows of `RUN_LIFECYCLE`. The rest
+is docs/store.md once more: versions, leases, take-overs, threads, keys. Nothing is asked of the store, and none of its
 code is used; so the two are two opinions.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
 from runstate.run.errors import InvalidRun, ToolOutputsMismatch
 from runstate.run.values import NO_USAGE, Usage
@@ -23,8 +23,8 @@ from runstate.testing.store_machine.known import Known, Line, Refused, Wanted, d
 
 __all__ = ["Account"]
 
-_STARTED: Final = LAW.target_of(RunEvent.START)
-_ASKED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)
+_STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
+_ASKED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
 _NOBODY: Final = 0  # whom a released run belongs to
 _CALLS: Final = frozenset(call.id for call in CALLS)
 _SWEEPER: Final = "sweep"
@@ -70,7 +70,7 @@ class Account:
         if wanted.exclusive == "reject" and head is not None:
             raise Refused(ThreadBusy, run_id=head.id)
         ready = wanted.not_before is None and not (wanted.exclusive == "queue" and head is not None)
-        birth = Line(1, None, None, BIRTH, self.now, wanted.actor)
+        birth = Line(1, None, None, INITIAL_STATUS, self.now, wanted.actor)
         run = self.runs[wanted.id] = Known(wanted, created_at, ready, [birth])
         return run
 
@@ -96,9 +96,9 @@ class Account:
             return run
         if version not in (None, run.version):
             raise Refused(Conflict, run)
-        if LAW.find(run.status, event) is None:
+        if RUN_LIFECYCLE.find(run.status, event) is None:
             raise Refused(_unlawful(run), run)
-        if event in LAW.until_deadline and self._is_late(run):
+        if event in RUN_LIFECYCLE.until_deadline and self._is_late(run):
             self._write(run, RunEvent.EXPIRE, actor)
             raise Refused(_unlawful(run), run)
         if event is RunEvent.START and not run.ready:
@@ -120,8 +120,15 @@ class Account:
         """Tell whether a request that is recognised was granted before."""
         if event is RunEvent.SUBMIT_TOOL_OUTPUTS and run.submitted is not None:
             at, before = run.submitted
-            return not LAW.holds("required_action", run.status) and before == outputs and version in (None, at)
-        if event is RunEvent.REQUEST_CANCEL and run.status in (_ASKED, LAW.target_of(RunEvent.CONFIRM_CANCEL)):
+            return (
+                not RUN_LIFECYCLE.is_present("required_action", run.status)
+                and before == outputs
+                and version in (None, at)
+            )
+        if event is RunEvent.REQUEST_CANCEL and run.status in (
+            _ASKED,
+            RUN_LIFECYCLE.target_of(RunEvent.CONFIRM_CANCEL),
+        ):
             line = next(line for line in reversed(run.lines) if line.event is event)
             return line.actor == actor and version in (None, line.version - 1)
         return False
@@ -130,14 +137,14 @@ class Account:
         self, run: Known, event: RunEvent, actor: str, usage: Usage = NO_USAGE, worker: int | None = None
     ) -> None:
         """Move a run by its row of the law."""
-        row = LAW.find(run.status, event)
+        row = RUN_LIFECYCLE.find(run.status, event)
         if row is None:
             raise LookupError(f"{run.status} cannot {event}")
         at = max(run.lines[-1].at, self.now)
         run.lines.append(Line(run.version + 1, event, row.source, row.target, at, actor))
         if row.stamp is not None:
             run.stamps[row.stamp] = at // 1_000_000
-        run.usage = usage if LAW.holds("usage", row.target) else None
+        run.usage = usage if RUN_LIFECYCLE.is_present("usage", row.target) else None
         if row.target is _STARTED:
             run.attempt = 0 if worker is None else 1
         if not (row.source is _STARTED and row.target is _ASKED):  # of whom a cancel is asked goes on
@@ -185,7 +192,9 @@ class Account:
 
     def claim(self, token: int, limit: int) -> list[Known]:
         """The highest priority first, of one priority the oldest; nothing past its deadline."""
-        ready = (run for run in self.runs.values() if run.status is BIRTH and run.ready and not self._is_late(run))
+        ready = (
+            run for run in self.runs.values() if run.status is INITIAL_STATUS and run.ready and not self._is_late(run)
+        )
         found = sorted(ready, key=lambda run: -run.wanted.priority) if self.is_held(token) else []
         for run in found[:limit]:
             self._write(run, RunEvent.START, self.sessions[token].actor, worker=token)
@@ -194,7 +203,7 @@ class Account:
     def settle(self, token: int, run_id: str, event: RunEvent, usage: Usage) -> None:
         """Only its worker settles a run, and only while its lease holds."""
         run = self.get(run_id)
-        holds, lawful = run.worker == token, LAW.find(run.status, event) is not None
+        holds, lawful = run.worker == token, RUN_LIFECYCLE.find(run.status, event) is not None
         if not run.is_live or (holds and not lawful):
             raise Refused(_unlawful(run), run)
         if not holds or not self.is_held(token):
@@ -250,7 +259,7 @@ class Account:
         return self._is_adrift(run) and run.status is _STARTED
 
     def _all(self, event: RunEvent, wanted: Callable[[Known], bool]) -> set[str]:
-        found = [run for run in self.runs.values() if LAW.find(run.status, event) is not None and wanted(run)]
+        found = [run for run in self.runs.values() if RUN_LIFECYCLE.find(run.status, event) is not None and wanted(run)]
         for run in found:
             self._write(run, event, _SWEEPER)
         return {run.id for run in found}

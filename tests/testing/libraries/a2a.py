@@ -36,7 +36,7 @@ from a2a.types import (
 )
 from a2a.utils.errors import InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError
 
-from runstate import Law, RunEvent, RunStatus
+from runstate import Lifecycle, RunEvent, RunStatus
 from runstate.testing.conformance import NotOffered, Refused
 from tests.testing.libraries import law_from
 
@@ -95,7 +95,7 @@ class Waiting:
         self._runner.close()
 
 
-def look_whether_asked(law: Law, status: RunStatus, event: RunEvent) -> None:
+def look_whether_asked(law: Lifecycle, status: RunStatus, event: RunEvent) -> None:
     """Raise `NotOffered` for what A2A leaves open: an unusual way between live states."""
     if status in LIVE and law.find(status, event) is None:
         raise NotOffered(f"A2A has no opinion about {event} in {status}")
@@ -105,7 +105,7 @@ class ToldTasks(Waiting):
     """Actors who each hold a `TaskManager` over one store, and tell it an agent's words."""
 
     refused: tuple[type[Exception], ...] = REFUSALS
-    law: Law = law_from(TOLD)
+    law: Lifecycle = law_from(TOLD)
     name = "a2a-sdk, TaskManager"
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class ServedTasks(Waiting):
     """
 
     refused: tuple[type[Exception], ...] = REFUSALS
-    law: Law = law_from(SERVED)
+    law: Lifecycle = law_from(SERVED)
     name = "a2a-sdk, DefaultRequestHandler"
 
     def __init__(self, *, speaks_on: bool = False) -> None:

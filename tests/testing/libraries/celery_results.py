@@ -16,7 +16,7 @@ import celery
 from celery.backends import cache
 from celery.worker import control
 
-from runstate import Law, RunEvent, RunStatus
+from runstate import Lifecycle, RunEvent, RunStatus
 from runstate.testing.conformance import Refused
 from tests.testing.libraries import law_from
 
@@ -45,7 +45,7 @@ class Results:
     """Tasks in the result backend that lives in memory; it shares its checks with the others that store by key."""
 
     refused: tuple[type[Exception], ...] = (Refused,)
-    law: Law = READY_STAYS
+    law: Lifecycle = READY_STAYS
     name = "celery"
 
     def __init__(self) -> None:

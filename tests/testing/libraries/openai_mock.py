@@ -17,15 +17,15 @@ import openai
 from openai.types.beta.threads.run import LastError, RequiredAction
 from openai_responses import OpenAIMock
 
-from runstate import LAW, Law, RunEvent, RunStatus
+from runstate import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus
 from runstate.testing.conformance import NotOffered
 
 __all__ = ["MockedRuns"]
 
-CANCELLED_AT_ONCE: Final = Law(
+CANCELLED_AT_ONCE: Final = Lifecycle(
     tuple(
         row._replace(target=RunStatus.CANCELLED, stamp="cancelled_at") if row.event is RunEvent.REQUEST_CANCEL else row
-        for row in LAW.transitions
+        for row in RUN_LIFECYCLE.transitions
         if row.source is not RunStatus.CANCELLING and row.event is not RunEvent.CONFIRM_CANCEL
     )
 )
@@ -38,7 +38,7 @@ class MockedRuns:
     """Runs of one mocked server, each on a thread of its own."""
 
     refused: tuple[type[Exception], ...] = (openai.BadRequestError,)
-    law: Law = CANCELLED_AT_ONCE
+    law: Lifecycle = CANCELLED_AT_ONCE
     name = "openai-responses"
 
     def __init__(self) -> None:

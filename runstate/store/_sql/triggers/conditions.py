@@ -7,21 +7,21 @@ from typing import Final
 
 import attrs
 
-from runstate.lifecycle import BIRTH, LAW, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus, Stamp
 from runstate.run.validators import YEAR_10000
 from runstate.store._sql.schema import ENDED, SQLITE, Words, quoted
 
 __all__ = ["COMMONEST_FIRST", "FOR_EVER", "LEGAL", "Guard", "guards", "held_by", "move_holds"]
 
-LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in LAW.transitions])
+LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in RUN_LIFECYCLE.transitions])
 """Every row of the law as `event source target`, as a list of SQL literals."""
 
 _MOST: Final = (RunEvent.START, RunEvent.COMPLETE)
-COMMONEST_FIRST: Final = (*_MOST, *(event for event in LAW.events if event not in _MOST))
+COMMONEST_FIRST: Final = (*_MOST, *(event for event in RUN_LIFECYCLE.events if event not in _MOST))
 """The events, with those first that make up most lives: a guard compares one after another."""
 
 _STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
-_STARTED: Final = LAW.target_of(RunEvent.START)
+_STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _HELD: Final = ("expires_at", "required_action", "last_error", "incomplete_details", "usage")
 FOR_EVER: Final = (
     *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
@@ -31,7 +31,7 @@ _ENTRY: Final = ("event", "source", "at", "actor", "detail")
 # Judged by the time that is written, which is the writer's own and never before that of the last entry. The database's
 # clock is none to judge by: the clock of a test may be years from it, that of a client seconds.
 _IN_TIME: Final = "NEW.at < OLD.expires_at * 1000000"
-_UNTIL_DEADLINE: Final = tuple(event for event in LAW.events if event in LAW.until_deadline)
+_UNTIL_DEADLINE: Final = tuple(event for event in RUN_LIFECYCLE.events if event in RUN_LIFECYCLE.until_deadline)
 _EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
 _JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
 
@@ -67,9 +67,9 @@ def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
 def _lawful(words: Words) -> str:
     """Return the condition that a row of the law leads from OLD to NEW by NEW's event."""
     whens: list[str] = []
-    for event in LAW.events:
-        sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
-        whens.append(f"WHEN '{event}' THEN NEW.status = '{LAW.target_of(event)}' AND ({sources})")
+    for event in RUN_LIFECYCLE.events:
+        sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
+        whens.append(f"WHEN '{event}' THEN NEW.status = '{RUN_LIFECYCLE.target_of(event)}' AND ({sources})")
     return f"CASE NEW.event {' '.join(whens)} ELSE {words.no} END"
 
 
@@ -87,7 +87,7 @@ def _timely(words: Words) -> Guard:
 
 def _stamped(words: Words, status: RunStatus) -> str:
     """Return the condition that a transition into a status has written its stamp, and no other."""
-    own = {row.stamp for row in LAW.transitions if row.target is status and row.stamp}
+    own = {row.stamp for row in RUN_LIFECYCLE.transitions if row.target is status and row.stamp}
     kept = _same(words, tuple(stamp for stamp in _STAMPS if stamp not in own))
     return " AND ".join([kept, *(f"NEW.{stamp} = NEW.at / 1000000" for stamp in own)])
 
@@ -104,7 +104,7 @@ def _ownership(words: Words) -> str:
     END"""
 
 
-_UNENDED: Final = LAW.target_of(RunEvent.REQUEST_CANCEL)  # where a worker still is that has been started on
+_UNENDED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)  # where a worker still is that has been started on
 
 
 def _claims(words: Words) -> str:
@@ -112,7 +112,7 @@ def _claims(words: Words) -> str:
     same = words.same
     untouched = f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt"
     ready = (
-        f"OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL AND OLD.status = '{BIRTH}' AND {untouched}"
+        f"OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL AND OLD.status = '{INITIAL_STATUS}' AND {untouched}"
         " AND NEW.ready_at >= coalesce(OLD.not_before, OLD.at)"
     )
     released = "NEW.worker = 0 AND OLD.worker <> 0 AND NEW.attempt = OLD.attempt - 1"
@@ -124,7 +124,9 @@ def _claims(words: Words) -> str:
 
 def _held(status: RunStatus) -> str:
     """Return the condition that a row has just the fields which the law gives its status."""
-    return " AND ".join(f"NEW.{field} IS {'NOT ' if LAW.holds(field, status) else ''}NULL" for field in _HELD)
+    return " AND ".join(
+        f"NEW.{field} IS {'NOT ' if RUN_LIFECYCLE.is_present(field, status) else ''}NULL" for field in _HELD
+    )
 
 
 def _fields(words: Words) -> str:
@@ -155,9 +157,9 @@ def held_by(words: Words, event: RunEvent) -> str:
 
     A deadline, where it does not go, is the one that was checked at birth.
     """
-    target = LAW.target_of(event)
-    sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(LAW.sources_of(event)))
-    objects = [field for field in _HELD if field in _JSON and LAW.holds(field, target)]
+    target = RUN_LIFECYCLE.target_of(event)
+    sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
+    objects = [field for field in _HELD if field in _JSON and RUN_LIFECYCLE.is_present(field, target)]
     same = f"NEW.attempt = OLD.attempt AND NEW.worker {words.same} OLD.worker"
     gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
     if target == _STARTED:
@@ -171,8 +173,8 @@ def held_by(words: Words, event: RunEvent) -> str:
         f"NEW.at >= OLD.at AND NEW.at < {YEAR_10000 * 1_000_000}",
         _stamped(words, target),
         _held(target),
-        *(["NEW.expires_at = OLD.expires_at"] if LAW.holds("expires_at", target) else []),
-        *([_IN_TIME] if event in LAW.until_deadline else []),
+        *(["NEW.expires_at = OLD.expires_at"] if RUN_LIFECYCLE.is_present("expires_at", target) else []),
+        *([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),
         *(_is_object(words, field) for field in objects),
         f"(NEW.detail IS NULL OR {_is_object(words, 'detail')})",
         f"NEW.ready_at {words.same} OLD.ready_at",
@@ -190,7 +192,8 @@ def _birth(words: Words) -> Guard:
     return Guard(
         "birth",
         "INSERT",
-        f"NEW.status = '{BIRTH}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty} AND {_held(BIRTH)}"
+        f"NEW.status = '{INITIAL_STATUS}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty}"
+        f" AND {_held(INITIAL_STATUS)}"
         f" AND NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1} AND NEW.created_at = NEW.at / 1000000"
         f" AND NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}"
         " AND (NEW.ready_at IS NULL OR NEW.not_before IS NULL)"
@@ -198,7 +201,7 @@ def _birth(words: Words) -> Guard:
         " AND (NEW.idempotency_key IS NULL OR NEW.idempotency_key <> '')"
         " AND (NEW.exclusive IS NULL OR NEW.exclusive = 'reject' OR NEW.exclusive = 'queue')"
         f" AND (NEW.detail IS NULL OR ({valid}{kind}(NEW.detail) = 'object'))",
-        f"a run is born {BIRTH}, at version 1, with no stamp but its birth",
+        f"a run is born {INITIAL_STATUS}, at version 1, with no stamp but its birth",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from runstate.lifecycle import BIRTH
+from runstate.lifecycle import INITIAL_STATUS
 from runstate.store._sql.schema import ENDED, holds_thread
 
 __all__ = [
@@ -51,7 +51,7 @@ def promote(row: str, table: str = "runstate_run", skip: str = "") -> str:
     return f"""\
 UPDATE {table} SET ready_at = CASE WHEN at > {row}.at THEN at ELSE {row}.at END WHERE seq = (
         SELECT seq FROM {table}
-        WHERE thread_id = {row}.thread_id AND exclusive = 'queue' AND ready_at IS NULL AND status = '{BIRTH}'
+        WHERE thread_id = {row}.thread_id AND exclusive = 'queue' AND ready_at IS NULL AND status = '{INITIAL_STATUS}'
             AND (not_before IS NULL OR not_before <= {row}.at)
         ORDER BY seq LIMIT 1{skip})
         AND NOT {is_busy(row, table)}"""
