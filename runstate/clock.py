@@ -1,6 +1,6 @@
 """The only reader of time.
 
-Everything that needs the time asks `reader`, so a test can move it: `with use_clock(ManualClock()) as clock`. There is
+Everything that needs the time asks `current`, so a test can move it: `with use_clock(ManualClock()) as clock`. There is
 one clock for the whole process, because a run driven by two threads must not see two times.
 """
 
@@ -14,7 +14,17 @@ from functools import partial
 from types import ModuleType
 from typing import Final, Protocol, TypeVar, cast
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "microseconds", "monotonic", "moved", "pause", "span", "use_clock"]
+__all__ = [
+    "Clock",
+    "ManualClock",
+    "SystemClock",
+    "format_duration",
+    "monotonic",
+    "override_us",
+    "sleep",
+    "time_us",
+    "use_clock",
+]
 
 
 class Clock(Protocol):
@@ -59,7 +69,7 @@ class ManualClock:
         self.now += seconds
 
 
-class _Reader:
+class _Current:
     """Holds the clock's own `time` function: a call through it costs one slot more than `time.time()` alone."""
 
     __slots__ = ("time",)
@@ -68,7 +78,7 @@ class _Reader:
         self.time: Callable[[], float] = time
 
 
-reader: Final = _Reader(time.time)
+current: Final = _Current(time.time)
 
 _system_time = time.time
 """The function that tells the machine's time; freezegun puts its own into this name, as into that of every module."""
@@ -83,8 +93,8 @@ class _ClockModule(ModuleType):
     """
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "_system_time" and reader.time is _system_time:
-            reader.time = cast("Callable[[], float]", value)
+        if name == "_system_time" and current.time is _system_time:
+            current.time = cast("Callable[[], float]", value)
         super().__setattr__(name, value)
 
 
@@ -94,21 +104,21 @@ sys.modules[__name__].__class__ = _ClockModule
 monotonic: Final = partial(time.monotonic)
 """Seconds that only go forward, for how long something took. No test moves it: leases are real."""
 
-pause: Final = time.sleep
+sleep: Final = time.sleep
 """Wait for so many seconds."""
 
 
-def microseconds() -> int:
+def time_us() -> int:
     """Return Unix microseconds, as histories count them."""
-    return int(reader.time() * 1_000_000)
+    return int(current.time() * 1_000_000)
 
 
-def moved() -> int | None:
-    """Return Unix microseconds if the clock is not the machine's own; None where a database's own clock may judge."""
-    return None if reader.time in _REAL else microseconds()
+def override_us() -> int | None:
+    """Time to pass to SQL, in Unix microseconds: the test clock's, or None so that the database uses its own."""
+    return None if current.time in _REAL else time_us()
 
 
-def span(microseconds: float) -> str:
+def format_duration(microseconds: float) -> str:
     """Return a span of time as people say it, in its two largest units; a short one with its milliseconds.
 
     >>> span(7_505_000_000), span(86_401_000_000), span(61_000_000), span(1_204_000), span(12_000)
@@ -133,9 +143,9 @@ ClockT = TypeVar("ClockT", bound=Clock)
 @contextmanager
 def use_clock(clock: ClockT) -> Generator[ClockT, None, None]:
     """Let the whole process read `clock` inside the block, then the one before again."""
-    before = None if reader.time is _system_time else reader.time
-    reader.time = clock.time
+    before = None if current.time is _system_time else current.time
+    current.time = clock.time
     try:
         yield clock
     finally:
-        reader.time = before or _system_time  # which freezegun may have replaced meanwhile
+        current.time = before or _system_time  # which freezegun may have replaced meanwhile

@@ -15,7 +15,7 @@ After any of them the run is as it was. (After `OutcomeUnknown` nobody knows: th
 """
 
 from runstate.lifecycle.errors import DeadlinePassed, DefinitionError, IllegalTransition, RunstateError, TerminalStatus
-from runstate.run.errors import Fault, InvalidRun, RunDecodeError, ToolOutputsMismatch
+from runstate.run.errors import FieldError, InvalidRun, RunDecodeError, ToolOutputsMismatch
 from runstate.store.errors import (
     AccessDenied,
     Conflict,
@@ -36,7 +36,7 @@ __all__ = [
     "Conflict",
     "DeadlinePassed",
     "DefinitionError",
-    "Fault",
+    "FieldError",
     "IllegalTransition",
     "InvalidRun",
     "KeyReused",

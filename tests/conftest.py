@@ -54,8 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def fresh_caches() -> None:
     """Forget what the law worked out before: a mutant is switched on in a process that other tests have warmed."""
-    _judge._ways.cache_clear()
-    _judge.shapes.cache_clear()
+    _judge._reachable.cache_clear()
+    _judge.field_patterns.cache_clear()
     RUN_LIFECYCLE._refusal_cache.clear()
 
 

@@ -188,12 +188,12 @@ def count_changes(traces: Sequence[Sequence[Snapshot]], most_per_trace: int | No
         every = list(changes(trace))
         if most_per_trace is not None and len(every) > most_per_trace:
             every = dice.sample(every, most_per_trace)
-        was = Counter((finding.index, finding.field, finding.problem) for finding in judge_trace(trace).findings)
+        was = Counter((finding.index, finding.field, finding.message) for finding in judge_trace(trace).findings)
         for change in every:
             count = report.counts.setdefault(change.kind, Count())
             count.tried += 1
             verdict = judge_trace(change.trace)
-            new = Counter((finding.index, finding.field, finding.problem) for finding in verdict.findings) - was
+            new = Counter((finding.index, finding.field, finding.message) for finding in verdict.findings) - was
             if is_legal(change.trace):
                 count.legal += 1
                 if verdict.errors:

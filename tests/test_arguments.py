@@ -136,7 +136,7 @@ def test_calls_that_are_none_are_refused_by_their_place(how: str) -> None:
     before = run.to_dict()
     with pytest.raises(InvalidRun) as refused:
         run.require_action(given)
-    assert faults == [str(fault) for fault in refused.value.faults]
+    assert faults == [str(fault) for fault in refused.value.errors]
     assert not str(refused.value).startswith("not a run")
     assert before == run.to_dict()
     with open_store("sqlite:///:memory:") as store:
@@ -144,7 +144,7 @@ def test_calls_that_are_none_are_refused_by_their_place(how: str) -> None:
         kept = store.start(kept.id)
         with pytest.raises(InvalidRun) as refused:
             store.require_action(kept.id, given)
-        assert faults == [str(fault) for fault in refused.value.faults]
+        assert faults == [str(fault) for fault in refused.value.errors]
         assert kept == store.get(kept.id)
 
 

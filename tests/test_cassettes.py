@@ -25,7 +25,7 @@ from runstate import RUN_LIFECYCLE, ManualClock, Run, RunStatus, ToolCall, Usage
 from runstate.cli import cli
 from runstate.errors import RunDecodeError
 from runstate.run.codec import MAX_BYTES
-from runstate.traces import Report, inspect, snapshots
+from runstate.traces import Report, check_snapshots, read_snapshots
 from runstate.traces import _yaml as yaml_values
 from runstate.traces._reader import begins_yaml
 from tests.cli_runner import CliRunner
@@ -103,12 +103,12 @@ def sse(trace: list[Json]) -> str:
 
 
 def read(text: str | bytes) -> Report:
-    return inspect(snapshots(io.BytesIO(text if isinstance(text, bytes) else text.encode())))
+    return check_snapshots(read_snapshots(io.BytesIO(text if isinstance(text, bytes) else text.encode())))
 
 
 def places(text: str | bytes) -> list[str]:
     lines = io.BytesIO(text if isinstance(text, bytes) else text.encode())
-    return [snapshot.place for snapshot in snapshots(lines)]
+    return [snapshot.place for snapshot in read_snapshots(lines)]
 
 
 def told(text: str | bytes) -> list[str]:
@@ -253,10 +253,10 @@ def test_a_body_that_cannot_be_read_is_told_if_it_may_have_held_a_run(data: byte
     report = read(a_cassette(an_interaction(packed(data), content_encoding=encoding), after))
     (complaint,) = report.complaints
     assert (1, "interaction 1", "error") == (report.snapshots, complaint.place, complaint.severity)
-    assert said in complaint.problem
+    assert said in complaint.message
     elsewhere = an_interaction(packed(data), uri="http://localhost/v1/embeddings", content_encoding=encoding)
-    expected = [] if b'"thread.run"' not in data else [complaint.problem]
-    assert expected == [complaint.problem for complaint in read(a_cassette(elsewhere, after)).complaints]
+    expected = [] if b'"thread.run"' not in data else [complaint.message]
+    assert expected == [complaint.message for complaint in read(a_cassette(elsewhere, after)).complaints]
 
 
 def test_base64_that_is_none_is_told() -> None:
@@ -420,7 +420,7 @@ def test_a_law_without_the_event_says_nothing_of_its_answer() -> None:
     """A law of one's own need not know how to cancel."""
     cancel = an_interaction({"string": json.dumps(a_trace()[0])}, uri=f"{RUNS}/run_1/cancel", method="POST")
     law = type(RUN_LIFECYCLE)(tuple(row for row in RUN_LIFECYCLE.transitions if row.event != "request_cancel"))
-    assert [] == inspect(snapshots([a_cassette(cancel).encode()]), law).complaints
+    assert [] == check_snapshots(read_snapshots([a_cassette(cancel).encode()]), law).complaints
 
 
 # --- hostile files ----------------------------------------------------------------------------------------------------
@@ -491,8 +491,8 @@ def test_a_cassette_past_the_bound_is_refused_without_reading_on() -> None:
                 read_lines += 1
                 yield b"- " + b"x" * 1_000_000 + b"\n"
 
-        (complaint,) = inspect(snapshots(endless())).complaints
-        assert f"expected at most {MAX_BYTES} bytes" in complaint.problem
+        (complaint,) = check_snapshots(read_snapshots(endless())).complaints
+        assert f"expected at most {MAX_BYTES} bytes" in complaint.message
         assert 17 == read_lines
 
 

@@ -11,23 +11,23 @@ from runstate.run import validators
 from runstate.run.validators import Check
 
 GOOD: list[tuple[Check, Any]] = [
-    (validators.text, ""),
-    (validators.text, "\ud800"),
-    (validators.name, "x"),
-    (validators.name, " "),  # others have what they have
-    (validators.filled, " x"),
-    (validators.filled, "\0"),
+    (validators.string, ""),
+    (validators.string, "\ud800"),
+    (validators.non_empty_string, "x"),
+    (validators.non_empty_string, " "),  # others have what they have
+    (validators.non_blank_string, " x"),
+    (validators.non_blank_string, "\0"),
     (validators.plain_text, ""),
     (validators.plain_text, " \n\U0001f600"),
     (validators.identifier, "x"),
     (validators.identifier, " x\n"),
     (validators.identifier, "x" * 100_000),
     (validators.indexed_identifier, "\U0001f600" * 500),
-    (validators.flag, True),
-    (validators.flag, False),
-    (validators.count(least=0), 0),
-    (validators.count(least=1), 1),
-    (validators.count(least=1), 10**18),
+    (validators.boolean, True),
+    (validators.boolean, False),
+    (validators.integer(least=0), 0),
+    (validators.integer(least=1), 1),
+    (validators.integer(least=1), 10**18),
     (validators.number(0, 2), 0),
     (validators.number(0, 2), 0.0),
     (validators.number(0, 2), -0.0),
@@ -53,16 +53,16 @@ GOOD: list[tuple[Check, Any]] = [
     (validators.response_format, {"type": "json_schema", "json_schema": {}}),
 ]
 
-CALLERS: list[Check] = [validators.filled, validators.identifier, validators.indexed_identifier]
+CALLERS: list[Check] = [validators.non_blank_string, validators.identifier, validators.indexed_identifier]
 KEPT: list[Check] = [validators.plain_text, validators.identifier, validators.indexed_identifier]
 BLANK = "is blank: it has nothing but white space"
 HALF = "holds half of a character (a lone surrogate), which no database keeps"
 WORDS = "'none' or 'auto' or 'required'"
 BAD: list[tuple[Check, Any, list[tuple[str, str]]]] = [
-    (validators.text, None, [("at", "expected a string, got null")]),
-    (validators.text, b"x", [("at", "expected a string, got a Python bytes")]),
-    (validators.name, "", [("at", "is empty")]),
-    (validators.name, 5, [("at", "expected a string, got an integer")]),
+    (validators.string, None, [("at", "expected a string, got null")]),
+    (validators.string, b"x", [("at", "expected a string, got a Python bytes")]),
+    (validators.non_empty_string, "", [("at", "is empty")]),
+    (validators.non_empty_string, 5, [("at", "expected a string, got an integer")]),
     *((check, "", [("at", "is empty")]) for check in CALLERS),
     *((check, word, [("at", BLANK)]) for check in CALLERS for word in (" ", "\t\r\n", "\u2028", "\u00a0\u3000")),
     *((check, 5, [("at", "expected a string, got an integer")]) for check in CALLERS),
@@ -70,12 +70,12 @@ BAD: list[tuple[Check, Any, list[tuple[str, str]]]] = [
     *((check, "a\0", [("at", "holds a NUL character, which no database keeps")]) for check in KEPT),
     *((check, "\udfff", [("at", HALF)]) for check in KEPT),
     (validators.indexed_identifier, "x" * 501, [("at", "is too long: 501 characters, at most 500")]),
-    (validators.flag, 1, [("at", "expected a boolean, got an integer")]),
-    (validators.flag, "true", [("at", "expected a boolean, got a string")]),
-    (validators.count(least=0), -1, [("at", "expected at least 0, got -1")]),
-    (validators.count(least=1), 0, [("at", "expected at least 1, got 0")]),
-    (validators.count(least=1), True, [("at", "expected an integer, got a boolean")]),
-    (validators.count(least=1), 1.0, [("at", "expected an integer, got a number")]),
+    (validators.boolean, 1, [("at", "expected a boolean, got an integer")]),
+    (validators.boolean, "true", [("at", "expected a boolean, got a string")]),
+    (validators.integer(least=0), -1, [("at", "expected at least 0, got -1")]),
+    (validators.integer(least=1), 0, [("at", "expected at least 1, got 0")]),
+    (validators.integer(least=1), True, [("at", "expected an integer, got a boolean")]),
+    (validators.integer(least=1), 1.0, [("at", "expected an integer, got a number")]),
     (validators.number(0, 2), -0.001, [("at", "expected a number from 0 to 2, got -0.001")]),
     (validators.number(0, 2), 2.001, [("at", "expected a number from 0 to 2, got 2.001")]),
     (validators.number(0, 1), 2, [("at", "expected a number from 0 to 1, got 2")]),
@@ -151,7 +151,7 @@ def test_within_the_limit(check: Check, value: Any) -> None:
 @pytest.mark.parametrize(("check", "value", "faults"), BAD)
 def test_past_the_limit(check: Check, value: Any, faults: list[tuple[str, str]]) -> None:
     """What is just not allowed has a fault that says where, what was expected and what came."""
-    assert faults == [(fault.path, fault.problem) for fault in check("at", value)]
+    assert faults == [(fault.path, fault.message) for fault in check("at", value)]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_past_the_limit(check: Check, value: Any, faults: list[tuple[str, str]])
         (validators.seconds, -HUGE),
         (validators.number(0, 2), HUGE),
         (validators.number(0, 2), 10**400),
-        (validators.count(least=0), -HUGE),
+        (validators.integer(least=0), -HUGE),
         (validators.metadata, {HUGE: ""}),
     ],
     ids=["late", "early", "huge", "no-float", "few", "key"],
@@ -174,8 +174,8 @@ def test_numbers_past_all_bounds(check: Check, value: Any) -> None:
 def test_a_long_value_is_not_told_in_full() -> None:
     """A message quotes at most 60 characters of what came."""
     (fault,) = validators.response_format("at", "x" * 10_000)
-    assert len(fault.problem) < 120
-    assert fault.problem.endswith("...")
+    assert len(fault.message) < 120
+    assert fault.message.endswith("...")
 
 
 def test_kinds() -> None:

@@ -125,7 +125,7 @@ def test_check_finds_what_cannot_be(recording: Path) -> None:
     said = "completed_at is set, but no path from queued to in_progress stamps it"
     assert done.stdout.startswith(f"{recording}:2: error: run run_1: {said}")
     finding = json.loads(ask("check", "--json", recording).stdout)["total"]["findings"][0]
-    assert ("2", "error", "run_1", said) == tuple(finding[key] for key in ("place", "severity", "run", "problem"))
+    assert ("2", "error", "run_1", said) == tuple(finding[key] for key in ("place", "severity", "run", "message"))
 
 
 def test_check_reads_stdin_and_many_files(recording: Path) -> None:

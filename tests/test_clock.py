@@ -10,7 +10,7 @@ import pytest
 from freezegun import freeze_time
 
 from runstate import ManualClock, Run, SystemClock, use_clock
-from runstate.clock import monotonic, moved
+from runstate.clock import monotonic, override_us
 from runstate.store import open_store
 from runstate.worker import Worker
 from tests.support import NOW, new_run
@@ -119,10 +119,10 @@ def test_freezegun_may_end_before_the_clock_that_came_after_it() -> None:
 
 def test_freezegun_is_a_clock_that_was_moved() -> None:
     """A database's own clock is not asked under `freeze_time`, as under any clock of a test's."""
-    assert moved() is None
+    assert override_us() is None
     with freeze_time("2030-01-01"):
-        assert IN_2030 * 1_000_000 == moved()
-    assert moved() is None
+        assert IN_2030 * 1_000_000 == override_us()
+    assert override_us() is None
 
 
 def test_freezegun_moves_stored_runs_and_not_leases(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 
 from runstate import ManualClock, Run, ToolCall, Usage, use_clock
 from runstate.cli import cli
-from runstate.traces import Report, inspect, snapshots
+from runstate.traces import Report, check_snapshots, read_snapshots
 from tests.cli_runner import CliRunner
 
 Json = dict[str, Any]
@@ -66,7 +66,7 @@ SAID = "no path leads from completed to in_progress (completed is terminal, noth
 
 
 def read(data: str | bytes) -> Report:
-    return inspect(snapshots(io.BytesIO(data if isinstance(data, bytes) else data.encode())))
+    return check_snapshots(read_snapshots(io.BytesIO(data if isinstance(data, bytes) else data.encode())))
 
 
 def lines(values: Iterable[object]) -> str:
@@ -462,7 +462,7 @@ def test_every_container_is_judged_the_same(write: Callable[[Trace], str | bytes
 @pytest.mark.parametrize("write", RECORDERS.values(), ids=RECORDERS.keys())
 def test_every_recorder_tells_what_was_asked(write: Callable[[Trace], str | bytes]) -> None:
     """A create answered by its run is no news, and the place names the part of the recording."""
-    place = next(snapshots(io.BytesIO(data if isinstance(data := write(LAWFUL), bytes) else data.encode()))).place
+    place = next(read_snapshots(io.BytesIO(data if isinstance(data := write(LAWFUL), bytes) else data.encode()))).place
     assert place[0].isdigit() or place.split()[0] in ("interaction", "entry", "mapping", "request", "response", "pair")
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from runstate import TRANSITIONS, Run, RunStatus
-from runstate.clock import reader
+from runstate.clock import current
 from runstate.demo.scenes import frames
 from runstate.traces import judge_trace
 
@@ -50,6 +50,6 @@ def test_the_recorded_example_is_what_it_records() -> None:
 
 def test_it_gives_the_clock_back() -> None:
     """After the last scene the process reads its own clock again."""
-    before = reader.time
+    before = current.time
     list(frames())
-    assert before is reader.time
+    assert before is current.time

@@ -178,10 +178,10 @@ def test_a_stamp_that_is_missing_is_found_in_every_dialect(spell: Callable[[Json
     """A completed run without its time of completion cannot be, also where null is spelled as absence or as zero."""
     broken = [*LAWFUL[:4], LAWFUL[4] | {"completed_at": None}]
     (complaint,) = read(lines(map(spell, broken))).complaints
-    assert "completed_at is null, but every path from queued to completed stamps it" in complaint.problem
+    assert "completed_at is null, but every path from queued to completed stamps it" in complaint.message
     early = [LAWFUL[0], LAWFUL[1] | {"completed_at": CREATED + 5}]
     (complaint,) = read(lines(map(spell, early))).complaints
-    assert "completed_at is set, but no path from queued to in_progress stamps it" in complaint.problem
+    assert "completed_at is set, but no path from queued to in_progress stamps it" in complaint.message
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -214,10 +214,10 @@ def test_a_run_without_any_stamp_is_judged_by_its_statuses() -> None:
 def test_explicit_nulls_are_what_they_say() -> None:
     """A run that spells its nulls and has none of its stamps is judged as it stands: nothing excuses it."""
     (complaint,) = read(lines([LAWFUL[4] | {"completed_at": None, "started_at": None}])).complaints[:1]
-    assert "completed_at is null, but every path" in complaint.problem
+    assert "completed_at is null, but every path" in complaint.message
     without = {key: value for key, value in LAWFUL[4].items() if key != "failed_at"}
     (complaint,) = read(lines([without])).complaints
-    assert "failed_at: is missing" == complaint.problem
+    assert "failed_at: is missing" == complaint.message
 
 
 DASHSCOPE = "runs in the dialect of DashScope: their statuses were judged, their stamps and usage were not"
@@ -238,7 +238,7 @@ def test_dashscope_is_named_and_its_statuses_are_judged(nothing: object, empty: 
     assert read(lines(LAWFUL)).steps == lawful.steps
     assert 5 == notes(lawful)[DASHSCOPE]
     unlawful = read(lines([dashscope(run, nothing, empty) for run in UNLAWFUL]))
-    assert [SAID] == [f"{complaint.problem} ({complaint.possible})" for complaint in unlawful.complaints]
+    assert [SAID] == [f"{complaint.message} ({complaint.possible})" for complaint in unlawful.complaints]
 
 
 @pytest.mark.parametrize(
@@ -262,5 +262,5 @@ def test_what_is_of_no_dialect_is_refused_as_ever(member: Json, said: str) -> No
     """A value that nothing spells is an error that names it, and no guess."""
     report = read(lines([LAWFUL[1] | member]))
     assert 0 == report.snapshots
-    assert any(said in complaint.problem for complaint in report.complaints)
+    assert any(said in complaint.message for complaint in report.complaints)
     assert 1 == report.not_judged

@@ -16,7 +16,7 @@ import runstate.store.errors as store_errors
 from runstate import (
     RUN_LIFECYCLE,
     DefinitionError,
-    Fault,
+    FieldError,
     IllegalTransition,
     InvalidRun,
     RunDecodeError,
@@ -33,7 +33,7 @@ ILLEGAL = RUN_LIFECYCLE.refusal("run_1", RunStatus.QUEUED, RunEvent.COMPLETE)
 NO_WAY = RUN_LIFECYCLE.refusal("run_1", RunStatus.CANCELLING, RunEvent.START)
 ENDED = RUN_LIFECYCLE.refusal("run_1", RunStatus.FAILED, RunEvent.START)
 MISMATCH = ToolOutputsMismatch("run_1", ("a", "b"), ("a",))
-FAULTS = (Fault("usage.total_tokens", "is missing"), Fault("", "not JSON"))
+FAULTS = (FieldError("usage.total_tokens", "is missing"), FieldError("", "not JSON"))
 
 SENTENCES = [
     (
@@ -89,7 +89,7 @@ def test_every_error_can_be_imported_from_the_root() -> None:
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == module.__name__
     }
-    assert defined | {"Fault"} == set(errors.__all__)
+    assert defined | {"FieldError"} == set(errors.__all__)
     assert set(errors.__all__) <= set(runstate.__all__)
     for name in errors.__all__:
         assert getattr(runstate, name) is getattr(errors, name)
@@ -108,7 +108,7 @@ def test_fields_of_a_mismatch() -> None:
 
 def test_fields_of_an_invalid_run() -> None:
     """An invalid run tells all its faults, whatever sequence they came in."""
-    assert FAULTS == InvalidRun(list(FAULTS)).faults
+    assert FAULTS == InvalidRun(list(FAULTS)).errors
 
 
 def test_family() -> None:

@@ -149,10 +149,10 @@ def test_no_method_takes_an_empty_name(url: str) -> None:
                 for word in (*EMPTY, *UNKEPT):
                     with pytest.raises(InvalidRun) as refusal:
                         ask(method, **asked(METHODS[method], parameter, word, given))
-                    (fault,) = refusal.value.faults
+                    (fault,) = refusal.value.errors
                     assert fault.path in (parameter, f"{parameter}[0]"), (method, parameter, word)
                     wanted = "is empty" if word == "" else "is blank" if word in EMPTY else "holds"
-                    assert fault.problem.startswith(wanted), (method, parameter, word)
+                    assert fault.message.startswith(wanted), (method, parameter, word)
         assert before == prompt.everything()
 
 
@@ -176,7 +176,7 @@ def test_no_run_is_born_with_an_empty_name(url: str) -> None:
                         with pytest.raises(InvalidRun) as refusal:
                             ask(method, **given)
                         path = name if method == "create" else f"[1].{name}"
-                        assert [path] == [fault.path for fault in refusal.value.faults], (method, name, word)
+                        assert [path] == [fault.path for fault in refusal.value.errors], (method, name, word)
         assert before == prompt.everything()
 
 
@@ -262,7 +262,16 @@ NO_NAMES = frozenset(
     (
         # What is read, or given out.
         *("Claim", "Entry", "Swept", "Settle", "StoredRun", "Run", "TrackedRun", "IncompleteDetails", "LastError"),
-        *("RequiredAction", "TruncationStrategy", "Usage", "Judgement", "Charge", "Transition", "Lifecycle", "Fault"),
+        *(
+            "RequiredAction",
+            "TruncationStrategy",
+            "Usage",
+            "Judgement",
+            "Charge",
+            "Transition",
+            "Lifecycle",
+            "FieldError",
+        ),
         # Addresses, words of the law, statements, titles of a report.
         *("open_store", "assert_history", "assert_moves", "assert_plausible", "assert_refused", "assert_stamps"),
         *("Functions", "Objects", "SqlTable", "Subject"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runstate import RUN_LIFECYCLE, Lifecycle, Run, RunDecodeError, RunEvent, RunStatus, documented
-from runstate.traces import Finding, Shape, Step, judge, judge_trace, shapes
+from runstate.traces import FieldPattern, Finding, Step, field_patterns, judge, judge_trace
 from tests.mutated_traces import changes, count_changes, is_legal
 from tests.support import (
     BORN,
@@ -42,7 +42,7 @@ def told(found: tuple[Finding, ...]) -> list[tuple[str, str]]:
 def test_sixteen_shapes() -> None:
     """The law leaves sixteen shapes, the same by the library and by hand."""
     assert 16 == len(POSSIBLE)
-    assert set(POSSIBLE) == {HandShape(str(shape.status), shape.present) for shape in shapes()}
+    assert set(POSSIBLE) == {HandShape(str(shape.status), shape.present) for shape in field_patterns()}
 
 
 def test_the_shapes_are_what_runs_have() -> None:
@@ -241,12 +241,12 @@ def test_a_step_that_cannot_be_is_told_by_its_field() -> None:
     problem = f"started_at went from {NOW + 1} to null, but no path from in_progress to queued does that"
     onward = "requires_action, queued, cancelling, completed, incomplete, failed, cancelled, expired"
     (finding,) = judge_trace([started, born]).findings
-    assert ("started_at", problem) == (finding.field, finding.problem)
+    assert ("started_at", problem) == (finding.field, finding.message)
     assert {*onward.split(", ")} == {*finding.possible.removeprefix("possible after in_progress: ").split(", ")}
 
     back = {**started, "started_at": NOW}
     problem = f"started_at went from {NOW + 1} to {NOW}, but no path from in_progress to in_progress does that"
-    assert [("started_at", problem)] == [(f.field, f.problem) for f in judge_trace([started, back]).findings]
+    assert [("started_at", problem)] == [(f.field, f.message) for f in judge_trace([started, back]).findings]
 
     later = {**done, "started_at": NOW + 2, "completed_at": NOW + 9}
     assert ["started_at"] == [finding.field for finding in judge_trace([done, later]).findings]
@@ -267,7 +267,7 @@ def test_a_long_value_is_cut_in_the_sentence() -> None:
     done = bring("failed").to_dict()
     other = {**done, "last_error": {"code": "server_error", "message": "x" * 500}}
     (finding,) = judge_trace([done, other]).findings
-    before, after = finding.problem.removeprefix("last_error went from ").split(", but ")[0].split(" to ")
+    before, after = finding.message.removeprefix("last_error went from ").split(", but ")[0].split(" to ")
     assert "LastError(code='server_error', message='it broke')" == before
     assert 60 == len(after)
 
@@ -358,7 +358,7 @@ def test_a_deadline_moves_on_only_while_a_run_may_wait_for_its_tools(before: str
     assert (["warning"] if may_wait else ["error"]) == severities
     if may_wait:
         assert ("expires_at", 1) == (later.findings[0].field, later.findings[0].index)
-        assert f"expires_at went from {NOW + 600} to {NOW + 36_000}" in later.findings[0].problem
+        assert f"expires_at went from {NOW + 600} to {NOW + 36_000}" in later.findings[0].message
     back = judge_trace([first, {**second, "expires_at": NOW + 60}]).findings
     assert ["error"] == [finding.severity for finding in back]
 
@@ -455,13 +455,15 @@ def test_another_law() -> None:
     assert () == judge_trace([born, cancelling]).findings
     assert () != judge_trace([born, cancelling], documented()).findings
     assert () == judge(bring("cancelled"), documented())
-    assert shapes(documented()) < shapes(RUN_LIFECYCLE)
+    assert field_patterns(documented()) < field_patterns(RUN_LIFECYCLE)
 
 
 def test_a_law_that_leads_nowhere() -> None:
     """By a law without rows only a new run can be; any other status has no path to it."""
     nowhere = Lifecycle(())
-    assert {Shape(RunStatus.QUEUED, frozenset())} >= {Shape(s.status, frozenset()) for s in shapes(nowhere)}
+    assert {FieldPattern(RunStatus.QUEUED, frozenset())} >= {
+        FieldPattern(s.status, frozenset()) for s in field_patterns(nowhere)
+    }
     (finding,) = judge(bring("completed"), nowhere)
     assert Finding("error", "run_1", 0, "status", "no path leads to completed", "see the table") == finding
 

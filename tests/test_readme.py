@@ -15,8 +15,8 @@ import runstate.store.doctor
 import runstate.worker
 from runstate.diagram import draw
 from runstate.diagram.readme import refresh
-from runstate.traces import inspect as report_on
-from runstate.traces import snapshots
+from runstate.traces import check_snapshots as report_on
+from runstate.traces import read_snapshots
 from runstate.worker import Context, Worker
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def test_the_drawn_file_is_the_laws() -> None:
 def test_the_second_command_finds_nothing() -> None:
     """The recording that the README names is judged without a complaint."""
     with (ROOT / "examples" / "recorded.jsonl").open("rb") as file:
-        report = report_on(snapshots(file))
+        report = report_on(read_snapshots(file))
     assert (8, []) == (len(report.run_ids), report.complaints)
 
 

@@ -163,14 +163,14 @@ def test_the_constructor_checks_each(field: str) -> None:
     """A value that an attribute cannot have is refused, with the attribute's name as path."""
     with pytest.raises(InvalidRun) as caught:
         Run(**{**LEAST, field: WRONG[field]})
-    assert [field] == [fault.path for fault in caught.value.faults]
+    assert [field] == [fault.path for fault in caught.value.errors]
 
 
 def test_the_constructor_tells_all_faults_at_once() -> None:
     """All 26 attributes wrong are 26 faults."""
     with pytest.raises(InvalidRun) as caught:
         Run(**WRONG)
-    assert list(FIELDS) == [fault.path for fault in caught.value.faults]
+    assert list(FIELDS) == [fault.path for fault in caught.value.errors]
 
 
 @pytest.mark.parametrize("extra", [5, None, [], {5: 5}])

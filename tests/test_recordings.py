@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runstate import ManualClock, Run, RunEvent, RunStatus, Usage, use_clock
-from runstate.traces import Report, Step, inspect, snapshots
+from runstate.traces import Report, Step, check_snapshots, read_snapshots
 
 _CREATED = 1_800_000_000
 
@@ -33,11 +33,11 @@ def lines(text: str | bytes) -> io.BytesIO:
 
 
 def read(text: str | bytes) -> Report:
-    return inspect(snapshots(lines(text)))
+    return check_snapshots(read_snapshots(lines(text)))
 
 
 def places(text: str | bytes) -> list[str]:
-    return [snapshot.place for snapshot in snapshots(lines(text))]
+    return [snapshot.place for snapshot in read_snapshots(lines(text))]
 
 
 def sse(trace: list[dict[str, Any]]) -> str:
@@ -113,7 +113,7 @@ def test_an_event_that_names_another_status_is_told() -> None:
     assert [] == read(json.dumps({"event": "thread.run.step.created", "run": started})).complaints
     (complaint,) = read(json.dumps({"event": "thread.run.created", "run": started})).complaints
     assert ("1", "error", "run_1") == (complaint.place, complaint.severity, complaint.run_id)
-    assert "the event thread.run.created came with a run in in_progress" == complaint.problem
+    assert "the event thread.run.created came with a run in in_progress" == complaint.message
 
 
 def test_an_impossible_step_names_run_line_and_reason() -> None:
@@ -176,8 +176,8 @@ def test_a_document_past_the_bound_is_refused_without_reading_on() -> None:
             read_lines += 1
             yield b"x" * 1_000_000 + b"\n"
 
-    (complaint,) = inspect(snapshots(endless())).complaints
-    assert "expected at most 16777216 bytes" in complaint.problem
+    (complaint,) = check_snapshots(read_snapshots(endless())).complaints
+    assert "expected at most 16777216 bytes" in complaint.message
     assert 17 == read_lines
 
 

@@ -19,8 +19,8 @@ DEEP = f"nested deeper than {codec.MAX_DEPTH} levels"
 def told(text: str) -> str:
     with pytest.raises(RunDecodeError) as refused:
         codec.parse(text)
-    (fault,) = refused.value.faults
-    return fault.problem
+    (fault,) = refused.value.errors
+    return fault.message
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_yaml_is_too_deep_before_its_reader_says_so(opening: str, reader: str, m
         text = opening + "[" * times if block else opening * times
         with pytest.raises(RunDecodeError) as refused:
             yaml_values.parse(text.encode())
-        assert [DEEP] == [fault.problem for fault in refused.value.faults]
+        assert [DEEP] == [fault.message for fault in refused.value.errors]
 
 
 @pytest.mark.parametrize("reader", ["CSafeLoader", "SafeLoader"])
@@ -111,4 +111,4 @@ def test_yaml_that_is_none_is_told_with_its_place(
     monkeypatch.setattr(yaml, "CSafeLoader", getattr(yaml, reader), raising=False)
     with pytest.raises(RunDecodeError) as refused:
         yaml_values.parse(text.encode())
-    assert [expected] == [fault.problem for fault in refused.value.faults]
+    assert [expected] == [fault.message for fault in refused.value.errors]

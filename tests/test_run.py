@@ -200,7 +200,7 @@ def test_a_time_that_is_none(event: str, at: Any, problem: str) -> None:
     before = everything(run)
     with pytest.raises(InvalidRun) as caught:
         MOVES[event](run, at)
-    assert [("at", problem)] == [(fault.path, fault.problem) for fault in caught.value.faults]
+    assert [("at", problem)] == [(fault.path, fault.message) for fault in caught.value.errors]
     assert before == everything(run)
 
 
@@ -241,7 +241,7 @@ def test_a_reason_that_is_none(reason: Any) -> None:
     before = everything(run)
     with pytest.raises(InvalidRun) as caught:
         run.mark_incomplete(reason)
-    assert ["reason"] == [fault.path for fault in caught.value.faults]
+    assert ["reason"] == [fault.path for fault in caught.value.errors]
     assert "'max_completion_tokens' or 'max_prompt_tokens'" in str(caught.value)
     assert before == everything(run)
 
@@ -253,7 +253,7 @@ def test_a_code_that_is_none(code: Any) -> None:
     before = everything(run)
     with pytest.raises(InvalidRun) as caught:
         run.fail(code, "it broke")
-    assert ["code"] == [fault.path for fault in caught.value.faults]
+    assert ["code"] == [fault.path for fault in caught.value.errors]
     assert "'invalid_prompt' or 'rate_limit_exceeded' or 'server_error'" in str(caught.value)
     assert before == everything(run)
 
@@ -290,7 +290,7 @@ def test_calls_that_are_none(calls: Any) -> None:
     before = everything(run)
     with pytest.raises(InvalidRun) as caught:
         run.require_action(calls)
-    assert all(fault.path.startswith("tool_calls") for fault in caught.value.faults)
+    assert all(fault.path.startswith("tool_calls") for fault in caught.value.errors)
     assert before == everything(run)
 
 
@@ -343,7 +343,7 @@ def test_outputs_that_are_no_strings() -> None:
     with pytest.raises(InvalidRun) as caught:
         run.submit_tool_outputs({"a": 5, "b": "fine", "c": None})  # type: ignore[dict-item]
     expected = [("outputs.a", "expected a string, got an integer"), ("outputs.c", "expected a string, got null")]
-    assert expected == [(fault.path, fault.problem) for fault in caught.value.faults]
+    assert expected == [(fault.path, fault.message) for fault in caught.value.errors]
     assert before == everything(run)
     unhashable = [{"tool_call_id": ["a"], "output": "1"}]
     for wrong in (["a", "b", "c"], [{"tool_call_id": "a", "output": "1"}] * 2, [{"output": "1"}], unhashable):
@@ -390,7 +390,7 @@ def test_the_latest_deadline() -> None:
     with pytest.raises(InvalidRun) as caught:
         new_run(expires_in_s=last - NOW + 1)
     problem = f"the deadline, {last - NOW + 1} s on, is past the year 9999"
-    assert [("expires_in_s", problem)] == [(fault.path, fault.problem) for fault in caught.value.faults]
+    assert [("expires_in_s", problem)] == [(fault.path, fault.message) for fault in caught.value.errors]
     with pytest.raises(InvalidRun):
         new_run(at=last, expires_in_s=600)
 
@@ -495,7 +495,7 @@ def test_a_birth_that_cannot_be(given: dict[str, Any], path: str) -> None:
     """Each argument is checked, and the fault names it."""
     with pytest.raises(InvalidRun) as caught:
         new_run(**given)
-    assert {path} == {fault.path for fault in caught.value.faults}
+    assert {path} == {fault.path for fault in caught.value.errors}
 
 
 def test_all_faults_of_a_birth_at_once() -> None:
@@ -503,7 +503,7 @@ def test_all_faults_of_a_birth_at_once() -> None:
     with pytest.raises(InvalidRun) as caught:
         new_run(thread_id="", model=None, temperature=float("nan"), metadata={"k": 5}, expires_in_s=-1)
     expected = ["thread_id", "model", "metadata.k", "temperature", "expires_in_s"]
-    assert expected == [fault.path for fault in caught.value.faults]
+    assert expected == [fault.path for fault in caught.value.errors]
 
 
 @pytest.mark.parametrize("given", [{"parallel_tool_calls": 1}, {"temperature": True}, {"top_p": True}])
@@ -511,10 +511,10 @@ def test_a_boolean_is_no_number(given: dict[str, Any]) -> None:
     """1 equals True, but a run has a boolean where a boolean belongs, and a number where a number does."""
     with pytest.raises(InvalidRun) as caught:
         new_run(**given, instructions="Be brief.")
-    assert list(given) == [fault.path for fault in caught.value.faults]
+    assert list(given) == [fault.path for fault in caught.value.errors]
     with pytest.raises(InvalidRun) as alone:
         new_run(**given)
-    assert caught.value.faults == alone.value.faults
+    assert caught.value.errors == alone.value.errors
 
 
 def test_a_new_run_does_not_share_what_it_was_given() -> None:

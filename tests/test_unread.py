@@ -21,7 +21,7 @@ from runstate import Run, RunStatus
 from runstate.cli import cli
 from runstate.store import StoredRun, open_store
 from runstate.testing import assert_plausible
-from runstate.traces import NoteKind, Place, Report, inspect, snapshots
+from runstate.traces import Location, NoteKind, Report, check_snapshots, read_snapshots
 from runstate.traces._containers import KEYS
 from tests.cli_runner import CliRunner
 from tests.store.support import bring_in_store
@@ -161,7 +161,7 @@ def test_text_that_is_not_read_is_named_once(data: str, said: str) -> None:
     """One sentence with what it is and what to do, however many lines it has, and exit code 1."""
     (complaint,) = read(data).complaints
     assert complaint.severity == "error"
-    assert complaint.problem.startswith(f"this is {said}")
+    assert complaint.message.startswith(f"this is {said}")
     done = CliRunner().invoke(cli, ["check", "-"], input=data)
     assert (1, True) == (done.exit_code, said in done.stdout)
 
@@ -170,7 +170,7 @@ def test_text_that_is_not_read_is_named_once(data: str, said: str) -> None:
 def test_files_that_are_not_text_are_named(data: bytes, said: str) -> None:
     """The first bytes tell; nothing is unpacked or loaded."""
     (complaint,) = read(data).complaints
-    assert complaint.problem.startswith(f"this is {said}")
+    assert complaint.message.startswith(f"this is {said}")
     assert 1 == CliRunner().invoke(cli, ["check", "-"], input=data).exit_code
 
 
@@ -180,7 +180,7 @@ def test_a_printed_object_in_a_log_is_an_error_of_its_own(data: str, said: str) 
     one_line = " ".join(data.split())
     report = read(f"{log(LAWFUL[:1], 'got ')}INFO {one_line}\n{log(LAWFUL[1:], 'got ')}")
     assert 5 == report.snapshots
-    told = [complaint for complaint in report.complaints if said in complaint.problem]
+    told = [complaint for complaint in report.complaints if said in complaint.message]
     assert told == report.complaints
     assert 1 == report.not_judged
 
@@ -195,7 +195,7 @@ def test_what_print_shows_of_a_run_is_refused(kind: type[Run | StoredRun], statu
         run = stored if kind is StoredRun else Run.from_dict(stored.to_dict())
         report = read(f"10:00 INFO {run}\n10:01 INFO {run!r}\n")
         assert ["this is a run as this library's repr shows it: print run.to_json() instead"] == [
-            complaint.problem for complaint in report.complaints
+            complaint.message for complaint in report.complaints
         ]
         assert (0, 2) == (report.snapshots, report.not_judged)
 
@@ -219,9 +219,9 @@ def test_text_with_control_characters_is_text(text: str) -> None:
 def test_text_in_an_old_encoding_is_text(encoding: str) -> None:
     """The line that is not UTF-8 is told with what to do, and the rest is judged."""
     data = f"{TEXT}\n{json.dumps(RUN | {'model': 'é'}, ensure_ascii=False)}\n".encode(encoding)
-    report = inspect(snapshots(io.BytesIO(data)))
+    report = check_snapshots(read_snapshots(io.BytesIO(data)))
     assert 1 == report.snapshots
-    assert ["iconv" in complaint.problem for complaint in report.complaints] == [True]
+    assert ["iconv" in complaint.message for complaint in report.complaints] == [True]
 
 
 EMPTY: dict[str, Json] = {
@@ -260,16 +260,16 @@ def test_what_is_no_lines_of_bytes(tmp_path: Path) -> None:
     with path.open() as file:
         for wrong in ("x.har", "", TEXT.encode(), path, None, 5, file, io.StringIO(TEXT)):
             with pytest.raises(TypeError, match=r"^expected the lines of a file as bytes: open\(path, 'rb'\)$"):
-                snapshots(cast("Any", wrong))
+                read_snapshots(cast("Any", wrong))
             with pytest.raises(TypeError, match=r"open\(path, 'rb'\)$"):
-                inspect(cast("Any", wrong))
+                check_snapshots(cast("Any", wrong))
     for given in ([TEXT], iter([TEXT]), [b"{}", TEXT]):
         with pytest.raises(TypeError, match=r"open\(path, 'rb'\)$"):
-            inspect(snapshots(cast("Any", given)))
-    with path.open("rb") as file, pytest.raises(TypeError, match=r"^expected what snapshots\(\) returns"):
-        inspect(cast("Any", file))
+            check_snapshots(read_snapshots(cast("Any", given)))
+    with path.open("rb") as file, pytest.raises(TypeError, match=r"^expected what read_snapshots\(\) returns"):
+        check_snapshots(cast("Any", file))
     with path.open("rb") as file:
-        assert 1 == inspect(list(snapshots(file))).snapshots
+        assert 1 == check_snapshots(list(read_snapshots(file))).snapshots
 
 
 # --- what is passed over and what is not judged -----------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_an_answer_that_may_hold_a_run_is_counted(body: Any, said: str) -> None:
     report = read(answered(TEXT, body, body))
     assert (1, [], 2) == (report.snapshots, report.complaints, report.not_judged)
     assert [(said, 2, "interaction 2")] == told(report, "not judged")
-    assert Place(0, "", "interaction", 2) == report.notes.first("not judged")
+    assert Location(0, "", "interaction", 2) == report.notes.first("not judged")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_an_error_of_the_service_is_no_snapshot_and_counted() -> None:
     """Whatever spells the status."""
     for code in (404, "429", "500 Internal Server Error", {"code": 400}, {"code": "503", "message": "no"}):
         report = read(answered(TEXT, code=code))
-        assert (0, ["no run in it"]) == (report.snapshots, [complaint.problem for complaint in report.complaints])
+        assert (0, ["no run in it"]) == (report.snapshots, [complaint.message for complaint in report.complaints])
         assert [("an HTTP error", 1, "interaction 1")] == told(report, "passed over")
 
 
@@ -360,7 +360,7 @@ def test_a_status_and_a_url_are_the_same_however_they_are_spelled(code: object, 
     """The snapshot is read, and what was asked is known: a cancel is not answered by a run that goes on."""
     entry = vcr(key, code, json.dumps)("POST", f"{AT}/run_1/cancel?a=b", LAWFUL[1])
     (complaint,) = read(json.dumps({"interactions": [entry]})).complaints
-    assert complaint.problem == "request_cancel was accepted, but answered with a run in in_progress"
+    assert complaint.message == "request_cancel was accepted, but answered with a run in in_progress"
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_a_recording_in_which_nothing_was_judged_is_never_fine() -> None:
     assert (0, 2, 0, 2) == (noise.snapshots, noise.errors, noise.not_judged, noise.passed_over)
     for nothing in (lines([STEP, MESSAGE]), f"data: {json.dumps(STEP)}\n\n", answered(json.dumps(STEP))):
         report = read(nothing)
-        assert ["no run in it"] == [complaint.problem for complaint in report.complaints]
+        assert ["no run in it"] == [complaint.message for complaint in report.complaints]
         assert report.passed_over
 
 
@@ -424,7 +424,7 @@ def test_what_is_whole_in_a_document_that_was_cut_off_is_judged(whole: int) -> N
     cut = text[: text.index('"id"', sum(len(part) for part in text.split('  {\n    "id"')[: whole + 1]) + 20)]
     report = read(cut)
     assert (whole, 1) == (report.snapshots, report.errors)
-    assert report.complaints[0].problem.startswith("not JSON at line ")
+    assert report.complaints[0].message.startswith("not JSON at line ")
     assert report.not_judged == 1
 
 
@@ -454,7 +454,7 @@ def test_bytes_that_are_not_utf_8_are_told_in_our_own_words() -> None:
     latin = TEXT.replace("hi", "h\xed").encode("latin-1")
     for form in (latin, b"{\n" + latin[1:], b"interactions:\n- \xed\n"):
         (complaint,) = read(form).complaints
-        assert complaint.problem.endswith("is not UTF-8: save it as UTF-8 (iconv -f LATIN1 -t UTF-8)")
+        assert complaint.message.endswith("is not UTF-8: save it as UTF-8 (iconv -f LATIN1 -t UTF-8)")
 
 
 def test_the_command_tells_what_was_not_judged(tmp_path: Path) -> None:
@@ -492,8 +492,8 @@ def test_notes_of_several_files_add_up() -> None:
 
 def test_snapshots_by_themselves_have_no_notes() -> None:
     """What is judged may come from anywhere; only a recording tells what it passed over."""
-    found = snapshots([answered(TEXT, "<html>").encode()])
-    assert 0 == inspect(list(found)).not_judged
+    found = read_snapshots([answered(TEXT, "<html>").encode()])
+    assert 0 == check_snapshots(list(found)).not_judged
     assert 1 == found.notes.count("not judged")
     assert found.notes.first("passed over") is None
 

@@ -83,7 +83,7 @@ def test_all_faults_at_once(make: Callable[[], object], faults: list[tuple[str, 
     """A value object that cannot be is refused with every fault and its path."""
     with pytest.raises(InvalidRun) as caught:
         make()
-    assert faults == [(fault.path, fault.problem) for fault in caught.value.faults]
+    assert faults == [(fault.path, fault.message) for fault in caught.value.errors]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)

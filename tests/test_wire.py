@@ -21,7 +21,7 @@ from runstate import (
     TruncationStrategy,
     Usage,
 )
-from runstate.run.codec import MAX_BYTES, OLDEST, absent_keys
+from runstate.run.codec import MAX_BYTES, REQUIRED_KEYS, missing_keys
 from runstate.run.codec import MAX_DEPTH as MAX_TEXT_DEPTH
 from runstate.run.json_values import MAX_DEPTH
 from runstate.run.record import FIELDS
@@ -82,7 +82,7 @@ def camelled(value: Any, depth: int = 0) -> Any:
 
 
 def faults(error: RunDecodeError) -> list[tuple[str, str]]:
-    return [(fault.path, fault.problem) for fault in error.faults]
+    return [(fault.path, fault.message) for fault in error.errors]
 
 
 def refused(data: Any) -> list[tuple[str, str]]:
@@ -111,7 +111,7 @@ def test_every_recorded_object_survives() -> None:
         written = run.to_dict()
         assert before == snapshot
         lacked = {key for key in KEYS if key not in snapshot}
-        assert lacked == absent_keys(snapshot)
+        assert lacked == missing_keys(snapshot)
         assert {**dict.fromkeys(lacked), **filled(snapshot)} == written
         assert run == Run.from_json(run.to_json()) == Run.from_json(json.dumps(snapshot))
 
@@ -138,8 +138,8 @@ def test_every_recorded_object_in_camel_case() -> None:
 @needs_traces
 def test_the_twelve_oldest_keys_are_those_that_all_have() -> None:
     """What must be there is what every recorded object has."""
-    assert set(OLDEST) == set.intersection(*(set(snapshot) for snapshot in SNAPSHOTS)) & set(KEYS)
-    assert 12 == len(OLDEST)
+    assert set(REQUIRED_KEYS) == set.intersection(*(set(snapshot) for snapshot in SNAPSHOTS)) & set(KEYS)
+    assert 12 == len(REQUIRED_KEYS)
 
 
 @needs_traces
@@ -423,7 +423,7 @@ def test_a_fault_of_a_camel_case_object() -> None:
 def test_a_key_that_is_absent(key: str) -> None:
     """Each of the twelve oldest keys must be there; any other may be absent and reads as null."""
     data = {name: value for name, value in bring("queued").to_dict().items() if name != key}
-    if key in OLDEST:
+    if key in REQUIRED_KEYS:
         assert [(key, "is missing")] == refused(data)
     else:
         assert None is Run.from_dict(data).to_dict()[key]
@@ -609,8 +609,8 @@ def test_anything_reads_or_is_refused(data: Any) -> None:
 
 
 def check_refusal(error: RunDecodeError) -> None:
-    assert error.faults
-    assert all(fault.problem for fault in error.faults)
+    assert error.errors
+    assert all(fault.message for fault in error.errors)
     assert len(str(error)) < 100_000
 
 

@@ -17,7 +17,7 @@ import click
 from runstate._redaction import without_passwords
 from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run.errors import ToolOutputsMismatch
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 from runstate.store.errors import KeyReused, LostRace, OutcomeUnknown, StoreError, StoreUnavailable, ThreadBusy
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def masked(text: str) -> str:
     >>> print(masked("no run postgresql://me:secret@host/db"))
     no run postgresql://me:***@host/db
     """
-    return printable(without_passwords(_WORD.sub(_without_password, text)))
+    return escape(without_passwords(_WORD.sub(_without_password, text)))
 
 
 def _without_password(found: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from runstate.cli._output import has_unicode, screen
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,7 @@ def fitted(
 ) -> None:
     """Print rows under their header. Where a terminal is too narrow, columns are left out, then the widest is cut."""
     console = screen()
-    cells = [dict(zip(header, map(printable, row), strict=True)) for row in rows]
+    cells = [dict(zip(header, map(escape, row), strict=True)) for row in rows]
     head = dict(zip(header, header, strict=True))
     widths = {name: max(cell_len(row[name]) for row in (head, *cells)) for name in header}
     if console.is_terminal:
@@ -92,7 +92,7 @@ def fitted(
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and what they hold, one a line, without those that hold nothing; long ones fold on a terminal."""
     console = screen()
-    shown = [(name, printable(text)) for name, text in rows if text]
+    shown = [(name, escape(text)) for name, text in rows if text]
     left = max((len(name) for name, _ in shown), default=0) + _GAP
     for name, text in shown:
         line = Text(name.ljust(left), style="bold")

@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import attrs
 
-from runstate.clock import monotonic, pause
+from runstate.clock import monotonic, sleep
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.lifecycle.errors import RunstateError
 from runstate.store import Entry, NewRun, Store, StoredRun
 from runstate.traces import judge
 from runstate.worker import Context, Outcome, RunFailed
 
-__all__ = ["KINDS", "Fleet", "Summary", "answer", "summarize"]
+__all__ = ["KINDS", "DemoCluster", "DemoSummary", "answer", "summarize"]
 
 KINDS: Final[Mapping[str, int]] = {
     "plain": 170,  # completes
@@ -96,7 +96,7 @@ def wanted() -> list[NewRun]:
 
 
 @attrs.define
-class Fleet:
+class DemoCluster:
     """Two workers, and the client that submits outputs, cancels, and kills one of them."""
 
     store: Store
@@ -135,7 +135,7 @@ class Fleet:
                 if monotonic() > until:
                     raise TimeoutError(f"not done after {_PATIENCE_S:.0f} s: {dict(counts)}")
                 if not entries:
-                    pause(0.02)
+                    sleep(0.02)
 
     def _react(self, entry: Entry) -> None:
         """Do what a client does when it hears of an entry."""
@@ -181,7 +181,7 @@ class Fleet:
 
 
 @attrs.frozen
-class Summary:
+class DemoSummary:
     """What the history says of all runs."""
 
     runs: int
@@ -203,7 +203,7 @@ class Summary:
         return attrs.asdict(self)
 
 
-def summarize(store: Store) -> Summary:
+def summarize(store: Store) -> DemoSummary:
     """Read every history back, and say what is in it."""
     entries: list[Entry] = []
     while more := store.entries(entries[-1].cursor if entries else "", limit=1000):
@@ -213,7 +213,7 @@ def summarize(store: Store) -> Summary:
         by_run.setdefault(entry.run_id, []).append(entry)
     waits = sorted(history[1].at - history[0].at for history in by_run.values() if len(history) > 1)
     runs = list(_all_runs(store))
-    return Summary(
+    return DemoSummary(
         runs=len(by_run),
         entries=len(entries),
         statuses=dict(Counter(str(history[-1].target) for history in by_run.values())),

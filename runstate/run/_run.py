@@ -14,16 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
 
-from runstate.clock import reader as _clock
+from runstate.clock import current as _clock
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, truncation_strategy_of, usage_of
-from runstate.run.errors import Fault, InvalidRun, ToolOutputsMismatch
+from runstate.run.errors import FieldError, InvalidRun, ToolOutputsMismatch
 from runstate.run.ids import new_run_id
-from runstate.run.json_values import copy_of, is_object
+from runstate.run.json_values import deep_copy, is_object
 from runstate.run.record import FIELDS, JsonObject, ResponseFormat, ToolChoice
 from runstate.run.snapshot import RunSnapshot
-from runstate.run.tool_outputs import by_call
+from runstate.run.tool_outputs import normalize
 from runstate.run.values import (
     NO_USAGE,
     ErrorCode,
@@ -32,7 +32,7 @@ from runstate.run.values import (
     LastError,
     RequiredAction,
     TruncationStrategy,
-    demand,
+    raise_if_invalid,
 )
 
 __all__ = ["DEFAULT_EXPIRES_IN_S", "Run"]
@@ -66,7 +66,7 @@ _AUTO: Final = TruncationStrategy()
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 _DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
 _NOTHING: Final[JsonObject] = {}
-_A_SECOND: Final = validators.count(least=1)
+_A_SECOND: Final = validators.integer(least=1)
 
 _ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
 _CUT_AT: Final[Mapping[str, IncompleteDetails]] = {word: IncompleteDetails(word) for word in get_args(IncompleteReason)}
@@ -75,15 +75,17 @@ _CUT_AT: Final[Mapping[str, IncompleteDetails]] = {word: IncompleteDetails(word)
 def _given(at: int) -> int:
     """Return the time a caller gave. Raises `InvalidRun` if it is none."""
     if at.__class__ is not int or not 0 <= at < validators.YEAR_10000:
-        demand(validators.seconds("at", at))
+        raise_if_invalid(validators.seconds("at", at))
     return at
 
 
 def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
-    return InvalidRun([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.show(value)}")])
+    return InvalidRun(
+        [FieldError(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.preview(value)}")]
+    )
 
 
-def _settled(given: _Settings, faults: list[Fault]) -> _Settings:
+def _settled(given: _Settings, faults: list[FieldError]) -> _Settings:
     """Return the settings of a new run: copies of what was given, the default where nothing was. Adds their faults."""
     settings = list(_DEFAULTS)
     for index, value in enumerate(given):
@@ -93,14 +95,16 @@ def _settled(given: _Settings, faults: list[Fault]) -> _Settings:
                 value = truncation_strategy_of(cast("Mapping[str, object]", value))
             found = check(setting, value)
             faults += found
-            settings[index] = None if found else copy_of(value)  # what was handed in stays its owner's
+            settings[index] = None if found else deep_copy(value)  # what was handed in stays its owner's
     return tuple(settings)
 
 
-def _faults_of_deadline(born: int, expires_in_s: int) -> tuple[Fault, ...]:
+def _faults_of_deadline(born: int, expires_in_s: int) -> tuple[FieldError, ...]:
     faults = _A_SECOND("expires_in_s", expires_in_s)
     if not faults and expires_in_s >= validators.YEAR_10000 - born:
-        return (Fault("expires_in_s", f"the deadline, {validators.show(expires_in_s)} s on, is past the year 9999"),)
+        return (
+            FieldError("expires_in_s", f"the deadline, {validators.preview(expires_in_s)} s on, is past the year 9999"),
+        )
     return faults
 
 
@@ -193,10 +197,12 @@ class Run(RunSnapshot):
                 "model": model,
             }
             faults = (
-                [] if named else [fault for name, value in names.items() for fault in validators.filled(name, value)]
+                []
+                if named
+                else [fault for name, value in names.items() for fault in validators.non_blank_string(name, value)]
             )
             settings = _settled(settings, faults)
-            demand(faults if timely else [*faults, *_faults_of_deadline(born, expires_in_s)])
+            raise_if_invalid(faults if timely else [*faults, *_faults_of_deadline(born, expires_in_s)])
         run = cls.__new__(cls)
         run._id = new_run_id(now) if id is None else id
         run._created_at = born
@@ -264,7 +270,7 @@ class Run(RunSnapshot):
         """
         if at is not None:
             _given(at)
-        answers = by_call(outputs)
+        answers = normalize(outputs)
         action = self._required_action
         fits = action is not None and answers.keys() == action.id_set
         if (status := self._status) not in _MAY_SUBMIT:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias, cast
 
 from runstate.run import validators
-from runstate.run.errors import Fault, InvalidRun
+from runstate.run.errors import FieldError, InvalidRun
 from runstate.run.json_values import is_object
 from runstate.run.values import RequiredAction, ToolCall, TruncationStrategy, Usage
 
@@ -58,12 +58,12 @@ def required_action_of(calls: object) -> RequiredAction:
     if not isinstance(calls, Iterable) or isinstance(calls, str):
         raise InvalidRun(validators.wrong_type("tool_calls", "tool calls", calls))
     found: list[object] = []
-    faults: list[Fault] = []
+    faults: list[FieldError] = []
     for place, call in enumerate(cast("Iterable[object]", calls)):
         try:
             found.append(_read("tool_call", f"tool_calls[{place}]", call) if is_object(call) else call)
         except InvalidRun as refused:
-            faults += refused.faults
+            faults += refused.errors
     if faults:
         raise InvalidRun(faults)
     return RequiredAction(cast("list[ToolCall]", found))
@@ -73,6 +73,6 @@ def _read(what: str, path: str, value: object) -> object:
     from runstate.run import codec  # loaded where it is first needed: it is a tenth of the time to import this library
 
     try:
-        return codec.from_json_value(what, value, path)
+        return codec.decode_field(what, value, path)
     except InvalidRun as refused:
-        raise InvalidRun(refused.faults) from None
+        raise InvalidRun(refused.errors) from None

@@ -16,31 +16,31 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from runstate.lifecycle import RunStatus
 from runstate.run import validators
-from runstate.run.errors import Fault, InvalidRun, RunDecodeError
+from runstate.run.errors import FieldError, InvalidRun, RunDecodeError
 from runstate.run.json_text import MAX_BYTES, MAX_DEPTH, parse
-from runstate.run.json_values import copy_of, join
+from runstate.run.json_values import deep_copy, json_path
 from runstate.run.record import FIELDS, RunRecord
 from runstate.run.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
 
 __all__ = [
     "MAX_BYTES",
     "MAX_DEPTH",
-    "OLDEST",
+    "REQUIRED_KEYS",
     "Spelling",
-    "absent_keys",
     "decode",
-    "dump",
+    "decode_field",
     "encode",
-    "from_json_value",
+    "encode_field",
+    "missing_keys",
     "parse",
-    "to_json_value",
+    "to_json",
 ]
 
 Spelling: TypeAlias = Literal["snake", "camel"]
 
 _MAX_FAULTS: Final = 100  # enough to mend an object by, too few to fill a memory
 
-OLDEST: Final = (
+REQUIRED_KEYS: Final = (
     *("id", "object", "created_at", "thread_id", "assistant_id", "status"),
     *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "last_error"),
 )
@@ -63,7 +63,7 @@ _CAMEL: Final = {name: _camel(name) for name in (*FIELDS, *_NESTED)}
 _SNAKE: Final = {camel: name for name, camel in _CAMEL.items()}
 
 
-def _raise(faults: Iterator[Fault]) -> None:
+def _raise(faults: Iterator[FieldError]) -> None:
     found = [fault for fault, _ in zip(faults, range(_MAX_FAULTS), strict=False)]
     if found:
         raise RunDecodeError(found)
@@ -72,23 +72,23 @@ def _raise(faults: Iterator[Fault]) -> None:
 # --- values to a run --------------------------------------------------------------------------------------------------
 
 
-class _Reading:
+class _Decoder:
     """One object being read: collects the faults, so that all can be told at once."""
 
     def __init__(self, *, given: bool = False) -> None:
-        self.faults: list[Fault] = []
+        self.faults: list[FieldError] = []
         self._given = given
         """Whether it is a caller's argument, in which the arguments of a call may be an object."""
 
-    def blame(self, path: str, problem: str) -> None:
-        self.faults.append(Fault(path, problem))
+    def add_error(self, path: str, problem: str) -> None:
+        self.faults.append(FieldError(path, problem))
 
     def keys(
         self, path: str, value: object, known: Container[str]
     ) -> tuple[dict[str, object], dict[str, object]] | None:
         """Return the known keys of an object, in snake_case, and its unknown ones as they came; None if it is none."""
         if not isinstance(value, Mapping):
-            self.blame(path, f"expected an object, got {validators.kind_of(value)}")
+            self.add_error(path, f"expected an object, got {validators.kind_of(value)}")
             return None
         found: dict[str, object] = {}
         extra: dict[str, object] = {}
@@ -97,7 +97,7 @@ class _Reading:
             if name not in known:
                 extra[key] = item
             elif name in found:
-                self.blame(join(path, key), f"stands twice, as {name} and {_CAMEL[name]}")
+                self.add_error(json_path(path, key), f"stands twice, as {name} and {_CAMEL[name]}")
             else:
                 found[name] = item
         return found, extra
@@ -110,15 +110,15 @@ class _Reading:
         found, extra = read
         missing = [key for key in needed.split() if key not in found]
         for key in missing:
-            self.blame(f"{path}.{key}", "is missing")
+            self.add_error(f"{path}.{key}", "is missing")
         return None if missing else self.make(path, kind, **found, extra=extra)
 
     def make(self, path: str, kind: Callable[..., object], **found: object) -> object:
-        """Return `kind(**found)`; None, with its faults kept under `path`, if it refuses."""
+        """Return `kind(**found)`; None, with its errors kept under `path`, if it refuses."""
         try:
             return kind(**found)
         except InvalidRun as refused:
-            self.faults += [Fault(join(path, fault.path), fault.problem) for fault in refused.faults]
+            self.faults += [FieldError(json_path(path, fault.path), fault.message) for fault in refused.errors]
             return None
 
     def required_action(self, path: str, value: object) -> object:
@@ -129,9 +129,9 @@ class _Reading:
         outer, extra = read
         kind = outer.pop("type", None)
         if not isinstance(kind, str) or kind not in outer:
-            self.blame(
+            self.add_error(
                 path,
-                f"expected the type to name an object beside it, got {validators.show(kind)} beside {sorted(outer)}",
+                f"expected the type to name an object beside it, got {validators.preview(kind)} beside {sorted(outer)}",
             )
             return None
         at = f"{path}.{kind}"
@@ -141,7 +141,7 @@ class _Reading:
         found, more = inner
         calls = found.get("tool_calls")
         if not isinstance(calls, list | tuple):
-            self.blame(f"{at}.tool_calls", f"expected an array, got {validators.kind_of(calls)}")
+            self.add_error(f"{at}.tool_calls", f"expected an array, got {validators.kind_of(calls)}")
             return None
         members = enumerate(cast("Sequence[object]", calls))
         made = [self.tool_call(f"{at}.tool_calls[{index}]", call) for index, call in members]
@@ -168,9 +168,9 @@ class _Reading:
                 extra["function"] = inner[1]
         missing = [key for key in ("id", "name") if key not in outer]
         for key in missing:
-            self.blame(f"{path}.{key}", "is missing")
+            self.add_error(f"{path}.{key}", "is missing")
         if not self._given and isinstance(outer.get("arguments"), Mapping):  # a ToolCall would make text of it
-            self.blame(f"{path}.arguments", "expected a string, got an object")
+            self.add_error(f"{path}.arguments", "expected a string, got an object")
             return None
         return None if missing else self.make(path, ToolCall, **outer, extra=extra)
 
@@ -193,7 +193,7 @@ class _Reading:
         try:
             return RunStatus(cast("str", value))
         except ValueError as unknown:
-            self.blame(path, str(unknown))
+            self.add_error(path, str(unknown))
             return None
 
 
@@ -207,14 +207,14 @@ def decode(data: object) -> dict[str, object]:
 
     All faults are told at once. Absent keys are null; `extra` holds the unknown ones.
     """
-    reading = _Reading()
+    reading = _Decoder()
     read = reading.keys("", data, _KNOWN)
     if read is None:
         raise RunDecodeError(reading.faults)
     found, extra = read
-    missing = [Fault(key, "is missing") for key in OLDEST if key not in found]
+    missing = [FieldError(key, "is missing") for key in REQUIRED_KEYS if key not in found]
     if found.pop("object", "thread.run") != "thread.run":
-        reading.blame("object", "expected 'thread.run'")
+        reading.add_error("object", "expected 'thread.run'")
     fields: dict[str, object] = {}
     fields.update(dict.fromkeys(FIELDS))
     for key, value in found.items():
@@ -227,17 +227,17 @@ def decode(data: object) -> dict[str, object]:
             if faults:
                 reading.faults += faults
             else:
-                fields[key] = copy_of(value)  # what was handed in stays its owner's
+                fields[key] = deep_copy(value)  # what was handed in stays its owner's
     reading.faults += validators.extra("", extra)
     # A wrong value says more than a key that is not there, and is told first.
     _raise(chain(reading.faults, missing))
     tools = cast("list[object] | None", fields["tools"])
     fields["tools"] = None if tools is None else tuple(tools)
-    fields["extra"] = copy_of(extra)
+    fields["extra"] = deep_copy(extra)
     return fields
 
 
-def absent_keys(data: Mapping[str, object]) -> frozenset[str]:
+def missing_keys(data: Mapping[str, object]) -> frozenset[str]:
     """Return the attributes that a JSON object has no key for, in either spelling."""
     return frozenset(FIELDS).difference(_SNAKE.get(key, key) for key in data)
 
@@ -253,7 +253,7 @@ _KEYS_OF: Final[Mapping[type, tuple[str, ...]]] = {
 }
 
 
-class _Writing:
+class _Encoder:
     """How the keys of the object itself are spelled; unknown keys and the user's own stay as they came."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -266,7 +266,7 @@ class _Writing:
         if isinstance(value, LastError | IncompleteDetails | Usage | TruncationStrategy):
             known = {self.names.get(key, key): getattr(value, key) for key in _KEYS_OF[type(value)]}
             return _with_extra(known, value.extra)
-        return value.value if isinstance(value, RunStatus) else copy_of(value)
+        return value.value if isinstance(value, RunStatus) else deep_copy(value)
 
     def required_action(self, action: RequiredAction) -> dict[str, Any]:
         calls = [self.tool_call(call) for call in action.tool_calls]
@@ -284,7 +284,7 @@ class _Writing:
 def _with_extra(found: dict[str, Any], extra: Mapping[str, object]) -> dict[str, Any]:
     """Add unknown keys; those of an inner object stand under its key (see `runstate.run.values`)."""
     for key, value in extra.items():
-        inner = copy_of(value)
+        inner = deep_copy(value)
         if key not in found:
             found[key] = inner
         elif isinstance(inner, dict) and isinstance(found[key], dict):
@@ -292,9 +292,9 @@ def _with_extra(found: dict[str, Any], extra: Mapping[str, object]) -> dict[str,
     return found
 
 
-_SPELLINGS: Final[Mapping[str, _Writing]] = {
-    "snake": _Writing({name: name for name in _CAMEL}),
-    "camel": _Writing(_CAMEL),
+_SPELLINGS: Final[Mapping[str, _Encoder]] = {
+    "snake": _Encoder({name: name for name in _CAMEL}),
+    "camel": _Encoder(_CAMEL),
 }
 
 
@@ -303,31 +303,31 @@ def encode(run: RunRecord, spelling: Spelling = "snake") -> dict[str, Any]:
     if spelling not in _SPELLINGS:
         raise ValueError(f"expected the spelling 'snake' or 'camel', got {spelling!r}")
     write = _SPELLINGS[spelling]
-    *values, extra = run.at_once()
+    *values, extra = run.field_values()
     found: dict[str, Any] = {"id": run.id, "object": run.object}
     for key, value in zip(FIELDS, values, strict=True):
         found[write.names[key]] = write.value(value)
     return _with_extra(found, extra)
 
 
-def to_json_value(value: object) -> object:
+def encode_field(value: object) -> object:
     """Return what JSON holds for the value of one attribute, in snake_case."""
     return _SPELLINGS["snake"].value(value)
 
 
-def from_json_value(field: str, data: object, path: str | None = None) -> object:
+def decode_field(field: str, data: object, path: str | None = None) -> object:
     """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with every fault.
 
     Besides the attributes, `field` may be `tool_call`, or `given_usage`: a usage whose total may be missing. `path` is
     where the faults of a caller's argument are told.
     """
-    reading = _Reading(given=path is not None)
+    reading = _Decoder(given=path is not None)
     value: object = getattr(reading, field)(path or field, data)
     _raise(iter(reading.faults))
     return value
 
 
-def dump(run: RunRecord, spelling: Spelling = "snake") -> str:
+def to_json(run: RunRecord, spelling: Spelling = "snake") -> str:
     """Return the JSON text of a run in one line of ASCII."""
     import json
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from runstate.lifecycle.errors import RunstateError
 
-__all__ = ["Fault", "InvalidRun", "RunDecodeError", "ToolOutputsMismatch"]
+__all__ = ["FieldError", "InvalidRun", "RunDecodeError", "ToolOutputsMismatch"]
 
 
 class ToolOutputsMismatch(RunstateError):
@@ -29,26 +29,26 @@ class ToolOutputsMismatch(RunstateError):
         )
 
 
-class Fault(NamedTuple):
+class FieldError(NamedTuple):
     """One thing wrong with a value: where it stands (`required_action.tool_calls[0].id`) and what is wrong there."""
 
     path: str
-    problem: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}" if self.path else self.problem
+        return f"{self.path}: {self.message}" if self.path else self.message
 
 
 class InvalidRun(RunstateError, ValueError):
     """Values that no run can have: all faults at once, each with its path."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__(tuple(faults))
-        self.faults: tuple[Fault, ...] = tuple(faults)
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__(tuple(errors))
+        self.errors: tuple[FieldError, ...] = tuple(errors)
 
     def __str__(self) -> str:
-        told = "; ".join(map(str, self.faults[:10]))
-        return f"{told}; and {len(self.faults) - 10} more" if len(self.faults) > 10 else told
+        told = "; ".join(map(str, self.errors[:10]))
+        return f"{told}; and {len(self.errors) - 10} more" if len(self.errors) > 10 else told
 
 
 class RunDecodeError(InvalidRun):

@@ -6,7 +6,7 @@ import os
 from binascii import b2a_base64
 from typing import Final
 
-from runstate.clock import reader as _clock
+from runstate.clock import current as _clock
 
 __all__ = ["new_run_id"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Final, cast
 
 from runstate.run import json_values
-from runstate.run.errors import Fault, RunDecodeError
-from runstate.run.json_values import Twice, fits, misfits
+from runstate.run.errors import FieldError, RunDecodeError
+from runstate.run.json_values import DuplicateKeys, is_json, iter_json_errors
 from runstate.run.refused_text import is_deeper, reason
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "objects_in", "parse", "parse_many"]
@@ -30,7 +30,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    twice = Twice(found)
+    twice = DuplicateKeys(found)
     twice.repeated = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
     return twice
 
@@ -85,38 +85,38 @@ def objects_in(text: str) -> Iterator[dict[str, object]]:
             attempts += 1
             at = begin + 1
             continue
-        if isinstance(value, dict) and fits(cast("object", value), MAX_DEPTH):
+        if isinstance(value, dict) and is_json(cast("object", value), MAX_DEPTH):
             yield cast("dict[str, object]", value)
 
 
 def _decoded(text: str | bytes) -> str:
     if len(text) > MAX_BYTES:
         unit = "bytes" if isinstance(text, bytes) else "characters"
-        raise RunDecodeError([Fault("", f"expected at most {MAX_BYTES} {unit}, got {len(text)}")])
+        raise RunDecodeError([FieldError("", f"expected at most {MAX_BYTES} {unit}, got {len(text)}")])
     if isinstance(text, str):
         return text
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise RunDecodeError([Fault("", f"byte {error.start} is not UTF-8")]) from None
+        raise RunDecodeError([FieldError("", f"byte {error.start} is not UTF-8")]) from None
 
 
 def _unreadable(error: Exception, text: str, first_line: int) -> RunDecodeError:
     """Return what is wrong with a text that the reader refused. All before the place of the error is JSON."""
     if isinstance(error, RecursionError):
-        return RunDecodeError([Fault("", _TOO_DEEP)])
+        return RunDecodeError([FieldError("", _TOO_DEEP)])
     if isinstance(error, json.JSONDecodeError):
         if is_deeper(text[: error.pos], MAX_DEPTH):
-            return RunDecodeError([Fault("", _TOO_DEEP)])
+            return RunDecodeError([FieldError("", _TOO_DEEP)])
         place = f"line {first_line - 1 + error.lineno} column {error.colno}"
-        return RunDecodeError([Fault("", f"not JSON at {place}: {reason(text, error.pos)}")])
+        return RunDecodeError([FieldError("", f"not JSON at {place}: {reason(text, error.pos)}")])
     # The interpreter's own bound on the digits of an integer.
-    return RunDecodeError([Fault("", "a number has too many digits")])
+    return RunDecodeError([FieldError("", "a number has too many digits")])
 
 
 def _fitting(value: object) -> object:
-    if not fits(value, MAX_DEPTH):
-        faults = [fault for fault, _ in zip(misfits("", value, MAX_DEPTH), range(_MAX_FAULTS), strict=False)]
+    if not is_json(value, MAX_DEPTH):
+        faults = [fault for fault, _ in zip(iter_json_errors("", value, MAX_DEPTH), range(_MAX_FAULTS), strict=False)]
         if faults:
             raise RunDecodeError(faults)
     return value

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeGuard, cast
 
-from runstate.run.errors import Fault
+from runstate.run.errors import FieldError
 
-__all__ = ["MAX_DEPTH", "Twice", "copy_of", "fits", "is_object", "join", "misfits", "printable"]
+__all__ = ["MAX_DEPTH", "DuplicateKeys", "deep_copy", "escape", "is_json", "is_object", "iter_json_errors", "json_path"]
 
 MAX_DEPTH: Final = 64  # levels of containers in one value
 _INFINITY: Final = float("inf")
@@ -19,13 +19,13 @@ _PLAIN: Final = frozenset({str, int, float, bool})
 _MAX_BITS: Final = 14_000  # of an integer: fewer digits than the 4,300 that Python reads and writes
 
 
-class Twice(dict[str, object]):
+class DuplicateKeys(dict[str, object]):
     """An object in whose text a key stood twice, until the fault has been told with its path."""
 
     repeated: tuple[str, ...] = ()
 
 
-def printable(text: str) -> str:
+def escape(text: str) -> str:
     r"""Return `text` with everything that is no visible character written as an escape: it comes from strangers.
 
     >>> print(printable("run\n\x1b[31m"))
@@ -36,16 +36,16 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
-def join(path: str, key: object) -> str:
+def json_path(path: str, key: object) -> str:
     """Return the path of a member: `metadata.color`, `tools[0]`. Long keys are cut."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    told = printable(str(key)[:64])
+    told = escape(str(key)[:64])
     return f"{path}.{told}" if path else told
 
 
-def fits(value: object, max_depth: int = MAX_DEPTH) -> bool:
-    """Tell whether `misfits` has nothing to tell. True is certain; False means: ask it."""
+def is_json(value: object, max_depth: int = MAX_DEPTH) -> bool:
+    """Fast path: True means valid JSON. False means unknown; `iter_json_errors` decides."""
     kind = value.__class__
     if value is None or kind is str or kind is bool:
         return True
@@ -57,18 +57,18 @@ def fits(value: object, max_depth: int = MAX_DEPTH) -> bool:
         for key, item in cast("dict[object, object]", value).items():
             if key.__class__ is not str:
                 return False
-            if item.__class__ is not str and item is not None and not fits(item, max_depth - 1):
+            if item.__class__ is not str and item is not None and not is_json(item, max_depth - 1):
                 return False
         return True
     if kind is list:
         for item in cast("list[object]", value):  # noqa: SIM110  # a generator would cost more than what it asks
-            if not fits(item, max_depth - 1):
+            if not is_json(item, max_depth - 1):
                 return False
         return True
     return False
 
 
-def misfits(path: str, value: object, max_depth: int = MAX_DEPTH) -> Iterator[Fault]:
+def iter_json_errors(path: str, value: object, max_depth: int = MAX_DEPTH) -> Iterator[FieldError]:
     """Yield what JSON cannot spell, or what lies deeper than `max_depth` levels, in the order it stands.
 
     Neither the depth nor the breadth of the value costs memory: it is gone through with one iterator a level.
@@ -87,7 +87,7 @@ def misfits(path: str, value: object, max_depth: int = MAX_DEPTH) -> Iterator[Fa
                 break
             problem = _problem(item) if members is None else f"nested deeper than {max_depth} levels"
             if problem is not None:
-                yield Fault(_path(path, [*trail, key]), problem)
+                yield FieldError(_path(path, [*trail, key]), problem)
         else:
             levels.pop()
             if trail:
@@ -110,13 +110,13 @@ def _members(item: object) -> Iterable[tuple[object, object]] | None:
     return None
 
 
-def _bad_keys(path: str, item: object) -> Iterator[Fault]:
-    if isinstance(item, Twice):
-        yield from (Fault(join(path, key), "stands twice") for key in item.repeated)
+def _bad_keys(path: str, item: object) -> Iterator[FieldError]:
+    if isinstance(item, DuplicateKeys):
+        yield from (FieldError(json_path(path, key), "stands twice") for key in item.repeated)
     if is_object(item):
         for key in item:
             if not isinstance(key, str):
-                yield Fault(path, f"expected string keys, got a Python {type(key).__name__}")
+                yield FieldError(path, f"expected string keys, got a Python {type(key).__name__}")
 
 
 def _problem(item: object) -> str | None:
@@ -132,16 +132,16 @@ def _problem(item: object) -> str | None:
 
 def _path(path: str, trail: list[object]) -> str:
     for key in trail:
-        path = path if key is None else join(path, key)
+        path = path if key is None else json_path(path, key)
     return path[:200]
 
 
-def copy_of(value: object) -> object:
+def deep_copy(value: object) -> object:
     """Return a copy in dicts and lists, so that whoever changes the one does not change the other."""
     if value is None or value.__class__ in _PLAIN:
         return value
     if is_object(value):
-        return {key: copy_of(item) for key, item in value.items()}
+        return {key: deep_copy(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [copy_of(item) for item in cast("Sequence[object]", value)]
+        return [deep_copy(item) for item in cast("Sequence[object]", value)]
     return value

@@ -17,9 +17,16 @@ import attrs
 
 from runstate.lifecycle import RunStatus
 from runstate.run import validators
-from runstate.run.json_values import copy_of, printable
+from runstate.run.json_values import deep_copy, escape
 from runstate.run.validators import Check
-from runstate.run.values import IncompleteDetails, LastError, RequiredAction, TruncationStrategy, Usage, demand
+from runstate.run.values import (
+    IncompleteDetails,
+    LastError,
+    RequiredAction,
+    TruncationStrategy,
+    Usage,
+    raise_if_invalid,
+)
 
 __all__ = ["FIELDS", "JsonObject", "ResponseFormat", "RunRecord", "ToolChoice", "Tools"]
 
@@ -35,13 +42,13 @@ ResponseFormat: TypeAlias = Literal["auto"] | JsonObject
 
 
 _maybe_seconds = validators.optional(validators.seconds)
-_maybe_limit = validators.optional(validators.count(least=1))
+_maybe_limit = validators.optional(validators.integer(least=1))
 
 FIELDS: Final[Mapping[str, Check]] = {
-    "id": validators.name,
+    "id": validators.non_empty_string,
     "created_at": validators.seconds,
-    "thread_id": validators.name,
-    "assistant_id": validators.name,
+    "thread_id": validators.non_empty_string,
+    "assistant_id": validators.non_empty_string,
     "status": validators.instance(RunStatus, "a RunStatus"),
     "required_action": validators.optional(validators.instance(RequiredAction, "a RequiredAction")),
     "last_error": validators.optional(validators.instance(LastError, "a LastError")),
@@ -51,8 +58,8 @@ FIELDS: Final[Mapping[str, Check]] = {
     "failed_at": _maybe_seconds,
     "completed_at": _maybe_seconds,
     "incomplete_details": validators.optional(validators.instance(IncompleteDetails, "an IncompleteDetails")),
-    "model": validators.optional(validators.name),
-    "instructions": validators.optional(validators.text),
+    "model": validators.optional(validators.non_empty_string),
+    "instructions": validators.optional(validators.string),
     "tools": validators.optional(validators.tools),
     "metadata": validators.optional(validators.metadata),
     "usage": validators.optional(validators.instance(Usage, "a Usage")),
@@ -60,7 +67,7 @@ FIELDS: Final[Mapping[str, Check]] = {
     "max_completion_tokens": _maybe_limit,
     "truncation_strategy": validators.optional(validators.instance(TruncationStrategy, "a TruncationStrategy")),
     "tool_choice": validators.optional(validators.tool_choice),
-    "parallel_tool_calls": validators.optional(validators.flag),
+    "parallel_tool_calls": validators.optional(validators.boolean),
     "response_format": validators.optional(validators.response_format),
     "temperature": validators.optional(validators.number(0, 2)),
     "top_p": validators.optional(validators.number(0, 1)),
@@ -112,21 +119,21 @@ class RunRecord:
 
     def __attrs_post_init__(self) -> None:
         faults = [fault for field, check in FIELDS.items() for fault in check(field, getattr(self, f"_{field}"))]
-        demand([*faults, *validators.extra("extra", self._extra, taken=FIELDS)])
+        raise_if_invalid([*faults, *validators.extra("extra", self._extra, taken=FIELDS)])
         # What was handed in stays its owner's: a run has containers of its own.
         for field in _CONTAINERS:
-            setattr(self, field, copy_of(getattr(self, field)))
+            setattr(self, field, deep_copy(getattr(self, field)))
         self._tools = None if self._tools is None else tuple(self._tools)
 
     @classmethod
-    def from_checked(cls, fields: Mapping[str, Any]) -> Self:
+    def from_validated(cls, fields: Mapping[str, Any]) -> Self:
         """Return the run with these attributes, all of them and `extra`, which `wire.decode` has checked."""
         run = cls.__new__(cls)
         for field, value in fields.items():
             setattr(run, f"_{field}", value)
         return run
 
-    def at_once(self) -> tuple[Any, ...]:
+    def field_values(self) -> tuple[Any, ...]:
         """Return the values of `FIELDS`, then `extra`, all of one moment.
 
         Reading slots makes no call, so no other thread's move comes between the first and the last of them.
@@ -162,7 +169,7 @@ class RunRecord:
         )
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.at_once()
+        return self.field_values()
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
         (
@@ -278,7 +285,7 @@ class RunRecord:
     @property
     def tools(self) -> Tools:
         """The tools it may call, as JSON objects, copies; empty where an old record lacks them."""
-        return tuple(cast("list[JsonObject]", copy_of(self._tools or ())))
+        return tuple(cast("list[JsonObject]", deep_copy(self._tools or ())))
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -308,7 +315,7 @@ class RunRecord:
     @property
     def tool_choice(self) -> ToolChoice | None:
         """Whether the model may call tools, or which; null where an old record lacks it."""
-        return cast("ToolChoice | None", copy_of(self._tool_choice))
+        return cast("ToolChoice | None", deep_copy(self._tool_choice))
 
     @property
     def parallel_tool_calls(self) -> bool | None:
@@ -318,7 +325,7 @@ class RunRecord:
     @property
     def response_format(self) -> ResponseFormat | None:
         """The form of the answer; null where an old record lacks it."""
-        return cast("ResponseFormat | None", copy_of(self._response_format))
+        return cast("ResponseFormat | None", deep_copy(self._response_format))
 
     @property
     def temperature(self) -> float | None:
@@ -333,21 +340,21 @@ class RunRecord:
     @property
     def extra(self) -> JsonObject:
         """The keys a newer server added, as they came; a copy."""
-        return cast("JsonObject", copy_of(self._extra))
+        return cast("JsonObject", deep_copy(self._extra))
 
     def __repr__(self) -> str:
-        now = dict(zip(FIELDS, self.at_once()[:-1], strict=True))
+        now = dict(zip(FIELDS, self.field_values()[:-1], strict=True))
         stamps = ", ".join(f"{stamp}={now[stamp]}" for stamp in _STAMPS if now[stamp] is not None)
-        return f"<{type(self).__name__} {printable(now['id'])} {now['status']}: {stamps}>"
+        return f"<{type(self).__name__} {escape(now['id'])} {now['status']}: {stamps}>"
 
     def __eq__(self, other: Json) -> bool:
         if not isinstance(other, RunRecord) or other.__class__ is not self.__class__:
             return NotImplemented
-        return self.at_once() == other.at_once()
+        return self.field_values() == other.field_values()
 
     __hash__: ClassVar[None]  # type: ignore[assignment]  # equal by value, and the value moves
 
     def stamps(self) -> dict[str, int | None]:
         """Return the six times of a run by name, in Unix seconds, null where not set."""
-        now = dict(zip(FIELDS, self.at_once()[:-1], strict=True))
+        now = dict(zip(FIELDS, self.field_values()[:-1], strict=True))
         return {stamp: now[stamp] for stamp in _STAMPS}

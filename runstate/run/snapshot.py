@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
-from runstate.clock import reader as _clock
+from runstate.clock import current as _clock
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.run.arguments import GivenUsage, usage_of
 from runstate.run.record import RunRecord
@@ -78,14 +78,14 @@ class RunSnapshot(RunRecord):
         """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with every fault."""
         from runstate.run import codec
 
-        return cls.from_checked(codec.decode(data))
+        return cls.from_validated(codec.decode(data))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with every fault."""
         from runstate.run import codec
 
-        return cls.from_checked(codec.decode(codec.parse(text)))
+        return cls.from_validated(codec.decode(codec.parse(text)))
 
     def to_dict(self, spelling: Spelling = "snake") -> dict[str, Any]:
         """Return the JSON object, every key present, spelled `snake` (`started_at`) or `camel` (`startedAt`)."""
@@ -97,4 +97,4 @@ class RunSnapshot(RunRecord):
         """Return the JSON text of `to_dict`, in one line of ASCII."""
         from runstate.run import codec
 
-        return codec.dump(self, spelling)
+        return codec.to_json(self, spelling)

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from runstate.run import validators
-from runstate.run.errors import Fault, InvalidRun
-from runstate.run.json_values import is_object, join
-from runstate.run.values import demand
+from runstate.run.errors import FieldError, InvalidRun
+from runstate.run.json_values import is_object, json_path
+from runstate.run.values import raise_if_invalid
 
-__all__ = ["by_call"]
+__all__ = ["normalize"]
 
 
-def by_call(outputs: object) -> dict[str, str]:
+def normalize(outputs: object) -> dict[str, str]:
     """Return the outputs by call id: as they came, or from the API's list of `tool_call_id` and `output`.
 
     The list may stand in the API's whole body, `{"tool_outputs": [...]}`, and one output by itself.
@@ -34,11 +34,11 @@ def by_call(outputs: object) -> dict[str, str]:
         pairs = [(item.get("tool_call_id"), item.get("output")) for item in listed if is_object(item)]
         named = {call_id: output for call_id, output in pairs if isinstance(call_id, str)}
         if len(named) < len(listed):
-            raise InvalidRun([Fault("outputs", "expected objects with tool_call_id and output, each id once")])
+            raise InvalidRun([FieldError("outputs", "expected objects with tool_call_id and output, each id once")])
         outputs = named
     if not is_object(outputs):
         raise InvalidRun(validators.wrong_type("outputs", "an object {call id: output}", outputs))
-    demand(validators.some(_faults_of_outputs(outputs)))
+    raise_if_invalid(validators.first_hundred(_faults_of_outputs(outputs)))
     return cast("dict[str, str]", outputs)
 
 
@@ -52,6 +52,6 @@ def _listed(outputs: object) -> object:
     return [outputs] if set(outputs) == {"tool_call_id", "output"} else outputs
 
 
-def _faults_of_outputs(outputs: Mapping[object, object]) -> Iterator[Fault]:
+def _faults_of_outputs(outputs: Mapping[object, object]) -> Iterator[FieldError]:
     for call_id, output in outputs.items():
-        yield from validators.text(join("outputs", call_id), output)
+        yield from validators.string(json_path("outputs", call_id), output)

@@ -1,7 +1,7 @@
 """What the attributes of a run may hold: types, ranges and lengths (LIFECYCLE, "The object").
 
-A check takes a path and a value and returns a `Fault` for each thing wrong with it, () for nothing. The constructor
-of a run and the reader of JSON ask the same checks, so a limit stands here and nowhere else.
+A check takes a path and a value and returns a `FieldError` for each thing wrong with it, () for nothing. The
+constructor of a run and the reader of JSON ask the same checks, so a limit stands here and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,53 +10,53 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeAlias, cast
 
-from runstate.run.errors import Fault
-from runstate.run.json_values import fits, is_object, join, misfits
+from runstate.run.errors import FieldError
+from runstate.run.json_values import is_json, is_object, iter_json_errors, json_path
 
 __all__ = [
+    "INT64_MAX",
     "MAX_METADATA_KEY",
     "MAX_METADATA_PAIRS",
     "MAX_METADATA_VALUE",
     "MAX_NAME",
-    "MOST",
     "YEAR_10000",
     "Check",
-    "Faults",
-    "count",
+    "FieldErrors",
+    "boolean",
     "counted",
     "extra",
-    "filled",
-    "flag",
+    "first_hundred",
     "identifier",
     "indexed_identifier",
     "instance",
+    "integer",
     "json_value",
     "kind_of",
     "metadata",
-    "name",
+    "non_blank_string",
+    "non_empty_string",
     "number",
     "one_of",
     "optional",
     "plain_text",
+    "preview",
     "response_format",
     "seconds",
-    "show",
-    "some",
-    "text",
+    "string",
     "tool_choice",
     "tools",
     "with_article",
     "wrong_type",
 ]
 
-Faults: TypeAlias = tuple[Fault, ...]
-Check: TypeAlias = Callable[[str, object], Faults]
+FieldErrors: TypeAlias = tuple[FieldError, ...]
+Check: TypeAlias = Callable[[str, object], FieldErrors]
 
 MAX_METADATA_PAIRS: Final = 16
 MAX_METADATA_KEY: Final = 64  # characters
 MAX_METADATA_VALUE: Final = 512  # characters
 MAX_NAME: Final = 500  # characters: an entry of an index of PostgreSQL's has at most 2,704 bytes
-MOST: Final = 2**63 - 1  # what a database's integer holds
+INT64_MAX: Final = 2**63 - 1  # what a database's integer holds
 _CONTAINERS: Final = frozenset({list, tuple, set, frozenset})
 YEAR_10000: Final = 253_402_300_800  # Unix seconds
 
@@ -78,7 +78,7 @@ def kind_of(value: object) -> str:
     return next((word for kind, word in _KINDS if issubclass(python_type, kind)), f"a Python {python_type.__name__}")
 
 
-def show(value: object) -> str:
+def preview(value: object) -> str:
     """Return the value as a message can hold it: at most 60 characters, a container by its kind alone."""
     if is_object(value) or value.__class__ in _CONTAINERS:
         return kind_of(value)
@@ -107,80 +107,80 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def some(faults: Iterable[Fault]) -> Faults:
+def first_hundred(faults: Iterable[FieldError]) -> FieldErrors:
     """Return the first hundred faults: enough to mend a value by, too few to fill a memory or to cost its square."""
     return tuple(islice(faults, 100))
 
 
-def wrong_type(path: str, expected: str, value: object) -> Faults:
+def wrong_type(path: str, expected: str, value: object) -> FieldErrors:
     """Return the fault of a value that is not what is expected there."""
-    return (Fault(path, f"expected {expected}, got {kind_of(value)}"),)
+    return (FieldError(path, f"expected {expected}, got {kind_of(value)}"),)
 
 
-def text(path: str, value: object) -> Faults:
+def string(path: str, value: object) -> FieldErrors:
     """A string."""
     return () if isinstance(value, str) else wrong_type(path, "a string", value)
 
 
-def name(path: str, value: object) -> Faults:
+def non_empty_string(path: str, value: object) -> FieldErrors:
     """A string with at least one character."""
     if isinstance(value, str):
-        return () if value else (Fault(path, "is empty"),)
+        return () if value else (FieldError(path, "is empty"),)
     return wrong_type(path, "a string", value)
 
 
-def filled(path: str, value: object) -> Faults:
+def non_blank_string(path: str, value: object) -> FieldErrors:
     """A string with something to read in it: a name made of white space is an unset variable, or a slip."""
     if isinstance(value, str) and value.isspace():
-        return (Fault(path, "is blank: it has nothing but white space"),)
-    return name(path, value)
+        return (FieldError(path, "is blank: it has nothing but white space"),)
+    return non_empty_string(path, value)
 
 
-def plain_text(path: str, value: object) -> Faults:
+def plain_text(path: str, value: object) -> FieldErrors:
     """A string that a column of a database keeps: PostgreSQL's cannot hold NUL, so neither may SQLite's."""
-    found = text(path, value)
+    found = string(path, value)
     plain = "" if found else cast("str", value)
     if plain.isprintable():  # which neither of the two is
         return found
     if "\0" in plain:
-        return (Fault(path, "holds a NUL character, which no database keeps"),)
+        return (FieldError(path, "holds a NUL character, which no database keeps"),)
     if any("\ud800" <= char <= "\udfff" for char in plain):
-        return (Fault(path, "holds half of a character (a lone surrogate), which no database keeps"),)
+        return (FieldError(path, "holds half of a character (a lone surrogate), which no database keeps"),)
     return ()
 
 
-def identifier(path: str, value: object) -> Faults:
+def identifier(path: str, value: object) -> FieldErrors:
     """A name as a caller gives one, of a run, a thread, a queue, an actor: neither empty nor blank, and plain text.
 
     What is read, from outside or from a database, is held to less (`name`): others have what they have.
     """
     if isinstance(value, str) and value and value.isprintable() and not value.isspace():
         return ()  # nearly always, and asked with every move
-    return filled(path, value) or plain_text(path, value)
+    return non_blank_string(path, value) or plain_text(path, value)
 
 
-def indexed_identifier(path: str, value: object) -> Faults:
+def indexed_identifier(path: str, value: object) -> FieldErrors:
     """The same of a name that a database has in an index: at most 500 characters."""
     if isinstance(value, str) and len(value) > MAX_NAME:
-        return (Fault(path, f"is too long: {len(value)} characters, at most {MAX_NAME}"),)
+        return (FieldError(path, f"is too long: {len(value)} characters, at most {MAX_NAME}"),)
     return identifier(path, value)
 
 
-def flag(path: str, value: object) -> Faults:
+def boolean(path: str, value: object) -> FieldErrors:
     """True or False."""
     return () if isinstance(value, bool) else wrong_type(path, "a boolean", value)
 
 
-def count(least: int) -> Check:
+def integer(least: int) -> Check:
     """Return the check for an integer of at least `least`."""
 
-    def check(path: str, value: object) -> Faults:
+    def check(path: str, value: object) -> FieldErrors:
         if not isinstance(value, int) or isinstance(value, bool):
             return wrong_type(path, "an integer", value)
-        if least <= value <= MOST:
+        if least <= value <= INT64_MAX:
             return ()
-        bound = f"at least {least}" if value < least else f"at most {MOST}"
-        return (Fault(path, f"expected {bound}, got {show(value)}"),)
+        bound = f"at least {least}" if value < least else f"at most {INT64_MAX}"
+        return (FieldError(path, f"expected {bound}, got {preview(value)}"),)
 
     return check
 
@@ -188,12 +188,12 @@ def count(least: int) -> Check:
 def number(low: float, high: float) -> Check:
     """Return the check for a number from `low` to `high`."""
 
-    def check(path: str, value: object) -> Faults:
+    def check(path: str, value: object) -> FieldErrors:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return wrong_type(path, "a number", value)
         if low <= value <= high:  # which NaN is not
             return ()
-        return (Fault(path, f"expected a number from {low:g} to {high:g}, got {show(value)}"),)
+        return (FieldError(path, f"expected a number from {low:g} to {high:g}, got {preview(value)}"),)
 
     return check
 
@@ -201,28 +201,28 @@ def number(low: float, high: float) -> Check:
 def one_of(words: Sequence[str]) -> Check:
     """Return the check for one of several words."""
 
-    def check(path: str, value: object) -> Faults:
+    def check(path: str, value: object) -> FieldErrors:
         if isinstance(value, str) and value in words:
             return ()
-        return (Fault(path, f"expected one of {', '.join(words)}, got {show(value)}"),)
+        return (FieldError(path, f"expected one of {', '.join(words)}, got {preview(value)}"),)
 
     return check
 
 
-def seconds(path: str, value: object) -> Faults:
+def seconds(path: str, value: object) -> FieldErrors:
     """A time in whole Unix seconds."""
     if not isinstance(value, int) or isinstance(value, bool):
         return wrong_type(path, "Unix seconds, an integer", value)
     if 0 <= value < YEAR_10000:
         return ()
     why = "negative" if value < 0 else "past the year 9999 (milliseconds?)"
-    return (Fault(path, f"expected Unix seconds, got {show(value)}, which is {why}"),)
+    return (FieldError(path, f"expected Unix seconds, got {preview(value)}, which is {why}"),)
 
 
 def instance(kind: type, called: str) -> Check:
     """Return the check for an instance of `kind`."""
 
-    def check(path: str, value: object) -> Faults:
+    def check(path: str, value: object) -> FieldErrors:
         return () if isinstance(value, kind) else wrong_type(path, called, value)
 
     return check
@@ -231,81 +231,83 @@ def instance(kind: type, called: str) -> Check:
 def optional(check: Check) -> Check:
     """Return the check that allows null besides what `check` allows."""
 
-    def check_unless_null(path: str, value: object) -> Faults:
+    def check_unless_null(path: str, value: object) -> FieldErrors:
         return () if value is None else check(path, value)
 
     return check_unless_null
 
 
-def json_value(path: str, value: object) -> Faults:
+def json_value(path: str, value: object) -> FieldErrors:
     """Anything that JSON can spell, at most 64 levels deep."""
-    return () if fits(value) else some(misfits(path, value))
+    return () if is_json(value) else first_hundred(iter_json_errors(path, value))
 
 
-def extra(path: str, value: object, taken: Container[object] = ()) -> Faults:
+def extra(path: str, value: object, taken: Container[object] = ()) -> FieldErrors:
     """An object, as unknown keys are kept: its keys are none of those `taken`, and JSON can spell it."""
     if not is_object(value):
         return wrong_type(path, "an object", value)
     if not value:
         return ()
-    known = tuple(Fault(join(path, key), "is a known key, and has a place of its own") for key in value if key in taken)
+    known = tuple(
+        FieldError(json_path(path, key), "is a known key, and has a place of its own") for key in value if key in taken
+    )
     return known + json_value(path, value)
 
 
-def metadata(path: str, value: object) -> Faults:
+def metadata(path: str, value: object) -> FieldErrors:
     """At most 16 pairs of a key (64 characters) and a string (512 characters)."""
     if not is_object(value):
         return wrong_type(path, "an object", value)
     if len(value) > MAX_METADATA_PAIRS:
         problem = f"too many properties: expected at most {MAX_METADATA_PAIRS}, got {len(value)}"
-        return (Fault(path, problem),)
-    faults: Faults = ()
+        return (FieldError(path, problem),)
+    faults: FieldErrors = ()
     for key, item in value.items():
         faults += _pair(path, key, item)
     return faults
 
 
-def _pair(path: str, key: object, item: object) -> Faults:
+def _pair(path: str, key: object, item: object) -> FieldErrors:
     if not isinstance(key, str):
-        return wrong_type(f"{path} key {show(key)}", "a string", key)
+        return wrong_type(f"{path} key {preview(key)}", "a string", key)
     if isinstance(item, str) and len(key) <= MAX_METADATA_KEY and len(item) <= MAX_METADATA_VALUE:
         return ()
-    at = join(path, key)
-    faults: Faults = ()
+    at = json_path(path, key)
+    faults: FieldErrors = ()
     if len(key) > MAX_METADATA_KEY:
-        faults = (Fault(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}"),)
+        faults = (FieldError(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}"),)
     if not isinstance(item, str):
         return (*faults, *wrong_type(at, "a string", item))
     if len(item) > MAX_METADATA_VALUE:
         problem = f"value too long: expected at most {MAX_METADATA_VALUE} characters, got {len(item)}"
-        return (*faults, Fault(at, problem))
+        return (*faults, FieldError(at, problem))
     return faults
 
 
-def _typed_object(path: str, value: object) -> Faults:
+def _typed_object(path: str, value: object) -> FieldErrors:
     """An object whose `type` is a string."""
     if not is_object(value):
         return wrong_type(path, "an object", value)
     if "type" not in value:
-        return (Fault(f"{path}.type", "is missing"),)
-    return text(f"{path}.type", value["type"]) + json_value(path, value)
+        return (FieldError(f"{path}.type", "is missing"),)
+    return string(f"{path}.type", value["type"]) + json_value(path, value)
 
 
-def tools(path: str, value: object) -> Faults:
+def tools(path: str, value: object) -> FieldErrors:
     """An array of objects, each with its `type`."""
     if not isinstance(value, list | tuple):
         return wrong_type(path, "an array", value)
     members = enumerate(cast("Sequence[object]", value))
-    return some(fault for index, item in members for fault in _typed_object(f"{path}[{index}]", item))
+    return first_hundred(fault for index, item in members for fault in _typed_object(f"{path}[{index}]", item))
 
 
 def _word_or_object(*words: str) -> Check:
-    def check(path: str, value: object) -> Faults:
+    def check(path: str, value: object) -> FieldErrors:
         if not isinstance(value, str):
             return _typed_object(path, value)
         if value in words:
             return ()
-        return (Fault(path, f"expected {' or '.join(map(repr, words))} or an object, got {show(value)}"),)
+        return (FieldError(path, f"expected {' or '.join(map(repr, words))} or an object, got {preview(value)}"),)
 
     return check
 
@@ -314,7 +316,7 @@ _tool_choice = _word_or_object("none", "auto", "required")
 response_format: Final = _word_or_object("auto")
 
 
-def tool_choice(path: str, value: object) -> Faults:
+def tool_choice(path: str, value: object) -> FieldErrors:
     """`none`, `auto`, `required`, or an object that names a tool (a function by its name)."""
     faults = _tool_choice(path, value)
     if faults or isinstance(value, str):
@@ -325,4 +327,4 @@ def tool_choice(path: str, value: object) -> Faults:
     function = choice.get("function")
     if not is_object(function):
         return wrong_type(f"{path}.function", "an object", function)
-    return name(f"{path}.function.name", function.get("name"))
+    return non_empty_string(f"{path}.function.name", function.get("name"))

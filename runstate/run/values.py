@@ -15,8 +15,8 @@ from typing import Final, Literal, TypeAlias, cast
 import attrs
 
 from runstate.run import validators
-from runstate.run.errors import Fault, InvalidRun
-from runstate.run.json_values import copy_of, is_object
+from runstate.run.errors import FieldError, InvalidRun
+from runstate.run.json_values import deep_copy, is_object
 
 __all__ = [
     "NO_USAGE",
@@ -39,17 +39,17 @@ IncompleteReason: TypeAlias = Literal["max_completion_tokens", "max_prompt_token
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
-def demand(faults: Sequence[Fault]) -> None:
+def raise_if_invalid(faults: Sequence[FieldError]) -> None:
     """Raise `InvalidRun` with all of them if there are any."""
     if faults:
         raise InvalidRun(faults)
 
 
-def _own(extra: Mapping[str, object]) -> Mapping[str, object]:
+def _copy_extra(extra: Mapping[str, object]) -> Mapping[str, object]:
     """Return a copy of unknown keys; what is no object stays as it is, and is a fault."""
     if extra == _NOTHING:
         return _NOTHING
-    return cast("Mapping[str, object]", copy_of(extra)) if extra and validators.json_value("", extra) == () else extra
+    return cast("Mapping[str, object]", deep_copy(extra)) if extra and validators.json_value("", extra) == () else extra
 
 
 def _argument_text(arguments: str | Mapping[str, object]) -> str:
@@ -57,7 +57,7 @@ def _argument_text(arguments: str | Mapping[str, object]) -> str:
     if arguments.__class__ is not str and isinstance(arguments, Mapping) and validators.extra("", arguments) == ():
         import json  # here, because most of those who drive runs never write one
 
-        return json.dumps(copy_of(arguments))
+        return json.dumps(deep_copy(arguments))
     return cast("str", arguments)
 
 
@@ -77,26 +77,28 @@ class ToolCall:
     name: str
     arguments: str = attrs.field(default="{}", converter=_argument_text)
     type: str = "function"
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(
+        default=_NOTHING, converter=_copy_extra, repr=False, kw_only=True, hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
         faults = (
-            validators.name("id", self.id)
-            + validators.name("name", self.name)
+            validators.non_empty_string("id", self.id)
+            + validators.non_empty_string("name", self.name)
             + _arguments("arguments", self.arguments)
         )
-        demand(
+        raise_if_invalid(
             faults
-            + validators.name("type", self.type)
+            + validators.non_empty_string("type", self.type)
             + validators.extra("extra", self.extra, taken=("id", "type", "name", "arguments"))
         )
 
 
-def _arguments(path: str, value: object) -> validators.Faults:
+def _arguments(path: str, value: object) -> validators.FieldErrors:
     """JSON text. Of an object that could not be written as such, what keeps it from that is told."""
     if isinstance(value, str):
         return ()
-    return validators.extra(path, value) if is_object(value) else validators.text(path, value)
+    return validators.extra(path, value) if is_object(value) else validators.string(path, value)
 
 
 def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
@@ -114,41 +116,45 @@ class RequiredAction:
 
     tool_calls: tuple[ToolCall, ...] = attrs.field(converter=_calls)
     type: str = "submit_tool_outputs"
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(
+        default=_NOTHING, converter=_copy_extra, repr=False, kw_only=True, hash=False
+    )
     call_ids: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
     """The ids to answer under, in order."""
     id_set: AbstractSet[str] = attrs.field(init=False, repr=False, eq=False)
     """The same ids, for comparing with the keys of the outputs."""
 
     def __attrs_post_init__(self) -> None:
-        demand(tuple(self._faults()))
+        raise_if_invalid(tuple(self._faults()))
         object.__setattr__(self, "call_ids", tuple(call.id for call in self.tool_calls))
         object.__setattr__(self, "id_set", frozenset(self.call_ids))
 
     @property
-    def unnamed(self) -> tuple[Fault, ...]:
+    def unnamed(self) -> tuple[FieldError, ...]:
         """The faults of calls whose id or name is blank. They can be read, and are not to be made."""
         return tuple(
             fault
             for index, call in enumerate(self.tool_calls)
             for part, given in (("id", call.id), ("name", call.name))
-            for fault in validators.filled(f"tool_calls[{index}].{part}", given)
+            for fault in validators.non_blank_string(f"tool_calls[{index}].{part}", given)
         )
 
-    def _faults(self) -> Iterator[Fault]:
-        yield from validators.name("type", self.type) + validators.extra("extra", self.extra, taken=("type",))
+    def _faults(self) -> Iterator[FieldError]:
+        yield from validators.non_empty_string("type", self.type) + validators.extra(
+            "extra", self.extra, taken=("type",)
+        )
         if not isinstance(cast("object", self.tool_calls), tuple):
             yield from validators.wrong_type("tool_calls", "an array", self.tool_calls)
             return
         if not self.tool_calls:
-            yield Fault("tool_calls", "is empty: there must be a call to wait for")
+            yield FieldError("tool_calls", "is empty: there must be a call to wait for")
         seen: set[str] = set()
         for index, call in enumerate(cast("Sequence[object]", self.tool_calls)):
             at = f"tool_calls[{index}]"
             if not isinstance(call, ToolCall):
                 yield from validators.wrong_type(at, "a ToolCall", call)
             elif call.id in seen:
-                yield Fault(f"{at}.id", f"stands twice: {validators.show(call.id)}")
+                yield FieldError(f"{at}.id", f"stands twice: {validators.preview(call.id)}")
             else:
                 seen.add(call.id)
 
@@ -159,13 +165,15 @@ class LastError:
 
     code: str
     message: str
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(
+        default=_NOTHING, converter=_copy_extra, repr=False, kw_only=True, hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.code.__class__ is self.message.__class__ is str and self.code and self.extra is _NOTHING:
             return  # in a move, the checks would cost more than all the rest of it
-        faults = validators.name("code", self.code) + validators.text("message", self.message)
-        demand(faults + validators.extra("extra", self.extra, taken=("code", "message")))
+        faults = validators.non_empty_string("code", self.code) + validators.string("message", self.message)
+        raise_if_invalid(faults + validators.extra("extra", self.extra, taken=("code", "message")))
 
 
 @attrs.frozen(weakref_slot=False)
@@ -173,10 +181,15 @@ class IncompleteDetails:
     """Which limit ended an incomplete run (`IncompleteReason`; recorded runs may carry others)."""
 
     reason: str
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(
+        default=_NOTHING, converter=_copy_extra, repr=False, kw_only=True, hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
-        demand(validators.name("reason", self.reason) + validators.extra("extra", self.extra, taken=("reason",)))
+        raise_if_invalid(
+            validators.non_empty_string("reason", self.reason)
+            + validators.extra("extra", self.extra, taken=("reason",))
+        )
 
 
 @attrs.frozen(weakref_slot=False)
@@ -185,23 +198,25 @@ class TruncationStrategy:
 
     type: str = "auto"
     last_messages: int | None = None
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(
+        default=_NOTHING, converter=_copy_extra, repr=False, kw_only=True, hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
-        demand(tuple(self._faults()))
+        raise_if_invalid(tuple(self._faults()))
 
-    def _faults(self) -> Iterator[Fault]:
+    def _faults(self) -> Iterator[FieldError]:
         if self.type not in ("auto", "last_messages"):
-            yield Fault("type", f"expected 'auto' or 'last_messages', got {validators.show(self.type)}")
+            yield FieldError("type", f"expected 'auto' or 'last_messages', got {validators.preview(self.type)}")
         yield from _LAST_MESSAGES("last_messages", self.last_messages) + validators.extra(
             "extra", self.extra, taken=("type", "last_messages")
         )
         if self.type == "last_messages" and self.last_messages is None:
-            yield Fault("last_messages", "is missing: the type 'last_messages' needs a number")
+            yield FieldError("last_messages", "is missing: the type 'last_messages' needs a number")
 
 
-_LAST_MESSAGES: Final = validators.optional(validators.count(least=1))
-_TOKENS: Final = validators.count(least=0)
+_LAST_MESSAGES: Final = validators.optional(validators.integer(least=1))
+_TOKENS: Final = validators.integer(least=0)
 
 
 @attrs.frozen(weakref_slot=False)
@@ -217,11 +232,13 @@ class Usage:
     total_tokens: int = attrs.field(
         default=attrs.Factory(lambda self: _sum(self.prompt_tokens, self.completion_tokens), takes_self=True)
     )
-    extra: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_own, repr=False, kw_only=True, hash=False)
+    extra: Mapping[str, object] = attrs.field(
+        default=_NOTHING, converter=_copy_extra, repr=False, kw_only=True, hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
         faults = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)
-        demand(
+        raise_if_invalid(
             faults
             + _TOKENS("total_tokens", self.total_tokens)
             + validators.extra("extra", self.extra, taken=("prompt_tokens", "completion_tokens", "total_tokens"))

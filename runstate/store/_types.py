@@ -98,7 +98,7 @@ class StoredRun(RunSnapshot):
             return getattr(self, name)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (*self.at_once(), *(getattr(self, name) for name in _OWN))
+        return (*self.field_values(), *(getattr(self, name) for name in _OWN))
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
         super().__setstate__(values[: -len(_OWN)])

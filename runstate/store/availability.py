@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Lock
 from typing import Final, TypeVar
 
-from runstate.clock import monotonic, span
+from runstate.clock import format_duration, monotonic
 from runstate.lifecycle.errors import RunstateError
 from runstate.store.backoff import Backoff
 from runstate.store.errors import (
@@ -118,7 +118,7 @@ class Availability:
         if was_lost:
             self._call(self._listeners)
         if told:
-            log.warning("the store is back after %s", span(lasted_us))
+            log.warning("the store is back after %s", format_duration(lasted_us))
 
     def keeps_failing(self, retry: Retry, fails: bool) -> None:
         """Note whose requests fail, and that they do no more."""
@@ -135,7 +135,7 @@ class Availability:
             self._is_told = True
             away_us = (monotonic() - self._since) * 1_000_000
         if again:
-            log.warning("the store has been away for %s: %s; asking again", span(away_us), error)
+            log.warning("the store has been away for %s: %s; asking again", format_duration(away_us), error)
         else:
             log.warning("%s; asking again", error)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from runstate.clock import span
+from runstate.clock import format_duration
 from runstate.diagram import Standing, draw
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus
 from runstate.run.validators import YEAR_10000
@@ -80,7 +80,7 @@ def told_entry(entry: Entry, since: int) -> str:
     """Return an entry as a line: what was asked, where that led, how long after `since` (microseconds), by whom."""
     asked = "created" if entry.event is None else entry.event
     by = f", by {entry.actor}" if entry.actor else ""
-    return f"{asked} -> {entry.target} (+{span(entry.at - since)}{by})"
+    return f"{asked} -> {entry.target} (+{format_duration(entry.at - since)}{by})"
 
 
 def _lanes(fields: Mapping[str, Any], status: RunStatus, law: Lifecycle) -> list[str]:

@@ -19,7 +19,7 @@ from runstate.testing._drive import Misuse, answered, ask, ask_stored
 from runstate.testing._failure import shortfall, told_entry
 from runstate.testing._hook import notice
 from runstate.testing.factories import TrackedRun
-from runstate.traces import inspect, judge_trace, snapshots
+from runstate.traces import check_snapshots, judge_trace, read_snapshots
 
 __all__ = ["assert_history", "assert_moves", "assert_plausible", "assert_refused", "assert_stamps"]
 
@@ -221,7 +221,7 @@ def assert_plausible(
         raise TypeError("give either a record or trace, or cassette=")
     if cassette is not None:
         with Path(cassette).open("rb") as file:
-            report = inspect(snapshots(file), law)
+            report = check_snapshots(read_snapshots(file), law)
         told = [str(complaint) for complaint in report.complaints if complaint.severity == "error"]
         count = report.snapshots
     else:

@@ -8,7 +8,7 @@ from functools import wraps
 from threading import local
 from typing import Any, Final, Self, overload
 
-from runstate.clock import ManualClock, microseconds, use_clock
+from runstate.clock import ManualClock, time_us, use_clock
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.run import Run
 from runstate.store import Store
@@ -35,7 +35,7 @@ class TrackedRun(Run):
     def create(cls, *, at: int | None = None, **settings: Any) -> Self:
         """Return a new run, as `Run.create` does, whose history begins."""
         run = super().create(at=at, **settings)
-        run.remember(None, None, microseconds() if at is None else at * 1_000_000)
+        run.remember(None, None, time_us() if at is None else at * 1_000_000)
         return run
 
     @property
@@ -60,7 +60,7 @@ class TrackedRun(Run):
 
     def __eq__(self, other: object) -> bool:
         # A run that remembers is the run it is. (Of two kinds of run Python asks the special one first.)
-        return self.at_once() == other.at_once() if isinstance(other, Run) else NotImplemented
+        return self.field_values() == other.field_values() if isinstance(other, Run) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # as a Run
 
@@ -70,7 +70,7 @@ def _remembering(event: RunEvent) -> Callable[..., None]:
     def move(self: TrackedRun, *args: Any, at: int | None = None, **given: Any) -> None:
         source = self.status
         getattr(super(TrackedRun, self), event)(*args, at=at, **given)
-        self.remember(event, source, microseconds() if at is None else at * 1_000_000)
+        self.remember(event, source, time_us() if at is None else at * 1_000_000)
 
     return move
 

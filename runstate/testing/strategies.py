@@ -34,7 +34,7 @@ from runstate.run.values import (
 )
 from runstate.testing._drive import ask
 from runstate.testing.matrix import Cell, refusals
-from runstate.traces import Shape, shapes
+from runstate.traces import FieldPattern, field_patterns
 
 __all__ = ["illegal_moves", "instances", "paths", "runs", "traces"]
 
@@ -299,13 +299,13 @@ def _breaks(life: Life, law: Lifecycle) -> Callable[[list[Snapshot]], st.SearchS
 
 def _misshapen(trace: Sequence[Snapshot], law: Lifecycle) -> st.SearchStrategy[list[Snapshot]]:
     """Return a strategy for the trace with one field set or nulled, so that a snapshot has no shape there can be."""
-    known = shapes(law)
+    known = field_patterns(law)
     changes: list[tuple[int, str]] = [
         (index, field)
         for index, snapshot in enumerate(trace)
         for present in [frozenset(field for field in (*_STAMPS, *_HELD) if snapshot[field] is not None)]
         for field in (*_HELD, *_STAMPS)
-        if Shape(RunStatus(snapshot["status"]), present ^ {field}) not in known
+        if FieldPattern(RunStatus(snapshot["status"]), present ^ {field}) not in known
     ]
 
     def changed(change: tuple[int, str]) -> list[Snapshot]:

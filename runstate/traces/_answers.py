@@ -16,10 +16,10 @@ import attrs
 from runstate.lifecycle import RunEvent
 from runstate.traces._bodies import Hex
 from runstate.traces._finding import is_run
-from runstate.traces._snapshots import JsonObject, Place, object_of
+from runstate.traces._snapshots import JsonObject, Location, object_of
 from runstate.traces._yaml import Base64
 
-__all__ = ["Answer", "answer_of", "is_exchange", "path_of"]
+__all__ = ["Exchange", "is_exchange", "path_of", "read_exchange"]
 
 _REQUESTS: Final = ("request", "req", "httprequest", "originalrequest")
 _RESPONSES: Final = ("response", "res", "httpresponse", "responsedefinition")
@@ -37,10 +37,10 @@ _UNNAMED: Final = str.maketrans("", "", "_- ")
 
 
 @attrs.frozen
-class Answer:
+class Exchange:
     """One recorded request, and what was answered."""
 
-    at: Place
+    at: Location
     method: str
     path: tuple[str, ...]
     """The names in the path of the request; () if it was not recorded."""
@@ -53,7 +53,7 @@ class Answer:
     """Where the body is instead, if the recording says so."""
 
     @property
-    def asked(self) -> RunEvent | None:
+    def requested(self) -> RunEvent | None:
         """The event of the law that the request asked for, if it is one."""
         is_move = self.method == "POST" and "runs" in self.path
         return _ASKED.get(self.path[-1]) if is_move else None
@@ -81,7 +81,7 @@ def is_exchange(value: object) -> bool:
     return flat and any(name in found for name in (*_METHODS, *_CODES))
 
 
-def answer_of(at: Place, value: object) -> Answer:
+def read_exchange(at: Location, value: object) -> Exchange:
     """Return what was asked and answered in one entry of a recording."""
     entry = _lowered(value)
     request = _lowered(_first(entry, _REQUESTS, Mapping)) or entry
@@ -91,7 +91,7 @@ def answer_of(at: Place, value: object) -> Answer:
     url = _url(request)
     body = _body(response, _BODIES if nested else _FLAT_BODIES)
     file = response.get("bodyfilename")
-    return Answer(
+    return Exchange(
         at,
         _text(_first(request, _METHODS, str)).upper(),
         path_of(url),

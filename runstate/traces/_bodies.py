@@ -16,7 +16,7 @@ from runstate.traces._events import FIELDS_OF_SSE
 from runstate.traces._refusals import refusal
 from runstate.traces._yaml import Base64
 
-__all__ = ["Hex", "Unpacking", "joined"]
+__all__ = ["Decompressor", "Hex", "joined"]
 
 _MAX_UNPACKED: Final = 4 * MAX_BYTES  # of all bodies of one file together
 _PIECE: Final = 1024 * 1024
@@ -42,7 +42,7 @@ def joined(pieces: Sequence[str]) -> str:
 
 
 @attrs.define
-class Unpacking:
+class Decompressor:
     """Turns bodies into bytes. What those of one file unpack to is bounded: a few bytes can stand for gigabytes."""
 
     left: int = _MAX_UNPACKED

@@ -8,11 +8,11 @@ from typing import Final, TypeAlias, cast
 
 import attrs
 
-from runstate.traces._answers import Answer, answer_of, is_exchange
+from runstate.traces._answers import Exchange, is_exchange, read_exchange
 from runstate.traces._finding import is_run
-from runstate.traces._snapshots import Place, object_of
+from runstate.traces._snapshots import Location, object_of
 
-__all__ = ["CONTAINERS", "KEYS", "Container", "answers_in", "is_without_entries"]
+__all__ = ["CONTAINERS", "KEYS", "Container", "is_without_entries", "iter_exchanges"]
 
 Entries: TypeAlias = list[tuple[int, object]]
 """Recorded requests in the order they were made, each with its number in the file."""
@@ -27,16 +27,16 @@ class Container:
     find: Callable[[object], Entries | None]
 
 
-def answers_in(at: Place, value: object) -> Iterator[Answer] | None:
+def iter_exchanges(at: Location, value: object) -> Iterator[Exchange] | None:
     """Return the answers in the value of a recorder's file; None if it is none. `at` is where the value stands."""
     if is_run(value):
         return None
     if is_exchange(value):
-        return iter([answer_of(at, value)])
+        return iter([read_exchange(at, value)])
     for container in CONTAINERS:
         entries = container.find(value)
         if entries is not None:
-            return (answer_of(Place(0, "", container.part, number), entry) for number, entry in entries)
+            return (read_exchange(Location(0, "", container.part, number), entry) for number, entry in entries)
     return None
 
 

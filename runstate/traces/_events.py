@@ -8,7 +8,7 @@ from typing import Final
 
 from runstate.run.json_text import MAX_BYTES
 
-__all__ = ["FIELDS_OF_SSE", "events_in"]
+__all__ = ["FIELDS_OF_SSE", "iter_sse"]
 
 FIELDS_OF_SSE: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 """What a line of server-sent events begins with."""
@@ -16,7 +16,7 @@ FIELDS_OF_SSE: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 _DONE: Final = b"[DONE]"
 
 
-def events_in(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | None, bytes]]:
+def iter_sse(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | None, bytes]]:
     """Yield (first line, name, data) of server-sent events: `event:` and `data:` fields, ended by a blank line.
 
     What ends a stream, `[DONE]`, is none.

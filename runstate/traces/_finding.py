@@ -12,11 +12,11 @@ from typing import Final, cast
 
 from runstate.lifecycle import RunStatus
 from runstate.run import json_text
-from runstate.run.errors import Fault, RunDecodeError
-from runstate.traces._events import FIELDS_OF_SSE, events_in
-from runstate.traces._snapshots import JsonObject, Passed, Place, Sighting, Snapshot, object_of
+from runstate.run.errors import FieldError, RunDecodeError
+from runstate.traces._events import FIELDS_OF_SSE, iter_sse
+from runstate.traces._snapshots import Candidate, JsonObject, Location, Skipped, Snapshot, object_of
 
-__all__ = ["CUT", "NAME", "NOT_ONE", "NO_RUN", "has_name", "is_run", "of_event", "runs_in", "runs_in_event"]
+__all__ = ["CUT", "NAME", "NOT_ONE", "NO_RUN", "has_name", "is_run", "iter_runs", "iter_runs_in_event", "of_event"]
 
 NAME: Final = "thread.run"
 CUT: Final = "text that speaks of a run, without a whole JSON object"
@@ -25,8 +25,8 @@ NO_RUN: Final = "no run in it"
 _STATUSES: Final = frozenset(status.value for status in RunStatus)
 _ENVELOPES: Final = ("run", "data")
 _MAX_STRINGS: Final = 3  # levels of JSON text in JSON text
-_NEITHER: Final = Fault("", "no run: it has neither id nor status")
-NOT_ONE: Final = Fault("", "expected a run, an array of runs or an envelope of one")
+_NEITHER: Final = FieldError("", "no run: it has neither id nor status")
+NOT_ONE: Final = FieldError("", "expected a run, an array of runs or an envelope of one")
 
 
 # --- what a value is --------------------------------------------------------------------------------------------------
@@ -63,9 +63,9 @@ def _has_other_name(found: JsonObject) -> bool:
     return isinstance(_member(found, "object"), str) and _has_shape(found) and _member(found, "status") in _STATUSES
 
 
-def _other_name(at: Place, found: JsonObject) -> Passed:
+def _other_name(at: Location, found: JsonObject) -> Skipped:
     name = str(_member(found, "object"))[:60]
-    return Passed(at, f"an object named {name!r} that has the shape of a run", "not judged")
+    return Skipped(at, f"an object named {name!r} that has the shape of a run", "not judged")
 
 
 def _may_be_run(found: JsonObject) -> bool:
@@ -80,19 +80,19 @@ def _may_be_run(found: JsonObject) -> bool:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def runs_in(at: Place, event: str | None, value: object) -> Iterator[Sighting]:
+def iter_runs(at: Location, event: str | None, value: object) -> Iterator[Candidate]:
     """Yield the runs in a JSON value, or what it is instead."""
     if isinstance(value, list):
         for index, member in enumerate(cast("list[object]", value)):
-            yield from runs_in(at.inside(f"[{index}]"), event, member)
+            yield from iter_runs(at.inside(f"[{index}]"), event, member)
     elif isinstance(value, dict):
         yield from _in_object(at, event, cast("dict[str, object]", value))
     else:
         inner = list(_nested(at, event, value, _MAX_STRINGS))
-        yield from inner or [Passed(at, NO_RUN, faults=(NOT_ONE,))]
+        yield from inner or [Skipped(at, NO_RUN, faults=(NOT_ONE,))]
 
 
-def _in_object(at: Place, event: str | None, found: dict[str, object]) -> Iterator[Sighting]:
+def _in_object(at: Location, event: str | None, found: dict[str, object]) -> Iterator[Candidate]:
     named = found.get("event")
     event = named if isinstance(named, str) else event
     if is_run(found):
@@ -100,7 +100,7 @@ def _in_object(at: Place, event: str | None, found: dict[str, object]) -> Iterat
         return
     inner = next((key for key in _ENVELOPES if isinstance(found.get(key), dict | list)), None)
     if inner is not None and not isinstance(found.get("status"), str):
-        yield from runs_in(at.inside(".data") if inner == "data" else at, event, found[inner])
+        yield from iter_runs(at.inside(".data") if inner == "data" else at, event, found[inner])
         return
     if _has_other_name(found):
         yield _other_name(at, found)
@@ -111,12 +111,12 @@ def _in_object(at: Place, event: str | None, found: dict[str, object]) -> Iterat
     elif _may_be_run(found):
         yield Snapshot(at, event, found)
     elif event == "error" or found.get("error") is not None:
-        yield Passed(at, _error_in(found), faults=(_NEITHER,))
+        yield Skipped(at, _error_in(found), faults=(_NEITHER,))
     else:
-        yield Passed(at, NO_RUN, faults=() if _member(found, "object") is not None else (_NEITHER,))
+        yield Skipped(at, NO_RUN, faults=() if _member(found, "object") is not None else (_NEITHER,))
 
 
-def _nested(at: Place, event: str | None, value: object, strings: int = _MAX_STRINGS) -> Iterator[Sighting]:
+def _nested(at: Location, event: str | None, value: object, strings: int = _MAX_STRINGS) -> Iterator[Candidate]:
     """Yield what says that it is a run inside a value, at any depth, also in strings that hold JSON or events."""
     if isinstance(value, dict):
         found = cast("dict[str, object]", value)
@@ -139,16 +139,16 @@ def _nested(at: Place, event: str | None, value: object, strings: int = _MAX_STR
         yield from _in_string(at, event, value, strings - 1)
 
 
-def _in_string(at: Place, event: str | None, text: str, strings: int) -> Iterator[Sighting]:
+def _in_string(at: Location, event: str | None, text: str, strings: int) -> Iterator[Candidate]:
     if text.startswith(tuple(field.decode() for field in FIELDS_OF_SSE)):
-        for _, named, data in events_in(enumerate(io.BytesIO(text.encode(errors="surrogatepass")), start=1)):
+        for _, named, data in iter_sse(enumerate(io.BytesIO(text.encode(errors="surrogatepass")), start=1)):
             for value in json_text.objects_in(data.decode(errors="replace")):
                 yield from _nested(at, named or event, value, strings)
         return
     found = [one for value in _values_in(text) for one in _nested(at, event, value, strings)]
     yield from found
     if not found and (text == NAME or _QUOTED in text):
-        yield Passed(at, CUT, "not judged")
+        yield Skipped(at, CUT, "not judged")
 
 
 def _values_in(text: str) -> Iterator[object]:
@@ -170,16 +170,16 @@ def of_event(event: str | None) -> bool:
     return event is not None and event.startswith(f"{NAME}.") and not event.startswith(f"{NAME}.step")
 
 
-def runs_in_event(at: Place, event: str | None, data: bytes) -> Iterator[Sighting]:
+def iter_runs_in_event(at: Location, event: str | None, data: bytes) -> Iterator[Candidate]:
     """Yield the runs in the data of a server-sent event, or what it is instead."""
     try:
         for line, value in json_text.parse_many(data, first_line=at.line or 1):
-            yield from runs_in(Place(line, at.item, at.part, at.number), event, value)
+            yield from iter_runs(Location(line, at.item, at.part, at.number), event, value)
     except RunDecodeError as error:
         if of_event(event) or data.startswith((b"{", b"[")) or len(data) > json_text.MAX_BYTES:
-            yield Snapshot(at, event, None, error.faults)
+            yield Snapshot(at, event, None, error.errors)
         else:
-            yield Passed(at, "an event that is not JSON", faults=error.faults)
+            yield Skipped(at, "an event that is not JSON", faults=error.errors)
 
 
 def _error_in(found: JsonObject) -> str:

@@ -9,10 +9,10 @@ from typing import Final
 import attrs
 
 from runstate.run.json_text import MAX_BYTES
-from runstate.traces._answers import Answer, path_of
-from runstate.traces._snapshots import Place
+from runstate.traces._answers import Exchange, path_of
+from runstate.traces._snapshots import Location
 
-__all__ = ["answers_in_text", "is_http", "may_be_http"]
+__all__ = ["is_http", "iter_exchanges_in_text", "may_be_http"]
 
 _STATUS: Final = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})\b")
 _REQUEST: Final = re.compile(rb"([A-Z]{3,7}) (\S+) HTTP/\d")
@@ -42,15 +42,15 @@ class _Printed:
     body: list[bytes] = attrs.field(factory=list)
     size: int = 0
 
-    def answer(self) -> Answer | None:
+    def answer(self) -> Exchange | None:
         """Return the answer; None if there was none, or only a provisional one."""
         if self.code is None or self.code < _FIRST_ANSWER:
             return None
         body = b"\n".join(self.body).decode(errors="surrogateescape") if self.body else None
-        return Answer(Place(self.line), self.method, self.path, self.code, "", body)
+        return Exchange(Location(self.line), self.method, self.path, self.code, "", body)
 
 
-def answers_in_text(lines: Iterable[tuple[int, bytes]]) -> Iterator[Answer]:
+def iter_exchanges_in_text(lines: Iterable[tuple[int, bytes]]) -> Iterator[Exchange]:
     """Yield the answers in printed HTTP. The place of each is the line on which its body begins."""
     found = _Printed()
     in_headers = False

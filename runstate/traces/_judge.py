@@ -23,10 +23,21 @@ from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEven
 from runstate.run import codec
 from runstate.run.record import RunRecord
 
-__all__ = ["Finding", "Seen", "Severity", "Shape", "Step", "Verdict", "judge", "judge_trace", "observe", "shapes"]
+__all__ = [
+    "FieldPattern",
+    "Finding",
+    "Observation",
+    "Severity",
+    "Step",
+    "TraceReport",
+    "field_patterns",
+    "judge",
+    "judge_trace",
+    "observe",
+]
 
 Severity: TypeAlias = Literal["error", "warning"]
-Record: TypeAlias = "RunRecord | Mapping[str, object] | Seen"
+Record: TypeAlias = "RunRecord | Mapping[str, object] | Observation"
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
 _HELD: Final[tuple[StatusField, ...]] = get_args(StatusField)
@@ -39,7 +50,7 @@ _JULY_2024: Final = 1_719_792_000
 
 
 @attrs.frozen
-class Shape:
+class FieldPattern:
     """A status, and the fields that have a value in it."""
 
     status: RunStatus
@@ -55,12 +66,12 @@ class Finding:
     index: int
     """Which snapshot of the trace, counted from 0."""
     field: str
-    problem: str
+    message: str
     possible: str
     """What a legal history could have left instead, or the known reason of a warning."""
 
     def __str__(self) -> str:
-        return f"run {self.run_id}: {self.problem} ({self.possible})"
+        return f"run {self.run_id}: {self.message} ({self.possible})"
 
 
 @attrs.frozen
@@ -73,7 +84,7 @@ class Step:
 
 
 @attrs.frozen
-class Verdict:
+class TraceReport:
     """What a trace was found to be: its findings in order, and the changes of status that were seen."""
 
     findings: tuple[Finding, ...]
@@ -92,11 +103,11 @@ _DEADLINE: Final = "expires_at"
 _MOVED: Final = frozenset({_DEADLINE})
 
 
-def _born(law: Lifecycle) -> Shape:
-    return Shape(INITIAL_STATUS, frozenset(field for field in _HELD if law.is_present(field, INITIAL_STATUS)))
+def _born(law: Lifecycle) -> FieldPattern:
+    return FieldPattern(INITIAL_STATUS, frozenset(field for field in _HELD if law.is_present(field, INITIAL_STATUS)))
 
 
-def _next(law: Lifecycle, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Written]]:
+def _next(law: Lifecycle, shape: FieldPattern) -> Iterator[tuple[RunEvent, FieldPattern, _Written]]:
     """Yield each event that may be asked of a shape, what it leads to, and the fields it writes."""
     for row in law.transitions:
         if row.source is shape.status:
@@ -106,17 +117,17 @@ def _next(law: Lifecycle, shape: Shape) -> Iterator[tuple[RunEvent, Shape, _Writ
             writes = stamped | (held - shape.present)
             # Some servers set the deadline anew when tools are asked for; the law itself never does.
             moved = _MOVED & held if row.target is RunStatus.REQUIRES_ACTION else frozenset[str]()
-            yield row.event, Shape(row.target, kept | stamped | held), writes | moved
+            yield row.event, FieldPattern(row.target, kept | stamped | held), writes | moved
 
 
 @lru_cache(maxsize=1024)  # sixteen shapes a law, and room for the laws that tests make up
-def _ways(law: Lifecycle, start: Shape) -> Mapping[tuple[Shape, _Written], tuple[RunEvent, ...]]:
+def _reachable(law: Lifecycle, start: FieldPattern) -> Mapping[tuple[FieldPattern, _Written], tuple[RunEvent, ...]]:
     """Return every shape that can follow `start`, with the fields written on the way, and the shortest such way."""
     waits = start.status is RunStatus.REQUIRES_ACTION  # and may have had its deadline moved since
-    ways: dict[tuple[Shape, _Written], tuple[RunEvent, ...]] = {(start, _MOVED if waits else frozenset()): ()}
+    ways: dict[tuple[FieldPattern, _Written], tuple[RunEvent, ...]] = {(start, _MOVED if waits else frozenset()): ()}
     frontier = list(ways)
     while frontier:
-        reached: list[tuple[Shape, _Written]] = []
+        reached: list[tuple[FieldPattern, _Written]] = []
         for shape, written in frontier:
             for event, after, writes in _next(law, shape):
                 key = (after, written | writes)
@@ -128,20 +139,20 @@ def _ways(law: Lifecycle, start: Shape) -> Mapping[tuple[Shape, _Written], tuple
 
 
 @lru_cache(maxsize=64)
-def shapes(law: Lifecycle = RUN_LIFECYCLE) -> frozenset[Shape]:
+def field_patterns(law: Lifecycle = RUN_LIFECYCLE) -> frozenset[FieldPattern]:
     """Return every shape that a legal history can leave.
 
     >>> len(shapes())
     16
     """
-    return frozenset(shape for shape, _ in _ways(law, _born(law)))
+    return frozenset(shape for shape, _ in _reachable(law, _born(law)))
 
 
 # --- one snapshot -----------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
-class Seen:
+class Observation:
     """A snapshot as it was observed: the run, and the keys its record lacked."""
 
     run: RunRecord
@@ -152,21 +163,21 @@ class Seen:
         """The fields that come and go, and have a value."""
         return frozenset(field for field in _FIELDS if getattr(self.run, field) is not None)
 
-    def fits(self, shape: Shape) -> bool:
+    def fits(self, shape: FieldPattern) -> bool:
         """Tell whether the snapshot is of this shape, in the fields that were observed."""
         return self.run.status is shape.status and not (self.present ^ shape.present) - self.unseen
 
 
-def observe(record: Record) -> Seen:
+def observe(record: Record) -> Observation:
     """Return a record as the judge sees it: decoded, once. Raises `RunDecodeError` if it is no run."""
-    if isinstance(record, Seen):
+    if isinstance(record, Observation):
         return record
     if isinstance(record, RunRecord):
-        return Seen(copy(record), frozenset())  # of one moment, should another thread be moving it
-    return Seen(RunRecord.from_checked(codec.decode(record)), codec.absent_keys(record))
+        return Observation(copy(record), frozenset())  # of one moment, should another thread be moving it
+    return Observation(RunRecord.from_validated(codec.decode(record)), codec.missing_keys(record))
 
 
-def _misfits(seen: Seen, candidates: Sequence[Shape]) -> Iterator[tuple[str, str]]:
+def _mismatches(seen: Observation, candidates: Sequence[FieldPattern]) -> Iterator[tuple[str, str]]:
     """Yield (field, "set" or "null") for each field that is so in the snapshot and in no candidate."""
     for field in _FIELDS:
         if field in seen.unseen:
@@ -176,7 +187,7 @@ def _misfits(seen: Seen, candidates: Sequence[Shape]) -> Iterator[tuple[str, str
             yield field, "set" if is_set else "null"
 
 
-def _possible_in(status: RunStatus, candidates: Sequence[Shape]) -> str:
+def _possible_in(status: RunStatus, candidates: Sequence[FieldPattern]) -> str:
     always = [field for field in _FIELDS if all(field in shape.present for shape in candidates)]
     either = [field for field in _FIELDS if field not in always and any(field in s.present for s in candidates)]
     told = [f"{', '.join(fields)} {how}" for fields, how in ((always, "set"), (either, "set or null")) if fields]
@@ -193,16 +204,16 @@ def _known_reason(run: RunRecord, field: str) -> str | None:
     return None
 
 
-def _judge_shape(seen: Seen, index: int, law: Lifecycle) -> Iterator[Finding]:
+def _judge_fields(seen: Observation, index: int, law: Lifecycle) -> Iterator[Finding]:
     run = seen.run
-    candidates = [shape for shape in shapes(law) if shape.status is run.status]
+    candidates = [shape for shape in field_patterns(law) if shape.status is run.status]
     if not candidates:
         yield Finding("error", run.id, index, "status", f"no path leads to {run.status}", "see the table")
         return
     if any(seen.fits(shape) for shape in candidates):
         return
     possible = _possible_in(run.status, candidates)
-    for field, found in _misfits(seen, candidates):
+    for field, found in _mismatches(seen, candidates):
         verb = "stamps" if field in _STAMPS else "sets"
         every = f"no path from {INITIAL_STATUS} to {run.status} {verb} it"
         if found == "null":
@@ -247,15 +258,15 @@ def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Finding, ...]
     return tuple(_judge(observe(record), 0, law))
 
 
-def _judge(seen: Seen, index: int, law: Lifecycle) -> Iterator[Finding]:
-    yield from _judge_shape(seen, index, law)
+def _judge(seen: Observation, index: int, law: Lifecycle) -> Iterator[Finding]:
+    yield from _judge_fields(seen, index, law)
     yield from _judge_times(seen.run, index)
 
 
 # --- a trace ----------------------------------------------------------------------------------------------------------
 
 
-def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Verdict:
+def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> TraceReport:
     """Judge snapshots of one run in the order they were observed: each by itself, and each step from one to the next.
 
     Raises `RunDecodeError` if a JSON object among them is no run.
@@ -264,7 +275,7 @@ def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Ve
     findings: list[Finding] = []
     steps: list[Step] = []
     for index, seen in enumerate(trace):
-        shaped = tuple(_judge_shape(seen, index, law))
+        shaped = tuple(_judge_fields(seen, index, law))
         findings += (*shaped, *_judge_times(seen.run, index))
         # What is excused in a snapshot is not held against the steps to it and from it.
         excused = {found.field for found in shaped if found.severity == "warning"}
@@ -281,7 +292,7 @@ def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Ve
             findings.extend(_judge_deadline(before, after, index))
             if before.run.status is not after.run.status:
                 steps.append(Step(before.run.status, after.run.status, way))
-    return Verdict(tuple(sorted(findings, key=lambda finding: finding.index)), tuple(steps))
+    return TraceReport(tuple(sorted(findings, key=lambda finding: finding.index)), tuple(steps))
 
 
 def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterator[Finding]:
@@ -292,13 +303,13 @@ def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterato
             yield Finding("error", after.id, index, field, problem, "it never changes")
 
 
-def _is_later(before: Seen, after: Seen) -> bool:
+def _is_later(before: Observation, after: Observation) -> bool:
     """Tell whether the deadline of the second snapshot is after that of the first."""
     old, new = before.run.expires_at, after.run.expires_at
     return old is not None and new is not None and new > old
 
 
-def _judge_deadline(before: Seen, after: Seen, index: int) -> Iterator[Finding]:
+def _judge_deadline(before: Observation, after: Observation, index: int) -> Iterator[Finding]:
     """Yield a warning if the deadline moved on while the run may have waited for tools (LIFECYCLE, "The stamps")."""
     if _DEADLINE in _rewritten(before, after):
         problem = f"expires_at went from {before.run.expires_at} to {after.run.expires_at}"
@@ -306,13 +317,13 @@ def _judge_deadline(before: Seen, after: Seen, index: int) -> Iterator[Finding]:
         yield Finding("warning", after.run.id, index, _DEADLINE, problem, reason)
 
 
-def _rewritten(before: Seen, after: Seen) -> frozenset[str]:
+def _rewritten(before: Observation, after: Observation) -> frozenset[str]:
     """Return the fields that have a value in both snapshots, and not the same."""
     both = (before.present & after.present) - before.unseen - after.unseen
     return frozenset(field for field in both if getattr(before.run, field) != getattr(after.run, field))
 
 
-def _way(before: Seen, after: Seen, law: Lifecycle) -> tuple[RunEvent, ...] | None:
+def _way(before: Observation, after: Observation, law: Lifecycle) -> tuple[RunEvent, ...] | None:
     """Return the shortest way from one snapshot to the next that wrote what differs; None if there is none."""
     old, new = before.run.started_at, after.run.started_at
     if old is not None and new is not None and new < old:
@@ -322,23 +333,28 @@ def _way(before: Seen, after: Seen, law: Lifecycle) -> tuple[RunEvent, ...] | No
         return None
     found = (
         way
-        for start in shapes(law)
+        for start in field_patterns(law)
         if before.fits(start)
-        for (shape, written), way in _ways(law, start).items()
+        for (shape, written), way in _reachable(law, start).items()
         if after.fits(shape) and differs <= written
     )
     return min(found, key=len, default=None)
 
 
-def _explain_step(before: Seen, after: Seen, index: int, law: Lifecycle) -> Finding:
+def _explain_step(before: Observation, after: Observation, index: int, law: Lifecycle) -> Finding:
     """Return the first thing that cannot be about the step from one snapshot to the next."""
     run, source, target = after.run, before.run.status, after.run.status
     field, problem = "status", f"no path leads from {source} to {target}"
-    reached = [(shape, written) for start in shapes(law) if before.fits(start) for shape, written in _ways(law, start)]
+    reached = [
+        (shape, written)
+        for start in field_patterns(law)
+        if before.fits(start)
+        for shape, written in _reachable(law, start)
+    ]
     there = [shape for shape, _ in reached if shape.status is target]
     if there:
         differs = _rewritten(before, after)
-        misfits = [name for name, _ in _misfits(after, there)]
+        misfits = [name for name, _ in _mismatches(after, there)]
         never = differs.difference(*(written for shape, written in reached if shape.status is target))
         if _DEADLINE in differs and not _is_later(before, after):
             never |= _MOVED

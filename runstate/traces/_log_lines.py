@@ -11,11 +11,11 @@ from typing import Final, TypeAlias
 import attrs
 
 from runstate.run import json_text
-from runstate.run.errors import Fault, RunDecodeError
+from runstate.run.errors import FieldError, RunDecodeError
 from runstate.run.json_text import MAX_BYTES
-from runstate.traces._finding import CUT, NAME, NO_RUN, NOT_ONE, runs_in
+from runstate.traces._finding import CUT, NAME, NO_RUN, NOT_ONE, iter_runs
 from runstate.traces._refusals import in_line
-from runstate.traces._snapshots import Passed, Place, Sighting, Snapshot
+from runstate.traces._snapshots import Candidate, Location, Skipped, Snapshot
 from runstate.traces._values import in_value
 
 __all__ = ["in_lines"]
@@ -33,7 +33,7 @@ _BREAKS: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _QUOTED: Final = '"{\\"'  # JSON text in quotes, as logfmt writes it
 
 
-def in_lines(lines: Lines) -> Iterator[Sighting]:
+def in_lines(lines: Lines) -> Iterator[Candidate]:
     """Yield the runs in lines, each of which is a JSON text, or has one behind a prefix or over the lines after it."""
     printed: str | None = None  # an object that a language prints over many lines is told once
     for number, line in _blocks(lines):
@@ -44,7 +44,7 @@ def in_lines(lines: Lines) -> Iterator[Sighting]:
         if _has_run(found):
             printed = None
         elif found and printed:
-            found = [Passed(Place(number), _NOT_JSON)]
+            found = [Skipped(Location(number), _NOT_JSON)]
         elif not found:
             said = in_line(text)
             if said is None and not line.startswith(_CONTINUES):
@@ -126,7 +126,7 @@ def _opens(line: bytes) -> bool:
 # --- one line ---------------------------------------------------------------------------------------------------------
 
 
-def _whole(number: int, text: bytes) -> Iterator[Sighting]:
+def _whole(number: int, text: bytes) -> Iterator[Candidate]:
     """Yield what a line holds that is JSON from its beginning to its end; nothing if it is not."""
     if text.startswith((b"{", b"[", b'"')):
         try:
@@ -134,10 +134,10 @@ def _whole(number: int, text: bytes) -> Iterator[Sighting]:
         except RunDecodeError:
             return
         for line, value in values:
-            yield from in_value(Place(line), value)
+            yield from in_value(Location(line), value)
 
 
-def _inside(number: int, text: bytes) -> Iterator[Sighting]:
+def _inside(number: int, text: bytes) -> Iterator[Candidate]:
     """Yield the runs in JSON objects that stand in a line with other text; nothing if there are none."""
     if len(text) > MAX_BYTES or (begins := text.find(b"{")) < 0:
         return
@@ -145,16 +145,16 @@ def _inside(number: int, text: bytes) -> Iterator[Sighting]:
         line = text.decode()
     except UnicodeDecodeError:
         return
-    found = [one for value in json_text.objects_in(line) for one in in_value(Place(number), value)]
+    found = [one for value in json_text.objects_in(line) for one in in_value(Location(number), value)]
     spoken_of = _NAME in text
     if spoken_of and not _has_run(found):
-        found = [one for value in _escaped(line) for one in runs_in(Place(number), None, value)]
+        found = [one for value in _escaped(line) for one in iter_runs(Location(number), None, value)]
     # An object inside one that is cut off says nothing about the whole.
     if _has_run(found) or (not spoken_of and begins and not text.startswith(_BEGINS_JSON)):
         yield from found
 
 
-def _has_run(found: list[Sighting]) -> bool:
+def _has_run(found: list[Candidate]) -> bool:
     return any(isinstance(one, Snapshot) for one in found)
 
 
@@ -174,17 +174,17 @@ def _escaped(line: str) -> Iterator[object]:
         yield from json_text.objects_in(_ESCAPE.sub(lambda escape: _BREAKS.get(escape[1], escape[1]), literal[0]))
 
 
-def _unread(number: int, text: bytes, said: str | None, printed: str | None) -> Sighting:
+def _unread(number: int, text: bytes, said: str | None, printed: str | None) -> Candidate:
     """Return what is to be told about a line in which nothing could be read, after an object that was printed."""
-    at = Place(number)
+    at = Location(number)
     if said is not None:
-        return Passed(at, printed, "not judged") if printed else Snapshot(at, None, None, (Fault("", said),))
+        return Skipped(at, printed, "not judged") if printed else Snapshot(at, None, None, (FieldError("", said),))
     try:
         json_text.parse(text, first_line=number)
-        return Passed(at, NO_RUN, faults=(NOT_ONE,))
+        return Skipped(at, NO_RUN, faults=(NOT_ONE,))
     except RunDecodeError as error:
         if (text.startswith(_BEGINS_JSON) and not printed) or len(text) > MAX_BYTES:
-            return Snapshot(at, None, None, error.faults)
+            return Snapshot(at, None, None, error.errors)
         if _NAME in text and not printed:
-            return Passed(at, CUT, "not judged", error.faults)
-        return Passed(at, _NOT_JSON, faults=() if printed else error.faults)
+            return Skipped(at, CUT, "not judged", error.errors)
+        return Skipped(at, _NOT_JSON, faults=() if printed else error.errors)

@@ -16,32 +16,32 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from runstate.run import json_text
-from runstate.run.errors import Fault, RunDecodeError
+from runstate.run.errors import FieldError, RunDecodeError
 from runstate.traces._containers import KEYS, is_without_entries
-from runstate.traces._events import FIELDS_OF_SSE, events_in
-from runstate.traces._finding import runs_in_event
-from runstate.traces._http_archives import runs_of
-from runstate.traces._http_text import answers_in_text, is_http, may_be_http
+from runstate.traces._events import FIELDS_OF_SSE, iter_sse
+from runstate.traces._finding import iter_runs_in_event
+from runstate.traces._http_archives import iter_runs_in_exchanges
+from runstate.traces._http_text import is_http, iter_exchanges_in_text, may_be_http
 from runstate.traces._lines import NOT_BYTES, lines_of
 from runstate.traces._log_lines import in_lines
 from runstate.traces._refusals import in_line
-from runstate.traces._snapshots import Passed, Place, Recording, Sighting, Snapshot
+from runstate.traces._snapshots import Candidate, Location, Recording, Skipped, Snapshot
 from runstate.traces._values import in_value
 from runstate.traces._yaml import parse
 
-__all__ = ["begins_yaml", "snapshots"]
+__all__ = ["begins_yaml", "read_snapshots"]
 
 Lines: TypeAlias = Iterator[tuple[int, bytes]]
 
 _YAML: Final = re.compile(
     rf"(?:---|%YAML|-$|- ?(?:request|response|id|object):|(?:{'|'.join(KEYS)}):(?:\s|$))".encode()
 )
-_NO_CASSETTE: Final = Fault("", "no cassette: it has neither interactions nor http_interactions")
+_NO_CASSETTE: Final = FieldError("", "no cassette: it has neither interactions nor http_interactions")
 _MAX_BEFORE_HTTP: Final = 200  # lines of how curl connects
 _UNFINISHED: Final = (b"{", b"[", b",", b":")
 
 
-def snapshots(lines: Iterable[bytes]) -> Recording:
+def read_snapshots(lines: Iterable[bytes]) -> Recording:
     """Return the snapshots in a file's lines, in order; everything else in it is counted in the recording's notes.
 
     The form is known by the first line that is neither blank nor a comment: a field of server-sent events; the first
@@ -52,7 +52,7 @@ def snapshots(lines: Iterable[bytes]) -> Recording:
     given = cast("object", lines)
     if isinstance(given, str | bytes | bytearray | TextIOBase) or not isinstance(given, Iterable):
         raise TypeError(NOT_BYTES)
-    return Recording(_sightings(lines))
+    return Recording(_iter_candidates(lines))
 
 
 def begins_yaml(head: bytes) -> bool:
@@ -60,7 +60,7 @@ def begins_yaml(head: bytes) -> bool:
     return _YAML.match(head) is not None
 
 
-def _sightings(lines: Iterable[bytes]) -> Iterator[Sighting]:
+def _iter_candidates(lines: Iterable[bytes]) -> Iterator[Candidate]:
     try:
         numbered = lines_of(lines)
         first = next((one for one in numbered if one[1].strip() and not one[1].lstrip().startswith(b"#")), None)
@@ -68,13 +68,13 @@ def _sightings(lines: Iterable[bytes]) -> Iterator[Sighting]:
             number, head = first[0], first[1].lstrip().removeprefix(codecs.BOM_UTF8)
             yield from _by_form(head.strip(), chain([(number, head)], numbered))
     except RunDecodeError as error:
-        yield Snapshot(Place(1), None, None, error.faults)
+        yield Snapshot(Location(1), None, None, error.errors)
 
 
-def _by_form(head: bytes, lines: Lines) -> Iterator[Sighting]:
+def _by_form(head: bytes, lines: Lines) -> Iterator[Candidate]:
     if head.startswith(FIELDS_OF_SSE):
-        for number, event, data in events_in(lines):
-            yield from runs_in_event(Place(number), event, data)
+        for number, event, data in iter_sse(lines):
+            yield from iter_runs_in_event(Location(number), event, data)
     elif begins_yaml(head):
         yield from _yaml(lines)
     elif may_be_http(head):
@@ -85,11 +85,13 @@ def _by_form(head: bytes, lines: Lines) -> Iterator[Sighting]:
         yield from in_lines(lines)
 
 
-def _http(lines: Lines) -> Iterator[Sighting]:
+def _http(lines: Lines) -> Iterator[Candidate]:
     """Yield the runs in printed HTTP, or in other text that begins as curl's comments do."""
     first = list(islice(lines, _MAX_BEFORE_HTTP))
     lines = chain(first, lines)
-    yield from runs_of(answers_in_text(lines)) if is_http(line for _, line in first) else in_lines(lines)
+    yield from (
+        iter_runs_in_exchanges(iter_exchanges_in_text(lines)) if is_http(line for _, line in first) else in_lines(lines)
+    )
 
 
 def _collected(lines: Lines) -> list[tuple[int, bytes]]:
@@ -115,7 +117,7 @@ def _text(collected: list[tuple[int, bytes]], last: int) -> bytes:
     return bytes(text)
 
 
-def _document(lines: Lines) -> Iterator[Sighting]:
+def _document(lines: Lines) -> Iterator[Candidate]:
     """Yield the runs in JSON texts that run over many lines, or in lines of which the first is cut off."""
     collected = _collected(lines)
     begin, head = collected[0][0], collected[0][1].strip()
@@ -127,20 +129,20 @@ def _document(lines: Lines) -> Iterator[Sighting]:
         said = in_line(b" ".join(line.strip() for _, line in collected[:5]))
         is_whole = not values and (head.endswith(_UNFINISHED) or len(collected) == 1)
         if said is not None:
-            yield Snapshot(Place(begin), None, None, (Fault("", said),))
+            yield Snapshot(Location(begin), None, None, (FieldError("", said),))
         elif not is_whole:
             yield from in_lines(chain(collected, lines))
         else:
-            yield Snapshot(Place(begin), None, None, error.faults)
+            yield Snapshot(Location(begin), None, None, error.errors)
             if len(text) <= json_text.MAX_BYTES:  # what is whole in it is judged
                 found = in_lines(iter(collected))
                 yield from (one for one in found if isinstance(one, Snapshot) and one.record is not None)
         return
     for line, value in values:
-        yield from in_value(Place(line), value)
+        yield from in_value(Location(line), value)
 
 
-def _yaml(lines: Lines) -> Iterator[Sighting]:
+def _yaml(lines: Lines) -> Iterator[Candidate]:
     """Yield the runs in a YAML text."""
     collected: list[bytes] = []
     size = 0
@@ -154,8 +156,8 @@ def _yaml(lines: Lines) -> Iterator[Sighting]:
     try:
         value = parse(b"\n".join(collected))
     except RunDecodeError as error:
-        yield Snapshot(Place(1), None, None, error.faults)
+        yield Snapshot(Location(1), None, None, error.errors)
         return
-    for sighting in in_value(Place(1), value):
-        is_other = isinstance(sighting, Passed) and sighting.faults and not is_without_entries(value)
+    for sighting in in_value(Location(1), value):
+        is_other = isinstance(sighting, Skipped) and sighting.faults and not is_without_entries(value)
         yield attrs.evolve(sighting, faults=(_NO_CASSETTE,)) if is_other else sighting

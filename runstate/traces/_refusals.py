@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from runstate.lifecycle import RunStatus
-from runstate.run.errors import Fault, RunDecodeError
+from runstate.run.errors import FieldError, RunDecodeError
 
 __all__ = ["in_bytes", "in_document", "in_line", "refusal"]
 
@@ -117,7 +117,7 @@ _DOCUMENTS: Final[tuple[tuple[str, str], ...]] = (
 
 def refusal(problem: str) -> RunDecodeError:
     """Return the error for something that cannot be read."""
-    return RunDecodeError([Fault("", problem)])
+    return RunDecodeError([FieldError("", problem)])
 
 
 def in_bytes(head: bytes) -> str | None:

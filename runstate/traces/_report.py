@@ -10,29 +10,31 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunStatus
 from runstate.run.errors import RunDecodeError
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 from runstate.traces._dialects import as_wire
-from runstate.traces._judge import Seen, Severity, Step, judge_trace, observe
+from runstate.traces._judge import Observation, Severity, Step, judge_trace, observe
 from runstate.traces._lines import NOT_BYTES, not_utf8
-from runstate.traces._snapshots import Notes, Place, Recording, Snapshot
+from runstate.traces._snapshots import Location, Notes, Recording, Snapshot
 
-__all__ = ["Complaint", "Report", "inspect"]
+__all__ = ["LocatedFinding", "Report", "check_snapshots"]
 
 _EVENT: Final = "thread.run."
 _MAX_UNREADABLE: Final = 100
 _UNREADABLE: Final = "runs, or what may have held them, that cannot be read"
-_NO_SNAPSHOTS: Final = f"expected what snapshots() returns, as in inspect(snapshots(lines)); {NOT_BYTES}"
+_NO_SNAPSHOTS: Final = (
+    f"expected what read_snapshots() returns, as in check_snapshots(read_snapshots(lines)); {NOT_BYTES}"
+)
 _30_MAY_2024: Final = 1_717_027_200  # Unix seconds
 
 
 @attrs.frozen
-class Complaint:
+class LocatedFinding:
     """A finding with its place in the file."""
 
-    at: Place
+    at: Location
     severity: Severity
     run_id: str | None
-    problem: str
+    message: str
     possible: str
 
     @property
@@ -49,7 +51,7 @@ class Complaint:
         # What a recording says comes from strangers: a line break in an id must not look like another complaint.
         run = "" if self.run_id is None else f"run {self.run_id}: "
         possible = f" ({self.possible})" if self.possible else ""
-        return printable(f"{self.place}: {self.severity}: {run}{self.problem}{possible}")
+        return escape(f"{self.place}: {self.severity}: {run}{self.message}{possible}")
 
 
 @attrs.define
@@ -59,7 +61,7 @@ class Report:
     snapshots: int = 0
     run_ids: set[str] = attrs.field(factory=set)
     steps: Counter[Step] = attrs.field(factory=Counter)
-    complaints: list[Complaint] = attrs.field(factory=list)
+    complaints: list[LocatedFinding] = attrs.field(factory=list)
     notes: Notes = attrs.field(factory=Notes)
     """What was passed over, what was not judged, and how unusual spellings were read; each with count and place."""
 
@@ -87,17 +89,17 @@ class Report:
         self.notes.update(other.notes)
 
 
-def inspect(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -> Report:
+def check_snapshots(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -> Report:
     """Judge the snapshots of one recording, those of each run together, in the order they were observed.
 
     After a hundred that cannot be read it gives up: whatever that file is, it is no recording. The notes of the report
-    are those of the recording that `snapshots` returns; other iterables of snapshots have none. Raises `TypeError` for
-    what is no snapshots, such as a path or the lines of a file.
+    are those of the recording that `read_snapshots` returns; other iterables of snapshots have none. Raises `TypeError`
+    for what is no snapshots, such as a path or the lines of a file.
     """
     if isinstance(cast("object", found), str | bytes) or not isinstance(cast("object", found), Iterable):
         raise TypeError(_NO_SNAPSHOTS)
     report = Report()
-    traces: dict[str, list[tuple[Snapshot, Seen]]] = {}
+    traces: dict[str, list[tuple[Snapshot, Observation]]] = {}
     unreadable = 0
     for snapshot in found:
         if not isinstance(cast("object", snapshot), Snapshot):
@@ -108,10 +110,10 @@ def inspect(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -> Report
             unreadable += 1
             if not snapshot.is_other:
                 report.notes.add("not judged", _UNREADABLE, snapshot.at)
-            report.complaints += _complain_of_faults(snapshot, error)
+            report.complaints += _decode_findings(snapshot, error)
             if unreadable == _MAX_UNREADABLE:
                 said = f"gave up after {unreadable} that cannot be read"
-                report.complaints.append(Complaint(snapshot.at, "error", None, said, ""))
+                report.complaints.append(LocatedFinding(snapshot.at, "error", None, said, ""))
                 break
             continue
         report.snapshots += 1
@@ -124,16 +126,16 @@ def inspect(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -> Report
         report.steps.update(verdict.steps)
         for finding in verdict.findings:
             at = trace[finding.index][0].at
-            report.complaints.append(Complaint(at, finding.severity, run_id, finding.problem, finding.possible))
+            report.complaints.append(LocatedFinding(at, finding.severity, run_id, finding.message, finding.possible))
     if isinstance(found, Recording):
         report.notes.update(found.notes)
     if not report.snapshots and not report.complaints:
-        report.complaints.append(Complaint(Place(1), "error", None, "no run in it", ""))
+        report.complaints.append(LocatedFinding(Location(1), "error", None, "no run in it", ""))
     report.complaints.sort(key=lambda complaint: complaint.at.order)
     return report
 
 
-def _observe(snapshot: Snapshot, notes: Notes) -> Seen:
+def _observe(snapshot: Snapshot, notes: Notes) -> Observation:
     """Return the run of a snapshot, read in its dialect. Raises `RunDecodeError` with its faults if there is none."""
     if snapshot.record is None:
         raise RunDecodeError(snapshot.faults)
@@ -144,20 +146,20 @@ def _observe(snapshot: Snapshot, notes: Notes) -> Seen:
     return attrs.evolve(seen, unseen=seen.unseen | reading.unseen) if reading.unseen else seen
 
 
-def _complain_of_faults(snapshot: Snapshot, error: RunDecodeError) -> Iterator[Complaint]:
+def _decode_findings(snapshot: Snapshot, error: RunDecodeError) -> Iterator[LocatedFinding]:
     run_id = None if snapshot.record is None else snapshot.record.get("id")
     known = run_id if isinstance(run_id, str) else None
-    missing = [fault.path for fault in error.faults if fault.problem == "is missing" and fault.path]
-    others = [not_utf8(str(fault)) for fault in error.faults if fault.path not in missing]
+    missing = [fault.path for fault in error.errors if fault.message == "is missing" and fault.path]
+    others = [not_utf8(str(fault)) for fault in error.errors if fault.path not in missing]
     if len(missing) > 1:
         others.append(f"these keys are missing: {', '.join(missing)}")
     else:
         others += [f"{path}: is missing" for path in missing]
     for said in others:
-        yield Complaint(snapshot.at, "error", known, said, "")
+        yield LocatedFinding(snapshot.at, "error", known, said, "")
 
 
-def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
+def _judge_event(snapshot: Snapshot, seen: Observation) -> Iterator[LocatedFinding]:
     """Yield a complaint if the server-sent event names another status than its run has (LIFECYCLE, "HTTP answers")."""
     if snapshot.event is None or not snapshot.event.startswith(_EVENT):
         return
@@ -167,10 +169,10 @@ def _judge_event(snapshot: Snapshot, seen: Seen) -> Iterator[Complaint]:
         problem = f"the event {snapshot.event} came with a run in {seen.run.status}"
         reason = _known_reason(status, seen)
         severity: Severity = "warning" if reason else "error"
-        yield Complaint(snapshot.at, severity, seen.run.id, problem, reason or f"possible: {status}")
+        yield LocatedFinding(snapshot.at, severity, seen.run.id, problem, reason or f"possible: {status}")
 
 
-def _known_reason(named: str, seen: Seen) -> str | None:
+def _known_reason(named: str, seen: Observation) -> str | None:
     """Return why an old stream names another status than its run has, if that is known (LIFECYCLE, "Oddities")."""
     is_known = named == RunStatus.COMPLETED.value and seen.run.status is RunStatus.INCOMPLETE
     if is_known and seen.run.created_at < _30_MAY_2024:
@@ -178,7 +180,7 @@ def _known_reason(named: str, seen: Seen) -> str | None:
     return None
 
 
-def _judge_answer(snapshot: Snapshot, seen: Seen, law: Lifecycle) -> Iterator[Complaint]:
+def _judge_answer(snapshot: Snapshot, seen: Observation, law: Lifecycle) -> Iterator[LocatedFinding]:
     """Yield a complaint if the server accepted an event, and its answer is a run that the event cannot lead to.
 
     A run may have gone on before the server answered, so every status that a path leads to is possible.
@@ -189,4 +191,4 @@ def _judge_answer(snapshot: Snapshot, seen: Seen, law: Lifecycle) -> Iterator[Co
     if law.shortest_path(target, seen.run.status) is None:
         problem = f"{snapshot.asked} was accepted, but answered with a run in {seen.run.status}"
         onward = [status for status in RunStatus if law.shortest_path(target, status) is not None]
-        yield Complaint(snapshot.at, "error", seen.run.id, problem, f"possible: {', '.join(onward)}")
+        yield LocatedFinding(snapshot.at, "error", seen.run.id, problem, f"possible: {', '.join(onward)}")

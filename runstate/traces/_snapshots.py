@@ -8,17 +8,17 @@ from typing import Final, Literal, TypeAlias, cast
 import attrs
 
 from runstate.lifecycle import RunEvent
-from runstate.run.errors import Fault
+from runstate.run.errors import FieldError
 
 __all__ = [
+    "Candidate",
     "JsonObject",
+    "Location",
     "Note",
     "NoteKind",
     "Notes",
-    "Passed",
-    "Place",
     "Recording",
-    "Sighting",
+    "Skipped",
     "Snapshot",
     "object_of",
 ]
@@ -33,7 +33,7 @@ _MAX_HELD: Final = 100
 
 
 @attrs.frozen
-class Place:
+class Location:
     """Where in a recording something stands: `12`, `1[3]`, `interaction 3 line 7`, `entry 5.data[0]`."""
 
     line: int
@@ -51,9 +51,9 @@ class Place:
         line = f" line {self.line}" if self.line else ""
         return f"{self.part} {self.number}{line}{self.item}"
 
-    def inside(self, item: str) -> Place:
+    def inside(self, item: str) -> Location:
         """Return the place of something in the JSON that stands here."""
-        return Place(self.line, self.item + item, self.part, self.number)
+        return Location(self.line, self.item + item, self.part, self.number)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -65,11 +65,11 @@ class Place:
 class Snapshot:
     """One recorded run object, not yet decoded, or the faults of what stands in its place."""
 
-    at: Place
+    at: Location
     event: str | None
     """The server-sent event it came with, `thread.run.queued`; None if it came without."""
     record: JsonObject | None
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[FieldError, ...] = ()
     asked: RunEvent | None = None
     """The event that the request asked for, if this is its answer and tells; the server accepted it."""
     is_other: bool = False
@@ -82,17 +82,17 @@ class Snapshot:
 
 
 @attrs.frozen
-class Passed:
+class Skipped:
     """Something in a recording that is not a snapshot of a run, and why."""
 
-    at: Place
+    at: Location
     text: str
     kind: NoteKind = "passed over"
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[FieldError, ...] = ()
     """What is wrong with it, if it turns out that the recording has no run at all."""
 
 
-Sighting: TypeAlias = Snapshot | Passed
+Candidate: TypeAlias = Snapshot | Skipped
 
 
 @attrs.define
@@ -102,7 +102,7 @@ class Note:
     kind: NoteKind
     text: str
     count: int
-    first: Place
+    first: Location
 
 
 class Notes:
@@ -117,7 +117,7 @@ class Notes:
     def __len__(self) -> int:
         return len(self._notes)
 
-    def add(self, kind: NoteKind, text: str, at: Place, count: int = 1) -> None:
+    def add(self, kind: NoteKind, text: str, at: Location, count: int = 1) -> None:
         """Count something at a place."""
         if (kind, text) not in self._notes and len(self._notes) >= _MAX_NOTES:
             text = "of other kinds"
@@ -135,7 +135,7 @@ class Notes:
         """Return how many things of a kind were counted."""
         return sum(note.count for note in self if note.kind == kind)
 
-    def first(self, kind: NoteKind) -> Place | None:
+    def first(self, kind: NoteKind) -> Location | None:
         """Return the place of the first thing of a kind; None if there is none."""
         return min((note.first for note in self if note.kind == kind), key=lambda place: place.order, default=None)
 
@@ -143,17 +143,17 @@ class Notes:
 class Recording(Iterator[Snapshot]):
     """The snapshots of a recording, in order, to be read once; and notes on everything else that was read so far."""
 
-    def __init__(self, sightings: Iterable[Sighting]) -> None:
+    def __init__(self, sightings: Iterable[Candidate]) -> None:
         self.notes: Notes = Notes()
         self._snapshots = self._sift(sightings)
 
     def __next__(self) -> Snapshot:
         return next(self._snapshots)
 
-    def _sift(self, sightings: Iterable[Sighting]) -> Iterator[Snapshot]:
+    def _sift(self, sightings: Iterable[Candidate]) -> Iterator[Snapshot]:
         """Yield the snapshots and note the rest; where there is no run at all, what is wrong with the rest is told."""
         has_run = False
-        held: list[Passed] = []
+        held: list[Skipped] = []
         for sighting in sightings:
             if isinstance(sighting, Snapshot):
                 if sighting.record is not None and not has_run:
@@ -169,7 +169,7 @@ class Recording(Iterator[Snapshot]):
             for passed in held:
                 yield Snapshot(passed.at, None, None, passed.faults, is_other=True)
 
-    def _note(self, many: Iterable[Passed]) -> None:
+    def _note(self, many: Iterable[Skipped]) -> None:
         for passed in many:
             self.notes.add(passed.kind, passed.text, passed.at)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
-from runstate.run.errors import Fault, RunDecodeError
+from runstate.run.errors import FieldError, RunDecodeError
 from runstate.run.json_text import MAX_BYTES, MAX_DEPTH
 from runstate.run.refused_text import is_deeper, reason
 
@@ -79,7 +79,7 @@ def _not_yaml(text: str, mark: Any, building: _Building) -> str:
 
 
 def _refusal(problem: str) -> RunDecodeError:
-    return RunDecodeError([Fault("", problem)])
+    return RunDecodeError([FieldError("", problem)])
 
 
 class _Building:

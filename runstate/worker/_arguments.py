@@ -11,7 +11,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, Final, cast
 
-from runstate.run.errors import Fault
+from runstate.run.errors import FieldError
 from runstate.run.validators import with_article
 from runstate.store import AsyncStore, Store
 
@@ -130,7 +130,7 @@ def named(function: object) -> str:
     return name if isinstance(name, str) else type(bare).__qualname__
 
 
-def possible(faults: Sequence[Fault]) -> None:
+def possible(faults: Sequence[FieldError]) -> None:
     """Raise `ValueError` with the first thing that is wrong with how a worker shall be."""
     for path, problem in faults:
         raise ValueError(f"{path}: {problem}")

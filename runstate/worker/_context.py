@@ -14,9 +14,9 @@ from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
-from runstate.run.errors import Fault
+from runstate.run.errors import FieldError
 from runstate.run.ids import new_run_id
-from runstate.run.json_values import fits, misfits
+from runstate.run.json_values import is_json, iter_json_errors
 from runstate.run.validators import with_article
 from runstate.run.values import (
     ErrorCode,
@@ -26,7 +26,7 @@ from runstate.run.values import (
     RequiredAction,
     ToolCall,
     Usage,
-    demand,
+    raise_if_invalid,
 )
 from runstate.store._api.transitions import detail_text
 from runstate.store._api.worker_protocol import NO_OUTPUTS, Claim, Lease
@@ -159,7 +159,7 @@ class Context:
         """
         if isinstance(prompt_tokens, Usage | Mapping):
             if completion_tokens:
-                demand([Fault("completion_tokens", "are given twice: the usage before has its own")])
+                raise_if_invalid([FieldError("completion_tokens", "are given twice: the usage before has its own")])
             added = usage_of(prompt_tokens)
         else:
             added = Usage(prompt_tokens, completion_tokens)
@@ -175,11 +175,13 @@ class Context:
         In a plain handler it is durable when this returns; in an async one, when what it returns was awaited. While
         the store is away it waits. Raises `InvalidRun` for what is no JSON, `LeaseLost` where the run is another's.
         """
-        if not fits(value):
-            demand(tuple(misfits("checkpoint", value)))
+        if not is_json(value):
+            raise_if_invalid(tuple(iter_json_errors("checkpoint", value)))
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
         if len(text) > _MOST_CHECKPOINT:
-            demand([Fault("checkpoint", f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")])
+            raise_if_invalid(
+                [FieldError("checkpoint", f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")]
+            )
         self._checkpoint = value
         store = self._store
         if self._asynchronous:
@@ -191,7 +193,7 @@ class Context:
 
     def progress(self, text: str) -> None:
         """Say how far the work is, for people who look. Nobody waits for it, and the last text counts."""
-        demand(validators.text("progress", text))
+        raise_if_invalid(validators.string("progress", text))
         self._store.tell(self._note(progress=text.replace("\0", "")[:_MOST_PROGRESS]))
 
     def note_usage(self) -> None:
@@ -218,7 +220,7 @@ class Context:
     @staticmethod
     def tool_call(name: str, /, **arguments: Any) -> ToolCall:
         """Return a call of a tool under a new id, its arguments as JSON."""
-        demand(validators.filled("name", name))
+        raise_if_invalid(validators.non_blank_string("name", name))
         return ToolCall("call_" + new_run_id()[4:], name, json.dumps(arguments))
 
     # Each only makes an outcome, which the handler returns. One that is made and not returned fails the run: to take
@@ -230,7 +232,7 @@ class Context:
         They come as for `Run.require_action`: tool calls, or the API's objects.
         """
         action = required_action_of(calls)
-        demand(action.unnamed)
+        raise_if_invalid(action.unnamed)
         return self._make(Outcome(RunEvent.REQUIRE_ACTION, action))
 
     def complete(self) -> Outcome:
@@ -239,7 +241,7 @@ class Context:
 
     def mark_incomplete(self, reason: IncompleteReason) -> Outcome:
         """Return this to end at a token limit that the handler found by itself."""
-        demand(_REASON("reason", reason))
+        raise_if_invalid(_REASON("reason", reason))
         return self._make(Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason)))
 
     def fail(self, code: ErrorCode, message: str) -> Outcome:

@@ -19,7 +19,7 @@ __all__ = ["Dispatcher"]
 
 _MOST: Final = 500  # runs a look
 _AFTER_S: Final = validators.number(0, validators.YEAR_10000)
-_ATTEMPTS: Final = validators.count(least=1)
+_ATTEMPTS: Final = validators.integer(least=1)
 
 
 class Dispatcher:

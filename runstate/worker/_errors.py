@@ -6,7 +6,7 @@ from typing import Final, get_args
 
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
-from runstate.run.values import ErrorCode, IncompleteReason, demand
+from runstate.run.values import ErrorCode, IncompleteReason, raise_if_invalid
 
 __all__ = ["RunFailed", "TokenLimitReached"]
 
@@ -30,7 +30,7 @@ class RunFailed(RunstateError):
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)
-        demand(_CODE("code", code) + validators.text("message", message))
+        raise_if_invalid(_CODE("code", code) + validators.string("message", message))
         self.code: ErrorCode = code
         self.message: str = message
 

@@ -41,7 +41,7 @@ _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
 _LEAVE_S: Final = 1.0  # for handlers that are told to stop, before their runs are given to others
 LAST_S: Final = 5.0  # for the store to answer a worker that ends
 AT_ONCE_S: Final = 1.0  # and one that ends at once: with `_LEAVE_S` and a second such time, before the process is ended
-_ATTEMPTS: Final = validators.count(least=1)
+_ATTEMPTS: Final = validators.integer(least=1)
 _STALL_S: Final = validators.number(0.2, validators.YEAR_10000)
 _STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
 

@@ -119,7 +119,7 @@ def test_arguments_that_cannot_be(tmp_path: Path, address: str, name: str, value
     url = f"sqlite:///{tmp_path / 'runs.db'}" if address == "sqlite" else address
     with pytest.raises(InvalidRun, match=rf"^{name}: expected a (number|boolean)") as refusal:
         open_store(url, **{name: value})
-    assert [name] == [fault.path for fault in refusal.value.faults]
+    assert [name] == [fault.path for fault in refusal.value.errors]
     assert [] == list(tmp_path.iterdir())
 
 

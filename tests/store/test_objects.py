@@ -174,7 +174,7 @@ def test_a_fault_of_many_has_its_place(any_store: Store) -> None:
     """Which of the runs is wrong stands before what is wrong with it."""
     with pytest.raises(InvalidRun) as refused:
         any_store.create_many([names(), names(metadata={"a": 5}, priority="high")])
-    assert ["[1].metadata.a"] == [fault.path for fault in refused.value.faults]
+    assert ["[1].metadata.a"] == [fault.path for fault in refused.value.errors]
     with pytest.raises(InvalidRun, match=r"^\[0\]\.priority: "):
         any_store.create_many([names(priority="high")])
     assert () == any_store.list().data

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runstate import IllegalTransition, InvalidRun, ManualClock, Run, RunStatus, ToolCall, use_clock
-from runstate.clock import reader
+from runstate.clock import current
 from runstate.store import Store, StoredRun, open_store
 from runstate.testing import TrackedRun, a_run, assert_history, walks
 from runstate.testing.factories import ARRANGED, is_arranging
@@ -138,7 +138,7 @@ def test_nobody_else_sees_another_time() -> None:
     class Watching(ManualClock):
         def advance(self, seconds: float) -> None:
             super().advance(seconds)
-            seen.append(reader.time())
+            seen.append(current.time())
 
     with use_clock(ManualClock(float(NOW))):
         a_run("completed", clock=Watching(5.0))
@@ -323,7 +323,7 @@ def test_a_stored_run_by_a_clock(store: Store) -> None:
     run = a_run("completed", store=store, clock=clock)
     assert (NOW, NOW + 1, NOW + 2) == (run.created_at, run.started_at, run.completed_at)
     assert NOW + 2 == clock.now
-    assert reader.time() < NOW
+    assert current.time() < NOW
 
 
 def test_a_stored_run_by_the_clock_of_all(store: Store, clock: ManualClock) -> None:

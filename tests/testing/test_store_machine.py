@@ -17,7 +17,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from runstate import RUN_LIFECYCLE, RunEvent, RunstateError, TerminalStatus
-from runstate.clock import microseconds
+from runstate.clock import time_us
 from runstate.store import Beat, Claim, Entry, Lease, NewRun, Settle, Store, StoredRun, Swept, open_store
 from runstate.store._engine.commands import Call, Move, Turned
 from runstate.store._sql.connection import Session
@@ -94,11 +94,11 @@ def test_in_postgres(postgres_server: Server) -> None:
 
 def test_the_clock_is_given_back() -> None:
     """When the machine is done, the process reads the clock it read before, and the store is closed."""
-    before = microseconds()
+    before = time_us()
     machine = StoreMachine()
-    assert 1_800_000_000_750_000 == microseconds()
+    assert 1_800_000_000_750_000 == time_us()
     machine.teardown()
-    assert before <= microseconds() < 1_800_000_000_000_000
+    assert before <= time_us() < 1_800_000_000_000_000
     with pytest.raises(RunstateError, match="is closed"):
         machine.store.counts()
 
@@ -134,7 +134,7 @@ class RenewsWhatLapsed(Store):
     """A worker that stood still gets its lease back."""
 
     def heartbeat(self, lease: Lease) -> Beat:
-        until = microseconds() + 1
+        until = time_us() + 1
         statement = f"UPDATE runstate_worker SET lease_until = {until} WHERE token = {lease.token} AND closed = 0"
         self.ask(Call(lambda session: session.run(statement, {})))
         return super().heartbeat(lease)
@@ -162,7 +162,7 @@ class CancelsTheCompleted(Store):
             assert run is not None
             if run.status != "completed":
                 raise
-            sets = f"status = 'cancelled', completed_at = NULL, cancelled_at = {microseconds() // 1_000_000}"
+            sets = f"status = 'cancelled', completed_at = NULL, cancelled_at = {time_us() // 1_000_000}"
             unguarded(self).run(f"UPDATE runstate_run SET {sets} WHERE seq = {run.seq}", {})
             return self.get(run_id)
 

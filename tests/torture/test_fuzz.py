@@ -21,7 +21,7 @@ from runstate.cli._options import masked
 from runstate.errors import StoreUrlError
 from runstate.run.codec import MAX_BYTES
 from runstate.store._api.url import database_at
-from runstate.traces import Report, inspect, snapshots
+from runstate.traces import Report, check_snapshots, read_snapshots
 from tests.support import new_run
 from tests.torture.fuzz.addresses import behind
 from tests.torture.fuzz.growth import SHAPES, growth
@@ -199,30 +199,32 @@ def test_a_long_word_is_masked(text: str) -> None:
 
 
 def judged(text: bytes) -> Report:
-    return inspect(snapshots(bounded_lines(io.BytesIO(text))))
+    return check_snapshots(read_snapshots(bounded_lines(io.BytesIO(text))))
 
 
 def test_many_directives_of_yaml_are_refused() -> None:
     """PyYAML compares each with all before it: a megabyte of them takes seconds, sixteen take half an hour."""
     text = b"---\n...\n" + b"".join(b"%%TAG !a%d! b\n" % number for number in range(200_000))
     (complaint,) = judged(text).complaints
-    assert complaint.problem.endswith("expected at most 100 %TAG directives, got more")
+    assert complaint.message.endswith("expected at most 100 %TAG directives, got more")
 
 
 def test_blank_lines_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A document that goes on in blank lines is refused at the reader's bound; the line of a fault is the file's."""
     (complaint,) = judged(b"{\n\n\n5}\n").complaints
-    assert "line 4 column 1" in complaint.problem
+    assert "line 4 column 1" in complaint.message
     (complaint,) = judged(b"\n\ninteractions: [}\n").complaints
-    assert "line 3 column 16" in complaint.problem
+    assert "line 3 column 16" in complaint.message
     monkeypatch.setattr("runstate.run.json_text.MAX_BYTES", 1000)
     (complaint,) = judged(b"{\n" + b"\n" * 998 + b"}\n").complaints
-    assert "expected at most 1000 bytes, got 1001" in complaint.problem
+    assert "expected at most 1000 bytes, got 1001" in complaint.message
 
 
 def test_an_event_that_does_not_end() -> None:
     """Of its data only as much is kept as it takes to refuse it."""
     piece = b"data: " + b"x" * 1_000_000 + b"\n"
-    found = list(snapshots(iter([*[piece] * 40, b"\n", b"data: " + json.dumps(new_run().to_dict()).encode(), b"\n"])))
+    found = list(
+        read_snapshots(iter([*[piece] * 40, b"\n", b"data: " + json.dumps(new_run().to_dict()).encode(), b"\n"]))
+    )
     assert [True, False] == [snapshot.record is None for snapshot in found]
-    assert f"expected at most {MAX_BYTES} bytes, got 17000016" == found[0].faults[0].problem
+    assert f"expected at most {MAX_BYTES} bytes, got 17000016" == found[0].faults[0].message

@@ -354,15 +354,15 @@ def test_a_word_that_is_none_of_those_is_quoted(wrong: Any) -> None:
     limits = "expected one of max_completion_tokens, max_prompt_tokens"
     with pytest.raises(InvalidRun) as refused:
         RunFailed(wrong, "it broke")
-    assert f"code: {codes}, got {validators.show(wrong)}" == str(refused.value)
+    assert f"code: {codes}, got {validators.preview(wrong)}" == str(refused.value)
 
     def handler(ctx: Context) -> None:
         with pytest.raises(InvalidRun) as refused:
             ctx.fail(wrong, "it broke")
-        assert f"code: {codes}, got {validators.show(wrong)}" == str(refused.value)
+        assert f"code: {codes}, got {validators.preview(wrong)}" == str(refused.value)
         with pytest.raises(InvalidRun) as refused:
             ctx.mark_incomplete(wrong)
-        assert f"reason: {limits}, got {validators.show(wrong)}" == str(refused.value)
+        assert f"reason: {limits}, got {validators.preview(wrong)}" == str(refused.value)
 
     with open_store("sqlite:///:memory:") as store:
         assert "completed" == finished(store, handler).status
@@ -371,7 +371,7 @@ def test_a_word_that_is_none_of_those_is_quoted(wrong: Any) -> None:
 def test_both_a_code_and_a_message_that_are_none_are_told() -> None:
     with pytest.raises(InvalidRun) as refused:
         RunFailed("oops", 5)  # type: ignore[arg-type]
-    assert ["code", "message"] == [fault.path for fault in refused.value.faults]
+    assert ["code", "message"] == [fault.path for fault in refused.value.errors]
 
 
 def test_a_very_deep_traceback_is_cut(store: Store) -> None:

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from runstate.cli._files import FILE, bounded_lines, reading
 from runstate.cli._output import columns, emit_json, progress_bar, screen
-from runstate.run.json_values import printable
-from runstate.traces import Note, NoteKind, Notes, Report, Step, inspect, snapshots
+from runstate.run.json_values import escape
+from runstate.traces import Note, NoteKind, Notes, Report, Step, check_snapshots, read_snapshots
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ def check(files: tuple[str, ...], as_json: bool) -> None:
             with reading(name) as file:
                 size = _size(name)
                 watched = file if size is None else bar.wrap_file(file, total=size, description=Path(name).name)
-                report = inspect(snapshots(bounded_lines(watched)))
+                report = check_snapshots(read_snapshots(bounded_lines(watched)))
             reports.append((name, report))
             total.add(report)
     if as_json:
@@ -82,7 +82,7 @@ def _report(report: Report) -> dict[str, Any]:
                 "place": complaint.place,
                 "severity": complaint.severity,
                 "run": complaint.run_id,
-                "problem": complaint.problem,
+                "message": complaint.message,
                 "possible": complaint.possible,
             }
             for complaint in report.complaints
@@ -113,8 +113,8 @@ def _print_reports(reports: list[tuple[str, Report]], total: Report) -> None:
     for name, report in reports:
         for complaint in report.complaints:
             style = "red" if complaint.severity == "error" else "yellow"
-            console.print(Text(f"{printable(name)}:{complaint}", style=style))
-    rows = [_counts(report, printable(name)) for name, report in reports]
+            console.print(Text(f"{escape(name)}:{complaint}", style=style))
+    rows = [_counts(report, escape(name)) for name, report in reports]
     if len(reports) > 1:
         rows.append(_counts(total, f"in all {len(reports)} files"))
     columns(("snapshots", "runs", "errors", "warnings", "file"), rows)
@@ -136,7 +136,7 @@ def _print_notes(console: Console, reports: list[tuple[str, Report]]) -> None:
         kind = "note" if note.kind == "read" else note.kind
         count = f" ({note.count} in the file, this is the first)" if note.count > 1 else ""
         said = f"{name}:{note.first}: {kind}: {note.text}{count}"
-        console.print(Text(printable(said), style=style))
+        console.print(Text(escape(said), style=style))
 
 
 def _counts(report: Report, name: str) -> tuple[str, ...]:

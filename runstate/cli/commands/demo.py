@@ -19,7 +19,7 @@ from rich.text import Text
 from runstate.cli._options import AS_JSON, Mistaken, told_in_sentences
 from runstate.cli._output import emit_json, screen
 from runstate.clock import monotonic
-from runstate.demo.cluster import Fleet, Summary, summarize
+from runstate.demo.cluster import DemoCluster, DemoSummary, summarize
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.store import open_store
 
@@ -57,7 +57,7 @@ def demo(keep: Path | None, as_json: bool) -> None:
         began = monotonic()
         said: deque[str] = deque(maxlen=_SHOWN)
         with _shown(console, said) as show:
-            fleet = Fleet(store, url, lambda sentence: _say(console, said, sentence))
+            fleet = DemoCluster(store, url, lambda sentence: _say(console, said, sentence))
             try:
                 for counts in fleet.drive():
                     show(counts, fleet)
@@ -86,7 +86,7 @@ class _Show:
         self._said = said
         self._next_at = 0.0
 
-    def __call__(self, counts: Mapping[RunStatus, int], fleet: Fleet) -> None:
+    def __call__(self, counts: Mapping[RunStatus, int], fleet: DemoCluster) -> None:
         now = monotonic()
         if self._live is not None and now >= self._next_at:
             self._next_at = now + _EVERY_S
@@ -112,7 +112,7 @@ def _bars(counts: Mapping[RunStatus, int]) -> Table:
     return grid
 
 
-def _workers(fleet: Fleet) -> Text:
+def _workers(fleet: DemoCluster) -> Text:
     parts = [
         f"{name}: {'killed' if name == fleet.killed else 'at work'}, {fleet.moved[name]} entries"
         for name in fleet.workers
@@ -120,7 +120,7 @@ def _workers(fleet: Fleet) -> Text:
     return Text(" · ".join(parts), style="bold")
 
 
-def _print(console: Console, summary: Summary, took_s: float) -> None:
+def _print(console: Console, summary: DemoSummary, took_s: float) -> None:
     """Say what the history says."""
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
     actors = ", ".join(f"{name} {count}" for name, count in sorted(summary.by_actor.items()))

@@ -14,7 +14,7 @@ from runstate.diagram import FORMATS, Format, draw
 from runstate.lifecycle import RUN_LIFECYCLE, documented
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
-from runstate.traces import as_wire, snapshots
+from runstate.traces import as_wire, read_snapshots
 
 __all__ = ["diagram"]
 
@@ -43,7 +43,7 @@ def diagram(form: str | None, run_file: str | None, output: Path | None, only_do
 def _last_run(name: str) -> Run:
     """Return the run of a file's last snapshot. A file without one is a mistake in the asking."""
     with reading(name) as file:
-        found = deque(snapshots(bounded_lines(file)), maxlen=1)
+        found = deque(read_snapshots(bounded_lines(file)), maxlen=1)
     if not found:
         raise click.UsageError(f"{name}: no run in it")
     last = found[0]

@@ -17,7 +17,7 @@ from runstate.cli._stored_json import run_json
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
 from runstate.run.errors import RunDecodeError
-from runstate.run.json_values import is_object, printable
+from runstate.run.json_values import escape, is_object
 from runstate.store.errors import StoreError
 
 __all__ = ["cancel", "create", "submit"]
@@ -95,7 +95,7 @@ def cancel(run_ids: tuple[str, ...], url: str, actor: str, as_json: bool) -> Non
             if as_json:
                 asked.append(run_json(run))
             else:
-                click.echo(f"{printable(run.id)} is {run.status}")
+                click.echo(f"{escape(run.id)} is {run.status}")
     if as_json:
         emit_json({"data": asked})
     sys.exit(code)
@@ -124,7 +124,7 @@ def submit(
     if as_json:
         emit_json(run_json(run))
     else:
-        click.echo(f"{printable(run.id)} is {run.status}")
+        click.echo(f"{escape(run.id)} is {run.status}")
 
 
 def _outputs_in(name: str) -> object:
@@ -134,6 +134,6 @@ def _outputs_in(name: str) -> object:
     try:
         found = codec.parse(text)
     except RunDecodeError as error:
-        raise click.UsageError(f"{name}: {'; '.join(map(str, error.faults))}") from None
+        raise click.UsageError(f"{name}: {'; '.join(map(str, error.errors))}") from None
     inner = found.get("tool_outputs") if is_object(found) else None
     return cast("object", inner) if isinstance(inner, list) else found

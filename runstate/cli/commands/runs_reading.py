@@ -18,9 +18,9 @@ from runstate.cli._pairs import as_mapping, pair
 from runstate.cli._queues import empty_queues
 from runstate.cli._stored_json import entry_json, run_json
 from runstate.cli._tables import fitted, pairs, status_style
-from runstate.clock import microseconds, span
+from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 from runstate.store._types import Entry, StoredRun
 
 __all__ = ["history", "list_runs", "show", "watch"]
@@ -94,16 +94,16 @@ def list_runs(
         click.echo(f"no such runs; {remark}" if remark else "no such runs", err=True)
     if page.has_more:
         way = f"--before {page.first_id}" if before is not None and after is None else f"--after {page.last_id}"
-        click.echo(printable(f"there are more: {way}"), err=True)
+        click.echo(escape(f"there are more: {way}"), err=True)
 
 
 def _print_list(runs: Sequence[StoredRun]) -> None:
-    now = microseconds()
+    now = time_us()
     fitted(
         ("id", "status", "for", "created (UTC)", "thread", "queue", "model"),
         [
             (
-                *(run.id, run.status, span(now - run.at), moment(run.created_at * 1_000_000)),
+                *(run.id, run.status, format_duration(now - run.at), moment(run.created_at * 1_000_000)),
                 *(run.thread_id, run.queue, run.model or ""),
             )
             for run in runs
@@ -138,12 +138,12 @@ def show(run_id: str, url: str, as_json: bool) -> None:
 
 
 def _facts(run: StoredRun) -> list[tuple[str, str]]:
-    now = microseconds()
+    now = time_us()
     usage, error, waits_for = run.usage, run.last_error, run.required_action
     left = "" if run.expires_at is None else moment(run.expires_at * 1_000_000)
     if run.expires_at is not None:
         ahead = run.expires_at * 1_000_000 - now
-        left += f" (in {span(ahead)})" if ahead > 0 else f" ({span(-ahead)} ago)"
+        left += f" (in {format_duration(ahead)})" if ahead > 0 else f" ({format_duration(-ahead)} ago)"
     calls = () if waits_for is None else waits_for.tool_calls
     return [
         ("id", run.id),
@@ -151,7 +151,7 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
         ("thread", run.thread_id),
         ("assistant", run.assistant_id),
         ("model", run.model or ""),
-        ("created", f"{moment(run.created_at * 1_000_000)} ({span(now - run.created_at * 1_000_000)} ago)"),
+        ("created", f"{moment(run.created_at * 1_000_000)} ({format_duration(now - run.created_at * 1_000_000)} ago)"),
         ("expires", left),
         ("queue", run.queue + (f", priority {run.priority}" if run.priority else "")),
         ("attempt", str(run.attempt) if run.attempt else ""),
@@ -166,9 +166,9 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
 
 def _print_history(entries: Sequence[Entry]) -> None:
     """Print the entries, each with how long the run then stood there."""
-    stood = [span(after.at - before.at) for before, after in pairwise(entries)]
+    stood = [format_duration(after.at - before.at) for before, after in pairwise(entries)]
     if entries and not RUN_LIFECYCLE.is_terminal(entries[-1].target):
-        stood.append(f"{span(microseconds() - entries[-1].at)} so far")
+        stood.append(f"{format_duration(time_us() - entries[-1].at)} so far")
     stood += [""] * (len(entries) - len(stood))
     fitted(
         ("version", "at (UTC)", "event", "to", "for", "by"),
@@ -220,8 +220,8 @@ def watch(run_id: str | None, url: str, listen_url: str | None, after: str | Non
                 click.echo(json.dumps(entry_json(entry)))
                 continue
             came = f"{entry.event}: {entry.source} -> " if entry.event else "created: "
-            line = Text.assemble(f"{moment(entry.at, digits=3)}  {printable(entry.run_id)}  {came}")
+            line = Text.assemble(f"{moment(entry.at, digits=3)}  {escape(entry.run_id)}  {came}")
             line.append(entry.target, status_style(entry.target))
-            line.append(f"  by {printable(entry.actor)}" if entry.actor else "")
+            line.append(f"  by {escape(entry.actor)}" if entry.actor else "")
             console.print(line)
             console.file.flush()

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from runstate.cli._durations import duration
 from runstate.cli._options import AS_JSON, STORE, Mistaken, Refused, opened
 from runstate.cli._output import emit_json, progress_bar
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 from runstate.run.validators import counted
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def sweep(url: str, dry_run: bool, max_attempts: int, actor: str, as_json: bool)
         return
     for kind, ended in moved.items():
         for run_id in ended:
-            click.echo(f"{printable(run_id)} {'would be ' if dry_run else ''}{kind}")
+            click.echo(f"{escape(run_id)} {'would be ' if dry_run else ''}{kind}")
     counts = [f"{len(ended)} {kind}" for kind, ended in moved.items() if ended]
     counts += [f"{counted(lapsed, 'lease')} closed"] * bool(lapsed)
     counts += [f"{adrift} {'waits' if adrift == 1 else 'wait'} to be taken over"] * bool(adrift)

@@ -18,7 +18,7 @@ from runstate.cli._output import lanes, screen, standing_of
 from runstate.demo.scenes import Frame, frames
 from runstate.lifecycle import RunStatus
 from runstate.run.validators import counted
-from runstate.traces import inspect, snapshots
+from runstate.traces import check_snapshots, read_snapshots
 
 __all__ = ["scenes"]
 
@@ -83,7 +83,7 @@ def _show(console: Console, live: Live | None, frame: Frame, played: list[Frame]
 def _summarize(console: Console, played: list[Frame]) -> None:
     """Say what was driven, and let the judge have the last word on it."""
     moved = [frame for frame in played if frame.refusal is None]
-    total = inspect(snapshots(json.dumps(frame.record).encode() for frame in moved))
+    total = check_snapshots(read_snapshots(json.dumps(frame.record).encode() for frame in moved))
     reached = {frame.record["status"] for frame in moved}
     console.print()
     counts = (len(total.run_ids), "run"), (len(moved), "snapshot"), (len(played) - len(moved), "refusal")

@@ -17,7 +17,7 @@ from rich.text import Text
 from runstate.cli._durations import duration
 from runstate.cli._options import AS_JSON, STORE, database_of, told_in_sentences
 from runstate.cli._output import emit_json, progress_bar, screen
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 
 if TYPE_CHECKING:
     from runstate.store._sql.connection import Database
@@ -158,17 +158,17 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     findings = diagnosis.findings
     for finding, following in zip_longest(findings, findings[1:]):
         style = "bold red" if finding.severity == "error" else "bold yellow"
-        remedy = printable(finding.remedy)
-        told = Text.assemble((f"{finding.severity}: ", style), printable(finding.sentence))
+        remedy = escape(finding.remedy)
+        told = Text.assemble((f"{finding.severity}: ", style), escape(finding.sentence))
         line(told if watched else Text.assemble(told, f" ({remedy})"))
         if watched and (following is None or following.remedy != finding.remedy):
             line(Text(remedy, style="dim"), 4)
     for unseen in diagnosis.unseen:
-        line(Text(f"not seen: {printable(unseen)}", style="dim"))
+        line(Text(f"not seen: {escape(unseen)}", style="dim"))
     errors, warnings = _count(len(diagnosis.errors), "error"), _count(len(diagnosis.warnings), "warning")
     found = f"{errors}, {warnings}" if findings else "nothing is wrong"
     looked_at = f"runs: {diagnosis.runs}, entries: {diagnosis.entries}, schema: {diagnosis.schema}"
-    line(Text(f"{printable(diagnosis.shown)}: {found} ({looked_at})", style="bold"))
+    line(Text(f"{escape(diagnosis.shown)}: {found} ({looked_at})", style="bold"))
 
 
 def _count(number: int, what: str) -> str:

@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from runstate.cli._durations import duration
 from runstate.cli._options import LISTEN, STORE, Mistaken, opened
 from runstate.cli._queues import empty_queues
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 from runstate.run.validators import counted
 from runstate.store import Store
 from runstate.store.errors import StoreError
@@ -32,7 +32,7 @@ def _handler(place: str) -> Handler:
     """Return the handler at `package.module:function`."""
     module_name, colon, name = place.partition(":")
     if not colon or not module_name or not name:
-        raise Mistaken(f"{printable(place)}: expected a handler as MODULE:FUNCTION, such as my_app.answers:answer")
+        raise Mistaken(f"{escape(place)}: expected a handler as MODULE:FUNCTION, such as my_app.answers:answer")
     if "/" in module_name or "\\" in module_name:
         raise _no_module(place, module_name, name)
     if str(Path.cwd()) not in sys.path:
@@ -42,18 +42,16 @@ def _handler(place: str) -> Handler:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and _is_file_of(error.name, module_name):
             raise _no_module(place, module_name, name) from None
-        raise Mistaken(
-            f"cannot import {printable(module_name)}: {type(error).__name__}: {printable(str(error))}"
-        ) from None
+        raise Mistaken(f"cannot import {escape(module_name)}: {type(error).__name__}: {escape(str(error))}") from None
     try:
         for part in name.split("."):
             found = getattr(found, part)
     except AttributeError:
-        raise Mistaken(f"{printable(place)}: {printable(module_name)} has no {printable(name)}") from None
+        raise Mistaken(f"{escape(place)}: {escape(module_name)} has no {escape(name)}") from None
     try:
         check_handler(found)
     except TypeError as error:
-        raise Mistaken(f"{printable(place)}: {printable(str(error))}") from None
+        raise Mistaken(f"{escape(place)}: {escape(str(error))}") from None
     return cast("Handler", found)
 
 
@@ -67,7 +65,7 @@ def _no_module(place: str, path: str, name: str) -> Mistaken:
     """Return the refusal of a handler whose module is given as a file, with what to write instead."""
     parts = [part for part in path.removesuffix(".py").replace("\\", "/").split("/") if part.strip(".")]
     meant = ".".join(parts[-1:] if path.startswith("/") else parts)
-    return Mistaken(f"{printable(place)}: expected a module, not its file: write {printable(f'{meant}:{name}')}")
+    return Mistaken(f"{escape(place)}: expected a module, not its file: write {escape(f'{meant}:{name}')}")
 
 
 class _Stopped(BaseException):
@@ -159,8 +157,8 @@ def worker(
                     drain_s=drain_s,
                     stall_timeout_s=stall_timeout_s,
                 )
-                shown = printable(store.database.shown)
-                console.print(f"worker {printable(hand.name)} is at work on {shown}", soft_wrap=True)
+                shown = escape(store.database.shown)
+                console.print(f"worker {escape(hand.name)} is at work on {shown}", soft_wrap=True)
                 _remark_empty_queues(store, queues, console)
                 hand.run(until_idle=until_idle)
         except _Stopped:
@@ -169,14 +167,14 @@ def worker(
         finally:
             if hand is not None:
                 committed = counted(hand.settled, "outcome")
-                console.print(f"worker {printable(hand.name)} has ended; {committed} committed", soft_wrap=True)
+                console.print(f"worker {escape(hand.name)} has ended; {committed} committed", soft_wrap=True)
 
 
 def _worker(store: Store, handler: Handler, **settings: Any) -> Worker:
     try:
         return Worker(store, handler, **settings)
     except ValueError as error:
-        raise Mistaken(printable(str(error))) from None
+        raise Mistaken(escape(str(error))) from None
 
 
 def _remark_empty_queues(store: Store, queues: tuple[str, ...], console: Console) -> None:

@@ -6,14 +6,14 @@ It brings its own paper, so that it stays readable on a page whose colours are n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from html import escape
+from html import escape as escape_html
 from typing import Final
 
 import attrs
 
 from runstate.diagram.model import Column, Lane, Picture, Tone
 from runstate.diagram.palette import DARK, LIGHT, Paint
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 
 __all__ = ["lanes_svg"]
 
@@ -82,11 +82,11 @@ def lanes_svg(picture: Picture) -> str:
     view = f'viewBox="0 0 {_n(sheet.width)} {_n(height)}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="runstate" role="img" {size} {view}>',
-        f"<title>{escape(title)}</title>",
-        f"<desc>{escape(_description(picture))}</desc>",
+        f"<title>{escape_html(title)}</title>",
+        f"<desc>{escape_html(_description(picture))}</desc>",
         f"<style>\n{_style()}\n</style>",
         f'<rect class="paper" {size} rx="8"/>',
-        f'<text class="title" x="{_n(sheet.width / 2)}" y="28" text-anchor="middle">{escape(title)}</text>',
+        f'<text class="title" x="{_n(sheet.width / 2)}" y="28" text-anchor="middle">{escape_html(title)}</text>',
         *_guides(picture, sheet),
         *(_box(column, *box) for column, box in zip(picture.columns, sheet.boxes, strict=True)),
         *(
@@ -117,7 +117,7 @@ def _title(picture: Picture) -> str:
     standing = picture.standing
     if standing is None:
         return "Run lifecycle"
-    name = "" if standing.run_id is None else f" {printable(standing.run_id)}"
+    name = "" if standing.run_id is None else f" {escape(standing.run_id)}"
     title = f"Run{name} is {standing.status}"
     return title if len(title) <= _LONGEST_TITLE else f"{title[:_LONGEST_TITLE]}…"
 
@@ -168,7 +168,7 @@ def _box(column: Column, left: float, width: float) -> str:
     name_y = _BOX_TOP + (19 if column.caption else 27)
     caption = f'<text class="caption" x="{middle}" y="{_BOX_TOP + 35}" text-anchor="middle">{column.caption}</text>'
     return (
-        f'<g class="{classes}"><title>{column.status}: {escape(column.status.meaning)}</title>'
+        f'<g class="{classes}"><title>{column.status}: {escape_html(column.status.meaning)}</title>'
         f'{border * column.terminal}<rect class="box" {shape}/>'
         f'<text class="name" x="{middle}" y="{name_y}" text-anchor="middle">{column.status}</text>'
         f"{caption * bool(column.caption)}</g>"

@@ -14,7 +14,7 @@ import attrs
 
 from runstate.diagram.canvas import ASCII, BOLD, FAINT, PAINT, PLAIN, UNICODE, Alphabet, Canvas, Stroke
 from runstate.diagram.model import Column, Lane, Picture
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 
 __all__ = ["EMPTY", "HANGING", "TITLE", "lanes_text"]
 
@@ -218,7 +218,7 @@ def _title(canvas: Canvas, picture: Picture, width: int) -> None:
     if standing is None:
         return
     place = f"is {standing.status}"
-    name = printable(standing.run_id or "").encode("ascii", "backslashreplace").decode("ascii")
+    name = escape(standing.run_id or "").encode("ascii", "backslashreplace").decode("ascii")
     room = max(width - len(f"{TITLE} {place}"), 0)
     if len(name) > room:
         name = f"{name[: max(room - 3, 0)]}..."[:room]

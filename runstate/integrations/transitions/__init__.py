@@ -33,11 +33,11 @@ from typing import Any, Final, TypeVar, cast, get_args, overload
 import attrs
 from transitions import EventData, Machine
 
-from runstate.clock import reader
+from runstate.clock import current
 from runstate.integrations.transitions._models import bind, check_model
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunStatus, Stamp
 from runstate.run.validators import optional, seconds
-from runstate.run.values import demand
+from runstate.run.values import raise_if_invalid
 
 __all__ = ["add_run", "run_machine"]
 
@@ -150,9 +150,9 @@ def _begin(model: object, initial: str | None) -> tuple[RunStatus, int]:
     """Return where a model begins, and its birth in Unix seconds. Raises ValueError if what it has is neither."""
     status = RunStatus(initial or getattr(model, _STATUS, None) or INITIAL_STATUS)
     times = {name: getattr(model, name, None) for name in ("created_at", "expires_at", *get_args(Stamp))}
-    demand([fault for name, time in times.items() for fault in optional(seconds)(name, time)])
+    raise_if_invalid([fault for name, time in times.items() for fault in optional(seconds)(name, time)])
     created_at: int | None = times["created_at"]
-    return status, int(reader.time()) if created_at is None else created_at
+    return status, int(current.time()) if created_at is None else created_at
 
 
 def tell_time(event: EventData) -> None:
@@ -161,8 +161,8 @@ def tell_time(event: EventData) -> None:
     Raises `InvalidRun` when `at` is not Unix seconds.
     """
     at: object = event.kwargs.get("at")
-    demand(optional(seconds)("at", at))
-    event.kwargs["at"] = int(reader.time()) if at is None else at
+    raise_if_invalid(optional(seconds)("at", at))
+    event.kwargs["at"] = int(current.time()) if at is None else at
 
 
 @attrs.frozen

@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, cast
 
 from runstate.run import DEFAULT_EXPIRES_IN_S, Run, validators
-from runstate.run.errors import Fault, InvalidRun
-from runstate.run.json_values import join
+from runstate.run.errors import FieldError, InvalidRun
+from runstate.run.json_values import json_path
 from runstate.run.record import JsonObject, ResponseFormat, ToolChoice
-from runstate.run.values import TruncationStrategy, demand
+from runstate.run.values import TruncationStrategy, raise_if_invalid
 from runstate.store._engine.commands import Create, Wanted
 from runstate.store._engine.transport import Asking
 from runstate.store._sql.rows import settings_of
@@ -68,7 +68,7 @@ _NAMES: Final[frozenset[str]] = frozenset(("thread_id", "assistant_id", "model")
 _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
 
 
-def queue_names(queues: object) -> tuple[Fault, ...]:
+def queue_names(queues: object) -> tuple[FieldError, ...]:
     """Return the faults of names of queues. One name by itself is none: its letters would be taken for names."""
     if isinstance(queues, str) or not isinstance(queues, Iterable):
         return validators.wrong_type("queues", "names of queues", queues)
@@ -76,25 +76,25 @@ def queue_names(queues: object) -> tuple[Fault, ...]:
     return tuple(
         fault
         for place, name in enumerate(named)
-        for fault in validators.indexed_identifier(join("queues", place), name)
+        for fault in validators.indexed_identifier(json_path("queues", place), name)
     )
 
 
-def _searchable(path: str, value: object) -> Iterator[Fault]:
+def _searchable(path: str, value: object) -> Iterator[FieldError]:
     """Yield the faults of settings: PostgreSQL keeps such text inside JSON, but fails whoever looks for metadata."""
     if isinstance(value, str):
         yield from validators.plain_text(path, value)
     elif isinstance(value, Sequence):
         for place, item in enumerate(cast("Sequence[object]", value)):
-            yield from _searchable(join(path, place), item)
+            yield from _searchable(json_path(path, place), item)
     elif isinstance(value, Mapping):
         for key, item in cast("Mapping[str, object]", value).items():
-            yield from validators.plain_text(join(path, key), key)
-            yield from _searchable(join(path, key), item)
+            yield from validators.plain_text(json_path(path, key), key)
+            yield from _searchable(json_path(path, key), item)
 
 
-def _faults(given: Mapping[str, Any]) -> list[Fault]:
-    found: list[Fault] = []
+def _faults(given: Mapping[str, Any]) -> list[FieldError]:
+    found: list[FieldError] = []
     for name in _IDENTIFIERS:
         if given.get(name) is not None:
             found += validators.identifier(name, given[name])
@@ -104,11 +104,11 @@ def _faults(given: Mapping[str, Any]) -> list[Fault]:
     found += validators.indexed_identifier("queue", given.get("queue", DEFAULT_QUEUE))
     priority = given.get("priority", 0)
     if type(priority) is not int or priority not in _PRIORITIES:
-        found.append(Fault("priority", f"expected an integer of 32 bits, got {validators.show(priority)}"))
+        found.append(FieldError("priority", f"expected an integer of 32 bits, got {validators.preview(priority)}"))
     exclusive = given.get("one_live_run_per_thread")
     if exclusive not in (None, "reject", "queue"):
         expected = "expected 'reject' or 'queue'"
-        found.append(Fault("one_live_run_per_thread", f"{expected}, got {validators.show(exclusive)}"))
+        found.append(FieldError("one_live_run_per_thread", f"{expected}, got {validators.preview(exclusive)}"))
     return found
 
 
@@ -118,9 +118,11 @@ def _microseconds(not_before: datetime | float | None) -> int | None:
         return None
     if isinstance(not_before, datetime):
         if not_before.tzinfo is None:
-            demand([Fault("not_before", "is a datetime without a time zone: add one, such as datetime.UTC")])
+            raise_if_invalid(
+                [FieldError("not_before", "is a datetime without a time zone: add one, such as datetime.UTC")]
+            )
         return int(not_before.timestamp() * 1_000_000)
-    demand(_A_MOMENT("not_before", not_before))
+    raise_if_invalid(_A_MOMENT("not_before", not_before))
     return int(not_before * 1_000_000)
 
 
@@ -135,13 +137,19 @@ def _wanted(given: Mapping[str, Any], function: str = "Store.create()") -> Wante
     run = Run.create(**(given if bare else {name: value for name, value in given.items() if name not in _OWN}))
     named = f"{run.thread_id}{run.assistant_id}{run.model}"
     if not bare or len(named) > validators.MAX_NAME or not named.isprintable():
-        demand(_faults(given))
+        raise_if_invalid(_faults(given))
     settings = None if bare else settings_of(run)
     if settings is not None and ("\\u0000" in settings or "\\ud" in settings):
-        demand(tuple(_searchable("", json.loads(settings))))
+        raise_if_invalid(tuple(_searchable("", json.loads(settings))))
     not_before = _microseconds(given.get("not_before"))
     if not_before is not None and run.expires_at is not None and not_before >= run.expires_at * 1_000_000:
-        demand([Fault("not_before", "is past the deadline: the run would expire unclaimed; give it more expires_in_s")])
+        raise_if_invalid(
+            [
+                FieldError(
+                    "not_before", "is past the deadline: the run would expire unclaimed; give it more expires_in_s"
+                )
+            ]
+        )
     return Wanted(
         run,
         (
@@ -171,11 +179,13 @@ def _check_names(given: Mapping[str, Any], function: str) -> None:
 def _one_of_many(place: int, given: object) -> Wanted:
     """Return one of many runs to be created. Raises as `_wanted` does, with its place."""
     if not isinstance(given, Mapping):
-        demand(validators.wrong_type(f"[{place}]", "what `create` takes, as an object", given))
+        raise_if_invalid(validators.wrong_type(f"[{place}]", "what `create` takes, as an object", given))
     try:
         return _wanted(cast("Mapping[str, Any]", given), f"Store.create_many() [{place}]")
     except InvalidRun as refused:
-        raise InvalidRun([Fault(join(f"[{place}]", fault.path), fault.problem) for fault in refused.faults]) from None
+        raise InvalidRun(
+            [FieldError(json_path(f"[{place}]", fault.path), fault.message) for fault in refused.errors]
+        ) from None
 
 
 def _first(runs: list[StoredRun]) -> StoredRun:
@@ -204,7 +214,7 @@ class Creating(Asking):
         """
         wanted = [_one_of_many(place, one) for place, one in enumerate(given)]
         if len(wanted) > MOST_AT_ONCE:
-            demand([Fault("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
+            raise_if_invalid([FieldError("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
         return self._way.ask(Create(wanted, _all))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from runstate.run import validators
-from runstate.run.values import demand
+from runstate.run.values import raise_if_invalid
 from runstate.store._api.same_store import Place, place_of
 from runstate.store._api.store import Store
 from runstate.store._api.url import database_at
@@ -19,7 +19,7 @@ from runstate.store.errors import StoreUnavailable, StoreUrlError
 __all__ = ["open_at", "open_store"]
 
 _WAIT_S: Final = validators.number(0, 7 * 24 * 3600)  # databases count milliseconds in 32 bits, which is 24 days
-_MIGRATE: Final = validators.optional(validators.flag)
+_MIGRATE: Final = validators.optional(validators.boolean)
 
 
 def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, listen_url: str | None = None) -> Store:
@@ -32,7 +32,7 @@ def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, l
     password and a database that is not there, `SchemaMismatch` for a database of another version, `StoreUnavailable`
     where none answers in time, and `InvalidRun` (a `ValueError`) for a `wait_s` or a `migrate` that cannot be.
     """
-    demand(_WAIT_S("wait_s", wait_s) + _MIGRATE("migrate", migrate))
+    raise_if_invalid(_WAIT_S("wait_s", wait_s) + _MIGRATE("migrate", migrate))
     database = database_at(url, wait_s)
     try:
         return open_at(database, migrate=migrate, wait_s=wait_s, patience_s=wait_s, listen_url=listen_url)

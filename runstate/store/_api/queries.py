@@ -9,9 +9,9 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RunStatus
 from runstate.run import validators
-from runstate.run.errors import Fault
-from runstate.run.json_values import join
-from runstate.run.values import demand
+from runstate.run.errors import FieldError
+from runstate.run.json_values import json_path
+from runstate.run.values import raise_if_invalid
 from runstate.store._engine.transport import Asking
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row, read_entry, read_run
@@ -23,8 +23,8 @@ __all__ = ["Order", "Page", "Reading"]
 Order: TypeAlias = Literal["asc", "desc"]
 _MOST: Final = 100  # runs a page, as the API has it
 _MOST_ENTRIES: Final = 1000
-_ENTRIES: Final = validators.count(least=1)
-_VERSION: Final = validators.count(least=0)
+_ENTRIES: Final = validators.integer(least=1)
+_VERSION: Final = validators.integer(least=0)
 _AGE: Final = validators.optional(validators.number(0, validators.YEAR_10000))
 
 
@@ -79,12 +79,12 @@ class Reading(Asking):
 
     def get(self, run_id: str) -> StoredRun:
         """Return a run as it stands now. Raises `RunNotFound`."""
-        demand(validators.identifier("run_id", run_id))
+        raise_if_invalid(validators.identifier("run_id", run_id))
         return self._way.read(lambda session: read_run(_one_by_id(session, run_id)))
 
     def progress(self, run_id: str) -> str | None:
         """Return what the run's handler said last by `ctx.progress`; None if nothing. Raises `RunNotFound`."""
-        demand(validators.identifier("run_id", run_id))
+        raise_if_invalid(validators.identifier("run_id", run_id))
 
         def look(session: Session) -> str | None:
             found = session.run(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
@@ -123,10 +123,10 @@ class Reading(Asking):
             for fault in validators.identifier(name, value)
         ]
         if type(limit) is not int or not 1 <= limit <= _MOST:
-            faults.append(Fault("limit", f"expected 1 to {_MOST}, got {validators.show(limit)}"))
+            faults.append(FieldError("limit", f"expected 1 to {_MOST}, got {validators.preview(limit)}"))
         if order not in ("asc", "desc"):
-            faults.append(Fault("order", f"expected 'asc' or 'desc', got {validators.show(order)}"))
-        demand(faults)
+            faults.append(FieldError("order", f"expected 'asc' or 'desc', got {validators.preview(order)}"))
+        raise_if_invalid(faults)
 
         def look(session: Session) -> Page:
             found = _filter(session, thread_id, wanted, queue, metadata, older_than_s, younger_than_s)
@@ -136,7 +136,7 @@ class Reading(Asking):
 
     def history(self, run_id: str, *, after_version: int = 0) -> tuple[Entry, ...]:
         """Return the entries of a run, the birth first, or those after a version. Raises `RunNotFound`."""
-        demand(validators.identifier("run_id", run_id) + _VERSION("after_version", after_version))
+        raise_if_invalid(validators.identifier("run_id", run_id) + _VERSION("after_version", after_version))
 
         def look(session: Session) -> tuple[Entry, ...]:
             seq = _one_by_id(session, run_id)[0]
@@ -150,7 +150,7 @@ class Reading(Asking):
 
         On PostgreSQL an entry appears once no transaction that began before it can still add one in front of it.
         """
-        demand(validators.text("after", after) + _ENTRIES("limit", limit))
+        raise_if_invalid(validators.string("after", after) + _ENTRIES("limit", limit))
         at, version, run = _place(after)
         given = {"tx": at, "run": run, "version": version, "limit": min(limit, _MOST_ENTRIES)}
         return self._way.read(
@@ -188,7 +188,7 @@ def _faults_of_filter(
     metadata: Mapping[str, str] | None,
     older_than_s: float | None,
     younger_than_s: float | None,
-) -> list[Fault]:
+) -> list[FieldError]:
     texts = {"thread_id": thread_id, "queue": queue}
     faults = [
         fault for name, value in texts.items() if value is not None for fault in validators.identifier(name, value)
@@ -196,7 +196,7 @@ def _faults_of_filter(
     if metadata is not None:
         faults += validators.metadata("metadata", metadata)
         for key, value in () if faults else metadata.items():
-            at = join("metadata", key)
+            at = json_path("metadata", key)
             faults += validators.plain_text(at, key) + validators.plain_text(at, value)
     for name, seconds in (("older_than_s", older_than_s), ("younger_than_s", younger_than_s)):
         faults += _AGE(name, seconds)
@@ -207,10 +207,14 @@ def _place(cursor: str) -> tuple[int, int, int]:
     """Return a cursor's numbers: transaction (or entry), version, run."""
     parts = cursor.split(".") if cursor else ["0"]
     if len(parts) > 3 or not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts):
-        demand([Fault("after", f"expected a cursor that an entry came with, got {validators.show(cursor)}")])
+        raise_if_invalid(
+            [FieldError("after", f"expected a cursor that an entry came with, got {validators.preview(cursor)}")]
+        )
     numbers = [int(part) for part in parts]
-    if any(number > validators.MOST for number in numbers):
-        demand([Fault("after", f"expected a cursor that an entry came with, got {validators.show(cursor)}")])
+    if any(number > validators.INT64_MAX for number in numbers):
+        raise_if_invalid(
+            [FieldError("after", f"expected a cursor that an entry came with, got {validators.preview(cursor)}")]
+        )
     first, second, third = (*numbers, 0, 0)[:3]
     return first, third, second
 

@@ -9,17 +9,17 @@ from typing import Any, Final, cast, get_args
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
-from runstate.run.errors import Fault
-from runstate.run.json_values import fits
+from runstate.run.errors import FieldError
+from runstate.run.json_values import is_json
 from runstate.run.record import JsonObject
-from runstate.run.tool_outputs import by_call
+from runstate.run.tool_outputs import normalize
 from runstate.run.values import (
     ErrorCode,
     IncompleteDetails,
     IncompleteReason,
     LastError,
     RequiredAction,
-    demand,
+    raise_if_invalid,
 )
 from runstate.store._engine.commands import Move
 from runstate.store._engine.transport import Asking
@@ -37,17 +37,21 @@ def detail_text(detail: JsonObject | None) -> str | None:
     """Return the detail of an entry as JSON text. Raises `InvalidRun` if it is no JSON object, or too large."""
     if detail is None:
         return None
-    if not isinstance(cast("object", detail), Mapping) or not fits(detail):
-        demand(validators.extra("detail", detail) or [Fault("detail", "expected a JSON object")])
+    if not isinstance(cast("object", detail), Mapping) or not is_json(detail):
+        raise_if_invalid(validators.extra("detail", detail) or [FieldError("detail", "expected a JSON object")])
     text = json.dumps(detail, separators=(",", ":"), allow_nan=False)
     if len(text) > _MOST_DETAIL:
-        demand([Fault("detail", f"is too large: {len(text)} characters of JSON, at most {_MOST_DETAIL}")])
+        raise_if_invalid(
+            [FieldError("detail", f"is too large: {len(text)} characters of JSON, at most {_MOST_DETAIL}")]
+        )
     return text
 
 
 def _one_of(words: Sequence[str], path: str, value: object) -> None:
     if value not in words:
-        demand([Fault(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.show(value)}")])
+        raise_if_invalid(
+            [FieldError(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.preview(value)}")]
+        )
 
 
 class Moving(Asking):
@@ -75,7 +79,7 @@ class Moving(Asking):
     ) -> StoredRun:
         """Wait for the outputs of `calls`: requires_action. Whoever worked on it lets it go."""
         action = calls if isinstance(calls, RequiredAction) else required_action_of(calls)
-        demand(action.unnamed)
+        raise_if_invalid(action.unnamed)
         required = json_text(action)
         payload = {"required_action": required}
         detail = f'{{"required_action":{required}}}'
@@ -94,7 +98,7 @@ class Moving(Asking):
         Raises `ToolOutputsMismatch` unless the ids are exactly those of the required calls. The same outputs again,
         after a lost answer, are recognised.
         """
-        answers = by_call(outputs)
+        answers = normalize(outputs)
         detail = json.dumps({"tool_outputs": answers}, separators=(",", ":"))
         return self._move(run_id, RunEvent.SUBMIT_TOOL_OUTPUTS, actor, expected_version, detail=detail, outputs=answers)
 
@@ -183,8 +187,8 @@ class Moving(Asking):
         faults = validators.identifier("run_id", run_id)
         if actor is not None:
             faults += validators.identifier("actor", actor)
-        if version is not None and (type(version) is not int or not 0 < version <= validators.MOST):
-            faults += (Fault("expected_version", f"expected a version, got {validators.show(version)}"),)
-        demand(faults)
+        if version is not None and (type(version) is not int or not 0 < version <= validators.INT64_MAX):
+            faults += (FieldError("expected_version", f"expected a version, got {validators.preview(version)}"),)
+        raise_if_invalid(faults)
         spent = None if usage is None else json_text(usage_of(usage))
         return self._way.ask(Move(run_id, event, actor=actor, version=version, usage=spent, **given))

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from runstate.lifecycle import RUN_LIFECYCLE
 from runstate.run import validators
-from runstate.run.errors import Fault
-from runstate.run.values import demand
+from runstate.run.errors import FieldError
+from runstate.run.values import raise_if_invalid
 from runstate.store._api.queries import Reading
 from runstate.store._notifier import Bell, Hint
 from runstate.store._types import Entry, StoredRun
@@ -30,12 +30,16 @@ class _Place:
         self.cursor: str = ""
         if run_id is None:
             if after is not None and not isinstance(after, str):
-                demand([Fault("after", f"expected the cursor of an entry, got {validators.show(after)}")])
+                raise_if_invalid(
+                    [FieldError("after", f"expected the cursor of an entry, got {validators.preview(after)}")]
+                )
             self.cursor = str(after or "")
         else:
-            demand(validators.identifier("run_id", run_id))
+            raise_if_invalid(validators.identifier("run_id", run_id))
             if after is not None and (isinstance(after, bool) or not isinstance(after, int)):
-                demand([Fault("after", f"expected the version of an entry, got {validators.show(after)}")])
+                raise_if_invalid(
+                    [FieldError("after", f"expected the version of an entry, got {validators.preview(after)}")]
+                )
             self.version = int(after or 0)
 
     def look(self, reading: Reading) -> Any:

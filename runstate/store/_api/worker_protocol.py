@@ -16,8 +16,8 @@ import attrs
 
 from runstate.lifecycle import RunStatus
 from runstate.run import codec, validators
-from runstate.run.errors import Fault, InvalidRun
-from runstate.run.values import NO_USAGE, LastError, Usage, demand
+from runstate.run.errors import FieldError, InvalidRun
+from runstate.run.values import NO_USAGE, LastError, Usage, raise_if_invalid
 from runstate.store._api.create import DEFAULT_QUEUE, new_token, queue_names
 from runstate.store._engine.commands import Call, Past, Turn, Turned, turned
 from runstate.store._engine.execute_settle_and_claim import note_given, past_of
@@ -35,7 +35,7 @@ _SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
 _SWEEPER: Final = "sweep"
 _GRACE_US: Final = 500_000
 LEASE_S: Final = validators.number(0.05, 86_400)
-_LIMIT: Final = validators.count(least=0)
+_LIMIT: Final = validators.integer(least=0)
 _AGE: Final = validators.number(0, validators.YEAR_10000)
 _OF_OUTCOMES: Final = tuple(event for event, laden in OUTCOMES if laden)
 _FORGET_SESSIONS_US: Final = 24 * 3600 * 1_000_000
@@ -52,7 +52,7 @@ class Lease:
     lease_s: float
 
     def __attrs_post_init__(self) -> None:
-        demand(validators.identifier("actor", self.actor) + LEASE_S("lease_s", self.lease_s))
+        raise_if_invalid(validators.identifier("actor", self.actor) + LEASE_S("lease_s", self.lease_s))
 
 
 @attrs.frozen
@@ -128,9 +128,9 @@ def itself(came: Turned) -> Turned:
     return came
 
 
-def _faults_of_outcome(settle: Settle) -> Iterator[Fault]:
+def _faults_of_outcome(settle: Settle) -> Iterator[FieldError]:
     if settle.event not in _OF_OUTCOMES:
-        yield Fault("event", f"expected the event of an outcome, got {validators.show(settle.event)}")
+        yield FieldError("event", f"expected the event of an outcome, got {validators.preview(settle.event)}")
     for field in ("usage", "detail", "required_action", "last_error", "incomplete_details"):
         text: str | None = getattr(settle, field)
         if text is None:
@@ -139,21 +139,21 @@ def _faults_of_outcome(settle: Settle) -> Iterator[Fault]:
             found = json.loads(text, parse_constant=_no_json)
             yield from validators.extra(field, found) if field == "detail" else ()
             if field != "detail":
-                codec.from_json_value(field, found)
+                codec.decode_field(field, found)
         except InvalidRun as refused:
-            yield from refused.faults
+            yield from refused.errors
         except (TypeError, ValueError, RecursionError):
-            yield Fault(field, "is not JSON")
+            yield FieldError(field, "is not JSON")
 
 
-def _faults_of_note(checkpoint: str | None, progress: str | None) -> tuple[Fault, ...]:
+def _faults_of_note(checkpoint: str | None, progress: str | None) -> tuple[FieldError, ...]:
     faults = () if progress is None else validators.plain_text("progress", progress)
     if checkpoint is not None:
         found = validators.plain_text("checkpoint", checkpoint)
         try:
             json.loads("" if found else checkpoint, parse_constant=_no_json)
         except ValueError:
-            found = found or (Fault("checkpoint", "is not JSON"),)
+            found = found or (FieldError("checkpoint", "is not JSON"),)
         faults += found
     return faults
 
@@ -207,12 +207,12 @@ class Working(Asking):
 
     def claim(self, lease: Lease, limit: int = 1, *, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> list[Claim]:
         """Start up to `limit` queued runs, by priority, then oldest first; of the first queue before the next."""
-        demand(_LIMIT("limit", limit) + queue_names(queues))
+        raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues))
         return self._way.ask(Turn(lease.token, lease.actor, _claims, queues=tuple(queues), limit=limit))
 
     def claim_id(self, lease: Lease, run_id: str) -> Claim | None:
         """Start a certain run, if it is queued and ready; None if there is nothing to claim (any more)."""
-        demand(validators.identifier("run_id", run_id))
+        raise_if_invalid(validators.identifier("run_id", run_id))
         return self._way.ask(Turn(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
 
     def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> Turned:
@@ -221,7 +221,7 @@ class Working(Asking):
         Raises `InvalidRun` for an outcome whose JSON texts are not what they must be: the run could not be read again.
         """
         settles = tuple(outcomes)
-        demand(tuple(fault for settle in settles for fault in _faults_of_outcome(settle)))
+        raise_if_invalid(tuple(fault for settle in settles for fault in _faults_of_outcome(settle)))
         return self._way.ask(Turn(lease.token, lease.actor, itself, settles=settles))
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
@@ -250,11 +250,11 @@ class Working(Asking):
 
         Of runs whose last allowed attempt this is, after others, at most `last_attempts`; None: as of all others.
         """
-        demand(_LIMIT("limit", limit) + queue_names(queues) + _LIMIT("max_attempts", max_attempts))
+        raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues) + _LIMIT("max_attempts", max_attempts))
         if last_attempts is not None:
-            demand(_LIMIT("last_attempts", last_attempts))
+            raise_if_invalid(_LIMIT("last_attempts", last_attempts))
         if run_id is not None:
-            demand(validators.identifier("run_id", run_id))
+            raise_if_invalid(validators.identifier("run_id", run_id))
 
         def take(session: Session, below: int, most: int) -> list[Row]:
             found: list[Row] = []
@@ -287,7 +287,7 @@ class Working(Asking):
 
         `checkpoint` is JSON text. None leaves what was noted.
         """
-        demand(_faults_of_note(checkpoint, progress))
+        raise_if_invalid(_faults_of_note(checkpoint, progress))
         given = note_given(lease.token, run, checkpoint=checkpoint, usage=usage, progress=progress)
         return self._call(lambda session: bool(session.run(session.statements.note, given)))
 
@@ -304,7 +304,9 @@ class Working(Asking):
         cancelled, those whose attempts are spent fail, the others wait for a worker to take them over. Runs whose
         time has come, or whose thread has become free, get ready.
         """
-        demand(_LIMIT("max_attempts", max_attempts) + validators.identifier("actor", actor) + _LIMIT("limit", limit))
+        raise_if_invalid(
+            _LIMIT("max_attempts", max_attempts) + validators.identifier("actor", actor) + _LIMIT("limit", limit)
+        )
         spent = json_text(LastError("server_error", f"the run was begun {max_attempts} times, and its worker died"))
         swept = {"actor": actor, "limit": limit}
 
@@ -328,7 +330,9 @@ class Working(Asking):
 
     def overdue(self, queue: str = DEFAULT_QUEUE, after_s: float = 30.0, *, limit: int = _SWEEP_MOST) -> list[str]:
         """Return the ids of runs that wait for a worker longer than so many seconds, or whose worker has died."""
-        demand(validators.indexed_identifier("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit))
+        raise_if_invalid(
+            validators.indexed_identifier("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit)
+        )
         given = {"queue": queue, "age": int(after_s * 1_000_000), "limit": limit}
         return self._way.read(lambda session: [row[0] for row in session.run(session.statements.overdue, given)])
 
@@ -337,7 +341,7 @@ class Working(Asking):
 
         Returns how many they were; with `dry_run`, how many there are. Live runs are never deleted.
         """
-        demand(_AGE("older_than_s", older_than_s) + _LIMIT("limit", limit))
+        raise_if_invalid(_AGE("older_than_s", older_than_s) + _LIMIT("limit", limit))
         given = {"age": int(older_than_s * 1_000_000)}
 
         def perform(session: Session) -> int:

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Final, TypeVar
 
-from runstate.clock import monotonic, pause
+from runstate.clock import monotonic, sleep
 from runstate.lifecycle.errors import RunstateError
 from runstate.store._engine.commands import Call, Command, Create, Move, Turn
 from runstate.store._engine.executor import perform
@@ -203,7 +203,7 @@ class Committer:
                 else:
                     self._apart(batch, error)
             case Trouble.CONFLICT if tries > 1:
-                pause(Backoff(_FIRST_S * 2 ** (_TRIES - tries)).next())
+                sleep(Backoff(_FIRST_S * 2 ** (_TRIES - tries)).next())
                 self._commit_anew(batch, tries - 1)
             case Trouble.NOT_BEGUN:
                 _refuse(batch, error)
@@ -239,7 +239,7 @@ class Committer:
                 if not is_outage(unreachable) or monotonic() > until:
                     _refuse(batch, error)
                     return
-                pause(backoff.next())
+                sleep(backoff.next())
         for command in batch:
             command.forget()
             command.unsure = True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runstate.lifecycle.errors import RunstateError
-from runstate.run.errors import Fault, InvalidRun
+from runstate.run.errors import FieldError, InvalidRun
 from runstate.store._engine.commands import Create, Wanted
 from runstate.store._sql.connection import Session
 from runstate.store._sql.rows import Row, read_run
@@ -87,7 +87,7 @@ def _instead(session: Session, wanted: Wanted) -> Row:
         keyed = _by_key(session, wanted)  # it may have been committed between the two looks
         if keyed is not None:
             return _same_request(wanted, keyed)
-        raise InvalidRun([Fault("id", f"is taken: there is a run {wanted.run.id} already")])
+        raise InvalidRun([FieldError("id", f"is taken: there is a run {wanted.run.id} already")])
     _drop_settings(session, wanted)
     head = one(session.run(session.statements.head_of, {"thread": wanted.run.thread_id}))
     if head is None or wanted.exclusive == "queue":

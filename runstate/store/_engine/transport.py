@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Final, Protocol, TypeVar
 
-from runstate.clock import monotonic, pause
+from runstate.clock import monotonic, sleep
 from runstate.store._engine.commands import Call, Command
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.executor import perform
@@ -70,7 +70,7 @@ class Readers:
         backoff = Backoff(_LOOK_S)
         for _ in range(_TRIES):
             if session.trouble is Trouble.CONFLICT:
-                pause(backoff.next())
+                sleep(backoff.next())
             elif not (kept and session.trouble is Trouble.SESSION_LOST):
                 break
             session, epoch, kept = self._take()
@@ -123,7 +123,7 @@ class Readers:
         self._drain()
         until = monotonic() + max(self._wait_s, _CLOSING_S)
         while self._busy and monotonic() < until:
-            pause(_LOOK_S)
+            sleep(_LOOK_S)
         for session in self._busy.copy().values():
             session.break_off()
 

@@ -11,8 +11,8 @@ from socket import SHUT_RDWR, socket
 from typing import Any, Final, TypeVar
 
 from runstate._redaction import Password
-from runstate.clock import moved
-from runstate.run.json_values import printable
+from runstate.clock import override_us
+from runstate.run.json_values import escape
 from runstate.store._sql.connection import Given, Trouble
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
@@ -127,7 +127,7 @@ class PostgresSession:
     def run(self, statement: str, given: Given) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:
-            return self._execute(statement, {"now": moved(), **given})
+            return self._execute(statement, {"now": override_us(), **given})
         except psycopg.Error as error:
             raise self._failed(error) from error
         except UnicodeEncodeError as error:
@@ -199,9 +199,9 @@ class PostgresDatabase:
         if parts is None:
             raise StoreUrlError(f"not a PostgreSQL address: libpq cannot read it; expected {_FORM}")
         host, port = parts.get("host", "localhost"), parts.get("port", "5432")
-        if not _are_ports(str(port)):  # in postgresql://me:secret/database it is the password
-            raise StoreUrlError(f"not a PostgreSQL address: its port is no number from 1 to 65535; expected {_FORM}")
-        self.shown: str = printable(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
+        if not _PORTS.fullmatch(str(port)):  # in postgresql://me:secret/database it is the password
+            raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
+        self.shown: str = escape(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
         several = [str(parts.get(name, "")).split(",") for name in ("host", "hostaddr", "port")]
         names = [*chain(*several), str(parts.get("dbname", "")), str(parts.get("user", ""))]
         passwords = (parts.get("password", ""), parts.get("sslpassword", ""), environ.get("PGPASSWORD", ""))

@@ -10,7 +10,7 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from runstate.clock import monotonic, pause
+from runstate.clock import monotonic, sleep
 from runstate.store._notifier import EVERYTHING, Bell, Hint
 from runstate.store._postgres.pooler import is_pooled
 from runstate.store.availability import Availability
@@ -180,7 +180,7 @@ class NotifyBell(Bell):
             readable, _, _ = select.select([self._reads], [], [], max(0.0, until - monotonic()))
             if readable:
                 os.read(self._reads, 4096)
-            pause(0.02)
+            sleep(0.02)
 
     def close(self) -> None:
         """Send what is pending, then hear and tell no more."""

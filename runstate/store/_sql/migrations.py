@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from runstate.clock import microseconds
+from runstate.clock import time_us
 from runstate.store._sql.connection import Database, Session
 from runstate.store._sql.schema import POSTGRES, SQLITE, Words, create_tables
 from runstate.store._sql.triggers.ddl import create_guards
@@ -104,7 +104,7 @@ def migrate(database: Database, upto: int = LATEST, *, dry_run: bool = False) ->
             for step in steps:
                 for statement in step.statements(session.statements.words):
                     session.define(statement)
-                at = microseconds()
+                at = time_us()
                 session.define(f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.sentence}', {at})")
             return steps
     finally:

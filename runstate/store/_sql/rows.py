@@ -20,7 +20,7 @@ _EVENT: Final[Mapping[str | None, RunEvent | None]] = {None: None, **{str(event)
 _SETTINGS: Final = tuple(FIELDS)[tuple(FIELDS).index("instructions") :]
 # What a run has that was created with nothing but its names.
 _USUAL: Final = Run.create(id="-", thread_id="-", assistant_id="-", model="-", at=0)
-_USUAL_VALUES: Final = dict(zip((*FIELDS, "extra"), _USUAL.at_once(), strict=True))
+_USUAL_VALUES: Final = dict(zip((*FIELDS, "extra"), _USUAL.field_values(), strict=True))
 _KEPT: Final = tuple(name for name in _SETTINGS if name != "usage")
 
 
@@ -28,13 +28,13 @@ def json_text(value: object) -> str | None:
     """Return a value of a run as the JSON text that a row keeps; None stays None."""
     if value is None:
         return None
-    return json.dumps(codec.to_json_value(value), separators=(",", ":"), allow_nan=False)
+    return json.dumps(codec.encode_field(value), separators=(",", ":"), allow_nan=False)
 
 
 def settings_of(run: Run) -> str | None:
     """Return what a new run was created with besides its names, as JSON text; None if nothing."""
-    now = dict(zip((*FIELDS, "extra"), run.at_once(), strict=True))
-    given = {name: codec.to_json_value(now[name]) for name in _KEPT if _chosen(now[name], _USUAL_VALUES[name])}
+    now = dict(zip((*FIELDS, "extra"), run.field_values(), strict=True))
+    given = {name: codec.encode_field(now[name]) for name in _KEPT if _chosen(now[name], _USUAL_VALUES[name])}
     return json.dumps(given, separators=(",", ":"), allow_nan=False) if given else None
 
 
@@ -49,16 +49,16 @@ def _settings(kept: str | None) -> Mapping[str, Any]:
     if "tools" in given:
         given["tools"] = tuple(given["tools"])
     if "truncation_strategy" in given:
-        given["truncation_strategy"] = codec.from_json_value("truncation_strategy", given["truncation_strategy"])
+        given["truncation_strategy"] = codec.decode_field("truncation_strategy", given["truncation_strategy"])
     return given
 
 
 def _read(field: str, kept: str | None) -> Any:
-    return None if kept is None else codec.from_json_value(field, json.loads(kept))
+    return None if kept is None else codec.decode_field(field, json.loads(kept))
 
 
 def _build(record: Mapping[str, Any], kept: str | None) -> StoredRun:
-    return StoredRun.from_checked({**_USUAL_VALUES, **record, **_settings(kept)})
+    return StoredRun.from_validated({**_USUAL_VALUES, **record, **_settings(kept)})
 
 
 def read_run(row: Row) -> StoredRun:
@@ -126,7 +126,7 @@ def _read_claim(row: Row) -> tuple[Any, ...]:
 
 def read_birth(run: Run, seq: int, at: int, actor: str | None, queue: str, priority: int, ready: bool) -> StoredRun:
     """Return a run that was just created, with the database's own time of birth."""
-    values = list(run.at_once())
+    values = list(run.field_values())
     created_at = at // 1_000_000
     values[_EXPIRES_AT] += created_at - values[_CREATED_AT]
     values[_CREATED_AT] = created_at
@@ -140,7 +140,7 @@ _CREATED_AT: Final = _PLACE["created_at"]
 _EXPIRES_AT: Final = _PLACE["expires_at"]
 _STARTED_AT: Final = _PLACE["started_at"]
 _MODEL: Final = _PLACE["model"]
-_CLAIMED: Final = list(_USUAL.at_once())
+_CLAIMED: Final = list(_USUAL.field_values())
 
 
 def read_entry(row: Row) -> Entry:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
-from runstate.clock import microseconds as _now
-from runstate.clock import monotonic, pause
+from runstate.clock import monotonic, sleep
+from runstate.clock import time_us as _now
 from runstate.store._sql.connection import Given, Trouble
 from runstate.store._sql.migrations import ddl
 from runstate.store._sql.queries import Column
@@ -248,7 +248,7 @@ class SqliteSession:
                     raise translated(error, self._where) from error
             else:
                 return
-            pause(_LOOKS_S[min(looks, len(_LOOKS_S) - 1)])
+            sleep(_LOOKS_S[min(looks, len(_LOOKS_S) - 1)])
             looks += 1
 
     def _execute(self, statement: str) -> None:
@@ -361,6 +361,6 @@ class SqliteDatabase:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in _BUSY or monotonic() > until:
                     raise
-                pause(_LOOKS_S[-1])
+                sleep(_LOOKS_S[-1])
             else:
                 return

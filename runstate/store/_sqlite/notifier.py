@@ -6,7 +6,7 @@ from contextlib import suppress
 from threading import Event, Thread
 from typing import Final, Protocol
 
-from runstate.clock import monotonic, pause
+from runstate.clock import monotonic, sleep
 from runstate.store._notifier import EVERYTHING, Bell
 from runstate.store.errors import StoreError
 
@@ -53,7 +53,7 @@ class VersionBell(Bell):
                     known = now
             if not self._listeners and not self._rest():
                 return
-            pause(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
+            sleep(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
 
     def _rest(self) -> bool:
         """End the thread while nobody listens; False if it shall end."""

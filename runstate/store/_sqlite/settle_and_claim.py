@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
-from runstate.clock import microseconds
+from runstate.clock import time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.connection import Given
 from runstate.store._sql.rows import Row
@@ -73,7 +73,7 @@ def _completing(*, alike: bool) -> str:
 
 def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
     """Claim up to `limit` queued runs of a queue; return what `rows.read_claim` reads."""
-    given = {**given, "now": microseconds()}  # the same moment in both statements
+    given = {**given, "now": time_us()}  # the same moment in both statements
     ((found, seqs),) = session.run(claimable(session.statements.CLAIMED), given)
     if seqs == "[]":
         return ()

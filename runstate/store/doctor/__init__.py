@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from runstate.run import validators
-from runstate.run.values import demand
+from runstate.run.values import raise_if_invalid
 from runstate.store._sql.connection import Database, Session
 from runstate.store._sql.migrations import LATEST, require_latest, version_of
 from runstate.store.doctor.diagnosis import Diagnosis, Finding, Progress, Severity, Sheet
@@ -26,8 +26,8 @@ from runstate.store.errors import SchemaMismatch, StoreError
 __all__ = ["Diagnosis", "Finding", "HasDatabase", "Progress", "Severity", "examine"]
 
 _SPAN: Final = validators.number(0, validators.YEAR_10000)
-_MOST: Final = validators.count(1)
-_NONE: Final = validators.count(0)
+_MOST: Final = validators.integer(1)
+_NONE: Final = validators.integer(0)
 
 
 class HasDatabase(Protocol):
@@ -64,7 +64,7 @@ def examine(
     Raises `SchemaMismatch` where there is no store, `StoreUnavailable` where no database answers, `InvalidRun` for
     impossible arguments.
     """
-    demand(
+    raise_if_invalid(
         (
             *_SPAN("stuck_after_s", stuck_after_s),
             *_SPAN("old_snapshot_s", old_snapshot_s),

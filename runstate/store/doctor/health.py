@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from runstate.clock import span
+from runstate.clock import format_duration
 from runstate.store._sql.connection import Database, Session
 from runstate.store._sql.schema import SQLITE
 from runstate.store.doctor.diagnosis import Sheet
@@ -58,7 +58,7 @@ def _examine_postgres(session: Session, sheet: Sheet, old_snapshot_s: float) -> 
     given = {"seconds": old_snapshot_s}
     for pid, user, name, doing, age, _ in session.run(_SNAPSHOTS, given):
         who = f"process {pid} ({user}{f', {name}' if name else ''})"
-        sentence = f"{who} is {doing} in a transaction that is {span(age)} old: {_HELD_BACK}"
+        sentence = f"{who} is {doing} in a transaction that is {format_duration(age)} old: {_HELD_BACK}"
         remedy = f"end it, or SELECT pg_terminate_backend({pid}); idle_in_transaction_session_timeout prevents it"
         sheet.add("warning", "snapshot", sentence, remedy, thing=str(pid))
     ((hidden,),) = session.run(_HIDDEN, {})
@@ -70,7 +70,7 @@ def _examine_postgres(session: Session, sheet: Sheet, old_snapshot_s: float) -> 
         remedy = f"let its reader catch up, or SELECT pg_drop_replication_slot('{name}')"
         sheet.add("warning", "slot", sentence, remedy, thing=name)
     for name, age in session.run(_PREPARED, given):
-        sentence = f"the prepared transaction {name} has been left for {span(age)}: {_HELD_BACK}"
+        sentence = f"the prepared transaction {name} has been left for {format_duration(age)}: {_HELD_BACK}"
         sheet.add("warning", "prepared", sentence, "COMMIT PREPARED or ROLLBACK PREPARED it", thing=name)
     ((ahead,),) = session.run(_AHEAD, {})
     if ahead:
@@ -87,9 +87,8 @@ def _examine_postgres(session: Session, sheet: Sheet, old_snapshot_s: float) -> 
             sheet.add("warning", "autovacuum", sentence, remedy, thing=table)
         # Between two cleanings, usually a minute apart, a busy table gathers as many; that is no trouble.
         if dead > max(_DEAD_MOST, _DEAD_RATIO * alive) and (since or 0) > old_snapshot_s * 1_000_000:
-            sentence = (
-                f"{table} has {dead} dead rows beside {alive} living ones, and none was cleaned for {span(since)}"
-            )
+            idle = format_duration(since)
+            sentence = f"{table} has {dead} dead rows beside {alive} living ones, and none was cleaned for {idle}"
             remedy = f"VACUUM {table}; if they stay, something holds an old snapshot"
             sheet.add("warning", "dead rows", sentence, remedy, thing=table)
 

@@ -17,7 +17,7 @@ from runstate.store._sql.queries import Queries
 from runstate.store._sql.rows import Row, read_run
 from runstate.store._sql.triggers.conditions import LEGAL
 from runstate.store.doctor.diagnosis import Progress, Sheet
-from runstate.traces import judge, shapes
+from runstate.traces import field_patterns, judge
 
 __all__ = ["examine_histories"]
 
@@ -96,7 +96,8 @@ WHERE f.differs OR f.odd ORDER BY f.seq LIMIT {_MOST}"""
 def _shapes() -> str:
     """Return what every shape of a run looks like to `_rows`, as a list of SQL literals."""
     spelled = sorted(
-        f"{shape.status} {''.join('1' if name in shape.present else '0' for name in _FIELDS)}" for shape in shapes()
+        f"{shape.status} {''.join('1' if name in shape.present else '0' for name in _FIELDS)}"
+        for shape in field_patterns()
     )
     return ", ".join(f"'{one}'" for one in spelled)
 
@@ -108,11 +109,11 @@ def _ranges(session: Session) -> Iterator[tuple[_Range, int]]:
         f"SELECT max(seq), count(*) FROM (SELECT seq FROM runstate_run WHERE seq > {speak.param('low')}"
         f" ORDER BY seq LIMIT {_BATCH}) AS b"
     )
-    low = -validators.MOST
+    low = -validators.INT64_MAX
     while True:
         ((high, count),) = session.run(next_some, {"low": low})
         if count < _BATCH:
-            yield {"low": low, "high": validators.MOST}, count
+            yield {"low": low, "high": validators.INT64_MAX}, count
             return
         yield {"low": low, "high": high}, count
         low = high
@@ -191,4 +192,4 @@ def _judge(sheet: Sheet, row: Row) -> None:
         return
     for finding in found:
         remedy = _BY_HAND if finding.severity == "error" else finding.possible
-        sheet.add(finding.severity, "implausible", f"run {run_id}: {finding.problem}", remedy, run_id=run_id)
+        sheet.add(finding.severity, "implausible", f"run {run_id}: {finding.message}", remedy, run_id=run_id)

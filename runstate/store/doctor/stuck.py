@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from runstate.clock import span
+from runstate.clock import format_duration
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.connection import Session
 from runstate.store._sql.queries import Queries
@@ -110,7 +110,7 @@ def examine_waiting(session: Session, sheet: Sheet, stuck_after_s: float) -> Non
         f" WHERE w.closed = 0 AND w.lease_until < t.now - {_GRACE_US} ORDER BY w.lease_until LIMIT 1000"
     )
     for name, late in session.run(lapsed, {}):
-        sentence = f"the lease of worker {name} lapsed {span(late)} ago, and nobody has closed it"
+        sentence = f"the lease of worker {name} lapsed {format_duration(late)} ago, and nobody has closed it"
         sheet.add("warning", "lapsed", sentence, _SWEEP, thing=name)
     nobody = session.run("SELECT closed FROM runstate_worker WHERE token = 0", {})
     if [tuple(row) for row in nobody] != [(1,)]:
@@ -127,5 +127,12 @@ def _words(row: Row) -> dict[str, str]:
     elif unready:
         held = ", and not ready to be claimed: it waits for its time, or behind its thread's live run"
     remedy = _STUCK_REMEDY.get(status, "see what it waits for").format(queue=queue)
-    words = {"id": run_id, "status": status, "age": span(age), "held": held, "queue": queue, "stuck_remedy": remedy}
-    return {**words, "late": span(late * 1_000_000), "worker": worker or "nobody"}
+    words = {
+        "id": run_id,
+        "status": status,
+        "age": format_duration(age),
+        "held": held,
+        "queue": queue,
+        "stuck_remedy": remedy,
+    }
+    return {**words, "late": format_duration(late * 1_000_000), "worker": worker or "nobody"}

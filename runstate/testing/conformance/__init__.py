@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, get_args
 
-from runstate.clock import pause
+from runstate.clock import sleep
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
 from runstate.run.validators import with_article
 from runstate.testing.conformance._adapters import Functions, Objects, RunsInMemory, RunsInStore, SqlTable
@@ -111,14 +111,14 @@ def _tick(subject: Subject, tick_s: float | None) -> Tick:
     seconds = _A_SECOND * _has_stamps(subject) if tick_s is None else tick_s
     if not seconds:
         return Tick(lambda: None, is_seen=False, line="")
-    return Tick(lambda: pause(seconds), is_seen=seconds > 1, line=f"time.sleep({seconds:g})")
+    return Tick(lambda: sleep(seconds), is_seen=seconds > 1, line=f"time.sleep({seconds:g})")
 
 
 def _advance(subject: Clocked) -> None:
     try:
         subject.advance(_CLOCKED_S)
     except Exception:  # then time must pass by itself
-        pause(_A_SECOND)
+        sleep(_A_SECOND)
 
 
 def _has_stamps(subject: Subject) -> bool:

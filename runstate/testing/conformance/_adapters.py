@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from itertools import count
 from typing import Any, Final, TypeAlias, cast
 
-from runstate.clock import ManualClock, microseconds, pause
+from runstate.clock import ManualClock, sleep, time_us
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.lifecycle.errors import IllegalTransition
 from runstate.run import Run
@@ -164,7 +164,7 @@ class SqlTable:
 
     def create(self) -> str:
         """Insert a run; return its id."""
-        run_id = new_run_id(microseconds() / 1_000_000)
+        run_id = new_run_id(time_us() / 1_000_000)
         self._execute(self._made, run_id)
         return run_id
 
@@ -189,7 +189,7 @@ class SqlTable:
     def _execute(self, statement: str, run: str) -> tuple[int, Mapping[str, Any] | None]:
         """Execute a statement and commit; return how many rows it touched, and the first that it returned."""
         connection = self._connection()
-        given = {"id": run, "at": microseconds() // 1_000_000 + self._late}
+        given = {"id": run, "at": time_us() // 1_000_000 + self._late}
         try:
             with closing(connection.cursor()) as cursor:
                 cursor.execute(statement, given)
@@ -306,7 +306,7 @@ class RunsInStore:
         if isinstance(self, Clocked):
             self.advance(2 * int(_LEASE_S))
         else:
-            pause(1.5 * _BRIEF_S)
+            sleep(1.5 * _BRIEF_S)
         self.store.sweep()
 
     def settle(self, worker: str, run: str, event: RunEvent) -> object:

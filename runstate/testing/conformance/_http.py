@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 from runstate.clock import monotonic
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.run import validators
-from runstate.run.codec import from_json_value
-from runstate.run.values import RequiredAction, demand
+from runstate.run.codec import decode_field
+from runstate.run.values import RequiredAction, raise_if_invalid
 from runstate.testing._drive import CALLS
 from runstate.testing.conformance._subject import NotOffered, Refused
 
@@ -55,7 +55,7 @@ class Http:
         name: str = "",
     ) -> None:
         if thread_id is not None:
-            demand(validators.filled("thread_id", thread_id))
+            raise_if_invalid(validators.non_blank_string("thread_id", thread_id))
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected a URL that begins with http:// or https:// and names a host")
@@ -97,7 +97,7 @@ class Http:
         """Return the ids of the calls that it waits for; of the sample's where it waits for none."""
         found = self.read(run)
         data = found.get("required_action", found.get("requiredAction"))
-        action = None if data is None else from_json_value("required_action", data)
+        action = None if data is None else decode_field("required_action", data)
         return [call.id for call in (action.tool_calls if isinstance(action, RequiredAction) else CALLS)]
 
     @staticmethod

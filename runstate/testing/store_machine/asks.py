@@ -176,7 +176,7 @@ def at_once(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(codec.to_json_value(value))
+    return json.dumps(codec.encode_field(value))
 
 
 # What is handed in, by a move and as the text that a worker brings.

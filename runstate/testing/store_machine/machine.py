@@ -24,7 +24,7 @@ except ImportError as _missing:
     raise ImportError("runstate.testing.store_machine needs Hypothesis: pip install hypothesis") from _missing
 
 import runstate.testing.store_machine.asks as asks
-from runstate.clock import ManualClock, microseconds, use_clock
+from runstate.clock import ManualClock, time_us, use_clock
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store import Store, StoredRun, open_store
 from runstate.testing.store_machine.asks import Actor, Ask, Wish
@@ -88,7 +88,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.beside: Store = self.open_beside()
             if self.beside is not self.store:
                 opened.enter_context(closing(self.beside))
-            self.account: Account = Account(microseconds())
+            self.account: Account = Account(time_us())
             self.seen: dict[str, StoredRun] = {}
             self._births: int = 0
             self._compared: bool = False
@@ -173,7 +173,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _wait(self, seconds: int) -> None:
         self.clock.advance(seconds)
-        self.account.now = microseconds()
+        self.account.now = time_us()
 
     # --- births -------------------------------------------------------------------------------------------------------
     # An id is asked about later also if its run was refused: what can be drawn must not depend on answers.

@@ -6,7 +6,7 @@ import argparse
 import random
 import sys
 
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 from tests.torture.counts import at_least_one
 from tests.torture.fuzz.growth import growth
 from tests.torture.fuzz.loop import TARGETS, fuzz
@@ -35,7 +35,7 @@ def main() -> int:
     crashed = 0
     for target in asked.target or TARGETS:
         if asked.number is not None:
-            print(printable(repr(TARGETS[target].make(random.Random(f"{target}/{asked.seed}/{asked.number}")))))
+            print(escape(repr(TARGETS[target].make(random.Random(f"{target}/{asked.seed}/{asked.number}")))))
         first, inputs = (0, asked.inputs) if asked.number is None else (asked.number, 1)
         tally = fuzz(target, inputs, asked.seed, first, _tell if sys.stderr.isatty() else None)
         for crash in tally.crashes[:20]:

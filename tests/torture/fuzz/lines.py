@@ -201,7 +201,9 @@ def stage() -> Generator[None]:
             store.require_action(run.id, [CALL], actor=odd)
         undo.enter_context(patch("psycopg.connect", _no_network))
         undo.enter_context(patch("runstate.worker.Worker.run", lambda *_, **__: None))
-        undo.enter_context(patch("runstate.cli.commands.demo.Fleet", side_effect=TimeoutError("nobody works here")))
+        undo.enter_context(
+            patch("runstate.cli.commands.demo.DemoCluster", side_effect=TimeoutError("nobody works here"))
+        )
         watched = patch(
             "runstate.store.Store.watch", lambda store, run_id=None, **given: store.history(run_id or "run_odd")
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from runstate.run.json_values import printable
+from runstate.run.json_values import escape
 from runstate.store import open_store
 from tests.store.support import bring_in_store
 from tests.support import STATUSES
@@ -47,7 +47,7 @@ def one(target: str, seed: int, number: int, tally: Tally) -> Any:
     """Make one input, ask for its answer and judge it; return the input."""
     rng = random.Random(f"{target}/{seed}/{number}")
     given = TARGETS[target].make(rng)
-    shown = printable(repr(given)[:2000])
+    shown = escape(repr(given)[:2000])
     began = time.process_time()
     try:
         read = TARGETS[target].judge(given)

@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 
 from runstate import Run, RunDecodeError
 from runstate.cli._files import bounded_lines
-from runstate.traces import inspect, snapshots
+from runstate.traces import check_snapshots, read_snapshots
 from tests.support import STATUSES, ask, bring, new_run
 from tests.torture.fuzz.mutation import TEXTS, mutate, some, spoil, written
 from tests.torture.fuzz.telling import Broken, unsent
@@ -67,8 +67,8 @@ def judge_run(given: Any) -> bool:
     try:
         run = Run.from_json(given) if isinstance(given, str | bytes) else Run.from_dict(given)
     except RunDecodeError as error:
-        if not error.faults or len(error.faults) > 100:
-            raise Broken(f"{len(error.faults)} faults") from error
+        if not error.errors or len(error.errors) > 100:
+            raise Broken(f"{len(error.errors)} faults") from error
         unsent(f"{error}{error!r}")
         return False
     if Run.from_json(run.to_json()) != run or Run.from_json(run.to_json("camel")) != run:
@@ -134,7 +134,7 @@ def make_cassette(rng: random.Random) -> bytes:
 
 def judge_recording(given: bytes) -> bool:
     """A report, each of whose complaints is one line."""
-    report = inspect(snapshots(bounded_lines(io.BytesIO(given))))
+    report = check_snapshots(read_snapshots(bounded_lines(io.BytesIO(given))))
     for complaint in report.complaints:
         said = str(complaint)
         unsent(said)

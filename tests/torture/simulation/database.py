@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from runstate.clock import microseconds
+from runstate.clock import time_us
 from runstate.errors import OutcomeUnknown, StoreUnavailable
 from runstate.store._sql.connection import Given
 from runstate.store._sql.migrations import migrate
@@ -77,7 +77,7 @@ class Connected:
         self.process: str = "nobody"
         self.began: int = 0
         """When the transaction began. A process may stand still inside it: what it looked at was so then."""
-        self.connection.create_function("moment", 0, microseconds)
+        self.connection.create_function("moment", 0, time_us)
         self.connection.create_function("began", 0, lambda: self.began)
         self.connection.create_function("process", 0, lambda: self.process)
         self.connection.execute("PRAGMA recursive_triggers = 0")
@@ -144,7 +144,7 @@ class SharedDatabase:
         self.writer = session
         self.strand = scheduler.strand
         self.connected.process = session.process.name
-        self.connected.began = microseconds()
+        self.connected.began = time_us()
 
     def release(self) -> None:
         """Let the next one write."""

@@ -118,7 +118,7 @@ def replaced() -> Generator[None, None, None]:
         put(ids, "_random", _bytes)
         put(create, "new_token", _token)
         put(worker_protocol, "new_token", _token)
-        put(clock.reader, "time", _time)
+        put(clock.current, "time", _time)
         undo.enter_context(_listening("runstate"))
         yield
 

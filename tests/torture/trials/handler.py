@@ -145,7 +145,7 @@ def skew(seconds: float) -> None:
 
     time.time = wrong
     # The reader has the function itself, and this process had loaded it already. A wrong clock is not a test's clock.
-    clock.reader.time = wrong
+    clock.current.time = wrong
     vars(clock)["_REAL"] = (wrong,)
 
 
