@@ -16,7 +16,7 @@ from durable_server import Crew
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Claim, Lease, NewRun, Settle, Store
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.migrations import migrate
 from runstate.store.doctor import examine
 
@@ -86,9 +86,9 @@ def sampled(store: Store, count: int) -> list[str]:
     """Return the ids of runs from all over the store."""
     session = store.database.open(reading=True)
     try:
-        ((low, high),) = session.run("SELECT min(seq), max(seq) FROM runstate_run", {})
+        ((low, high),) = session.execute("SELECT min(seq), max(seq) FROM runstate_run", {})
         one = f"SELECT id FROM runstate_run WHERE seq >= {session.statements.param('seq')} ORDER BY seq LIMIT 1"
-        return [session.run(one, {"seq": random.randint(low, high)})[0][0] for _ in range(count)]
+        return [session.execute(one, {"seq": random.randint(low, high)})[0][0] for _ in range(count)]
     finally:
         session.close()
 
@@ -121,7 +121,9 @@ def _behind(store: Store, runs: int) -> str:
     try:
         param = session.statements.param("runs")
         place = f"SELECT max(seq) - {param} FROM runstate_run"
-        found = session.run(f"SELECT id FROM runstate_run WHERE seq >= ({place}) ORDER BY seq LIMIT 1", {"runs": runs})
+        found = session.execute(
+            f"SELECT id FROM runstate_run WHERE seq >= ({place}) ORDER BY seq LIMIT 1", {"runs": runs}
+        )
     finally:
         session.close()
     return store.history(found[0][0])[-1].cursor
@@ -236,11 +238,11 @@ def upkeep(store: Store, sheet: Sheet, column: str) -> None:
     assert not diagnosis.errors, diagnosis.errors[:3]
 
 
-def explained(sheet: Sheet, name: str, session: Session, statement: str, given: Mapping[str, Any]) -> None:
+def explained(sheet: Sheet, name: str, session: Connection, statement: str, given: Mapping[str, Any]) -> None:
     """Keep PostgreSQL's plan of a statement, with what it read; whatever it does is undone."""
     try:
         with session.transaction():
-            found = session.run(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, SUMMARY ON) {statement}", given)
+            found = session.execute(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, SUMMARY ON) {statement}", given)
             sheet.plans[name] = [row[0] for row in found]
             raise _Undone
     except _Undone:

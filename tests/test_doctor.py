@@ -19,7 +19,7 @@ from runstate.store import Store, doctor, open_store
 from runstate.store._api.url import database_at
 from runstate.store._sql.schema import POSTGRES, SQLITE
 from runstate.store._sql.triggers.ddl import create_guards, drop_guards
-from runstate.store._sqlite.connection import SqliteDatabase, SqliteSession
+from runstate.store._sqlite.connection import SqliteConnection, SqliteDatabase
 from runstate.store.doctor import Diagnosis, Finding, examine, health, histories, schema
 from tests.postgres import postgres_server, postgres_url, wait_until
 from tests.support import CALL, NOW, USED
@@ -746,16 +746,16 @@ def test_a_starved_checkpoint_is_told(on_sqlite: Patient, monkeypatch: pytest.Mo
 class Careless(SqliteDatabase):
     """An SQLite that does not take synchronous = FULL."""
 
-    def open(self, *, reading: bool = False) -> SqliteSession:
+    def open(self, *, reading: bool = False) -> SqliteConnection:
         session = super().open(reading=reading)
-        session.run("PRAGMA synchronous = 1", {})
+        session.execute("PRAGMA synchronous = 1", {})
         return session
 
 
 class Sealed(SqliteDatabase):
     """One that nobody can write to."""
 
-    def open(self, *, reading: bool = False) -> SqliteSession:
+    def open(self, *, reading: bool = False) -> SqliteConnection:
         if not reading:
             raise StoreError("cannot write to it: it is read-only")
         return super().open(reading=reading)

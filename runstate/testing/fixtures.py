@@ -69,7 +69,7 @@ def a_store(url: str, request: pytest.FixtureRequest) -> Generator[Store, None, 
     Of an SQLite file only the name is taken: it is made anew in the test's own directory. In PostgreSQL it is a schema
     of its own, dropped afterwards; nothing else in that database is touched.
     """
-    if database_at(url).words is SQLITE:  # which says what is wrong with an address
+    if database_at(url).dialect is SQLITE:  # which says what is wrong with an address
         name = unquote(url.rpartition("/")[2])
         directory = cast("Path", request.getfixturevalue("tmp_path")) if name != ":memory:" else None
         with open_store(url if directory is None else f"sqlite:///{quote(str(directory / name))}") as store:

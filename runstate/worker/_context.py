@@ -32,7 +32,7 @@ from runstate.store._api.transitions import detail_text
 from runstate.store._api.worker_protocol import NO_OUTPUTS, Claim, Lease
 from runstate.store._engine.commands import Call
 from runstate.store._engine.execute_settle_and_claim import note_given
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import json_text
 from runstate.store._types import Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
@@ -206,8 +206,8 @@ class Context:
         run, worker = self.run, self._lease.token
         given = note_given(worker, run, checkpoint=checkpoint, usage=self.usage, progress=progress)
 
-        def perform(session: Session) -> bool:
-            return bool(session.run(session.statements.note, given))
+        def perform(session: Connection) -> bool:
+            return bool(session.execute(session.statements.save_checkpoint, given))
 
         def finish(kept: bool) -> None:
             if not kept:

@@ -222,7 +222,7 @@ class Worker(Hands):
         except TimeoutError as error:
             if not self._patience.expired():
                 raise
-            raise StoreUnavailable(f"{self._store.database.shown} does not answer") from error
+            raise StoreUnavailable(f"{self._store.database.display_url} does not answer") from error
 
     # --- going round ----------------------------------------------------------------------------------------------
 

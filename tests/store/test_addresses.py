@@ -207,7 +207,7 @@ def test_a_password_is_written_in_percents(password: str) -> None:
     from urllib.parse import quote
 
     database = database_at(f"postgresql://me:{quote(password, safe='')}@host:5/db")
-    assert "postgresql://host:5/db" == database.shown
+    assert "postgresql://host:5/db" == database.display_url
 
 
 def test_nobody_listens() -> None:

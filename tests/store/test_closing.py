@@ -102,8 +102,8 @@ def test_a_connection_that_cannot_be_prepared(
         raise error("while it is prepared")
 
     monkeypatch.setattr(SqliteDatabase, "_prepare", fail)
-    monkeypatch.setattr(postgres, "PostgresSession", fail)
-    monkeypatch.setattr(sqlite, "SqliteSession", fail)
+    monkeypatch.setattr(postgres, "PostgresConnection", fail)
+    monkeypatch.setattr(sqlite, "SqliteConnection", fail)
     ours = {"sqlite3": any_url.startswith("sqlite"), "psycopg": any_url.startswith("postgres")}
     expected = StoreError if ours.get(error.__module__) else error
     with pytest.raises(expected):
@@ -114,7 +114,7 @@ def test_a_connection_that_cannot_be_prepared(
 def test_a_server_that_refuses_the_settings(
     postgres_url: str, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "settings_of", lambda wait_s: {"there_is_no_such_setting": "on"})
+    monkeypatch.setattr(postgres, "config_json", lambda wait_s: {"there_is_no_such_setting": "on"})
     with pytest.raises(StoreError):
         open_store(postgres_url, migrate=True)
     all_closed(connections)

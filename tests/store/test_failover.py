@@ -57,7 +57,7 @@ def home(postgres_server: Server) -> Iterator[str]:
 
 def on_the_session(store: Store, statement: str) -> None:
     """Execute a statement on the session that the store writes by."""
-    store.ask(Call(lambda session: session.define(statement)))
+    store.ask(Call(lambda session: session.execute_ddl(statement)))
 
 
 def all_read_only(prompt: Prompt, is_on: bool) -> None:
@@ -542,7 +542,7 @@ def test_a_conflict_that_does_not_end_is_told_by_a_public_error(code: str, home:
                 lambda: store.create_many([names(), names()]),
                 lambda: asyncio.run(awaited(store.aio.create(**names()))),
                 lambda: bound.create(**names()),
-                lambda: store._way.read(lambda session: session.run("SELECT fail_too()", {})),
+                lambda: store._way.read(lambda session: session.execute("SELECT fail_too()", {})),
             ]
             for ask in asking:
                 with pytest.raises(RunstateError) as told:
@@ -576,7 +576,7 @@ def test_one_that_may_not_spoils_no_neighbour(home: str) -> None:
             let_go = held_back(store)
 
             async def ask_both(let_go: Callable[[], None], statement: str) -> Any:
-                wrong: asyncio.Future[None] = store.ask_later(Call(lambda session: session.define(statement)))
+                wrong: asyncio.Future[None] = store.ask_later(Call(lambda session: session.execute_ddl(statement)))
                 right = asyncio.ensure_future(store.aio.create(**names()))
                 await asyncio.sleep(0)
                 let_go()

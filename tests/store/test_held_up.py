@@ -20,7 +20,7 @@ from runstate.store._engine import committer as committing
 from runstate.store._engine import execute_create, execute_settle_and_claim
 from runstate.store._engine.commands import Call, Past, Turn
 from runstate.store._engine.execute_settle_and_claim import past_of
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row
 from runstate.store._types import Settle
 from tests.postgres import wait_until
@@ -68,16 +68,16 @@ def test_a_sweep_that_stands_still(url: str, clock: ManualClock) -> None:
     with open_store(url) as store:
         leave_behind(store, "run_1", clock)
         frozen = store.database.open()
-        assert [("3s",)] == frozen.run("SHOW idle_in_transaction_session_timeout", {})
-        frozen.run("SET idle_in_transaction_session_timeout = 0", {})  # not before the others have swept past it
-        ((backend,),) = frozen.run("SELECT pg_backend_pid()", {})
+        assert [("3s",)] == frozen.execute("SHOW idle_in_transaction_session_timeout", {})
+        frozen.execute("SET idle_in_transaction_session_timeout = 0", {})  # not before the others have swept past it
+        ((backend,),) = frozen.execute("SELECT pg_backend_pid()", {})
         transaction = ExitStack()
         transaction.enter_context(frozen.transaction())
-        assert 1 == len(frozen.run(frozen.statements.close_lapsed, {}))
+        assert 1 == len(frozen.execute(frozen.statements.close_expired_leases, {}))
         leave_behind(store, "run_2", clock)
         swept = store.sweep()
         assert (1, 1) == (swept.lapsed, swept.adrift)  # the second alone
-        frozen.run("SET idle_in_transaction_session_timeout = '1ms'", {})
+        frozen.execute("SET idle_in_transaction_session_timeout = '1ms'", {})
         with Prompt(url) as other:
             alive = "SELECT 1 FROM pg_stat_activity WHERE pid = ?"
             wait_until(lambda: not other.run(alive, [backend]), "the server to end it")
@@ -224,7 +224,7 @@ def test_a_turn_whose_reads_fail_after_it_was_committed(any_url: str, monkeypatc
         assert claim is not None
         failures = iter([StoreUnavailable("the server is out of memory")])
 
-        def fail_once(session: Session, claimed: Sequence[Row]) -> Mapping[int, Past]:
+        def fail_once(session: Connection, claimed: Sequence[Row]) -> Mapping[int, Past]:
             for failure in failures:
                 raise failure
             return past_of(session, claimed)

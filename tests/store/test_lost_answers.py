@@ -11,7 +11,7 @@ import pytest
 from runstate import ToolCall
 from runstate.errors import IllegalTransition, OutcomeUnknown, RunstateError, ToolOutputsMismatch
 from runstate.store import Store, open_store
-from runstate.store._sqlite.connection import SqliteSession
+from runstate.store._sqlite.connection import SqliteConnection
 from tests.store.support import names
 
 FIRST = [ToolCall("call_1", "weather", "{}")]
@@ -31,13 +31,13 @@ def stores(tmp_path: Path) -> Iterator[tuple[Store, Store]]:
 @contextmanager
 def losing(monkeypatch: pytest.MonkeyPatch, after: Callable[[], object], *, done: bool = True) -> Iterator[None]:
     """Lose the next answer, done or not; before it is asked again, something else happens."""
-    transaction, lost = SqliteSession.transaction, list[bool]()
+    transaction, lost = SqliteConnection.transaction, list[bool]()
 
     class NotDone(Exception):
         pass
 
     @contextmanager
-    def shaky(session: SqliteSession) -> Iterator[None]:
+    def shaky(session: SqliteConnection) -> Iterator[None]:
         if lost:
             with transaction(session):
                 yield
@@ -54,7 +54,7 @@ def losing(monkeypatch: pytest.MonkeyPatch, after: Callable[[], object], *, done
         raise OutcomeUnknown("the answer was lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(SqliteSession, "transaction", shaky)
+        patched.setattr(SqliteConnection, "transaction", shaky)
         yield
     assert lost
 

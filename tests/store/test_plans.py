@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from runstate.store._sql.schema import POSTGRES, SQLITE, Words
+from runstate.store._sql.schema import POSTGRES, SQLITE, Dialect
 from runstate.store._sql.statements import Statements
 from tests.store.support import Prompt
 
@@ -15,7 +15,7 @@ ASKED: Final = {
     "by_id": ("runstate_settings",),
     "anything_due": ("runstate_run_deadline", "runstate_run_waiting", "runstate_run_worker"),
     "expire_due": ("runstate_run_deadline",),
-    "fail_spent": ("runstate_run_worker",),
+    "fail_exhausted": ("runstate_run_worker",),
     "confirm_lapsed": ("runstate_run_worker",),
     "ripen": ("runstate_run_waiting",),
     "take_over": ("runstate_run_worker",),
@@ -25,7 +25,7 @@ ASKED: Final = {
 WHOLE: Final = re.compile(r"AUTOMATIC|SCAN (runstate_run|r|q|b|h)$|Seq Scan on runstate_(run|settings)\b", re.MULTILINE)
 
 
-def plan_of(prompt: Prompt, words: Words, name: str) -> str:
+def plan_of(prompt: Prompt, words: Dialect, name: str) -> str:
     """Return how a database would execute a statement, if it had many rows."""
     statement: str = getattr(Statements(words), name)
     if words is SQLITE:

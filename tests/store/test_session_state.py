@@ -18,7 +18,7 @@ from runstate.store._engine.commands import Call
 from runstate.store._postgres import connection as driver
 from runstate.store._postgres import pooler
 from runstate.store._postgres.parameters import parsed
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import POSTGRES
 from runstate.store._sql.statements import Statements
 from tests.postgres import Server
@@ -161,10 +161,10 @@ def test_a_reader_whose_statements_are_gone(url: str) -> None:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def shown(session: Session) -> dict[str, str]:
+def shown(session: Connection) -> dict[str, str]:
     """Return what a statement is executed under."""
     wanted = ", ".join(f"current_setting('{name}')" for name in FOR_WRITING)
-    return dict(zip(FOR_WRITING, session.run(f"SELECT {wanted}", {})[0], strict=True))
+    return dict(zip(FOR_WRITING, session.execute(f"SELECT {wanted}", {})[0], strict=True))
 
 
 @pytest.mark.parametrize("pipelines", [True, False], ids=["pipeline", "no pipeline"])
@@ -204,8 +204,8 @@ def test_nothing_stays_behind_a_pooler(url: str, pipelines: bool, monkeypatch: p
                     ask(run.id)
         assert before == state(writer(store))
 
-        def fall(session: Session) -> None:
-            session.run("SELECT 1", {})
+        def fall(session: Connection) -> None:
+            session.execute("SELECT 1", {})
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):

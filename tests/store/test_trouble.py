@@ -22,9 +22,9 @@ from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.worker_protocol import itself
 from runstate.store._engine.commands import Call, Command, Turn
 from runstate.store._engine.executor import perform
-from runstate.store._postgres.connection import PostgresSession
-from runstate.store._sql.connection import Session
-from runstate.store._sqlite.connection import SqliteSession
+from runstate.store._postgres.connection import PostgresConnection
+from runstate.store._sql.connection import Connection
+from runstate.store._sqlite.connection import SqliteConnection
 from runstate.store._types import Settle
 from tests.postgres import LIMIT, Server, wait_until
 from tests.store.support import TABLES, Prompt, names, wait_for_a_lock
@@ -64,15 +64,15 @@ def test_another_writes_for_too_long(sqlite_url: str) -> None:
 def test_many_wait_at_once(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asked together waits together: nobody stands in a row of others that each wait as long."""
     began: list[None] = []
-    begin = SqliteSession._begin
+    begin = SqliteConnection._begin
 
-    def counting(session: SqliteSession) -> None:
+    def counting(session: SqliteConnection) -> None:
         began.append(None)
         begin(session)
 
     with open_store(sqlite_url, wait_s=0.1) as store, Prompt(sqlite_url) as other:
         other.run("BEGIN IMMEDIATE")
-        monkeypatch.setattr(SqliteSession, "_begin", counting)
+        monkeypatch.setattr(SqliteConnection, "_begin", counting)
 
         async def ask_all() -> list[StoredRun | BaseException]:
             asked = [store.aio.create(**names(id=f"run_{number}")) for number in range(20)]
@@ -100,7 +100,7 @@ def test_a_full_disk(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:
 
         def limit(pages: int) -> None:
-            store._way.ask(Call(lambda session: session.run(f"PRAGMA max_page_count = {pages}", {})))
+            store._way.ask(Call(lambda session: session.execute(f"PRAGMA max_page_count = {pages}", {})))
 
         store.create(**names(id="run_1"))
         limit(1)  # as many as there are
@@ -127,7 +127,7 @@ def test_the_tables_are_gone(sqlite_url: str) -> None:
 def test_a_column_is_gone(sqlite_url: str) -> None:
     """Nor is it a store without a column; a statement that SQLite refuses for another reason is no matter of that."""
     with open_store(sqlite_url) as store, Prompt(sqlite_url) as other:
-        wrong: Call[Any] = Call(lambda session: session.run("SELECT no_such_function()", {}))
+        wrong: Call[Any] = Call(lambda session: session.execute("SELECT no_such_function()", {}))
         with pytest.raises(StoreError) as refused:
             store._way.ask(wrong)
         assert type(refused.value) is StoreError
@@ -237,7 +237,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
     """PostgreSQL undoes one of two transactions that wait for each other; nobody hears of it, for it is done again."""
     tried = []
 
-    def counting(session: Session, batch: Sequence[Command[Any]]) -> None:
+    def counting(session: Connection, batch: Sequence[Command[Any]]) -> None:
         tried.append(len(batch))
         perform(session, batch)
 
@@ -292,7 +292,7 @@ def test_a_host_that_vanishes_is_noticed(home: str) -> None:
     own = f"{home}{'&' if '?' in home else '?'}tcp_user_timeout=7000&keepalives_count=9"
     for url, silence_ms, count in ((home, "4000", "3"), (own, "7000", "9")):
         with open_store(url, wait_s=4.0) as store, closing(store.database.open()) as session:
-            assert isinstance(session, PostgresSession)
+            assert isinstance(session, PostgresConnection)
             given = session.connection.info.get_parameters()
         assert (silence_ms, count) == (given["tcp_user_timeout"], given["keepalives_count"])
 

@@ -20,7 +20,7 @@ from runstate import RUN_LIFECYCLE, RunEvent, RunstateError, TerminalStatus
 from runstate.clock import time_us
 from runstate.store import Beat, Claim, Entry, Lease, NewRun, Settle, Store, StoredRun, Swept, open_store
 from runstate.store._engine.commands import Call, Move, Turned
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.triggers.ddl import drop_guards
 from runstate.testing.store_machine import StoreMachine
@@ -106,12 +106,12 @@ def test_the_clock_is_given_back() -> None:
 # --- stores with a fault ----------------------------------------------------------------------------------------------
 
 
-def unguarded(store: Store) -> Session:
+def unguarded(store: Store) -> Connection:
     """Return the connection of a store in memory, whose guards are sent away."""
     session = store.database.open()
     for statement in drop_guards(SQLITE):
         if "_born" not in statement:
-            session.define(statement)
+            session.execute_ddl(statement)
     return session
 
 
@@ -136,7 +136,7 @@ class RenewsWhatLapsed(Store):
     def heartbeat(self, lease: Lease) -> Beat:
         until = time_us() + 1
         statement = f"UPDATE runstate_worker SET lease_until = {until} WHERE token = {lease.token} AND closed = 0"
-        self.ask(Call(lambda session: session.run(statement, {})))
+        self.ask(Call(lambda session: session.execute(statement, {})))
         return super().heartbeat(lease)
 
 
@@ -145,7 +145,7 @@ class TakesFromTheLiving(Store):
 
     def take_over(self, lease: Lease, limit: int = 1, **given: Any) -> list[Claim]:
         statement = f"UPDATE runstate_worker SET closed = 1 WHERE token <> {lease.token}"
-        self.ask(Call(lambda session: session.run(statement, {})))
+        self.ask(Call(lambda session: session.execute(statement, {})))
         return super().take_over(lease, limit, **given)
 
 
@@ -163,7 +163,7 @@ class CancelsTheCompleted(Store):
             if run.status != "completed":
                 raise
             sets = f"status = 'cancelled', completed_at = NULL, cancelled_at = {time_us() // 1_000_000}"
-            unguarded(self).run(f"UPDATE runstate_run SET {sets} WHERE seq = {run.seq}", {})
+            unguarded(self).execute(f"UPDATE runstate_run SET {sets} WHERE seq = {run.seq}", {})
             return self.get(run_id)
 
 
@@ -223,7 +223,7 @@ class CountsReleases(Store):
     def release(self, lease: Lease, run: StoredRun) -> bool:
         released = super().release(lease, run)
         if released:
-            unguarded(self).run(f"UPDATE runstate_run SET attempt = attempt + 1 WHERE seq = {run.seq}", {})
+            unguarded(self).execute(f"UPDATE runstate_run SET attempt = attempt + 1 WHERE seq = {run.seq}", {})
         return released
 
 
@@ -234,7 +234,7 @@ class RefusesAndWrites(Store):
         try:
             return super()._move(run_id, *rest, **given)
         except TerminalStatus:
-            unguarded(self).run("UPDATE runstate_run SET model = 'gone' WHERE id = :id", {"id": run_id})
+            unguarded(self).execute("UPDATE runstate_run SET model = 'gone' WHERE id = :id", {"id": run_id})
             raise
 
 
@@ -250,7 +250,7 @@ class LosesARace(Store):
                 session = unguarded(self)
                 again = "expires_at = created_at + 600, usage = NULL, completed_at = NULL, failed_at = NULL"
                 sets = f"status = '{run.status}', version = {run.version}, {again}"
-                session.run(f"UPDATE runstate_run SET {sets} WHERE seq = {run.seq}", {})
+                session.execute(f"UPDATE runstate_run SET {sets} WHERE seq = {run.seq}", {})
         return super()._move(run_id, event, *rest, **given)
 
 
@@ -278,11 +278,11 @@ class GrantsWhatIsLate(Store):
             return super()._move(run_id, event, *rest, **given)
         deadline = "UPDATE runstate_run SET expires_at = expires_at + :more WHERE id = :id"
         session = unguarded(self)
-        session.run(deadline, {"id": run_id, "more": 10_000})
+        session.execute(deadline, {"id": run_id, "more": 10_000})
         try:
             super()._move(run_id, event, *rest, **given)
         finally:
-            session.run(deadline, {"id": run_id, "more": -10_000})
+            session.execute(deadline, {"id": run_id, "more": -10_000})
         return self.get(run_id)
 
 

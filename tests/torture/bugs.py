@@ -46,7 +46,7 @@ class Bug(NamedTuple):
 
 _SETTLING: Final = (statements.Statements, "_settling")
 _COMPLETING: Final = (settle_and_claim, "_completing")
-_TOKEN: Final = " AND r.worker {self.words.same} {self.param('worker')}"
+_TOKEN: Final = " AND r.worker {self.dialect.null_safe_eq} {self.param('worker')}"
 
 BUGS: Final[Mapping[str, Bug]] = {
     "no_fence": Bug(
@@ -77,7 +77,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A run is started, and takes outputs, after its deadline; the guards do not mind.",
         (
             Change(statements.Statements, "_may", " AND {self.in_time(self.moment_of_move)}", ""),
-            Change(conditions, "held_by", "*([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),", ""),
+            Change(conditions, "row_condition", "*([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),", ""),
         ),
     ),
     "early_answer": Bug(
@@ -86,8 +86,8 @@ BUGS: Final[Mapping[str, Bug]] = {
             Change(
                 executor,
                 "perform",
-                "        _execute(session, creates, moves, others)\n",
-                "        _execute(session, creates, moves, others)\n"
+                "        _execute_control(session, creates, moves, others)\n",
+                "        _execute_control(session, creates, moves, others)\n"
                 "        from tests.torture.bugs import answer_early\n"
                 "        answer_early(batch)\n",
             ),
@@ -97,14 +97,16 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A commit does not wait for the disk.",
         (
             Change(connection.SqliteDatabase, "_prepare", "synchronous = FULL", "synchronous = OFF"),
-            Change(pooler, "settings_of", "{**_PLANS,", '{"synchronous_commit": "off", **_PLANS,'),
+            Change(pooler, "config_json", "{**_PLANS,", '{"synchronous_commit": "off", **_PLANS,'),
         ),
     ),
     "sweep_ignores_leases": Bug(
         "The sweep closes leases that hold, and what they hold is taken over.",
         (
-            Change(leases.Leases, "close_lapsed", "w.closed = 0 AND w.lease_until <= t.now", "w.closed = 0"),
-            Change(leases.Leases, "close_lapsed", "closed = 0 AND lease_until <= t.now{free}", "closed = 0{free}"),
+            Change(leases.Leases, "close_expired_leases", "w.closed = 0 AND w.lease_until <= t.now", "w.closed = 0"),
+            Change(
+                leases.Leases, "close_expired_leases", "closed = 0 AND lease_until <= t.now{free}", "closed = 0{free}"
+            ),
         ),
     ),
     "asks_all_again": Bug(

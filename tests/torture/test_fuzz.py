@@ -126,7 +126,7 @@ def test_a_path_that_nobody_can_read(path: str) -> None:
 
 def test_a_database_is_shown_in_visible_characters() -> None:
     """What its percents spell is escaped."""
-    assert r"postgresql://h:5432/a\x1b[2Jb" == database_at("postgresql://h/a%1b[2Jb").shown
+    assert r"postgresql://h:5432/a\x1b[2Jb" == database_at("postgresql://h/a%1b[2Jb").display_url
 
 
 def test_a_key_of_metadata_is_told_in_visible_characters() -> None:

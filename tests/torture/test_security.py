@@ -563,7 +563,9 @@ def test_a_password_at_a_real_server(
     assert SECRET not in told_by(refused)
     with open_store(guarded_url, wait_s=1) as store:
         run = store.create(**names())
-        assert SECRET not in f"{store!r}{store.database!r}{store.database.shown}{store.aio!r}{store.bell!r}{run!r}"
+        assert (
+            SECRET not in f"{store!r}{store.database!r}{store.database.display_url}{store.aio!r}{store.bell!r}{run!r}"
+        )
         asyncio.run(work_until_away(store, guarded_url, caplog))
         for ask in (lambda: store.create(**names()), lambda: store.get(run.id), store.counts, store.sweep):
             with pytest.raises(StoreError) as away:

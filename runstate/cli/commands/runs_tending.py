@@ -95,7 +95,7 @@ def prune(url: str, older_than: float, dry_run: bool, yes: bool, as_json: bool) 
         prunable = store.prune(older_than, dry_run=True)
         if prunable and not dry_run:
             if not yes:
-                _ask(prunable, str(store.database.shown))
+                _ask(prunable, str(store.database.display_url))
             deleted = _prune(store, older_than, prunable)
     if as_json:
         emit_json({"dry_run": dry_run, "prunable": prunable, "deleted": deleted})

@@ -52,11 +52,11 @@ def migrate(url: str, dry_run: bool, as_json: bool) -> None:
     with told_in_sentences(url), closing(_to_migrate(url, dry_run)) as database:
         steps = migrations.migrate(database, dry_run=dry_run)
     if as_json:
-        taken = [{"number": step.number, "sentence": step.sentence} for step in steps]
+        taken = [{"number": step.number, "sentence": step.description} for step in steps]
         emit_json({"dry_run": dry_run, "schema": migrations.LATEST, "steps": taken})
         return
     for step in steps:
-        click.echo(f"{'would take' if dry_run else 'took'} step {step.number}: {step.sentence}")
+        click.echo(f"{'would take' if dry_run else 'took'} step {step.number}: {step.description}")
     if not steps:
         click.echo(f"nothing to do: the schema is {migrations.LATEST}")
 

@@ -49,9 +49,9 @@ def open_at(
     availability = Availability()
 
     def look() -> Place | None:
-        if migrate or (migrate is None and database.words is SQLITE):
+        if migrate or (migrate is None and database.dialect is SQLITE):
             take_steps(database)
-        return None if migrate is not False and database.words is SQLITE else _found_in(database)
+        return None if migrate is not False and database.dialect is SQLITE else _found_in(database)
 
     place = availability.wait_for(look, patience_s)
     if listening is not None and place is not None:
@@ -63,7 +63,7 @@ def _found_in(database: Database) -> Place:
     """Return where the tables of a store are. Raises `SchemaMismatch` unless they are of this version."""
     session = database.open(reading=True)
     try:
-        require_latest(session, database.shown)
+        require_latest(session, database.display_url)
         return place_of(session)
     finally:
         session.close()
@@ -82,7 +82,7 @@ def _require_same_database(listening: Database, place: Place) -> None:
     finally:
         session.close()
     if here.database != place.database:
-        raise StoreUrlError(f"listen_url leads to another database, {listening.shown}, than that of the store")
+        raise StoreUrlError(f"listen_url leads to another database, {listening.display_url}, than that of the store")
 
 
 def _listening_at(listen_url: str, database: Database, wait_s: float) -> Database:
@@ -91,7 +91,7 @@ def _listening_at(listen_url: str, database: Database, wait_s: float) -> Databas
         listening = database_at(listen_url, wait_s)
     except StoreUrlError as error:
         raise StoreUrlError(f"listen_url: {error}") from None
-    if SQLITE in (database.words, listening.words):
+    if SQLITE in (database.dialect, listening.dialect):
         raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
     database.private = (*database.private, *listening.private)  # neither address may stand in a run
     return listening

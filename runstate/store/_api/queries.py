@@ -13,8 +13,8 @@ from runstate.run.errors import FieldError
 from runstate.run.json_values import json_path
 from runstate.run.values import raise_if_invalid
 from runstate.store._engine.transport import Asking
-from runstate.store._sql.connection import Session
-from runstate.store._sql.rows import Row, read_entry, read_run
+from runstate.store._sql.connection import Connection
+from runstate.store._sql.rows import Row, decode_entry, decode_run
 from runstate.store._types import Entry, StoredRun
 from runstate.store.errors import RunNotFound
 
@@ -64,11 +64,11 @@ class _Filter:
     """Conditions on runs, as SQL with its parameters."""
 
     where: tuple[str, ...]
-    given: Mapping[str, Any]
+    params: Mapping[str, Any]
 
 
-def _one_by_id(session: Session, run_id: str) -> Row:
-    found = session.run(session.statements.by_id, {"id": run_id})
+def _one_by_id(session: Connection, run_id: str) -> Row:
+    found = session.execute(session.statements.by_id, {"id": run_id})
     if not found:
         raise RunNotFound(run_id)
     return found[0]
@@ -80,14 +80,14 @@ class Reading(Asking):
     def get(self, run_id: str) -> StoredRun:
         """Return a run as it stands now. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id))
-        return self._way.read(lambda session: read_run(_one_by_id(session, run_id)))
+        return self._way.read(lambda session: decode_run(_one_by_id(session, run_id)))
 
     def progress(self, run_id: str) -> str | None:
         """Return what the run's handler said last by `ctx.progress`; None if nothing. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id))
 
-        def look(session: Session) -> str | None:
-            found = session.run(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
+        def look(session: Connection) -> str | None:
+            found = session.execute(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
             return found[0][0] if found else None
 
         return self._way.read(look)
@@ -128,7 +128,7 @@ class Reading(Asking):
             faults.append(FieldError("order", f"expected 'asc' or 'desc', got {validators.preview(order)}"))
         raise_if_invalid(faults)
 
-        def look(session: Session) -> Page:
+        def look(session: Connection) -> Page:
             found = _filter(session, thread_id, wanted, queue, metadata, older_than_s, younger_than_s)
             return _page(session, found, limit, order, after, before)
 
@@ -138,10 +138,10 @@ class Reading(Asking):
         """Return the entries of a run, the birth first, or those after a version. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id) + _VERSION("after_version", after_version))
 
-        def look(session: Session) -> tuple[Entry, ...]:
+        def look(session: Connection) -> tuple[Entry, ...]:
             seq = _one_by_id(session, run_id)[0]
-            found = session.run(session.statements.history, {"run": seq, "after": after_version})
-            return tuple(map(read_entry, found))
+            found = session.execute(session.statements.history, {"run": seq, "after": after_version})
+            return tuple(map(decode_entry, found))
 
         return self._way.read(look)
 
@@ -152,20 +152,20 @@ class Reading(Asking):
         """
         raise_if_invalid(validators.string("after", after) + _ENTRIES("limit", limit))
         at, version, run = _place(after)
-        given = {"tx": at, "run": run, "version": version, "limit": min(limit, _MOST_ENTRIES)}
+        params = {"tx": at, "run": run, "version": version, "limit": min(limit, _MOST_ENTRIES)}
         return self._way.read(
-            lambda session: tuple(map(read_entry, session.run(session.statements.all_entries, given)))
+            lambda session: tuple(map(decode_entry, session.execute(session.statements.all_entries, params)))
         )
 
     def latest_cursor(self) -> str:
         """Return the place behind the last entry there is, to see only what comes."""
-        return self._way.read(lambda session: str(session.run(session.statements.latest_cursor, {})[0][0]))
+        return self._way.read(lambda session: str(session.execute(session.statements.latest_cursor, {})[0][0]))
 
     def counts(self) -> dict[RunStatus, int]:
         """Return how many runs stand in each status."""
 
-        def look(session: Session) -> dict[RunStatus, int]:
-            found = session.run("SELECT status, count(*) FROM runstate_run GROUP BY status", {})
+        def look(session: Connection) -> dict[RunStatus, int]:
+            found = session.execute("SELECT status, count(*) FROM runstate_run GROUP BY status", {})
             return {**dict.fromkeys(RunStatus, 0), **{RunStatus(status): count for status, count in found}}
 
         return self._way.read(look)
@@ -176,8 +176,8 @@ class Reading(Asking):
             f"SELECT queue, count(*) FROM runstate_run WHERE status = '{INITIAL_STATUS}' GROUP BY queue ORDER BY queue"
         )
 
-        def look(session: Session) -> dict[str, int]:
-            return {str(queue): count for queue, count in session.run(statement, {})}
+        def look(session: Connection) -> dict[str, int]:
+            return {str(queue): count for queue, count in session.execute(statement, {})}
 
         return self._way.read(look)
 
@@ -220,7 +220,7 @@ def _place(cursor: str) -> tuple[int, int, int]:
 
 
 def _filter(
-    session: Session,
+    session: Connection,
     thread_id: str | None,
     wanted: Sequence[RunStatus] | None,
     queue: str | None,
@@ -230,35 +230,35 @@ def _filter(
 ) -> _Filter:
     speak = session.statements
     where: list[str] = []
-    given: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for name, value in (("thread_id", thread_id), ("queue", queue)):
         if value is not None:
             where.append(f"r.{name} = {speak.param(name, 'text')}")
-            given[name] = value
+            params[name] = value
     if wanted is not None:
         names = [f"status{place}" for place in range(len(wanted))]
         where.append(f"r.status IN ({', '.join(speak.param(name, 'text') for name in names) or 'NULL'})")
-        given.update(zip(names, map(str, wanted), strict=True))
+        params.update(zip(names, map(str, wanted), strict=True))
     for place, (key, value) in enumerate((metadata or {}).items()):
         where.append(speak.has_metadata(f"key{place}", f"value{place}"))
-        given.update({f"key{place}": key, f"value{place}": value})
+        params.update({f"key{place}": key, f"value{place}": value})
     for name, seconds, sign in (("older", older_than_s, "<="), ("younger", younger_than_s, ">")):
         if seconds is not None:
             where.append(f"r.created_at {sign} {speak.now} / 1000000 - {speak.param(name, 'double precision')}")
-            given[name] = float(seconds)
-    return _Filter(tuple(where), given)
+            params[name] = float(seconds)
+    return _Filter(tuple(where), params)
 
 
-def _page(session: Session, found: _Filter, limit: int, order: Order, after: str | None, before: str | None) -> Page:
+def _page(session: Connection, found: _Filter, limit: int, order: Order, after: str | None, before: str | None) -> Page:
     speak = session.statements
-    where, given = list(found.where), {**found.given, "limit": limit + 1}
+    where, params = list(found.where), {**found.params, "limit": limit + 1}
     ahead = "<" if order == "desc" else ">"
     if after is not None:
         where.append(f"r.seq {ahead} {speak.param('after')}")
-        given["after"] = _one_by_id(session, after)[0]
+        params["after"] = _one_by_id(session, after)[0]
     if before is not None:
         where.append(f"r.seq {'>' if ahead == '<' else '<'} {speak.param('before')}")
-        given["before"] = _one_by_id(session, before)[0]
+        params["before"] = _one_by_id(session, before)[0]
     backwards = before is not None and after is None  # the page that ends before it is read from its end
     falling = (order == "desc") is not backwards
     conditions = f" WHERE {' AND '.join(where)}" if where else ""
@@ -267,6 +267,6 @@ def _page(session: Session, found: _Filter, limit: int, order: Order, after: str
         f"SELECT {speak.columns} FROM runstate_run AS r{conditions}"
         f" ORDER BY r.seq {direction} LIMIT {speak.param('limit')}"
     )
-    read = session.run(statement, given)
-    runs = [read_run(row) for row in read[:limit]]
+    read = session.execute(statement, params)
+    runs = [decode_run(row) for row in read[:limit]]
     return Page(tuple(reversed(runs) if backwards else runs), len(read) > limit)

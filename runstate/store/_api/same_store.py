@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Final, NamedTuple
 
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sqlite.connection import file_id
 from runstate.store.errors import SchemaMismatch, StoreError, StoreUrlError
@@ -40,20 +40,20 @@ class Place(NamedTuple):
     """PostgreSQL's number of the database."""
 
 
-def place_of(session: Session) -> Place:
+def place_of(session: Connection) -> Place:
     """Return where a connection finds the tables of a store."""
-    if session.statements.words is SQLITE:
+    if session.statements.dialect is SQLITE:
         return _place_in_sqlite(session)
-    ((table, database, schema, name, path),) = session.run(_HOME, {})
+    ((table, database, schema, name, path),) = session.execute(_HOME, {})
     return Place((table, database) if table else (), f"the schema {schema} of the database {name}", path, database)
 
 
-def _place_in_sqlite(session: Session) -> Place:
-    attached = session.run("PRAGMA database_list", {})
+def _place_in_sqlite(session: Connection) -> Place:
+    attached = session.execute("PRAGMA database_list", {})
     for _, name, path in sorted(attached, key=_looked_in_first):
         quoted = '"' + name.replace('"', '""') + '"'
         schema = "sqlite_temp_master" if name == "temp" else f"{quoted}.sqlite_master"
-        if session.run(f"SELECT 1 FROM {schema} WHERE name = 'runstate_run'", {}):
+        if session.execute(f"SELECT 1 FROM {schema} WHERE name = 'runstate_run'", {}):
             return Place(_file_at(path) if path else (_NO_DEVICE, next(_numbers)), path or "no file")
     return Place((), "nowhere")
 

@@ -22,7 +22,7 @@ from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import ByCommitter, Inside, Readers, Way
 from runstate.store._notifier import Bell
 from runstate.store._postgres.notifier import NotifyBell
-from runstate.store._sql.connection import Database, Session
+from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sqlite.notifier import VersionBell
 from runstate.store._types import Entry
@@ -85,14 +85,14 @@ class Store(Everything):
     def _hang_bell(self, listening: Database) -> Bell:
         if self.database.in_memory:
             return Bell()
-        if self.database.words is SQLITE:
+        if self.database.dialect is SQLITE:
             return VersionBell(self)
         from runstate.store._postgres.connection import PostgresDatabase
 
         return NotifyBell(cast("PostgresDatabase", listening), self.availability)
 
     def __repr__(self) -> str:
-        return f"<Store {self.database.shown}>"
+        return f"<Store {self.database.display_url}>"
 
     def __enter__(self) -> Self:
         return self
@@ -162,34 +162,34 @@ class Store(Everything):
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
         yield BoundStore(Inside(self._session_over(connection), self._require_own))
 
-    def _require_own(self, session: Session) -> None:
+    def _require_own(self, session: Connection) -> None:
         """Raise `StoreError` unless a caller's connection leads to the tables of this store."""
         here = place_of(session)
         if self._place is None or here.table != self._place.table:
             self._place = self._way.read(place_of)  # the tables may have been made anew
             require_same(here, self._place)
 
-    def _session_over(self, connection: object) -> Session:
+    def _session_over(self, connection: object) -> Connection:
         for step in ("connection", "driver_connection"):  # SQLAlchemy's connection, and the driver's own inside it
             inner = getattr(connection, step, None)
             if inner is not None and not isroutine(inner):
                 connection = inner
-        if self.database.words is SQLITE:
-            from runstate.store._sqlite.connection import SqliteSession
+        if self.database.dialect is SQLITE:
+            from runstate.store._sqlite.connection import SqliteConnection
 
             if not isinstance(connection, sqlite3.Connection):
                 raise StoreError(
                     f"expected a sqlite3 connection, got {type(connection).__name__}: use one of sqlite3's"
                 )
-            return SqliteSession(connection, _CALLERS, 0.0, owned=False)
+            return SqliteConnection(connection, _CALLERS, 0.0, owned=False)
         import psycopg
 
-        from runstate.store._postgres.connection import PostgresSession
+        from runstate.store._postgres.connection import PostgresConnection
 
         if not isinstance(connection, psycopg.Connection):
             kind = type(connection).__name__
             raise StoreError(f"expected a psycopg connection, got {kind}: use psycopg 3's, or SQLAlchemy's over it")
-        return PostgresSession(cast("psycopg.Connection[tuple[Any, ...]]", connection), _CALLERS, owned=False)
+        return PostgresConnection(cast("psycopg.Connection[tuple[Any, ...]]", connection), _CALLERS, owned=False)
 
     def close(self) -> None:
         """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`.

@@ -182,7 +182,7 @@ class Moving(Asking):
         actor: str | None,
         version: int | None,
         usage: GivenUsage | None = None,
-        **given: Any,
+        **params: Any,
     ) -> StoredRun:
         faults = validators.identifier("run_id", run_id)
         if actor is not None:
@@ -191,4 +191,4 @@ class Moving(Asking):
             faults += (FieldError("expected_version", f"expected a version, got {validators.preview(version)}"),)
         raise_if_invalid(faults)
         spent = None if usage is None else json_text(usage_of(usage))
-        return self._way.ask(Move(run_id, event, actor=actor, version=version, usage=spent, **given))
+        return self._way.ask(Move(run_id, event, actor=actor, version=version, usage=spent, **params))

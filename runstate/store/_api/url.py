@@ -24,29 +24,29 @@ _SECRET: Final = re.compile(r"(?:[^@/?#%\s]|%[0-9A-Fa-f]{2})*")
 
 def database_at(url: str, wait_s: float = 10.0) -> Database:
     """Return the database that a URL names; no connection is made yet. Raises `StoreUrlError`."""
-    given = cast("object", url)
-    if not isinstance(given, str):
-        got = "None" if given is None else f"a Python {type(given).__name__}"
+    params = cast("object", url)
+    if not isinstance(params, str):
+        got = "None" if params is None else f"a Python {type(params).__name__}"
         raise StoreUrlError(f"not the address of a store: expected {_FORMS}, as a string; got {got}")
-    if not given or len(given) > _MOST or not given.isprintable():
+    if not params or len(params) > _MOST or not params.isprintable():
         raise StoreUrlError(f"not the address of a store: expected {_FORMS}")
-    scheme, colon, rest = given.partition(":")
+    scheme, colon, rest = params.partition(":")
     make = _DIALECTS.get(scheme)
     if not colon or make is None:
-        raise StoreUrlError(f"{_told(given)}: expected {_FORMS}")
+        raise StoreUrlError(f"{_told(params)}: expected {_FORMS}")
     if make is _postgres and not rest.startswith("//"):
         raise StoreUrlError(f"a PostgreSQL address has two slashes: expected {_FORMS}")
-    if not _is_split(given):
+    if not _is_split(params):
         raise StoreUrlError(f"not the address of a store: expected {_FORMS}")
-    return make(given, wait_s)
+    return make(params, wait_s)
 
 
-def _told(given: str) -> str:
+def _told(params: str) -> str:
     """Tell what is no address. Only a scheme and the name of a file are quoted: all else may hold a password."""
-    scheme, colon, _ = given.partition("://")
+    scheme, colon, _ = params.partition("://")
     if colon and _SCHEME.fullmatch(scheme):
         return f"{scheme!r} is no dialect of a store"
-    return f"{given!r} is not an address" if _FILE.fullmatch(given) else "that is not an address"
+    return f"{params!r} is not an address" if _FILE.fullmatch(params) else "that is not an address"
 
 
 def _is_split(url: str) -> bool:

@@ -23,7 +23,7 @@ from runstate.store._engine.commands import Call, Past, Turn, Turned, turned
 from runstate.store._engine.execute_settle_and_claim import note_given, past_of
 from runstate.store._engine.transport import Asking
 from runstate.store._notifier import EVERYTHING
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, json_text
 from runstate.store._sql.statements import OUTCOMES
 from runstate.store._types import Settle, StoredRun
@@ -110,8 +110,8 @@ def a_claim(run: StoredRun, past: Past | None) -> Claim:
     return Claim(run, noted, usage, outputs, run.at if past.at is None else past.at)
 
 
-def _owned(session: Session, lease: Lease) -> Mapping[int, RunStatus]:
-    found = session.run(session.statements.owned_statuses, {"worker": lease.token})
+def _owned(session: Connection, lease: Lease) -> Mapping[int, RunStatus]:
+    found = session.execute(session.statements.owned_statuses, {"worker": lease.token})
     return {seq: RunStatus(status) for seq, status in found}
 
 
@@ -174,19 +174,19 @@ class Working(Asking):
         """Begin a worker's session. It must be renewed by `heartbeat` before `lease_s` seconds are over."""
         name = worker_name() if actor is None else actor
         lease = Lease(new_token(), name, lease_s)
-        given = {"worker": lease.token, "name": name, "lease": int(lease_s * 1_000_000)}
+        params = {"worker": lease.token, "name": name, "lease": int(lease_s * 1_000_000)}
 
-        def perform(session: Session) -> None:
-            session.run(session.statements.open_lease, given)
+        def perform(session: Connection) -> None:
+            session.execute(session.statements.open_lease, params)
 
         return self._way.ask(Call(perform, lambda _: lease))
 
     def heartbeat(self, lease: Lease) -> Beat:
         """Renew a lease. One that has lapsed is not renewed: its runs may be another's already."""
-        given = {"worker": lease.token, "lease": int(lease.lease_s * 1_000_000)}
+        params = {"worker": lease.token, "lease": int(lease.lease_s * 1_000_000)}
 
-        def perform(session: Session) -> Beat:
-            held = session.run(session.statements.heartbeat, given)
+        def perform(session: Connection) -> Beat:
+            held = session.execute(session.statements.heartbeat, params)
             if not held:
                 return Beat(held=False, runs={})
             return Beat(held=True, runs=_owned(session, lease))
@@ -200,8 +200,8 @@ class Working(Asking):
     def close_lease(self, lease: Lease) -> None:
         """End a worker's session: what it still holds can be taken over at once."""
 
-        def perform(session: Session) -> None:
-            session.run(session.statements.close_lease, {"worker": lease.token})
+        def perform(session: Connection) -> None:
+            session.execute(session.statements.close_lease, {"worker": lease.token})
 
         return self._call(perform)
 
@@ -229,10 +229,10 @@ class Working(Asking):
 
         False if it is held no longer, or by a later claim.
         """
-        given = {"seq": run.seq, "version": run.version, "worker": lease.token}
+        params = {"seq": run.seq, "version": run.version, "worker": lease.token}
 
-        def perform(session: Session) -> bool:
-            return bool(session.run(session.statements.release, given))
+        def perform(session: Connection) -> bool:
+            return bool(session.execute(session.statements.release, params))
 
         return self._way.ask(Call(perform, hint=EVERYTHING))
 
@@ -256,15 +256,15 @@ class Working(Asking):
         if run_id is not None:
             raise_if_invalid(validators.identifier("run_id", run_id))
 
-        def take(session: Session, below: int, most: int) -> list[Row]:
+        def take(session: Connection, below: int, most: int) -> list[Row]:
             found: list[Row] = []
             for queue in queues:
-                given = {"worker": lease.token, "max_attempts": below, "queue": queue, "id": run_id}
+                params = {"worker": lease.token, "max_attempts": below, "queue": queue, "id": run_id}
                 if len(found) < most:
-                    found += session.run(session.statements.take_over, {**given, "limit": most - len(found)})
+                    found += session.execute(session.statements.take_over, {**params, "limit": most - len(found)})
             return found
 
-        def perform(session: Session) -> Any:
+        def perform(session: Connection) -> Any:
             if last_attempts is None or max_attempts < 2:
                 found = take(session, max_attempts, limit)
             else:
@@ -288,12 +288,12 @@ class Working(Asking):
         `checkpoint` is JSON text. None leaves what was noted.
         """
         raise_if_invalid(_faults_of_note(checkpoint, progress))
-        given = note_given(lease.token, run, checkpoint=checkpoint, usage=usage, progress=progress)
-        return self._call(lambda session: bool(session.run(session.statements.note, given)))
+        params = note_given(lease.token, run, checkpoint=checkpoint, usage=usage, progress=progress)
+        return self._call(lambda session: bool(session.execute(session.statements.save_checkpoint, params)))
 
     def is_anything_due(self) -> bool:
         """Tell whether a sweep would find something to do: a look that costs next to nothing."""
-        return self._way.read(lambda session: bool(session.run(session.statements.anything_due, {})[0][0]))
+        return self._way.read(lambda session: bool(session.execute(session.statements.anything_due, {})[0][0]))
 
     def sweep(
         self, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS, actor: str = _SWEEPER, limit: int = _SWEEP_MOST
@@ -310,20 +310,20 @@ class Working(Asking):
         spent = json_text(LastError("server_error", f"the run was begun {max_attempts} times, and its worker died"))
         swept = {"actor": actor, "limit": limit}
 
-        def perform(session: Session) -> Swept:
+        def perform(session: Connection) -> Swept:
             speak = session.statements
 
-            def ids(statement: str, given: Mapping[str, Any]) -> tuple[str, ...]:
-                return tuple(row[0] for row in session.run(statement, given))
+            def ids(statement: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+                return tuple(row[0] for row in session.execute(statement, params))
 
-            lapsed = len(session.run(speak.close_lapsed, {}))
+            lapsed = len(session.execute(speak.close_expired_leases, {}))
             return Swept(
                 expired=ids(speak.expire_due, {**swept, "grace": _GRACE_US}),
-                failed=ids(speak.fail_spent, {**swept, "max_attempts": max_attempts, "last_error": spent}),
+                failed=ids(speak.fail_exhausted, {**swept, "max_attempts": max_attempts, "last_error": spent}),
                 cancelled=ids(speak.confirm_lapsed, swept),
-                readied=ids(speak.ripen, {"limit": limit}),
+                readied=ids(speak.promote_ready, {"limit": limit}),
                 lapsed=lapsed,
-                adrift=session.run(speak.adrift, {})[0][0],
+                adrift=session.execute(speak.orphaned, {})[0][0],
             )
 
         return self._way.ask(Call(perform, hint=EVERYTHING))
@@ -333,8 +333,8 @@ class Working(Asking):
         raise_if_invalid(
             validators.indexed_identifier("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit)
         )
-        given = {"queue": queue, "age": int(after_s * 1_000_000), "limit": limit}
-        return self._way.read(lambda session: [row[0] for row in session.run(session.statements.overdue, given)])
+        params = {"queue": queue, "age": int(after_s * 1_000_000), "limit": limit}
+        return self._way.read(lambda session: [row[0] for row in session.execute(session.statements.overdue, params)])
 
     def prune(self, older_than_s: float, *, limit: int = 1000, dry_run: bool = False) -> int:
         """Delete up to `limit` runs that ended longer ago than so many seconds, with all that belongs to them.
@@ -342,14 +342,14 @@ class Working(Asking):
         Returns how many they were; with `dry_run`, how many there are. Live runs are never deleted.
         """
         raise_if_invalid(_AGE("older_than_s", older_than_s) + _LIMIT("limit", limit))
-        given = {"age": int(older_than_s * 1_000_000)}
+        params = {"age": int(older_than_s * 1_000_000)}
 
-        def perform(session: Session) -> int:
+        def perform(session: Connection) -> int:
             speak = session.statements
             if dry_run:
-                count: int = session.run(speak.prunable, given)[0][0]
+                count: int = session.execute(speak.prunable, params)[0][0]
                 return count
-            session.run(speak.forget_leases, {"age": _FORGET_SESSIONS_US})
-            return len(session.run(speak.prune, {**given, "limit": limit}))
+            session.execute(speak.forget_leases, {"age": _FORGET_SESSIONS_US})
+            return len(session.execute(speak.prune, {**params, "limit": limit}))
 
         return self._call(perform)

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import ByCommitter, Readers
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 
 __all__ = ["Awaited", "Later", "like"]
 
@@ -42,7 +42,7 @@ class Later:
         """Have a command committed; return the future of its answer."""
         return cast("T", self._committer.ask_later(command))
 
-    def read(self, look: Callable[[Session], T]) -> T:
+    def read(self, look: Callable[[Connection], T]) -> T:
         """Return the future of what `look` finds in a thread that reads."""
         self._committer.check_open()
         by_thread = ByCommitter(self._committer, self._readers).read

@@ -18,8 +18,8 @@ from runstate.lifecycle import RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
 from runstate.store._notifier import EVERYTHING, NOTHING, Hint
-from runstate.store._sql.connection import Session
-from runstate.store._sql.rows import Row, read_birth, read_claim, read_run
+from runstate.store._sql.connection import Connection
+from runstate.store._sql.rows import Row, decode_claimed, decode_created, decode_run
 from runstate.store._types import Outcome, Settle, StoredRun
 
 __all__ = ["Call", "Command", "Create", "Move", "Past", "Turn", "Turned", "Wanted", "by_outcome", "turned"]
@@ -124,10 +124,10 @@ class Create(Command[T]):
     @staticmethod
     def _run(wanted: Wanted, found: Any) -> StoredRun:
         if len(found) > 3:
-            return read_run(found)
+            return decode_run(found)
         seq, at, ready = found
         row = wanted.row
-        return read_birth(wanted.run, seq, at, row[11], row[5], row[6], ready)
+        return decode_created(wanted.run, seq, at, row[11], row[5], row[6], ready)
 
 
 class Move(Command[StoredRun]):
@@ -165,15 +165,15 @@ class Move(Command[StoredRun]):
 
     def row(self, version: int | None) -> Row:
         """Return the values of `MOVE_COLUMNS`, for a run at `version` (None: whichever)."""
-        given = self.payload
+        params = self.payload
         return (
             *(self.run_id, version, self.actor, self.usage, self.detail),
-            *(given.get("required_action"), given.get("last_error"), given.get("incomplete_details")),
+            *(params.get("required_action"), params.get("last_error"), params.get("incomplete_details")),
         )
 
     def finish(self, raw: Any) -> StoredRun:
         """Return the run as it stands after the move."""
-        return read_run(raw)
+        return decode_run(raw)
 
 
 def by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Settle]]]:
@@ -221,8 +221,8 @@ def turned(raw: Any, actor: str) -> Turned:
     found.sort(key=_BY_SEQ)
     found.sort(key=_BY_PRIORITY, reverse=True)  # equals keep their order
     if not past:
-        return Turned([(read_claim(row), None) for row in found], refused)
-    return Turned([(read_claim(row), past.get(row[0])) for row in found], refused)
+        return Turned([(decode_claimed(row), None) for row in found], refused)
+    return Turned([(decode_claimed(row), past.get(row[0])) for row in found], refused)
 
 
 class Turn(Command[T]):
@@ -277,7 +277,7 @@ class Call(Command[T]):
 
     def __init__(
         self,
-        perform: Callable[[Session], Any],
+        perform: Callable[[Connection], Any],
         finish: Callable[[Any], T] | None = None,
         hint: Hint = NOTHING,
         *,

@@ -18,7 +18,7 @@ from runstate.clock import monotonic, sleep
 from runstate.lifecycle.errors import RunstateError
 from runstate.store._engine.commands import Call, Command, Create, Move, Turn
 from runstate.store._engine.executor import perform
-from runstate.store._sql.connection import Database, Session, Trouble
+from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store.availability import Availability, is_outage
 from runstate.store.backoff import Backoff
 from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
@@ -50,7 +50,7 @@ class Committer:
         self._availability = availability
         self._committed = committed
         self._wait_s = wait_s
-        self._session: Session | None = None
+        self._session: Connection | None = None
         self._waiting: SimpleQueue[Command[Any] | None] = SimpleQueue()
         self._writing = Lock()
         self._starting = Lock()
@@ -95,7 +95,7 @@ class Committer:
     def check_open(self) -> None:
         """Raise `StoreError` once the store is closed, or in a process that was forked from its own."""
         if self._closed:
-            raise StoreError(f"the store {self._database.shown} is closed")
+            raise StoreError(f"the store {self._database.display_url} is closed")
         if not self.is_ours:
             raise StoreError("a store does not survive a fork: open one in each process")
 
@@ -122,7 +122,7 @@ class Committer:
         if not self._writing.acquire(blocking=False):
             return None
         try:
-            count: int = self._connected().run("PRAGMA data_version", {})[0][0]
+            count: int = self._connected().execute("PRAGMA data_version", {})[0][0]
             return count
         finally:
             self._writing.release()
@@ -147,9 +147,9 @@ class Committer:
                 more.append(command)
         return more
 
-    def _connected(self) -> Session:
+    def _connected(self) -> Connection:
         if self._session is not None and self._session.is_stale():
-            self._give_up(StoreError(f"{self._database.shown} was deleted or replaced"))
+            self._give_up(StoreError(f"{self._database.display_url} was deleted or replaced"))
         if self._session is None and not self._over:
             try:
                 self._session = self._database.open()
@@ -160,7 +160,7 @@ class Committer:
         if self._over:  # since it was begun to be closed
             self._disconnect()
         if self._session is None:
-            raise StoreError(f"the store {self._database.shown} is closed")
+            raise StoreError(f"the store {self._database.display_url} is closed")
         return self._session
 
     def _commit(self, batch: Sequence[Command[Any]], tries: int = _TRIES) -> None:
@@ -190,7 +190,7 @@ class Committer:
                 self._availability.succeeded()
 
     def _recover(
-        self, session: Session, batch: Sequence[Command[Any]], error: RunstateError, tries: int, *, is_new: bool
+        self, session: Connection, batch: Sequence[Command[Any]], error: RunstateError, tries: int, *, is_new: bool
     ) -> None:
         """Do what an error that undid a batch calls for: try it again, on another session, or one by one."""
         match session.trouble:
@@ -297,7 +297,7 @@ class Committer:
                 self._over = True
                 session = self._session
                 if session is not None:
-                    session.break_off()
+                    session.interrupt()
                 self._end(_CLOSING_S)
         finally:
             self._refuse_rest()
@@ -329,7 +329,7 @@ class Committer:
                 command = self._waiting.get_nowait()
                 rest += () if command is None else (command,)
         self._waiting.put(None)  # for a thread that is still at something
-        _refuse(rest, StoreError(f"the store {self._database.shown} is closed"))
+        _refuse(rest, StoreError(f"the store {self._database.display_url} is closed"))
         self._answer(rest)
 
 

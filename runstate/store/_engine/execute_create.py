@@ -8,8 +8,8 @@ from typing import Any
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.errors import FieldError, InvalidRun
 from runstate.store._engine.commands import Create, Wanted
-from runstate.store._sql.connection import Session
-from runstate.store._sql.rows import Row, read_run
+from runstate.store._sql.connection import Connection
+from runstate.store._sql.rows import Row, decode_run
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import CREATE_COLUMNS
 from runstate.store._types import StoredRun
@@ -29,11 +29,11 @@ def in_parts(create: Create[Any]) -> bool:
     )
 
 
-def create(session: Session, creates: Sequence[Create[Any]]) -> None:
+def create(session: Connection, creates: Sequence[Create[Any]]) -> None:
     """Create the runs of many commands, and note each one's answer."""
     lines = {wanted.run.thread_id for command in creates for wanted in command.wanted if wanted.exclusive == "queue"}
     for thread in sorted(lines):  # in the order in which everybody holds them, or two would wait for each other
-        session.run(session.statements.hold_thread, {"thread": thread})
+        session.execute(session.statements.hold_thread, {"thread": thread})
     ordinary = [wanted for command in creates for wanted in command.wanted if wanted.exclusive != "queue"]
     made = _insert(session, ordinary)
     for command in creates:
@@ -52,7 +52,7 @@ def _taken(made: dict[str, Row], wanted: Wanted) -> Row | None:
     return None if wanted.exclusive == "queue" else made.pop(wanted.run.id, None)
 
 
-def _insert(session: Session, wanted: Sequence[Wanted]) -> dict[str, Row]:
+def _insert(session: Connection, wanted: Sequence[Wanted]) -> dict[str, Row]:
     """Insert what nothing stands in the way of, of several with one id the first; return (seq, at, ready) by id."""
     if not wanted:
         return {}
@@ -61,15 +61,15 @@ def _insert(session: Session, wanted: Sequence[Wanted]) -> dict[str, Row]:
         firsts.setdefault(each.run.id, each.row)
     values = list(firsts.values())
     laden = any(row[12] is not None for row in values)
-    given = session.table(CREATE_COLUMNS, values)
-    if laden and session.statements.words is SQLITE:
-        session.run(session.statements.add_settings, given)
+    params = session.bind_rows(CREATE_COLUMNS, values)
+    if laden and session.statements.dialect is SQLITE:
+        session.execute(session.statements.add_settings, params)
     ready = {row[0]: row[10] == 1 for row in values}
-    found = session.run(session.statements.create[laden], given)
+    found = session.execute(session.statements.create[laden], params)
     return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in found}
 
 
-def _instead(session: Session, wanted: Wanted) -> Row:
+def _instead(session: Connection, wanted: Wanted) -> Row:
     """Return what stands for a run that was not inserted: itself after all, or the one created with its key."""
     if wanted.exclusive == "queue":
         row = _join_line(session, wanted)
@@ -80,31 +80,31 @@ def _instead(session: Session, wanted: Wanted) -> Row:
         if row[1] != wanted.run.id:
             _drop_settings(session, wanted)
         return _same_request(wanted, row)
-    row = one(session.run(session.statements.by_id, {"id": wanted.run.id}))
+    row = one(session.execute(session.statements.by_id, {"id": wanted.run.id}))
     if row is not None:
-        if wanted.key is None and _created_by(wanted, read_run(row)) == []:
+        if wanted.key is None and _created_by(wanted, decode_run(row)) == []:
             return row  # this very request, whose answer was lost
         keyed = _by_key(session, wanted)  # it may have been committed between the two looks
         if keyed is not None:
             return _same_request(wanted, keyed)
         raise InvalidRun([FieldError("id", f"is taken: there is a run {wanted.run.id} already")])
     _drop_settings(session, wanted)
-    head = one(session.run(session.statements.head_of, {"thread": wanted.run.thread_id}))
+    head = one(session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}))
     if head is None or wanted.exclusive == "queue":
         raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
     raise ThreadBusy(wanted.run.thread_id, head[0])
 
 
-def _by_key(session: Session, wanted: Wanted) -> Row | None:
+def _by_key(session: Connection, wanted: Wanted) -> Row | None:
     if wanted.key is None:
         return None
-    return one(session.run(session.statements.by_key, {"key": wanted.key}))
+    return one(session.execute(session.statements.by_key, {"key": wanted.key}))
 
 
-def _join_line(session: Session, wanted: Wanted) -> Row | None:
+def _join_line(session: Connection, wanted: Wanted) -> Row | None:
     """Insert a run as the only live one of its thread, which is held, or behind the one there is."""
     # A look first: whoever is just ending that run waits for the thread, and to run into its row were to wait for them.
-    if not session.run(session.statements.head_of, {"thread": wanted.run.thread_id}):
+    if not session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}):
         found = _insert(session, [wanted])
         if found:
             return found[wanted.run.id]
@@ -113,9 +113,9 @@ def _join_line(session: Session, wanted: Wanted) -> Row | None:
     return _insert(session, [Wanted(wanted.run, behind)]).get(wanted.run.id)
 
 
-def _drop_settings(session: Session, wanted: Wanted) -> None:
+def _drop_settings(session: Connection, wanted: Wanted) -> None:
     if wanted.row[12] is not None:
-        session.run(session.statements.drop_settings, {"id": wanted.run.id})
+        session.execute(session.statements.drop_settings, {"id": wanted.run.id})
 
 
 def _created_by(wanted: Wanted, run: StoredRun) -> list[str]:
@@ -129,7 +129,7 @@ def _created_by(wanted: Wanted, run: StoredRun) -> list[str]:
 
 
 def _same_request(wanted: Wanted, row: Row) -> Row:
-    run = read_run(row)
+    run = decode_run(row)
     different = _created_by(wanted, run)
     if different:
         raise KeyReused(wanted.key or "", run.id, different)

@@ -12,11 +12,11 @@ from runstate.run.values import NO_USAGE, Usage
 from runstate.store._engine.commands import Past, Turn, by_outcome
 from runstate.store._engine.execute_create import one
 from runstate.store._engine.refusals import refused
-from runstate.store._sql.connection import Given, Session
-from runstate.store._sql.rows import Row, read_run, worker_of
+from runstate.store._sql.connection import Connection, Params
+from runstate.store._sql.rows import Row, decode_run, lease_of
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import PAYLOAD
-from runstate.store._sqlite.connection import SqliteSession
+from runstate.store._sqlite.connection import SqliteConnection
 from runstate.store._sqlite.settle_and_claim import PLAIN, claim_next, complete_plain
 from runstate.store._types import Outcome, Settle, StoredRun
 from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreError
@@ -24,7 +24,7 @@ from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreE
 __all__ = ["is_parted", "note_given", "past_of", "take_turn"]
 
 
-def take_turn(session: Session, turn: Turn[Any]) -> None:
+def take_turn(session: Connection, turn: Turn[Any]) -> None:
     """Settle what a worker brings, claim what it asks for."""
     statements = session.statements
     settles, groups = turn.settles, turn.groups
@@ -35,19 +35,19 @@ def take_turn(session: Session, turn: Turn[Any]) -> None:
         groups = by_outcome(settles)
     owner = {"worker": turn.worker, "actor": turn.actor}
     for settle in _noted(groups):
-        session.run(statements.note, note_given(turn.worker, settle.run, usage=settle.noted))
-    if statements.words is not SQLITE and len(groups) > 1:
+        session.execute(statements.save_checkpoint, note_given(turn.worker, settle.run, usage=settle.noted))
+    if statements.dialect is not SQLITE and len(groups) > 1:
         keys = [settle.run.seq for settle in settles]
-        held = session.run(statements.hold_runs, {"keys": keys, "worker": turn.worker})
-        session.run(statements.hold_threads, {"keys": [row[0] for row in held]})
+        held = session.execute(statements.lock_runs, {"keys": keys, "worker": turn.worker})
+        session.execute(statements.lock_threads, {"keys": [row[0] for row in held]})
     limit = max(0, turn.limit - len(claimed))
     queues = list(turn.queues)
-    together = statements.words is not SQLITE and groups and queues and limit and turn.run_id is None
+    together = statements.dialect is not SQLITE and groups and queues and limit and turn.run_id is None
     claim = {"queue": queues.pop(0), "limit": limit} if together else None
     settled = _settle(session, owner, groups, claim, claimed)
     if turn.run_id is not None:
         if not claimed:
-            claimed += session.run(statements.claim_id, {**owner, "id": turn.run_id})
+            claimed += session.execute(statements.claim_id, {**owner, "id": turn.run_id})
         if not claimed and turn.unsure:
             claimed += _claimed_before(session, turn)  # by a request that the server was at until a moment ago
     else:
@@ -65,7 +65,7 @@ def take_turn(session: Session, turn: Turn[Any]) -> None:
 
 
 def _what_else(
-    session: Session,
+    session: Connection,
     turn: Turn[Any],
     settles: Sequence[Settle],
     settled: set[int],
@@ -82,34 +82,34 @@ def _what_else(
 
 
 def _settle(
-    session: Session,
-    owner: Given,
+    session: Connection,
+    owner: Params,
     groups: Sequence[tuple[Outcome, Sequence[Settle]]],
-    claim: Given | None,
+    claim: Params | None,
     claimed: list[Row],
 ) -> set[int]:
     """Commit outcomes, the last group in one statement with a claim if one is asked; return the seqs of the settled."""
     statements = session.statements
     settled: set[int] = set()
     for place, (outcome, group) in enumerate(groups, start=1):
-        if isinstance(session, SqliteSession) and outcome == PLAIN:
+        if isinstance(session, SqliteConnection) and outcome == PLAIN:
             settled |= complete_plain(session, owner, group)
             continue
         laden = outcome[1]
-        values = session.table(statements.settle_columns(laden), _settle_rows(group, laden))
+        values = session.bind_rows(statements.settle_columns(laden), _settle_rows(group, laden))
         if claim is not None and place == len(groups):
-            found = session.run(statements.turn[outcome], {**owner, **values, **claim})
+            found = session.execute(statements.settle_and_claim[outcome], {**owner, **values, **claim})
             settled |= {row[1] for row in found if row[0] == 0}
             claimed += [row[1:] for row in found if row[0] == 1]
         else:
-            settled |= {row[0] for row in session.run(statements.settle[outcome], {**owner, **values})}
+            settled |= {row[0] for row in session.execute(statements.settle[outcome], {**owner, **values})}
     return settled
 
 
-def _claim(session: Session, given: Given) -> Sequence[Row]:
-    if isinstance(session, SqliteSession):
-        return claim_next(session, given)
-    return session.run(session.statements.claim, given)
+def _claim(session: Connection, params: Params) -> Sequence[Row]:
+    if isinstance(session, SqliteConnection):
+        return claim_next(session, params)
+    return session.execute(session.statements.claim, params)
 
 
 def is_parted(turn: Turn[Any]) -> bool:
@@ -142,7 +142,7 @@ def note_given(
     checkpoint: str | None = None,
     usage: Usage | None = None,
     progress: str | None = None,
-) -> Given:
+) -> Params:
     """Return the parameters of a note of a run as it was claimed."""
     spent = usage or NO_USAGE
     held = {"seq": run.seq, "version": run.version, "worker": worker}
@@ -155,7 +155,7 @@ def note_given(
     }
 
 
-def _refusal(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError | None:
+def _refusal(session: Connection, turn: Turn[Any], settle: Settle) -> RunstateError | None:
     """Return why an outcome was not taken; None if it was, by the first request of a turn that is asked again."""
     if not turn.unsure:
         return _why_not_settled(session, turn, settle)
@@ -166,45 +166,45 @@ def _refusal(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError
         # The server may still be at the first request, which began while the lease held. To let go of the run waits
         # for it or fences it off: an outcome that was refused is never committed later.
         held = {"seq": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
-        session.run(session.statements.release, held)
+        session.execute(session.statements.release, held)
         if _is_ours(session, turn, settle):
             return None
     return why
 
 
-def _why_not_settled(session: Session, turn: Turn[Any], settle: Settle) -> RunstateError:
-    row = one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
+def _why_not_settled(session: Connection, turn: Turn[Any], settle: Settle) -> RunstateError:
+    row = one(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
     if row is None:
         return RunNotFound(settle.run.id)
-    run = read_run(row)
-    held = worker_of(row) == turn.worker
+    run = decode_run(row)
+    held = lease_of(row) == turn.worker
     unlawful = RUN_LIFECYCLE.is_terminal(run.status) or (held and RUN_LIFECYCLE.find(run.status, settle.event) is None)
     return refused(run, settle.event) if unlawful else LeaseLost(run, settle.event)
 
 
-def past_of(session: Session, claimed: Sequence[Row]) -> dict[int, Past]:
+def past_of(session: Connection, claimed: Sequence[Row]) -> dict[int, Past]:
     """Return what runs that were worked on before bring along, by seq."""
     found: dict[int, Past] = {}
     # The row of a run that was taken over, or found to be claimed before, says when it was started.
-    at = session.run(session.statements.moment, {})[0][0] if claimed else None
+    at = session.execute(session.statements.moment, {})[0][0] if claimed else None
     for row in claimed:
         seq = row[0]
         # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
-        submitted = one(session.run(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
-        notes = one(session.run(session.statements.notes, {"run": seq})) or (None, 0, 0)
+        submitted = one(session.execute(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
+        notes = one(session.execute(session.statements.notes, {"run": seq})) or (None, 0, 0)
         found[seq] = Past(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
     return found
 
 
-def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[int, RunstateError], list[Row]]:
+def _reconcile(session: Connection, turn: Turn[Any]) -> tuple[list[Settle], dict[int, RunstateError], list[Row]]:
     """Find out what became of a turn whose answer was lost: what is still to settle, and what it had claimed."""
     again: list[Settle] = []
     refused_ones: dict[int, RunstateError] = {}
     for settle in turn.settles:
-        row = one(session.run(session.statements.by_seq, {"seq": settle.run.seq}))
-        run = None if row is None else read_run(row)
+        row = one(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
+        run = None if row is None else decode_run(row)
         # The turn may have settled it, and claimed it again: then it is not what was brought that is still to settle.
-        if row is not None and run is not None and worker_of(row) == turn.worker and _is_same_claim(run, settle):
+        if row is not None and run is not None and lease_of(row) == turn.worker and _is_same_claim(run, settle):
             again.append(settle)
             continue
         if run is None or not _is_ours(session, turn, settle):
@@ -213,9 +213,9 @@ def _reconcile(session: Session, turn: Turn[Any]) -> tuple[list[Settle], dict[in
     return again, refused_ones, [row for row in _claimed_before(session, turn) if row[0] not in known]
 
 
-def _claimed_before(session: Session, turn: Turn[Any]) -> Sequence[Row]:
+def _claimed_before(session: Connection, turn: Turn[Any]) -> Sequence[Row]:
     """Return the runs of a turn's worker; of one that asks for a certain run, this run alone."""
-    mine = session.run(session.statements.owned, {"worker": turn.worker})
+    mine = session.execute(session.statements.owned, {"worker": turn.worker})
     return mine if turn.held is not None else [row for row in mine if row[2] == turn.run_id]
 
 
@@ -224,12 +224,12 @@ def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
     return run.version <= settle.run.version + 1
 
 
-def _is_ours(session: Session, turn: Turn[Any], settle: Settle) -> bool:
+def _is_ours(session: Connection, turn: Turn[Any], settle: Settle) -> bool:
     """Tell whether an entry shows that this worker settled the run so.
 
     It is the next one but for a wish to cancel, and made under its lease: another worker may have the same name.
     """
-    given = {"run": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
-    after = session.run(session.statements.entries_after, given)
+    params = {"run": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
+    after = session.execute(session.statements.entries_after, params)
     ended = next((entry for entry in after if entry[0] != RunEvent.REQUEST_CANCEL), None)
     return ended == (settle.event, turn.actor)

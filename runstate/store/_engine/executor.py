@@ -17,8 +17,8 @@ from runstate.store._engine.commands import Call, Command, Create, Move, Turn
 from runstate.store._engine.execute_create import create, in_parts, one
 from runstate.store._engine.execute_settle_and_claim import is_parted, take_turn
 from runstate.store._engine.refusals import refused, too_late
-from runstate.store._sql.connection import Session
-from runstate.store._sql.rows import Row, read_run
+from runstate.store._sql.connection import Connection
+from runstate.store._sql.rows import Row, decode_run
 from runstate.store._sql.statements import MOVE_COLUMNS
 from runstate.store._types import StoredRun
 from runstate.store.errors import Conflict, RunNotFound, StoreError, StoreUnavailable, ThreadBusy
@@ -32,7 +32,7 @@ _CANCELLED: Final = (RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL), RUN_LIFEC
 
 _Other: TypeAlias = Call[Any] | Turn[Any]
 _Kinds: TypeAlias = tuple[list[Create[Any]], list[Move], list[_Other]]
-Witness: TypeAlias = Callable[[Session, Sequence[Command[Any]]], None]
+Witness: TypeAlias = Callable[[Connection, Sequence[Command[Any]]], None]
 """Performs a batch in a transaction, by `execute`, and looks at what was written."""
 
 _witness: Witness | None = None
@@ -48,7 +48,7 @@ def bear_witness(witness: Witness | None) -> Witness | None:
     return before
 
 
-def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
+def perform(session: Connection, batch: Sequence[Command[Any]]) -> None:
     """Execute all commands of a batch, and note each one's answer. Raises `StoreError` if the database fails."""
     if _witness is not None:
         _witness(session, batch)
@@ -58,11 +58,11 @@ def perform(session: Session, batch: Sequence[Command[Any]]) -> None:
     several = len(others) + len(moves) + bool(creates) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
     parted = parted or any(isinstance(other, Call) or is_parted(other) for other in others)
-    with session.transaction() if several or parted else session.together():
+    with session.transaction() if several or parted else session.atomic_if_needed():
         _execute(session, creates, moves, others)
 
 
-def execute(session: Session, batch: Sequence[Command[Any]]) -> None:
+def execute(session: Connection, batch: Sequence[Command[Any]]) -> None:
     """Execute all commands of a batch in the transaction that is under way."""
     _execute(session, *_by_kind(batch))
 
@@ -76,7 +76,7 @@ def _by_kind(batch: Sequence[Command[Any]]) -> _Kinds:
 
 
 def _execute(
-    session: Session,
+    session: Connection,
     creates: Sequence[Create[Any]],
     moves: Sequence[Move],
     others: Sequence[_Other],
@@ -95,7 +95,7 @@ def _execute(
 # --- moves ------------------------------------------------------------------------------------------------------------
 
 
-def _move(session: Session, moves: Sequence[Move]) -> None:
+def _move(session: Connection, moves: Sequence[Move]) -> None:
     """Execute moves in waves: no two of the same run in one statement."""
     waiting = list(moves)
     while waiting:
@@ -110,7 +110,7 @@ def _move(session: Session, moves: Sequence[Move]) -> None:
         waiting = later
 
 
-def _move_apart(session: Session, wave: Mapping[str, Move]) -> None:
+def _move_apart(session: Connection, wave: Mapping[str, Move]) -> None:
     asked: list[tuple[Move, int | None]] = []
     for move in wave.values():
         if move.outputs is None:
@@ -121,7 +121,7 @@ def _move_apart(session: Session, wave: Mapping[str, Move]) -> None:
     idle = [wave[run_id] for run_id, row in moved.items() if _is_idle(wave[run_id], row)]
     if idle:
         values = [(move.run_id, None, move.actor, *(None,) * 5) for move in idle]
-        found = session.run(session.statements.confirm_idle, session.table(MOVE_COLUMNS, values))
+        found = session.execute(session.statements.confirm_idle, session.bind_rows(MOVE_COLUMNS, values))
         moved.update({row[1]: row for row in found})
     for move, _ in asked:
         row = moved.get(move.run_id)
@@ -131,13 +131,13 @@ def _move_apart(session: Session, wave: Mapping[str, Move]) -> None:
             move.answer(row)
 
 
-def _run_moves(session: Session, asked: Iterable[tuple[Move, int | None]]) -> dict[str, Row]:
+def _run_moves(session: Connection, asked: Iterable[tuple[Move, int | None]]) -> dict[str, Row]:
     by_event: dict[RunEvent, list[Row]] = {}
     for move, version in asked:
         by_event.setdefault(move.event, []).append(move.row(version))
     moved: dict[str, Row] = {}
     for event, values in by_event.items():
-        found = session.run(session.statements.move[event], session.table(MOVE_COLUMNS, values))
+        found = session.execute(session.statements.move[event], session.bind_rows(MOVE_COLUMNS, values))
         moved.update({row[1]: row for row in found})
     return moved
 
@@ -147,14 +147,14 @@ def _is_idle(move: Move, row: Row) -> bool:
     return move.event is RunEvent.REQUEST_CANCEL and row[9] in _IDLE
 
 
-def _explain(session: Session, move: Move) -> None:
+def _explain(session: Connection, move: Move) -> None:
     """Refuse a move that its statement did not make, or answer it where it was made before."""
     for _ in range(_ASKS):
-        row = one(session.run(session.statements.by_id, {"id": move.run_id}))
+        row = one(session.execute(session.statements.by_id, {"id": move.run_id}))
         if row is None:
             move.refuse(RunNotFound(move.run_id))
             return
-        run = read_run(row)
+        run = decode_run(row)
         if _cancelled_before(session, move, run):
             move.answer(row)
             return
@@ -176,55 +176,55 @@ def _explain(session: Session, move: Move) -> None:
     move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
 
 
-def _refuse_late(session: Session, move: Move, run: StoredRun) -> bool:
+def _refuse_late(session: Connection, move: Move, run: StoredRun) -> bool:
     """Refuse a move that had to come before the deadline, if it has passed: the run is expired first, as it stood.
 
     A caller's own transaction expires nothing: it is for the caller to undo, or to commit.
     """
     if not session.owned:
-        late = one(session.run(session.statements.is_late, {"id": run.id}))
+        late = one(session.execute(session.statements.is_late, {"id": run.id}))
         if late is None or not late[0]:
             return False
         move.refuse(too_late(run, move.event))
         return True
     detail = json.dumps({"asked": move.event, "expires_at": run.expires_at}, separators=(",", ":"))
     expiry = Move(run.id, RunEvent.EXPIRE, actor=move.actor, version=run.version, detail=detail)
-    given = session.table(MOVE_COLUMNS, [expiry.row(run.version)])
-    expired = one(session.run(session.statements.expire_late, given))
+    params = session.bind_rows(MOVE_COLUMNS, [expiry.row(run.version)])
+    expired = one(session.execute(session.statements.expire_late, params))
     if expired is None:
         return False
-    move.refuse(refused(read_run(expired), move.event))
+    move.refuse(refused(decode_run(expired), move.event))
     return True
 
 
-def _not_ready(session: Session, run: StoredRun) -> RunstateError:
+def _not_ready(session: Connection, run: StoredRun) -> RunstateError:
     """Return why a queued run may not be started yet."""
-    head = one(session.run(session.statements.waits_behind, {"run": run.seq}))
+    head = one(session.execute(session.statements.waits_behind, {"run": run.seq}))
     if head is not None:
         return ThreadBusy(run.thread_id, head[0])
     return StoreError(f"run {run.id} is {run.status} and not ready: its `not_before` has not come, so it cannot start")
 
 
-def _cancelled_before(session: Session, move: Move, run: StoredRun) -> bool:
+def _cancelled_before(session: Connection, move: Move, run: StoredRun) -> bool:
     """Tell whether this very request to cancel was granted before, and only its answer was lost.
 
     Of a request that may have been granted a moment ago the history decides alone: the run may have ended since.
     """
     if move.event is not RunEvent.REQUEST_CANCEL or not (move.unsure or run.status in _CANCELLED):
         return False
-    for version, actor, _ in session.run(session.statements.latest, {"run": run.seq, "event": move.event}):
+    for version, actor, _ in session.execute(session.statements.latest, {"run": run.seq, "event": move.event}):
         return bool(actor == move.actor and move.version in (None, version - 1))
     return False
 
 
-def _submit(session: Session, move: Move) -> None:
+def _submit(session: Connection, move: Move) -> None:
     """Submit outputs, if they are for exactly the calls that the run waits for at the version it is moved from."""
     for _ in range(_ASKS):
-        row = one(session.run(session.statements.by_id, {"id": move.run_id}))
+        row = one(session.execute(session.statements.by_id, {"id": move.run_id}))
         if row is None:
             move.refuse(RunNotFound(move.run_id))
             return
-        run = read_run(row)
+        run = decode_run(row)
         refused_for = _why_not_submitted(move, run)
         moved = {} if refused_for is not None else _run_moves(session, [(move, run.version)])
         if moved:
@@ -255,9 +255,9 @@ def _why_not_submitted(move: Move, run: StoredRun) -> RunstateError | None:
     return None
 
 
-def _submitted_before(session: Session, move: Move, run: StoredRun) -> bool:
+def _submitted_before(session: Connection, move: Move, run: StoredRun) -> bool:
     """Tell whether these very outputs were the last to be submitted."""
-    found = session.run(session.statements.latest, {"run": run.seq, "event": RunEvent.SUBMIT_TOOL_OUTPUTS})
+    found = session.execute(session.statements.latest, {"run": run.seq, "event": RunEvent.SUBMIT_TOOL_OUTPUTS})
     if not found:
         return False
     version, _, detail = found[0]

@@ -12,7 +12,7 @@ from runstate.clock import monotonic, sleep
 from runstate.store._engine.commands import Call, Command
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.executor import perform
-from runstate.store._sql.connection import Database, Session, Trouble
+from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
 from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
@@ -34,7 +34,7 @@ class Way(Protocol):
         """Have a command committed; return its answer."""
         ...
 
-    def read(self, look: Callable[[Session], T]) -> T:
+    def read(self, look: Callable[[Connection], T]) -> T:
         """Return what `look` finds."""
         ...
 
@@ -46,17 +46,17 @@ class Readers:
         self._database = database
         self._wait_s = wait_s
         self._availability = availability
-        self._idle: SimpleQueue[tuple[Session, int]] = SimpleQueue()
+        self._idle: SimpleQueue[tuple[Connection, int]] = SimpleQueue()
         """Each with the epoch it was opened in."""
-        self._busy: dict[int, Session] = {}
+        self._busy: dict[int, Connection] = {}
         """Those in use, by the thread that uses it."""
         self._closed = False
         self._process = os.getpid()
 
-    def read(self, look: Callable[[Session], T]) -> T:
+    def read(self, look: Callable[[Connection], T]) -> T:
         """Return what `look` finds; once more on a new connection if an old one was found to be of no use."""
         if self._closed:
-            raise StoreError(f"the store {self._database.shown} is closed")
+            raise StoreError(f"the store {self._database.display_url} is closed")
         if os.getpid() != self._process:
             raise StoreError("a store does not survive a fork: open one in each process")
         session, epoch, kept = self._take()
@@ -65,7 +65,7 @@ class Readers:
         except StoreError as error:
             return self._read_again(look, session, kept, error)
 
-    def _read_again(self, look: Callable[[Session], T], session: Session, kept: bool, error: StoreError) -> T:
+    def _read_again(self, look: Callable[[Connection], T], session: Connection, kept: bool, error: StoreError) -> T:
         """Read once more, where that may help: on a new session instead of an old one, or after a conflict."""
         backoff = Backoff(_LOOK_S)
         for _ in range(_TRIES):
@@ -80,7 +80,7 @@ class Readers:
                 error = again
         raise _nothing_unknown(error) from error.__cause__
 
-    def _take(self) -> tuple[Session, int, bool]:
+    def _take(self) -> tuple[Connection, int, bool]:
         """Return an unused session, the epoch it was opened in, and whether it was opened before."""
         try:
             while True:
@@ -92,7 +92,7 @@ class Readers:
             epoch = self._availability.epoch
             return self._database.open(reading=True), epoch, False
 
-    def _look(self, session: Session, epoch: int, look: Callable[[Session], T]) -> T:
+    def _look(self, session: Connection, epoch: int, look: Callable[[Connection], T]) -> T:
         me = get_ident()
         self._busy[me] = session
         session.trouble = None
@@ -109,7 +109,7 @@ class Readers:
             else:
                 self._put_back(session, epoch)
 
-    def _put_back(self, session: Session, epoch: int) -> None:
+    def _put_back(self, session: Connection, epoch: int) -> None:
         if self._idle.qsize() >= _KEPT:
             session.close()
             return
@@ -125,7 +125,7 @@ class Readers:
         while self._busy and monotonic() < until:
             sleep(_LOOK_S)
         for session in self._busy.copy().values():
-            session.break_off()
+            session.interrupt()
 
     def _drain(self) -> None:
         try:
@@ -147,7 +147,7 @@ class ByCommitter:
         """Have a command committed; return its answer."""
         return self.committer.ask(command)
 
-    def read(self, look: Callable[[Session], T]) -> T:
+    def read(self, look: Callable[[Connection], T]) -> T:
         """Return what `look` finds."""
         self.committer.check_open()
         if self.readers is None:
@@ -158,7 +158,7 @@ class ByCommitter:
 class Inside:
     """The way of those who have a transaction of their own open: all happens in it, and lives or dies with it."""
 
-    def __init__(self, session: Session, check: Callable[[Session], None]) -> None:
+    def __init__(self, session: Connection, check: Callable[[Connection], None]) -> None:
         """Over a session on the caller's connection, which `check` refuses unless it leads to the store."""
         self._session = session
         self._check = check
@@ -178,7 +178,7 @@ class Inside:
             command.refuse(error)
         return command.result()
 
-    def read(self, look: Callable[[Session], T]) -> T:
+    def read(self, look: Callable[[Connection], T]) -> T:
         """Return what `look` finds, the caller's own changes among it."""
         self._require_same_store()
         try:
@@ -198,6 +198,6 @@ class Asking:
     def __init__(self, way: Way) -> None:
         self._way = way
 
-    def _call(self, perform: Callable[[Session], T]) -> T:
+    def _call(self, perform: Callable[[Connection], T]) -> T:
         """Have `perform` write inside a transaction; return what it returns."""
         return self._way.ask(Call[T](perform))

@@ -60,12 +60,12 @@ class CallerCursor:
         self._cursor.adapters.register_dumper(_Text, _TextDumper)
         self._cursor.adapters.register_dumper(_Binary, _BinaryDumper)
 
-    def __call__(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    def __call__(self, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         """Execute a statement with its parameters by name; return its rows. Raises `psycopg.Error`, `StoreError`."""
         if self._connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             raise StoreError("the connection is in pipeline mode, which answers later: leave `with pipeline()` first")
         known = parsed(statement)
-        values = known.values(given, self._connection.info.encoding)
+        values = known.values(params, self._connection.info.encoding)
         sent = {
             name: value if value is None else _Binary(value) if binary else _Text(value)
             for (name, _), value, binary in zip(known.parameters, values, known.formats, strict=True)

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeVar
 from runstate._redaction import Password
 from runstate.clock import override_us
 from runstate.run.json_values import escape
-from runstate.store._sql.connection import Given, Trouble
+from runstate.store._sql.connection import Params, Trouble
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import POSTGRES, Words
+from runstate.store._sql.schema import POSTGRES, Dialect
 from runstate.store._sql.statements import Statements
 from runstate.store.errors import (
     AccessDenied,
@@ -39,7 +39,7 @@ try:
 except ModuleNotFoundError as _missing:  # pragma: no cover
     raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
 
-__all__ = ["PostgresDatabase", "PostgresSession", "translated"]
+__all__ = ["PostgresConnection", "PostgresDatabase", "map_error"]
 
 _OLDEST: Final = 140000
 _FORM: Final = "postgresql://user@host:5432/database?option=value"
@@ -63,7 +63,7 @@ _Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
 
-def translated(error: psycopg.Error, where: str, *, broken: bool = False, reading: bool = False) -> StoreError:
+def map_error(error: psycopg.Error, where: str, *, broken: bool = False, reading: bool = False) -> StoreError:
     """Return what went wrong, in this library's words and without the password. Of a read nothing is unknown."""
     told = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
     if broken or is_answer_lost(error.sqlstate):
@@ -92,13 +92,13 @@ def translated(error: psycopg.Error, where: str, *, broken: bool = False, readin
             return StoreError(f"{where}: {told[0]}")
 
 
-def _break_off(connection: _Connection) -> None:
+def _interrupt(connection: _Connection) -> None:
     """End a connection that another thread waits for, which must not be touched but for its socket."""
     with suppress(OSError, psycopg.Error), socket(fileno=dup(connection.fileno())) as line:
         line.shutdown(SHUT_RDWR)
 
 
-class PostgresSession:
+class PostgresConnection:
     """One connection to PostgreSQL."""
 
     def __init__(
@@ -124,10 +124,10 @@ class PostgresSession:
         """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
         return self._owned
 
-    def run(self, statement: str, given: Given) -> Sequence[Row]:
+    def execute(self, statement: str, params: Params) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:
-            return self._execute(statement, {"now": override_us(), **given})
+            return self._execute(statement, {"now": override_us(), **params})
         except psycopg.Error as error:
             raise self._failed(error) from error
         except UnicodeEncodeError as error:
@@ -136,20 +136,20 @@ class PostgresSession:
     def _failed(self, error: psycopg.Error) -> StoreError:
         broken = self.connection.broken
         self.trouble = Trouble.SESSION_LOST if broken else trouble_of(error.sqlstate)
-        return translated(error, self._where, broken=broken, reading=self._reading)
+        return map_error(error, self._where, broken=broken, reading=self._reading)
 
     def is_stale(self) -> bool:
         """Tell whether the session leads to another database than its address: its server says so when it is asked."""
         return False
 
-    def define(self, statement: str) -> None:
+    def execute_ddl(self, statement: str) -> None:
         """Execute a statement that takes no parameters: it may hold percent signs."""
         try:
             psycopg.Cursor(self.connection).execute(statement.encode(), prepare=False)
         except psycopg.Error as error:
             raise self._failed(error) from error
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+    def bind_rows(self, columns: Sequence[Column], rows: Iterable[Row]) -> Params:
         """Return the parameters that hand `rows` to a statement: an array a column."""
         turned = list(zip(*rows, strict=True))
         return {column.name: turned[place] if turned else () for place, column in enumerate(columns)}
@@ -175,13 +175,13 @@ class PostgresSession:
             raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
         self._execute("SELECT 1", {})  # begins the one that the caller commits
 
-    def together(self) -> AbstractContextManager[None]:
+    def atomic_if_needed(self) -> AbstractContextManager[None]:
         """Return a transaction only where several statements need one: one by itself is atomic already."""
         return nullcontext() if self._owned else self.transaction()
 
-    def break_off(self) -> None:
+    def interrupt(self) -> None:
         """Wake the thread that waits for an answer, by an end of the connection."""
-        _break_off(self.connection)
+        _interrupt(self.connection)
 
     def close(self) -> None:
         """Let the connection go."""
@@ -191,7 +191,7 @@ class PostgresSession:
 class PostgresDatabase:
     """A PostgreSQL database, by its URL."""
 
-    words: Words = POSTGRES
+    dialect: Dialect = POSTGRES
     in_memory: bool = False
 
     def __init__(self, url: str, wait_s: float = 10.0) -> None:
@@ -201,7 +201,7 @@ class PostgresDatabase:
         host, port = parts.get("host", "localhost"), parts.get("port", "5432")
         if not _PORTS.fullmatch(str(port)):  # in postgresql://me:secret/database it is the password
             raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
-        self.shown: str = escape(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
+        self.display_url: str = escape(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
         several = [str(parts.get(name, "")).split(",") for name in ("host", "hostaddr", "port")]
         names = [*chain(*several), str(parts.get("dbname", "")), str(parts.get("user", ""))]
         passwords = (parts.get("password", ""), parts.get("sslpassword", ""), environ.get("PGPASSWORD", ""))
@@ -214,20 +214,22 @@ class PostgresDatabase:
         self._refusals: Final[dict[str, bool]] = {}
         """Of refusals to connect, whether the address was wrong, by what was said."""
 
-    def open(self, *, reading: bool = False) -> PostgresSession:
+    def open(self, *, reading: bool = False) -> PostgresConnection:
         """Return a new connection in autocommit."""
         if reading:
             connection, direct = self._connect_plainly()
-            return self._first(connection, lambda: PostgresSession(connection, self.shown, named=direct, reading=True))
+            return self._first(
+                connection, lambda: PostgresConnection(connection, self.display_url, named=direct, reading=True)
+            )
         settings = settings_of(self._wait_s)
         connection, direct = self._connect_with(settings)
         local = set_locally(settings)
         return self._first(connection, lambda: self._to_write(connection, direct, local))
 
-    def _to_write(self, connection: _Connection, direct: bool, settings: str) -> PostgresSession:
+    def _to_write(self, connection: _Connection, direct: bool, settings: str) -> PostgresConnection:
         if any(connection.info.parameter_status(name) == "on" for name in _ONLY_READS):
-            raise StoreUnavailable(_READ_ONLY.format(self.shown))
-        return PostgresSession(connection, self.shown, named=direct, settings=settings)
+            raise StoreUnavailable(_READ_ONLY.format(self.display_url))
+        return PostgresConnection(connection, self.display_url, named=direct, settings=settings)
 
     def _connect_plainly(self) -> tuple[_Connection, bool]:
         """Return a new connection, and whether it is one with the server, with no pooler between."""
@@ -236,7 +238,7 @@ class PostgresDatabase:
         if not direct and not self._first(connection, lambda: has_its_path(connection)):
             connection.close()
             raise StoreUrlError(
-                f"the pooler at {self.shown} drops the search_path that the address has in `options`: set it by"
+                f"the pooler at {self.display_url} drops the search_path that the address has in `options`: set it by"
                 " ALTER ROLE ... SET search_path, or connect to the server itself"
             )
         self._options = connection.info.options if direct else None
@@ -264,7 +266,7 @@ class PostgresDatabase:
         """Return what comes of the first use of a new connection; if that fails, close it."""
         try:
             if connection.info.server_version < _OLDEST:
-                raise StoreError(f"{self.shown} is too old: a store needs PostgreSQL 14 or newer")
+                raise StoreError(f"{self.display_url} is too old: a store needs PostgreSQL 14 or newer")
             return do()
         except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
             connection.close()
@@ -272,14 +274,14 @@ class PostgresDatabase:
                 raise
             told = str(error).splitlines() or ["no answer"]
         # Not inside the block, as in `connect`.
-        raise StoreUnavailable(f"cannot connect to {self.shown}: {told[0]}")
+        raise StoreUnavailable(f"cannot connect to {self.display_url}: {told[0]}")
 
     def close(self) -> None:
         """Keep nothing."""
 
-    def break_off(self, connection: _Connection) -> None:
+    def interrupt(self, connection: _Connection) -> None:
         """Wake the thread that waits for a connection's answer, by an end of it."""
-        _break_off(connection)
+        _interrupt(connection)
 
     def connect(self, options: str | None = None) -> _Connection:
         """Return a new connection, or say why there is none; `options` are instead of those of the address."""
@@ -287,21 +289,21 @@ class PostgresDatabase:
         kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}
         if any("," in str(self._parts.get(name, "")) for name in ("host", "hostaddr")):  # the one that is primary now
             kept_alive["target_session_attrs"] = "read-write"
-        given = {name: value for name, value in kept_alive.items() if name not in self._parts}
+        params = {name: value for name, value in kept_alive.items() if name not in self._parts}
         if options is not None:
-            given["options"] = options
+            params["options"] = options
         # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
-        given |= {"connect_timeout": patience_s, "client_encoding": "utf8"}
+        params |= {"connect_timeout": patience_s, "client_encoding": "utf8"}
         try:
             # Nothing is prepared by psycopg, whose names are numbers: behind a pooler one is another's statement.
-            return psycopg.connect(self.url, autocommit=True, prepare_threshold=None, context=OwnAdapters(), **given)
+            return psycopg.connect(self.url, autocommit=True, prepare_threshold=None, context=OwnAdapters(), **params)
         except psycopg.Error as error:
             lines = str(error).splitlines()
             told = [line for line in lines if line and not line.startswith("\t")] or ["no answer"]
             is_late = isinstance(error, psycopg.errors.ConnectionTimeout)
         # Not inside the block: psycopg's error would go along, and the frames of its traceback hold the password.
-        wrong = not is_late and self._is_wrong(told[-1], conninfo.make_conninfo(self.url, **given), patience_s)
-        raise (StoreUrlError if wrong else StoreUnavailable)(f"cannot connect to {self.shown}: {told[-1]}")
+        wrong = not is_late and self._is_wrong(told[-1], conninfo.make_conninfo(self.url, **params), patience_s)
+        raise (StoreUrlError if wrong else StoreUnavailable)(f"cannot connect to {self.display_url}: {told[-1]}")
 
     def _is_wrong(self, told: str, address: str, patience_s: float) -> bool:
         """Tell a wrong address or password, which asking again does not mend, from a server that is not there.

@@ -132,7 +132,7 @@ class NotifyBell(Bell):
             _log.warning(
                 "%s is reached through a pooler, which LISTEN does not work through: it is asked for changes ten times"
                 " a second. The server's own address as listen_url, or RUNSTATE_LISTEN_URL for a command, mends that",
-                self._database.shown,
+                self._database.display_url,
             )
 
     def _attend(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
@@ -191,7 +191,7 @@ class NotifyBell(Bell):
         self._poke()
         if not self._has_ended():
             if self._connection is not None:
-                self._database.break_off(self._connection)
+                self._database.interrupt(self._connection)
             if not self._has_ended():
                 return  # it is connecting, and reads what would be closed here
         with self._changing:

@@ -108,9 +108,9 @@ class Parsed:
     parameters: tuple[tuple[str, Encode], ...]
     formats: list[pq.Format]  # psycopg 3.2.1 takes no tuple
 
-    def values(self, given: Mapping[str, Any], encoding: str = "utf-8") -> list[bytes | None]:
+    def values(self, params: Mapping[str, Any], encoding: str = "utf-8") -> list[bytes | None]:
         """Return the values of its parameters, in their order, as they are sent."""
-        return [encode(given[name], encoding) for name, encode in self.parameters]
+        return [encode(params[name], encoding) for name, encode in self.parameters]
 
 
 @lru_cache(_MOST_KNOWN)

@@ -54,18 +54,18 @@ class Prepared:
         self._transformer: Final = Transformer(OwnAdapters(connection))
         self._wait: Final = _waiting_for(self._pgconn.socket)
 
-    def __call__(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    def __call__(self, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         """Execute a statement with its parameters by name; return its rows. Raises `psycopg.Error`."""
         if self.named:
             try:
-                return self._by_name(statement, given)
+                return self._by_name(statement, params)
             except (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement):
                 self.named = False
                 if not self.is_idle:
                     raise  # the transaction is lost: who asked for it asks again
         if self._settings is not None and self.is_idle:
-            return self._with_settings(self._settings, statement, given)
-        return self._without_name(statement, given)
+            return self._with_settings(self._settings, statement, params)
+        return self._without_name(statement, params)
 
     @property
     def is_idle(self) -> bool:
@@ -77,10 +77,10 @@ class Prepared:
         if not self.named and self._settings is not None:
             self._without_name(self._settings, _NO_VALUES)
 
-    def _by_name(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    def _by_name(self, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         known = self._known.get(statement) or self._prepare(statement)
         return self._rows(
-            self._finish(self._pgconn.send_query_prepared, known.name, known.values(given), known.formats)
+            self._finish(self._pgconn.send_query_prepared, known.name, known.values(params), known.formats)
         )
 
     def _prepare(self, statement: str) -> Parsed:
@@ -89,19 +89,19 @@ class Prepared:
         self._known[statement] = known
         return known
 
-    def _without_name(self, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    def _without_name(self, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         known = parsed(statement)
         send = self._pgconn.send_query_params
-        return self._rows(self._finish(send, known.text, known.values(given), None, known.formats))
+        return self._rows(self._finish(send, known.text, known.values(params), None, known.formats))
 
-    def _with_settings(self, settings: str, statement: str, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    def _with_settings(self, settings: str, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         """Execute a statement in a transaction of its own that has the settings: sent together, answered together."""
         if not psycopg.Pipeline.is_supported():
             with self._connection.transaction():
                 self._without_name(settings, _NO_VALUES)
-                return self._without_name(statement, given)
+                return self._without_name(statement, params)
         known = parsed(statement)
-        values = known.values(given)
+        values = known.values(params)
         self._pgconn.enter_pipeline_mode()
         try:
             return self._rows(self._finish(self._send_together, settings.encode(), known, values))

@@ -9,12 +9,12 @@ from typing import Any, Protocol, TypeAlias
 
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import Words
+from runstate.store._sql.schema import Dialect
 from runstate.store._sql.statements import Statements
 
-__all__ = ["Database", "Given", "Session", "Trouble"]
+__all__ = ["Connection", "Database", "Params", "Trouble"]
 
-Given: TypeAlias = Mapping[str, Any]
+Params: TypeAlias = Mapping[str, Any]
 """Parameters by name."""
 
 
@@ -26,7 +26,7 @@ class Trouble(Enum):
     SESSION_LOST = "the session is of no more use: another may be"
 
 
-class Session(Protocol):
+class Connection(Protocol):
     """One connection. Whatever goes wrong in the database comes out of it as an error of `runstate.errors`."""
 
     @property
@@ -46,15 +46,15 @@ class Session(Protocol):
         """Tell whether the session leads to another database than its address does by now."""
         ...
 
-    def run(self, statement: str, given: Given) -> Sequence[Row]:
+    def execute(self, statement: str, params: Params) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         ...
 
-    def define(self, statement: str) -> None:
+    def execute_ddl(self, statement: str) -> None:
         """Execute a statement that takes no parameters, as those that make tables."""
         ...
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+    def bind_rows(self, columns: Sequence[Column], rows: Iterable[Row]) -> Params:
         """Return the parameters that hand `rows` to a statement over these columns."""
         ...
 
@@ -62,11 +62,11 @@ class Session(Protocol):
         """Commit what happens inside together, or nothing of it."""
         ...
 
-    def together(self) -> AbstractContextManager[None]:
+    def atomic_if_needed(self) -> AbstractContextManager[None]:
         """The same, where it takes several statements; a dialect may leave out what one statement does by itself."""
         ...
 
-    def break_off(self) -> None:
+    def interrupt(self) -> None:
         """End the statement that another thread waits for; the connection may be of no use afterwards."""
         ...
 
@@ -78,15 +78,15 @@ class Session(Protocol):
 class Database(Protocol):
     """Where the runs are: makes connections to it, to write and to read."""
 
-    words: Words
-    shown: str
+    dialect: Dialect
+    display_url: str
     """Its address without the password, for people."""
     private: Sequence[str]
     """The parts of its address, which stand in no run: hosts, names, paths."""
     in_memory: bool
     """Whether it lives in one connection, and as long as that."""
 
-    def open(self, *, reading: bool = False) -> Session:
+    def open(self, *, reading: bool = False) -> Connection:
         """Return a new connection. Raises `StoreError` if there is none to be had."""
         ...
 

@@ -55,11 +55,11 @@ class Leases(Queries):
         return f"UPDATE runstate_worker SET closed = 1 WHERE token = {self.param('worker')} AND closed = 0"
 
     @cached_property
-    def close_lapsed(self) -> str:
+    def close_expired_leases(self) -> str:
         """Close the leases that lapsed: from then on they are never renewed."""
         # Those that another sweep has under way are left to it: its process may stand still, and all sweeps with it.
         late = "SELECT w.token FROM runstate_worker AS w, t WHERE w.closed = 0 AND w.lease_until <= t.now"
-        free = "" if self.words is SQLITE else f" AND token = ANY (ARRAY({late} FOR UPDATE OF w SKIP LOCKED))"
+        free = "" if self.dialect is SQLITE else f" AND token = ANY (ARRAY({late} FOR UPDATE OF w SKIP LOCKED))"
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_worker SET closed = 1"
             f" FROM t WHERE closed = 0 AND lease_until <= t.now{free} RETURNING token"
@@ -75,11 +75,11 @@ class Leases(Queries):
         )
 
     @cached_property
-    def note(self) -> str:
+    def save_checkpoint(self) -> str:
         """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
         kept = "coalesce(excluded.{0}, runstate_notes.{0})"
         # Until a note is committed no sweep closes the lease, or others would go on from an older note.
-        held = "" if self.words is SQLITE else " FOR KEY SHARE OF w"
+        held = "" if self.dialect is SQLITE else " FOR KEY SHARE OF w"
         most = f"{self.greatest}(excluded.{{0}}, runstate_notes.{{0}})"
         return (
             f"WITH t AS (SELECT {self.now} AS now)"

@@ -11,8 +11,8 @@ from typing import Final
 import attrs
 
 from runstate.clock import time_us
-from runstate.store._sql.connection import Database, Session
-from runstate.store._sql.schema import POSTGRES, SQLITE, Words, create_tables
+from runstate.store._sql.connection import Connection, Database
+from runstate.store._sql.schema import POSTGRES, SQLITE, Dialect, create_tables
 from runstate.store._sql.triggers.ddl import create_guards
 from runstate.store.errors import SchemaMismatch
 
@@ -24,9 +24,9 @@ class Migration:
     """One step."""
 
     number: int
-    sentence: str
+    description: str
 
-    def statements(self, words: Words) -> tuple[str, ...]:
+    def statements(self, words: Dialect) -> tuple[str, ...]:
         """Return what it executes."""
         return create_tables(words) if self.number == 1 else create_guards(words)
 
@@ -37,35 +37,35 @@ _MIGRATIONS: Final = (
 )
 LATEST: Final = _MIGRATIONS[-1].number
 
-_LEDGER: Final = {
+_MIGRATION_TABLE: Final = {
     dialect.name: f"""\
 CREATE TABLE runstate_migration (
     number {dialect.number} PRIMARY KEY NOT NULL,
     sentence TEXT NOT NULL,
     at {dialect.number} NOT NULL
-){dialect.table_end}"""
+){dialect.table_options}"""
     for dialect in (SQLITE, POSTGRES)
 }
 
 
-def ddl(words: Words) -> str:
+def ddl(words: Dialect) -> str:
     """Return the SQL that makes an empty database a store, for reading or for a migration tool of one's own."""
-    parts = [_LEDGER[words.name]]
+    parts = [_MIGRATION_TABLE[words.name]]
     for step in _MIGRATIONS:
-        parts += [f"-- {step.number}: {step.sentence}", *step.statements(words)]
-        parts.append(f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.sentence}', 0)")
+        parts += [f"-- {step.number}: {step.description}", *step.statements(words)]
+        parts.append(f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.description}', 0)")
     return "".join(part + ("\n" if part.startswith("--") else ";\n\n") for part in parts)
 
 
-def version_of(session: Session) -> int:
+def version_of(session: Connection) -> int:
     """Return the number of the last step that a database has taken; 0 for none."""
-    if session.statements.words is SQLITE:
+    if session.statements.dialect is SQLITE:
         there = "SELECT count(*) FROM sqlite_master WHERE name = 'runstate_migration'"
     else:
         there = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('runstate_migration')"
-    if not session.run(there, {})[0][0]:
+    if not session.execute(there, {})[0][0]:
         return 0
-    number: int | None = session.run("SELECT max(number) FROM runstate_migration", {})[0][0]
+    number: int | None = session.execute("SELECT max(number) FROM runstate_migration", {})[0][0]
     return number or 0
 
 
@@ -76,7 +76,7 @@ def _newer(shown: str, version: int) -> SchemaMismatch:
     )
 
 
-def require_latest(session: Session, shown: str) -> None:
+def require_latest(session: Connection, shown: str) -> None:
     """Raise `SchemaMismatch` unless the database is a store of this version."""
     version = version_of(session)
     if version > LATEST:
@@ -91,21 +91,25 @@ def migrate(database: Database, upto: int = LATEST, *, dry_run: bool = False) ->
     session = database.open()
     try:
         with session.transaction():
-            if session.statements.words is not SQLITE:
-                session.run("SELECT pg_advisory_xact_lock(7282365610)", {})  # one migrates, the others wait and look
+            if session.statements.dialect is not SQLITE:
+                session.execute(
+                    "SELECT pg_advisory_xact_lock(7282365610)", {}
+                )  # one migrates, the others wait and look
             version = version_of(session)
             if version > LATEST:
-                raise _newer(database.shown, version)
+                raise _newer(database.display_url, version)
             steps = tuple(step for step in _MIGRATIONS if version < step.number <= upto)
             if dry_run:
                 return steps
             if steps and version == 0:
-                session.define(_LEDGER[session.statements.words.name])
+                session.execute_ddl(_MIGRATION_TABLE[session.statements.dialect.name])
             for step in steps:
-                for statement in step.statements(session.statements.words):
-                    session.define(statement)
+                for statement in step.statements(session.statements.dialect):
+                    session.execute_ddl(statement)
                 at = time_us()
-                session.define(f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.sentence}', {at})")
+                session.execute_ddl(
+                    f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.description}', {at})"
+                )
             return steps
     finally:
         session.close()

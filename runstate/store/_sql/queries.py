@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
-from runstate.store._sql.schema import SQLITE, Words, holding, holds_thread
+from runstate.store._sql.schema import SQLITE, Dialect, occupies_thread, thread_lock_sql
 
 __all__ = ["Column", "Queries", "columns"]
 
@@ -22,34 +22,34 @@ class Column:
     kind: str = "text"
 
 
-def columns(*given: str) -> tuple[Column, ...]:
+def columns(*params: str) -> tuple[Column, ...]:
     """Return columns written as `name` or `name:type`."""
-    return tuple(Column(*column.split(":")) for column in given)
+    return tuple(Column(*column.split(":")) for column in params)
 
 
 @attrs.frozen(slots=False)
 class Queries:
     """The statements of one dialect that read. Each takes its parameters by name, and `now` (microseconds, or null)."""
 
-    words: Words
+    dialect: Dialect
 
     # --- the dialects' differences --------------------------------------------------------------------------------
 
     def param(self, name: str, kind: str = "bigint") -> str:
         """Return the place where a parameter goes."""
-        return f":{name}" if self.words is SQLITE else f"%({name})s::{kind}"
+        return f":{name}" if self.dialect is SQLITE else f"%({name})s::{kind}"
 
     @property
     def now(self) -> str:
         """The moment: the one handed in, else PostgreSQL's own."""
-        if self.words is SQLITE:
+        if self.dialect is SQLITE:
             return ":now"
         return "coalesce(%(now)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 
     @property
     def greatest(self) -> str:
         """The function of the greatest of its arguments."""
-        return "max" if self.words is SQLITE else "greatest"
+        return "max" if self.dialect is SQLITE else "greatest"
 
     @staticmethod
     def in_time(now: str, row: str = "r.") -> str:
@@ -63,7 +63,7 @@ class Queries:
 
     def table(self, columns: Sequence[Column]) -> str:
         """Return the CTEs `t(now)`, the moment, and `v`, the values handed in, in order."""
-        if self.words is SQLITE:
+        if self.dialect is SQLITE:
             taken = ", ".join(f"json_extract(value, '$[{n}]') AS {c.name}" for n, c in enumerate(columns))
             values = f"v AS MATERIALIZED (SELECT {taken} FROM json_each(:rows))"
         else:
@@ -74,21 +74,21 @@ class Queries:
 
     def json(self, value: str) -> str:
         """Return a text as the JSON that a column takes."""
-        return value if self.words is SQLITE else f"{value}::json"
+        return value if self.dialect is SQLITE else f"{value}::json"
 
     def text(self, column: str) -> str:
         """Return a JSON column as the text it is, which psycopg would read into objects."""
-        return column if self.words is SQLITE else f"{column}::text"
+        return column if self.dialect is SQLITE else f"{column}::text"
 
-    def search(self, column: str) -> str:
+    def indexed(self, column: str) -> str:
         """Return a column to look another table up by, in a RETURNING too: there SQLite uses no index without the +."""
-        return f"+{column}" if self.words is SQLITE else column
+        return f"+{column}" if self.dialect is SQLITE else column
 
     @property
-    def noted(self) -> str:
+    def checkpointed_usage(self) -> str:
         """The usage that workers noted, for who ends a run without knowing what it used."""
         usage = "'prompt_tokens', {p}, 'completion_tokens', {c}, 'total_tokens', {p} + {c}"
-        build = "json_object" if self.words is SQLITE else "json_build_object"
+        build = "json_object" if self.dialect is SQLITE else "json_build_object"
         some = usage.format(p="n.prompt_tokens", c="n.completion_tokens")
         return (
             f"coalesce((SELECT {build}({some}) FROM runstate_notes AS n WHERE n.run = r.seq),"
@@ -99,7 +99,7 @@ class Queries:
 
     @cached_property
     def columns(self) -> str:
-        """The columns of a whole run, of the table `r`, in the order that `rows.read_run` reads."""
+        """The columns of a whole run, of the table `r`, in the order that `rows.decode_run` reads."""
         return ", ".join(
             (
                 *("r.seq", "r.id", "r.created_at", "r.thread_id", "r.assistant_id", "r.model", "r.status"),
@@ -107,7 +107,7 @@ class Queries:
                 *("r.queue", "r.priority", "r.attempt", "r.ready_at IS NOT NULL"),
                 *("r.expires_at", "r.started_at", "r.cancelled_at", "r.failed_at", "r.completed_at", "r.worker"),
                 *(self.text(f"r.{name}") for name in ("required_action", "last_error", "incomplete_details", "usage")),
-                f"(SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {self.search('r.id')})",
+                f"(SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {self.indexed('r.id')})",
             )
         )
 
@@ -140,11 +140,11 @@ class Queries:
         return f"SELECT {self.columns} FROM runstate_run AS r WHERE r.idempotency_key = {self.param('key', 'text')}"
 
     @cached_property
-    def head_of(self) -> str:
+    def blocking_run(self) -> str:
         """The id of the run that makes a thread busy."""
         return (
             f"SELECT r.id FROM runstate_run AS r WHERE r.thread_id = {self.param('thread', 'text')}"
-            f" AND {holds_thread('r.')}"
+            f" AND {occupies_thread('r.')}"
         )
 
     @cached_property
@@ -152,16 +152,16 @@ class Queries:
         """The id of the run that another of its thread waits behind."""
         return (
             "SELECT h.id FROM runstate_run AS r JOIN runstate_run AS h ON h.thread_id = r.thread_id AND h.seq <> r.seq"
-            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue' AND {holds_thread('h.')}"
+            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue' AND {occupies_thread('h.')}"
         )
 
     @cached_property
     def hold_thread(self) -> str:
         """Let nobody else end or begin a run of a thread until the commit, so that none waits behind nothing."""
         thread = self.param("thread", "text")
-        if self.words is SQLITE:
+        if self.dialect is SQLITE:
             return f"SELECT {thread}"  # its writer is alone
-        return f"SELECT {holding(thread)}"
+        return f"SELECT {thread_lock_sql(thread)}"
 
     @cached_property
     def latest(self) -> str:
@@ -208,9 +208,9 @@ class Queries:
     )
 
     def claimed(self, table: str) -> str:
-        """Return the columns that `rows.read_claim` reads, of a table."""
+        """Return the columns that `rows.decode_claimed` reads, of a table."""
         names = ", ".join(f"{table}.{name}" for name in self.CLAIMED)
-        own = self.search(f"{table}.id")
+        own = self.indexed(f"{table}.id")
         settings = f"SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {own}"
         return f"{names}, ({settings})"
 
@@ -233,14 +233,14 @@ class Queries:
             "min(lease_until)": "runstate_worker WHERE closed = 0",
             "min(not_before)": f"runstate_run WHERE status = '{INITIAL_STATUS}' AND ready_at IS NULL",
         }
-        come = [f"coalesce((SELECT {when} FROM {rows}) <= now, {self.words.no})" for when, rows in first.items()]
+        come = [f"coalesce((SELECT {when} FROM {rows}) <= now, {self.dialect.false})" for when, rows in first.items()]
         left = (
             "EXISTS (SELECT 1 FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1))"
         )
         return f"WITH t AS (SELECT {self.now} AS now) SELECT {' OR '.join((*come, left))} FROM t"
 
     @cached_property
-    def adrift(self) -> str:
+    def orphaned(self) -> str:
         """How many runs wait to be taken over."""
         return (
             "SELECT count(*) FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
@@ -268,7 +268,7 @@ class Queries:
     def _entry(self) -> str:
         # Where an entry stands among those of all runs: SQLite's commit in the order they are counted; PostgreSQL's
         # transactions do not, so there a place is a transaction, and in it a run and a version.
-        cursor = "h.id" if self.words is SQLITE else "h.tx || '.' || h.run || '.' || h.version"
+        cursor = "h.id" if self.dialect is SQLITE else "h.tx || '.' || h.run || '.' || h.version"
         return (
             "SELECT r.id, h.version, h.event, h.source, h.target, h.at, h.actor,"
             f" {self.text('h.detail')}, {cursor} FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
@@ -285,7 +285,7 @@ class Queries:
     def all_entries(self) -> str:
         """The next entries of all runs after a place."""
         limit = f"LIMIT {self.param('limit')}"
-        if self.words is SQLITE:
+        if self.dialect is SQLITE:
             return f"{self._entry} WHERE h.id > :tx AND coalesce(:run, :version, 0) IS NOT NULL ORDER BY h.id {limit}"
         place = ", ".join(self.param(name) for name in ("tx", "run", "version"))
         return (
@@ -297,7 +297,7 @@ class Queries:
     @cached_property
     def latest_cursor(self) -> str:
         """The place behind the last entry."""
-        if self.words is SQLITE:
+        if self.dialect is SQLITE:
             return "SELECT coalesce(max(id), 0) FROM runstate_history"
         return "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 || '.9223372036854775807.0'"
 
@@ -307,13 +307,13 @@ class Queries:
 
         SQLite's is alone: they are those after the last that was there before, `:before`.
         """
-        here = "h.id > :before" if self.words is SQLITE else "h.tx = pg_current_xact_id()::text::bigint"
+        here = "h.id > :before" if self.dialect is SQLITE else "h.tx = pg_current_xact_id()::text::bigint"
         return f"SELECT h.run, h.version, h.source, h.event, h.actor FROM runstate_history AS h WHERE {here}"
 
     def has_metadata(self, key: str, value: str) -> str:
         """Return the condition that the run of the table `r` has a pair of metadata."""
         key, value = self.param(key, "text"), self.param(value, "text")
-        if self.words is SQLITE:
+        if self.dialect is SQLITE:
             pairs = (
                 f"json_each(s.settings, '$.metadata') AS m WHERE s.id = r.id AND m.key = {key} AND m.value = {value}"
             )

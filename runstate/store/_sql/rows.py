@@ -11,7 +11,16 @@ from runstate.run import Run, codec
 from runstate.run.record import FIELDS, JsonObject
 from runstate.store._types import Entry, StoredRun
 
-__all__ = ["Row", "json_text", "read_birth", "read_claim", "read_entry", "read_run", "settings_of", "worker_of"]
+__all__ = [
+    "Row",
+    "config_json",
+    "decode_claimed",
+    "decode_created",
+    "decode_entry",
+    "decode_run",
+    "json_text",
+    "lease_of",
+]
 
 Row: TypeAlias = Sequence[Any]
 
@@ -19,8 +28,8 @@ _STATUS: Final = {str(status): status for status in RunStatus}
 _EVENT: Final[Mapping[str | None, RunEvent | None]] = {None: None, **{str(event): event for event in RunEvent}}
 _SETTINGS: Final = tuple(FIELDS)[tuple(FIELDS).index("instructions") :]
 # What a run has that was created with nothing but its names.
-_USUAL: Final = Run.create(id="-", thread_id="-", assistant_id="-", model="-", at=0)
-_USUAL_VALUES: Final = dict(zip((*FIELDS, "extra"), _USUAL.field_values(), strict=True))
+_DEFAULT_RUN: Final = Run.create(id="-", thread_id="-", assistant_id="-", model="-", at=0)
+_DEFAULT_VALUES: Final = dict(zip((*FIELDS, "extra"), _DEFAULT_RUN.field_values(), strict=True))
 _KEPT: Final = tuple(name for name in _SETTINGS if name != "usage")
 
 
@@ -31,11 +40,11 @@ def json_text(value: object) -> str | None:
     return json.dumps(codec.encode_field(value), separators=(",", ":"), allow_nan=False)
 
 
-def settings_of(run: Run) -> str | None:
+def config_json(run: Run) -> str | None:
     """Return what a new run was created with besides its names, as JSON text; None if nothing."""
     now = dict(zip((*FIELDS, "extra"), run.field_values(), strict=True))
-    given = {name: codec.encode_field(now[name]) for name in _KEPT if _chosen(now[name], _USUAL_VALUES[name])}
-    return json.dumps(given, separators=(",", ":"), allow_nan=False) if given else None
+    params = {name: codec.encode_field(now[name]) for name in _KEPT if _chosen(now[name], _DEFAULT_VALUES[name])}
+    return json.dumps(params, separators=(",", ":"), allow_nan=False) if params else None
 
 
 def _chosen(value: object, usual: object) -> bool:
@@ -45,12 +54,12 @@ def _chosen(value: object, usual: object) -> bool:
 def _settings(kept: str | None) -> Mapping[str, Any]:
     if kept is None:
         return {}
-    given: dict[str, Any] = json.loads(kept)
-    if "tools" in given:
-        given["tools"] = tuple(given["tools"])
-    if "truncation_strategy" in given:
-        given["truncation_strategy"] = codec.decode_field("truncation_strategy", given["truncation_strategy"])
-    return given
+    params: dict[str, Any] = json.loads(kept)
+    if "tools" in params:
+        params["tools"] = tuple(params["tools"])
+    if "truncation_strategy" in params:
+        params["truncation_strategy"] = codec.decode_field("truncation_strategy", params["truncation_strategy"])
+    return params
 
 
 def _read(field: str, kept: str | None) -> Any:
@@ -58,10 +67,10 @@ def _read(field: str, kept: str | None) -> Any:
 
 
 def _build(record: Mapping[str, Any], kept: str | None) -> StoredRun:
-    return StoredRun.from_validated({**_USUAL_VALUES, **record, **_settings(kept)})
+    return StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(kept)})
 
 
-def read_run(row: Row) -> StoredRun:
+def decode_run(row: Row) -> StoredRun:
     """Return the run of a row of `Queries.columns`."""
     seq, run_id, created_at, thread_id, assistant_id, model, status = row[:7]
     version, event, source, at, actor, queue, priority, attempt, ready = row[7:16]
@@ -98,21 +107,21 @@ def read_run(row: Row) -> StoredRun:
     return run
 
 
-def worker_of(row: Row) -> int | None:
+def lease_of(row: Row) -> int | None:
     """Return the session that a row's run belongs to."""
     worker: int | None = row[21]
     return worker
 
 
-def read_claim(row: Row) -> StoredRun:
+def decode_claimed(row: Row) -> StoredRun:
     """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
     seq, _, run_id, _, thread_id, _, _, status, at, _, priority, attempt, expires_at, _, _, _ = row
     return StoredRun.unread(
-        _read_claim, row, seq, run_id, attempt, at, priority, _STATUS[status], expires_at, thread_id
+        _decode_claimed, row, seq, run_id, attempt, at, priority, _STATUS[status], expires_at, thread_id
     )
 
 
-def _read_claim(row: Row) -> tuple[Any, ...]:
+def _decode_claimed(row: Row) -> tuple[Any, ...]:
     seq, version, run_id, created_at, thread_id, assistant_id, model, status, at = row[:9]
     queue, priority, attempt, expires_at, started_at, actor, settings = row[9:]
     values = _CLAIMED.copy()
@@ -124,7 +133,7 @@ def _read_claim(row: Row) -> tuple[Any, ...]:
     return (*values, seq, version, RunEvent.START, INITIAL_STATUS, at, actor, queue, priority, attempt, True)
 
 
-def read_birth(run: Run, seq: int, at: int, actor: str | None, queue: str, priority: int, ready: bool) -> StoredRun:
+def decode_created(run: Run, seq: int, at: int, actor: str | None, queue: str, priority: int, ready: bool) -> StoredRun:
     """Return a run that was just created, with the database's own time of birth."""
     values = list(run.field_values())
     created_at = at // 1_000_000
@@ -140,10 +149,10 @@ _CREATED_AT: Final = _PLACE["created_at"]
 _EXPIRES_AT: Final = _PLACE["expires_at"]
 _STARTED_AT: Final = _PLACE["started_at"]
 _MODEL: Final = _PLACE["model"]
-_CLAIMED: Final = list(_USUAL.field_values())
+_CLAIMED: Final = list(_DEFAULT_RUN.field_values())
 
 
-def read_entry(row: Row) -> Entry:
+def decode_entry(row: Row) -> Entry:
     """Return the entry of a row: run id, version, event, source, target, at, actor, detail, cursor."""
     run_id, version, event, source, target, at, actor, detail, cursor = row
     told: JsonObject | None = None if detail is None else json.loads(detail)

@@ -20,18 +20,18 @@ __all__ = [
     "POSTGRES",
     "SQLITE",
     "TABLES",
-    "Words",
+    "Dialect",
     "create_tables",
-    "holding",
-    "holds_thread",
-    "quoted",
+    "occupies_thread",
+    "sql_list",
+    "thread_lock_sql",
 ]
 
 TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
 
 
 @attrs.frozen
-class Words:
+class Dialect:
     """What a dialect calls things, where the two differ."""
 
     name: str
@@ -41,14 +41,14 @@ class Words:
     """The type of a column that holds JSON text."""
     text: str
     """The type of a text that is compared byte by byte."""
-    key: str
+    serial_key: str
     """The type of a key that the database counts up."""
-    same: str
+    null_safe_eq: str
     """The comparison that takes two nulls for equal."""
-    no: str
+    false: str
     """False."""
-    table_end: str
-    hot_end: str
+    table_options: str
+    hot_table_options: str
     """The same for the table whose rows change often."""
 
     def is_json(self, column: str) -> str:
@@ -62,46 +62,47 @@ class Words:
         return f" CHECK ({column} IS NULL OR (json_valid({column}) AND json_type({column}) = 'object'))"
 
 
-SQLITE: Final = Words(
+SQLITE: Final = Dialect(
     name="sqlite",
     number="INTEGER",
     json="TEXT",
     text="TEXT",
-    key="INTEGER PRIMARY KEY AUTOINCREMENT",  # or the number of a run that was pruned would be given again
-    same="IS",
-    no="0",
-    table_end=" STRICT",
-    hot_end=" STRICT",
+    serial_key="INTEGER PRIMARY KEY AUTOINCREMENT",  # or the number of a run that was pruned would be given again
+    null_safe_eq="IS",
+    false="0",
+    table_options=" STRICT",
+    hot_table_options=" STRICT",
 )
-POSTGRES: Final = Words(
+POSTGRES: Final = Dialect(
     name="postgres",
     number="bigint",
     json="json",
     text='text COLLATE "C"',
-    key="bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
-    same="IS NOT DISTINCT FROM",
-    no="false",
-    table_end="",
+    serial_key="bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    null_safe_eq="IS NOT DISTINCT FROM",
+    false="false",
+    table_options="",
     # Dead rows are made at every transition; let the page hold some, and let them be swept often.
-    hot_end=" WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)",
+    hot_table_options=" WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01,"
+    " autovacuum_analyze_scale_factor = 0.02)",
 )
 
 
-def quoted(words: Sequence[str]) -> str:
+def sql_list(words: Sequence[str]) -> str:
     """Return names of the law as a list of SQL literals. They are identifiers, so there is nothing to escape."""
     if not all(word.replace("_", "").replace(" ", "").isalpha() for word in words):
         raise ValueError(f"not the words of a law: {words}")
     return ", ".join(f"'{word}'" for word in words)
 
 
-LIVE: Final = quoted([status for status in RunStatus if not RUN_LIFECYCLE.is_terminal(status)])
+LIVE: Final = sql_list([status for status in RunStatus if not RUN_LIFECYCLE.is_terminal(status)])
 """The statuses that something leaves."""
 
-ENDED: Final = quoted([status for status in RunStatus if RUN_LIFECYCLE.is_terminal(status)])
+ENDED: Final = sql_list([status for status in RunStatus if RUN_LIFECYCLE.is_terminal(status)])
 """The statuses that nothing leaves."""
 
 
-def holds_thread(row: str = "") -> str:
+def occupies_thread(row: str = "") -> str:
     """Return the condition that a row, named by an alias and a dot, is the one live run that its thread may have."""
     exclusive = f"{row}exclusive"
     return (
@@ -109,17 +110,17 @@ def holds_thread(row: str = "") -> str:
     )
 
 
-def holding(thread: str) -> str:
+def thread_lock_sql(thread: str) -> str:
     """Return PostgreSQL's call that holds a thread until the commit. All who do so must mean the same lock."""
     return f"pg_advisory_xact_lock(hashtextextended('runstate ' || {thread}, 0))"
 
 
-def _run_table(words: Words) -> str:
+def _run_table(words: Dialect) -> str:
     # What a row must be stands in `guards.py`: PostgreSQL reads every CHECK anew at each statement.
     number, json, text = words.number, words.json, words.text
     return f"""\
 CREATE TABLE runstate_run (
-    seq {words.key},
+    seq {words.serial_key},
     id {text} NOT NULL UNIQUE,
     thread_id {text} NOT NULL,
     assistant_id {text} NOT NULL,
@@ -149,7 +150,7 @@ CREATE TABLE runstate_run (
     idempotency_key {text},
     worker {number},
     attempt {number} NOT NULL
-){words.hot_end}"""
+){words.hot_table_options}"""
 
 
 _INDEXES: Final = (
@@ -167,7 +168,7 @@ CREATE INDEX runstate_run_waiting ON runstate_run (not_before)
     "CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL",
     f"""\
 CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id)
-    WHERE {holds_thread()}""",
+    WHERE {occupies_thread()}""",
     f"""\
 CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
     WHERE exclusive = 'queue' AND ready_at IS NULL AND status = '{INITIAL_STATUS}'""",
@@ -175,13 +176,15 @@ CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
 )
 
 
-def create_tables(words: Words) -> tuple[str, ...]:
+def create_tables(words: Dialect) -> tuple[str, ...]:
     """Return the statements that make the tables and indexes of an empty store."""
     number, json = words.number, words.json
     sqlite = words is SQLITE
     # Counted up for ever: who reads on from a place must not miss an entry that got the number of a pruned one.
     history_key = "id INTEGER PRIMARY KEY AUTOINCREMENT,\n    " if sqlite else ""
-    history_end = f"    UNIQUE (run, version)\n){words.table_end}" if sqlite else "    PRIMARY KEY (run, version)\n)"
+    history_end = (
+        f"    UNIQUE (run, version)\n){words.table_options}" if sqlite else "    PRIMARY KEY (run, version)\n)"
+    )
     # PostgreSQL's transactions commit in another order than they began: who reads on from a place in the history of
     # all runs needs to know which were still under way.
     transaction = "" if sqlite else "    tx bigint NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),\n"
@@ -200,7 +203,7 @@ CREATE TABLE runstate_history (
 CREATE TABLE runstate_settings (
     id {words.text} PRIMARY KEY NOT NULL,  -- as that of the run: by another collation no index would be used
     settings {json} NOT NULL{words.is_object("settings")}
-){words.table_end}"""
+){words.table_options}"""
     notes = f"""\
 CREATE TABLE runstate_notes (
     run {number} PRIMARY KEY NOT NULL,
@@ -208,7 +211,7 @@ CREATE TABLE runstate_notes (
     prompt_tokens {number} NOT NULL DEFAULT 0,
     completion_tokens {number} NOT NULL DEFAULT 0,
     progress TEXT
-){words.table_end}"""
+){words.table_options}"""
     # The session 0 is nobody's and closed for ever: a run that its worker released belongs to it.
     worker = f"""\
 CREATE TABLE runstate_worker (
@@ -217,7 +220,7 @@ CREATE TABLE runstate_worker (
     began_at {number} NOT NULL,
     lease_until {number} NOT NULL,
     closed {number} NOT NULL CHECK (closed IN (0, 1))
-){words.table_end}"""
+){words.table_options}"""
     nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1)"
     brin = (
         ()

@@ -14,7 +14,7 @@ from typing import Final
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, StatusField
 from runstate.store._sql.leases import Leases
 from runstate.store._sql.queries import Column, columns
-from runstate.store._sql.schema import ENDED, SQLITE, holding, holds_thread, quoted
+from runstate.store._sql.schema import ENDED, SQLITE, occupies_thread, sql_list, thread_lock_sql
 from runstate.store._types import Outcome
 
 __all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Statements"]
@@ -23,7 +23,7 @@ _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _ASKED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
 # Not a join: the planner would make one of the whole table.
 _PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
-_IDLE: Final = quoted([status for status in RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL) if status != _STARTED])
+_IDLE: Final = sql_list([status for status in RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL) if status != _STARTED])
 
 
 CREATE_COLUMNS: Final = columns(
@@ -60,7 +60,7 @@ class Statements(Leases):
 
     def _create(self, with_settings: bool) -> str:
         # What stands beside a run is written first: once the run is there, nobody may add to it.
-        beside = self.words is not SQLITE and with_settings
+        beside = self.dialect is not SQLITE and with_settings
         waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
         return (
             f"WITH {self.table(CREATE_COLUMNS)}"
@@ -95,8 +95,8 @@ class Statements(Leases):
 
     # --- moves ----------------------------------------------------------------------------------------------------
 
-    def moving(
-        self, event: RunEvent, *, actor: str, worker: str = "NULL", given: Mapping[str, str], now: str = "t.now"
+    def set_clause(
+        self, event: RunEvent, *, actor: str, worker: str = "NULL", params: Mapping[str, str], now: str = "t.now"
     ) -> str:
         """Return the SET of a move of `r`: the entry, the stamp that the law gives its target, what comes and goes.
 
@@ -112,12 +112,12 @@ class Statements(Leases):
             "source": "r.status",
             "at": at,
             "actor": actor,
-            "detail": given.get("detail", "NULL"),
+            "detail": params.get("detail", "NULL"),
         }
         sets |= {row.stamp: f"{at} / 1000000" for row in RUN_LIFECYCLE.transitions if row.event is event and row.stamp}
         for field in _HELD:
             if RUN_LIFECYCLE.is_present(field, target):
-                sets[field] = given[field]
+                sets[field] = params[field]
             elif any(RUN_LIFECYCLE.is_present(field, source) for source in sources):
                 sets[field] = "NULL"
         if RUN_LIFECYCLE.is_terminal(target):
@@ -131,13 +131,13 @@ class Statements(Leases):
 
     def _given(self, event: RunEvent) -> dict[str, str]:
         """Return what a move carries, from the values handed in; the usage that was noted where none is."""
-        given = {name: self.json(f"v.{name}") for name in PAYLOAD}
-        return given | {"usage": f"coalesce({self.json('v.usage')}, {self.noted})"}
+        params = {name: self.json(f"v.{name}") for name in PAYLOAD}
+        return params | {"usage": f"coalesce({self.json('v.usage')}, {self.checkpointed_usage})"}
 
     @staticmethod
-    def stands_for(event: RunEvent) -> str:
+    def in_legal_source(event: RunEvent) -> str:
         """Return the condition that a run stands where the law allows an event."""
-        return f"r.status IN ({quoted(sorted(RUN_LIFECYCLE.sources_of(event)))})"
+        return f"r.status IN ({sql_list(sorted(RUN_LIFECYCLE.sources_of(event)))})"
 
     @cached_property
     def move(self) -> Mapping[RunEvent, str]:
@@ -153,8 +153,8 @@ class Statements(Leases):
     def _move(self, event: RunEvent, besides: str) -> str:
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
-            f" SET {self.moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
-            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self.stands_for(event)}"
+            f" SET {self.set_clause(event, actor='v.actor', params=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND (v.version IS NULL OR r.version = v.version) AND {self.in_legal_source(event)}"
             f"{besides} RETURNING {self._returned}"
         )
 
@@ -166,7 +166,7 @@ class Statements(Leases):
     @cached_property
     def _returned(self) -> str:
         # SQLite's RETURNING does not know the table by its alias.
-        return self.columns.replace("r.", "runstate_run.") if self.words is SQLITE else self.columns
+        return self.columns.replace("r.", "runstate_run.") if self.dialect is SQLITE else self.columns
 
     @cached_property
     def confirm_idle(self) -> str:
@@ -174,19 +174,20 @@ class Statements(Leases):
         event = RunEvent.CONFIRM_CANCEL
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
-            f" SET {self.moving(event, actor='v.actor', given=self._given(event))} FROM v, t"
-            f" WHERE r.id = v.key AND {self.stands_for(event)} AND r.source IN ({_IDLE}) RETURNING {self._returned}"
+            f" SET {self.set_clause(event, actor='v.actor', params=self._given(event))} FROM v, t"
+            f" WHERE r.id = v.key AND {self.in_legal_source(event)} AND r.source IN ({_IDLE})"
+            f" RETURNING {self._returned}"
         )
 
     # --- work -----------------------------------------------------------------------------------------------------
 
     def _settling(self, event: RunEvent, laden: bool) -> str:
-        given = self._given(event) if laden else {"usage": self.json("v.usage")}
+        params = self._given(event) if laden else {"usage": self.json("v.usage")}
         return (
-            f"UPDATE runstate_run AS r SET {self.moving(event, actor=self.param('actor', 'text'), given=given)}"
+            f"UPDATE runstate_run AS r SET {self.set_clause(event, actor=self.param('actor', 'text'), params=params)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
-            f" FROM v, t WHERE r.seq = v.key AND r.worker {self.words.same} {self.param('worker')}"
-            f" AND {self.same_claim('v.version')} AND {self.stands_for(event)} AND {self.leased()}"
+            f" FROM v, t WHERE r.seq = v.key AND r.worker {self.dialect.null_safe_eq} {self.param('worker')}"
+            f" AND {self.same_claim('v.version')} AND {self.in_legal_source(event)} AND {self.leased()}"
         )
 
     @staticmethod
@@ -197,7 +198,7 @@ class Statements(Leases):
     @cached_property
     def settle(self) -> Mapping[Outcome, str]:
         """Commit an outcome of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
-        own = "runstate_run" if self.words is SQLITE else "r"
+        own = "runstate_run" if self.dialect is SQLITE else "r"
         return {
             (event, laden): f"WITH {self.table(self.settle_columns(laden))} {self._settling(event, laden)}"
             f" RETURNING {own}.seq, {own}.version"
@@ -205,7 +206,7 @@ class Statements(Leases):
         }
 
     @cached_property
-    def hold_runs(self) -> str:
+    def lock_runs(self) -> str:
         """PostgreSQL: hold the runs that a turn settles by several statements, in the order of their threads.
 
         The rows before the threads: so does whoever ends a run, and the other way round two would wait for each other.
@@ -216,18 +217,18 @@ class Statements(Leases):
         )
 
     @cached_property
-    def hold_threads(self) -> str:
+    def lock_threads(self) -> str:
         """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
         held = (
             "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND exclusive IS NOT NULL"
             " ORDER BY thread_id"
         )
-        return f"SELECT {holding('thread_id')} FROM ({held}) AS held"
+        return f"SELECT {thread_lock_sql('thread_id')} FROM ({held}) AS held"
 
     def picking(self, names: str = "seq", now: str = "(SELECT now FROM t)") -> str:
         """Return the query of columns of the runs that a worker claims next, if its lease holds."""
         # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
-        by_index = " INDEXED BY runstate_run_claim" if self.words is SQLITE else ""
+        by_index = " INDEXED BY runstate_run_claim" if self.dialect is SQLITE else ""
         return (
             f"SELECT {names} FROM runstate_run{by_index} WHERE status = '{INITIAL_STATUS}' AND ready_at IS NOT NULL"
             f" AND queue = {self.param('queue', 'text')} AND {self.in_time(now, '')} AND {self.leased(now)}"
@@ -235,12 +236,14 @@ class Statements(Leases):
         )
 
     def _claiming(self, picked: str) -> str:
-        moving = self.moving(RunEvent.START, actor=self.param("actor", "text"), worker=self.param("worker"), given={})
+        moving = self.set_clause(
+            RunEvent.START, actor=self.param("actor", "text"), worker=self.param("worker"), params={}
+        )
         return f"UPDATE runstate_run AS r SET {moving} FROM t{picked} AND {self.leased()}"
 
     @cached_property
     def claim(self) -> str:
-        """PostgreSQL: claim up to `limit` queued runs of a queue; gives back what `rows.read_claim` reads."""
+        """PostgreSQL: claim up to `limit` queued runs of a queue; gives back what `rows.decode_claimed` reads."""
         return (
             f"WITH t AS (SELECT {self.now} AS now), picked AS ({self.picking()} FOR UPDATE OF runstate_run SKIP"
             f" LOCKED) {self._claiming(_PICKED)} RETURNING {self.claimed('r')}"
@@ -253,11 +256,11 @@ class Statements(Leases):
             f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{INITIAL_STATUS}' AND r.ready_at IS NOT NULL"
             f" AND {self.in_time('t.now')}"
         )
-        own = "runstate_run" if self.words is SQLITE else "r"
+        own = "runstate_run" if self.dialect is SQLITE else "r"
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
 
     @cached_property
-    def turn(self) -> Mapping[Outcome, str]:
+    def settle_and_claim(self) -> Mapping[Outcome, str]:
         """PostgreSQL: settle what is done by an event, and claim what is next, in one statement.
 
         Gives back 0 and a settled seq, or 1 and a claimed run.
@@ -280,19 +283,21 @@ class Statements(Leases):
 
     def _sweeping(self, event: RunEvent, where: str, last_error: str = "NULL") -> str:
         """Move up to `limit` runs for which `where` holds by `event`; gives back their ids."""
-        own = "runstate_run" if self.words is SQLITE else "r"
-        given = {"usage": self.noted, "last_error": self.json(last_error)}
-        moving = self.moving(event, actor=self.param("actor", "text"), given=given)
-        some = f"SELECT q.seq FROM runstate_run AS q WHERE {self.stands_for(event).replace('r.', 'q.')} AND {where}"
+        own = "runstate_run" if self.dialect is SQLITE else "r"
+        params = {"usage": self.checkpointed_usage, "last_error": self.json(last_error)}
+        moving = self.set_clause(event, actor=self.param("actor", "text"), params=params)
+        some = (
+            f"SELECT q.seq FROM runstate_run AS q WHERE {self.in_legal_source(event).replace('r.', 'q.')} AND {where}"
+        )
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET {moving} FROM t"
-            f" WHERE {self.stands_for(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
+            f" WHERE {self.in_legal_source(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
         )
 
     def _some(self, rows: str) -> str:
         """Return the condition to be among up to `limit` rows `q` that a query finds and nobody else is moving."""
         limited = f"{rows} LIMIT {self.param('limit')}"
-        if self.words is SQLITE:
+        if self.dialect is SQLITE:
             return f"IN ({limited})"
         # Not IN: where PostgreSQL joins by a loop it asks again for every row, and finds others each time.
         return f"= ANY (ARRAY({limited} FOR UPDATE OF q SKIP LOCKED))"
@@ -308,7 +313,7 @@ class Statements(Leases):
         return self._sweeping(RunEvent.EXPIRE, where)
 
     @cached_property
-    def fail_spent(self) -> str:
+    def fail_exhausted(self) -> str:
         """Fail the lapsed runs whose attempts are spent."""
         where = f"{self._LAPSED} AND q.attempt >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
         return self._sweeping(RunEvent.FAIL, where, self.param("last_error", "text"))
@@ -322,7 +327,7 @@ class Statements(Leases):
     def take_over(self) -> str:
         """Give up to `limit` lapsed runs with attempts left to a worker; their status stays."""
         # By `coalesce` planners keep off the index of deadlines, which every live run is in.
-        own = "runstate_run" if self.words is SQLITE else "r"
+        own = "runstate_run" if self.dialect is SQLITE else "r"
         some = (
             f"SELECT q.seq FROM runstate_run AS q WHERE {self._LAPSED} AND q.status = '{_STARTED}'"
             f" AND q.attempt < {self.param('max_attempts')}"
@@ -339,24 +344,24 @@ class Statements(Leases):
     @cached_property
     def release(self) -> str:
         """Give back a run that a worker holds, so that another takes it over at once."""
-        own = "runstate_run" if self.words is SQLITE else "r"
+        own = "runstate_run" if self.dialect is SQLITE else "r"
         return (
             f"UPDATE runstate_run AS r SET worker = 0, attempt = r.attempt - 1 WHERE r.seq = {self.param('seq')}"
             f" AND r.worker = {self.param('worker')} AND {self.same_claim(self.param('version'))} RETURNING {own}.seq"
         )
 
     @cached_property
-    def ripen(self) -> str:
+    def promote_ready(self) -> str:
         """Make up to `limit` runs ready whose time has come, or behind which no run of their thread lives any more."""
         now = "(SELECT now FROM t)"
         first = (
             "q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT EXISTS (SELECT 1 FROM runstate_run AS h"
-            f" WHERE h.thread_id = q.thread_id AND {holds_thread('h.')})"
+            f" WHERE h.thread_id = q.thread_id AND {occupies_thread('h.')})"
             " AND q.seq = (SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = q.thread_id"
             f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{INITIAL_STATUS}'"
             f" AND (b.not_before IS NULL OR b.not_before <= {now})))"
         )
-        own = "runstate_run" if self.words is SQLITE else "r"
+        own = "runstate_run" if self.dialect is SQLITE else "r"
         some = (
             f"SELECT q.seq FROM runstate_run AS q WHERE q.status = '{INITIAL_STATUS}' AND q.ready_at IS NULL"
             f" AND (q.not_before IS NULL OR q.not_before <= {now}) AND ({first})"
@@ -381,5 +386,5 @@ class Statements(Leases):
     def prune(self) -> str:
         """Delete up to `limit` of them, the oldest first."""
         some = f"{self._ended()} ORDER BY seq LIMIT {self.param('limit')}"
-        among = f"IN ({some})" if self.words is SQLITE else f"= ANY (ARRAY({some}))"
+        among = f"IN ({some})" if self.dialect is SQLITE else f"= ANY (ARRAY({some}))"
         return f"DELETE FROM runstate_run WHERE seq {among} RETURNING seq"

@@ -13,15 +13,15 @@ from urllib.parse import quote
 
 from runstate.clock import monotonic, sleep
 from runstate.clock import time_us as _now
-from runstate.store._sql.connection import Given, Trouble
+from runstate.store._sql.connection import Params, Trouble
 from runstate.store._sql.migrations import ddl
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import SQLITE, TABLES, Words
+from runstate.store._sql.schema import SQLITE, TABLES, Dialect
 from runstate.store._sql.statements import Statements
 from runstate.store.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 
-__all__ = ["SqliteDatabase", "SqliteSession", "translated"]
+__all__ = ["SqliteConnection", "SqliteDatabase", "map_error"]
 
 _OLDEST: Final = (3, 38, 0)
 # Between two looks whether another process has finished writing. SQLite's own waiting sleeps up to 100 ms at a time.
@@ -39,7 +39,7 @@ _LOST: Final = frozenset(
 )
 
 
-def translated(error: sqlite3.Error, where: str) -> StoreError:
+def map_error(error: sqlite3.Error, where: str) -> StoreError:
     """Return what went wrong, in this library's words."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _BUSY:
@@ -91,7 +91,7 @@ def file_id(path: str) -> FileId | None:
     return found.st_dev, found.st_ino
 
 
-class SqliteSession:
+class SqliteConnection:
     """One connection to an SQLite database."""
 
     def __init__(
@@ -122,13 +122,13 @@ class SqliteSession:
         """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
         return self._owned
 
-    def run(self, statement: str, given: Given) -> Sequence[Row]:
+    def execute(self, statement: str, params: Params) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         try:
             if self._owned:
-                return self._ask(statement, given).fetchall()
+                return self._ask(statement, params).fetchall()
             with self._as_text():
-                return self._ask(statement, given).fetchall()
+                return self._ask(statement, params).fetchall()
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
@@ -153,13 +153,13 @@ class SqliteSession:
                 "use one without detect_types"
             )
 
-    def change(self, statement: str, given: Given) -> int:
+    def change(self, statement: str, params: Params) -> int:
         """Execute a statement that gives nothing back; return how many rows it changed."""
-        return self._ask(statement, given).rowcount
+        return self._ask(statement, params).rowcount
 
-    def _ask(self, statement: str, given: Given) -> sqlite3.Cursor:
+    def _ask(self, statement: str, params: Params) -> sqlite3.Cursor:
         try:
-            return self._cursor.execute(statement, {"now": _now(), **given})
+            return self._cursor.execute(statement, {"now": _now(), **params})
         except sqlite3.Error as error:
             raise self._untrusting(error) or self._failed(error) from error
         except UnicodeEncodeError as error:
@@ -186,15 +186,15 @@ class SqliteSession:
         """Tell whether the file was deleted or replaced: what is written to it then is lost."""
         return self._file is not None and file_id(self._file[0]) != self._file[1]
 
-    def define(self, statement: str) -> None:
+    def execute_ddl(self, statement: str) -> None:
         """Execute a statement that takes no parameters."""
         try:
             self._cursor.execute(statement)
         except sqlite3.Error as error:  # of a migration: that tables are missing is no reason
             self._note_trouble(error)
-            raise translated(error, self._where) from error
+            raise map_error(error, self._where) from error
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> Given:
+    def bind_rows(self, columns: Sequence[Column], rows: Iterable[Row]) -> Params:
         """Return the parameters that hand `rows` to a statement: one JSON text."""
         return {"rows": json.dumps(rows if isinstance(rows, list) else list(rows))}
 
@@ -208,13 +208,13 @@ class SqliteSession:
         self._begin()
         try:
             yield
-            self._execute("COMMIT")
+            self._execute_control("COMMIT")
         except BaseException:
             if self.connection.in_transaction:
-                self._execute("ROLLBACK")
+                self._execute_control("ROLLBACK")
             raise
 
-    def together(self) -> AbstractContextManager[None]:
+    def atomic_if_needed(self) -> AbstractContextManager[None]:
         """Commit what happens inside together; a lone statement too, for SQLite must wait for its turn first."""
         return self.transaction()
 
@@ -223,15 +223,15 @@ class SqliteSession:
         if not self.connection.in_transaction:  # a lone savepoint would be committed when it ends
             if self.connection.isolation_level is None or getattr(self.connection, "autocommit", None) is True:
                 raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
-            self._execute("BEGIN IMMEDIATE")  # as the driver does before a statement that it knows to write
-        self._execute("SAVEPOINT runstate")
+            self._execute_control("BEGIN IMMEDIATE")  # as the driver does before a statement that it knows to write
+        self._execute_control("SAVEPOINT runstate")
         try:
             yield
         except BaseException:
-            self._execute("ROLLBACK TO runstate")
-            self._execute("RELEASE runstate")
+            self._execute_control("ROLLBACK TO runstate")
+            self._execute_control("RELEASE runstate")
             raise
-        self._execute("RELEASE runstate")
+        self._execute_control("RELEASE runstate")
 
     def _begin(self) -> None:
         """Wait for the right to write, in small steps: SQLite's own are too long for a run that somebody waits for."""
@@ -245,13 +245,13 @@ class SqliteSession:
                     raise self._failed(error) from error
                 if monotonic() > until:
                     self.trouble = Trouble.NOT_BEGUN
-                    raise translated(error, self._where) from error
+                    raise map_error(error, self._where) from error
             else:
                 return
             sleep(_LOOKS_S[min(looks, len(_LOOKS_S) - 1)])
             looks += 1
 
-    def _execute(self, statement: str) -> None:
+    def _execute_control(self, statement: str) -> None:
         try:
             self._cursor.execute(statement)
         except sqlite3.Error as error:
@@ -264,9 +264,9 @@ class SqliteSession:
                 if not _is_complete(self._cursor):
                     why = f"{self._where} has no store of this version ({error})"
                     return SchemaMismatch(f"{why}; `runstate migrate` makes one")
-        return translated(error, self._where)
+        return map_error(error, self._where)
 
-    def break_off(self) -> None:
+    def interrupt(self) -> None:
         """Have the statement end that another thread waits for."""
         with suppress(sqlite3.Error):  # it ended in time, and the connection is closed
             self.connection.interrupt()
@@ -280,7 +280,7 @@ class SqliteSession:
 class SqliteDatabase:
     """An SQLite file, or one in memory, which lives as long as its only connection."""
 
-    words: Words = SQLITE
+    dialect: Dialect = SQLITE
 
     def __init__(self, path: str, wait_s: float = 10.0) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
@@ -289,14 +289,14 @@ class SqliteDatabase:
         self._place: Final = str(Path(path).absolute())
         """The same file wherever the process goes."""
         self.in_memory: bool = path == ":memory:"
-        self._only: SqliteSession | None = None
+        self._only: SqliteConnection | None = None
         self._is_known = False
         """Whether the file was there: one that is deleted under an open store is not made anew, as an empty one."""
-        self.shown: str = f"sqlite:///{path}"
+        self.display_url: str = f"sqlite:///{path}"
         self.private: Sequence[str] = () if self.in_memory else (path, self._place)
         self._wait_s = wait_s
 
-    def open(self, *, reading: bool = False) -> SqliteSession:
+    def open(self, *, reading: bool = False) -> SqliteConnection:
         """Return a new connection, which any thread may use, one at a time; in memory, the only one."""
         if self._only is not None:
             return self._only
@@ -309,18 +309,18 @@ class SqliteDatabase:
                 address, uri=True, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=256
             )
         except sqlite3.Error as error:
-            raise translated(error, where) from error
+            raise map_error(error, where) from error
         try:
             if reading:
                 connection.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
                 connection.execute("PRAGMA query_only = 1")
             else:
                 self._prepare(connection)
-            session = SqliteSession(connection, where, self._wait_s, kept=self.in_memory, file=self._opened(before))
+            session = SqliteConnection(connection, where, self._wait_s, kept=self.in_memory, file=self._opened(before))
         except BaseException as error:  # also an interrupt: no caller has the connection yet, to close it
             connection.close()
             if isinstance(error, sqlite3.Error):
-                raise translated(error, where) from error
+                raise map_error(error, where) from error
             raise
         if self.in_memory:
             self._only = session

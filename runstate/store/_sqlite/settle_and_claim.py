@@ -14,11 +14,11 @@ from typing import Final
 
 from runstate.clock import time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
-from runstate.store._sql.connection import Given
+from runstate.store._sql.connection import Params
 from runstate.store._sql.rows import Row
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import Statements
-from runstate.store._sqlite.connection import SqliteSession
+from runstate.store._sqlite.connection import SqliteConnection
 from runstate.store._types import Settle
 
 __all__ = ["PLAIN", "claim_next", "claimable", "complete_plain"]
@@ -39,20 +39,20 @@ _COMPLETED: Final = (
 )
 
 
-def complete_plain(session: SqliteSession, owner: Given, settles: Sequence[Settle]) -> set[int]:
+def complete_plain(session: SqliteConnection, owner: Params, settles: Sequence[Settle]) -> set[int]:
     """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
     seqs = [settle.run.seq for settle in settles]
-    given = {**owner, "seqs": json.dumps(seqs)}
+    params = {**owner, "seqs": json.dumps(seqs)}
     kinds = {(settle.usage, settle.run.version) for settle in settles}
     if len(kinds) == 1:
         ((usage, version),) = kinds
-        changed = session.change(_completing(alike=True), {**given, "usage": usage, "version": version})
+        changed = session.change(_completing(alike=True), {**params, "usage": usage, "version": version})
     else:
         each = json.dumps([(settle.run.seq, settle.usage, settle.run.version) for settle in settles])
         changed = session.change(_completing(alike=False), {**owner, "each": each})
     if changed == len(seqs):
         return set(seqs)
-    return {row[0] for row in session.run(_COMPLETED, {**given, "some": changed})}
+    return {row[0] for row in session.execute(_COMPLETED, {**params, "some": changed})}
 
 
 @cache
@@ -62,22 +62,22 @@ def _completing(*, alike: bool) -> str:
     (The rows of a FROM are put into a temporary table first.) What a run at work has none of need not be emptied.
     """
     used = ":usage" if alike else "v.used"
-    start = f"UPDATE runstate_run AS r SET {_SQL.moving(_DONE, actor=':actor', given={'usage': used}, now=':now')}"
+    start = f"UPDATE runstate_run AS r SET {_SQL.set_clause(_DONE, actor=':actor', params={'usage': used}, now=':now')}"
     same = _SQL.same_claim(":version" if alike else "v.version")
-    held = f"+r.worker = :worker AND {same} AND {_SQL.stands_for(_DONE)} AND {_SQL.leased(':now')}"
+    held = f"+r.worker = :worker AND {same} AND {_SQL.in_legal_source(_DONE)} AND {_SQL.leased(':now')}"
     if alike:
         return f"{start} WHERE {_AMONG} AND {held}"
     names = ", ".join(f"json_extract(value, '$[{place}]') AS {name}" for place, name in enumerate(_EACH))
     return f"{start} FROM (SELECT {names} FROM json_each(:each)) AS v WHERE r.seq = v.key AND {held}"
 
 
-def claim_next(session: SqliteSession, given: Given) -> Sequence[Row]:
-    """Claim up to `limit` queued runs of a queue; return what `rows.read_claim` reads."""
-    given = {**given, "now": time_us()}  # the same moment in both statements
-    ((found, seqs),) = session.run(claimable(session.statements.CLAIMED), given)
+def claim_next(session: SqliteConnection, params: Params) -> Sequence[Row]:
+    """Claim up to `limit` queued runs of a queue; return what `rows.decode_claimed` reads."""
+    params = {**params, "now": time_us()}  # the same moment in both statements
+    ((found, seqs),) = session.execute(claimable(session.statements.CLAIMED), params)
     if seqs == "[]":
         return ()
-    session.change(_CLAIMING, {**given, "seqs": seqs})
+    session.change(_CLAIMING, {**params, "seqs": seqs})
     rows: list[Row] = json.loads(found)
     return rows
 
@@ -101,5 +101,5 @@ def claimable(names: Sequence[str]) -> str:
 
 _CLAIMING: Final = (
     "UPDATE runstate_run AS r"
-    f" SET {_SQL.moving(RunEvent.START, actor=':actor', worker=':worker', given={}, now=':now')} WHERE {_AMONG}"
+    f" SET {_SQL.set_clause(RunEvent.START, actor=':actor', worker=':worker', params={}, now=':now')} WHERE {_AMONG}"
 )

@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 
 from runstate.run import validators
 from runstate.run.values import raise_if_invalid
-from runstate.store._sql.connection import Database, Session
+from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.migrations import LATEST, require_latest, version_of
 from runstate.store.doctor.diagnosis import Diagnosis, Finding, Progress, Severity, Sheet
 from runstate.store.doctor.health import examine_health
@@ -94,24 +94,24 @@ def examine(
                 ),
             )
         else:
-            _note_version(session, sheet, database.shown, version)
+            _note_version(session, sheet, database.display_url, version)
     finally:
         session.close()
-    return Diagnosis(database.shown, version, runs, entries, sheet.findings(), tuple(sheet.unseen))
+    return Diagnosis(database.display_url, version, runs, entries, sheet.findings(), tuple(sheet.unseen))
 
 
-def _open(database: Database) -> Session:
+def _open(database: Database) -> Connection:
     session = database.open(reading=True)
     if not database.in_memory:
         return session
-    from runstate.store._sqlite.connection import SqliteSession
+    from runstate.store._sqlite.connection import SqliteConnection
 
     # Its one connection is the store's own, which other threads use meanwhile: beside them with a cursor of our own.
-    connection = cast("SqliteSession", session).connection
-    return SqliteSession(connection, database.shown, 0.0, owned=False, kept=True)
+    connection = cast("SqliteConnection", session).connection
+    return SqliteConnection(connection, database.display_url, 0.0, owned=False, kept=True)
 
 
-def _note_version(session: Session, sheet: Sheet, shown: str, version: int) -> None:
+def _note_version(session: Connection, sheet: Sheet, shown: str, version: int) -> None:
     """Note that the schema is of another version. Raises `SchemaMismatch` where there is none at all."""
     try:
         require_latest(session, shown)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from runstate.clock import format_duration
-from runstate.store._sql.connection import Database, Session
+from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.schema import SQLITE
 from runstate.store.doctor.diagnosis import Sheet
 from runstate.store.errors import StoreError
@@ -54,31 +54,31 @@ _DEAD_RATIO: Final = 0.2
 _HELD_BACK: Final = "rows that died since cannot be cleaned away, and every claim passes over them"
 
 
-def _examine_postgres(session: Session, sheet: Sheet, old_snapshot_s: float) -> None:
-    given = {"seconds": old_snapshot_s}
-    for pid, user, name, doing, age, _ in session.run(_SNAPSHOTS, given):
+def _examine_postgres(session: Connection, sheet: Sheet, old_snapshot_s: float) -> None:
+    params = {"seconds": old_snapshot_s}
+    for pid, user, name, doing, age, _ in session.execute(_SNAPSHOTS, params):
         who = f"process {pid} ({user}{f', {name}' if name else ''})"
         sentence = f"{who} is {doing} in a transaction that is {format_duration(age)} old: {_HELD_BACK}"
         remedy = f"end it, or SELECT pg_terminate_backend({pid}); idle_in_transaction_session_timeout prevents it"
         sheet.add("warning", "snapshot", sentence, remedy, thing=str(pid))
-    ((hidden,),) = session.run(_HIDDEN, {})
+    ((hidden,),) = session.execute(_HIDDEN, {})
     if hidden:
         sheet.unseen.append(f"what {hidden} sessions of other roles do (GRANT pg_read_all_stats shows it)")
-    for name, attached, age in session.run(_SLOTS, {}):
+    for name, attached, age in session.execute(_SLOTS, {}):
         kept = f"it keeps rows that {age} transactions have passed" if age else "it keeps WAL until the disk is full"
         sentence = f"the replication slot {name} is {'behind' if attached else 'used by nobody'}: {kept}"
         remedy = f"let its reader catch up, or SELECT pg_drop_replication_slot('{name}')"
         sheet.add("warning", "slot", sentence, remedy, thing=name)
-    for name, age in session.run(_PREPARED, given):
+    for name, age in session.execute(_PREPARED, params):
         sentence = f"the prepared transaction {name} has been left for {format_duration(age)}: {_HELD_BACK}"
         sheet.add("warning", "prepared", sentence, "COMMIT PREPARED or ROLLBACK PREPARED it", thing=name)
-    ((ahead,),) = session.run(_AHEAD, {})
+    ((ahead,),) = session.execute(_AHEAD, {})
     if ahead:
         sentence = (
             "there are entries of a server that had counted further than this: `entries` and `watch` pass over them"
         )
         sheet.add("error", "restored", sentence, "see Backups in docs/store.md: their numbers are to be set anew")
-    for table, everywhere, here, dead, alive, since in session.run(_AUTOVACUUM, {}):
+    for table, everywhere, here, dead, alive, since in session.execute(_AUTOVACUUM, {}):
         if not everywhere or not here:
             sentence = f"autovacuum is off for {table}{'' if here else ' alone'}: dead rows are never cleaned away"
             remedy = (
@@ -99,8 +99,8 @@ _FULL: Final = 2
 _WAL_MOST: Final = 64_000_000  # bytes: four times what is left to grow before a checkpoint
 
 
-def _examine_sqlite(database: Database, session: Session, sheet: Sheet, path: Path) -> None:
-    mode = session.run("PRAGMA journal_mode", {})[0][0]
+def _examine_sqlite(database: Database, session: Connection, sheet: Sheet, path: Path) -> None:
+    mode = session.execute("PRAGMA journal_mode", {})[0][0]
     if mode != "wal":
         sentence = f"its journal_mode is {mode}, not wal: readers and the writer shut each other out"
         sheet.add("warning", "journal", sentence, "open it with this library, which sets it, and see who unsets it")
@@ -111,19 +111,19 @@ def _examine_sqlite(database: Database, session: Session, sheet: Sheet, path: Pa
     except StoreError:
         return  # whoever cannot write to it cannot lose what was written either
     try:
-        if writing.run("PRAGMA synchronous", {})[0][0] < _FULL:
+        if writing.execute("PRAGMA synchronous", {})[0][0] < _FULL:
             sentence = "this SQLite does not take synchronous = FULL: what was acknowledged is lost in a power cut"
             sheet.add("error", "journal", sentence, "use a build of SQLite that does")
     finally:
         writing.close()
 
 
-def _examine_wal(session: Session, sheet: Sheet, wal: Path) -> None:
+def _examine_wal(session: Connection, sheet: Sheet, wal: Path) -> None:
     size = wal.stat().st_size if wal.exists() else 0
     if size <= _WAL_MOST:
         return
     # A passive checkpoint waits for nobody and makes nobody wait. What it leaves is what a reader needs.
-    ((_, pages, done),) = session.run("PRAGMA wal_checkpoint(PASSIVE)", {})
+    ((_, pages, done),) = session.execute("PRAGMA wal_checkpoint(PASSIVE)", {})
     if done < pages:
         sentence = f"{wal} has grown to {size // 1_000_000} MB, and {pages - done} of its {pages} pages cannot be moved"
         sentence += " into the database: an old reader needs it as it was"
@@ -132,8 +132,8 @@ def _examine_wal(session: Session, sheet: Sheet, wal: Path) -> None:
         )
 
 
-def _read_all_pages(session: Session, sheet: Sheet) -> None:
-    for (said,) in session.run(f"PRAGMA quick_check({sheet.most})", {}):
+def _read_all_pages(session: Connection, sheet: Sheet) -> None:
+    for (said,) in session.execute(f"PRAGMA quick_check({sheet.most})", {}):
         if said != "ok":
             for line in str(said).splitlines():
                 remedy = "stop writing, copy the file, and restore it from a backup or with `sqlite3 ... .recover`"
@@ -141,10 +141,10 @@ def _read_all_pages(session: Session, sheet: Sheet) -> None:
 
 
 def examine_health(
-    database: Database, session: Session, sheet: Sheet, *, old_snapshot_s: float, quick_check: bool
+    database: Database, session: Connection, sheet: Sheet, *, old_snapshot_s: float, quick_check: bool
 ) -> None:
     """Note what ails the database itself."""
-    if session.statements.words is not SQLITE:
+    if session.statements.dialect is not SQLITE:
         _examine_postgres(session, sheet, old_snapshot_s)
         return
     if not database.in_memory:

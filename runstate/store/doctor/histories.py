@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias
 from runstate.lifecycle import INITIAL_STATUS
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.queries import Queries
-from runstate.store._sql.rows import Row, read_run
+from runstate.store._sql.rows import Row, decode_run
 from runstate.store._sql.triggers.conditions import LEGAL
 from runstate.store.doctor.diagnosis import Progress, Sheet
 from runstate.traces import field_patterns, judge
@@ -76,7 +76,7 @@ SELECT h.run, min(h.version), r.id, r.version
 
 def _rows(speak: Queries) -> str:
     """Return the statement that finds the rows which their last entry, or the law alone, does not bear out."""
-    same = speak.words.same
+    same = speak.dialect.null_safe_eq
     differs = " OR ".join(
         f"NOT h.{entry} {same} r.{row}"
         for entry, row in (("target", "status"), ("event", "event"), ("source", "source"), ("at", "at"))
@@ -102,7 +102,7 @@ def _shapes() -> str:
     return ", ".join(f"'{one}'" for one in spelled)
 
 
-def _ranges(session: Session) -> Iterator[tuple[_Range, int]]:
+def _ranges(session: Connection) -> Iterator[tuple[_Range, int]]:
     """Yield ranges of run numbers that together hold them all, and how many runs are in each."""
     speak = session.statements
     next_some = (
@@ -111,7 +111,7 @@ def _ranges(session: Session) -> Iterator[tuple[_Range, int]]:
     )
     low = -validators.INT64_MAX
     while True:
-        ((high, count),) = session.run(next_some, {"low": low})
+        ((high, count),) = session.execute(next_some, {"low": low})
         if count < _BATCH:
             yield {"low": low, "high": validators.INT64_MAX}, count
             return
@@ -119,18 +119,20 @@ def _ranges(session: Session) -> Iterator[tuple[_Range, int]]:
         low = high
 
 
-def examine_histories(session: Session, sheet: Sheet, newest: int, progress: Progress) -> tuple[int, int]:
+def examine_histories(session: Connection, sheet: Sheet, newest: int, progress: Progress) -> tuple[int, int]:
     """Note every run that is broken; return how many runs and entries were looked at."""
     speak = session.statements
-    (runs, entries) = (session.run(f"SELECT count(*) FROM runstate_{name}", {})[0][0] for name in ("run", "history"))
+    (runs, entries) = (
+        session.execute(f"SELECT count(*) FROM runstate_{name}", {})[0][0] for name in ("run", "history")
+    )
     find_entries, find_beyond, find_rows = _entries(speak), _beyond(speak), _rows(speak)
     seen = 0
     for limits, count in _ranges(session):
-        for row in session.run(find_entries, limits):
+        for row in session.execute(find_entries, limits):
             _note_entry(sheet, row)
-        for row in session.run(find_beyond, limits):
+        for row in session.execute(find_beyond, limits):
             _note_beyond(sheet, row)
-        for row in session.run(find_rows, limits):
+        for row in session.execute(find_rows, limits):
             _note_row(session, sheet, row)
         seen += count
         progress("histories", seen, max(runs, seen))
@@ -154,7 +156,7 @@ def _note_beyond(sheet: Sheet, row: Row) -> None:
     sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
 
 
-def _note_row(session: Session, sheet: Sheet, row: Row) -> None:
+def _note_row(session: Connection, sheet: Sheet, row: Row) -> None:
     seq, run_id, status, version, target, event, lacks, differs, odd = row
     if lacks:
         sentence = f"run {run_id} is {status} at version {version}, but its history has no such entry"
@@ -165,15 +167,15 @@ def _note_row(session: Session, sheet: Sheet, row: Row) -> None:
             sentence = f"run {run_id} is {status}, but the last entry of its history tells another move or time"
         sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
     if odd:
-        for whole in session.run(session.statements.by_seq, {"seq": seq}):
+        for whole in session.execute(session.statements.by_seq, {"seq": seq}):
             _judge(sheet, whole)
 
 
-def _judge_newest(session: Session, sheet: Sheet, newest: int, progress: Progress) -> None:
+def _judge_newest(session: Connection, sheet: Sheet, newest: int, progress: Progress) -> None:
     """Read the newest runs whole, and judge each: what is wrong inside a value shows only so."""
     speak = session.statements
     whole = f"SELECT {speak.columns} FROM runstate_run AS r ORDER BY r.seq DESC LIMIT {speak.param('limit')}"
-    found = session.run(whole, {"limit": newest})
+    found = session.execute(whole, {"limit": newest})
     told = {finding.run_id for finding in sheet.findings() if finding.what == "implausible"}
     for row in found:
         if row[1] not in told:
@@ -184,7 +186,7 @@ def _judge_newest(session: Session, sheet: Sheet, newest: int, progress: Progres
 def _judge(sheet: Sheet, row: Row) -> None:
     run_id: Any = row[1]
     try:
-        run = read_run(row)
+        run = decode_run(row)
         found = judge(run)
     except (RunstateError, ValueError, LookupError, TypeError, AttributeError) as error:
         told = str(error) or type(error).__name__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.migrations import ddl, migrate
 from runstate.store._sql.schema import POSTGRES, SQLITE
 from runstate.store.doctor.catalog import Made, Objects, compare
@@ -22,8 +22,8 @@ __all__ = ["examine_schema"]
 _KINDS: Final = {"table": "table", "index": "index", "trigger": "guard", "view": "view"}
 
 
-def _of_sqlite(session: Session) -> Objects:
-    found = session.run(
+def _of_sqlite(session: Connection) -> Objects:
+    found = session.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name LIKE 'runstate_%' AND sql IS NOT NULL", {}
     )
     return {
@@ -96,7 +96,7 @@ class _Undone(Exception):
     """Raised to leave a transaction so that nothing of it stays."""
 
 
-def _of_postgres(session: Session, schema: int, *names: str) -> Objects:
+def _of_postgres(session: Connection, schema: int, *names: str) -> Objects:
     """Return the objects of a schema, without its name in their definitions."""
 
     def plain(definition: str) -> str:
@@ -106,24 +106,24 @@ def _of_postgres(session: Session, schema: int, *names: str) -> Objects:
 
     return {
         (kind, table, name): Made(kind, name, table, plain(definition), disabled)
-        for kind, name, table, definition, disabled in session.run(_CATALOG, {"schema": schema})
+        for kind, name, table, definition, disabled in session.execute(_CATALOG, {"schema": schema})
     }
 
 
-def _postgres_reference(session: Session) -> Objects:
+def _postgres_reference(session: Connection) -> Objects:
     """Return what the DDL makes, as temporary objects of the transaction that is under way."""
-    session.run("SELECT set_config('search_path', 'pg_temp', true)", {})
+    session.execute("SELECT set_config('search_path', 'pg_temp', true)", {})
     # Temporary functions are found by their full name alone.
-    session.define(ddl(POSTGRES).replace("EXECUTE FUNCTION runstate_", "EXECUTE FUNCTION pg_temp.runstate_"))
-    ((schema, name),) = session.run(_TEMPORARY, {})
+    session.execute_ddl(ddl(POSTGRES).replace("EXECUTE FUNCTION runstate_", "EXECUTE FUNCTION pg_temp.runstate_"))
+    ((schema, name),) = session.execute(_TEMPORARY, {})
     return _of_postgres(session, schema, name, "pg_temp")
 
 
-def _examine_postgres(session: Session, sheet: Sheet) -> None:
-    if session.run("SELECT current_setting('session_replication_role')", {})[0][0] != "origin":
+def _examine_postgres(session: Connection, sheet: Sheet) -> None:
+    if session.execute("SELECT current_setting('session_replication_role')", {})[0][0] != "origin":
         sentence = "session_replication_role is not origin for this role or database: no guard is obeyed"
         sheet.add("error", "guard", sentence, "ALTER ROLE (or DATABASE) ... RESET session_replication_role")
-    ((read_only, may),) = session.run(_MAY, {})
+    ((read_only, may),) = session.execute(_MAY, {})
     if read_only or not may:
         reason = "the database is read-only" if read_only else "this role may not make temporary tables here"
         sentence = f"tables and guards were not compared with what this library makes: {reason}"
@@ -132,9 +132,9 @@ def _examine_postgres(session: Session, sheet: Sheet) -> None:
         return
     try:
         with session.transaction():
-            ((schema, home),) = session.run(_HOME, {})
+            ((schema, home),) = session.execute(_HOME, {})
             live = _of_postgres(session, schema, home)
-            foreign = session.run(_FOREIGN, {"schema": schema})
+            foreign = session.execute(_FOREIGN, {"schema": schema})
             needed = _postgres_reference(session)
             compare(live, needed, "runstate ddl --dialect postgres", sheet)
             for name, table in foreign:
@@ -146,10 +146,10 @@ def _examine_postgres(session: Session, sheet: Sheet) -> None:
         return
 
 
-def examine_schema(session: Session, sheet: Sheet) -> None:
+def examine_schema(session: Connection, sheet: Sheet) -> None:
     """Note what the database does not hold as the law is written in it."""
     try:
-        if session.statements.words is SQLITE:
+        if session.statements.dialect is SQLITE:
             compare(_of_sqlite(session), _sqlite_reference(), "runstate ddl --dialect sqlite", sheet)
         else:
             _examine_postgres(session, sheet)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from runstate.clock import format_duration
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.queries import Queries
 from runstate.store._sql.rows import Row
 from runstate.store.doctor.diagnosis import Severity, Sheet
@@ -95,11 +95,11 @@ SELECT p.* FROM (
 WHERE p.place <= {speak.param("most")} ORDER BY p.kind, p.place"""
 
 
-def examine_waiting(session: Session, sheet: Sheet, stuck_after_s: float) -> None:
+def examine_waiting(session: Connection, sheet: Sheet, stuck_after_s: float) -> None:
     """Note the runs that nobody moves on, and the leases that nobody keeps."""
     speak = session.statements
     kinds = {kind.name: kind for kind in _KINDS}
-    for row in session.run(_live(speak), {"stuck": int(stuck_after_s * 1_000_000), "most": sheet.most}):
+    for row in session.execute(_live(speak), {"stuck": int(stuck_after_s * 1_000_000), "most": sheet.most}):
         name, many, place = row[10:]
         kind, words = kinds[name], _words(row)
         sheet.add(kind.severity, name, kind.sentence.format(**words), kind.remedy.format(**words), run_id=row[1])
@@ -109,10 +109,10 @@ def examine_waiting(session: Session, sheet: Sheet, stuck_after_s: float) -> Non
         f"SELECT w.name, t.now - w.lease_until FROM runstate_worker AS w CROSS JOIN (SELECT {speak.now} AS now) AS t"
         f" WHERE w.closed = 0 AND w.lease_until < t.now - {_GRACE_US} ORDER BY w.lease_until LIMIT 1000"
     )
-    for name, late in session.run(lapsed, {}):
+    for name, late in session.execute(lapsed, {}):
         sentence = f"the lease of worker {name} lapsed {format_duration(late)} ago, and nobody has closed it"
         sheet.add("warning", "lapsed", sentence, _SWEEP, thing=name)
-    nobody = session.run("SELECT closed FROM runstate_worker WHERE token = 0", {})
+    nobody = session.execute("SELECT closed FROM runstate_worker WHERE token = 0", {})
     if [tuple(row) for row in nobody] != [(1,)]:
         sentence = "the session of nobody is gone or open: a run that its worker releases is never taken over"
         again = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1), or set its closed to 1"

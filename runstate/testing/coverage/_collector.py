@@ -17,7 +17,7 @@ from runstate.lifecycle.errors import DeadlinePassed, IllegalTransition
 from runstate.run import Run
 from runstate.store._engine.commands import Command
 from runstate.store._engine.executor import Witness, bear_witness, execute
-from runstate.store._sql.connection import Session
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
 from runstate.testing._hook import Listener, notify
 from runstate.testing.coverage._data import Exercised
@@ -76,16 +76,16 @@ class Watch:
 
         return watched
 
-    def _witness(self, session: Session, batch: Sequence[Command[Any]]) -> None:
+    def _witness(self, session: Connection, batch: Sequence[Command[Any]]) -> None:
         """Perform a batch, and count what it wrote and what it refused."""
         with session.transaction():
             look = session.statements.entries_here
-            sqlite = session.statements.words is SQLITE
-            place = {"before": int(session.run(session.statements.latest_cursor, {})[0][0])} if sqlite else {}
+            sqlite = session.statements.dialect is SQLITE
+            place = {"before": int(session.execute(session.statements.latest_cursor, {})[0][0])} if sqlite else {}
             # A caller's own transaction may have written before; SQLite's place leaves that out.
-            before = set[tuple[Any, ...]]() if sqlite else {tuple(row) for row in session.run(look, place)}
+            before = set[tuple[Any, ...]]() if sqlite else {tuple(row) for row in session.execute(look, place)}
             execute(session, batch)
-            written = [row for row in session.run(look, place) if tuple(row) not in before]
+            written = [row for row in session.execute(look, place) if tuple(row) not in before]
         for *_, source, event, actor in written:
             if event is not None and actor != ARRANGED:
                 self.count(RunStatus(source), RunEvent(event))

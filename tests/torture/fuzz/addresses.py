@@ -67,11 +67,11 @@ def judge_url(given: Any) -> bool:
         if "\n" in str(error):
             raise Broken(f"more than a line: {error}") from None
         return False
-    unsent(database.shown)
-    if isinstance(database, PostgresDatabase) and SECRET in f"{database.shown}{database!r}":
+    unsent(database.display_url)
+    if isinstance(database, PostgresDatabase) and SECRET in f"{database.display_url}{database!r}":
         parts = psycopg.conninfo.conninfo_to_dict(database.url)
         if SECRET not in str(parts.get("host")) + str(parts.get("dbname")):  # it is a name now
-            raise Broken(f"the password is shown: {database.shown}")
+            raise Broken(f"the password is shown: {database.display_url}")
     return True
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runstate.clock import time_us
 from runstate.errors import OutcomeUnknown, StoreUnavailable
-from runstate.store._sql.connection import Given
+from runstate.store._sql.connection import Params
 from runstate.store._sql.migrations import migrate
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import SQLITE, Words
+from runstate.store._sql.schema import SQLITE, Dialect
 from runstate.store._sql.statements import Statements
-from runstate.store._sqlite.connection import SqliteDatabase, SqliteSession
+from runstate.store._sqlite.connection import SqliteConnection, SqliteDatabase
 from tests.torture.simulation.scheduler import Crashed, Runnable, Strand
 
 if TYPE_CHECKING:
@@ -158,12 +158,12 @@ class SharedDatabase:
 class DatabaseHere:
     """The database, as one process reaches it."""
 
-    words: Words = SQLITE
+    dialect: Dialect = SQLITE
     in_memory: bool = False
 
     def __init__(self, process: Process) -> None:
         self.process: Final = process
-        self.shown: str = "the simulated database"
+        self.display_url: str = "the simulated database"
         self.private: Sequence[str] = ()
 
     def open(self, *, reading: bool = False) -> Session:
@@ -182,7 +182,7 @@ class DatabaseHere:
         """Keep nothing."""
 
 
-class Session(SqliteSession):
+class Session(SqliteConnection):
     """A connection that goes wrong as a server's does; what it executes, the library's own session executes."""
 
     def __init__(self, process: Process) -> None:
@@ -203,7 +203,7 @@ class Session(SqliteSession):
         self._world.told("broken")
         return OutcomeUnknown("the connection to the simulated database broke before the answer came")
 
-    def _ask(self, statement: str, given: Given) -> sqlite3.Cursor:
+    def _ask(self, statement: str, given: Params) -> sqlite3.Cursor:
         world = self._world
         if not self._writes:
             return self._look(statement, given)
@@ -217,7 +217,7 @@ class Session(SqliteSession):
             self._wait_within()
         return cursor
 
-    def _go_wrong(self, statement: str, given: Given) -> None:
+    def _go_wrong(self, statement: str, given: Params) -> None:
         """Do one of what can happen to a statement in a transaction: nothing of it stays."""
         world = self._world
         place = int(world.random() * 4)
@@ -231,7 +231,7 @@ class Session(SqliteSession):
         world.told("timed out" if place else "unavailable")
         raise StoreUnavailable("the simulated database: canceling statement due to statement timeout")
 
-    def _look(self, statement: str, given: Given) -> sqlite3.Cursor:
+    def _look(self, statement: str, given: Params) -> sqlite3.Cursor:
         """Execute a statement that reads what is committed."""
         world, shared = self._world, self._shared
         if self.process.scheduler.strand is not None:
@@ -248,7 +248,7 @@ class Session(SqliteSession):
         finally:
             shared.release()
 
-    def run(self, statement: str, given: Given) -> Sequence[Row]:
+    def run(self, statement: str, given: Params) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         return self._ask(statement, given).fetchall()
 
@@ -284,7 +284,7 @@ class Session(SqliteSession):
 
     def _execute(self, statement: str) -> None:
         if statement != "COMMIT":
-            super()._execute(statement)
+            super()._execute_control(statement)
             return
         world = self._world
         if world.is_slow():
@@ -292,7 +292,7 @@ class Session(SqliteSession):
         if self._broken:
             raise self._break()
         if not world.fault():
-            super()._execute(statement)
+            super()._execute_control(statement)
             world.told("committed")
             return
         place = int(world.random() * 5)
@@ -300,7 +300,7 @@ class Session(SqliteSession):
             world.told("not committed")
             raise StoreUnavailable("the simulated database: could not serialize access")
         if place >= 2:
-            super()._execute(statement)
+            super()._execute_control(statement)
             world.told("committed, and the answer lost")
             world.befell["answers lost"] += 1
         if place == 4 and world.may_crash():

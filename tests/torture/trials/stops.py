@@ -77,7 +77,7 @@ def freeze(name: str, setting: Setting, orphans: int) -> None:
         told = "thawed-done"
         try:
             with session.transaction():
-                session.run(session.statements.close_lapsed, {})
+                session.execute(session.statements.close_expired_leases, {})
                 os.kill(os.getpid(), signal.SIGSTOP)
         except StoreError as error:
             told = f"thawed-{type(error).__name__}"

@@ -9,11 +9,11 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus, Stamp
 from runstate.run.validators import YEAR_10000
-from runstate.store._sql.schema import ENDED, SQLITE, Words, quoted
+from runstate.store._sql.schema import ENDED, SQLITE, Dialect, sql_list
 
-__all__ = ["COMMONEST_FIRST", "FOR_EVER", "LEGAL", "Guard", "guards", "held_by", "move_holds"]
+__all__ = ["COMMONEST_FIRST", "FOR_EVER", "LEGAL", "Guard", "guards", "row_condition", "transition_condition"]
 
-LEGAL: Final = quoted([f"{row.event} {row.source} {row.target}" for row in RUN_LIFECYCLE.transitions])
+LEGAL: Final = sql_list([f"{row.event} {row.source} {row.target}" for row in RUN_LIFECYCLE.transitions])
 """Every row of the law as `event source target`, as a list of SQL literals."""
 
 _MOST: Final = (RunEvent.START, RunEvent.COMPLETE)
@@ -47,12 +47,12 @@ class Guard:
     sentence: str
 
 
-def _same(words: Words, columns: tuple[str, ...]) -> str:
+def _same(words: Dialect, columns: tuple[str, ...]) -> str:
     def text(row: str, column: str) -> str:
         # PostgreSQL cannot compare two values of type json, but their texts.
         return f"{row}.{column}::text" if words is not SQLITE and column in _JSON else f"{row}.{column}"
 
-    return " AND ".join(f"{text('NEW', column)} {words.same} {text('OLD', column)}" for column in columns)
+    return " AND ".join(f"{text('NEW', column)} {words.null_safe_eq} {text('OLD', column)}" for column in columns)
 
 
 def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
@@ -64,16 +64,16 @@ def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
     return f"CASE NEW.status {whens} ELSE {no} END"
 
 
-def _lawful(words: Words) -> str:
+def _legal(words: Dialect) -> str:
     """Return the condition that a row of the law leads from OLD to NEW by NEW's event."""
     whens: list[str] = []
     for event in RUN_LIFECYCLE.events:
         sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
         whens.append(f"WHEN '{event}' THEN NEW.status = '{RUN_LIFECYCLE.target_of(event)}' AND ({sources})")
-    return f"CASE NEW.event {' '.join(whens)} ELSE {words.no} END"
+    return f"CASE NEW.event {' '.join(whens)} ELSE {words.false} END"
 
 
-def _timely(words: Words) -> Guard:
+def _timely(words: Dialect) -> Guard:
     """Return the guard of the deadline, of the events that end with it."""
     yes = "1" if words is SQLITE else "true"
     whens = " ".join(f"WHEN '{event}' THEN {_IN_TIME}" for event in _UNTIL_DEADLINE)
@@ -85,16 +85,16 @@ def _timely(words: Words) -> Guard:
     )
 
 
-def _stamped(words: Words, status: RunStatus) -> str:
+def _stamped(words: Dialect, status: RunStatus) -> str:
     """Return the condition that a transition into a status has written its stamp, and no other."""
     own = {row.stamp for row in RUN_LIFECYCLE.transitions if row.target is status and row.stamp}
     kept = _same(words, tuple(stamp for stamp in _STAMPS if stamp not in own))
     return " AND ".join([kept, *(f"NEW.{stamp} = NEW.at / 1000000" for stamp in own)])
 
 
-def _ownership(words: Words) -> str:
+def _ownership(words: Dialect) -> str:
     """Return who may work on a run after a transition: its starter, then the same one until the run leaves."""
-    same = words.same
+    same = words.null_safe_eq
     return f"""CASE
         WHEN NEW.status = '{_STARTED}' THEN (NEW.worker IS NULL AND NEW.attempt = 0)
             OR (NEW.worker IS NOT NULL AND NEW.worker <> 0 AND NEW.attempt = 1)
@@ -107,9 +107,9 @@ def _ownership(words: Words) -> str:
 _UNENDED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)  # where a worker still is that has been started on
 
 
-def _claims(words: Words) -> str:
+def _claims(words: Dialect) -> str:
     """Return what may change without a transition: a run gets ready, is released, or is taken over."""
-    same = words.same
+    same = words.null_safe_eq
     untouched = f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt"
     ready = (
         f"OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL AND OLD.status = '{INITIAL_STATUS}' AND {untouched}"
@@ -129,11 +129,11 @@ def _held(status: RunStatus) -> str:
     )
 
 
-def _fields(words: Words) -> str:
+def _fields(words: Dialect) -> str:
     """Return what the law says of a row by itself: which fields have a value in which status."""
     kind = "json_type" if words is SQLITE else "json_typeof"
     valid = "json_valid(NEW.{0}) AND " if words is SQLITE else ""
-    held = _by_status(words.no, {status: _held(status) for status in RunStatus})
+    held = _by_status(words.false, {status: _held(status) for status in RunStatus})
     # The JSON null is not NULL, and says as little.
     objects = [f"(NEW.{c} IS NULL OR ({valid.format(c)}{kind}(NEW.{c}) = 'object'))" for c in sorted(_JSON)]
     bounds = [
@@ -144,7 +144,7 @@ def _fields(words: Words) -> str:
     return " AND ".join([held, *objects, *bounds, begun])
 
 
-def _is_object(words: Words, column: str) -> str:
+def _is_object(words: Dialect, column: str) -> str:
     """Return the condition that a column, which is not null, holds a JSON object."""
     if words is not SQLITE:
         return f"json_typeof(NEW.{column}) = 'object'"
@@ -152,7 +152,7 @@ def _is_object(words: Words, column: str) -> str:
     return f"(json_valid(NEW.{column}) AND (({begins}) OR json_type(NEW.{column}) = 'object'))"
 
 
-def held_by(words: Words, event: RunEvent) -> str:
+def row_condition(words: Dialect, event: RunEvent) -> str:
     """Return what the guards of a transition come to where its event is known: a fifth of it all to compare.
 
     A deadline, where it does not go, is the one that was checked at birth.
@@ -160,7 +160,7 @@ def held_by(words: Words, event: RunEvent) -> str:
     target = RUN_LIFECYCLE.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
     objects = [field for field in _HELD if field in _JSON and RUN_LIFECYCLE.is_present(field, target)]
-    same = f"NEW.attempt = OLD.attempt AND NEW.worker {words.same} OLD.worker"
+    same = f"NEW.attempt = OLD.attempt AND NEW.worker {words.null_safe_eq} OLD.worker"
     gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
     if target == _STARTED:
         owned = "CASE WHEN NEW.worker IS NULL THEN NEW.attempt = 0 ELSE NEW.attempt = 1 AND NEW.worker <> 0 END"
@@ -177,14 +177,14 @@ def held_by(words: Words, event: RunEvent) -> str:
         *([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),
         *(_is_object(words, field) for field in objects),
         f"(NEW.detail IS NULL OR {_is_object(words, 'detail')})",
-        f"NEW.ready_at {words.same} OLD.ready_at",
+        f"NEW.ready_at {words.null_safe_eq} OLD.ready_at",
         *(["NEW.ready_at IS NOT NULL"] if target == _STARTED else []),
         owned,
     ]
     return " AND ".join(conditions)
 
 
-def _birth(words: Words) -> Guard:
+def _birth(words: Dialect) -> Guard:
     """Return the guard of what is inserted."""
     kind = "json_type" if words is SQLITE else "json_typeof"
     valid = "json_valid(NEW.detail) AND " if words is SQLITE else ""
@@ -205,13 +205,13 @@ def _birth(words: Words) -> Guard:
     )
 
 
-def move_holds() -> str:
+def transition_condition() -> str:
     """Return, for SQLite, the condition that a transition meets all guards of an update but that of the identity."""
-    whens = " ".join(f"WHEN '{event}' THEN {held_by(SQLITE, event)}" for event in COMMONEST_FIRST)
+    whens = " ".join(f"WHEN '{event}' THEN {row_condition(SQLITE, event)}" for event in COMMONEST_FIRST)
     return f"NEW.version = OLD.version + 1 AND CASE NEW.event {whens} ELSE 0 END"
 
 
-def guards(words: Words) -> Iterator[Guard]:
+def guards(words: Dialect) -> Iterator[Guard]:
     """Yield every guard of the run table, the likeliest mistake first."""
     yield _birth(words)
     yield Guard(
@@ -224,10 +224,10 @@ def guards(words: Words) -> Iterator[Guard]:
         "transition",
         "UPDATE",
         f"""CASE NEW.version - OLD.version
-        WHEN 1 THEN {_lawful(words)}
+        WHEN 1 THEN {_legal(words)}
             AND NEW.source = OLD.status AND NEW.at >= OLD.at
         WHEN 0 THEN NEW.status = OLD.status AND {_same(words, (*_ENTRY, *_STAMPS, *_HELD))}
-        ELSE {words.no}
+        ELSE {words.false}
     END""",
         "no row of the law allows this transition; it also writes event, source, version + 1 and at",
     )
@@ -235,7 +235,7 @@ def guards(words: Words) -> Iterator[Guard]:
     yield Guard(
         "stamps",
         "UPDATE",
-        f"NEW.version = OLD.version OR ({_by_status(words.no, {s: _stamped(words, s) for s in RunStatus})}"
+        f"NEW.version = OLD.version OR ({_by_status(words.false, {s: _stamped(words, s) for s in RunStatus})}"
         " AND (NEW.expires_at IS NULL OR NEW.expires_at = OLD.expires_at))",
         "a transition writes its own stamp with its own time, and no other",
     )
@@ -249,7 +249,7 @@ def guards(words: Words) -> Iterator[Guard]:
         "claims",
         "UPDATE",
         f"""CASE WHEN NEW.version <> OLD.version
-        THEN NEW.ready_at {words.same} OLD.ready_at AND {_ownership(words)}
+        THEN NEW.ready_at {words.null_safe_eq} OLD.ready_at AND {_ownership(words)}
         ELSE {_claims(words)}
     END""",
         "a run is claimed at its start, released or taken over with its attempt counted, and gets ready once",

@@ -10,19 +10,19 @@ refusal is looked for when there is one. PostgreSQL appends the entries of a sta
 
 from __future__ import annotations
 
-from runstate.store._sql.schema import SQLITE, Words
+from runstate.store._sql.schema import SQLITE, Dialect
 from runstate.store._sql.triggers.postgres import FUNCTIONS, postgres_guards
 from runstate.store._sql.triggers.sqlite import sqlite_guards
 
 __all__ = ["create_guards", "drop_guards"]
 
 
-def create_guards(words: Words) -> tuple[str, ...]:
+def create_guards(words: Dialect) -> tuple[str, ...]:
     """Return the statements that make the database hold the law."""
     return tuple(sqlite_guards() if words is SQLITE else postgres_guards())
 
 
-def drop_guards(words: Words) -> tuple[str, ...]:
+def drop_guards(words: Dialect) -> tuple[str, ...]:
     """Return the statements that take the guards away again, before those of a newer law are made."""
     names = [statement.split()[2] for statement in create_guards(words) if statement.startswith("CREATE TRIGGER")]
     if words is SQLITE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from runstate.lifecycle import INITIAL_STATUS
-from runstate.store._sql.schema import ENDED, holds_thread
+from runstate.store._sql.schema import ENDED, occupies_thread
 
 __all__ = [
     "BUSY",
@@ -39,7 +39,7 @@ LEASED: Final = "a lease is kept while a run belongs to it"
 
 def is_busy(row: str, table: str = "runstate_run") -> str:
     """Return the condition that the thread of a row has a live run that is to be its only one."""
-    return f"EXISTS (SELECT 1 FROM {table} WHERE thread_id = {row}.thread_id AND {holds_thread()})"
+    return f"EXISTS (SELECT 1 FROM {table} WHERE thread_id = {row}.thread_id AND {occupies_thread()})"
 
 
 def promote(row: str, table: str = "runstate_run", skip: str = "") -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from runstate.store._sql.schema import POSTGRES, TABLES, holding
-from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, FOR_EVER, guards, held_by
+from runstate.store._sql.schema import POSTGRES, TABLES, thread_lock_sql
+from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, FOR_EVER, guards, row_condition
 from runstate.store._sql.triggers.entries import (
     CLOSED,
     EMPTIED,
@@ -33,7 +33,7 @@ _WHICH: Final = " ".join(
 _STILL: Final = " AND ".join(f"({_UPDATE[name].holds})" for name in ("transition", "claims"))
 # A CASE of plpgsql, not of SQL: a transaction makes ready only the expressions it comes by.
 _BY_EVENT: Final = "\n        ".join(
-    f"WHEN '{event}' THEN held := {held_by(POSTGRES, event)};" for event in COMMONEST_FIRST
+    f"WHEN '{event}' THEN held := {row_condition(POSTGRES, event)};" for event in COMMONEST_FIRST
 )
 # Whether the statement under way touched a run without moving it. One name a depth: a trigger's own updates nest.
 _TOUCHED: Final = "'runstate.touched' || pg_trigger_depth()"
@@ -67,7 +67,7 @@ FUNCTIONS: Final = {
         END CASE;
         IF held THEN
             IF {NEW_ENDED} THEN
-                PERFORM {holding("NEW.thread_id")};
+                PERFORM {thread_lock_sql("NEW.thread_id")};
                 {promote("NEW", "@schema.runstate_run", " FOR UPDATE SKIP LOCKED")};
             END IF;
             RETURN NULL;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from runstate.store._sql.schema import SQLITE
-from runstate.store._sql.triggers.conditions import FOR_EVER, guards, move_holds
+from runstate.store._sql.triggers.conditions import FOR_EVER, guards, transition_condition
 from runstate.store._sql.triggers.entries import (
     BUSY,
     CLOSED,
@@ -63,7 +63,7 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
     )
     # It is one of them that does not hold; but if ever none were found, the move must not pass.
     refusal = f"CASE {which} ELSE raise(ABORT, 'runstate: {held[0].sentence}') END"
-    check = f"SELECT CASE WHEN NEW.seq = OLD.seq AND {move_holds()} THEN 0 ELSE {refusal} END;"
+    check = f"SELECT CASE WHEN NEW.seq = OLD.seq AND {transition_condition()} THEN 0 ELSE {refusal} END;"
     entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
     when = "AFTER UPDATE ON runstate_run WHEN NEW.version"
     yield guard_by("moved", f"{when} <> OLD.version", f"BEGIN {check} {entry} END")
