@@ -34,7 +34,7 @@ from durable_server import emptied, machine, postgres, vacuumed
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
-from runstate.store._engine.commands import Turn
+from runstate.store._engine.commands import SettleAndClaim
 from runstate.store._types import Settle
 from runstate.worker import Context, Handler, Worker
 
@@ -57,7 +57,7 @@ def by_store(store: Store, slots: int) -> int:
     settles: list[Settle] = []
     while True:
         asked: Any = {"queues": ("default",), "limit": slots, "settles": settles}
-        came = store.ask(Turn(lease.token, lease.actor, lambda turned: turned, **asked))
+        came = store.ask(SettleAndClaim(lease.token, lease.actor, lambda turned: turned, **asked))
         done += len(settles) - len(came.refused)
         settles = [Settle(run, RunEvent.COMPLETE, NO_USAGE) for run, _ in came.claimed]
         if not settles:

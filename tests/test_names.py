@@ -27,7 +27,7 @@ from runstate import InvalidRun, Run, ToolCall
 from runstate.cli import cli
 from runstate.run.snapshot import RunSnapshot
 from runstate.store import AsyncStore, Lease, NewRun, Store, open_store
-from runstate.store._api.store import Everything
+from runstate.store._api.store import StoreMethods
 from runstate.testing import a_run
 from runstate.testing.conformance import Http, RunsInStore
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
@@ -80,7 +80,7 @@ GIVEN: Mapping[str, Any] = {
 }
 """What a method needs besides."""
 
-METHODS = {name: method for name, method in inspect.getmembers(Everything, inspect.isfunction) if name[0] != "_"}
+METHODS = {name: method for name, method in inspect.getmembers(StoreMethods, inspect.isfunction) if name[0] != "_"}
 PLACES = [
     (method, parameter)
     for method, function in METHODS.items()
@@ -302,7 +302,7 @@ def public_texts() -> Iterator[str]:
             value = getattr(room, name)
             if inspect.isfunction(value):
                 yield from (f"{name}.{one}" for one in taking_text(value))
-            elif inspect.isclass(value) and not issubclass(value, Exception | Everything | AsyncStore):
+            elif inspect.isclass(value) and not issubclass(value, Exception | StoreMethods | AsyncStore):
                 yield from (f"{name}.{one}" for one in constructed_with(value))
                 for method, function in () if issubclass(value, RunSnapshot) else inspect.getmembers(value):
                     if method[0] != "_" and inspect.isfunction(function):

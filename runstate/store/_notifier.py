@@ -15,12 +15,12 @@ from enum import IntFlag
 from threading import Lock
 from typing import Final, TypeAlias
 
-__all__ = ["EVERYTHING", "NOTHING", "Bell", "Heard", "Hint"]
+__all__ = ["ALL_CHANGES", "NO_CHANGE", "Change", "Listener", "LocalNotifier"]
 
 _log: Final = logging.getLogger("runstate.store")
 
 
-class Hint(IntFlag):
+class Change(IntFlag):
     """What may have changed."""
 
     ENTRY = 1
@@ -31,25 +31,25 @@ class Hint(IntFlag):
     """A run was asked to cancel."""
 
 
-NOTHING: Final = Hint(0)
-EVERYTHING: Final = Hint.ENTRY | Hint.QUEUED | Hint.CANCELLING
+NO_CHANGE: Final = Change(0)
+ALL_CHANGES: Final = Change.ENTRY | Change.QUEUED | Change.CANCELLING
 
-Heard: TypeAlias = Callable[[Hint], None]
+Listener: TypeAlias = Callable[[Change], None]
 """What a listener does. It is called from any thread, and must not wait."""
 
 
-class Bell:
+class LocalNotifier:
     """Hints inside one process."""
 
     def __init__(self) -> None:
-        self._listeners: tuple[Heard, ...] = ()
+        self._listeners: tuple[Listener, ...] = ()
         self._changing = Lock()
 
-    def ring(self, hint: Hint) -> None:
+    def notify(self, hint: Change) -> None:
         """Tell everybody that something has changed."""
-        self._tell(hint)
+        self._notify_listeners(hint)
 
-    def _tell(self, hint: Hint) -> None:
+    def _notify_listeners(self, hint: Change) -> None:
         for heard in self._listeners:
             try:
                 heard(hint)
@@ -57,18 +57,18 @@ class Bell:
                 _log.exception("a listener failed")
 
     @contextmanager
-    def listening(self, heard: Heard) -> Generator[None, None, None]:
+    def subscribe(self, heard: Listener) -> Generator[None, None, None]:
         """Have `heard` called for every hint, inside the block."""
         with self._changing:
             self._listeners = (*self._listeners, heard)
-        self._begin()
+        self._start()
         try:
             yield
         finally:
             with self._changing:
                 self._listeners = tuple(other for other in self._listeners if other is not heard)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """Begin to hear of other processes, now that there is a listener."""
 
     def close(self) -> None:

@@ -30,8 +30,8 @@ from runstate.run.values import (
 )
 from runstate.store._api.transitions import detail_text
 from runstate.store._api.worker_protocol import NO_OUTPUTS, Claim, Lease
-from runstate.store._engine.commands import Call
-from runstate.store._engine.execute_settle_and_claim import note_given
+from runstate.store._engine.commands import InTransaction
+from runstate.store._engine.execute_settle_and_claim import checkpoint_params
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import json_text
 from runstate.store._types import Settle, StoredRun
@@ -202,9 +202,9 @@ class Context:
             with suppress(StoreError):  # the store is closed
                 self._store.tell(self._note())
 
-    def _note(self, checkpoint: str | None = None, progress: str | None = None) -> Call[None]:
+    def _note(self, checkpoint: str | None = None, progress: str | None = None) -> InTransaction[None]:
         run, worker = self.run, self._lease.token
-        given = note_given(worker, run, checkpoint=checkpoint, usage=self.usage, progress=progress)
+        given = checkpoint_params(worker, run, checkpoint=checkpoint, usage=self.usage, progress=progress)
 
         def perform(session: Connection) -> bool:
             return bool(session.execute(session.statements.save_checkpoint, given))
@@ -213,7 +213,7 @@ class Context:
             if not kept:
                 raise LeaseLost(run, RunEvent.COMPLETE)
 
-        return Call(perform, finish)
+        return InTransaction(perform, finish)
 
     # --- what came of it ------------------------------------------------------------------------------------------
 

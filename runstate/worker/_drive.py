@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from runstate.clock import monotonic
 from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, Swept, itself
-from runstate.store._engine.commands import Turn
-from runstate.store._notifier import Hint
+from runstate.store._engine.commands import SettleAndClaim
+from runstate.store._notifier import Change
 from runstate.store._types import StoredRun
 from runstate.store.errors import StoreError
 from runstate.worker._arguments import outside_of_loops
@@ -47,7 +47,7 @@ class _Hand(Hands):
                 return None
             self._stopping = True  # its chores take over no other run
             chores = self._begin_chores()
-            with self._store.bell.listening(self._hear):
+            with self._store.notifier.subscribe(self._hear):
                 await self._see_through(claim)
             return await self._store.aio.get(run_id)
         finally:
@@ -107,8 +107,8 @@ class _Hand(Hands):
 
     async def _settle(self) -> None:
         settles, self._done = self._done, []
-        turn = Turn(self._lease.token, self.name, itself, settles=settles)
-        turn.unsure = self._unsure
+        turn = SettleAndClaim(self._lease.token, self.name, itself, settles=settles)
+        turn.is_retry = self._unsure
         try:
             turned = await self._store.ask_later(turn)
         except StoreError as error:
@@ -118,8 +118,8 @@ class _Hand(Hands):
         self._succeeded("turn")
         self._take_refusals(settles, turned.refused)
 
-    def _hear(self, hint: Hint) -> None:
-        if hint & Hint.CANCELLING:
+    def _hear(self, hint: Change) -> None:
+        if hint & Change.CANCELLING:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._look_for_cancels)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, Self
 from runstate.clock import monotonic
 from runstate.run import validators
 from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, a_claim
-from runstate.store._engine.commands import Turn, Turned
-from runstate.store._notifier import Hint
+from runstate.store._engine.commands import SettleAndClaim, SettleAndClaimResult
+from runstate.store._notifier import Change
 from runstate.store.availability import can_be_retried
 from runstate.store.errors import StoreError, StoreUnavailable
 from runstate.worker._arguments import outside_of_loops, possible
@@ -195,7 +195,7 @@ class Worker(Hands):
     async def _work(self, *, until_idle: bool) -> None:
         chores = self._begin_chores()
         try:
-            with self._store.bell.listening(self._hear):
+            with self._store.notifier.subscribe(self._hear):
                 await self._patiently(self._go_round(until_idle))
             if chores.done():
                 chores.result()  # which raises
@@ -226,17 +226,19 @@ class Worker(Hands):
 
     # --- going round ----------------------------------------------------------------------------------------------
 
-    def _hear(self, hint: Hint) -> None:
+    def _hear(self, hint: Change) -> None:
         """Listen to the bell, from any thread."""
-        if hint is not Hint.ENTRY and hint & (Hint.QUEUED | Hint.CANCELLING):  # each own turn rings for entries alone
+        if hint is not Change.ENTRY and hint & (
+            Change.QUEUED | Change.CANCELLING
+        ):  # each own turn rings for entries alone
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._take_hint, hint)
 
-    def _take_hint(self, hint: Hint) -> None:
-        if hint & Hint.QUEUED:
+    def _take_hint(self, hint: Change) -> None:
+        if hint & Change.QUEUED:
             self._hinted = True
             self._woken.set()
-        if hint & Hint.CANCELLING and (self._working or self._retries):
+        if hint & Change.CANCELLING and (self._working or self._retries):
             self._look_for_cancels()
 
     async def _go_round(self, until_idle: bool) -> None:
@@ -356,7 +358,7 @@ class Worker(Hands):
     async def _take_turn(self, free: int) -> int:
         """Settle what is done and claim what is free, in one commit; return how many were claimed."""
         settles, self._done = self._done, []
-        turn = Turn(
+        turn = SettleAndClaim(
             self._lease.token,
             self.name,
             self._take_claims,
@@ -365,7 +367,7 @@ class Worker(Hands):
             settles=settles,
             held=frozenset(self._held),
         )
-        turn.unsure, self._unsure = self._unsure, False
+        turn.is_retry, self._unsure = self._unsure, False
         try:
             turned = await self._store.ask_later(turn)
         except StoreError as error:
@@ -381,7 +383,7 @@ class Worker(Hands):
             self._take_refusals(settles, turned.refused)
         return len(turned.claimed)
 
-    def _take_claims(self, turned: Turned) -> Turned:
+    def _take_claims(self, turned: SettleAndClaimResult) -> SettleAndClaimResult:
         """Call the handlers, as soon as the answer is in the loop: those that do not wait are done when it is read."""
         now = monotonic()
         for run, past in turned.claimed if self._holds() else ():

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 
 from runstate.store import NewRun, Store, StoredRun, open_store
-from runstate.store._engine.commands import Call
+from runstate.store._engine.commands import InTransaction
 from tests.postgres import wait_until
 from tests.support import CALL, GIVEN, HELD_IN, NOW, STAMPED_BY, STAMPS, USED, WAYS
 
@@ -287,7 +287,7 @@ def held_back(store: Store) -> Callable[[], None]:
         busy.set()
         assert go_on.wait(_LIMIT_S)
 
-    thread = threading.Thread(target=lambda: store._way.ask(Call(hold)))
+    thread = threading.Thread(target=lambda: store._transport.execute(InTransaction(hold)))
     thread.start()
     assert busy.wait(_LIMIT_S)
 

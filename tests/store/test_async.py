@@ -19,7 +19,7 @@ import pytest
 from runstate import IllegalTransition, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavailable
 from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
-from runstate.store._notifier import Hint
+from runstate.store._notifier import Change
 from runstate.store._types import Settle
 from tests.judge import judge_by_sql
 from tests.postgres import wait_until
@@ -371,12 +371,12 @@ def test_a_watcher_whose_loop_is_gone(any_store: Store, clock: ManualClock) -> N
 
 def test_a_listener_that_fails(any_store: Store, clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
     """A fault of one who listens is told in the log; neither who asks nor who else listens has to do with it."""
-    heard: list[Hint] = []
+    heard: list[Change] = []
 
-    def fail(hint: Hint) -> None:
+    def fail(hint: Change) -> None:
         raise ValueError("not heard")
 
-    with any_store.bell.listening(fail), any_store.bell.listening(heard.append):
+    with any_store.notifier.subscribe(fail), any_store.notifier.subscribe(heard.append):
         for number in (1, 2):
             assert run(lambda: any_store.aio.create(**names(id=f"run_{number}"))).id == f"run_{number}"  # noqa: B023
     assert heard

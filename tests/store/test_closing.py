@@ -114,7 +114,7 @@ def test_a_connection_that_cannot_be_prepared(
 def test_a_server_that_refuses_the_settings(
     postgres_url: str, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "config_json", lambda wait_s: {"there_is_no_such_setting": "on"})
+    monkeypatch.setattr(postgres, "settings_of", lambda wait_s: {"there_is_no_such_setting": "on"})
     with pytest.raises(StoreError):
         open_store(postgres_url, migrate=True)
     all_closed(connections)

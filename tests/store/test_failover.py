@@ -34,7 +34,7 @@ from runstate.errors import (
     StoreUrlError,
 )
 from runstate.store import Lease, Settle, Store, StoredRun, open_store
-from runstate.store._engine.commands import Call
+from runstate.store._engine.commands import InTransaction
 from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wrong, trouble_of
 from runstate.store._sql import migrations, schema
 from runstate.store._sql.connection import Trouble
@@ -57,7 +57,7 @@ def home(postgres_server: Server) -> Iterator[str]:
 
 def on_the_session(store: Store, statement: str) -> None:
     """Execute a statement on the session that the store writes by."""
-    store.ask(Call(lambda session: session.execute_ddl(statement)))
+    store.ask(InTransaction(lambda session: session.execute_ddl(statement)))
 
 
 def all_read_only(prompt: Prompt, is_on: bool) -> None:
@@ -183,7 +183,7 @@ def pids(prompt: Prompt, like: str = "%") -> set[int]:
 def test_the_other_sessions_go_with_the_one_that_was_lost(home: str) -> None:
     """Those that read, and the one that listens, may lead to a server that is no more the one."""
     heard: list[object] = []
-    with open_store(home) as store, Prompt(home) as prompt, store.bell.listening(heard.append):
+    with open_store(home) as store, Prompt(home) as prompt, store.notifier.subscribe(heard.append):
         store.create(**names())
         store.get(store.list().data[0].id)
         wait_until(lambda: bool(pids(prompt, "%pg_notify%") or pids(prompt, "LISTEN%")), "the one that listens")
@@ -210,7 +210,7 @@ def test_a_read_has_no_unknown_outcome(home: str, monkeypatch: pytest.MonkeyPatc
     with open_store(home) as store:
         for _ in range(2):  # on a new session, and on one that was used before
             with pytest.raises(StoreUnavailable, match="broke before the answer came") as broken:
-                store._way.read(look)
+                store._transport.read(look)
             assert broken.value.retryable
             store.list()
     looked: list[None] = []
@@ -542,7 +542,7 @@ def test_a_conflict_that_does_not_end_is_told_by_a_public_error(code: str, home:
                 lambda: store.create_many([names(), names()]),
                 lambda: asyncio.run(awaited(store.aio.create(**names()))),
                 lambda: bound.create(**names()),
-                lambda: store._way.read(lambda session: session.execute("SELECT fail_too()", {})),
+                lambda: store._transport.read(lambda session: session.execute("SELECT fail_too()", {})),
             ]
             for ask in asking:
                 with pytest.raises(RunstateError) as told:
@@ -576,7 +576,9 @@ def test_one_that_may_not_spoils_no_neighbour(home: str) -> None:
             let_go = held_back(store)
 
             async def ask_both(let_go: Callable[[], None], statement: str) -> Any:
-                wrong: asyncio.Future[None] = store.ask_later(Call(lambda session: session.execute_ddl(statement)))
+                wrong: asyncio.Future[None] = store.ask_later(
+                    InTransaction(lambda session: session.execute_ddl(statement))
+                )
                 right = asyncio.ensure_future(store.aio.create(**names()))
                 await asyncio.sleep(0)
                 let_go()

@@ -18,8 +18,8 @@ from runstate.store import Store, open_store
 from runstate.store._api.worker_protocol import itself
 from runstate.store._engine import committer as committing
 from runstate.store._engine import execute_create, execute_settle_and_claim
-from runstate.store._engine.commands import Call, Past, Turn
-from runstate.store._engine.execute_settle_and_claim import past_of
+from runstate.store._engine.commands import InTransaction, ResumeState, SettleAndClaim
+from runstate.store._engine.execute_settle_and_claim import resume_states
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row
 from runstate.store._types import Settle
@@ -90,9 +90,9 @@ def test_who_may_have_been_done_is_not_told_otherwise(url: str, monkeypatch: pyt
     """An answer was lost, and then the database went away: nobody is told that nothing was changed."""
     with open_store(url, wait_s=0.2) as store:
         lost = OutcomeUnknown("the answer was lost")
-        calls = [Call[Any](lambda session: None) for _ in range(2)]
-        monkeypatch.setattr(committing, "perform", _raise(StoreUnavailable("away")))
-        store._committer._again(calls, lost)
+        calls = [InTransaction[Any](lambda session: None) for _ in range(2)]
+        monkeypatch.setattr(committing, "execute_batch", _raise(StoreUnavailable("away")))
+        store._committer._retry_unknown(calls, lost)
         for call in calls:
             with pytest.raises(OutcomeUnknown, match="the answer was lost"):
                 call.result()
@@ -181,8 +181,8 @@ def test_a_claim_asked_again_before_the_server_has_done_it(url: str) -> None:
         own.execute("BEGIN")
         with store.within(own) as bound:
             assert bound.claim_id(lease, run.id) is not None
-            turn = Turn(lease.token, lease.actor, itself, limit=1, run_id=run.id)
-            turn.unsure = True
+            turn = SettleAndClaim(lease.token, lease.actor, itself, limit=1, run_id=run.id)
+            turn.is_retry = True
             asked = pool.submit(store.ask, turn)
             wait_for_a_lock(url)
             own.execute("COMMIT")
@@ -201,8 +201,8 @@ def test_an_outcome_asked_again_after_the_lease(url: str, clock: ManualClock, en
         with store.within(own) as bound:
             assert {} == bound.settle(lease, settles).refused
             clock.advance(lease.lease_s)
-            turn = Turn(lease.token, lease.actor, itself, settles=settles)
-            turn.unsure = True
+            turn = SettleAndClaim(lease.token, lease.actor, itself, settles=settles)
+            turn.is_retry = True
             asked = pool.submit(store.ask, turn)
             wait_until(lambda: asked.done() or is_locked(url), "the second request to wait for the first, or to end")
             own.execute(end)
@@ -224,14 +224,16 @@ def test_a_turn_whose_reads_fail_after_it_was_committed(any_url: str, monkeypatc
         assert claim is not None
         failures = iter([StoreUnavailable("the server is out of memory")])
 
-        def fail_once(session: Connection, claimed: Sequence[Row]) -> Mapping[int, Past]:
+        def fail_once(session: Connection, claimed: Sequence[Row]) -> Mapping[int, ResumeState]:
             for failure in failures:
                 raise failure
-            return past_of(session, claimed)
+            return resume_states(session, claimed)
 
-        monkeypatch.setattr(execute_settle_and_claim, "past_of", fail_once)
+        monkeypatch.setattr(execute_settle_and_claim, "resume_states", fail_once)
         settles = [Settle(claim.run, RunEvent.COMPLETE)]
-        turn = Turn(lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset())
+        turn = SettleAndClaim(
+            lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset()
+        )
         turned = store.ask(turn)
         assert {} == turned.refused
         assert [("run_2", "sunny")] == [

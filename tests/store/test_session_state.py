@@ -14,7 +14,7 @@ import pytest
 from runstate import IllegalTransition, RunEvent
 from runstate.errors import RunstateError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, open_store
-from runstate.store._engine.commands import Call
+from runstate.store._engine.commands import InTransaction
 from runstate.store._postgres import connection as driver
 from runstate.store._postgres import pooler
 from runstate.store._postgres.parameters import parsed
@@ -52,7 +52,7 @@ def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def within_a_command(store: Store, look: Any) -> Any:
     """Return what `look` finds on the connection that writes."""
-    return store._way.ask(Call(look))
+    return store._transport.execute(InTransaction(look))
 
 
 def writer(store: Store) -> psycopg.Connection[Any]:
@@ -340,7 +340,7 @@ def test_changes_are_asked_for_where_notifications_do_not_come(url: str, caplog:
     heard = threading.Event()
     with caplog.at_level(logging.WARNING, "runstate"), open_store(url) as store, Prompt(url) as other:
         for name in ("first", "second"):  # nothing is asked in between
-            with store.bell.listening(lambda hint: heard.set()):
+            with store.notifier.subscribe(lambda hint: heard.set()):
                 for number in range(3):
                     heard.clear()
                     other.run(f"CREATE TABLE {name}_{number} (id text)")
@@ -349,7 +349,7 @@ def test_changes_are_asked_for_where_notifications_do_not_come(url: str, caplog:
         with closing(psycopg.connect(url)) as old, closing(psycopg.connect(url)) as young:
             for connection in (old, young):  # the younger one ends first
                 connection.execute("SELECT pg_current_xact_id()")
-            with store.bell.listening(lambda hint: heard.set()):
+            with store.notifier.subscribe(lambda hint: heard.set()):
                 for connection in (young, old):
                     heard.clear()
                     connection.commit()

@@ -20,8 +20,8 @@ from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.worker_protocol import itself
-from runstate.store._engine.commands import Call, Command, Turn
-from runstate.store._engine.executor import perform
+from runstate.store._engine.commands import Command, InTransaction, SettleAndClaim
+from runstate.store._engine.executor import execute_batch
 from runstate.store._postgres.connection import PostgresConnection
 from runstate.store._sql.connection import Connection
 from runstate.store._sqlite.connection import SqliteConnection
@@ -100,7 +100,9 @@ def test_a_full_disk(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:
 
         def limit(pages: int) -> None:
-            store._way.ask(Call(lambda session: session.execute(f"PRAGMA max_page_count = {pages}", {})))
+            store._transport.execute(
+                InTransaction(lambda session: session.execute(f"PRAGMA max_page_count = {pages}", {}))
+            )
 
         store.create(**names(id="run_1"))
         limit(1)  # as many as there are
@@ -127,15 +129,15 @@ def test_the_tables_are_gone(sqlite_url: str) -> None:
 def test_a_column_is_gone(sqlite_url: str) -> None:
     """Nor is it a store without a column; a statement that SQLite refuses for another reason is no matter of that."""
     with open_store(sqlite_url) as store, Prompt(sqlite_url) as other:
-        wrong: Call[Any] = Call(lambda session: session.execute("SELECT no_such_function()", {}))
+        wrong: InTransaction[Any] = InTransaction(lambda session: session.execute("SELECT no_such_function()", {}))
         with pytest.raises(StoreError) as refused:
-            store._way.ask(wrong)
+            store._transport.execute(wrong)
         assert type(refused.value) is StoreError
         other.run("ALTER TABLE runstate_run RENAME COLUMN required_action TO other")
         with pytest.raises(SchemaMismatch, match="has no store of this version"):
             store.get("run_1")
         with pytest.raises(SchemaMismatch, match="has no store of this version"):
-            store._way.ask(wrong)
+            store._transport.execute(wrong)
 
 
 def test_a_row_that_is_nonsense(sqlite_url: str) -> None:
@@ -239,7 +241,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
 
     def counting(session: Connection, batch: Sequence[Command[Any]]) -> None:
         tried.append(len(batch))
-        perform(session, batch)
+        execute_batch(session, batch)
 
     with open_store(home) as store, Prompt(home) as other:
         lease = store.open_lease("w1")
@@ -247,7 +249,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
         claims = store.claim(lease, 2)
         other.run("BEGIN")
         other.run("SELECT 1 FROM runstate_run WHERE id = 'run_2' FOR UPDATE")
-        monkeypatch.setattr("runstate.store._engine.committer.perform", counting)
+        monkeypatch.setattr("runstate.store._engine.committer.execute_batch", counting)
         with ThreadPoolExecutor(1) as pool:
             settled = pool.submit(store.settle, lease, [Settle(claim.run, RunEvent.COMPLETE) for claim in claims])
             wait_for_a_lock(home)
@@ -267,8 +269,8 @@ def test_asked_again_before_the_server_has_done_it(home: str) -> None:
         own.execute("BEGIN")
         with store.within(own) as bound, ThreadPoolExecutor(1) as pool:
             bound.complete(run.id, actor=lease.actor)
-            turn = Turn(lease.token, lease.actor, itself, settles=[Settle(claim.run, RunEvent.COMPLETE)])
-            turn.unsure = True
+            turn = SettleAndClaim(lease.token, lease.actor, itself, settles=[Settle(claim.run, RunEvent.COMPLETE)])
+            turn.is_retry = True
             asked = pool.submit(store.ask, turn)
             wait_for_a_lock(home)
             own.execute("COMMIT")

@@ -15,7 +15,7 @@ from runstate import ManualClock, RunEvent, TerminalStatus
 from runstate.errors import LeaseLost
 from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.worker_protocol import itself
-from runstate.store._engine.commands import Turn
+from runstate.store._engine.commands import SettleAndClaim
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import Statements
 from runstate.store._sqlite.settle_and_claim import claimable
@@ -58,8 +58,8 @@ def test_an_outcome_of_another_of_the_same_name(any_store: Store, clock: ManualC
     (taken,) = any_store.take_over(other)
     assert {} == any_store.settle(other, [Settle(taken.run, RunEvent.COMPLETE)]).refused
     for holder, run, refused in ((lease, claim.run, [claim.run.seq]), (other, taken.run, [])):
-        turn = Turn(holder.token, holder.actor, itself, settles=[Settle(run, RunEvent.COMPLETE)])
-        turn.unsure = True
+        turn = SettleAndClaim(holder.token, holder.actor, itself, settles=[Settle(run, RunEvent.COMPLETE)])
+        turn.is_retry = True
         assert refused == list(any_store.ask(turn).refused)
 
 
@@ -118,8 +118,10 @@ def test_a_turn_that_settled_a_run_and_claimed_it_again(any_store: Store) -> Non
     any_store.submit_tool_outputs(run.id, {"call_1": "sunny"})
     (second,) = any_store.claim(lease)
     settles = [Settle(first.run, RunEvent.REQUIRE_ACTION)]
-    turn = Turn(lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset())
-    turn.unsure = True
+    turn = SettleAndClaim(
+        lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset()
+    )
+    turn.is_retry = True
     turned = any_store.ask(turn)
     assert {} == turned.refused
     ((again, past),) = turned.claimed

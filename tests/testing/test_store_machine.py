@@ -19,7 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from runstate import RUN_LIFECYCLE, RunEvent, RunstateError, TerminalStatus
 from runstate.clock import time_us
 from runstate.store import Beat, Claim, Entry, Lease, NewRun, Settle, Store, StoredRun, Swept, open_store
-from runstate.store._engine.commands import Call, Move, Turned
+from runstate.store._engine.commands import InTransaction, SettleAndClaimResult, TransitionRun
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.triggers.ddl import drop_guards
@@ -118,16 +118,18 @@ def unguarded(store: Store) -> Connection:
 class SettlesWithoutLease(Store):
     """Whoever brings an outcome is believed."""
 
-    def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> Turned:
+    def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> SettleAndClaimResult:
         refused: dict[int, RunstateError] = {}
         for one in outcomes:
             payload = {name: getattr(one, name) for name in ("required_action", "last_error", "incomplete_details")}
-            move = Move(one.run.id, one.event, actor=lease.actor, version=None, usage=one.usage, payload=payload)
+            move = TransitionRun(
+                one.run.id, one.event, actor=lease.actor, version=None, usage=one.usage, payload=payload
+            )
             try:
                 self.ask(move)
             except RunstateError as error:
                 refused[one.run.seq] = error
-        return Turned([], refused)
+        return SettleAndClaimResult([], refused)
 
 
 class RenewsWhatLapsed(Store):
@@ -136,7 +138,7 @@ class RenewsWhatLapsed(Store):
     def heartbeat(self, lease: Lease) -> Beat:
         until = time_us() + 1
         statement = f"UPDATE runstate_worker SET lease_until = {until} WHERE token = {lease.token} AND closed = 0"
-        self.ask(Call(lambda session: session.execute(statement, {})))
+        self.ask(InTransaction(lambda session: session.execute(statement, {})))
         return super().heartbeat(lease)
 
 
@@ -145,7 +147,7 @@ class TakesFromTheLiving(Store):
 
     def take_over(self, lease: Lease, limit: int = 1, **given: Any) -> list[Claim]:
         statement = f"UPDATE runstate_worker SET closed = 1 WHERE token <> {lease.token}"
-        self.ask(Call(lambda session: session.execute(statement, {})))
+        self.ask(InTransaction(lambda session: session.execute(statement, {})))
         return super().take_over(lease, limit, **given)
 
 

@@ -145,7 +145,7 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         waited.append(seconds)
         desk.advance(2)
 
-    monkeypatch.setattr("runstate.testing.conformance.pause", pause)
+    monkeypatch.setattr("runstate.testing.conformance.sleep", pause)
     once = hold_trial(Functions(desk.create, broken.StartsOnce.ask.__get__(desk), desk.read, refused=No), race_rounds=0)
     assert once.holds
     assert {1.05} == set(waited)
@@ -158,7 +158,7 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hold_trial(Functions(desk.create, desk.ask, status, refused=No), race_rounds=0).holds
     assert [] == waited
     slow = broken.StartsOnce()
-    monkeypatch.setattr("runstate.testing.conformance.pause", lambda _: slow.advance(2))
+    monkeypatch.setattr("runstate.testing.conformance.sleep", lambda _: slow.advance(2))
     (charge,) = hold_trial(Functions(slow.create, slow.ask, slow.read, refused=No), race_rounds=0).charges
     assert "time.sleep(1.05)" in charge.reproduction
 

@@ -437,7 +437,7 @@ def test_a_trial_never_raises(broken_call: str, after: int) -> None:
 def test_time_that_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who cannot move its time is waited for instead."""
     waited: list[float] = []
-    monkeypatch.setattr("runstate.testing.conformance.pause", waited.append)
+    monkeypatch.setattr("runstate.testing.conformance.sleep", waited.append)
 
     class Wrecked(Desk):
         def advance(self, seconds: int) -> None:

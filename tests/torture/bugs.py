@@ -85,9 +85,9 @@ BUGS: Final[Mapping[str, Bug]] = {
         (
             Change(
                 executor,
-                "perform",
-                "        _execute_control(session, creates, moves, others)\n",
-                "        _execute_control(session, creates, moves, others)\n"
+                "execute_batch",
+                "        _execute(session, creates, moves, others)\n",
+                "        _execute(session, creates, moves, others)\n"
                 "        from tests.torture.bugs import answer_early\n"
                 "        answer_early(batch)\n",
             ),
@@ -97,7 +97,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A commit does not wait for the disk.",
         (
             Change(connection.SqliteDatabase, "_prepare", "synchronous = FULL", "synchronous = OFF"),
-            Change(pooler, "config_json", "{**_PLANS,", '{"synchronous_commit": "off", **_PLANS,'),
+            Change(pooler, "settings_of", "{**_PLANS,", '{"synchronous_commit": "off", **_PLANS,'),
         ),
     ),
     "sweep_ignores_leases": Bug(
@@ -112,17 +112,17 @@ BUGS: Final[Mapping[str, Bug]] = {
     "asks_all_again": Bug(
         "After a lost answer everything is asked again, also what cannot be recognised.",
         (
-            Change(committer, "_recognisable", "return command.repeatable", "return True"),
-            Change(committer, "_recognisable", "return isinstance(command, Create)", "return True"),
+            Change(committer, "_is_idempotent", "return command.is_idempotent", "return True"),
+            Change(committer, "_is_idempotent", "return isinstance(command, CreateRuns)", "return True"),
         ),
     ),
     "forgets_it_asked": Bug(
         "After a lost answer a turn is asked again as if it had never been.",
-        (Change(committer.Committer, "_again", "        command.unsure = True\n", ""),),
+        (Change(committer.Committer, "_retry_unknown", "        command.is_retry = True\n", ""),),
     ),
     "tells_the_second_error": Bug(
         "Where asking again fails, the error of the second time is told, which knows nothing of the first.",
-        (Change(committer.Committer, "_commit_again", "command.refuse(unknown)", "command.refuse(again)"),),
+        (Change(committer.Committer, "_retry_one", "command.set_exception(unknown)", "command.set_exception(again)"),),
     ),
     "drops_outcomes": Bug(
         "A worker whose turn failed forgets the outcomes that it brought.",

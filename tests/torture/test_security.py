@@ -26,7 +26,7 @@ from runstate import LastError, RequiredAction, Run, RunEvent, ToolCall, Truncat
 from runstate.__main__ import main
 from runstate.errors import InvalidRun, RunNotFound, RunstateError, StoreError
 from runstate.store import Store, StoredRun, open_store
-from runstate.store._api.store import Everything
+from runstate.store._api.store import StoreMethods
 from runstate.store._api.worker_protocol import Lease
 from runstate.store._types import Settle
 from runstate.worker import Context, Worker
@@ -215,7 +215,7 @@ def test_no_text_is_forgotten() -> None:
     """Each parameter of each public method that takes text is asked with every word here."""
     texts = ("str", "JsonObject", "NewRun", "ErrorCode", "IncompleteReason", "Order", "Calls", "ToolCall")
     asked = {name.partition(" ")[0] for name in ASKED} | set(BROUGHT_BACK)
-    for name, method in inspect.getmembers(Everything, inspect.isfunction):
+    for name, method in inspect.getmembers(StoreMethods, inspect.isfunction):
         if name.startswith("_"):
             continue
         for parameter in inspect.signature(method).parameters.values():
@@ -564,7 +564,8 @@ def test_a_password_at_a_real_server(
     with open_store(guarded_url, wait_s=1) as store:
         run = store.create(**names())
         assert (
-            SECRET not in f"{store!r}{store.database!r}{store.database.display_url}{store.aio!r}{store.bell!r}{run!r}"
+            SECRET
+            not in f"{store!r}{store.database!r}{store.database.display_url}{store.aio!r}{store.notifier!r}{run!r}"
         )
         asyncio.run(work_until_away(store, guarded_url, caplog))
         for ask in (lambda: store.create(**names()), lambda: store.get(run.id), store.counts, store.sweep):

@@ -18,7 +18,7 @@ import pytest
 from runstate import ManualClock
 from runstate.errors import InvalidRun, OutcomeUnknown, RunNotFound
 from runstate.store import Store, StoredRun, open_store
-from runstate.store._engine.commands import Command, Turn
+from runstate.store._engine.commands import Command, SettleAndClaim
 from runstate.worker import Context, Dispatcher, Outcome, drive, drive_async
 from tests.store.support import Prompt
 from tests.worker.process import ROOT
@@ -66,7 +66,7 @@ def test_an_outcome_whose_answer_was_lost(
 
     def shaky(command: Command[Any]) -> Any:
         answer = ask_later(command)
-        if lost or not isinstance(command, Turn):
+        if lost or not isinstance(command, SettleAndClaim):
             return answer
         lost.append(command)
         return asyncio.ensure_future(lose(answer))

@@ -17,7 +17,7 @@ from runstate.errors import StoreError
 from runstate.store import Store, open_store
 from runstate.store._engine import committer as committing
 from runstate.store._engine import transport
-from runstate.store._postgres.notifier import NotifyBell
+from runstate.store._postgres.notifier import PostgresNotifier
 from runstate.traces import judge
 from runstate.worker import Context, Outcome, Worker
 from runstate.worker import _session as handing
@@ -156,13 +156,13 @@ def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pyt
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 def test_a_store_is_closed_that_nobody_ever_answered(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its bell and its committer are about to connect: neither keeps the other parts from being closed."""
-    for part in (NotifyBell, committing, transport):
-        monkeypatch.setattr(part, "_END_S" if part is NotifyBell else "_CLOSING_S", 0.1)
+    for part in (PostgresNotifier, committing, transport):
+        monkeypatch.setattr(part, "_END_S" if part is PostgresNotifier else "_CLOSING_S", 0.1)
     with Proxy(store_url) as proxy, ThreadPoolExecutor(1) as pool:
         store = open_store(proxy.url, wait_s=0.1)
         store._committer._disconnect()
         proxy.freeze()
-        with store.bell.listening(lambda hint: None):
+        with store.notifier.subscribe(lambda hint: None):
             asked = pool.submit(asyncio.run, later(store.aio.create(**new())))
             time.sleep(0.1)
             store.close()

@@ -86,7 +86,7 @@ async def test_turns_that_are_refused(store: Store, monkeypatch: pytest.MonkeyPa
         refusing = Refusing(error)
         began_at = loop.time()
         with monkeypatch.context() as patch:
-            patch.setattr(executor, "take_turn", refusing)
+            patch.setattr(executor, "execute_settle_and_claim", refusing)
             async with at_work(store, lambda ctx: None, drain_s=0.0):
                 await until(lambda: refusing.count > 0, "a turn")  # noqa: B023
                 await commit(store)
@@ -105,7 +105,7 @@ async def test_checkpoints_that_are_refused(
 
     def note(ctx: Context, **given: Any) -> Any:
         call = noting(ctx, **given)
-        monkeypatch.setattr(call, "perform", refusing)
+        monkeypatch.setattr(call, "callback", refusing)
         return call
 
     monkeypatch.setattr(Context, "_note", note)

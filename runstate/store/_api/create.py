@@ -13,12 +13,12 @@ from runstate.run.errors import FieldError, InvalidRun
 from runstate.run.json_values import json_path
 from runstate.run.record import JsonObject, ResponseFormat, ToolChoice
 from runstate.run.values import TruncationStrategy, raise_if_invalid
-from runstate.store._engine.commands import Create, Wanted
-from runstate.store._engine.transport import Asking
+from runstate.store._engine.commands import CreateRuns, NewRunRow
+from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.rows import config_json
 from runstate.store._types import StoredRun
 
-__all__ = ["DEFAULT_QUEUE", "Creating", "Exclusive", "NewRun", "queue_names"]
+__all__ = ["DEFAULT_QUEUE", "CreateMixin", "Exclusive", "NewRun", "queue_names"]
 
 Exclusive: TypeAlias = Literal["reject", "queue"]
 """What a second live run of a thread meets: it is refused, or it waits until the first has ended."""
@@ -129,7 +129,7 @@ def _microseconds(not_before: datetime | float | None) -> int | None:
 _A_MOMENT: Final = validators.number(0, validators.YEAR_10000)
 
 
-def _wanted(params: Mapping[str, Any], function: str = "Store.create()") -> Wanted:
+def _wanted(params: Mapping[str, Any], function: str = "Store.create()") -> NewRunRow:
     """Return a run to be created. Raises `InvalidRun` with every fault of what was given, `TypeError` for its names."""
     bare = not params.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
     if not bare:
@@ -150,7 +150,7 @@ def _wanted(params: Mapping[str, Any], function: str = "Store.create()") -> Want
                 )
             ]
         )
-    return Wanted(
+    return NewRunRow(
         run,
         (
             *(run.id, run.thread_id, run.assistant_id, run.model, params.get("expires_in_s", DEFAULT_EXPIRES_IN_S)),
@@ -176,7 +176,7 @@ def _check_names(params: Mapping[str, Any], function: str) -> None:
         raise TypeError(f"{function} missing {len(missing)} required keyword-only {what}: {', '.join(missing)}")
 
 
-def _one_of_many(place: int, params: object) -> Wanted:
+def _one_of_many(place: int, params: object) -> NewRunRow:
     """Return one of many runs to be created. Raises as `_wanted` does, with its place."""
     if not isinstance(params, Mapping):
         raise_if_invalid(validators.wrong_type(f"[{place}]", "what `create` takes, as an object", params))
@@ -196,7 +196,7 @@ def _all(runs: list[StoredRun]) -> list[StoredRun]:
     return runs
 
 
-class Creating(Asking):
+class CreateMixin(StoreBase):
     """The part of a store where runs come to be."""
 
     def create(self, **params: Unpack[NewRun]) -> StoredRun:
@@ -205,7 +205,7 @@ class Creating(Asking):
         Raises `InvalidRun` with every fault of what was given, `ThreadBusy` where `one_live_run_per_thread="reject"`
         met a live run, `KeyReused` where the idempotency key belongs to another request.
         """
-        return self._way.ask(Create([_wanted(cast("Mapping[str, Any]", params))], _first))
+        return self._transport.execute(CreateRuns([_wanted(cast("Mapping[str, Any]", params))], _first))
 
     def create_many(self, params: Iterable[NewRun]) -> list[StoredRun]:
         """Create many runs at once (at most 10,000), all or none, and return them in order.
@@ -215,7 +215,7 @@ class Creating(Asking):
         wanted = [_one_of_many(place, one) for place, one in enumerate(params)]
         if len(wanted) > MOST_AT_ONCE:
             raise_if_invalid([FieldError("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
-        return self._way.ask(Create(wanted, _all))
+        return self._transport.execute(CreateRuns(wanted, _all))
 
 
 def new_token() -> int:

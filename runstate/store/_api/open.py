@@ -6,7 +6,7 @@ from typing import Final
 
 from runstate.run import validators
 from runstate.run.values import raise_if_invalid
-from runstate.store._api.same_store import Place, place_of
+from runstate.store._api.same_store import StoreIdentity, identity_of
 from runstate.store._api.store import Store
 from runstate.store._api.url import database_at
 from runstate.store._sql.connection import Database
@@ -48,7 +48,7 @@ def open_at(
     listening = None if listen_url is None else _listening_at(listen_url, database, wait_s)
     availability = Availability()
 
-    def look() -> Place | None:
+    def look() -> StoreIdentity | None:
         if migrate or (migrate is None and database.dialect is SQLITE):
             take_steps(database)
         return None if migrate is not False and database.dialect is SQLITE else _found_in(database)
@@ -59,17 +59,17 @@ def open_at(
     return Store(database, wait_s, listening, place, availability)
 
 
-def _found_in(database: Database) -> Place:
+def _found_in(database: Database) -> StoreIdentity:
     """Return where the tables of a store are. Raises `SchemaMismatch` unless they are of this version."""
     session = database.open(reading=True)
     try:
         require_latest(session, database.display_url)
-        return place_of(session)
+        return identity_of(session)
     finally:
         session.close()
 
 
-def _require_same_database(listening: Database, place: Place) -> None:
+def _require_same_database(listening: Database, place: StoreIdentity) -> None:
     """Raise `StoreUrlError` where notifications of the store's database cannot be heard."""
     try:
         session = listening.open(reading=True)
@@ -78,7 +78,7 @@ def _require_same_database(listening: Database, place: Place) -> None:
     except StoreUrlError as error:
         raise StoreUrlError(f"listen_url: {error}") from None
     try:
-        here = place_of(session)
+        here = identity_of(session)
     finally:
         session.close()
     if here.database != place.database:

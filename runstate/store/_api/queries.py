@@ -12,13 +12,13 @@ from runstate.run import validators
 from runstate.run.errors import FieldError
 from runstate.run.json_values import json_path
 from runstate.run.values import raise_if_invalid
-from runstate.store._engine.transport import Asking
+from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_entry, decode_run
 from runstate.store._types import Entry, StoredRun
 from runstate.store.errors import RunNotFound
 
-__all__ = ["Order", "Page", "Reading"]
+__all__ = ["Order", "Page", "QueryMixin"]
 
 Order: TypeAlias = Literal["asc", "desc"]
 _MOST: Final = 100  # runs a page, as the API has it
@@ -74,13 +74,13 @@ def _one_by_id(session: Connection, run_id: str) -> Row:
     return found[0]
 
 
-class Reading(Asking):
+class QueryMixin(StoreBase):
     """The part of a store that is asked and answers."""
 
     def get(self, run_id: str) -> StoredRun:
         """Return a run as it stands now. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id))
-        return self._way.read(lambda session: decode_run(_one_by_id(session, run_id)))
+        return self._transport.read(lambda session: decode_run(_one_by_id(session, run_id)))
 
     def progress(self, run_id: str) -> str | None:
         """Return what the run's handler said last by `ctx.progress`; None if nothing. Raises `RunNotFound`."""
@@ -90,7 +90,7 @@ class Reading(Asking):
             found = session.execute(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
             return found[0][0] if found else None
 
-        return self._way.read(look)
+        return self._transport.read(look)
 
     def list(
         self,
@@ -132,7 +132,7 @@ class Reading(Asking):
             found = _filter(session, thread_id, wanted, queue, metadata, older_than_s, younger_than_s)
             return _page(session, found, limit, order, after, before)
 
-        return self._way.read(look)
+        return self._transport.read(look)
 
     def history(self, run_id: str, *, after_version: int = 0) -> tuple[Entry, ...]:
         """Return the entries of a run, the birth first, or those after a version. Raises `RunNotFound`."""
@@ -143,7 +143,7 @@ class Reading(Asking):
             found = session.execute(session.statements.history, {"run": seq, "after": after_version})
             return tuple(map(decode_entry, found))
 
-        return self._way.read(look)
+        return self._transport.read(look)
 
     def entries(self, after: str = "", *, limit: int = 100) -> tuple[Entry, ...]:
         """Return the next entries of all runs, in the order they were committed, after a place (`Entry.cursor`).
@@ -153,13 +153,13 @@ class Reading(Asking):
         raise_if_invalid(validators.string("after", after) + _ENTRIES("limit", limit))
         at, version, run = _place(after)
         params = {"tx": at, "run": run, "version": version, "limit": min(limit, _MOST_ENTRIES)}
-        return self._way.read(
+        return self._transport.read(
             lambda session: tuple(map(decode_entry, session.execute(session.statements.all_entries, params)))
         )
 
     def latest_cursor(self) -> str:
         """Return the place behind the last entry there is, to see only what comes."""
-        return self._way.read(lambda session: str(session.execute(session.statements.latest_cursor, {})[0][0]))
+        return self._transport.read(lambda session: str(session.execute(session.statements.latest_cursor, {})[0][0]))
 
     def counts(self) -> dict[RunStatus, int]:
         """Return how many runs stand in each status."""
@@ -168,7 +168,7 @@ class Reading(Asking):
             found = session.execute("SELECT status, count(*) FROM runstate_run GROUP BY status", {})
             return {**dict.fromkeys(RunStatus, 0), **{RunStatus(status): count for status, count in found}}
 
-        return self._way.read(look)
+        return self._transport.read(look)
 
     def queues(self) -> dict[str, int]:
         """Return how many runs wait in each queue that has some: a name that is not there may be misspelled."""
@@ -179,7 +179,7 @@ class Reading(Asking):
         def look(session: Connection) -> dict[str, int]:
             return {str(queue): count for queue, count in session.execute(statement, {})}
 
-        return self._way.read(look)
+        return self._transport.read(look)
 
 
 def _faults_of_filter(

@@ -15,7 +15,7 @@ from runstate.store._sql.schema import SQLITE
 from runstate.store._sqlite.connection import file_id
 from runstate.store.errors import SchemaMismatch, StoreError, StoreUrlError
 
-__all__ = ["Place", "place_of", "require_same"]
+__all__ = ["StoreIdentity", "identity_of", "require_same"]
 
 _HOME: Final = """\
 SELECT coalesce(c.oid::bigint, 0), d.oid::bigint, coalesce(n.nspname, ''), current_database(),
@@ -27,7 +27,7 @@ _NO_DEVICE: Final = -1
 _numbers: Final = count()  # a database without a file is the same as no other
 
 
-class Place(NamedTuple):
+class StoreIdentity(NamedTuple):
     """Where a connection finds the tables of a store."""
 
     table: tuple[int, ...]
@@ -40,22 +40,24 @@ class Place(NamedTuple):
     """PostgreSQL's number of the database."""
 
 
-def place_of(session: Connection) -> Place:
+def identity_of(session: Connection) -> StoreIdentity:
     """Return where a connection finds the tables of a store."""
     if session.statements.dialect is SQLITE:
         return _place_in_sqlite(session)
     ((table, database, schema, name, path),) = session.execute(_HOME, {})
-    return Place((table, database) if table else (), f"the schema {schema} of the database {name}", path, database)
+    return StoreIdentity(
+        (table, database) if table else (), f"the schema {schema} of the database {name}", path, database
+    )
 
 
-def _place_in_sqlite(session: Connection) -> Place:
+def _place_in_sqlite(session: Connection) -> StoreIdentity:
     attached = session.execute("PRAGMA database_list", {})
     for _, name, path in sorted(attached, key=_looked_in_first):
         quoted = '"' + name.replace('"', '""') + '"'
         schema = "sqlite_temp_master" if name == "temp" else f"{quoted}.sqlite_master"
         if session.execute(f"SELECT 1 FROM {schema} WHERE name = 'runstate_run'", {}):
-            return Place(_file_at(path) if path else (_NO_DEVICE, next(_numbers)), path or "no file")
-    return Place((), "nowhere")
+            return StoreIdentity(_file_at(path) if path else (_NO_DEVICE, next(_numbers)), path or "no file")
+    return StoreIdentity((), "nowhere")
 
 
 def _file_at(path: str) -> tuple[int, int]:
@@ -69,7 +71,7 @@ def _looked_in_first(attached: Sequence[object]) -> tuple[bool, object]:
     return attached[1] != "temp", attached[0]
 
 
-def require_same(here: Place, store: Place) -> None:
+def require_same(here: StoreIdentity, store: StoreIdentity) -> None:
     """Raise `StoreError` if a connection's place is not that of the store."""
     if not here.table and here.looked_in and store.table:
         raise SchemaMismatch(

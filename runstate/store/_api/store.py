@@ -10,21 +10,21 @@ from inspect import isfunction, isroutine
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
 
-from runstate.store._api.create import Creating
-from runstate.store._api.queries import Reading
-from runstate.store._api.same_store import Place, place_of, require_same
-from runstate.store._api.transitions import Moving
-from runstate.store._api.watch import look_from, watch, watch_later
-from runstate.store._api.worker_protocol import Working
-from runstate.store._engine.async_transport import Later, like
+from runstate.store._api.create import CreateMixin
+from runstate.store._api.queries import QueryMixin
+from runstate.store._api.same_store import StoreIdentity, identity_of, require_same
+from runstate.store._api.transitions import TransitionMixin
+from runstate.store._api.watch import start_cursor, watch, watch_async
+from runstate.store._api.worker_protocol import WorkerProtocolMixin
+from runstate.store._engine.async_transport import AsyncTransport, mirror
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
-from runstate.store._engine.transport import ByCommitter, Inside, Readers, Way
-from runstate.store._notifier import Bell
-from runstate.store._postgres.notifier import NotifyBell
+from runstate.store._engine.transport import CallerTransaction, ReadPool, SyncTransport, Transport
+from runstate.store._notifier import LocalNotifier
+from runstate.store._postgres.notifier import PostgresNotifier
 from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.schema import SQLITE
-from runstate.store._sqlite.notifier import VersionBell
+from runstate.store._sqlite.notifier import SqliteNotifier
 from runstate.store._types import Entry
 from runstate.store.availability import Availability
 from runstate.store.errors import StoreError
@@ -36,7 +36,7 @@ T = TypeVar("T")
 _CALLERS: Final = "the database of the connection that was given"  # to within(): it may be another than the store's
 
 
-class Everything(Creating, Moving, Reading, Working):
+class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
     """All that can be asked of runs that survive."""
 
     def __reduce__(self) -> NoReturn:
@@ -46,17 +46,17 @@ class Everything(Creating, Moving, Reading, Working):
         )
 
 
-for _part in (Creating, Moving, Reading, Working):
+for _part in (CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
     for _name, _method in vars(_part).items():
         if isfunction(_method) and not _name.startswith("_"):
             _method.__qualname__ = f"Store.{_name}"  # what Python calls it where the arguments are wrong
 
 
-class BoundStore(Everything):
+class BoundStore(StoreMethods):
     """A store inside a transaction of the caller's: what it does is committed, or not, with the caller's own rows."""
 
 
-class Store(Everything):
+class Store(StoreMethods):
     """Runs that survive, for threads; `aio` is the same for coroutines. Close it, or use `with` or `async with`."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Store(Everything):
         database: Database,
         wait_s: float,
         listening: Database | None = None,
-        place: Place | None = None,
+        place: StoreIdentity | None = None,
         availability: Availability | None = None,
     ) -> None:
         """Over a database; `listening` is the same reached in a way that notifications come through.
@@ -76,20 +76,20 @@ class Store(Everything):
         self.availability: Final = availability or Availability()
         """Whether the database can be used now; for workers, which wait for it."""
         self._committer = Committer(database, self._committed, wait_s, self.availability)
-        self._readers = None if database.in_memory else Readers(database, wait_s, self.availability)
-        super().__init__(ByCommitter(self._committer, self._readers))
+        self._readers = None if database.in_memory else ReadPool(database, wait_s, self.availability)
+        super().__init__(SyncTransport(self._committer, self._readers))
         self._aio: AsyncStore | None = None
         self._place = place
-        self.bell: Final = self._hang_bell(listening or database)
+        self.notifier: Final = self._make_notifier(listening or database)
 
-    def _hang_bell(self, listening: Database) -> Bell:
+    def _make_notifier(self, listening: Database) -> LocalNotifier:
         if self.database.in_memory:
-            return Bell()
+            return LocalNotifier()
         if self.database.dialect is SQLITE:
-            return VersionBell(self)
+            return SqliteNotifier(self)
         from runstate.store._postgres.connection import PostgresDatabase
 
-        return NotifyBell(cast("PostgresDatabase", listening), self.availability)
+        return PostgresNotifier(cast("PostgresDatabase", listening), self.availability)
 
     def __repr__(self) -> str:
         return f"<Store {self.database.display_url}>"
@@ -119,28 +119,28 @@ class Store(Everything):
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
         """Ring for what a committed batch has changed."""
-        hint = batch[0].hint
+        hint = batch[0].change
         for command in batch[1:]:
-            if command.hint is not hint:  # putting flags together takes a microsecond, and most are alike
-                hint |= command.hint
+            if command.change is not hint:  # putting flags together takes a microsecond, and most are alike
+                hint |= command.change
         if hint:
-            self.bell.ring(hint)
+            self.notifier.notify(hint)
 
-    def foreign_commits(self) -> int | None:
+    def external_commits(self) -> int | None:
         """Return a number that changes when another connection commits to this SQLite file."""
-        return self._committer.foreign_commits()
+        return self._committer.external_commits()
 
     def ask(self, command: Command[T]) -> T:
         """Have a command of a worker's committed; the thread waits."""
-        return self._committer.ask(command)
+        return self._committer.execute(command)
 
     def ask_later(self, command: Command[T]) -> asyncio.Future[T]:
         """Have a command of a worker's committed; the coroutine waits."""
-        return self._committer.ask_later(command)
+        return self._committer.submit(command)
 
     def tell(self, command: Command[Any]) -> None:
         """Have a command committed that nobody waits for."""
-        self._committer.tell(command)
+        self._committer.post(command)
 
     def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> Iterator[Entry]:
         """Yield entries as they are committed: of one run until it has ended, or of all runs for ever.
@@ -148,7 +148,7 @@ class Store(Everything):
         `after` resumes: the version of an entry of the run, or the `cursor` of an entry of all runs. Without it, a
         run is watched from its birth, all runs from now on. Raises `RunNotFound`.
         """
-        return watch(self, self.bell, look_from(run_id, after, self.latest_cursor))
+        return watch(self, self.notifier, start_cursor(run_id, after, self.latest_cursor))
 
     @contextmanager
     def within(self, connection: object) -> Generator[BoundStore, None, None]:
@@ -160,13 +160,13 @@ class Store(Everything):
         """
         if self.database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
-        yield BoundStore(Inside(self._session_over(connection), self._require_own))
+        yield BoundStore(CallerTransaction(self._session_over(connection), self._require_own))
 
     def _require_own(self, session: Connection) -> None:
         """Raise `StoreError` unless a caller's connection leads to the tables of this store."""
-        here = place_of(session)
+        here = identity_of(session)
         if self._place is None or here.table != self._place.table:
-            self._place = self._way.read(place_of)  # the tables may have been made anew
+            self._place = self._transport.read(identity_of)  # the tables may have been made anew
             require_same(here, self._place)
 
     def _session_over(self, connection: object) -> Connection:
@@ -205,17 +205,17 @@ class Store(Everything):
                 parts.callback(self._aio.close)
             if self._readers is not None:
                 parts.callback(self._readers.close)
-            parts.callback(self.bell.close)
+            parts.callback(self.notifier.close)
             parts.callback(self._committer.close)
 
 
 class AsyncStore:
     """Runs that survive, for coroutines: the methods of `Store`, each to be awaited."""
 
-    def __init__(self, store: Store, committer: Committer, readers: Readers | None) -> None:
+    def __init__(self, store: Store, committer: Committer, readers: ReadPool | None) -> None:
         self._store = store
-        self._later = Later(committer, readers)
-        self.everything: Final = Everything(cast("Way", self._later))
+        self._later = AsyncTransport(committer, readers)
+        self.methods: Final = StoreMethods(cast("Transport", self._later))
 
     def __reduce__(self) -> NoReturn:
         self._store.__reduce__()
@@ -227,105 +227,105 @@ class AsyncStore:
     async def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> AsyncIterator[Entry]:
         """Yield entries as `Store.watch` does."""
         latest = "" if run_id is not None or after is not None else await self.latest_cursor()
-        place = look_from(run_id, after, lambda: latest)
-        async for entry in watch_later(self.everything, self._store.bell, place):
+        place = start_cursor(run_id, after, lambda: latest)
+        async for entry in watch_async(self.methods, self._store.notifier, place):
             yield entry
 
-    @like(Everything.create)
+    @mirror(StoreMethods.create)
     def create(self) -> None: ...
 
-    @like(Everything.create_many)
+    @mirror(StoreMethods.create_many)
     def create_many(self) -> None: ...
 
-    @like(Everything.start)
+    @mirror(StoreMethods.start)
     def start(self) -> None: ...
 
-    @like(Everything.require_action)
+    @mirror(StoreMethods.require_action)
     def require_action(self) -> None: ...
 
-    @like(Everything.submit_tool_outputs)
+    @mirror(StoreMethods.submit_tool_outputs)
     def submit_tool_outputs(self) -> None: ...
 
-    @like(Everything.request_cancel)
+    @mirror(StoreMethods.request_cancel)
     def request_cancel(self) -> None: ...
 
-    @like(Everything.confirm_cancel)
+    @mirror(StoreMethods.confirm_cancel)
     def confirm_cancel(self) -> None: ...
 
-    @like(Everything.complete)
+    @mirror(StoreMethods.complete)
     def complete(self) -> None: ...
 
-    @like(Everything.mark_incomplete)
+    @mirror(StoreMethods.mark_incomplete)
     def mark_incomplete(self) -> None: ...
 
-    @like(Everything.fail)
+    @mirror(StoreMethods.fail)
     def fail(self) -> None: ...
 
-    @like(Everything.expire)
+    @mirror(StoreMethods.expire)
     def expire(self) -> None: ...
 
-    @like(Everything.get)
+    @mirror(StoreMethods.get)
     def get(self) -> None: ...
 
-    @like(Everything.progress)
+    @mirror(StoreMethods.progress)
     def progress(self) -> None: ...
 
-    @like(Everything.list)
+    @mirror(StoreMethods.list)
     def list(self) -> None: ...
 
-    @like(Everything.history)
+    @mirror(StoreMethods.history)
     def history(self) -> None: ...
 
-    @like(Everything.entries)
+    @mirror(StoreMethods.entries)
     def entries(self) -> None: ...
 
-    @like(Everything.latest_cursor)
+    @mirror(StoreMethods.latest_cursor)
     def latest_cursor(self) -> None: ...
 
-    @like(Everything.counts)
+    @mirror(StoreMethods.counts)
     def counts(self) -> None: ...
 
-    @like(Everything.queues)
+    @mirror(StoreMethods.queues)
     def queues(self) -> None: ...
 
-    @like(Everything.open_lease)
+    @mirror(StoreMethods.open_lease)
     def open_lease(self) -> None: ...
 
-    @like(Everything.heartbeat)
+    @mirror(StoreMethods.heartbeat)
     def heartbeat(self) -> None: ...
 
-    @like(Everything.close_lease)
+    @mirror(StoreMethods.close_lease)
     def close_lease(self) -> None: ...
 
-    @like(Everything.claim)
+    @mirror(StoreMethods.claim)
     def claim(self) -> None: ...
 
-    @like(Everything.claim_id)
+    @mirror(StoreMethods.claim_id)
     def claim_id(self) -> None: ...
 
-    @like(Everything.settle)
+    @mirror(StoreMethods.settle)
     def settle(self) -> None: ...
 
-    @like(Everything.release)
+    @mirror(StoreMethods.release)
     def release(self) -> None: ...
 
-    @like(Everything.take_over)
+    @mirror(StoreMethods.take_over)
     def take_over(self) -> None: ...
 
-    @like(Everything.note)
+    @mirror(StoreMethods.note)
     def note(self) -> None: ...
 
-    @like(Everything.overdue)
+    @mirror(StoreMethods.overdue)
     def overdue(self) -> None: ...
 
-    @like(Everything.owned)
+    @mirror(StoreMethods.owned)
     def owned(self) -> None: ...
 
-    @like(Everything.is_anything_due)
+    @mirror(StoreMethods.is_anything_due)
     def is_anything_due(self) -> None: ...
 
-    @like(Everything.sweep)
+    @mirror(StoreMethods.sweep)
     def sweep(self) -> None: ...
 
-    @like(Everything.prune)
+    @mirror(StoreMethods.prune)
     def prune(self) -> None: ...

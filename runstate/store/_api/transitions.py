@@ -21,12 +21,12 @@ from runstate.run.values import (
     RequiredAction,
     raise_if_invalid,
 )
-from runstate.store._engine.commands import Move
-from runstate.store._engine.transport import Asking
+from runstate.store._engine.commands import TransitionRun
+from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.rows import json_text
 from runstate.store._types import StoredRun
 
-__all__ = ["Moving", "detail_text"]
+__all__ = ["TransitionMixin", "detail_text"]
 
 _CODES: Final = get_args(ErrorCode)
 _REASONS: Final = get_args(IncompleteReason)
@@ -54,7 +54,7 @@ def _one_of(words: Sequence[str], path: str, value: object) -> None:
         )
 
 
-class Moving(Asking):
+class TransitionMixin(StoreBase):
     """The part of a store where runs are moved.
 
     Every move names the run by its id, and returns it as it stands afterwards. `actor` says who asked, for the
@@ -191,4 +191,6 @@ class Moving(Asking):
             faults += (FieldError("expected_version", f"expected a version, got {validators.preview(version)}"),)
         raise_if_invalid(faults)
         spent = None if usage is None else json_text(usage_of(usage))
-        return self._way.ask(Move(run_id, event, actor=actor, version=version, usage=spent, **params))
+        return self._transport.execute(
+            TransitionRun(run_id, event, actor=actor, version=version, usage=spent, **params)
+        )

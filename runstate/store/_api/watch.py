@@ -12,16 +12,16 @@ from runstate.lifecycle import RUN_LIFECYCLE
 from runstate.run import validators
 from runstate.run.errors import FieldError
 from runstate.run.values import raise_if_invalid
-from runstate.store._api.queries import Reading
-from runstate.store._notifier import Bell, Hint
+from runstate.store._api.queries import QueryMixin
+from runstate.store._notifier import Change, LocalNotifier
 from runstate.store._types import Entry, StoredRun
 
-__all__ = ["look_from", "watch", "watch_later"]
+__all__ = ["start_cursor", "watch", "watch_async"]
 
 _LOOK_S: Final = 0.5  # between two looks when no hint comes
 
 
-class _Place:
+class _Cursor:
     """How far a watcher has come, in one run's history or in everybody's."""
 
     def __init__(self, run_id: str | None, after: int | str | None) -> None:
@@ -42,7 +42,7 @@ class _Place:
                 )
             self.version = int(after or 0)
 
-    def look(self, reading: Reading) -> Any:
+    def look(self, reading: QueryMixin) -> Any:
         """Return the next entries, or from the way of coroutines a future of them."""
         if self.run_id is None:
             return reading.entries(self.cursor)
@@ -59,22 +59,22 @@ class _Place:
         return self.run_id is not None and RUN_LIFECYCLE.is_terminal(entry.target)
 
 
-def look_from(run_id: str | None, after: int | str | None, latest: Callable[[], str]) -> _Place:
+def start_cursor(run_id: str | None, after: int | str | None, latest: Callable[[], str]) -> _Cursor:
     """Return the place to watch from: a run's birth, or for all runs the present."""
-    place = _Place(run_id, after)
+    place = _Cursor(run_id, after)
     if run_id is None and after is None:
         place.cursor = latest()
     return place
 
 
-def watch(reading: Reading, bell: Bell, place: _Place) -> Iterator[Entry]:
+def watch(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) -> Iterator[Entry]:
     """Yield entries from a place on, as they come; of one run until it has ended."""
     rung = Event()
 
-    def heard(hint: Hint) -> None:
+    def heard(hint: Change) -> None:
         rung.set()
 
-    with bell.listening(heard):
+    with bell.subscribe(heard):
         while True:
             rung.clear()
             entries: Sequence[Entry] = place.look(reading)
@@ -89,15 +89,15 @@ def watch(reading: Reading, bell: Bell, place: _Place) -> Iterator[Entry]:
                 rung.wait(_LOOK_S)
 
 
-async def watch_later(reading: Reading, bell: Bell, place: _Place) -> AsyncIterator[Entry]:
+async def watch_async(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) -> AsyncIterator[Entry]:
     """Yield entries as `watch` does, for coroutines."""
     loop, rung = asyncio.get_running_loop(), asyncio.Event()
 
-    def heard(hint: Hint) -> None:
+    def heard(hint: Change) -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(rung.set)
 
-    with bell.listening(heard):
+    with bell.subscribe(heard):
         while True:
             rung.clear()
             entries: Sequence[Entry] = await place.look(reading)

@@ -19,16 +19,32 @@ from runstate.run import codec, validators
 from runstate.run.errors import FieldError, InvalidRun
 from runstate.run.values import NO_USAGE, LastError, Usage, raise_if_invalid
 from runstate.store._api.create import DEFAULT_QUEUE, new_token, queue_names
-from runstate.store._engine.commands import Call, Past, Turn, Turned, turned
-from runstate.store._engine.execute_settle_and_claim import note_given, past_of
-from runstate.store._engine.transport import Asking
-from runstate.store._notifier import EVERYTHING
+from runstate.store._engine.commands import (
+    InTransaction,
+    ResumeState,
+    SettleAndClaim,
+    SettleAndClaimResult,
+    decode_settle_and_claim,
+)
+from runstate.store._engine.execute_settle_and_claim import checkpoint_params, resume_states
+from runstate.store._engine.transport import StoreBase
+from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, json_text
 from runstate.store._sql.statements import OUTCOMES
 from runstate.store._types import Settle, StoredRun
 
-__all__ = ["DEFAULT_MAX_ATTEMPTS", "LEASE_S", "NO_OUTPUTS", "Beat", "Claim", "Lease", "Swept", "Working", "itself"]
+__all__ = [
+    "DEFAULT_MAX_ATTEMPTS",
+    "LEASE_S",
+    "NO_OUTPUTS",
+    "Beat",
+    "Claim",
+    "Lease",
+    "Swept",
+    "WorkerProtocolMixin",
+    "itself",
+]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 _SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
@@ -100,7 +116,7 @@ class Swept:
         return len(self.expired) + len(self.failed) + len(self.cancelled)
 
 
-def a_claim(run: StoredRun, past: Past | None) -> Claim:
+def a_claim(run: StoredRun, past: ResumeState | None) -> Claim:
     """Return what a handler goes on with."""
     if past is None:
         return Claim(run, at=run.at)
@@ -115,15 +131,15 @@ def _owned(session: Connection, lease: Lease) -> Mapping[int, RunStatus]:
     return {seq: RunStatus(status) for seq, status in found}
 
 
-def _claims(came: Turned) -> list[Claim]:
+def _claims(came: SettleAndClaimResult) -> list[Claim]:
     return [a_claim(run, past) for run, past in came.claimed]
 
 
-def _only_claim(came: Turned) -> Claim | None:
+def _only_claim(came: SettleAndClaimResult) -> Claim | None:
     return _claims(came)[0] if came.claimed else None
 
 
-def itself(came: Turned) -> Turned:
+def itself(came: SettleAndClaimResult) -> SettleAndClaimResult:
     """Return all that came of a turn, for who wants no part of it."""
     return came
 
@@ -167,7 +183,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class Working(Asking):
+class WorkerProtocolMixin(StoreBase):
     """The part of a store that workers use."""
 
     def open_lease(self, actor: str | None = None, *, lease_s: float = 30.0) -> Lease:
@@ -179,7 +195,7 @@ class Working(Asking):
         def perform(session: Connection) -> None:
             session.execute(session.statements.open_lease, params)
 
-        return self._way.ask(Call(perform, lambda _: lease))
+        return self._transport.execute(InTransaction(perform, lambda _: lease))
 
     def heartbeat(self, lease: Lease) -> Beat:
         """Renew a lease. One that has lapsed is not renewed: its runs may be another's already."""
@@ -191,11 +207,11 @@ class Working(Asking):
                 return Beat(held=False, runs={})
             return Beat(held=True, runs=_owned(session, lease))
 
-        return self._call(perform)
+        return self._in_transaction(perform)
 
     def owned(self, lease: Lease) -> Mapping[int, RunStatus]:
         """Return where the runs of a lease stand, by seq."""
-        return self._way.read(lambda session: _owned(session, lease))
+        return self._transport.read(lambda session: _owned(session, lease))
 
     def close_lease(self, lease: Lease) -> None:
         """End a worker's session: what it still holds can be taken over at once."""
@@ -203,26 +219,28 @@ class Working(Asking):
         def perform(session: Connection) -> None:
             session.execute(session.statements.close_lease, {"worker": lease.token})
 
-        return self._call(perform)
+        return self._in_transaction(perform)
 
     def claim(self, lease: Lease, limit: int = 1, *, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> list[Claim]:
         """Start up to `limit` queued runs, by priority, then oldest first; of the first queue before the next."""
         raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues))
-        return self._way.ask(Turn(lease.token, lease.actor, _claims, queues=tuple(queues), limit=limit))
+        return self._transport.execute(
+            SettleAndClaim(lease.token, lease.actor, _claims, queues=tuple(queues), limit=limit)
+        )
 
     def claim_id(self, lease: Lease, run_id: str) -> Claim | None:
         """Start a certain run, if it is queued and ready; None if there is nothing to claim (any more)."""
         raise_if_invalid(validators.identifier("run_id", run_id))
-        return self._way.ask(Turn(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
+        return self._transport.execute(SettleAndClaim(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
 
-    def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> Turned:
+    def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> SettleAndClaimResult:
         """Commit the outcomes of claimed runs together. What was refused stands in the answer, by seq.
 
         Raises `InvalidRun` for an outcome whose JSON texts are not what they must be: the run could not be read again.
         """
         settles = tuple(outcomes)
         raise_if_invalid(tuple(fault for settle in settles for fault in _faults_of_outcome(settle)))
-        return self._way.ask(Turn(lease.token, lease.actor, itself, settles=settles))
+        return self._transport.execute(SettleAndClaim(lease.token, lease.actor, itself, settles=settles))
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
         """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once.
@@ -234,7 +252,7 @@ class Working(Asking):
         def perform(session: Connection) -> bool:
             return bool(session.execute(session.statements.release, params))
 
-        return self._way.ask(Call(perform, hint=EVERYTHING))
+        return self._transport.execute(InTransaction(perform, change=ALL_CHANGES))
 
     def take_over(
         self,
@@ -270,9 +288,11 @@ class Working(Asking):
             else:
                 found = take(session, max_attempts - 1, limit)
                 found += take(session, max_attempts, min(last_attempts, limit - len(found)))
-            return found, past_of(session, found), {}
+            return found, resume_states(session, found), {}
 
-        return self._way.ask(Call(perform, lambda raw: _claims(turned(raw, lease.actor)), repeatable=False))
+        return self._transport.execute(
+            InTransaction(perform, lambda raw: _claims(decode_settle_and_claim(raw, lease.actor)), is_idempotent=False)
+        )
 
     def note(
         self,
@@ -288,12 +308,12 @@ class Working(Asking):
         `checkpoint` is JSON text. None leaves what was noted.
         """
         raise_if_invalid(_faults_of_note(checkpoint, progress))
-        params = note_given(lease.token, run, checkpoint=checkpoint, usage=usage, progress=progress)
-        return self._call(lambda session: bool(session.execute(session.statements.save_checkpoint, params)))
+        params = checkpoint_params(lease.token, run, checkpoint=checkpoint, usage=usage, progress=progress)
+        return self._in_transaction(lambda session: bool(session.execute(session.statements.save_checkpoint, params)))
 
     def is_anything_due(self) -> bool:
         """Tell whether a sweep would find something to do: a look that costs next to nothing."""
-        return self._way.read(lambda session: bool(session.execute(session.statements.anything_due, {})[0][0]))
+        return self._transport.read(lambda session: bool(session.execute(session.statements.anything_due, {})[0][0]))
 
     def sweep(
         self, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS, actor: str = _SWEEPER, limit: int = _SWEEP_MOST
@@ -326,7 +346,7 @@ class Working(Asking):
                 adrift=session.execute(speak.orphaned, {})[0][0],
             )
 
-        return self._way.ask(Call(perform, hint=EVERYTHING))
+        return self._transport.execute(InTransaction(perform, change=ALL_CHANGES))
 
     def overdue(self, queue: str = DEFAULT_QUEUE, after_s: float = 30.0, *, limit: int = _SWEEP_MOST) -> list[str]:
         """Return the ids of runs that wait for a worker longer than so many seconds, or whose worker has died."""
@@ -334,7 +354,9 @@ class Working(Asking):
             validators.indexed_identifier("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit)
         )
         params = {"queue": queue, "age": int(after_s * 1_000_000), "limit": limit}
-        return self._way.read(lambda session: [row[0] for row in session.execute(session.statements.overdue, params)])
+        return self._transport.read(
+            lambda session: [row[0] for row in session.execute(session.statements.overdue, params)]
+        )
 
     def prune(self, older_than_s: float, *, limit: int = 1000, dry_run: bool = False) -> int:
         """Delete up to `limit` runs that ended longer ago than so many seconds, with all that belongs to them.
@@ -352,4 +374,4 @@ class Working(Asking):
             session.execute(speak.forget_leases, {"age": _FORGET_SESSIONS_US})
             return len(session.execute(speak.prune, {**params, "limit": limit}))
 
-        return self._call(perform)
+        return self._in_transaction(perform)

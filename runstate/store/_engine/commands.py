@@ -17,57 +17,68 @@ import attrs
 from runstate.lifecycle import RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
-from runstate.store._notifier import EVERYTHING, NOTHING, Hint
+from runstate.store._notifier import ALL_CHANGES, NO_CHANGE, Change
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_claimed, decode_created, decode_run
 from runstate.store._types import Outcome, Settle, StoredRun
 
-__all__ = ["Call", "Command", "Create", "Move", "Past", "Turn", "Turned", "Wanted", "by_outcome", "turned"]
+__all__ = [
+    "Command",
+    "CreateRuns",
+    "InTransaction",
+    "NewRunRow",
+    "ResumeState",
+    "SettleAndClaim",
+    "SettleAndClaimResult",
+    "TransitionRun",
+    "decode_settle_and_claim",
+    "group_by_outcome",
+]
 
 T = TypeVar("T")
 _PENDING: Final = object()
-_A_BIRTH: Final = Hint.ENTRY | Hint.QUEUED
+_CREATED: Final = Change.ENTRY | Change.QUEUED
 
 
 class Command(Generic[T]):
     """One thing asked of the committer, and its answer."""
 
-    __slots__ = ("_error", "_raw", "_waits", "future", "hint", "unsure")
+    __slots__ = ("_error", "_raw", "_waits", "change", "future", "is_retry")
 
-    def __init__(self, hint: Hint) -> None:
-        self.hint: Hint = hint
+    def __init__(self, hint: Change) -> None:
+        self.change: Change = hint
         """What may have changed when it is committed."""
         self._raw: Any = _PENDING
         self._error: Exception | None = None
         self._waits: Lock | None = None
         self.future: asyncio.Future[Any] | None = None
         """Where an async caller waits, if one asked."""
-        self.unsure: bool = False
+        self.is_retry: bool = False
         """Whether it was asked before and the answer was lost."""
 
-    def answer(self, raw: Any) -> None:
+    def set_result(self, raw: Any) -> None:
         """Note the answer. Nobody hears of it before the commit."""
         self._raw, self._error = raw, None
 
-    def refuse(self, error: Exception) -> None:
+    def set_exception(self, error: Exception) -> None:
         """Note that it was refused, and why."""
         self._error = error
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Take back an answer whose transaction was rolled back."""
         self._raw, self._error = _PENDING, None
 
     @property
-    def refused(self) -> Sequence[RunstateError]:
+    def refusals(self) -> Sequence[RunstateError]:
         """Every refusal in its answer."""
         return (self._error,) if isinstance(self._error, RunstateError) else ()
 
-    def expect(self) -> None:
+    def arm(self) -> None:
         """Get ready to be waited for, before it is handed over."""
         self._waits = Lock()
         self._waits.acquire()
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """Let the waiting thread go on."""
         if self._waits is not None:
             self._waits.release()
@@ -81,15 +92,15 @@ class Command(Generic[T]):
         """Return the answer, or raise why there is none."""
         if self._error is not None:
             raise self._error
-        return self.finish(self._raw)
+        return self.decode(self._raw)
 
-    def finish(self, raw: Any) -> T:
+    def decode(self, raw: Any) -> T:
         """Turn what the database gave back into what was asked for."""
         return cast("T", raw)
 
 
 @attrs.frozen
-class Wanted:
+class NewRunRow:
     """A run to be created: how it shall be, and what the store does with it."""
 
     run: Run
@@ -107,22 +118,22 @@ class Wanted:
         return cast("str | None", self.row[9])
 
 
-class Create(Command[T]):
+class CreateRuns(Command[T]):
     """Create runs: one, or many that come to be together or not at all."""
 
-    __slots__ = ("_taken", "wanted")
+    __slots__ = ("_convert", "rows")
 
-    def __init__(self, wanted: Sequence[Wanted], taken: Callable[[list[StoredRun]], T]) -> None:
-        super().__init__(_A_BIRTH)
-        self.wanted: Final = wanted
-        self._taken = taken
+    def __init__(self, wanted: Sequence[NewRunRow], convert: Callable[[list[StoredRun]], T]) -> None:
+        super().__init__(_CREATED)
+        self.rows: Final = wanted
+        self._convert = convert
 
-    def finish(self, raw: Any) -> T:
+    def decode(self, raw: Any) -> T:
         """Return the runs as they were born; as they stand where they were there already."""
-        return self._taken([self._run(wanted, found) for wanted, found in zip(self.wanted, raw, strict=True)])
+        return self._convert([self._run(wanted, found) for wanted, found in zip(self.rows, raw, strict=True)])
 
     @staticmethod
-    def _run(wanted: Wanted, found: Any) -> StoredRun:
+    def _run(wanted: NewRunRow, found: Any) -> StoredRun:
         if len(found) > 3:
             return decode_run(found)
         seq, at, ready = found
@@ -130,7 +141,7 @@ class Create(Command[T]):
         return decode_created(wanted.run, seq, at, row[11], row[5], row[6], ready)
 
 
-class Move(Command[StoredRun]):
+class TransitionRun(Command[StoredRun]):
     """Ask one event of one run, by its id."""
 
     __slots__ = ("actor", "detail", "event", "outputs", "payload", "run_id", "usage", "version")
@@ -147,7 +158,7 @@ class Move(Command[StoredRun]):
         payload: Mapping[str, str | None] | None = None,
         outputs: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(EVERYTHING)
+        super().__init__(ALL_CHANGES)
         self.run_id: Final = run_id
         self.event: Final = event
         self.actor: Final = actor
@@ -159,7 +170,7 @@ class Move(Command[StoredRun]):
         """The answers to the calls that the run waits for, if that is what is asked."""
 
     @property
-    def repeatable(self) -> bool:
+    def is_idempotent(self) -> bool:
         """Whether the same request made twice is recognised and answered alike."""
         return self.event in (RunEvent.REQUEST_CANCEL, RunEvent.SUBMIT_TOOL_OUTPUTS)
 
@@ -171,12 +182,12 @@ class Move(Command[StoredRun]):
             *(params.get("required_action"), params.get("last_error"), params.get("incomplete_details")),
         )
 
-    def finish(self, raw: Any) -> StoredRun:
+    def decode(self, raw: Any) -> StoredRun:
         """Return the run as it stands after the move."""
         return decode_run(raw)
 
 
-def by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Settle]]]:
+def group_by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Settle]]]:
     """Return settles that one statement can commit together, the largest lot last."""
     groups: dict[Outcome, list[Settle]] = {}
     for settle in settles:
@@ -190,7 +201,7 @@ def by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Se
 
 
 @attrs.frozen
-class Past:
+class ResumeState:
     """What a run brings along that was worked on before."""
 
     checkpoint: str | None = None
@@ -203,10 +214,10 @@ class Past:
 
 
 @attrs.frozen
-class Turned:
+class SettleAndClaimResult:
     """What came of a worker's turn."""
 
-    claimed: Sequence[tuple[StoredRun, Past | None]]
+    claimed: Sequence[tuple[StoredRun, ResumeState | None]]
     refused: Mapping[int, RunstateError]
     """Why outcomes were not taken, by seq."""
 
@@ -215,26 +226,26 @@ _BY_SEQ: Final = itemgetter(0)
 _BY_PRIORITY: Final = itemgetter(10)
 
 
-def turned(raw: Any, actor: str) -> Turned:
+def decode_settle_and_claim(raw: Any, actor: str) -> SettleAndClaimResult:
     """Return what came of a turn, from its rows: claimed, past by seq, refused by seq. The oldest runs come first."""
     found, past, refused = raw
     found.sort(key=_BY_SEQ)
     found.sort(key=_BY_PRIORITY, reverse=True)  # equals keep their order
     if not past:
-        return Turned([(decode_claimed(row), None) for row in found], refused)
-    return Turned([(decode_claimed(row), past.get(row[0])) for row in found], refused)
+        return SettleAndClaimResult([(decode_claimed(row), None) for row in found], refused)
+    return SettleAndClaimResult([(decode_claimed(row), past.get(row[0])) for row in found], refused)
 
 
-class Turn(Command[T]):
+class SettleAndClaim(Command[T]):
     """What a worker asks between two rounds: commit these outcomes, and give me so many runs to go on with."""
 
-    __slots__ = ("_taken", "actor", "groups", "held", "limit", "queues", "run_id", "settles", "worker")
+    __slots__ = ("_convert", "actor", "groups", "held", "limit", "queues", "run_id", "settles", "worker")
 
     def __init__(
         self,
         worker: int,
         actor: str,
-        taken: Callable[[Turned], T],
+        convert: Callable[[SettleAndClaimResult], T],
         *,
         queues: Sequence[str] = (),
         limit: int = 0,
@@ -242,53 +253,53 @@ class Turn(Command[T]):
         held: frozenset[int] | None = None,
         run_id: str | None = None,
     ) -> None:
-        super().__init__(Hint.ENTRY)
+        super().__init__(Change.ENTRY)
         self.worker: Final = worker
         self.actor: Final = actor
         self.queues: Final = queues
         self.limit: Final = limit
         self.settles: Final = settles
-        self.groups: Final = by_outcome(settles)
+        self.groups: Final = group_by_outcome(settles)
         self.held: Final = held
         """The seqs it knows to be its own, apart from those it settles; None if it keeps no account of them."""
         self.run_id: Final = run_id
         """The only run it wants, if it wants a certain one."""
-        self._taken = taken
+        self._convert = convert
 
     @property
-    def refused(self) -> Sequence[RunstateError]:
+    def refusals(self) -> Sequence[RunstateError]:
         """Every refusal in its answer: of each outcome that was not taken."""
-        return super().refused or ([*self._raw[2].values()] if self._raw is not _PENDING else ())
+        return super().refusals or ([*self._raw[2].values()] if self._raw is not _PENDING else ())
 
     @property
-    def repeatable(self) -> bool:
+    def is_idempotent(self) -> bool:
         """Whether what it claimed can be told from what it held before, should the answer be lost."""
         return self.held is not None or self.run_id is not None or not self.limit
 
-    def finish(self, raw: Any) -> T:
+    def decode(self, raw: Any) -> T:
         """Return what was asked for of the claimed runs and the refused outcomes."""
-        return self._taken(turned(raw, self.actor))
+        return self._convert(decode_settle_and_claim(raw, self.actor))
 
 
-class Call(Command[T]):
+class InTransaction(Command[T]):
     """Anything else that writes: it gets the session, inside a transaction."""
 
-    __slots__ = ("_finish", "perform", "repeatable")
+    __slots__ = ("_finish", "callback", "is_idempotent")
 
     def __init__(
         self,
-        perform: Callable[[Connection], Any],
-        finish: Callable[[Any], T] | None = None,
-        hint: Hint = NOTHING,
+        callback: Callable[[Connection], Any],
+        decode: Callable[[Any], T] | None = None,
+        change: Change = NO_CHANGE,
         *,
-        repeatable: bool = True,
+        is_idempotent: bool = True,
     ) -> None:
-        super().__init__(hint)
-        self.repeatable: Final = repeatable
+        super().__init__(change)
+        self.is_idempotent: Final = is_idempotent
         """Whether asking again answers the same, should the answer be lost."""
-        self.perform: Final = perform
-        self._finish = finish
+        self.callback: Final = callback
+        self._finish = decode
 
-    def finish(self, raw: Any) -> T:
+    def decode(self, raw: Any) -> T:
         """Turn what the database gave back into what was asked for."""
         return cast("T", raw) if self._finish is None else self._finish(raw)

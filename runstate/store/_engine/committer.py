@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 
 from runstate.clock import monotonic, sleep
 from runstate.lifecycle.errors import RunstateError
-from runstate.store._engine.commands import Call, Command, Create, Move, Turn
-from runstate.store._engine.executor import perform
+from runstate.store._engine.commands import Command, CreateRuns, InTransaction, SettleAndClaim, TransitionRun
+from runstate.store._engine.executor import execute_batch
 from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store.availability import Availability, is_outage
 from runstate.store.backoff import Backoff
@@ -27,8 +27,8 @@ __all__ = ["Committer"]
 
 T = TypeVar("T")
 
-_MOST: Final = 500  # commands a commit: past it a batch gains little and holds others up
-_TRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again
+MAX_BATCH: Final = 500  # commands a commit: past it a batch gains little and holds others up
+MAX_RETRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again
 _CLOSING: Final = 3  # times `wait_s`: so long an answer may take when the store is closed
 _CLOSING_S: Final = 5.0  # at least
 _LOOK_S: Final = 0.02  # between two looks whether all is committed
@@ -58,13 +58,13 @@ class Committer:
         self._closed = False
         self._answered = 0
         """How many batches; it need not be exact."""
-        self._over = False
+        self._is_shut_down = False
         """Whether nothing is committed any more, and nobody takes from those who wait."""
         self._process = os.getpid()
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
-    def ask(self, command: Command[T]) -> T:
+    def execute(self, command: Command[T]) -> T:
         """Have a command committed; return its answer. Blocks the thread."""
         self.check_open()
         if self._waiting.empty() and self._writing.acquire(blocking=False):
@@ -74,17 +74,17 @@ class Committer:
                 self._writing.release()
             self._finish([command])
         else:
-            command.expect()
-            self._hand_over(command)
+            command.arm()
+            self._enqueue(command)
             command.wait()
         return command.result()
 
-    def ask_later(self, command: Command[T]) -> asyncio.Future[T]:
+    def submit(self, command: Command[T]) -> asyncio.Future[T]:
         """Hand a command over; return the future of its answer, in the running loop."""
         self.check_open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         command.future = future
-        self._hand_over(command)
+        self._enqueue(command)
         return future
 
     @property
@@ -99,23 +99,23 @@ class Committer:
         if not self.is_ours:
             raise StoreError("a store does not survive a fork: open one in each process")
 
-    def _hand_over(self, command: Command[Any]) -> None:
+    def _enqueue(self, command: Command[Any]) -> None:
         self._waiting.put(command)
-        if self._over:  # since it was looked at
+        if self._is_shut_down:  # since it was looked at
             self._refuse_rest()
             return
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
-                    self._thread = Thread(target=self._go, name="runstate-committer", daemon=True)
+                    self._thread = Thread(target=self._run_loop, name="runstate-committer", daemon=True)
                     self._thread.start()
 
-    def tell(self, command: Command[Any]) -> None:
+    def post(self, command: Command[Any]) -> None:
         """Hand a command over that nobody waits for."""
         self.check_open()
-        self._hand_over(command)
+        self._enqueue(command)
 
-    def foreign_commits(self) -> int | None:
+    def external_commits(self) -> int | None:
         """Return SQLite's count of other connections' commits; None while this one is writing."""
         if self._session is None and self._availability.is_away:
             return None  # it is for those to connect again who wait for that
@@ -129,14 +129,14 @@ class Committer:
 
     # --- committing -----------------------------------------------------------------------------------------------
 
-    def _go(self) -> None:
+    def _run_loop(self) -> None:
         while (first := self._waiting.get()) is not None:
             with self._writing:
-                batch = [first, *self._more(_MOST - 1)]
+                batch = [first, *self._drain(MAX_BATCH - 1)]
                 self._commit(batch)
             self._finish(batch)
 
-    def _more(self, most: int) -> list[Command[Any]]:
+    def _drain(self, most: int) -> list[Command[Any]]:
         more: list[Command[Any]] = []
         with suppress(Empty):
             while len(more) < most:
@@ -150,20 +150,20 @@ class Committer:
     def _connected(self) -> Connection:
         if self._session is not None and self._session.is_stale():
             self._give_up(StoreError(f"{self._database.display_url} was deleted or replaced"))
-        if self._session is None and not self._over:
+        if self._session is None and not self._is_shut_down:
             try:
                 self._session = self._database.open()
             except StoreError as error:
                 if is_outage(error):
                     self._availability.failed(error)
                 raise
-        if self._over:  # since it was begun to be closed
+        if self._is_shut_down:  # since it was begun to be closed
             self._disconnect()
         if self._session is None:
             raise StoreError(f"the store {self._database.display_url} is closed")
         return self._session
 
-    def _commit(self, batch: Sequence[Command[Any]], tries: int = _TRIES) -> None:
+    def _commit(self, batch: Sequence[Command[Any]], tries: int = MAX_RETRIES) -> None:
         """Commit a batch, one by one if it does not go together; afterwards each has its answer or its error."""
         kept = self._session
         try:
@@ -173,15 +173,15 @@ class Committer:
             return
         session.trouble = None
         try:
-            perform(session, batch)
+            execute_batch(session, batch)
         except OutcomeUnknown as error:
             self._give_up(error)
-            self._again(batch, error)
+            self._retry_unknown(batch, error)
         except RunstateError as error:
             self._recover(session, batch, error, tries, is_new=session is not kept)
         except Exception as error:  # a fault of this library: whoever asked must hear of it, and not wait for ever
             self._disconnect()
-            self._apart(batch, error)
+            self._commit_individually(batch, error)
         except BaseException:  # an interrupt, in the middle of whatever it was
             self._disconnect()
             raise
@@ -197,22 +197,22 @@ class Committer:
             case Trouble.SESSION_LOST:
                 self._give_up(error)
                 if not is_new:  # the next session may lead to a server that takes it: nothing was done
-                    self._commit_anew(batch, tries)
+                    self._commit_again(batch, tries)
                 elif isinstance(error, StoreUnavailable):
                     _refuse(batch, error)
                 else:
-                    self._apart(batch, error)
+                    self._commit_individually(batch, error)
             case Trouble.CONFLICT if tries > 1:
-                sleep(Backoff(_FIRST_S * 2 ** (_TRIES - tries)).next())
-                self._commit_anew(batch, tries - 1)
+                sleep(Backoff(_FIRST_S * 2 ** (MAX_RETRIES - tries)).next())
+                self._commit_again(batch, tries - 1)
             case Trouble.NOT_BEGUN:
                 _refuse(batch, error)
             case _:
-                self._apart(batch, error)
+                self._commit_individually(batch, error)
 
-    def _commit_anew(self, batch: Sequence[Command[Any]], tries: int) -> None:
+    def _commit_again(self, batch: Sequence[Command[Any]], tries: int) -> None:
         for command in batch:
-            command.forget()
+            command.reset()
         self._commit(batch, tries)
 
     def _give_up(self, error: Exception) -> None:
@@ -220,15 +220,15 @@ class Committer:
         self._disconnect()
         self._availability.failed(error, session_lost=True)
 
-    def _apart(self, batch: Sequence[Command[Any]], error: Exception) -> None:
+    def _commit_individually(self, batch: Sequence[Command[Any]], error: Exception) -> None:
         if len(batch) == 1:
             _refuse(batch, error)
             return
         for command in batch:
-            command.forget()
+            command.reset()
             self._commit([command])
 
-    def _again(self, batch: Sequence[Command[Any]], error: OutcomeUnknown) -> None:
+    def _retry_unknown(self, batch: Sequence[Command[Any]], error: OutcomeUnknown) -> None:
         """Ask again what can be recognised if it was done before; the connection broke before it was known."""
         until, backoff = monotonic() + self._wait_s, Backoff(_FIRST_S, _MOST_S)
         while True:
@@ -241,23 +241,23 @@ class Committer:
                     return
                 sleep(backoff.next())
         for command in batch:
-            command.forget()
-            command.unsure = True
-            if _recognisable(command):
-                self._commit_again(command, error)
+            command.reset()
+            command.is_retry = True
+            if _is_idempotent(command):
+                self._retry_one(command, error)
             else:
-                command.refuse(error)
+                command.set_exception(error)
 
-    def _commit_again(self, command: Command[Any], unknown: OutcomeUnknown) -> None:
+    def _retry_one(self, command: Command[Any], unknown: OutcomeUnknown) -> None:
         try:
-            perform(self._connected(), [command])
+            execute_batch(self._connected(), [command])
         except StoreError as again:
             self._disconnect()
             if is_outage(again):
                 self._availability.failed(again)
-            command.refuse(unknown)  # whatever is wrong this time, the first time it may have been done
+            command.set_exception(unknown)  # whatever is wrong this time, the first time it may have been done
         except Exception as error:
-            command.refuse(error)
+            command.set_exception(error)
         else:
             if not self._availability.settled:
                 self._availability.succeeded()
@@ -279,7 +279,7 @@ class Committer:
         loops: dict[asyncio.AbstractEventLoop, list[Command[Any]]] = {}
         for command in batch:
             if command.future is None:
-                command.wake()
+                command.notify()
             else:
                 loops.setdefault(command.future.get_loop(), []).append(command)
         for loop, commands in loops.items():
@@ -288,21 +288,21 @@ class Committer:
 
     def close(self) -> None:
         """Commit what waits, then let the connection go; in the end also one whose database says nothing."""
-        if self._over:
+        if self._is_shut_down:
             return
         self._closed = True
         self._waiting.put(None)
         try:
-            if not self._end(max(_CLOSING * self._wait_s, _CLOSING_S)):
-                self._over = True
+            if not self._finish_committing(max(_CLOSING * self._wait_s, _CLOSING_S)):
+                self._is_shut_down = True
                 session = self._session
                 if session is not None:
                     session.interrupt()
-                self._end(_CLOSING_S)
+                self._finish_committing(_CLOSING_S)
         finally:
             self._refuse_rest()
 
-    def _end(self, patience_s: float) -> bool:
+    def _finish_committing(self, patience_s: float) -> bool:
         """Wait until nobody commits, and disconnect; False if for so long no answer came to who does."""
         answered, until = -1, 0.0
         while True:
@@ -313,7 +313,7 @@ class Committer:
                 thread.join(_LOOK_S)
             elif self._writing.acquire(timeout=_LOOK_S):
                 try:
-                    self._over = True
+                    self._is_shut_down = True
                     self._disconnect()
                 finally:
                     self._writing.release()
@@ -335,8 +335,8 @@ class Committer:
 
 def _refuse(batch: Sequence[Command[Any]], error: Exception) -> None:
     for command in batch:
-        command.forget()
-        command.refuse(error)
+        command.reset()
+        command.set_exception(error)
 
 
 def _resolve(commands: Sequence[Command[Any]]) -> None:
@@ -350,8 +350,8 @@ def _resolve(commands: Sequence[Command[Any]]) -> None:
             future.set_exception(error)
 
 
-def _recognisable(command: Command[Any]) -> bool:
+def _is_idempotent(command: Command[Any]) -> bool:
     """Tell whether asking again cannot do a thing twice, nor be refused for having been done."""
-    if isinstance(command, Move | Turn | Call):
-        return command.repeatable
-    return isinstance(command, Create)
+    if isinstance(command, TransitionRun | SettleAndClaim | InTransaction):
+        return command.is_idempotent
+    return isinstance(command, CreateRuns)

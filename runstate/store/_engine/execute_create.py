@@ -7,7 +7,7 @@ from typing import Any
 
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.errors import FieldError, InvalidRun
-from runstate.store._engine.commands import Create, Wanted
+from runstate.store._engine.commands import CreateRuns, NewRunRow
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_run
 from runstate.store._sql.schema import SQLITE
@@ -15,44 +15,44 @@ from runstate.store._sql.statements import CREATE_COLUMNS
 from runstate.store._types import StoredRun
 from runstate.store.errors import KeyReused, StoreError, StoreUnavailable, ThreadBusy
 
-__all__ = ["create", "in_parts", "one"]
+__all__ = ["create_needs_transaction", "execute_create", "first_row"]
 
 
-def in_parts(create: Create[Any]) -> bool:
+def create_needs_transaction(create: CreateRuns[Any]) -> bool:
     """Tell whether creating takes more than one statement that writes.
 
     Settings are written before their run. Where the key belongs to another run, they are taken away again.
     """
-    return len(create.wanted) > 1 or any(
+    return len(create.rows) > 1 or any(
         wanted.exclusive is not None or (wanted.key is not None and wanted.row[12] is not None)
-        for wanted in create.wanted
+        for wanted in create.rows
     )
 
 
-def create(session: Connection, creates: Sequence[Create[Any]]) -> None:
+def execute_create(session: Connection, creates: Sequence[CreateRuns[Any]]) -> None:
     """Create the runs of many commands, and note each one's answer."""
-    lines = {wanted.run.thread_id for command in creates for wanted in command.wanted if wanted.exclusive == "queue"}
+    lines = {wanted.run.thread_id for command in creates for wanted in command.rows if wanted.exclusive == "queue"}
     for thread in sorted(lines):  # in the order in which everybody holds them, or two would wait for each other
         session.execute(session.statements.hold_thread, {"thread": thread})
-    ordinary = [wanted for command in creates for wanted in command.wanted if wanted.exclusive != "queue"]
+    ordinary = [wanted for command in creates for wanted in command.rows if wanted.exclusive != "queue"]
     made = _insert(session, ordinary)
     for command in creates:
         try:
-            command.answer([_taken(made, wanted) or _instead(session, wanted) for wanted in command.wanted])
+            command.set_result([_taken(made, wanted) or _existing_for(session, wanted) for wanted in command.rows])
         except StoreError:
             raise  # the transaction may be broken, and what was done in it for others with it
         except RunstateError as error:
-            if len(command.wanted) > 1:
+            if len(command.rows) > 1:
                 raise  # nothing of many: the transaction is undone, and the others are asked again
-            command.refuse(error)
+            command.set_exception(error)
 
 
-def _taken(made: dict[str, Row], wanted: Wanted) -> Row | None:
+def _taken(made: dict[str, Row], wanted: NewRunRow) -> Row | None:
     """Take what was inserted for a wanted run: another that came with the same id was not."""
     return None if wanted.exclusive == "queue" else made.pop(wanted.run.id, None)
 
 
-def _insert(session: Connection, wanted: Sequence[Wanted]) -> dict[str, Row]:
+def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
     """Insert what nothing stands in the way of, of several with one id the first; return (seq, at, ready) by id."""
     if not wanted:
         return {}
@@ -69,10 +69,10 @@ def _insert(session: Connection, wanted: Sequence[Wanted]) -> dict[str, Row]:
     return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in found}
 
 
-def _instead(session: Connection, wanted: Wanted) -> Row:
+def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
     """Return what stands for a run that was not inserted: itself after all, or the one created with its key."""
     if wanted.exclusive == "queue":
-        row = _join_line(session, wanted)
+        row = _enqueue_behind(session, wanted)
         if row is not None:
             return row
     row = _by_key(session, wanted)
@@ -80,28 +80,28 @@ def _instead(session: Connection, wanted: Wanted) -> Row:
         if row[1] != wanted.run.id:
             _drop_settings(session, wanted)
         return _same_request(wanted, row)
-    row = one(session.execute(session.statements.by_id, {"id": wanted.run.id}))
+    row = first_row(session.execute(session.statements.by_id, {"id": wanted.run.id}))
     if row is not None:
-        if wanted.key is None and _created_by(wanted, decode_run(row)) == []:
+        if wanted.key is None and _differences(wanted, decode_run(row)) == []:
             return row  # this very request, whose answer was lost
         keyed = _by_key(session, wanted)  # it may have been committed between the two looks
         if keyed is not None:
             return _same_request(wanted, keyed)
         raise InvalidRun([FieldError("id", f"is taken: there is a run {wanted.run.id} already")])
     _drop_settings(session, wanted)
-    head = one(session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}))
+    head = first_row(session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}))
     if head is None or wanted.exclusive == "queue":
         raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
     raise ThreadBusy(wanted.run.thread_id, head[0])
 
 
-def _by_key(session: Connection, wanted: Wanted) -> Row | None:
+def _by_key(session: Connection, wanted: NewRunRow) -> Row | None:
     if wanted.key is None:
         return None
-    return one(session.execute(session.statements.by_key, {"key": wanted.key}))
+    return first_row(session.execute(session.statements.by_key, {"key": wanted.key}))
 
 
-def _join_line(session: Connection, wanted: Wanted) -> Row | None:
+def _enqueue_behind(session: Connection, wanted: NewRunRow) -> Row | None:
     """Insert a run as the only live one of its thread, which is held, or behind the one there is."""
     # A look first: whoever is just ending that run waits for the thread, and to run into its row were to wait for them.
     if not session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}):
@@ -110,15 +110,15 @@ def _join_line(session: Connection, wanted: Wanted) -> Row | None:
             return found[wanted.run.id]
     behind = list(wanted.row)
     behind[10] = 0
-    return _insert(session, [Wanted(wanted.run, behind)]).get(wanted.run.id)
+    return _insert(session, [NewRunRow(wanted.run, behind)]).get(wanted.run.id)
 
 
-def _drop_settings(session: Connection, wanted: Wanted) -> None:
+def _drop_settings(session: Connection, wanted: NewRunRow) -> None:
     if wanted.row[12] is not None:
         session.execute(session.statements.drop_settings, {"id": wanted.run.id})
 
 
-def _created_by(wanted: Wanted, run: StoredRun) -> list[str]:
+def _differences(wanted: NewRunRow, run: StoredRun) -> list[str]:
     """Return the names of what differs between a wanted run and one that is there."""
     before, now = run.to_dict(), wanted.run.to_dict()
     changing = {"status", "required_action", "last_error", "expires_at", "started_at", "cancelled_at", "failed_at"}
@@ -128,14 +128,14 @@ def _created_by(wanted: Wanted, run: StoredRun) -> list[str]:
     return different + [name for name, (ours, theirs) in asked.items() if ours != theirs]
 
 
-def _same_request(wanted: Wanted, row: Row) -> Row:
+def _same_request(wanted: NewRunRow, row: Row) -> Row:
     run = decode_run(row)
-    different = _created_by(wanted, run)
+    different = _differences(wanted, run)
     if different:
         raise KeyReused(wanted.key or "", run.id, different)
     return row
 
 
-def one(found: Sequence[Row]) -> Row | None:
+def first_row(found: Sequence[Row]) -> Row | None:
     """Return the row that was found, if one was."""
     return found[0] if found else None

@@ -9,33 +9,33 @@ from typing import Any, Final
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.values import NO_USAGE, Usage
-from runstate.store._engine.commands import Past, Turn, by_outcome
-from runstate.store._engine.execute_create import one
+from runstate.store._engine.commands import ResumeState, SettleAndClaim, group_by_outcome
+from runstate.store._engine.execute_create import first_row
 from runstate.store._engine.refusals import refused
 from runstate.store._sql.connection import Connection, Params
 from runstate.store._sql.rows import Row, decode_run, lease_of
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import PAYLOAD
 from runstate.store._sqlite.connection import SqliteConnection
-from runstate.store._sqlite.settle_and_claim import PLAIN, claim_next, complete_plain
+from runstate.store._sqlite.settle_and_claim import COMPLETE_ONLY, claim_next, complete_only
 from runstate.store._types import Outcome, Settle, StoredRun
 from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreError
 
-__all__ = ["is_parted", "note_given", "past_of", "take_turn"]
+__all__ = ["checkpoint_params", "execute_settle_and_claim", "resume_states", "settle_needs_transaction"]
 
 
-def take_turn(session: Connection, turn: Turn[Any]) -> None:
+def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> None:
     """Settle what a worker brings, claim what it asks for."""
     statements = session.statements
     settles, groups = turn.settles, turn.groups
     refused_ones: dict[int, RunstateError] = {}
     claimed: list[Row] = []
-    if turn.unsure:
+    if turn.is_retry:
         settles, refused_ones, claimed = _reconcile(session, turn)
-        groups = by_outcome(settles)
+        groups = group_by_outcome(settles)
     owner = {"worker": turn.worker, "actor": turn.actor}
-    for settle in _noted(groups):
-        session.execute(statements.save_checkpoint, note_given(turn.worker, settle.run, usage=settle.noted))
+    for settle in _with_checkpoint(groups):
+        session.execute(statements.save_checkpoint, checkpoint_params(turn.worker, settle.run, usage=settle.noted))
     if statements.dialect is not SQLITE and len(groups) > 1:
         keys = [settle.run.seq for settle in settles]
         held = session.execute(statements.lock_runs, {"keys": keys, "worker": turn.worker})
@@ -48,7 +48,7 @@ def take_turn(session: Connection, turn: Turn[Any]) -> None:
     if turn.run_id is not None:
         if not claimed:
             claimed += session.execute(statements.claim_id, {**owner, "id": turn.run_id})
-        if not claimed and turn.unsure:
+        if not claimed and turn.is_retry:
             claimed += _claimed_before(session, turn)  # by a request that the server was at until a moment ago
     else:
         for queue in queues:
@@ -56,7 +56,7 @@ def take_turn(session: Connection, turn: Turn[Any]) -> None:
             if left > 0:
                 claimed += _claim(session, {**owner, "queue": queue, "limit": left})
     try:
-        turn.answer((claimed, *_what_else(session, turn, settles, settled, claimed, refused_ones)))
+        turn.set_result((claimed, *_read_results(session, turn, settles, settled, claimed, refused_ones)))
     except StoreError as error:
         if not (session.owned and (settled or claimed)):
             raise
@@ -64,21 +64,21 @@ def take_turn(session: Connection, turn: Turn[Any]) -> None:
         raise OutcomeUnknown(str(error)) from error
 
 
-def _what_else(
+def _read_results(
     session: Connection,
-    turn: Turn[Any],
+    turn: SettleAndClaim[Any],
     settles: Sequence[Settle],
     settled: set[int],
     claimed: Sequence[Row],
     refused_ones: dict[int, RunstateError],
-) -> tuple[Mapping[int, Past], Mapping[int, RunstateError]]:
+) -> tuple[Mapping[int, ResumeState], Mapping[int, RunstateError]]:
     """Return what claimed runs bring along, and why the outcomes that were not settled are refused, by seq."""
     for settle in settles if len(settled) < len(settles) else ():
         refusal = None if settle.run.seq in settled else _refusal(session, turn, settle)
         if refusal is not None:
             refused_ones[settle.run.seq] = refusal
-    worked_on = claimed if turn.unsure else [row for row in claimed if row[1] > 2 or row[11] > 1]
-    return past_of(session, worked_on) if worked_on else {}, refused_ones
+    worked_on = claimed if turn.is_retry else [row for row in claimed if row[1] > 2 or row[11] > 1]
+    return resume_states(session, worked_on) if worked_on else {}, refused_ones
 
 
 def _settle(
@@ -92,8 +92,8 @@ def _settle(
     statements = session.statements
     settled: set[int] = set()
     for place, (outcome, group) in enumerate(groups, start=1):
-        if isinstance(session, SqliteConnection) and outcome == PLAIN:
-            settled |= complete_plain(session, owner, group)
+        if isinstance(session, SqliteConnection) and outcome == COMPLETE_ONLY:
+            settled |= complete_only(session, owner, group)
             continue
         laden = outcome[1]
         values = session.bind_rows(statements.settle_columns(laden), _settle_rows(group, laden))
@@ -112,13 +112,13 @@ def _claim(session: Connection, params: Params) -> Sequence[Row]:
     return session.execute(session.statements.claim, params)
 
 
-def is_parted(turn: Turn[Any]) -> bool:
+def settle_needs_transaction(turn: SettleAndClaim[Any]) -> bool:
     """Tell whether a turn takes more than one statement that writes."""
     several = turn.held is None and len(turn.queues) > 1  # a worker finds out what it got of the first
-    return several or len(turn.groups) > 1 or bool(_noted(turn.groups))
+    return several or len(turn.groups) > 1 or bool(_with_checkpoint(turn.groups))
 
 
-def _noted(groups: Sequence[tuple[Outcome, Sequence[Settle]]]) -> Sequence[Settle]:
+def _with_checkpoint(groups: Sequence[tuple[Outcome, Sequence[Settle]]]) -> Sequence[Settle]:
     """Return the settles by which something is to be remembered: they are among the laden ones."""
     return [settle for (_, laden), group in groups if laden for settle in group if settle.noted is not None]
 
@@ -135,7 +135,7 @@ _BY_THREAD: Final = attrgetter("run.thread_id")
 _CARRIED: Final = attrgetter(*PAYLOAD)
 
 
-def note_given(
+def checkpoint_params(
     worker: int,
     run: StoredRun,
     *,
@@ -155,11 +155,11 @@ def note_given(
     }
 
 
-def _refusal(session: Connection, turn: Turn[Any], settle: Settle) -> RunstateError | None:
+def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> RunstateError | None:
     """Return why an outcome was not taken; None if it was, by the first request of a turn that is asked again."""
-    if not turn.unsure:
+    if not turn.is_retry:
         return _why_not_settled(session, turn, settle)
-    if _is_ours(session, turn, settle):
+    if _settled_by_lease(session, turn, settle):
         return None
     why = _why_not_settled(session, turn, settle)
     if isinstance(why, LeaseLost):
@@ -167,13 +167,13 @@ def _refusal(session: Connection, turn: Turn[Any], settle: Settle) -> RunstateEr
         # for it or fences it off: an outcome that was refused is never committed later.
         held = {"seq": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
         session.execute(session.statements.release, held)
-        if _is_ours(session, turn, settle):
+        if _settled_by_lease(session, turn, settle):
             return None
     return why
 
 
-def _why_not_settled(session: Connection, turn: Turn[Any], settle: Settle) -> RunstateError:
-    row = one(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
+def _why_not_settled(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> RunstateError:
+    row = first_row(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
     if row is None:
         return RunNotFound(settle.run.id)
     run = decode_run(row)
@@ -182,38 +182,40 @@ def _why_not_settled(session: Connection, turn: Turn[Any], settle: Settle) -> Ru
     return refused(run, settle.event) if unlawful else LeaseLost(run, settle.event)
 
 
-def past_of(session: Connection, claimed: Sequence[Row]) -> dict[int, Past]:
+def resume_states(session: Connection, claimed: Sequence[Row]) -> dict[int, ResumeState]:
     """Return what runs that were worked on before bring along, by seq."""
-    found: dict[int, Past] = {}
+    found: dict[int, ResumeState] = {}
     # The row of a run that was taken over, or found to be claimed before, says when it was started.
     at = session.execute(session.statements.moment, {})[0][0] if claimed else None
     for row in claimed:
         seq = row[0]
         # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
-        submitted = one(session.execute(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
-        notes = one(session.execute(session.statements.notes, {"run": seq})) or (None, 0, 0)
-        found[seq] = Past(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
+        submitted = first_row(session.execute(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
+        notes = first_row(session.execute(session.statements.notes, {"run": seq})) or (None, 0, 0)
+        found[seq] = ResumeState(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
     return found
 
 
-def _reconcile(session: Connection, turn: Turn[Any]) -> tuple[list[Settle], dict[int, RunstateError], list[Row]]:
+def _reconcile(
+    session: Connection, turn: SettleAndClaim[Any]
+) -> tuple[list[Settle], dict[int, RunstateError], list[Row]]:
     """Find out what became of a turn whose answer was lost: what is still to settle, and what it had claimed."""
     again: list[Settle] = []
     refused_ones: dict[int, RunstateError] = {}
     for settle in turn.settles:
-        row = one(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
+        row = first_row(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
         run = None if row is None else decode_run(row)
         # The turn may have settled it, and claimed it again: then it is not what was brought that is still to settle.
         if row is not None and run is not None and lease_of(row) == turn.worker and _is_same_claim(run, settle):
             again.append(settle)
             continue
-        if run is None or not _is_ours(session, turn, settle):
+        if run is None or not _settled_by_lease(session, turn, settle):
             refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
     known = {settle.run.seq for settle in again}.union(turn.held or ())
     return again, refused_ones, [row for row in _claimed_before(session, turn) if row[0] not in known]
 
 
-def _claimed_before(session: Connection, turn: Turn[Any]) -> Sequence[Row]:
+def _claimed_before(session: Connection, turn: SettleAndClaim[Any]) -> Sequence[Row]:
     """Return the runs of a turn's worker; of one that asks for a certain run, this run alone."""
     mine = session.execute(session.statements.owned, {"worker": turn.worker})
     return mine if turn.held is not None else [row for row in mine if row[2] == turn.run_id]
@@ -224,7 +226,7 @@ def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
     return run.version <= settle.run.version + 1
 
 
-def _is_ours(session: Connection, turn: Turn[Any], settle: Settle) -> bool:
+def _settled_by_lease(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> bool:
     """Tell whether an entry shows that this worker settled the run so.
 
     It is the next one but for a wish to cancel, and made under its lease: another worker may have the same name.

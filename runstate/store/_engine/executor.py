@@ -13,9 +13,9 @@ from typing import Any, Final, TypeAlias
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.errors import ToolOutputsMismatch
-from runstate.store._engine.commands import Call, Command, Create, Move, Turn
-from runstate.store._engine.execute_create import create, in_parts, one
-from runstate.store._engine.execute_settle_and_claim import is_parted, take_turn
+from runstate.store._engine.commands import Command, CreateRuns, InTransaction, SettleAndClaim, TransitionRun
+from runstate.store._engine.execute_create import create_needs_transaction, execute_create, first_row
+from runstate.store._engine.execute_settle_and_claim import execute_settle_and_claim, settle_needs_transaction
 from runstate.store._engine.refusals import refused, too_late
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_run
@@ -23,84 +23,86 @@ from runstate.store._sql.statements import MOVE_COLUMNS
 from runstate.store._types import StoredRun
 from runstate.store.errors import Conflict, RunNotFound, StoreError, StoreUnavailable, ThreadBusy
 
-__all__ = ["Witness", "bear_witness", "execute", "perform"]
+__all__ = ["ExecutionHook", "execute_batch", "execute_in_transaction", "set_execution_hook"]
 
 _ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
-_IDLE: Final = frozenset(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) - {RUN_LIFECYCLE.target_of(RunEvent.START)}
+_UNOWNED: Final = frozenset(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) - {
+    RUN_LIFECYCLE.target_of(RunEvent.START)
+}
 _CANCELLED: Final = (RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL), RUN_LIFECYCLE.target_of(RunEvent.CONFIRM_CANCEL))
 
 
-_Other: TypeAlias = Call[Any] | Turn[Any]
-_Kinds: TypeAlias = tuple[list[Create[Any]], list[Move], list[_Other]]
-Witness: TypeAlias = Callable[[Connection, Sequence[Command[Any]]], None]
+_Other: TypeAlias = InTransaction[Any] | SettleAndClaim[Any]
+_Kinds: TypeAlias = tuple[list[CreateRuns[Any]], list[TransitionRun], list[_Other]]
+ExecutionHook: TypeAlias = Callable[[Connection, Sequence[Command[Any]]], None]
 """Performs a batch in a transaction, by `execute`, and looks at what was written."""
 
-_witness: Witness | None = None
+_hook: ExecutionHook | None = None
 
 
-def bear_witness(witness: Witness | None) -> Witness | None:
+def set_execution_hook(witness: ExecutionHook | None) -> ExecutionHook | None:
     """Let all stores of this process perform by way of `witness`, for who counts what is asked; None for nobody.
 
     Returns the one before, to be put back.
     """
-    global _witness
-    before, _witness = _witness, witness
+    global _hook
+    before, _hook = _hook, witness
     return before
 
 
-def perform(session: Connection, batch: Sequence[Command[Any]]) -> None:
+def execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
     """Execute all commands of a batch, and note each one's answer. Raises `StoreError` if the database fails."""
-    if _witness is not None:
-        _witness(session, batch)
+    if _hook is not None:
+        _hook(session, batch)
         return
     creates, moves, others = _by_kind(batch)
     # All or nothing: what is asked again, one by one, after one was refused must not have been done the first time.
     several = len(others) + len(moves) + bool(creates) > 1
-    parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(in_parts, creates))
-    parted = parted or any(isinstance(other, Call) or is_parted(other) for other in others)
+    parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(create_needs_transaction, creates))
+    parted = parted or any(isinstance(other, InTransaction) or settle_needs_transaction(other) for other in others)
     with session.transaction() if several or parted else session.atomic_if_needed():
         _execute(session, creates, moves, others)
 
 
-def execute(session: Connection, batch: Sequence[Command[Any]]) -> None:
+def execute_in_transaction(session: Connection, batch: Sequence[Command[Any]]) -> None:
     """Execute all commands of a batch in the transaction that is under way."""
     _execute(session, *_by_kind(batch))
 
 
 def _by_kind(batch: Sequence[Command[Any]]) -> _Kinds:
     return (
-        [command for command in batch if isinstance(command, Create)],
-        [command for command in batch if isinstance(command, Move)],
-        [command for command in batch if isinstance(command, Call | Turn)],
+        [command for command in batch if isinstance(command, CreateRuns)],
+        [command for command in batch if isinstance(command, TransitionRun)],
+        [command for command in batch if isinstance(command, InTransaction | SettleAndClaim)],
     )
 
 
 def _execute(
     session: Connection,
-    creates: Sequence[Create[Any]],
-    moves: Sequence[Move],
+    creates: Sequence[CreateRuns[Any]],
+    moves: Sequence[TransitionRun],
     others: Sequence[_Other],
 ) -> None:
     if creates:
-        create(session, creates)
+        execute_create(session, creates)
     if moves:
         _move(session, moves)
     for other in others:  # as they came: a run is settled after what was noted of it, before its lease is closed
-        if isinstance(other, Turn):
-            take_turn(session, other)
+        if isinstance(other, SettleAndClaim):
+            execute_settle_and_claim(session, other)
         else:
-            other.answer(other.perform(session))
+            other.set_result(other.callback(session))
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------
 
 
-def _move(session: Connection, moves: Sequence[Move]) -> None:
+def _move(session: Connection, moves: Sequence[TransitionRun]) -> None:
     """Execute moves in waves: no two of the same run in one statement."""
     waiting = list(moves)
     while waiting:
-        wave: dict[str, Move] = {}
-        later: list[Move] = []
+        wave: dict[str, TransitionRun] = {}
+        later: list[TransitionRun] = []
         for move in waiting:
             if move.run_id in wave:
                 later.append(move)
@@ -110,8 +112,8 @@ def _move(session: Connection, moves: Sequence[Move]) -> None:
         waiting = later
 
 
-def _move_apart(session: Connection, wave: Mapping[str, Move]) -> None:
-    asked: list[tuple[Move, int | None]] = []
+def _move_apart(session: Connection, wave: Mapping[str, TransitionRun]) -> None:
+    asked: list[tuple[TransitionRun, int | None]] = []
     for move in wave.values():
         if move.outputs is None:
             asked.append((move, move.version))
@@ -126,12 +128,12 @@ def _move_apart(session: Connection, wave: Mapping[str, Move]) -> None:
     for move, _ in asked:
         row = moved.get(move.run_id)
         if row is None:
-            _explain(session, move)
+            _refuse_or_recognize(session, move)
         else:
-            move.answer(row)
+            move.set_result(row)
 
 
-def _run_moves(session: Connection, asked: Iterable[tuple[Move, int | None]]) -> dict[str, Row]:
+def _run_moves(session: Connection, asked: Iterable[tuple[TransitionRun, int | None]]) -> dict[str, Row]:
     by_event: dict[RunEvent, list[Row]] = {}
     for move, version in asked:
         by_event.setdefault(move.event, []).append(move.row(version))
@@ -142,108 +144,108 @@ def _run_moves(session: Connection, asked: Iterable[tuple[Move, int | None]]) ->
     return moved
 
 
-def _is_idle(move: Move, row: Row) -> bool:
+def _is_idle(move: TransitionRun, row: Row) -> bool:
     """Tell whether a cancel was asked of a run that nobody works on."""
-    return move.event is RunEvent.REQUEST_CANCEL and row[9] in _IDLE
+    return move.event is RunEvent.REQUEST_CANCEL and row[9] in _UNOWNED
 
 
-def _explain(session: Connection, move: Move) -> None:
+def _refuse_or_recognize(session: Connection, move: TransitionRun) -> None:
     """Refuse a move that its statement did not make, or answer it where it was made before."""
     for _ in range(_ASKS):
-        row = one(session.execute(session.statements.by_id, {"id": move.run_id}))
+        row = first_row(session.execute(session.statements.by_id, {"id": move.run_id}))
         if row is None:
-            move.refuse(RunNotFound(move.run_id))
+            move.set_exception(RunNotFound(move.run_id))
             return
         run = decode_run(row)
         if _cancelled_before(session, move, run):
-            move.answer(row)
+            move.set_result(row)
             return
         if move.version is not None and move.version != run.version:
-            move.refuse(Conflict(run, move.event, move.version))
+            move.set_exception(Conflict(run, move.event, move.version))
             return
         if RUN_LIFECYCLE.find(run.status, move.event) is None:
-            move.refuse(refused(run, move.event))
+            move.set_exception(refused(run, move.event))
             return
         if move.event in RUN_LIFECYCLE.until_deadline and _refuse_late(session, move, run):
             return
         if move.event is RunEvent.START and not run.ready:
-            move.refuse(_not_ready(session, run))
+            move.set_exception(_not_ready(session, run))
             return
         moved = _run_moves(session, [(move, move.version)])  # it moved on in the meantime, to where this is allowed
         if moved:
-            move.answer(moved[move.run_id])
+            move.set_result(moved[move.run_id])
             return
-    move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+    move.set_exception(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
 
 
-def _refuse_late(session: Connection, move: Move, run: StoredRun) -> bool:
+def _refuse_late(session: Connection, move: TransitionRun, run: StoredRun) -> bool:
     """Refuse a move that had to come before the deadline, if it has passed: the run is expired first, as it stood.
 
     A caller's own transaction expires nothing: it is for the caller to undo, or to commit.
     """
     if not session.owned:
-        late = one(session.execute(session.statements.is_late, {"id": run.id}))
+        late = first_row(session.execute(session.statements.is_late, {"id": run.id}))
         if late is None or not late[0]:
             return False
-        move.refuse(too_late(run, move.event))
+        move.set_exception(too_late(run, move.event))
         return True
     detail = json.dumps({"asked": move.event, "expires_at": run.expires_at}, separators=(",", ":"))
-    expiry = Move(run.id, RunEvent.EXPIRE, actor=move.actor, version=run.version, detail=detail)
+    expiry = TransitionRun(run.id, RunEvent.EXPIRE, actor=move.actor, version=run.version, detail=detail)
     params = session.bind_rows(MOVE_COLUMNS, [expiry.row(run.version)])
-    expired = one(session.execute(session.statements.expire_late, params))
+    expired = first_row(session.execute(session.statements.expire_late, params))
     if expired is None:
         return False
-    move.refuse(refused(decode_run(expired), move.event))
+    move.set_exception(refused(decode_run(expired), move.event))
     return True
 
 
 def _not_ready(session: Connection, run: StoredRun) -> RunstateError:
     """Return why a queued run may not be started yet."""
-    head = one(session.execute(session.statements.waits_behind, {"run": run.seq}))
+    head = first_row(session.execute(session.statements.waits_behind, {"run": run.seq}))
     if head is not None:
         return ThreadBusy(run.thread_id, head[0])
     return StoreError(f"run {run.id} is {run.status} and not ready: its `not_before` has not come, so it cannot start")
 
 
-def _cancelled_before(session: Connection, move: Move, run: StoredRun) -> bool:
+def _cancelled_before(session: Connection, move: TransitionRun, run: StoredRun) -> bool:
     """Tell whether this very request to cancel was granted before, and only its answer was lost.
 
     Of a request that may have been granted a moment ago the history decides alone: the run may have ended since.
     """
-    if move.event is not RunEvent.REQUEST_CANCEL or not (move.unsure or run.status in _CANCELLED):
+    if move.event is not RunEvent.REQUEST_CANCEL or not (move.is_retry or run.status in _CANCELLED):
         return False
     for version, actor, _ in session.execute(session.statements.latest, {"run": run.seq, "event": move.event}):
         return bool(actor == move.actor and move.version in (None, version - 1))
     return False
 
 
-def _submit(session: Connection, move: Move) -> None:
+def _submit(session: Connection, move: TransitionRun) -> None:
     """Submit outputs, if they are for exactly the calls that the run waits for at the version it is moved from."""
     for _ in range(_ASKS):
-        row = one(session.execute(session.statements.by_id, {"id": move.run_id}))
+        row = first_row(session.execute(session.statements.by_id, {"id": move.run_id}))
         if row is None:
-            move.refuse(RunNotFound(move.run_id))
+            move.set_exception(RunNotFound(move.run_id))
             return
         run = decode_run(row)
         refused_for = _why_not_submitted(move, run)
         moved = {} if refused_for is not None else _run_moves(session, [(move, run.version)])
         if moved:
-            move.answer(moved[move.run_id])
+            move.set_result(moved[move.run_id])
             return
-        again = move.unsure or run.required_action is None
+        again = move.is_retry or run.required_action is None
         if again and _submitted_before(session, move, run):
-            move.answer(row)
+            move.set_result(row)
             return
         takes_outputs = refused_for is None or isinstance(refused_for, ToolOutputsMismatch)
         if takes_outputs and _refuse_late(session, move, run):
             return
         if refused_for is not None:
-            move.refuse(refused_for)
+            move.set_exception(refused_for)
             return
-    move.refuse(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+    move.set_exception(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
 
 
-def _why_not_submitted(move: Move, run: StoredRun) -> RunstateError | None:
+def _why_not_submitted(move: TransitionRun, run: StoredRun) -> RunstateError | None:
     """Return why a run as it stands does not take these outputs; None if it does."""
     action, outputs = run.required_action, move.outputs or {}
     if move.version not in (None, run.version):
@@ -255,7 +257,7 @@ def _why_not_submitted(move: Move, run: StoredRun) -> RunstateError | None:
     return None
 
 
-def _submitted_before(session: Connection, move: Move, run: StoredRun) -> bool:
+def _submitted_before(session: Connection, move: TransitionRun, run: StoredRun) -> bool:
     """Tell whether these very outputs were the last to be submitted."""
     found = session.execute(session.statements.latest, {"run": run.seq, "event": RunEvent.SUBMIT_TOOL_OUTPUTS})
     if not found:

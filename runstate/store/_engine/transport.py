@@ -9,28 +9,28 @@ from threading import get_ident
 from typing import Final, Protocol, TypeVar
 
 from runstate.clock import monotonic, sleep
-from runstate.store._engine.commands import Call, Command
+from runstate.store._engine.commands import Command, InTransaction
 from runstate.store._engine.committer import Committer
-from runstate.store._engine.executor import perform
+from runstate.store._engine.executor import execute_batch
 from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
 from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
 
-__all__ = ["Asking", "ByCommitter", "Inside", "Readers", "Way"]
+__all__ = ["CallerTransaction", "ReadPool", "StoreBase", "SyncTransport", "Transport"]
 
 T = TypeVar("T")
 
 _LOOK_S: Final = 0.005  # between two looks whether somebody still reads
 _CLOSING_S: Final = 5.0  # for those who still read, at least
 _TRIES: Final = 5  # where a standby cancels a read to go on with what its primary sent
-_KEPT: Final = 8  # idle connections; more are made where more read at once, and let go again
+_MAX_IDLE: Final = 8  # idle connections; more are made where more read at once, and let go again
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """How what is asked gets to the database and back."""
 
-    def ask(self, command: Command[T]) -> T:
+    def execute(self, command: Command[T]) -> T:
         """Have a command committed; return its answer."""
         ...
 
@@ -39,7 +39,7 @@ class Way(Protocol):
         ...
 
 
-class Readers:
+class ReadPool:
     """Connections that only read, each used by one thread at a time."""
 
     def __init__(self, database: Database, wait_s: float, availability: Availability) -> None:
@@ -59,7 +59,7 @@ class Readers:
             raise StoreError(f"the store {self._database.display_url} is closed")
         if os.getpid() != self._process:
             raise StoreError("a store does not survive a fork: open one in each process")
-        session, epoch, kept = self._take()
+        session, epoch, kept = self._getconn()
         try:
             return self._look(session, epoch, look)
         except StoreError as error:
@@ -73,14 +73,14 @@ class Readers:
                 sleep(backoff.next())
             elif not (kept and session.trouble is Trouble.SESSION_LOST):
                 break
-            session, epoch, kept = self._take()
+            session, epoch, kept = self._getconn()
             try:
                 return self._look(session, epoch, look)
             except StoreError as again:
                 error = again
         raise _nothing_unknown(error) from error.__cause__
 
-    def _take(self) -> tuple[Connection, int, bool]:
+    def _getconn(self) -> tuple[Connection, int, bool]:
         """Return an unused session, the epoch it was opened in, and whether it was opened before."""
         try:
             while True:
@@ -107,10 +107,10 @@ class Readers:
                 session.close()
                 self._drain()  # a database that went away took all of them along
             else:
-                self._put_back(session, epoch)
+                self._putconn(session, epoch)
 
-    def _put_back(self, session: Connection, epoch: int) -> None:
-        if self._idle.qsize() >= _KEPT:
+    def _putconn(self, session: Connection, epoch: int) -> None:
+        if self._idle.qsize() >= _MAX_IDLE:
             session.close()
             return
         self._idle.put((session, epoch))
@@ -135,27 +135,27 @@ class Readers:
             return
 
 
-class ByCommitter:
+class SyncTransport:
     """The way of those who wait: the thread stands still until its answer is there."""
 
-    def __init__(self, committer: Committer, readers: Readers | None) -> None:
+    def __init__(self, committer: Committer, readers: ReadPool | None) -> None:
         self.committer: Final = committer
         self.readers: Final = readers
         """None for a database in memory: its one connection reads too."""
 
-    def ask(self, command: Command[T]) -> T:
+    def execute(self, command: Command[T]) -> T:
         """Have a command committed; return its answer."""
-        return self.committer.ask(command)
+        return self.committer.execute(command)
 
     def read(self, look: Callable[[Connection], T]) -> T:
         """Return what `look` finds."""
         self.committer.check_open()
         if self.readers is None:
-            return self.committer.ask(Call(look))
+            return self.committer.execute(InTransaction(look))
         return self.readers.read(look)
 
 
-class Inside:
+class CallerTransaction:
     """The way of those who have a transaction of their own open: all happens in it, and lives or dies with it."""
 
     def __init__(self, session: Connection, check: Callable[[Connection], None]) -> None:
@@ -169,13 +169,13 @@ class Inside:
             self._check(self._session)
             self._checked = True
 
-    def ask(self, command: Command[T]) -> T:
+    def execute(self, command: Command[T]) -> T:
         """Execute a command on the caller's connection. It is committed when the caller commits."""
         try:
             self._require_same_store()
-            perform(self._session, [command])
+            execute_batch(self._session, [command])
         except StoreError as error:
-            command.refuse(error)
+            command.set_exception(error)
         return command.result()
 
     def read(self, look: Callable[[Connection], T]) -> T:
@@ -192,12 +192,12 @@ def _nothing_unknown(error: StoreError) -> StoreError:
     return StoreUnavailable(str(error)) if isinstance(error, OutcomeUnknown) else error
 
 
-class Asking:
+class StoreBase:
     """What has a way to the database."""
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    def _call(self, perform: Callable[[Connection], T]) -> T:
+    def _in_transaction(self, perform: Callable[[Connection], T]) -> T:
         """Have `perform` write inside a transaction; return what it returns."""
-        return self._way.ask(Call[T](perform))
+        return self._transport.execute(InTransaction[T](perform))

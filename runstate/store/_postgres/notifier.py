@@ -11,7 +11,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from runstate.clock import monotonic, sleep
-from runstate.store._notifier import EVERYTHING, Bell, Hint
+from runstate.store._notifier import ALL_CHANGES, Change, LocalNotifier
 from runstate.store._postgres.pooler import is_pooled
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
@@ -19,7 +19,7 @@ from runstate.store.backoff import Backoff
 if TYPE_CHECKING:
     from runstate.store._postgres.connection import PostgresDatabase
 
-__all__ = ["NotifyBell"]
+__all__ = ["PostgresNotifier"]
 
 _log: Final = logging.getLogger("runstate.store")
 
@@ -56,7 +56,7 @@ class _CommitPoll:
         return changed
 
 
-class NotifyBell(Bell):
+class PostgresNotifier(LocalNotifier):
     """Hints by LISTEN and NOTIFY, on a connection of their own; where that leads through a pooler, by asking."""
 
     _SPACE_S: Final = 0.005  # between two notifications of this process
@@ -67,7 +67,7 @@ class NotifyBell(Bell):
         super().__init__()
         self._database = database
         self._availability = availability
-        self._pending = Hint(0)
+        self._pending = Change(0)
         self._thread: Thread | None = None
         self._closed = False
         self._told_of_pooler = False
@@ -76,29 +76,29 @@ class NotifyBell(Bell):
         os.set_blocking(writes, False)
         self._writes: int | None = writes
 
-    def ring(self, hint: Hint) -> None:
+    def notify(self, hint: Change) -> None:
         """Tell this process now, and the others as soon as a notification may go out."""
-        self._tell(hint)
+        self._notify_listeners(hint)
         with self._changing:
             wake = not self._pending
             self._pending |= hint
         if wake:
-            self._begin()
+            self._start()
 
-    def _poke(self) -> None:
+    def _wake(self) -> None:
         with self._changing, suppress(OSError):  # full: it is awake already
             if self._writes is not None:
                 os.write(self._writes, b"!")
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         with self._changing:
             if self._thread is None and not self._closed:
-                self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
+                self._thread = Thread(target=self._run, name="runstate-notifier", daemon=True)
                 self._thread.start()
-        self._poke()
+        self._wake()
 
-    def _go(self) -> None:
-        with self._availability.listening(self._poke):  # the connection may lead to a server that is no more the one
+    def _run(self) -> None:
+        with self._availability.listening(self._wake):  # the connection may lead to a server that is no more the one
             self._keep_connected()
 
     def _keep_connected(self) -> None:
@@ -110,8 +110,8 @@ class NotifyBell(Bell):
                     connection = self._connection
                     poll = self._listen(connection)
                     backoff.reset()
-                    self._tell(EVERYTHING)  # who knows what was missed
-                    self._attend(connection, poll, epoch)
+                    self._notify_listeners(ALL_CHANGES)  # who knows what was missed
+                    self._serve(connection, poll, epoch)
             except Exception:  # the polls are the truth; the bell only has to come back
                 if self._closed:
                     return
@@ -122,10 +122,10 @@ class NotifyBell(Bell):
         if is_pooled(connection):
             return _CommitPoll(connection)
         connection.execute("LISTEN runstate")
-        connection.add_notify_handler(partial(self._hear_note, connection.info.backend_pid))
+        connection.add_notify_handler(partial(self._on_notification, connection.info.backend_pid))
         return None
 
-    def _tell_of_pooler(self) -> None:
+    def _warn_of_pooler(self) -> None:
         """Log, once, that changes are asked for, and what would be better."""
         if not self._told_of_pooler:
             self._told_of_pooler = True
@@ -135,7 +135,7 @@ class NotifyBell(Bell):
                 self._database.display_url,
             )
 
-    def _attend(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
+    def _serve(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
         socket = connection.fileno()
         next_at = 0.0  # when the next notification may go out; until then it listens all the same
         while True:
@@ -144,7 +144,7 @@ class NotifyBell(Bell):
             wait_s = next_at - monotonic()
             if self._pending and wait_s <= 0:
                 with self._changing:
-                    hint, self._pending = self._pending, Hint(0)
+                    hint, self._pending = self._pending, Change(0)
                 # For this transaction alone: a hint need not survive.
                 notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('runstate', %s)"
                 connection.execute(notify, [str(int(hint))])
@@ -154,9 +154,9 @@ class NotifyBell(Bell):
                 return
             rest_s = max(0.0, wait_s) if self._pending else self._REST_S
             if poll is not None and self._listeners:
-                self._tell_of_pooler()
+                self._warn_of_pooler()
                 if poll.due_in_s() == 0.0 and poll.look():
-                    self._tell(EVERYTHING)
+                    self._notify_listeners(ALL_CHANGES)
                 rest_s = min(rest_s, poll.due_in_s())
             readable, _, _ = select.select([socket, self._reads], [], [], rest_s)
             if self._reads in readable:
@@ -164,14 +164,14 @@ class NotifyBell(Bell):
             if socket in readable:
                 connection.pgconn.consume_input()
                 while (note := connection.pgconn.notifies()) is not None:
-                    self._hear(connection.info.backend_pid, note.be_pid, note.extra.decode())
+                    self._on_payload(connection.info.backend_pid, note.be_pid, note.extra.decode())
 
-    def _hear_note(self, own: int, note: Any) -> None:
-        self._hear(own, note.pid, note.payload)
+    def _on_notification(self, own: int, note: Any) -> None:
+        self._on_payload(own, note.pid, note.payload)
 
-    def _hear(self, own: int, sender: int, payload: str) -> None:
+    def _on_payload(self, own: int, sender: int, payload: str) -> None:
         if sender != own:
-            self._tell(Hint(int(payload)) & EVERYTHING if payload.isdecimal() else EVERYTHING)
+            self._notify_listeners(Change(int(payload)) & ALL_CHANGES if payload.isdecimal() else ALL_CHANGES)
 
     def _wait(self, seconds: float, epoch: int) -> None:
         """Wait before another try to connect; no longer where the server has just been found to be back."""
@@ -188,7 +188,7 @@ class NotifyBell(Bell):
         if self._closed:
             return
         self._closed = True
-        self._poke()
+        self._wake()
         if not self._has_ended():
             if self._connection is not None:
                 self._database.interrupt(self._connection)

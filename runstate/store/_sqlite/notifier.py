@@ -7,55 +7,57 @@ from threading import Event, Thread
 from typing import Final, Protocol
 
 from runstate.clock import monotonic, sleep
-from runstate.store._notifier import EVERYTHING, Bell
+from runstate.store._notifier import ALL_CHANGES, LocalNotifier
 from runstate.store.errors import StoreError
 
-__all__ = ["VersionBell"]
+__all__ = ["SqliteNotifier"]
 
 
-class _Commits(Protocol):
+class _CommitCounter(Protocol):
     """What counts the commits of other connections."""
 
-    def foreign_commits(self) -> int | None:
+    def external_commits(self) -> int | None:
         """Return a number that changes with them; None if there is no telling now."""
         ...
 
 
-class VersionBell(Bell):
+class SqliteNotifier(LocalNotifier):
     """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
 
     _OFTEN_S: Final = 0.002
     _SELDOM_S: Final = 0.012
     _AWAKE_S: Final = 1.0  # how long it asks often after something happened
 
-    def __init__(self, commits: _Commits) -> None:
+    def __init__(self, commits: _CommitCounter) -> None:
         super().__init__()
         self._commits = commits
         self._thread: Thread | None = None
         self._closed = Event()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         with self._changing:
             if self._thread is None and not self._closed.is_set():
-                self._thread = Thread(target=self._go, name="runstate-bell", daemon=True)
+                self._thread = Thread(target=self._run, name="runstate-notifier", daemon=True)
                 self._thread.start()
 
-    def _go(self) -> None:
+    def _run(self) -> None:
         known: int | None = None
         awake_until = 0.0
         while not self._closed.is_set():
             with suppress(StoreError):
-                now = self._commits.foreign_commits()
+                now = self._commits.external_commits()
                 if now is not None and now != known:
                     if known is not None:
                         awake_until = monotonic() + self._AWAKE_S
-                    self._tell(EVERYTHING)  # at the first look too: who knows what was missed since it was asked for
+                    self._notify_listeners(
+                        ALL_CHANGES
+                    )  # at the first look too: who knows what was missed since it was asked for
                     known = now
-            if not self._listeners and not self._rest():
+            if not self._listeners and not self._continues():
                 return
             sleep(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
 
-    def _rest(self) -> bool:
+    def _continues(self) -> bool:
         """End the thread while nobody listens; False if it shall end."""
         with self._changing:
             if self._listeners:

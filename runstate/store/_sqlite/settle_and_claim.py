@@ -21,11 +21,11 @@ from runstate.store._sql.statements import Statements
 from runstate.store._sqlite.connection import SqliteConnection
 from runstate.store._types import Settle
 
-__all__ = ["PLAIN", "claim_next", "claimable", "complete_plain"]
+__all__ = ["COMPLETE_ONLY", "claim_next", "claimable", "complete_only"]
 
 _SQL: Final = Statements(SQLITE)
 _DONE: Final = RunEvent.COMPLETE
-PLAIN: Final = (_DONE, False)
+COMPLETE_ONLY: Final = (_DONE, False)
 """The outcome that most runs have: completed, with what it used, and no more."""
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
@@ -39,7 +39,7 @@ _COMPLETED: Final = (
 )
 
 
-def complete_plain(session: SqliteConnection, owner: Params, settles: Sequence[Settle]) -> set[int]:
+def complete_only(session: SqliteConnection, owner: Params, settles: Sequence[Settle]) -> set[int]:
     """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
     seqs = [settle.run.seq for settle in settles]
     params = {**owner, "seqs": json.dumps(seqs)}

@@ -16,7 +16,7 @@ from runstate.lifecycle import RunEvent, RunStatus
 from runstate.lifecycle.errors import DeadlinePassed, IllegalTransition
 from runstate.run import Run
 from runstate.store._engine.commands import Command
-from runstate.store._engine.executor import Witness, bear_witness, execute
+from runstate.store._engine.executor import ExecutionHook, execute_in_transaction, set_execution_hook
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
 from runstate.testing._hook import Listener, notify
@@ -35,14 +35,14 @@ class Watch:
         """Whose doing it is; None for a test that does not count."""
         self._adding = Lock()
         self._moves: dict[RunEvent, Any] = {}
-        self._before: tuple[Witness | None, Listener | None] = (None, None)
+        self._before: tuple[ExecutionHook | None, Listener | None] = (None, None)
 
     def start(self) -> None:
         """Begin to watch. Of several in a process, the last one sees what is asked."""
         for event in RunEvent:
             self._moves[event] = vars(Run)[event]
             setattr(Run, event, self._watched(event, self._moves[event]))
-        self._before = (bear_witness(self._witness), notify(self.count))
+        self._before = (set_execution_hook(self._witness), notify(self.count))
 
     def stop(self) -> None:
         """Leave everything as it was before, a session that watches around this one too."""
@@ -52,7 +52,7 @@ class Watch:
             setattr(Run, event, move)
         self._moves.clear()
         witness, listener = self._before
-        bear_witness(witness)
+        set_execution_hook(witness)
         notify(listener)
 
     def count(self, status: RunStatus, event: RunEvent) -> None:
@@ -84,13 +84,13 @@ class Watch:
             place = {"before": int(session.execute(session.statements.latest_cursor, {})[0][0])} if sqlite else {}
             # A caller's own transaction may have written before; SQLite's place leaves that out.
             before = set[tuple[Any, ...]]() if sqlite else {tuple(row) for row in session.execute(look, place)}
-            execute(session, batch)
+            execute_in_transaction(session, batch)
             written = [row for row in session.execute(look, place) if tuple(row) not in before]
         for *_, source, event, actor in written:
             if event is not None and actor != ARRANGED:
                 self.count(RunStatus(source), RunEvent(event))
         for asked in batch:
-            for refusal in asked.refused:
+            for refusal in asked.refusals:
                 lawful = isinstance(refusal, DeadlinePassed)  # there is a row for it, which was not tried
                 if isinstance(refusal, IllegalTransition) and not lawful and getattr(asked, "actor", None) != ARRANGED:
                     self.count(refusal.status, refusal.event)

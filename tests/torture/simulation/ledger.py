@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 
 from runstate.errors import RunstateError
-from runstate.store._engine.commands import Turned
+from runstate.store._engine.commands import SettleAndClaimResult
 from runstate.store._types import Settle, StoredRun
 from tests.torture.simulation.process import told_of
 
@@ -105,7 +105,7 @@ class Ledger:
         for settle in settles:
             self.outcomes.setdefault(_outcome(token, settle), []).append("asked")
 
-    def settled(self, token: int, settles: Iterable[Settle], came: Turned | BaseException) -> None:
+    def settled(self, token: int, settles: Iterable[Settle], came: SettleAndClaimResult | BaseException) -> None:
         """Note what a worker was told of its outcomes."""
         for settle in settles:
             if isinstance(came, BaseException):

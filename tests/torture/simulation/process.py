@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runstate.errors import OutcomeUnknown, RunstateError, StoreUnavailable
 from runstate.store import Store
-from runstate.store._engine.commands import Command, Turn
-from runstate.store._notifier import Hint
+from runstate.store._engine.commands import Command, SettleAndClaim
+from runstate.store._notifier import Change
 from runstate.worker._last_attempts import LastAttempts
 from tests.torture.simulation.database import DatabaseHere
 from tests.torture.simulation.primitives import Loop
@@ -29,12 +29,12 @@ class ToldStore(Store):
     def ask_later(self, command: Command[Any]) -> asyncio.Future[Any]:
         """Have a command of a worker's committed; the coroutine waits."""
         future = super().ask_later(command)
-        if isinstance(command, Turn) and command.settles:
+        if isinstance(command, SettleAndClaim) and command.settles:
             self.world.ledger.settling(command.worker, command.settles)
             future.add_done_callback(lambda done: self._note(command, done))
         return future
 
-    def _note(self, turn: Turn[Any], done: asyncio.Future[Any]) -> None:
+    def _note(self, turn: SettleAndClaim[Any], done: asyncio.Future[Any]) -> None:
         if done.cancelled():
             return
         error = done.exception()
@@ -59,7 +59,7 @@ class Process:
         self.away_until = 0
         self.strands: list[Strand] = []
         self.loop: Final = Loop(world.scheduler, self)
-        self.hear: Callable[[Hint], None] = _deaf
+        self.hear: Callable[[Change], None] = _deaf
         """Takes hints that come from other processes."""
         self.last_attempts: Final = LastAttempts()
         self.hinted = False
@@ -119,7 +119,7 @@ class Process:
         self.world.buried.append((self, tasks))
 
 
-def _deaf(_: Hint) -> None:
+def _deaf(_: Change) -> None:
     return
 
 

@@ -18,7 +18,7 @@ from runstate import clock
 from runstate.run import ids
 from runstate.store import backoff
 from runstate.store._api import create, store, worker_protocol
-from runstate.store._notifier import Bell
+from runstate.store._notifier import LocalNotifier
 from runstate.worker import _waiting as waiting
 from runstate.worker._last_attempts import LastAttempts
 from tests.torture.simulation import primitives
@@ -40,12 +40,12 @@ _PRIMITIVES: Final[dict[object, object]] = {
 }
 
 
-class _HintsBetween(Bell):
+class _HintsBetween(LocalNotifier):
     """The bell of a process: hints from the others come late, or not at all."""
 
     def __init__(self, _: object) -> None:
         super().__init__()
-        playing().who.hear = self._tell
+        playing().who.hear = self._notify_listeners
 
     @property
     def is_heard(self) -> bool:
@@ -110,9 +110,9 @@ def replaced() -> Generator[None, None, None]:
             for name, value in list(vars(module).items()):
                 if (isinstance(value, type) or callable(value)) and (instead := _instead(value)) is not None:
                     put(module, name, instead)
-        put(store, "VersionBell", _HintsBetween)
+        put(store, "SqliteNotifier", _HintsBetween)
         put(waiting, "random", _Chance)
-        for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("drive", "hands", "worker")):
+        for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("_drive", "_session", "_worker")):
             put(module, "last_attempts", _last_attempts)
         put(backoff, "random", _Chance)
         put(ids, "_random", _bytes)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from runstate.store._notifier import EVERYTHING
+from runstate.store._notifier import ALL_CHANGES
 from runstate.store._types import StoredRun
 from runstate.worker import Worker
 from tests.torture.simulation import clients
@@ -177,7 +177,7 @@ class World:
         process.hinted = False
         if process.alive:
             before, self.scheduler.process = self.scheduler.process, process
-            process.hear(EVERYTHING)
+            process.hear(ALL_CHANGES)
             self.scheduler.process = before
 
     def send(self, run_id: str) -> None:

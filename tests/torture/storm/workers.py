@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, Final
 
 from runstate.store import Store
-from runstate.store._engine.commands import Command, Turn, Turned
+from runstate.store._engine.commands import Command, SettleAndClaim, SettleAndClaimResult
 from runstate.store._types import Settle
 from runstate.worker import Worker
 from tests.torture.storm.clients import Plot, taking_part
@@ -48,7 +48,7 @@ def listen(store: Store, ear: Ear, name: str) -> None:
     """Have what this store answers to a worker's turns written down."""
     ask_later = store.ask_later
 
-    def hear(settles: Sequence[Settle], answered: asyncio.Future[Turned]) -> None:
+    def hear(settles: Sequence[Settle], answered: asyncio.Future[SettleAndClaimResult]) -> None:
         if answered.cancelled():
             return
         error = answered.exception()
@@ -62,7 +62,7 @@ def listen(store: Store, ear: Ear, name: str) -> None:
 
     def ask(command: Command[Any]) -> asyncio.Future[Any]:
         future = ask_later(command)
-        if isinstance(command, Turn) and command.settles:
+        if isinstance(command, SettleAndClaim) and command.settles:
             future.add_done_callback(partial(hear, command.settles))
         return future
 
