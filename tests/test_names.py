@@ -52,7 +52,19 @@ NAMES = frozenset(
 TEXTS = frozenset(
     (
         *("arguments", "checkpoint", "code", "cursor", "detail", "instructions", "message", "progress", "text"),
-        *("outputs", "tool_outputs", "calls", "given", "outcomes", "reason", "traceback", "usage"),
+        *(
+            "outputs",
+            "tool_outputs",
+            "calls",
+            "given",
+            "runs",
+            "values",
+            "params",
+            "outcomes",
+            "reason",
+            "traceback",
+            "usage",
+        ),
         *("metadata", "tools", "tool_choice", "response_format", "truncation_strategy"),  # a wire's keys may be empty
         *("status", "order", "one_live_run_per_thread", "send"),  # words of a list, or no text at all
     )
@@ -172,7 +184,7 @@ def test_no_run_is_born_with_an_empty_name(url: str) -> None:
             for name in BORN_WITH:
                 for word in (*EMPTY, *UNKEPT):
                     wanted = names(**{name: word})
-                    for method, given in (("create", {**wanted}), ("create_many", {"given": [names(), wanted]})):
+                    for method, given in (("create", {**wanted}), ("create_many", {"runs": [names(), wanted]})):
                         with pytest.raises(InvalidRun) as refusal:
                             ask(method, **given)
                         path = name if method == "create" else f"[1].{name}"

@@ -93,19 +93,19 @@ def _searchable(path: str, value: object) -> Iterator[FieldError]:
             yield from _searchable(json_path(path, key), item)
 
 
-def _faults(params: Mapping[str, Any]) -> list[FieldError]:
+def _faults(values: Mapping[str, Any]) -> list[FieldError]:
     found: list[FieldError] = []
     for name in _IDENTIFIERS:
-        if params.get(name) is not None:
-            found += validators.identifier(name, params[name])
+        if values.get(name) is not None:
+            found += validators.identifier(name, values[name])
     for name in _INDEXED:
-        if params.get(name) is not None:
-            found += validators.indexed_identifier(name, params[name])
-    found += validators.indexed_identifier("queue", params.get("queue", DEFAULT_QUEUE))
-    priority = params.get("priority", 0)
+        if values.get(name) is not None:
+            found += validators.indexed_identifier(name, values[name])
+    found += validators.indexed_identifier("queue", values.get("queue", DEFAULT_QUEUE))
+    priority = values.get("priority", 0)
     if type(priority) is not int or priority not in _PRIORITIES:
         found.append(FieldError("priority", f"expected an integer of 32 bits, got {validators.preview(priority)}"))
-    exclusive = params.get("one_live_run_per_thread")
+    exclusive = values.get("one_live_run_per_thread")
     if exclusive not in (None, "reject", "queue"):
         expected = "expected 'reject' or 'queue'"
         found.append(FieldError("one_live_run_per_thread", f"{expected}, got {validators.preview(exclusive)}"))
@@ -129,19 +129,19 @@ def _microseconds(not_before: datetime | float | None) -> int | None:
 _A_MOMENT: Final = validators.number(0, validators.YEAR_10000)
 
 
-def _wanted(params: Mapping[str, Any], function: str = "Store.create()") -> NewRunRow:
+def _wanted(values: Mapping[str, Any], function: str = "Store.create()") -> NewRunRow:
     """Return a run to be created. Raises `InvalidRun` with every fault of what was given, `TypeError` for its names."""
-    bare = not params.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
+    bare = not values.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
     if not bare:
-        _check_names(params, function)
-    run = Run.create(**(params if bare else {name: value for name, value in params.items() if name not in _OWN}))
+        _check_names(values, function)
+    run = Run.create(**(values if bare else {name: value for name, value in values.items() if name not in _OWN}))
     named = f"{run.thread_id}{run.assistant_id}{run.model}"
     if not bare or len(named) > validators.MAX_NAME or not named.isprintable():
-        raise_if_invalid(_faults(params))
+        raise_if_invalid(_faults(values))
     settings = None if bare else config_json(run)
     if settings is not None and ("\\u0000" in settings or "\\ud" in settings):
         raise_if_invalid(tuple(_searchable("", json.loads(settings))))
-    not_before = _microseconds(params.get("not_before"))
+    not_before = _microseconds(values.get("not_before"))
     if not_before is not None and run.expires_at is not None and not_before >= run.expires_at * 1_000_000:
         raise_if_invalid(
             [
@@ -153,35 +153,35 @@ def _wanted(params: Mapping[str, Any], function: str = "Store.create()") -> NewR
     return NewRunRow(
         run,
         (
-            *(run.id, run.thread_id, run.assistant_id, run.model, params.get("expires_in_s", DEFAULT_EXPIRES_IN_S)),
-            *(params.get("queue", DEFAULT_QUEUE), params.get("priority", 0), not_before),
-            *(params.get("one_live_run_per_thread"), params.get("idempotency_key"), 1 if not_before is None else 0),
-            *(params.get("actor"), settings),
+            *(run.id, run.thread_id, run.assistant_id, run.model, values.get("expires_in_s", DEFAULT_EXPIRES_IN_S)),
+            *(values.get("queue", DEFAULT_QUEUE), values.get("priority", 0), not_before),
+            *(values.get("one_live_run_per_thread"), values.get("idempotency_key"), 1 if not_before is None else 0),
+            *(values.get("actor"), settings),
         ),
     )
 
 
-def _check_names(params: Mapping[str, Any], function: str) -> None:
+def _check_names(values: Mapping[str, Any], function: str) -> None:
     """Raise `TypeError` for an argument that `create` does not take, or lacks; `function` is what was called."""
-    for name in params:
+    for name in values:
         if name not in _ARGUMENTS:
             from difflib import get_close_matches
 
             like = get_close_matches(str(name), _ARGUMENTS, 1)
             meant = f". Did you mean {like[0]!r}?" if like else ""
             raise TypeError(f"{function} got an unexpected keyword argument {name!r}{meant}")
-    missing = [repr(name) for name in _ARGUMENTS if name in _NAMES and name not in params]
+    missing = [repr(name) for name in _ARGUMENTS if name in _NAMES and name not in values]
     if missing:
         what = "argument" if len(missing) == 1 else "arguments"
         raise TypeError(f"{function} missing {len(missing)} required keyword-only {what}: {', '.join(missing)}")
 
 
-def _one_of_many(place: int, params: object) -> NewRunRow:
+def _one_of_many(place: int, values: object) -> NewRunRow:
     """Return one of many runs to be created. Raises as `_wanted` does, with its place."""
-    if not isinstance(params, Mapping):
-        raise_if_invalid(validators.wrong_type(f"[{place}]", "what `create` takes, as an object", params))
+    if not isinstance(values, Mapping):
+        raise_if_invalid(validators.wrong_type(f"[{place}]", "what `create` takes, as an object", values))
     try:
-        return _wanted(cast("Mapping[str, Any]", params), f"Store.create_many() [{place}]")
+        return _wanted(cast("Mapping[str, Any]", values), f"Store.create_many() [{place}]")
     except InvalidRun as refused:
         raise InvalidRun(
             [FieldError(json_path(f"[{place}]", fault.path), fault.message) for fault in refused.errors]
@@ -199,20 +199,20 @@ def _all(runs: list[StoredRun]) -> list[StoredRun]:
 class CreateMixin(StoreBase):
     """The part of a store where runs come to be."""
 
-    def create(self, **params: Unpack[NewRun]) -> StoredRun:
+    def create(self, **values: Unpack[NewRun]) -> StoredRun:
         """Create a run, queued, and return it. It is durable when this returns.
 
         Raises `InvalidRun` with every fault of what was given, `ThreadBusy` where `one_live_run_per_thread="reject"`
         met a live run, `KeyReused` where the idempotency key belongs to another request.
         """
-        return self._transport.execute(CreateRuns([_wanted(cast("Mapping[str, Any]", params))], _first))
+        return self._transport.execute(CreateRuns([_wanted(cast("Mapping[str, Any]", values))], _first))
 
-    def create_many(self, params: Iterable[NewRun]) -> list[StoredRun]:
+    def create_many(self, runs: Iterable[NewRun]) -> list[StoredRun]:
         """Create many runs at once (at most 10,000), all or none, and return them in order.
 
         Raises as `create` does, with the place of what is wrong: `[3].metadata`.
         """
-        wanted = [_one_of_many(place, one) for place, one in enumerate(params)]
+        wanted = [_one_of_many(place, one) for place, one in enumerate(runs)]
         if len(wanted) > MOST_AT_ONCE:
             raise_if_invalid([FieldError("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
         return self._transport.execute(CreateRuns(wanted, _all))

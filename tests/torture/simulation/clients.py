@@ -83,7 +83,7 @@ class Client:
         """Give an ask an actor of its own."""
         ask.actor = f"{self.name}.{len(self.world.ledger.asks)}"
         if ask.method == "create_many":
-            ask.given = {"given": [{**one, "actor": ask.actor} for one in ask.given["given"]]}
+            ask.given = {"runs": [{**one, "actor": ask.actor} for one in ask.given["runs"]]}
         else:
             ask.given = {**ask.given, "actor": ask.actor}
 
@@ -110,7 +110,7 @@ class Client:
         if chance < 0.34 or not world.seen:
             return "create", self._new_run()
         if chance < 0.37:
-            return "create_many", {"given": [self._new_run(plain=True) for _ in range(2 + int(world.random() * 2))]}
+            return "create_many", {"runs": [self._new_run(plain=True) for _ in range(2 + int(world.random() * 2))]}
         run = world.choose(*world.seen.values())
         if run.required_action is not None and chance < 0.8:
             # Outputs that nobody else gives: the same again would be taken for the same request.

@@ -248,7 +248,7 @@ class Session(SqliteConnection):
         finally:
             shared.release()
 
-    def run(self, statement: str, given: Params) -> Sequence[Row]:
+    def execute(self, statement: str, given: Params) -> Sequence[Row]:
         """Execute a statement; return its rows."""
         return self._ask(statement, given).fetchall()
 
@@ -282,7 +282,7 @@ class Session(SqliteConnection):
         assert strand is not None
         strand.pass_on()
 
-    def _execute(self, statement: str) -> None:
+    def _execute_control(self, statement: str) -> None:
         if statement != "COMMIT":
             super()._execute_control(statement)
             return

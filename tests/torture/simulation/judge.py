@@ -113,7 +113,7 @@ def _creates(world: World) -> Iterator[str]:
     for ask in world.ledger.asks:
         if ask.method not in ("create", "create_many"):
             continue
-        wanted = len(ask.given.get("given", "1"))
+        wanted = len(ask.given.get("runs", "1"))
         if ask.told == "acknowledged":
             for run in ask.runs:
                 if run.id not in ids:
