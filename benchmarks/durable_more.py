@@ -197,7 +197,7 @@ def expiry(dialect: str, quick: bool) -> dict[str, Any]:
                     entries = store.aio.watch(run.id, after=1)
                     async with asyncio.timeout(30):
                         entry = await anext(entries)
-                    late.append(entry.at / 1_000_000 - (run.expires_at or 0))
+                    late.append(entry.at_us / 1_000_000 - (run.expires_at or 0))
                     await asyncio.sleep(0.01 * (number % 10))
             return late
 

@@ -135,4 +135,4 @@ def test_freezegun_moves_stored_runs_and_not_leases(tmp_path: Path) -> None:
         Worker(store, lambda ctx: None).run(until_idle=True)
         run = store.get(run.id)
         assert (IN_2030, IN_2030, IN_2030) == (run.created_at, run.started_at, run.completed_at)
-        assert {IN_2030 * 1_000_000} == {entry.at for entry in store.history(run.id)}
+        assert {IN_2030 * 1_000_000} == {entry.at_us for entry in store.history(run.id)}

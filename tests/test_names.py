@@ -273,7 +273,17 @@ CALLED = {
 NO_NAMES = frozenset(
     (
         # What is read, or given out.
-        *("Claim", "Entry", "Swept", "Settle", "StoredRun", "Run", "TrackedRun", "IncompleteDetails", "LastError"),
+        *(
+            "Claim",
+            "Entry",
+            "SweepResult",
+            "Settle",
+            "StoredRun",
+            "Run",
+            "TrackedRun",
+            "IncompleteDetails",
+            "LastError",
+        ),
         *(
             "RequiredAction",
             "TruncationStrategy",

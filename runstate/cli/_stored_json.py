@@ -15,12 +15,12 @@ def run_json(run: StoredRun) -> dict[str, Any]:
         "run": run.to_dict(),
         "version": run.version,
         "event": None if run.event is None else run.event.value,
-        "at_us": run.at,
+        "changed_at_us": run.changed_at_us,
         "actor": run.actor,
         "queue": run.queue,
         "priority": run.priority,
         "attempt": run.attempt,
-        "ready": run.ready,
+        "claimable": run.claimable,
     }
 
 
@@ -32,7 +32,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "event": None if entry.event is None else entry.event.value,
         "source": None if entry.source is None else entry.source.value,
         "target": entry.target.value,
-        "at_us": entry.at,
+        "at_us": entry.at_us,
         "actor": entry.actor,
         "detail": entry.detail,
         "cursor": entry.cursor,

@@ -211,7 +211,7 @@ def summarize(store: Store) -> DemoSummary:
     by_run: dict[str, list[Entry]] = {}
     for entry in entries:
         by_run.setdefault(entry.run_id, []).append(entry)
-    waits = sorted(history[1].at - history[0].at for history in by_run.values() if len(history) > 1)
+    waits = sorted(history[1].at_us - history[0].at_us for history in by_run.values() if len(history) > 1)
     runs = list(_all_runs(store))
     return DemoSummary(
         runs=len(by_run),
@@ -241,6 +241,6 @@ def _illegal(history: Sequence[Entry]) -> int:
     wrong = 0 if history[0].event is None and history[0].version == 1 else 1
     for before, entry in pairwise(history):
         row = None if entry.event is None or entry.source is None else RUN_LIFECYCLE.find(entry.source, entry.event)
-        follows = entry.source is before.target and entry.version == before.version + 1 and entry.at >= before.at
+        follows = entry.source is before.target and entry.version == before.version + 1 and entry.at_us >= before.at_us
         wrong += row is None or row.target is not entry.target or not follows
     return wrong

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from runstate.store._api.open import open_store
     from runstate.store._api.queries import Page
     from runstate.store._api.store import AsyncStore, BoundStore, Store
-    from runstate.store._api.worker_protocol import Beat, Claim, Lease, Swept
+    from runstate.store._api.worker_protocol import Claim, HeartbeatResult, Lease, SweepResult
     from runstate.store._types import Entry, Settle, StoredRun
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "AsyncStore": "runstate.store._api.store",
-            "Beat": "runstate.store._api.worker_protocol",
+            "HeartbeatResult": "runstate.store._api.worker_protocol",
             "BoundStore": "runstate.store._api.store",
             "Claim": "runstate.store._api.worker_protocol",
             "Entry": "runstate.store._types",
@@ -36,23 +36,23 @@ else:
             "Settle": "runstate.store._types",
             "Store": "runstate.store._api.store",
             "StoredRun": "runstate.store._types",
-            "Swept": "runstate.store._api.worker_protocol",
+            "SweepResult": "runstate.store._api.worker_protocol",
             "open_store": "runstate.store._api.open",
         },
     )
 
 __all__ = [
     "AsyncStore",
-    "Beat",
     "BoundStore",
     "Claim",
     "Entry",
+    "HeartbeatResult",
     "Lease",
     "NewRun",
     "Page",
     "Settle",
     "Store",
     "StoredRun",
-    "Swept",
+    "SweepResult",
     "open_store",
 ]

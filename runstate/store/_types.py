@@ -18,15 +18,38 @@ __all__ = ["Entry", "Outcome", "Settle", "StoredRun"]
 Outcome: TypeAlias = tuple[RunEvent, bool]
 """An event that settles a run, and whether it is laden: carries more than its usage, or not even that."""
 
-_OWN: Final = ("seq", "version", "event", "source", "at", "actor", "queue", "priority", "attempt", "ready")
+_OWN: Final = (
+    "seq",
+    "version",
+    "event",
+    "source",
+    "changed_at_us",
+    "actor",
+    "queue",
+    "priority",
+    "attempt",
+    "claimable",
+)
 
 
 class StoredRun(RunSnapshot):
     """A run as the store held it when it was read. It has no moves: those are asked of the store, by its id."""
 
-    __slots__ = ("_unread", "actor", "at", "attempt", "event", "priority", "queue", "ready", "seq", "source", "version")
+    __slots__ = (
+        "_pending_row",
+        "actor",
+        "attempt",
+        "changed_at_us",
+        "claimable",
+        "event",
+        "priority",
+        "queue",
+        "seq",
+        "source",
+        "version",
+    )
 
-    _unread: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], Sequence[Any]] | None
+    _pending_row: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], Sequence[Any]] | None
     """The row it is read from, and what reads it; None once it was read."""
     seq: int
     """The store's own number for it; rises with every run created."""
@@ -36,7 +59,7 @@ class StoredRun(RunSnapshot):
     """What moved it last; None for a run that was only created."""
     source: RunStatus | None
     """Where it stood before that."""
-    at: int
+    changed_at_us: int
     """When that was, in Unix microseconds."""
     actor: str | None
     """Who asked for it."""
@@ -45,11 +68,11 @@ class StoredRun(RunSnapshot):
     """Higher is claimed first."""
     attempt: int
     """How many workers have begun on it since it was last claimed from the queue; 0 where none has."""
-    ready: bool
+    claimable: bool
     """Whether it may be claimed: false before its time, and while it waits behind its thread's live run."""
 
     @classmethod
-    def unread(
+    def lazy(
         cls,
         read: Callable[[Sequence[Any]], tuple[Any, ...]],
         row: Sequence[Any],
@@ -68,10 +91,10 @@ class StoredRun(RunSnapshot):
         rest of a turn.
         """
         run = cls.__new__(cls)
-        run._unread = (read, row)
+        run._pending_row = (read, row)
         run.seq = seq
         run.attempt = attempt
-        run.at = at
+        run.changed_at_us = at
         run.priority = priority
         run._id = run_id
         run._status = status
@@ -83,18 +106,18 @@ class StoredRun(RunSnapshot):
 
         def __getattr__(self, name: str) -> Any:
             """Read the run, as somebody asks for more of it than is known."""
-            if name == "_unread" or name.startswith("__"):
+            if name == "_pending_row" or name.startswith("__"):
                 raise AttributeError(name)
-            unread = getattr(self, "_unread", None)
-            if unread is None:
+            pending = getattr(self, "_pending_row", None)
+            if pending is None:
                 with suppress(AttributeError):  # another thread has just read it
                     return object.__getattribute__(self, name)
                 if name in set(RunEvent):
                     raise AttributeError(f"a stored run is moved by its store: store.{name}(run.id, ...)")
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
-            read, row = unread
+            read, row = pending
             self.__setstate__(read(row))
-            self._unread = None
+            self._pending_row = None
             return getattr(self, name)
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -102,8 +125,8 @@ class StoredRun(RunSnapshot):
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
         super().__setstate__(values[: -len(_OWN)])
-        self.seq, self.version, self.event, self.source, self.at, self.actor, *rest = values[-len(_OWN) :]
-        self.queue, self.priority, self.attempt, self.ready = rest
+        self.seq, self.version, self.event, self.source, self.changed_at_us, self.actor, *rest = values[-len(_OWN) :]
+        self.queue, self.priority, self.attempt, self.claimable = rest
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:
@@ -125,7 +148,7 @@ class Entry:
     source: RunStatus | None
     """Where the run stood; None for the birth."""
     target: RunStatus
-    at: int
+    at_us: int
     """Unix microseconds; never before the entry before it."""
     actor: str | None
     """Who asked."""

@@ -53,7 +53,7 @@ def shortfall(
         if way is not None and len(way) > 1:
             lines.append(_line("way there", " -> ".join(way)))
     entries = entries_of(run, store)
-    lines += _lines("history", (told_entry(entry, entries[0].at) for entry in entries))
+    lines += _lines("history", (told_entry(entry, entries[0].at_us) for entry in entries))
     if status is not None:
         lines += ["", *_lanes(fields, status, law)]
     return AssertionError("\n".join(lines))
@@ -80,7 +80,7 @@ def told_entry(entry: Entry, since: int) -> str:
     """Return an entry as a line: what was asked, where that led, how long after `since` (microseconds), by whom."""
     asked = "created" if entry.event is None else entry.event
     by = f", by {entry.actor}" if entry.actor else ""
-    return f"{asked} -> {entry.target} (+{format_duration(entry.at - since)}{by})"
+    return f"{asked} -> {entry.target} (+{format_duration(entry.at_us - since)}{by})"
 
 
 def _lanes(fields: Mapping[str, Any], status: RunStatus, law: Lifecycle) -> list[str]:

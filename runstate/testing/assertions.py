@@ -198,7 +198,7 @@ def assert_history(
     place = min(len(found), len(wanted)) if at is None else at
     lines = [f"run {entries[0].run_id if entries else '?'} has another history, from the {_nth(place + 1)} on"]
     lines += [f"  expected  {' -> '.join(wanted) or 'nothing'}", f"  found     {' -> '.join(found) or 'nothing'}"]
-    lines += [f"  {'entries' if not n else '':<10}{told_entry(e, entries[0].at)}" for n, e in enumerate(entries)]
+    lines += [f"  {'entries' if not n else '':<10}{told_entry(e, entries[0].at_us)}" for n, e in enumerate(entries)]
     raise AssertionError("\n".join(lines))
 
 

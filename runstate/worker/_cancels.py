@@ -13,12 +13,12 @@ from runstate.store._api.worker_protocol import Lease
 from runstate.store.errors import StoreError
 from runstate.worker._waiting import Waiting
 
-__all__ = ["Cancels"]
+__all__ = ["CancelWatch"]
 
 log: Final = logging.getLogger("runstate.worker")
 
 
-class Cancels(Waiting):
+class CancelWatch(Waiting):
     """What looks for cancels."""
 
     _lease: Lease

@@ -38,7 +38,7 @@ from runstate.store._types import Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
-from runstate.worker._retry import keep, keep_later
+from runstate.worker._retry import retry_until_saved, retry_until_saved_async
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -90,13 +90,13 @@ class Context:
         self.run: StoredRun = run
         """The run as it was claimed."""
         if past is None:  # the usual case, for which nothing is made
-            at = run.at
+            at = run.changed_at_us
             self.tool_outputs: Mapping[str, str] = NO_OUTPUTS
             """The outputs that were submitted last, by call id; empty before any tool round."""
             self._checkpoint: Any = None
             self._prompt = self._completion = 0
         else:
-            at = past.at
+            at = past.claimed_at_us
             self.tool_outputs = past.tool_outputs
             self._checkpoint = past.checkpoint
             self._prompt = past.usage.prompt_tokens
@@ -185,8 +185,10 @@ class Context:
         self._checkpoint = value
         store = self._store
         if self._asynchronous:
-            return keep_later(lambda: store.ask_later(self._note(checkpoint=text)), self._goes_on, store.availability)
-        return keep(lambda: store.ask(self._note(checkpoint=text)), self._goes_on, store.availability)
+            return retry_until_saved_async(
+                lambda: store.ask_later(self._note(checkpoint=text)), self._goes_on, store.availability
+            )
+        return retry_until_saved(lambda: store.ask(self._note(checkpoint=text)), self._goes_on, store.availability)
 
     def _goes_on(self) -> bool:
         return not self._cancelling

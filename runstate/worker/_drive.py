@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runstate.clock import monotonic
-from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, Swept, itself
+from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, SweepResult, identity
 from runstate.store._engine.commands import SettleAndClaim
 from runstate.store._notifier import Change
 from runstate.store._types import StoredRun
@@ -19,7 +19,7 @@ from runstate.store.errors import StoreError
 from runstate.worker._arguments import outside_of_loops
 from runstate.worker._handlers import Handler
 from runstate.worker._last_attempts import is_last, last_attempts
-from runstate.worker._session import Hands
+from runstate.worker._session import WorkerSession
 from runstate.worker._signals import interrupts_end_process
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["drive", "drive_async"]
 _LOOK_S = 0.1  # between two looks whether a run on its last attempt may be begun
 
 
-class _Hand(Hands):
+class _Hand(WorkerSession):
     """A worker of one run."""
 
     async def drive(self, run_id: str) -> StoredRun | None:
@@ -46,7 +46,7 @@ class _Hand(Hands):
             if claim is None:
                 return None
             self._stopping = True  # its chores take over no other run
-            chores = self._begin_chores()
+            chores = self._start_maintenance()
             with self._store.notifier.subscribe(self._hear):
                 await self._see_through(claim)
             return await self._store.aio.get(run_id)
@@ -57,7 +57,7 @@ class _Hand(Hands):
             if self._reservation is not None:
                 self._reservation.end()
             await self._give_back()
-            self._crew.dismiss()
+            self._thread_pool.shutdown()
 
     async def _claim(self, run_id: str) -> Claim | None:
         aio = self._store.aio
@@ -81,14 +81,14 @@ class _Hand(Hands):
         )
         return taken[0] if taken else None
 
-    async def _reserve_place(self, swept: Swept) -> None:
+    async def _reserve_place(self, swept: SweepResult) -> None:
         """Wait until no other run on its last attempt is at work in this process, but for no longer than a lease.
 
         Then this delivery gets nothing, as one that comes while another works on the run, and the next one may.
         """
         until = monotonic() + self._lease_s
         self._reservation = last_attempts().reserve()
-        while self._reservation is None and swept.adrift and monotonic() < until:
+        while self._reservation is None and swept.orphaned and monotonic() < until:
             await asyncio.sleep(_LOOK_S)
             swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
             self._reservation = last_attempts().reserve()
@@ -96,23 +96,23 @@ class _Hand(Hands):
     async def _see_through(self, claim: Claim) -> None:
         if self._holds():
             self._start(claim.run, claim, monotonic())
-        while self._working and not self._lost:
-            self._woken.clear()
+        while self._executions and not self._lease_lost:
+            self._wake.clear()
             if not self._done:
-                await self._woken.wait()
+                await self._wake.wait()
         if self._retries.error is not None:
             raise self._retries.error
-        while self._done and not self._lost:
+        while self._done and not self._lease_lost:
             await self._settle()
 
     async def _settle(self) -> None:
         settles, self._done = self._done, []
-        turn = SettleAndClaim(self._lease.token, self.name, itself, settles=settles)
-        turn.is_retry = self._unsure
+        turn = SettleAndClaim(self._lease.token, self.name, identity, settles=settles)
+        turn.is_retry = self._reconcile_needed
         try:
             turned = await self._store.ask_later(turn)
         except StoreError as error:
-            self._done, self._unsure = settles, True
+            self._done, self._reconcile_needed = settles, True
             await self._wait_for_store("turn", error)
             return
         self._succeeded("turn")

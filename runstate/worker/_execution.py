@@ -13,28 +13,28 @@ from runstate.store._types import Settle
 from runstate.store.availability import Availability
 from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached
 from runstate.worker._failure import met_outage
-from runstate.worker._handlers import Handler, Raised, Spawn, discard
+from runstate.worker._handlers import Handler, HandlerError, TaskFactory, discard
 
-__all__ = ["UNCALLED", "Work"]
+__all__ = ["NOT_CALLED", "RunExecution"]
 
 log: Final = logging.getLogger("runstate.worker")
 
 _CANCELLED: Final = object()
 """What a handler returns whose task was cancelled."""
-UNCALLED: Final = object()
+NOT_CALLED: Final = object()
 """What is handed over for a handler that was not called, for its run may be another worker's by now."""
 
 
-def _always(_: Work) -> bool:
+def _always(_: RunExecution) -> bool:
     return True
 
 
-class Work:
+class RunExecution:
     """A claimed run whose handler is called."""
 
     __slots__ = ("_take", "begun_at", "ctx", "future", "seq")
 
-    def __init__(self, ctx: Context, begun_at: float, take: Callable[[Work, object], None]) -> None:
+    def __init__(self, ctx: Context, begun_at: float, take: Callable[[RunExecution, object], None]) -> None:
         self.ctx: Final = ctx
         self.seq: Final = ctx.run.seq
         self.begun_at: Final = begun_at
@@ -44,7 +44,7 @@ class Work:
         self.future: asyncio.Future[None] | None = None
         """What awaits an async handler; none for a plain one, which a thread calls."""
 
-    def begin(self, handler: Handler, spawn: Spawn, is_held: Callable[[Work], bool]) -> None:
+    def begin(self, handler: Handler, spawn: TaskFactory, is_held: Callable[[RunExecution], bool]) -> None:
         """Await an async handler in a task, if the run is still held when that begins."""
         self.future = spawn(self._await(handler, is_held), self.ctx.run.id)
 
@@ -52,7 +52,7 @@ class Work:
         """Take what a handler returned that was called in a thread."""
         self._take(self, returned)
 
-    def go_on(self, returned: Awaitable[object], spawn: Spawn) -> None:
+    def go_on(self, returned: Awaitable[object], spawn: TaskFactory) -> None:
         """Await what a handler returned, as if it were the handler: a decorator may hide that it is async."""
         self.ctx.await_from_now_on()
 
@@ -62,15 +62,15 @@ class Work:
         self.future = spawn(self._await(cast("Handler", handler), _always), self.ctx.run.id)
         self.future.add_done_callback(lambda _: discard(returned))  # it may have been cancelled before it began
         if self.ctx.is_cancelling:  # let known while the plain part of it ran
-            self.abandon()
+            self.stop()
 
-    async def _await(self, handler: Handler, is_held: Callable[[Work], bool]) -> None:
+    async def _await(self, handler: Handler, is_held: Callable[[RunExecution], bool]) -> None:
         """Await an async handler. Only who cancels the task cancels it.
 
         What came of it is handed over here: a callback of the task would cost another round of the loop a run.
         """
         if not is_held(self):
-            self._take(self, UNCALLED)
+            self._take(self, NOT_CALLED)
             return
         try:
             returned = await cast("Callable[[Context], Awaitable[Outcome | None]]", handler)(self.ctx)
@@ -79,32 +79,32 @@ class Work:
             if current is None or current.cancelling():
                 self._take(self, _CANCELLED)
                 raise
-            self._take(self, Raised(error))  # of something that the handler awaited
+            self._take(self, HandlerError(error))  # of something that the handler awaited
         except GeneratorExit:
             raise  # the loop was closed around it: nobody is there to take anything
         except BaseException as error:
-            self._take(self, Raised(error))
+            self._take(self, HandlerError(error))
         else:
             self._take(self, returned)
 
     def end(self, future: asyncio.Future[None]) -> None:
         """Hand over what came of the task where it could not do that itself, as where it was cancelled unbegun."""
         error = None if future.cancelled() else future.exception()
-        self._take(self, _CANCELLED if error is None else Raised(error))
+        self._take(self, _CANCELLED if error is None else HandlerError(error))
 
     def cancel(self) -> None:
         """Let the handler know that its run shall be cancelled: an async one by CancelledError."""
         if not self.ctx.is_cancelling:
-            self.abandon()
+            self.stop()
 
-    def abandon(self) -> None:
+    def stop(self) -> None:
         """Stop the handler, as far as it can be."""
         self.ctx.ask_to_cancel()
         if self.future is not None:
             self.future.cancel()
             self.future.add_done_callback(self.end)  # a task that has not begun never will
 
-    def met_outage(self, raised: Raised, availability: Availability) -> bool:
+    def met_outage(self, raised: HandlerError, availability: Availability) -> bool:
         """Tell whether what the handler raised says nothing of the run, which can be begun again.
 
         Not where the run is at a limit or is to be cancelled: then it ends by that.
@@ -119,8 +119,8 @@ class Work:
         if returned is _CANCELLED:
             if ctx.is_cancelling:
                 return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
-            returned = Raised(asyncio.CancelledError("by others"))
-        if not isinstance(returned, Raised):
+            returned = HandlerError(asyncio.CancelledError("by others"))
+        if not isinstance(returned, HandlerError):
             return ctx.settle(returned)
         error = returned.error
         if ctx.is_cancelling and met_outage(error, was_away=True):

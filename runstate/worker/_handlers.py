@@ -13,17 +13,17 @@ import attrs
 
 from runstate.worker._context import Context, Outcome
 
-__all__ = ["Handler", "Raised", "Spawn", "call", "discard", "is_awaitable", "spawning"]
+__all__ = ["Handler", "HandlerError", "TaskFactory", "call", "discard", "is_awaitable", "task_factory"]
 
 Handler: TypeAlias = Callable[[Context], Outcome | None] | Callable[[Context], Awaitable[Outcome | None]]
 """A function of a run's context, plain or async, that returns what came of the run: nothing means completed."""
 
-Spawn: TypeAlias = "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]"
+TaskFactory: TypeAlias = "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]"
 """Makes a task of a coroutine, under a name."""
 
 
 @attrs.frozen
-class Raised:
+class HandlerError:
     """What a handler raised. Also what would end the thread or the loop: a run is never lost by it."""
 
     error: BaseException
@@ -34,7 +34,7 @@ def call(handler: Handler, ctx: Context) -> object:
     try:
         return handler(ctx)
     except BaseException as error:
-        return Raised(error)
+        return HandlerError(error)
 
 
 def is_awaitable(returned: object) -> TypeGuard[Awaitable[object]]:
@@ -58,7 +58,7 @@ def _as_asyncio_does(loop: asyncio.AbstractEventLoop) -> bool:
     return own and loop.get_task_factory() is None
 
 
-def spawning(loop: asyncio.AbstractEventLoop) -> Spawn:
+def task_factory(loop: asyncio.AbstractEventLoop) -> TaskFactory:
     """Return what makes tasks of a loop.
 
     A task that is made directly saves its number, which is a text, and on Python 3.12 it begins at once: a handler

@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
-from runstate.store._api.worker_protocol import Beat, Lease
+from runstate.store._api.worker_protocol import HeartbeatResult, Lease
 from runstate.store.availability import is_outage
 from runstate.store.backoff import Backoff
 from runstate.store.errors import StoreError
@@ -22,7 +22,7 @@ from runstate.store.errors import StoreError
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["LoopTicks", "Pulse"]
+__all__ = ["HeartbeatThread", "LoopTicks"]
 
 _log = logging.getLogger("runstate.worker")
 
@@ -57,7 +57,7 @@ class LoopTicks:
             self._next = None
 
 
-class Pulse:
+class HeartbeatThread:
     """Renews a lease every third of it, and knows until when it holds by the clock that nobody sets."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Pulse:
         opened_at: float,
         stall_timeout_s: float,
         ticks: LoopTicks,
-        beaten: Callable[[float, Beat], None],
+        beaten: Callable[[float, HeartbeatResult], None],
     ) -> None:
         """Get ready, in the event loop whose turns are watched; `beaten` is called in the thread."""
         self._store = store
         self.lease: Final = lease
-        self._beaten = beaten
+        self._on_heartbeat = beaten
         self._opened = opened_at
         self._held_until = self._opened + lease.lease_s
         self._stall_timeout_s = stall_timeout_s
@@ -80,23 +80,23 @@ class Pulse:
         self._ticks = ticks
         self._loop = asyncio.get_running_loop()
         self._told = self._told_of_stall = False
-        self._thread = Thread(target=self._go, name="runstate-pulse", daemon=True)
+        self._thread = Thread(target=self._run, name="runstate-heartbeat", daemon=True)
 
     def start(self) -> None:
         """Begin to renew the lease."""
         self._thread.start()
 
     @property
-    def is_safe(self) -> bool:
+    def lease_is_safe(self) -> bool:
         """Whether nobody can have taken this worker's runs over yet, with a margin."""
         return monotonic() < self._held_until - _MARGIN * self.lease.lease_s
 
-    def _go(self) -> None:
+    def _run(self) -> None:
         every = self.lease.lease_s / _BEATS
         next_at = self._opened + every
         availability, backoff, missed, hurries = self._store.availability, Backoff(), False, True
         while not self._stopped.wait(min(_LOOK_S, max(0.0, next_at - monotonic()))):
-            is_stalled = self._look_at_the_loop()
+            is_stalled = self._watch_loop()
             if monotonic() < next_at:
                 if not (missed and hurries and not availability.is_away):
                     continue
@@ -120,9 +120,9 @@ class Pulse:
                 return  # it took so long that there may be another lease
             if beat.held:
                 self._held_until = sent + self.lease.lease_s
-            self._beaten(sent, beat)
+            self._on_heartbeat(sent, beat)
 
-    def _look_at_the_loop(self) -> bool:
+    def _watch_loop(self) -> bool:
         """Report a loop that stands still; tell whether it has done so for the stall timeout."""
         still = monotonic() - self._ticks.moved_at
         is_stalled = still >= self._stall_timeout_s
@@ -131,18 +131,20 @@ class Pulse:
             _log.error(
                 "worker %s: the event loop has not moved for %.1f s%s; the lease is not renewed until it moves, and"
                 " other workers take over the runs of this one",
-                *(self.lease.actor, still, self._blamed()),
+                *(self.lease.actor, still, self._blocking_handler()),
             )
         elif still >= _BLOCKED_S and not self._told:
             self._told = True
             _log.warning(
-                "the event loop has been blocked for %.1f s%s: cancels and deadlines wait for it", still, self._blamed()
+                "the event loop has been blocked for %.1f s%s: cancels and deadlines wait for it",
+                still,
+                self._blocking_handler(),
             )
         elif still < _BLOCKED_S:
             self._told = self._told_of_stall = is_stalled
         return is_stalled
 
-    def _blamed(self) -> str:
+    def _blocking_handler(self) -> str:
         """Return whose task the loop is at; that of a handler has the name of its run."""
         with suppress(RuntimeError):  # it may change the tasks meanwhile
             task = asyncio.current_task(self._loop)

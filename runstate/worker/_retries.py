@@ -76,10 +76,10 @@ class Retries:
             return past
         used = tried.usage
         if past is None:
-            return Claim(run, None, used, NO_OUTPUTS, run.at)
+            return Claim(run, None, used, NO_OUTPUTS, run.changed_at_us)
         noted = past.usage
         most = Usage(max(noted.prompt_tokens, used.prompt_tokens), max(noted.completion_tokens, used.completion_tokens))
-        return Claim(run, past.checkpoint, most, past.tool_outputs, past.at)
+        return Claim(run, past.checkpoint, most, past.tool_outputs, past.claimed_at_us)
 
     def compare(self, looked_at: float, standing: Mapping[int, RunStatus]) -> list[Context]:
         """Forget the runs that were ended or taken over; return those that wait and shall be cancelled, no more."""

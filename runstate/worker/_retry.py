@@ -9,18 +9,20 @@ from typing import Any, Final
 from runstate.store.availability import Availability, Retry, is_outage
 from runstate.store.errors import StoreError
 
-__all__ = ["keep", "keep_later"]
+__all__ = ["retry_until_saved", "retry_until_saved_async"]
 
 _LOOK_S: Final = 0.2  # between two looks whether the note is still wanted
 
 
-def keep(ask: Callable[[], object], wanted: Callable[[], bool], availability: Availability) -> Awaitable[None]:
+def retry_until_saved(
+    ask: Callable[[], object], wanted: Callable[[], bool], availability: Availability
+) -> Awaitable[None]:
     """Return when a note is kept; what comes back can be awaited all the same."""
     try:
         ask()
     except StoreError as error:
         _keep_on(ask, wanted, Retry(availability), error)
-    return _Kept()
+    return _Saved()
 
 
 def _keep_on(ask: Callable[[], object], wanted: Callable[[], bool], retry: Retry, error: StoreError) -> None:
@@ -45,14 +47,14 @@ def _keep_on(ask: Callable[[], object], wanted: Callable[[], bool], retry: Retry
         retry.end()
 
 
-def keep_later(
+def retry_until_saved_async(
     ask: Callable[[], asyncio.Future[None]], wanted: Callable[[], bool], availability: Availability
 ) -> Awaitable[None]:
     """Ask at once to keep a note; return what is done when it is kept."""
-    return _Keeping(ask, wanted, availability)
+    return _Saving(ask, wanted, availability)
 
 
-class _Kept:
+class _Saved:
     """A note that is kept."""
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -60,7 +62,7 @@ class _Kept:
         yield
 
 
-class _Keeping:
+class _Saving:
     """A note that was asked for."""
 
     def __init__(

@@ -17,24 +17,31 @@ from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run import validators
 from runstate.store._api.create import queue_names
-from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, LEASE_S, Beat, Claim, Lease, worker_name
+from runstate.store._api.worker_protocol import (
+    DEFAULT_MAX_ATTEMPTS,
+    LEASE_S,
+    Claim,
+    HeartbeatResult,
+    Lease,
+    worker_name,
+)
 from runstate.store._types import Settle, StoredRun
 from runstate.store.errors import StoreError
 from runstate.worker._arguments import check_handler, check_store, is_async_function, possible
-from runstate.worker._cancels import Cancels
+from runstate.worker._cancels import CancelWatch
 from runstate.worker._context import Context, Outcome
-from runstate.worker._execution import UNCALLED, Work
-from runstate.worker._handlers import Handler, Raised, Spawn, call, discard, is_awaitable, spawning
-from runstate.worker._heartbeat import LoopTicks, Pulse
+from runstate.worker._execution import NOT_CALLED, RunExecution
+from runstate.worker._handlers import Handler, HandlerError, TaskFactory, call, discard, is_awaitable, task_factory
+from runstate.worker._heartbeat import HeartbeatThread, LoopTicks
 from runstate.worker._last_attempts import Reservation, is_last, last_attempts
 from runstate.worker._retries import Retries
-from runstate.worker._thread_pool import Crew
+from runstate.worker._thread_pool import DaemonThreadPool
 from runstate.worker._waiting import log
 
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["Hands", "log"]
+__all__ = ["WorkerSession", "log"]
 
 _CANCELLING: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
 _TICK_S: Final = 0.1  # deadlines and the lease are looked at so often
@@ -46,7 +53,7 @@ _STALL_S: Final = validators.number(0.2, validators.YEAR_10000)
 _STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
 
 
-class Hands(Cancels):
+class WorkerSession(CancelWatch):
     """A worker's lease, and the runs it works on."""
 
     _patience: asyncio.Timeout
@@ -85,27 +92,27 @@ class Hands(Cancels):
         self._lease_s = lease_s
         self._stall_timeout_s = stall_s
         self._max_attempts = max_attempts
-        self._working: dict[int, Work] = {}
-        self._strays: set[Work] = set()
+        self._executions: dict[int, RunExecution] = {}
+        self._zombies: set[RunExecution] = set()
         """Handlers that were told to stop and have not yet: their runs are lost, their slots are not free."""
         self._done: list[Settle] = []
-        self._hinted = True
-        self._adrift = False
-        self._unsure = False
+        self._work_available = True
+        self._orphans_waiting = False
+        self._reconcile_needed = False
         """Whether this worker may hold runs that it does not know of, because an answer was lost."""
         self._reservation: Reservation | None = None
         """The place for a run on its last attempt, while one is asked for."""
         self._declined: list[StoredRun] = []
         """Runs that were claimed and cannot be begun here now; they are given back."""
         self._stopping = False
-        self._lost = False
+        self._lease_lost = False
         self._lease: Lease
-        self._pulse: Pulse
+        self._heartbeat: HeartbeatThread
         self._ticks = LoopTicks()
         self._loop: asyncio.AbstractEventLoop
-        self._woken: asyncio.Event
-        self._crew: Crew[Work]
-        self._spawn: Spawn
+        self._wake: asyncio.Event
+        self._thread_pool: DaemonThreadPool[RunExecution]
+        self._task_factory: TaskFactory
         self._context: ContextVars
         """What every handler begins with a copy of, whoever's answer it was that made it begin."""
         self._looking: asyncio.Task[None] | None = None
@@ -115,7 +122,7 @@ class Hands(Cancels):
         self._failed_requests = {}
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}: {len(self._working)} of {self._concurrency} at work>"
+        return f"<{type(self).__name__} {self.name}: {len(self._executions)} of {self._concurrency} at work>"
 
     @property
     def turned_at(self) -> float:
@@ -128,17 +135,17 @@ class Hands(Cancels):
         return min(LAST_S, AT_ONCE_S) if self._ends_at_once else LAST_S
 
     @property
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         """How many more handlers may be called."""
-        return max(0, self._concurrency - len(self._working) - len(self._strays) - len(self._retries))
+        return max(0, self._concurrency - len(self._executions) - len(self._zombies) - len(self._retries))
 
     async def _set_up(self) -> None:
-        self._woken = asyncio.Event()
+        self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ticks.start()
         self._context = copy_context()
-        self._crew = Crew(self._call, Work.take)
-        self._spawn = spawning(self._loop)
+        self._thread_pool = DaemonThreadPool(self._call, RunExecution.take)
+        self._task_factory = task_factory(self._loop)
         await self._take_lease()
 
     # --- the lease ------------------------------------------------------------------------------------------------
@@ -146,19 +153,21 @@ class Hands(Cancels):
     async def _take_lease(self) -> None:
         opened_at = monotonic()  # before it is asked for: it may take a while until the answer is here
         self._lease = await self._store.aio.open_lease(self.name, lease_s=self._lease_s)
-        self._pulse = Pulse(self._store, self._lease, opened_at, self._stall_timeout_s, self._ticks, self._beaten)
-        self._pulse.start()
+        self._heartbeat = HeartbeatThread(
+            self._store, self._lease, opened_at, self._stall_timeout_s, self._ticks, self._on_heartbeat
+        )
+        self._heartbeat.start()
 
     async def _give_back(self) -> None:
         """Release what is left at once, rather than let it lapse; handlers have a moment to leave before."""
-        left, self._working = list(self._working.values()), {}
+        left, self._executions = list(self._executions.values()), {}
         runs = [work.ctx.run for work in left] + [settle.run for settle in self._done] + self._declined
         runs += self._retries.clear()
         self._done.clear()
         self._declined.clear()
         try:
             for work in left:
-                self._let_go(work)
+                self._stop_execution(work)
                 work.ctx.note_usage()
             await self._see_off(left)
             async with asyncio.timeout(self._last_s) as self._patience:
@@ -170,128 +179,128 @@ class Hands(Cancels):
             told = str(error) or "the store does not answer"
             log.warning("could not release the lease of %s, it will lapse: %s", self.name, told)
         finally:
-            self._pulse.stop(0.1 if self._ends_at_once else 1.0)
+            self._heartbeat.stop(0.1 if self._ends_at_once else 1.0)
             self._ticks.stop()
 
-    async def _see_off(self, left: Sequence[Work]) -> None:
+    async def _see_off(self, left: Sequence[RunExecution]) -> None:
         """Wait a moment for handlers that were told to stop."""
         until = monotonic() + _LEAVE_S
-        while not self._strays.isdisjoint(left) and (seconds := until - monotonic()) > 0:
-            self._woken.clear()
+        while not self._zombies.isdisjoint(left) and (seconds := until - monotonic()) > 0:
+            self._wake.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), seconds)
+                await asyncio.wait_for(self._wake.wait(), seconds)
 
     async def _take_new_lease(self) -> None:
         """Begin again after the lease was lost."""
-        self._pulse.stop()
+        self._heartbeat.stop()
         await self._take_lease()
-        self._lost = False
-        self._hinted = True
+        self._lease_lost = False
+        self._work_available = True
 
-    def _beaten(self, sent_at: float, beat: Beat) -> None:
+    def _on_heartbeat(self, sent_at: float, beat: HeartbeatResult) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._take_beat, sent_at, beat)
+            self._loop.call_soon_threadsafe(self._apply_heartbeat, sent_at, beat)
 
-    def _take_beat(self, sent_at: float, beat: Beat) -> None:
+    def _apply_heartbeat(self, sent_at: float, beat: HeartbeatResult) -> None:
         if beat.held:
             self._compare(sent_at, beat.runs)
             # What it holds and does not work on is done, or just claimed, or was lost: the next turn finds out.
-            self._unsure = self._unsure or not beat.runs.keys() <= self._held
-        elif not self._lost:
-            self._lose("its lease lapsed")
+            self._reconcile_needed = self._reconcile_needed or not beat.runs.keys() <= self._held
+        elif not self._lease_lost:
+            self._on_lease_lost("its lease lapsed")
 
     def _holds(self) -> bool:
         """Tell whether nobody can have taken over what this worker claimed; if somebody can, let go of all of it."""
-        if not self._lost and not self._pulse.is_safe:
-            self._lose("it could not renew its lease in time")
-        return not self._lost
+        if not self._lease_lost and not self._heartbeat.lease_is_safe:
+            self._on_lease_lost("it could not renew its lease in time")
+        return not self._lease_lost
 
-    def _lose(self, why: str) -> None:
+    def _on_lease_lost(self, why: str) -> None:
         """Stop all handlers: others may work on these runs now."""
-        left, self._working = list(self._working.values()), {}
+        left, self._executions = list(self._executions.values()), {}
         self._done.clear()
         self._retries.clear()
         for work in left:
-            self._let_go(work)
+            self._stop_execution(work)
         self._declined.clear()
         log.warning("worker %s lets go of %s: %s", self.name, validators.counted(len(left), "run"), why)
-        self._lost = True
-        self._woken.set()
+        self._lease_lost = True
+        self._wake.set()
 
     # --- its runs -------------------------------------------------------------------------------------------------
 
     def _start(self, run: StoredRun, past: Claim | None, now: float) -> None:
         """Call the handler for a run, with what it goes on with, if it was worked on before."""
-        if self._lost:
+        if self._lease_lost:
             return  # noticed at the call of a handler before it, by a task that begins at once
         if run.status is _CANCELLING:  # somebody asked before its claim was known of
             self._done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
             self._retries.forget(run.seq)
-            self._woken.set()
+            self._wake.set()
             return
         is_last_attempt = past is not None and is_last(run.attempt, self._max_attempts)
         take = self._finish_last if is_last_attempt else self._finish
         if self._retries.known:
             past = self._retries.going_on(run, past)
-        work = Work(Context(self._store, self._lease, run, past, now, self._asynchronous), now, take)
-        self._working[work.seq] = work  # before its place is held, which is free for a run that is not in here
+        work = RunExecution(Context(self._store, self._lease, run, past, now, self._asynchronous), now, take)
+        self._executions[work.seq] = work  # before its place is held, which is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(work):
-            del self._working[work.seq]
+            del self._executions[work.seq]
             self._retries.forget(work.seq)
             self._declined.append(run)
-            self._woken.set()
+            self._wake.set()
             return
         if self._asynchronous:
-            self._context.run(work.begin, self._handler, self._spawn, self._is_held)
+            self._context.run(work.begin, self._handler, self._task_factory, self._is_held)
         else:
-            self._crew.call(work)
+            self._thread_pool.submit(work)
 
-    def _may_begin_last(self, work: Work) -> bool:
+    def _may_begin_last(self, work: RunExecution) -> bool:
         """Tell whether no other run on its last attempt is at work in this process, and hold its place if so."""
         place, self._reservation = self._reservation or last_attempts().reserve(), None
         if place is not None:  # it is free again wherever the run leaves `_working`, and where its lease is lost
-            place.hold_while(lambda: self._working.get(work.seq) is work and self._pulse.is_safe)
+            place.hold_while(lambda: self._executions.get(work.seq) is work and self._heartbeat.lease_is_safe)
         return place is not None
 
-    def _finish_last(self, work: Work, returned: object) -> None:
+    def _finish_last(self, work: RunExecution, returned: object) -> None:
         """Take what came of a run on its last attempt, and look for the next one: it waits for this."""
         self._finish(work, returned)
-        self._adrift = True
+        self._orphans_waiting = True
 
-    def _is_held(self, work: Work) -> bool:
+    def _is_held(self, work: RunExecution) -> bool:
         """Tell whether a run is still this worker's when its handler is about to be called.
 
         Its process may have stood still since it was claimed.
         """
-        return self._working.get(work.seq) is work and self._holds()
+        return self._executions.get(work.seq) is work and self._holds()
 
-    def _call(self, work: Work) -> object:
+    def _call(self, work: RunExecution) -> object:
         """Call a plain handler, in a thread, where no lease can be let go."""
-        if self._working.get(work.seq) is not work or not self._pulse.is_safe:
-            return UNCALLED
+        if self._executions.get(work.seq) is not work or not self._heartbeat.lease_is_safe:
+            return NOT_CALLED
         returned = call(self._handler, work.ctx)
-        if self._working.get(work.seq) is not work:
+        if self._executions.get(work.seq) is not work:
             discard(returned)  # perhaps there is no loop any more to do it
         return returned
 
-    def _finish(self, work: Work, returned: object) -> None:
+    def _finish(self, work: RunExecution, returned: object) -> None:
         """Take what came of a handler, if its run is still this worker's."""
-        if returned is UNCALLED and self._is_held(work):
-            self._crew.call(work)  # a heartbeat came just in time
+        if returned is NOT_CALLED and self._is_held(work):
+            self._thread_pool.submit(work)  # a heartbeat came just in time
             return
-        if self._working.get(work.seq) is not work:
+        if self._executions.get(work.seq) is not work:
             discard(returned)
-            if work in self._strays:
-                self._strays.discard(work)
-                self._hinted = True
-                self._woken.set()
+            if work in self._zombies:
+                self._zombies.discard(work)
+                self._work_available = True
+                self._wake.set()
             return
         if returned is not None and type(returned) is not Outcome and is_awaitable(returned):
-            self._context.run(work.go_on, returned, self._spawn)
+            self._context.run(work.go_on, returned, self._task_factory)
             return
-        del self._working[work.seq]
-        self._woken.set()
-        if isinstance(returned, Raised) and work.met_outage(returned, self._store.availability):
+        del self._executions[work.seq]
+        self._wake.set()
+        if isinstance(returned, HandlerError) and work.met_outage(returned, self._store.availability):
             log.debug("run %s: its handler met an outage, and is called again", work.ctx.run_id)
             self._retries.add(work.ctx, returned.error)
             return
@@ -304,12 +313,12 @@ class Hands(Cancels):
         if self._retries.known:
             self._retries.forget(work.seq)
 
-    def _let_go(self, work: Work) -> None:
+    def _stop_execution(self, work: RunExecution) -> None:
         """Stop a handler, as far as it can be; nothing it returns counts any more."""
-        work.abandon()
+        work.stop()
         self._retries.forget(work.seq)
         if work.future is None or not work.future.done():
-            self._strays.add(work)
+            self._zombies.add(work)
 
     def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
         for settle in settles:
@@ -326,30 +335,30 @@ class Hands(Cancels):
         """Stop what is no longer this worker's, and let handlers know of cancels."""
         for ctx in self._retries.compare(looked_at, standing) if self._retries.known else ():
             self._done.append(ctx.settle_event(RunEvent.CONFIRM_CANCEL))
-            self._woken.set()
-        for seq, work in list(self._working.items()):
+            self._wake.set()
+        for seq, work in list(self._executions.items()):
             status = standing.get(seq)
             if status is _CANCELLING:
                 work.cancel()
             elif status is None and work.begun_at < looked_at:
-                del self._working[seq]
-                self._let_go(work)
-                self._woken.set()
+                del self._executions[seq]
+                self._stop_execution(work)
+                self._wake.set()
                 log.warning("run %s was ended or taken over by another; its handler is stopped", work.ctx.run_id)
 
     # --- chores ---------------------------------------------------------------------------------------------------
 
-    def _begin_chores(self) -> asyncio.Task[None]:
+    def _start_maintenance(self) -> asyncio.Task[None]:
         chores = asyncio.create_task(self._do_chores())
-        chores.add_done_callback(self._tell_of_fault)
+        chores.add_done_callback(self._on_crash)
         return chores
 
-    def _tell_of_fault(self, ended: asyncio.Task[None]) -> None:
+    def _on_crash(self, ended: asyncio.Task[None]) -> None:
         """Log a fault of this library at once, and not when the worker is stopped."""
         if not ended.cancelled() and ended.exception() is not None:
             log.critical("worker %s crashed (bug in runstate); stopping", self.name, exc_info=ended.exception())
             self._stopping = True
-            self._woken.set()
+            self._wake.set()
 
     async def _do_chores(self) -> None:
         """Watch deadlines and the lease, also while the store does not answer; sweep beside it."""
@@ -367,13 +376,13 @@ class Hands(Cancels):
     def _pass_deadlines(self) -> None:
         """End the runs whose deadline has come, whatever their handlers do."""
         now = monotonic()
-        for work in list(self._working.values()):
+        for work in list(self._executions.values()):
             if work.future is not None and work.future.done():
                 work.end(work.future)  # somebody else cancelled the task before it could begin
                 continue
             if work.ctx.ends_at > now:
                 continue
-            del self._working[work.seq]
+            del self._executions[work.seq]
             self._done.append(work.ctx.settle_event(RunEvent.EXPIRE))
-            self._let_go(work)
-            self._woken.set()
+            self._stop_execution(work)
+            self._wake.set()

@@ -13,7 +13,7 @@ from runstate.clock import monotonic
 from runstate.store.availability import Retry, is_outage
 from runstate.store.backoff import Backoff
 from runstate.store.errors import StoreError
-from runstate.worker._execution import Work
+from runstate.worker._execution import RunExecution
 from runstate.worker._retries import Retries
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ class Waiting:
     _store: Store
     _stopping: bool
     _max_attempts: int
-    _working: dict[int, Work]
+    _executions: dict[int, RunExecution]
     _retries: Retries
-    _unsure: bool
-    _hinted: bool
-    _adrift: bool
+    _reconcile_needed: bool
+    _work_available: bool
+    _orphans_waiting: bool
     _failed_requests: dict[str, Retry]
     """When each kind of request that failed is made again."""
-    _woken: asyncio.Event
+    _wake: asyncio.Event
 
     @property
     def _time_left(self) -> float:
@@ -125,18 +125,18 @@ class Waiting:
             log.exception("could not sweep")
             return False
         self._succeeded(_SWEEP)
-        if swept.adrift or swept.readied:
-            self._adrift = self._adrift or swept.adrift > 0
-            self._hinted = True
-            self._woken.set()
+        if swept.orphaned or swept.promoted:
+            self._orphans_waiting = self._orphans_waiting or swept.orphaned > 0
+            self._work_available = True
+            self._wake.set()
         return True
 
     def _begin_retries(self) -> None:
         """Have the next turn find the runs that this worker holds and does not work on."""
-        self._unsure = self._hinted = True
-        self._woken.set()
+        self._reconcile_needed = self._work_available = True
+        self._wake.set()
 
     @property
     def _held(self) -> AbstractSet[int]:
         """The runs that this worker knows to be its own."""
-        return self._working.keys() | self._retries.seqs if self._retries else self._working.keys()
+        return self._executions.keys() | self._retries.seqs if self._retries else self._executions.keys()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from runstate.clock import monotonic
 from runstate.run import validators
-from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, a_claim
+from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, decode_claim
 from runstate.store._engine.commands import SettleAndClaim, SettleAndClaimResult
 from runstate.store._notifier import Change
 from runstate.store.availability import can_be_retried
@@ -22,7 +22,7 @@ from runstate.store.errors import StoreError, StoreUnavailable
 from runstate.worker._arguments import outside_of_loops, possible
 from runstate.worker._handlers import Handler
 from runstate.worker._last_attempts import last_attempts
-from runstate.worker._session import Hands, log
+from runstate.worker._session import WorkerSession, log
 from runstate.worker._signals import StopSignals
 from runstate.worker._waiting import TAKE_OVER
 
@@ -36,7 +36,7 @@ _BEGIN: Final = "begin"
 _MOST: Final = 500  # runs a turn: past it a commit gains little, and the loop stands still while they are begun
 
 
-class Worker(Hands):
+class Worker(WorkerSession):
     """Drives the runs of a store.
 
     `handler` is called for every run, plain functions in threads, async ones as tasks, `concurrency` at a time.
@@ -104,7 +104,7 @@ class Worker(Hands):
         if not await self._begin():
             raise self._was_stopped()
         self._going = asyncio.create_task(self._work(until_idle=False))
-        self._going.add_done_callback(self._tell_of_fault)
+        self._going.add_done_callback(self._on_crash)
         return self
 
     async def __aexit__(
@@ -122,15 +122,15 @@ class Worker(Hands):
         self._ends_at_once, self._stopping = self._stopping, True
         self._ended = not self._at_work
         with suppress(AttributeError, RuntimeError):  # it has no loop yet, or none any more
-            self._loop.call_soon_threadsafe(self._hear_stop)
+            self._loop.call_soon_threadsafe(self._on_stop)
 
-    def _hear_stop(self) -> None:
-        self._woken.set()
+    def _on_stop(self) -> None:
+        self._wake.set()
         self._store.availability.wake()
         with suppress(AttributeError, RuntimeError):  # it asks nothing of the store now
-            self._lose_patience()
+            self._arm_shutdown_timeout()
 
-    def _lose_patience(self) -> None:
+    def _arm_shutdown_timeout(self) -> None:
         left = max(0.0, self._stop_at - monotonic())
         at, until = asyncio.get_running_loop().time() + left + self._last_s, self._patience.when()
         self._patience.reschedule(at if until is None else min(at, until))
@@ -193,9 +193,9 @@ class Worker(Hands):
         return False
 
     async def _work(self, *, until_idle: bool) -> None:
-        chores = self._begin_chores()
+        chores = self._start_maintenance()
         try:
-            with self._store.notifier.subscribe(self._hear):
+            with self._store.notifier.subscribe(self._on_change):
                 await self._patiently(self._go_round(until_idle))
             if chores.done():
                 chores.result()  # which raises
@@ -209,7 +209,7 @@ class Worker(Hands):
             try:
                 await self._give_back()
             finally:
-                self._crew.dismiss()
+                self._thread_pool.shutdown()
                 self._leave_work()
 
     async def _patiently(self, asking: Awaitable[None]) -> None:
@@ -217,7 +217,7 @@ class Worker(Hands):
         try:
             async with asyncio.timeout(None) as self._patience:
                 if self._stopping:
-                    self._lose_patience()
+                    self._arm_shutdown_timeout()
                 await asking
         except TimeoutError as error:
             if not self._patience.expired():
@@ -226,29 +226,29 @@ class Worker(Hands):
 
     # --- going round ----------------------------------------------------------------------------------------------
 
-    def _hear(self, hint: Change) -> None:
+    def _on_change(self, hint: Change) -> None:
         """Listen to the bell, from any thread."""
         if hint is not Change.ENTRY and hint & (
             Change.QUEUED | Change.CANCELLING
         ):  # each own turn rings for entries alone
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._take_hint, hint)
+                self._loop.call_soon_threadsafe(self._apply_change, hint)
 
-    def _take_hint(self, hint: Change) -> None:
+    def _apply_change(self, hint: Change) -> None:
         if hint & Change.QUEUED:
-            self._hinted = True
-            self._woken.set()
-        if hint & Change.CANCELLING and (self._working or self._retries):
+            self._work_available = True
+            self._wake.set()
+        if hint & Change.CANCELLING and (self._executions or self._retries):
             self._look_for_cancels()
 
     async def _go_round(self, until_idle: bool) -> None:
         looks = 0
         swept = False
         while True:
-            if self._lost and not self._stopping:
+            if self._lease_lost and not self._stopping:
                 await self._begin_again()
                 continue
-            if self._stopping and self._unsure and monotonic() >= self._stop_at:
+            if self._stopping and self._reconcile_needed and monotonic() >= self._stop_at:
                 return  # the database is away, and nobody waits for it any more
             if self._declined:
                 await self._hand_back()
@@ -257,24 +257,24 @@ class Worker(Hands):
             # 100 slots and with 400, for what a commit costs is mostly its own.
             free = min(self._free(), _MOST)
             if (
-                free and self._adrift and not self._unsure and self._is_due(TAKE_OVER)
+                free and self._orphans_waiting and not self._reconcile_needed and self._is_due(TAKE_OVER)
             ):  # or what it holds would find no room
-                self._adrift = False
+                self._orphans_waiting = False
                 await self._take_over(free)
                 continue
-            if self._done or (free and self._hinted):
-                self._hinted = False
+            if self._done or (free and self._work_available):
+                self._work_available = False
                 claimed = await self._take_turn(free)
                 if claimed:
                     looks, swept = 0, False
                 # A full hand is a sign of more; an empty one is not asked again until a hint, or a while.
-                self._hinted = self._hinted or 0 < claimed == free
+                self._work_available = self._work_available or 0 < claimed == free
                 continue
             if self._is_over(until_idle):
                 if swept or self._stopping:
                     return
                 if self._may_sweep:
-                    self._hinted = True  # there may be something to take over
+                    self._work_available = True  # there may be something to take over
                     try:
                         await self._sweep()
                     except StoreError:
@@ -285,7 +285,7 @@ class Worker(Hands):
             looks += 1
 
     def _free(self) -> int:
-        return 0 if self._stopping else self._room
+        return 0 if self._stopping else self._free_slots
 
     async def _begin_again(self) -> None:
         try:
@@ -308,11 +308,11 @@ class Worker(Hands):
             )
             self._go_on(claims)
         except StoreError as error:
-            self._adrift = self._unsure = self._hinted = True
+            self._orphans_waiting = self._reconcile_needed = self._work_available = True
             self._put_off(TAKE_OVER, error)  # the turn that follows finds out whether the store is away
         else:
             self._succeeded(TAKE_OVER)
-            self._adrift = self._adrift or len(claims) == free  # a full hand is a sign of more
+            self._orphans_waiting = self._orphans_waiting or len(claims) == free  # a full hand is a sign of more
         finally:
             if self._reservation is not None:  # there was no such run
                 self._reservation.end()
@@ -331,29 +331,29 @@ class Worker(Hands):
                 await self._store.aio.release(self._lease, self._declined[-1])
                 self._declined.pop()
         except StoreError as error:
-            self._unsure = True
+            self._reconcile_needed = True
             await self._wait_for_store("release", error)
         else:
             self._succeeded("release")
 
     def _is_over(self, until_idle: bool) -> bool:
         if self._stopping:
-            return not self._working or monotonic() >= self._stop_at
-        return until_idle and not (self._working or self._retries or (self._adrift and self._room))
+            return not self._executions or monotonic() >= self._stop_at
+        return until_idle and not (self._executions or self._retries or (self._orphans_waiting and self._free_slots))
 
     async def _rest(self, seconds: float) -> None:
         """Wait for a handler to finish, for a hint, or for a while."""
-        self._woken.clear()
+        self._wake.clear()
         left = max(0.0, self._stop_at - monotonic())
         again = self._loop.call_later(min(seconds, left), self._look_again)
         try:
-            await self._woken.wait()
+            await self._wake.wait()
         finally:
             again.cancel()
 
     def _look_again(self) -> None:
-        self._hinted = True
-        self._woken.set()
+        self._work_available = True
+        self._wake.set()
 
     async def _take_turn(self, free: int) -> int:
         """Settle what is done and claim what is free, in one commit; return how many were claimed."""
@@ -367,13 +367,13 @@ class Worker(Hands):
             settles=settles,
             held=frozenset(self._held),
         )
-        turn.is_retry, self._unsure = self._unsure, False
+        turn.is_retry, self._reconcile_needed = self._reconcile_needed, False
         try:
             turned = await self._store.ask_later(turn)
         except StoreError as error:
             # As long as the lease holds nobody else ends these runs: keep the outcomes, and ask again.
-            self._unsure = self._hinted = True
-            self._done = [] if self._lost else [*settles, *self._done]
+            self._reconcile_needed = self._work_available = True
+            self._done = [] if self._lease_lost else [*settles, *self._done]
             await self._wait_for_store("turn", error)
             return 0
         if self._failed_requests:
@@ -387,5 +387,5 @@ class Worker(Hands):
         """Call the handlers, as soon as the answer is in the loop: those that do not wait are done when it is read."""
         now = monotonic()
         for run, past in turned.claimed if self._holds() else ():
-            self._start(run, None if past is None else a_claim(run, past), now)
+            self._start(run, None if past is None else decode_claim(run, past), now)
         return turned

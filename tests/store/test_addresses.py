@@ -154,7 +154,7 @@ def test_an_empty_file_is_an_empty_database(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     path.touch()
     with open_store(f"sqlite:///{path}") as store:
-        assert store.create(**names()).ready
+        assert store.create(**names()).claimable
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_one_live_run_of_a_thread(store: Store, prompt: Prompt, clock: object, f
     """A second live run that is to be its thread's only one is refused, however it comes."""
     head = store.create(**names(id="run_1", one_live_run_per_thread=first))
     behind = store.create(**names(id="run_2", one_live_run_per_thread="queue"))
-    assert (True, False) == (head.ready, behind.ready)
+    assert (True, False) == (head.claimable, behind.claimable)
     heads = ["INSERT", "INSERT OR REPLACE", "INSERT OR FAIL", "INSERT OR ROLLBACK"] if prompt.is_sqlite else ["INSERT"]
     for exclusive in ("reject", "queue"):
         for text in heads:
@@ -322,7 +322,7 @@ def test_replacing_with_recursive_triggers(store_url: str, store: Store, three: 
         waiting = store.create(**names(id="run_8", thread_id="thread_3", one_live_run_per_thread="queue"))
         columns = by_hand(prompt.one("run_3"), "expire", "expired")
         prompt.run(*update(columns, "run_3"))
-        assert store.get(waiting.id).ready
+        assert store.get(waiting.id).claimable
 
 
 def test_the_last_entry_is_not_written_again(prompt: Prompt, three: list[str]) -> None:

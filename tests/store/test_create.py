@@ -82,14 +82,14 @@ def test_many_settings_at_once(any_store: Store, clock: ManualClock) -> None:
 def test_a_birth(store: Store, prompt: Prompt, clock: ManualClock) -> None:
     """A new run is queued at version 1, with an id and a time of its own, and its birth is its first entry."""
     run = store.create(**names(actor="web", queue="slow", priority=7, expires_in_s=30))
-    assert (NOW, NOW + 30, NOW * 1_000_000) == (run.created_at, run.expires_at, run.at)
+    assert (NOW, NOW + 30, NOW * 1_000_000) == (run.created_at, run.expires_at, run.changed_at_us)
     assert ("queued", 1, None, None, "web") == (run.status, run.version, run.event, run.source, run.actor)
-    assert ("slow", 7, 0, True) == (run.queue, run.priority, run.attempt, run.ready)
+    assert ("slow", 7, 0, True) == (run.queue, run.priority, run.attempt, run.claimable)
     assert run.id.startswith("run_")
     (entry,) = store.history(run.id)
-    assert (run.id, 1, None, None, "queued", run.at, "web", None) == (
+    assert (run.id, 1, None, None, "queued", run.changed_at_us, "web", None) == (
         *(entry.run_id, entry.version, entry.event, entry.source),
-        *(entry.target, entry.at, entry.actor, entry.detail),
+        *(entry.target, entry.at_us, entry.actor, entry.detail),
     )
     assert 1 == len(prompt.rows("runstate_run")) == len(prompt.rows("runstate_history"))
     assert [] == prompt.rows("runstate_settings")

@@ -138,7 +138,7 @@ def test_a_late_start_of_what_was_never_ready(any_store: Store, clock: ManualClo
     """It has expired; that it also waited for its time, or behind another, is no longer the reason."""
     any_store.create(**names(id="head", one_live_run_per_thread="queue", expires_in_s=9000))
     run = any_store.create(**names(**other))
-    assert not run.ready
+    assert not run.claimable
     clock.now = DEADLINE
     with pytest.raises(TerminalStatus):
         any_store.start(run.id)
@@ -152,7 +152,7 @@ def test_a_late_request_lets_the_next_of_its_thread_go(store: Store, clock: Manu
     clock.now = DEADLINE
     with pytest.raises(TerminalStatus):
         store.submit_tool_outputs(first.id, OUTPUTS)
-    assert (False, True) == (behind.ready, store.get(behind.id).ready)
+    assert (False, True) == (behind.claimable, store.get(behind.id).claimable)
 
 
 def test_what_its_workers_noted_is_kept(any_store: Store, clock: ManualClock) -> None:
@@ -347,7 +347,10 @@ def test_a_clock_that_went_back(any_store: Store, clock: ManualClock) -> None:
     clock.now = DEADLINE - 60
     with pytest.raises(TerminalStatus):
         any_store.submit_tool_outputs(run.id, OUTPUTS)
-    assert ("expired", (DEADLINE + 5) * 1_000_000) == (any_store.get(run.id).status, any_store.get(run.id).at)
+    assert ("expired", (DEADLINE + 5) * 1_000_000) == (
+        any_store.get(run.id).status,
+        any_store.get(run.id).changed_at_us,
+    )
 
 
 # --- whose clock ------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ WRITES: Final[dict[str, Callable[[Scene], Any]]] = {
     "note": lambda on: on.store.note(on.lease, on.claimed, checkpoint="1"),
     "release": lambda on: on.store.release(on.lease, on.claimed),
     "take_over": lambda on: [claim.run.id for claim in on.store.take_over(on.lease)] == ["run_left"],
-    "sweep": lambda on: on.store.sweep().adrift == 1,
+    "sweep": lambda on: on.store.sweep().orphaned == 1,
     "close_lease": lambda on: closed(on),
     "prune": lambda on: on.store.prune(0) == 0,
     "async create": lambda on: asyncio.run(awaited(on.store.aio.create(**names(id="run_new")))).id == "run_new",
@@ -166,7 +166,7 @@ def test_a_store_is_opened_on_a_database_that_only_reads(home: str) -> None:
             with pytest.raises(StoreUnavailable, match="it is read-only"):
                 store.create(**names())
             all_read_only(prompt, False)
-            assert store.create(**names()).ready
+            assert store.create(**names()).claimable
             assert 1 == len(store.list().data)
 
 
@@ -390,7 +390,7 @@ def test_a_store_that_is_opened_while_it_is_away_or_full(
                 assert not opening.done()
                 prompt.run(end)
                 with opening.result(LIMIT) as store:
-                    assert store.create(**names()).ready
+                    assert store.create(**names()).claimable
         finally:
             prompt.run(end)
         assert 2 == len(caplog.records), caplog.text
@@ -409,7 +409,7 @@ def test_a_store_that_is_migrated_while_it_is_away(postgres_url: str, caplog: py
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(migrations, "create_tables", breaking)
         with open_store(postgres_url, migrate=True, wait_s=LIMIT) as store:
-            assert store.create(**names()).ready
+            assert store.create(**names()).claimable
     assert [None] == broken
     assert "asking again" in caplog.text
 
@@ -492,7 +492,7 @@ def test_a_file_that_may_not_be_written_any_more(path: Path) -> None:
         with pytest.raises(AccessDenied, match="it is read-only"):
             store.create(**names())
         path.chmod(0o600)
-        assert store.create(**names()).ready
+        assert store.create(**names()).claimable
 
 
 # --- what callers may see ---------------------------------------------------------------------------------------------
@@ -564,7 +564,7 @@ def test_a_schema_that_is_gone_for_a_moment(home: str, caplog: pytest.LogCapture
                 ask()
         prompt.run("ALTER TABLE away RENAME TO runstate_run")
         assert "run_1" == store.get("run_1").id
-        assert store.create(**names()).ready
+        assert store.create(**names()).claimable
         assert not store.availability.is_away
 
 

@@ -15,11 +15,11 @@ import pytest
 from runstate import ManualClock, RunEvent, ToolCall
 from runstate.errors import LeaseLost, OutcomeUnknown, StoreUnavailable
 from runstate.store import Store, open_store
-from runstate.store._api.worker_protocol import itself
+from runstate.store._api.worker_protocol import identity
 from runstate.store._engine import committer as committing
 from runstate.store._engine import execute_create, execute_settle_and_claim
-from runstate.store._engine.commands import InTransaction, ResumeState, SettleAndClaim
-from runstate.store._engine.execute_settle_and_claim import resume_states
+from runstate.store._engine.commands import InTransaction, ResumeData, SettleAndClaim
+from runstate.store._engine.execute_settle_and_claim import resume_data_of
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row
 from runstate.store._types import Settle
@@ -76,14 +76,14 @@ def test_a_sweep_that_stands_still(url: str, clock: ManualClock) -> None:
         assert 1 == len(frozen.execute(frozen.statements.close_expired_leases, {}))
         leave_behind(store, "run_2", clock)
         swept = store.sweep()
-        assert (1, 1) == (swept.lapsed, swept.adrift)  # the second alone
+        assert (1, 1) == (swept.expired_leases, swept.orphaned)  # the second alone
         frozen.execute("SET idle_in_transaction_session_timeout = '1ms'", {})
         with Prompt(url) as other:
             alive = "SELECT 1 FROM pg_stat_activity WHERE pid = ?"
             wait_until(lambda: not other.run(alive, [backend]), "the server to end it")
         with pytest.raises(OutcomeUnknown):
             transaction.close()
-        assert (1, 2) == (store.sweep().lapsed, len(store.take_over(store.open_lease("w1"), 9)))
+        assert (1, 2) == (store.sweep().expired_leases, len(store.take_over(store.open_lease("w1"), 9)))
 
 
 def test_who_may_have_been_done_is_not_told_otherwise(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_a_claim_asked_again_before_the_server_has_done_it(url: str) -> None:
         own.execute("BEGIN")
         with store.within(own) as bound:
             assert bound.claim_id(lease, run.id) is not None
-            turn = SettleAndClaim(lease.token, lease.actor, itself, limit=1, run_id=run.id)
+            turn = SettleAndClaim(lease.token, lease.actor, identity, limit=1, run_id=run.id)
             turn.is_retry = True
             asked = pool.submit(store.ask, turn)
             wait_for_a_lock(url)
@@ -201,7 +201,7 @@ def test_an_outcome_asked_again_after_the_lease(url: str, clock: ManualClock, en
         with store.within(own) as bound:
             assert {} == bound.settle(lease, settles).refused
             clock.advance(lease.lease_s)
-            turn = SettleAndClaim(lease.token, lease.actor, itself, settles=settles)
+            turn = SettleAndClaim(lease.token, lease.actor, identity, settles=settles)
             turn.is_retry = True
             asked = pool.submit(store.ask, turn)
             wait_until(lambda: asked.done() or is_locked(url), "the second request to wait for the first, or to end")
@@ -224,15 +224,15 @@ def test_a_turn_whose_reads_fail_after_it_was_committed(any_url: str, monkeypatc
         assert claim is not None
         failures = iter([StoreUnavailable("the server is out of memory")])
 
-        def fail_once(session: Connection, claimed: Sequence[Row]) -> Mapping[int, ResumeState]:
+        def fail_once(session: Connection, claimed: Sequence[Row]) -> Mapping[int, ResumeData]:
             for failure in failures:
                 raise failure
-            return resume_states(session, claimed)
+            return resume_data_of(session, claimed)
 
-        monkeypatch.setattr(execute_settle_and_claim, "resume_states", fail_once)
+        monkeypatch.setattr(execute_settle_and_claim, "resume_data_of", fail_once)
         settles = [Settle(claim.run, RunEvent.COMPLETE)]
         turn = SettleAndClaim(
-            lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset()
+            lease.token, lease.actor, identity, queues=["default"], limit=1, settles=settles, held=frozenset()
         )
         turned = store.ask(turn)
         assert {} == turned.refused
@@ -271,8 +271,8 @@ def test_a_sweep_while_a_thread_is_taken(url: str, clock: ManualClock) -> None:
         swept = pool.submit(store.sweep)
         wait_for_a_lock(url)
         own.execute("COMMIT")
-        assert () == swept.result(LIMIT).readied
-        assert not store.get("run_2").ready
+        assert () == swept.result(LIMIT).promoted
+        assert not store.get("run_2").claimable
 
 
 def test_a_note_of_a_run_that_another_transaction_holds(url: str) -> None:
@@ -297,10 +297,10 @@ def test_a_checkpoint_under_way_while_the_lease_ends(url: str, clock: ManualCloc
         with store.within(own) as bound:
             assert bound.note(lease, claim.run, checkpoint="7")
         clock.advance(lease.lease_s)
-        assert (0, 0) == ((swept := store.sweep()).lapsed, swept.adrift)
+        assert (0, 0) == ((swept := store.sweep()).expired_leases, swept.orphaned)
         next_lease = store.open_lease("w2")
         assert [] == store.take_over(next_lease)
         own.execute("COMMIT")
-        assert (1, 1) == ((swept := store.sweep()).lapsed, swept.adrift)
+        assert (1, 1) == ((swept := store.sweep()).expired_leases, swept.orphaned)
         (taken,) = store.take_over(next_lease)
         assert (7, 2) == (taken.checkpoint, taken.run.attempt)

@@ -168,7 +168,7 @@ def test_half_a_schema(make: Make) -> None:
         open_store(url, migrate=False)
     open_store(url, migrate=True).close()
     with open_store(url) as store:
-        assert store.create(**names()).ready
+        assert store.create(**names()).claimable
 
 
 def test_a_step_that_fails_leaves_nothing(make: Make) -> None:
@@ -258,5 +258,5 @@ def test_in_a_schema_of_its_own(make: Make) -> None:
             ended = "expires_at = NULL, completed_at = (at + 1) / 1000000, usage = '{}'"
             prompt.run(f"UPDATE \"MyRuns\".runstate_run SET {columns}, {ended} WHERE id = '{run.id}'")
             assert [None, "expire"] == [entry.event for entry in store.history(run.id)]
-            assert store.get(behind.id).ready
+            assert store.get(behind.id).claimable
             assert [("MyRuns",)] == prompt.run("SELECT schemaname FROM pg_tables WHERE tablename = 'runstate_run'")

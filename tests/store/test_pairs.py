@@ -28,7 +28,7 @@ def told(prompt: Prompt, run_id: str) -> list[tuple[Any, ...]]:
 def seen(store: Store, run: StoredRun) -> list[tuple[Any, ...]]:
     """Return the same as the store tells it."""
     return [
-        (entry.version, entry.event, entry.source, entry.target, entry.at // 1_000_000, entry.actor)
+        (entry.version, entry.event, entry.source, entry.target, entry.at_us // 1_000_000, entry.actor)
         for entry in store.history(run.id)
     ]
 
@@ -67,7 +67,7 @@ def test_a_legal_move(store: Store, prompt: Prompt, clock: ManualClock, source: 
     assert entries == history[run.version :]
     assert history == seen(store, run)
     assert (moved.version, moved.event, moved.source, moved.status) == history[-1][:4]
-    assert (moved.at, moved.actor) == ((NOW + 7) * 1_000_000, "somebody")
+    assert (moved.changed_at_us, moved.actor) == ((NOW + 7) * 1_000_000, "somebody")
 
 
 @pytest.mark.parametrize("source", STATUSES)
@@ -98,7 +98,7 @@ def test_a_whole_life(any_store: Store, clock: ManualClock, source: str) -> None
     any_store.fail(run.id, "server_error", "x")
     entries = any_store.history(run.id)
     assert [*range(1, len(WAYS[source]) + 3)] == [entry.version for entry in entries]
-    times = [entry.at for entry in entries]
+    times = [entry.at_us for entry in entries]
     assert sorted(times) == times
     assert [None, *WAYS[source], "fail"] == [entry.event for entry in entries]
 
@@ -113,4 +113,4 @@ def test_two_tool_rounds(any_store: Store, clock: ManualClock) -> None:
         assert {1: NOW + 1, 2: NOW + 1, 3: NOW + 1}.get(second, NOW + 4) == run.started_at
     clock.advance(1)
     assert NOW + 7 == any_store.start(run.id).started_at
-    assert [NOW + second for second in range(8)] == [entry.at // 1_000_000 for entry in any_store.history(run.id)]
+    assert [NOW + second for second in range(8)] == [entry.at_us // 1_000_000 for entry in any_store.history(run.id)]

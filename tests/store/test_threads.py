@@ -34,7 +34,7 @@ def queue(store: Store, run_id: str, **given: Any) -> Any:
 
 def ready(store: Store) -> list[str]:
     """Return the ids of the live runs that may be claimed or are at work, in order."""
-    return [run.id for run in store.list(order="asc", limit=100).data if run.ready and not run.is_terminal]
+    return [run.id for run in store.list(order="asc", limit=100).data if run.claimable and not run.is_terminal]
 
 
 # --- how a head may end -----------------------------------------------------------------------------------------------
@@ -91,9 +91,9 @@ End = Callable[[Store, ManualClock, Lease, Prompt], None]
 def test_the_next_in_line(store: Store, prompt: Prompt, clock: ManualClock, end: End) -> None:
     """However the first run of a thread ends, the one that waits longest is ready in the same commit, and no other."""
     lease = store.open_lease("w1")
-    assert queue(store, "head", expires_in_s=50).ready
+    assert queue(store, "head", expires_in_s=50).claimable
     for run_id in ("second", "third"):
-        assert not queue(store, run_id, expires_in_s=500, priority=9 if run_id == "third" else 0).ready
+        assert not queue(store, run_id, expires_in_s=500, priority=9 if run_id == "third" else 0).claimable
     assert ["head"] == ready(store)
     end(store, clock, lease, prompt)
     assert store.get("head").status in TERMINAL
@@ -101,7 +101,7 @@ def test_the_next_in_line(store: Store, prompt: Prompt, clock: ManualClock, end:
     other = store.open_lease("w2")
     assert ["second"] == [claim.run.id for claim in store.claim(other, 5)]
     assert "third" == store.get("third").id
-    assert not store.get("third").ready
+    assert not store.get("third").claimable
 
 
 @pytest.mark.parametrize("moves", [("start", "require_action"), ("start", "require_action", "submit_tool_outputs")])
@@ -112,7 +112,7 @@ def test_a_head_that_waits_for_tools_stays_the_head(store: Store, clock: ManualC
     for event in moves:
         ask_store(store, "head", event)
         assert ["head"] == ready(store)
-    assert () == store.sweep().readied
+    assert () == store.sweep().promoted
 
 
 @pytest.mark.parametrize("status", sorted(LIVE))
@@ -124,10 +124,10 @@ def test_a_live_run_keeps_others_away(store: Store, prompt: Prompt, clock: Manua
         store.create(**names(one_live_run_per_thread="reject", instructions="x"))
     assert ("thread_1", "head") == (busy.value.thread_id, busy.value.run_id)
     assert before == prompt.everything()
-    assert not queue(store, "second", instructions="x").ready
+    assert not queue(store, "second", instructions="x").claimable
     assert "x" == store.get("second").instructions
-    assert store.create(**names(id="free")).ready  # who does not ask for it is not kept away
-    assert store.create(**names(id="elsewhere", thread_id="thread_2", one_live_run_per_thread="reject")).ready
+    assert store.create(**names(id="free")).claimable  # who does not ask for it is not kept away
+    assert store.create(**names(id="elsewhere", thread_id="thread_2", one_live_run_per_thread="reject")).claimable
     assert head == store.get("head")
 
 
@@ -135,13 +135,13 @@ def test_a_live_run_keeps_others_away(store: Store, prompt: Prompt, clock: Manua
 def test_an_ended_run_keeps_nobody_away(store: Store, clock: ManualClock, status: str) -> None:
     """In each terminal status the thread is free."""
     bring_in_store(store, status, one_live_run_per_thread="reject")
-    assert store.create(**names(one_live_run_per_thread="reject")).ready
+    assert store.create(**names(one_live_run_per_thread="reject")).claimable
 
 
 def test_a_long_line(store: Store, clock: ManualClock) -> None:
     """A hundred wait; each time one ends the oldest of the others is ready, and one is at work at a time."""
     runs = store.create_many([names(one_live_run_per_thread="queue", metadata={"n": str(n)}) for n in range(100)])
-    assert [True] + [False] * 99 == [run.ready for run in runs]
+    assert [True] + [False] * 99 == [run.claimable for run in runs]
     lease = store.open_lease("w1")
     done = []
     while claims := store.claim(lease, 10):
@@ -168,9 +168,9 @@ def test_the_last_of_a_line(store: Store, clock: ManualClock) -> None:
     """When nobody waits the thread is free for whoever comes, and a line can begin again."""
     for _ in range(3):
         head = store.create(**names(one_live_run_per_thread="queue"))
-        assert head.ready
+        assert head.claimable
         store.expire(head.id)
-    assert store.create(**names(one_live_run_per_thread="reject")).ready
+    assert store.create(**names(one_live_run_per_thread="reject")).claimable
 
 
 def test_its_time_and_its_turn(store: Store, clock: ManualClock) -> None:
@@ -181,7 +181,7 @@ def test_its_time_and_its_turn(store: Store, clock: ManualClock) -> None:
     store.expire("head")
     assert ["third"] == ready(store)
     clock.advance(101)
-    assert () == store.sweep().readied  # its time has come, but the third lives
+    assert () == store.sweep().promoted  # its time has come, but the third lives
     store.expire("third")
     assert ["later"] == ready(store)
 
@@ -190,10 +190,10 @@ def test_its_time_comes_while_the_thread_is_free(store: Store, clock: ManualCloc
     """Two whose time comes together do not get ready together."""
     queue(store, "one", not_before=NOW + 10)
     queue(store, "two", not_before=NOW + 10)
-    assert () == store.sweep().readied
+    assert () == store.sweep().promoted
     clock.advance(11)
-    assert ("one",) == store.sweep().readied
-    assert () == store.sweep().readied
+    assert ("one",) == store.sweep().promoted
+    assert () == store.sweep().promoted
     store.expire("one")
     assert ["two"] == ready(store)
 
@@ -215,7 +215,7 @@ def test_a_clock_that_goes_back(store: Store, clock: ManualClock) -> None:
     clock.advance(100)
     queue(store, "fifth", not_before=NOW + 195)
     clock.advance(-50)  # before the fifth was born, after its time
-    assert ("third",) == store.sweep().readied
+    assert ("third",) == store.sweep().promoted
     store.expire("third")
     assert ["fifth"] == ready(store)
 
@@ -260,12 +260,12 @@ def test_a_thread_raced_for(store: Store, store_url: str, clock: ManualClock, ex
 
     def create(own: Store) -> None:
         try:
-            answers.append(own.create(**names(one_live_run_per_thread=exclusive, instructions="x")).ready)
+            answers.append(own.create(**names(one_live_run_per_thread=exclusive, instructions="x")).claimable)
         except ThreadBusy as busy:
             answers.append(busy.run_id)
 
     at_once(store_url, create)
-    (head,) = (run.id for run in store.list(limit=100).data if run.ready)
+    (head,) = (run.id for run in store.list(limit=100).data if run.claimable)
     waits: Any = head if exclusive == "reject" else False
     assert 1 == answers.count(True)
     assert 19 == answers.count(waits)
@@ -327,9 +327,9 @@ def test_one_lives_of_every_way_to_the_end(store: Store, clock: ManualClock) -> 
             thread = f"thread_{number}"
             head = bring_in_store(store, source, thread_id=thread, one_live_run_per_thread="queue")
             behind = store.create(**names(thread_id=thread, one_live_run_per_thread="queue"))
-            assert not behind.ready
+            assert not behind.claimable
             ask_store(store, head.id, event)
-            assert store.get(behind.id).ready, (source, event)
+            assert store.get(behind.id).claimable, (source, event)
 
 
 def test_two_who_end_the_head_of_a_line(store: Store, store_url: str, prompt: Prompt) -> None:

@@ -19,7 +19,7 @@ import pytest
 from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, StoredRun, open_store
-from runstate.store._api.worker_protocol import itself
+from runstate.store._api.worker_protocol import identity
 from runstate.store._engine.commands import Command, InTransaction, SettleAndClaim
 from runstate.store._engine.executor import execute_batch
 from runstate.store._postgres.connection import PostgresConnection
@@ -91,7 +91,7 @@ def test_another_writes_for_a_moment(sqlite_url: str) -> None:
         other.run("BEGIN IMMEDIATE")
         timer = threading.Timer(0.1, lambda: other.run("COMMIT"))
         timer.start()
-        assert store.create(**names()).ready
+        assert store.create(**names()).claimable
         timer.join()
 
 
@@ -269,7 +269,7 @@ def test_asked_again_before_the_server_has_done_it(home: str) -> None:
         own.execute("BEGIN")
         with store.within(own) as bound, ThreadPoolExecutor(1) as pool:
             bound.complete(run.id, actor=lease.actor)
-            turn = SettleAndClaim(lease.token, lease.actor, itself, settles=[Settle(claim.run, RunEvent.COMPLETE)])
+            turn = SettleAndClaim(lease.token, lease.actor, identity, settles=[Settle(claim.run, RunEvent.COMPLETE)])
             turn.is_retry = True
             asked = pool.submit(store.ask, turn)
             wait_for_a_lock(home)

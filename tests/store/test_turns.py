@@ -14,7 +14,7 @@ import pytest
 from runstate import ManualClock, RunEvent, TerminalStatus
 from runstate.errors import LeaseLost
 from runstate.store import Store, StoredRun, open_store
-from runstate.store._api.worker_protocol import itself
+from runstate.store._api.worker_protocol import identity
 from runstate.store._engine.commands import SettleAndClaim
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import Statements
@@ -58,7 +58,7 @@ def test_an_outcome_of_another_of_the_same_name(any_store: Store, clock: ManualC
     (taken,) = any_store.take_over(other)
     assert {} == any_store.settle(other, [Settle(taken.run, RunEvent.COMPLETE)]).refused
     for holder, run, refused in ((lease, claim.run, [claim.run.seq]), (other, taken.run, [])):
-        turn = SettleAndClaim(holder.token, holder.actor, itself, settles=[Settle(run, RunEvent.COMPLETE)])
+        turn = SettleAndClaim(holder.token, holder.actor, identity, settles=[Settle(run, RunEvent.COMPLETE)])
         turn.is_retry = True
         assert refused == list(any_store.ask(turn).refused)
 
@@ -76,7 +76,7 @@ def test_a_claim_of_all_kinds_of_text(any_store: Store, clock: ManualClock) -> N
     for claim in claimed:
         kept = any_store.get(claim.run.id)
         assert kept == claim.run
-        for name in ("seq", "version", "actor", "queue", "priority", "attempt", "at"):
+        for name in ("seq", "version", "actor", "queue", "priority", "attempt", "changed_at_us"):
             assert getattr(kept, name) == getattr(claim.run, name)
             assert type(getattr(kept, name)) is type(getattr(claim.run, name))
 
@@ -119,7 +119,7 @@ def test_a_turn_that_settled_a_run_and_claimed_it_again(any_store: Store) -> Non
     (second,) = any_store.claim(lease)
     settles = [Settle(first.run, RunEvent.REQUIRE_ACTION)]
     turn = SettleAndClaim(
-        lease.token, lease.actor, itself, queues=["default"], limit=1, settles=settles, held=frozenset()
+        lease.token, lease.actor, identity, queues=["default"], limit=1, settles=settles, held=frozenset()
     )
     turn.is_retry = True
     turned = any_store.ask(turn)

@@ -16,7 +16,7 @@ SNIPPETS = """\
 from datetime import UTC, datetime
 
 from runstate import Run, RunStatus, ToolCall, Usage
-from runstate.store import Beat, Claim, Entry, Lease, NewRun, Page, Store, StoredRun, Swept, open_store
+from runstate.store import Claim, Entry, HeartbeatResult, Lease, NewRun, Page, Store, StoredRun, SweepResult, open_store
 
 store: Store = open_store("sqlite:///runs.db", migrate=True, wait_s=1.0)
 given: NewRun = {"thread_id": "t", "assistant_id": "a", "model": "m"}
@@ -32,8 +32,8 @@ entries: tuple[Entry, ...] = store.history(run.id)
 counts: dict[RunStatus, int] = store.counts()
 lease: Lease = store.open_lease("w1")
 claims: list[Claim] = store.claim(lease, 5, queues=["fast"])
-beat: Beat = store.heartbeat(lease)
-swept: Swept = store.sweep(max_attempts=3)
+beat: HeartbeatResult = store.heartbeat(lease)
+swept: SweepResult = store.sweep(max_attempts=3)
 pruned: int = store.prune(3600, dry_run=True)
 started: int | None = run.started_at
 

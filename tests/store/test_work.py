@@ -90,20 +90,20 @@ def test_not_before_its_time(any_store: Store, clock: ManualClock) -> None:
 
     moment = dt.datetime.fromtimestamp(NOW + 100, dt.UTC)
     early = any_store.create(**names(id="early", not_before=moment))
-    assert not early.ready
+    assert not early.claimable
     any_store.create(**names(id="same", not_before=NOW + 100.0))
     any_store.create(**names(id="past", not_before=NOW - 100))
     any_store.create(**names(id="now"))
     lease = any_store.open_lease("w1")
     assert ["now"] == ids(any_store.claim(lease, 9))
-    assert ("past",) == any_store.sweep().readied
+    assert ("past",) == any_store.sweep().promoted
     assert ["past"] == ids(any_store.claim(lease, 9))
     clock.advance(99.9)
-    assert () == any_store.sweep().readied
+    assert () == any_store.sweep().promoted
     assert any_store.claim_id(lease, "early") is None
     clock.advance(0.2)
-    assert {"early", "same"} == set(any_store.sweep().readied)
-    assert () == any_store.sweep().readied
+    assert {"early", "same"} == set(any_store.sweep().promoted)
+    assert () == any_store.sweep().promoted
     lease = any_store.open_lease("w2")
     assert ["early", "same"] == ids(any_store.claim(lease, 9))
 
@@ -251,7 +251,7 @@ def test_fencing(store: Store, prompt: Prompt, clock: ManualClock, lease: Lease,
         store.close_lease(lease)
     elif by == "sweep":
         clock.advance(31)
-        assert 1 == store.sweep().lapsed
+        assert 1 == store.sweep().expired_leases
     elif by == "take-over":
         store.close_lease(lease)
         assert ["run_1"] == ids(store.take_over(store.open_lease("w2")))
@@ -299,7 +299,7 @@ def test_a_lease_is_renewed_until_it_has_lapsed(any_store: Store, clock: ManualC
     clock.advance(-25)  # a clock that goes back does not help what was swept
     any_store.heartbeat(lease)
     clock.advance(60)
-    assert 1 == any_store.sweep().lapsed
+    assert 1 == any_store.sweep().expired_leases
     clock.advance(-80)
     assert not any_store.heartbeat(lease).held
     assert {} == any_store.heartbeat(lease).runs
@@ -334,7 +334,7 @@ def test_a_released_run_is_taken_over_at_once(store: Store, prompt: Prompt, cloc
         *(store.get("run_1").status, store.get("run_1").version),
         store.get("run_1").attempt,
     )
-    assert 1 == store.sweep().adrift
+    assert 1 == store.sweep().orphaned
     other = store.open_lease("w2")
     (taken,) = store.take_over(other)
     assert (1, "in_progress", 2) == (taken.run.attempt, taken.run.status, taken.run.version)
@@ -353,7 +353,7 @@ def test_a_dead_workers_runs_are_taken_over(store: Store, clock: ManualClock, le
     clock.advance(31)
     assert [] == store.take_over(other, 9, queues=["a", "b"])
     swept = store.sweep()
-    assert (1, 5, 0) == (swept.lapsed, swept.adrift, swept.total)
+    assert (1, 5, 0) == (swept.expired_leases, swept.orphaned, swept.total)
     assert [] == store.take_over(other, 0, queues=["a", "b"])
     assert [] == store.take_over(other, 9, queues=["c"])
     assert ["run_2"] == ids(store.take_over(other, 9, queues=["a"], run_id="run_2"))
@@ -362,7 +362,7 @@ def test_a_dead_workers_runs_are_taken_over(store: Store, clock: ManualClock, le
     assert {2} == {claim.run.attempt for claim in taken}
     assert [store.get(claim.run.id) for claim in taken] == [claim.run for claim in taken]
     assert 1 == len(store.take_over(other, 9, queues=["a", "b"]))
-    assert 0 == store.sweep().adrift
+    assert 0 == store.sweep().orphaned
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 9])
@@ -379,7 +379,7 @@ def test_so_many_runs_on_their_last_attempt(last: int, store: Store, clock: Manu
     other = store.open_lease("w3")
     taken = store.take_over(other, 6, max_attempts=3, last_attempts=last)
     assert [2] * 4 + [3] * min(last, 2) == sorted(claim.run.attempt for claim in taken)
-    assert 4 - min(last, 2) == store.sweep(max_attempts=4).adrift
+    assert 4 - min(last, 2) == store.sweep(max_attempts=4).orphaned
     assert 4 - min(last, 2) == len(store.take_over(other, 9, max_attempts=3)), "without the number there is no bound"
 
 
@@ -407,7 +407,7 @@ def test_spent_attempts(store: Store, clock: ManualClock) -> None:
     last = store.open_lease("last")
     assert [] == store.take_over(last, max_attempts=3)
     swept = store.sweep(max_attempts=3, actor="sweeper")
-    assert (("run_1",), (), (), 0) == (swept.failed, swept.expired, swept.cancelled, swept.adrift)
+    assert (("run_1",), (), (), 0) == (swept.failed, swept.expired, swept.cancelled, swept.orphaned)
     run = store.get("run_1")
     assert run.last_error is not None
     assert ("failed", "server_error", "sweeper", Usage(3, 1)) == (run.status, run.last_error.code, run.actor, run.usage)
@@ -437,7 +437,7 @@ def test_a_lapsed_cancel_is_confirmed(store: Store, clock: ManualClock, lease: L
     assert () == store.sweep().cancelled
     clock.advance(31)
     swept = store.sweep()
-    assert (("run_1",), 1, 0) == (swept.cancelled, swept.lapsed, swept.adrift)
+    assert (("run_1",), 1, 0) == (swept.cancelled, swept.expired_leases, swept.orphaned)
     run = store.get("run_1")
     assert ("cancelled", "confirm_cancel", "sweep", Usage(4, 2)) == (run.status, run.event, run.actor, run.usage)
     assert NOW + 31 == run.cancelled_at
@@ -493,7 +493,7 @@ def test_a_sweep_is_idempotent(store: Store, prompt: Prompt, clock: ManualClock,
     before = prompt.everything()
     expired = [run_id for swept in found for run_id in swept.expired]
     assert 4 == len(expired) == len(set(expired))
-    assert 1 == sum(swept.lapsed for swept in found) == sum(len(swept.readied) for swept in found)
+    assert 1 == sum(swept.expired_leases for swept in found) == sum(len(swept.promoted) for swept in found)
     assert 0 == store.sweep().total
     assert before == prompt.everything()
 

@@ -31,7 +31,7 @@ def store() -> Iterator[Store]:
 
 def told(run: TrackedRun) -> list[tuple[int, str | None, str | None, str, int]]:
     """Return a run's history: version, event, source, target, seconds."""
-    return [(one.version, one.event, one.source, one.target, one.at // 1_000_000) for one in run.entries]
+    return [(one.version, one.event, one.source, one.target, one.at_us // 1_000_000) for one in run.entries]
 
 
 # --- in memory --------------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_it_asks_the_clock() -> None:
     run = a_run()
     with use_clock(ManualClock(NOW + 0.5)):
         run.start()
-    assert (NOW * 1_000_000 + 500_000, NOW) == (run.entries[-1].at, run.started_at)
+    assert (NOW * 1_000_000 + 500_000, NOW) == (run.entries[-1].at_us, run.started_at)
 
 
 @pytest.mark.parametrize(("status", "event"), REFUSED)
@@ -264,7 +264,7 @@ def test_one_of_its_own_making() -> None:
     assert [(1, None, None, "queued", NOW)] == told(TrackedRun.create(**names, at=NOW))
     with use_clock(ManualClock(NOW + 0.25)):
         run = TrackedRun.create(**names)
-    assert (NOW * 1_000_000 + 250_000, NOW) == (run.entries[0].at, run.created_at)
+    assert (NOW * 1_000_000 + 250_000, NOW) == (run.entries[0].at_us, run.created_at)
     with pytest.raises(InvalidRun):
         TrackedRun.create(**{**names, "model": 5})
 

@@ -18,7 +18,18 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from runstate import RUN_LIFECYCLE, RunEvent, RunstateError, TerminalStatus
 from runstate.clock import time_us
-from runstate.store import Beat, Claim, Entry, Lease, NewRun, Settle, Store, StoredRun, Swept, open_store
+from runstate.store import (
+    Claim,
+    Entry,
+    HeartbeatResult,
+    Lease,
+    NewRun,
+    Settle,
+    Store,
+    StoredRun,
+    SweepResult,
+    open_store,
+)
 from runstate.store._engine.commands import InTransaction, SettleAndClaimResult, TransitionRun
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
@@ -135,7 +146,7 @@ class SettlesWithoutLease(Store):
 class RenewsWhatLapsed(Store):
     """A worker that stood still gets its lease back."""
 
-    def heartbeat(self, lease: Lease) -> Beat:
+    def heartbeat(self, lease: Lease) -> HeartbeatResult:
         until = time_us() + 1
         statement = f"UPDATE runstate_worker SET lease_until = {until} WHERE token = {lease.token} AND closed = 0"
         self.ask(InTransaction(lambda session: session.execute(statement, {})))
@@ -172,12 +183,14 @@ class CancelsTheCompleted(Store):
 class ExpiresEarly(Store):
     """A sweep expires what has some seconds left."""
 
-    def sweep(self, **given: Any) -> Swept:
+    def sweep(self, **given: Any) -> SweepResult:
         swept = super().sweep(**given)
         late = [run.id for run in self.list(limit=100).data if (run.seconds_left() or 99) < 20]
         for run_id in late:
             self.expire(run_id, actor="sweep")
-        return Swept((*swept.expired, *late), swept.failed, swept.cancelled, swept.readied, swept.lapsed, swept.adrift)
+        return SweepResult(
+            (*swept.expired, *late), swept.failed, swept.cancelled, swept.promoted, swept.expired_leases, swept.orphaned
+        )
 
 
 class IgnoresVersions(Store):

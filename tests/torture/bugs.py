@@ -130,7 +130,7 @@ BUGS: Final[Mapping[str, Bug]] = {
             Change(
                 worker.Worker,
                 "_take_turn",
-                "self._done = [] if self._lost else [*settles, *self._done]",
+                "self._done = [] if self._lease_lost else [*settles, *self._done]",
                 "self._done = []",
             ),
         ),

@@ -172,7 +172,7 @@ def left_behind(store: Store, *, name: str = "w0", **noted: Any) -> None:
     if noted:
         assert store.note(lease, claim.run, **noted)
     store.close_lease(lease)  # as the sweep does with one that lapsed: no test need wait for that
-    assert 1 == store.sweep().adrift
+    assert 1 == store.sweep().orphaned
 
 
 def new_threads(before: Iterable[threading.Thread]) -> list[threading.Thread]:

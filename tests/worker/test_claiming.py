@@ -292,7 +292,7 @@ async def test_a_claim_from_before_a_standstill(
 
     def late(worker: Worker, given: Any) -> object:
         if not stood and getattr(given, "claimed", True):
-            worker._pulse._held_until = 0.0  # as if this process had stood still for longer than its lease
+            worker._heartbeat._held_until = 0.0  # as if this process had stood still for longer than its lease
             stood.append(worker._lease)
         return goes_on(worker, given)
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from runstate.worker._thread_pool import Crew
+from runstate.worker._thread_pool import DaemonThreadPool
 from tests.postgres import wait_until
 from tests.worker.support import limited
 
@@ -17,20 +17,20 @@ def _count(taken: Counter[int], number: int) -> None:
     taken[number] += 1
 
 
-class _Counted(Crew[int]):
+class _Counted(DaemonThreadPool[int]):
     """A crew that counts how often a thread has asked whether the loop is about to look, the last thing it does."""
 
     asked = 0
 
     @property
-    def _rung(self) -> bool:
+    def _wake_pending(self) -> bool:
         if threading.current_thread() is not threading.main_thread():
             with _COUNTING:
                 self.asked += 1
         return self._has_rung
 
-    @_rung.setter
-    def _rung(self, rung: bool) -> None:
+    @_wake_pending.setter
+    def _wake_pending(self, rung: bool) -> None:
         self._has_rung = rung
 
     def stand_still(self, count: int) -> None:
@@ -62,13 +62,13 @@ async def test_all_that_is_returned_is_taken_once_in_the_loop() -> None:
         if returned != number * 2 or threading.get_ident() != here:
             elsewhere.append(number)
 
-    crew = Crew(work, take)
+    crew = DaemonThreadPool(work, take)
     for number in range(3000):
-        crew.call(number)
+        crew.submit(number)
         if number % 20 == 0:
             await asyncio.sleep(0)
     await _until_taken(taken, 3000)
-    crew.dismiss()
+    crew.shutdown()
     assert [] == elsewhere
     assert {1} == set(taken.values())
 
@@ -94,11 +94,11 @@ async def test_the_loop_is_woken_once_for_what_was_returned_while_it_was_busy() 
     crew = _Counted(work, lambda number, _: _count(taken, number))
     for times in (1, 2):
         for number in range(50 * (times - 1), 50 * times):
-            crew.call(number)
+            crew.submit(number)
         crew.stand_still(50 * times)
         assert times == len(rings)
         await _until_taken(taken, 50 * times)
-    crew.dismiss()
+    crew.shutdown()
 
 
 @limited
@@ -115,8 +115,8 @@ async def test_a_fault_in_taking_costs_no_other_its_outcome() -> None:
 
     crew = _Counted(lambda number: None, take)
     for number in range(10):
-        crew.call(number)
+        crew.submit(number)
     crew.stand_still(10)  # so that they are taken in one go
     await _until_taken(taken, 9)
-    crew.dismiss()
+    crew.shutdown()
     assert ["of the third"] == [str(context["exception"]) for context in told]

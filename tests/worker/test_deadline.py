@@ -22,7 +22,7 @@ async def expired(store: Store, run: StoredRun) -> StoredRun:
     run = await ended(store, run.id)
     assert "expired" == run.status
     born, *_, end = store.history(run.id)
-    assert born.at // 1_000_000 + SOON <= end.at // 1_000_000
+    assert born.at_us // 1_000_000 + SOON <= end.at_us // 1_000_000
     return run
 
 

@@ -119,7 +119,7 @@ async def test_a_run_that_waits_is_cancelled_at_once(way: str, store: Store, mon
 
     async with at_work(store, answer, lease_s=0.6) as worker:
         if way == "heartbeat":
-            monkeypatch.setattr(worker, "_take_hint", lambda hint: None)
+            monkeypatch.setattr(worker, "_apply_change", lambda hint: None)
         await until(lambda: len(worker._retries) == 1, "the run to wait")
         await store.aio.request_cancel(run.id)
         assert "cancelled" == (await ended(store, run.id)).status

@@ -64,7 +64,7 @@ def _telling(made: Callable[[asyncio.Task[Any]], object]) -> Any:
 
     def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **given)
-        if coroutine.__qualname__ == "Work._await":
+        if coroutine.__qualname__ == "RunExecution._await":
             made(task)
         return task
 

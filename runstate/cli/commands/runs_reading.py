@@ -103,7 +103,7 @@ def _print_list(runs: Sequence[StoredRun]) -> None:
         ("id", "status", "for", "created (UTC)", "thread", "queue", "model"),
         [
             (
-                *(run.id, run.status, format_duration(now - run.at), moment(run.created_at * 1_000_000)),
+                *(run.id, run.status, format_duration(now - run.changed_at_us), moment(run.created_at * 1_000_000)),
                 *(run.thread_id, run.queue, run.model or ""),
             )
             for run in runs
@@ -155,7 +155,7 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
         ("expires", left),
         ("queue", run.queue + (f", priority {run.priority}" if run.priority else "")),
         ("attempt", str(run.attempt) if run.attempt else ""),
-        ("ready", "" if run.ready or run.is_terminal else "no: before its time, or behind its thread's live run"),
+        ("ready", "" if run.claimable or run.is_terminal else "no: before its time, or behind its thread's live run"),
         ("waits for", ", ".join(f"{call.id}: {call.name}({call.arguments})" for call in calls)),
         ("error", "" if error is None else f"{error.code}: {error.message}"),
         ("incomplete", "" if run.incomplete_details is None else run.incomplete_details.reason),
@@ -166,15 +166,15 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
 
 def _print_history(entries: Sequence[Entry]) -> None:
     """Print the entries, each with how long the run then stood there."""
-    stood = [format_duration(after.at - before.at) for before, after in pairwise(entries)]
+    stood = [format_duration(after.at_us - before.at_us) for before, after in pairwise(entries)]
     if entries and not RUN_LIFECYCLE.is_terminal(entries[-1].target):
-        stood.append(f"{format_duration(time_us() - entries[-1].at)} so far")
+        stood.append(f"{format_duration(time_us() - entries[-1].at_us)} so far")
     stood += [""] * (len(entries) - len(stood))
     fitted(
         ("version", "at (UTC)", "event", "to", "for", "by"),
         [
             (
-                *(str(entry.version), moment(entry.at, digits=3), entry.event or "created", entry.target),
+                *(str(entry.version), moment(entry.at_us, digits=3), entry.event or "created", entry.target),
                 *(lasted, entry.actor or ""),
             )
             for entry, lasted in zip(entries, stood, strict=True)
@@ -220,7 +220,7 @@ def watch(run_id: str | None, url: str, listen_url: str | None, after: str | Non
                 click.echo(json.dumps(entry_json(entry)))
                 continue
             came = f"{entry.event}: {entry.source} -> " if entry.event else "created: "
-            line = Text.assemble(f"{moment(entry.at, digits=3)}  {escape(entry.run_id)}  {came}")
+            line = Text.assemble(f"{moment(entry.at_us, digits=3)}  {escape(entry.run_id)}  {came}")
             line.append(entry.target, status_style(entry.target))
             line.append(f"  by {escape(entry.actor)}" if entry.actor else "")
             console.print(line)

@@ -16,7 +16,7 @@ from runstate.run.json_values import escape
 from runstate.run.validators import counted
 
 if TYPE_CHECKING:
-    from runstate.store import Store, Swept
+    from runstate.store import Store, SweepResult
 
 __all__ = ["prune", "sweep"]
 
@@ -49,7 +49,7 @@ def sweep(url: str, dry_run: bool, max_attempts: int, actor: str, as_json: bool)
             found: dict[str, tuple[str, ...]] = {kind: getattr(swept, kind) for kind in _KINDS}
             for kind, run_ids in found.items():
                 moved[kind] += run_ids
-            lapsed, adrift = lapsed + swept.lapsed, swept.adrift
+            lapsed, adrift = lapsed + swept.expired_leases, swept.orphaned
             more = any(len(run_ids) == _AT_ONCE for run_ids in found.values())
             if dry_run:
                 break
@@ -66,12 +66,12 @@ def sweep(url: str, dry_run: bool, max_attempts: int, actor: str, as_json: bool)
     click.echo(f"{'dry run: ' if dry_run else ''}{summary}{', and more' if more else ''}", err=True)
 
 
-def _sweep_once(store: Store, dry_run: bool, max_attempts: int, actor: str) -> Swept:
+def _sweep_once(store: Store, dry_run: bool, max_attempts: int, actor: str) -> SweepResult:
     if not dry_run:
         return store.sweep(max_attempts=max_attempts, actor=actor, limit=_AT_ONCE)
     # What the real thing says it has done is what it would do: it is asked inside a transaction that is rolled back.
     session = store.database.open()
-    done: list[Swept] = []
+    done: list[SweepResult] = []
     try:
         with suppress(_Undone), session.transaction():
             with store.within(getattr(session, "connection", None)) as bound:

@@ -21,12 +21,12 @@ from runstate.run.values import NO_USAGE, LastError, Usage, raise_if_invalid
 from runstate.store._api.create import DEFAULT_QUEUE, new_token, queue_names
 from runstate.store._engine.commands import (
     InTransaction,
-    ResumeState,
+    ResumeData,
     SettleAndClaim,
     SettleAndClaimResult,
     decode_settle_and_claim,
 )
-from runstate.store._engine.execute_settle_and_claim import checkpoint_params, resume_states
+from runstate.store._engine.execute_settle_and_claim import checkpoint_params, resume_data_of
 from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
@@ -38,12 +38,12 @@ __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
     "LEASE_S",
     "NO_OUTPUTS",
-    "Beat",
     "Claim",
+    "HeartbeatResult",
     "Lease",
-    "Swept",
+    "SweepResult",
     "WorkerProtocolMixin",
-    "itself",
+    "identity",
 ]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
@@ -72,7 +72,7 @@ class Lease:
 
 
 @attrs.frozen
-class Beat:
+class HeartbeatResult:
     """What a heartbeat tells."""
 
     held: bool
@@ -92,22 +92,22 @@ class Claim:
     checkpoint: Any = None
     usage: Usage = NO_USAGE
     tool_outputs: Mapping[str, str] = NO_OUTPUTS
-    at: int = 0
+    claimed_at_us: int = 0
     """When this worker got it, in Unix microseconds by the database's clock."""
 
 
 @attrs.frozen
-class Swept:
+class SweepResult:
     """What a sweep did: the ids of the runs it moved, by what it asked of them."""
 
     expired: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
-    readied: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
     """Runs that may be claimed now: their time has come, or their thread is free."""
-    lapsed: int = 0
+    expired_leases: int = 0
     """How many leases were found lapsed, and closed."""
-    adrift: int = 0
+    orphaned: int = 0
     """How many runs wait to be taken over."""
 
     @property
@@ -116,14 +116,14 @@ class Swept:
         return len(self.expired) + len(self.failed) + len(self.cancelled)
 
 
-def a_claim(run: StoredRun, past: ResumeState | None) -> Claim:
+def decode_claim(run: StoredRun, past: ResumeData | None) -> Claim:
     """Return what a handler goes on with."""
     if past is None:
-        return Claim(run, at=run.at)
+        return Claim(run, claimed_at_us=run.changed_at_us)
     outputs: Mapping[str, str] = json.loads(past.submitted)["tool_outputs"] if past.submitted else NO_OUTPUTS
     noted = None if past.checkpoint is None else json.loads(past.checkpoint)
     usage = Usage(past.prompt_tokens, past.completion_tokens)
-    return Claim(run, noted, usage, outputs, run.at if past.at is None else past.at)
+    return Claim(run, noted, usage, outputs, run.changed_at_us if past.at is None else past.at)
 
 
 def _owned(session: Connection, lease: Lease) -> Mapping[int, RunStatus]:
@@ -132,14 +132,14 @@ def _owned(session: Connection, lease: Lease) -> Mapping[int, RunStatus]:
 
 
 def _claims(came: SettleAndClaimResult) -> list[Claim]:
-    return [a_claim(run, past) for run, past in came.claimed]
+    return [decode_claim(run, past) for run, past in came.claimed]
 
 
 def _only_claim(came: SettleAndClaimResult) -> Claim | None:
     return _claims(came)[0] if came.claimed else None
 
 
-def itself(came: SettleAndClaimResult) -> SettleAndClaimResult:
+def identity(came: SettleAndClaimResult) -> SettleAndClaimResult:
     """Return all that came of a turn, for who wants no part of it."""
     return came
 
@@ -197,15 +197,15 @@ class WorkerProtocolMixin(StoreBase):
 
         return self._transport.execute(InTransaction(perform, lambda _: lease))
 
-    def heartbeat(self, lease: Lease) -> Beat:
+    def heartbeat(self, lease: Lease) -> HeartbeatResult:
         """Renew a lease. One that has lapsed is not renewed: its runs may be another's already."""
         params = {"worker": lease.token, "lease": int(lease.lease_s * 1_000_000)}
 
-        def perform(session: Connection) -> Beat:
+        def perform(session: Connection) -> HeartbeatResult:
             held = session.execute(session.statements.heartbeat, params)
             if not held:
-                return Beat(held=False, runs={})
-            return Beat(held=True, runs=_owned(session, lease))
+                return HeartbeatResult(held=False, runs={})
+            return HeartbeatResult(held=True, runs=_owned(session, lease))
 
         return self._in_transaction(perform)
 
@@ -240,7 +240,7 @@ class WorkerProtocolMixin(StoreBase):
         """
         settles = tuple(outcomes)
         raise_if_invalid(tuple(fault for settle in settles for fault in _faults_of_outcome(settle)))
-        return self._transport.execute(SettleAndClaim(lease.token, lease.actor, itself, settles=settles))
+        return self._transport.execute(SettleAndClaim(lease.token, lease.actor, identity, settles=settles))
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
         """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once.
@@ -288,7 +288,7 @@ class WorkerProtocolMixin(StoreBase):
             else:
                 found = take(session, max_attempts - 1, limit)
                 found += take(session, max_attempts, min(last_attempts, limit - len(found)))
-            return found, resume_states(session, found), {}
+            return found, resume_data_of(session, found), {}
 
         return self._transport.execute(
             InTransaction(perform, lambda raw: _claims(decode_settle_and_claim(raw, lease.actor)), is_idempotent=False)
@@ -317,7 +317,7 @@ class WorkerProtocolMixin(StoreBase):
 
     def sweep(
         self, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS, actor: str = _SWEEPER, limit: int = _SWEEP_MOST
-    ) -> Swept:
+    ) -> SweepResult:
         """Do what time has made due, at most `limit` runs of each kind; any process may ask at any time.
 
         Runs past their deadline expire. Leases that lapsed are closed; of their runs, those asked to cancel are
@@ -330,20 +330,20 @@ class WorkerProtocolMixin(StoreBase):
         spent = json_text(LastError("server_error", f"the run was begun {max_attempts} times, and its worker died"))
         swept = {"actor": actor, "limit": limit}
 
-        def perform(session: Connection) -> Swept:
+        def perform(session: Connection) -> SweepResult:
             speak = session.statements
 
             def ids(statement: str, params: Mapping[str, Any]) -> tuple[str, ...]:
                 return tuple(row[0] for row in session.execute(statement, params))
 
             lapsed = len(session.execute(speak.close_expired_leases, {}))
-            return Swept(
+            return SweepResult(
                 expired=ids(speak.expire_due, {**swept, "grace": _GRACE_US}),
                 failed=ids(speak.fail_exhausted, {**swept, "max_attempts": max_attempts, "last_error": spent}),
                 cancelled=ids(speak.confirm_lapsed, swept),
-                readied=ids(speak.promote_ready, {"limit": limit}),
-                lapsed=lapsed,
-                adrift=session.execute(speak.orphaned, {})[0][0],
+                promoted=ids(speak.promote_ready, {"limit": limit}),
+                expired_leases=lapsed,
+                orphaned=session.execute(speak.orphaned, {})[0][0],
             )
 
         return self._transport.execute(InTransaction(perform, change=ALL_CHANGES))

@@ -27,7 +27,7 @@ __all__ = [
     "CreateRuns",
     "InTransaction",
     "NewRunRow",
-    "ResumeState",
+    "ResumeData",
     "SettleAndClaim",
     "SettleAndClaimResult",
     "TransitionRun",
@@ -201,7 +201,7 @@ def group_by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Seque
 
 
 @attrs.frozen
-class ResumeState:
+class ResumeData:
     """What a run brings along that was worked on before."""
 
     checkpoint: str | None = None
@@ -217,7 +217,7 @@ class ResumeState:
 class SettleAndClaimResult:
     """What came of a worker's turn."""
 
-    claimed: Sequence[tuple[StoredRun, ResumeState | None]]
+    claimed: Sequence[tuple[StoredRun, ResumeData | None]]
     refused: Mapping[int, RunstateError]
     """Why outcomes were not taken, by seq."""
 

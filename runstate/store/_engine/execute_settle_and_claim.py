@@ -9,7 +9,7 @@ from typing import Any, Final
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.values import NO_USAGE, Usage
-from runstate.store._engine.commands import ResumeState, SettleAndClaim, group_by_outcome
+from runstate.store._engine.commands import ResumeData, SettleAndClaim, group_by_outcome
 from runstate.store._engine.execute_create import first_row
 from runstate.store._engine.refusals import refused
 from runstate.store._sql.connection import Connection, Params
@@ -21,7 +21,7 @@ from runstate.store._sqlite.settle_and_claim import COMPLETE_ONLY, claim_next, c
 from runstate.store._types import Outcome, Settle, StoredRun
 from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreError
 
-__all__ = ["checkpoint_params", "execute_settle_and_claim", "resume_states", "settle_needs_transaction"]
+__all__ = ["checkpoint_params", "execute_settle_and_claim", "resume_data_of", "settle_needs_transaction"]
 
 
 def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> None:
@@ -71,14 +71,14 @@ def _read_results(
     settled: set[int],
     claimed: Sequence[Row],
     refused_ones: dict[int, RunstateError],
-) -> tuple[Mapping[int, ResumeState], Mapping[int, RunstateError]]:
+) -> tuple[Mapping[int, ResumeData], Mapping[int, RunstateError]]:
     """Return what claimed runs bring along, and why the outcomes that were not settled are refused, by seq."""
     for settle in settles if len(settled) < len(settles) else ():
         refusal = None if settle.run.seq in settled else _refusal(session, turn, settle)
         if refusal is not None:
             refused_ones[settle.run.seq] = refusal
     worked_on = claimed if turn.is_retry else [row for row in claimed if row[1] > 2 or row[11] > 1]
-    return resume_states(session, worked_on) if worked_on else {}, refused_ones
+    return resume_data_of(session, worked_on) if worked_on else {}, refused_ones
 
 
 def _settle(
@@ -182,9 +182,9 @@ def _why_not_settled(session: Connection, turn: SettleAndClaim[Any], settle: Set
     return refused(run, settle.event) if unlawful else LeaseLost(run, settle.event)
 
 
-def resume_states(session: Connection, claimed: Sequence[Row]) -> dict[int, ResumeState]:
+def resume_data_of(session: Connection, claimed: Sequence[Row]) -> dict[int, ResumeData]:
     """Return what runs that were worked on before bring along, by seq."""
-    found: dict[int, ResumeState] = {}
+    found: dict[int, ResumeData] = {}
     # The row of a run that was taken over, or found to be claimed before, says when it was started.
     at = session.execute(session.statements.moment, {})[0][0] if claimed else None
     for row in claimed:
@@ -192,7 +192,7 @@ def resume_states(session: Connection, claimed: Sequence[Row]) -> dict[int, Resu
         # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
         submitted = first_row(session.execute(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
         notes = first_row(session.execute(session.statements.notes, {"run": seq})) or (None, 0, 0)
-        found[seq] = ResumeState(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
+        found[seq] = ResumeData(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
     return found
 
 

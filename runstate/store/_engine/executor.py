@@ -168,7 +168,7 @@ def _refuse_or_recognize(session: Connection, move: TransitionRun) -> None:
             return
         if move.event in RUN_LIFECYCLE.until_deadline and _refuse_late(session, move, run):
             return
-        if move.event is RunEvent.START and not run.ready:
+        if move.event is RunEvent.START and not run.claimable:
             move.set_exception(_not_ready(session, run))
             return
         moved = _run_moves(session, [(move, move.version)])  # it moved on in the meantime, to where this is allowed

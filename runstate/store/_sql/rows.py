@@ -96,7 +96,7 @@ def decode_run(row: Row) -> StoredRun:
     run = _build(record, settings)
     run.seq, run.version, run.event = seq, version, _EVENT[event]
     run.source = None if source is None else _STATUS[source]
-    run.at, run.actor, run.queue, run.priority, run.attempt, run.ready = (
+    run.changed_at_us, run.actor, run.queue, run.priority, run.attempt, run.claimable = (
         at,
         actor,
         queue,
@@ -116,7 +116,7 @@ def lease_of(row: Row) -> int | None:
 def decode_claimed(row: Row) -> StoredRun:
     """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
     seq, _, run_id, _, thread_id, _, _, status, at, _, priority, attempt, expires_at, _, _, _ = row
-    return StoredRun.unread(
+    return StoredRun.lazy(
         _decode_claimed, row, seq, run_id, attempt, at, priority, _STATUS[status], expires_at, thread_id
     )
 

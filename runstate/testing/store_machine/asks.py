@@ -285,7 +285,7 @@ def sweeping(max_attempts: int) -> Ask:
     def tell(store: Store) -> object:
         swept = store.sweep(max_attempts=max_attempts)
         moved = {"expired": set(swept.expired), "failed": set(swept.failed), "cancelled": set(swept.cancelled)}
-        return {**moved, "lapsed": swept.lapsed, "adrift": swept.adrift}
+        return {**moved, "lapsed": swept.expired_leases, "adrift": swept.orphaned}
 
     return Ask(f"sweep, of {max_attempts} attempts", tell, lambda account: account.sweep(max_attempts))
 

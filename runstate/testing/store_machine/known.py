@@ -131,7 +131,11 @@ def view_of(run: StoredRun) -> View:
     names = ("id", "thread_id", "priority", "status", "version", "created_at", "event", "source", "at", "actor")
     whole = {name: getattr(run, name) for name in (*names, "attempt", *_STAMPS, "expires_at", "usage")}
     held = {str(field): getattr(run, field) is not None for field in _HELD}
-    return {**held, **whole, "ready": run.ready if run.status is INITIAL_STATUS else None}  # of others it says nothing
+    return {
+        **held,
+        **whole,
+        "ready": run.claimable if run.status is INITIAL_STATUS else None,
+    }  # of others it says nothing
 
 
 def differences(found: View, expected: View) -> list[str]:

@@ -365,7 +365,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Compare a history with the law and with the account."""
         findings = judge(run)
         entries = self.store.history(run.id)
-        lines = [Line(e.version, e.event, e.source, e.target, e.at, e.actor or "") for e in entries]
+        lines = [Line(e.version, e.event, e.source, e.target, e.at_us, e.actor or "") for e in entries]
         for before, line in pairwise(lines):
             row = None if line.event is None else RUN_LIFECYCLE.find(before.target, line.event)
             if row is None or (line.version, line.source) != (before.version + 1, row.source) or line.at < before.at:
@@ -376,4 +376,4 @@ class StoreMachine(RuleBasedStateMachine):
     def _is_alone(self, run: StoredRun) -> bool:
         """Tell whether a live run was to be the only one of its thread, and does not wait for another."""
         exclusive = self.account.runs[run.id].wanted.exclusive
-        return not run.is_terminal and (exclusive == "reject" or (exclusive == "queue" and run.ready))
+        return not run.is_terminal and (exclusive == "reject" or (exclusive == "queue" and run.claimable))
