@@ -190,7 +190,7 @@ def test_no_such_port(port: str) -> None:
 
 @pytest.mark.parametrize("port", ["1", "65535", "05432", "5432,5433", "5432,"])
 def test_ports_that_can_be(port: str) -> None:
-    assert f"postgresql://one,two:{port}/db" == database_at(f"postgresql:///db?host=one,two&port={port}").shown
+    assert f"postgresql://one,two:{port}/db" == database_at(f"postgresql:///db?host=one,two&port={port}").display_url
 
 
 def test_no_such_host() -> None:

@@ -199,8 +199,8 @@ class PostgresDatabase:
         if parts is None:
             raise StoreUrlError(f"not a PostgreSQL address: libpq cannot read it; expected {_FORM}")
         host, port = parts.get("host", "localhost"), parts.get("port", "5432")
-        if not _PORTS.fullmatch(str(port)):  # in postgresql://me:secret/database it is the password
-            raise StoreUrlError(f"not a PostgreSQL address: its port is no number; expected {_FORM}")
+        if not _are_ports(str(port)):  # in postgresql://me:secret/database it is the password
+            raise StoreUrlError(f"not a PostgreSQL address: its port is no number from 1 to 65535; expected {_FORM}")
         self.display_url: str = escape(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
         several = [str(parts.get(name, "")).split(",") for name in ("host", "hostaddr", "port")]
         names = [*chain(*several), str(parts.get("dbname", "")), str(parts.get("user", ""))]

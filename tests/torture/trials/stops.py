@@ -224,10 +224,10 @@ def check_times(verdict: Verdict, url: str, created: Setting, began: float, ende
             verdict.lose("a created run is not there", line.run_id)
     late = 0.0
     for run_id, entries in found.items():
-        inside = all(began - 1 <= entry.at_us / 1e6 <= ended + 1 for entry in entries)
+        inside = all(began - 1 <= entry.at / 1e6 <= ended + 1 for entry in entries)
         verdict.expect(inside, f"{run_id} has a time outside of the trial")
         if entries[-1].event == "expire":
-            after = entries[-1].at_us / 1e6 - (entries[0].at_us // 1_000_000 + DEADLINE_S)
+            after = entries[-1].at / 1e6 - (entries[0].at // 1_000_000 + DEADLINE_S)
             verdict.expect(after >= 0, f"{run_id} expired {-after:.1f} s before its deadline")
             late = max(late, after)
     verdict.notes["latest expire after its deadline, s"] = round(late, 2)
