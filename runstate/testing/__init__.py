@@ -6,8 +6,8 @@
         assert_refused(a_run("completed"), "start", allowed=[])
 
 The assertions take a `Run`, a stored run with its `store=`, or a run of a class of your own. What stands beside:
-`runstate.testing.strategies` and `store_machine` for Hypothesis, `runstate.testing.conformance` for somebody's whole
-implementation, and the pytest plugin with its fixtures and `--runstate-cov`.
+`runstate.testing.strategies` for Hypothesis, `runstate.testing.conformance` for somebody's whole implementation,
+and the pytest plugin with its fixtures and `--runstate-cov`.
 """
 
 from runstate.testing.assertions import (

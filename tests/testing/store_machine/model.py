@@ -19,7 +19,7 @@ from runstate.run.values import NO_USAGE, Usage
 from runstate.store._types import StoredRun
 from runstate.store.errors import Conflict, KeyReused, LeaseLost, RunNotFound, StoreError, ThreadBusy
 from runstate.testing._drive import CALLS
-from runstate.testing.store_machine.known import Known, Line, Refused, Wanted, differences, view_of
+from tests.testing.store_machine.known import Known, Line, Refused, Wanted, differences, view_of
 
 __all__ = ["Account"]
 

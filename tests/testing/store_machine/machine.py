@@ -8,30 +8,27 @@ from copy import deepcopy
 from itertools import pairwise
 from typing import Any, Final
 
-try:
-    from hypothesis import note
-    from hypothesis import strategies as st
-    from hypothesis.stateful import (
-        Bundle,
-        MultipleResults,
-        RuleBasedStateMachine,
-        initialize,
-        invariant,
-        multiple,
-        rule,
-    )
-except ImportError as _missing:
-    raise ImportError("runstate.testing.store_machine needs Hypothesis: pip install hypothesis") from _missing
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 
-import runstate.testing.store_machine.asks as asks
+import tests.testing.store_machine.asks as asks
 from runstate.clock import ManualClock, time_us, use_clock
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store import Store, StoredRun, open_store
-from runstate.testing.store_machine.asks import Actor, Ask, Wish
-from runstate.testing.store_machine.known import Line, Refusal, Wanted
-from runstate.testing.store_machine.model import Account
 from runstate.testing.strategies import paths
 from runstate.traces import judge
+from tests.testing.store_machine.asks import Actor, Ask, Wish
+from tests.testing.store_machine.known import Line, Refusal, Wanted
+from tests.testing.store_machine.model import Account
 
 __all__ = ["StoreMachine"]
 

@@ -18,6 +18,6 @@ What two threads break may not break again when Hypothesis repeats it, and is th
 same: its message has what was asked, and what was told.
 """
 
-from runstate.testing.store_machine.machine import StoreMachine
+from tests.testing.store_machine.machine import StoreMachine
 
 __all__ = ["StoreMachine"]
