@@ -18,8 +18,8 @@ import pytest
 from runstate import RUN_LIFECYCLE, TRANSITIONS, Run, RunEvent, RunStatus, Usage
 from runstate.__main__ import main
 from runstate.cli import cli
-from runstate.diagram import FORMATS, Format, draw, parse_lanes
-from tests.cli_runner import CliRunner, Result
+from runstate.diagram import FORMATS, Format, draw
+from tests.diagram.lanes_parser import parse_lanes
 from tests.support import UNTIL_DEADLINE
 
 LEGAL = {(row.event, row.source, row.target) for row in TRANSITIONS}

@@ -1,8 +1,7 @@
 """Pictures of the law, and of one run inside it, drawn from the rows.
 
 One neutral model (`model.py`), and a pencil for each place a picture is looked at: lanes for a terminal, an SVG for a
-page, Mermaid and DOT for tools that lay out graphs, Markdown tables for a README. Lanes can be read back into rows
-(`parse_lanes`), so that tests can ask whether the picture is the rules.
+page, Mermaid and DOT for tools that lay out graphs, Markdown tables for a README.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
-from runstate.diagram.model import Move, Picture, Standing
-from runstate.diagram.reading import parse_lanes
+from runstate.diagram.model import Picture, Standing
 from runstate.diagram.renderers.dot import dot
 from runstate.diagram.renderers.lanes_svg import lanes_svg
 from runstate.diagram.renderers.lanes_text import lanes_text
@@ -22,7 +20,7 @@ from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FORMATS", "Format", "Move", "Standing", "draw", "parse_lanes"]
+__all__ = ["FORMATS", "Format", "Standing", "draw"]
 
 Format: TypeAlias = Literal["lanes", "ascii", "svg", "mermaid", "dot", "table"]
 """The name of a way to draw."""

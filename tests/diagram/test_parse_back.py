@@ -8,8 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runstate.diagram import Format, Move, Standing, draw, parse_lanes
+from runstate.diagram import Format, Standing, draw
+from runstate.diagram.model import Move
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Stamp, Transition, documented
+from tests.diagram.lanes_parser import parse_lanes
 
 STATUSES = st.sampled_from(RunStatus)
 WIDTHS = st.none() | st.integers(1, 160)

@@ -1,7 +1,7 @@
 """Lanes as text: one column a status, one line an event, so that no line ever crosses another.
 
 Four layouts, from wide to narrow; the widest that fits is taken. The stamps under the names; stars under the names and
-the stamps below; the names as a staircase; a list. None leaves a rule out, and `parse_lanes` reads each of them back.
+the stamps below; the names as a staircase; a list. None leaves a rule out, and the tests read each of them back.
 """
 
 from __future__ import annotations
