@@ -53,12 +53,12 @@ bench: $(BENCH_READY)  ## measure; decides nothing
 	$(BIN)/python benchmarks/python_cost.py
 
 torture: $(TEST_READY)  ## everything that may happen to a store, for an hour
-	$(BIN)/python -m tests.torture --minutes 24 --store postgres
-	$(BIN)/python -m tests.torture --minutes 12 --store sqlite
-	$(BIN)/python -m tests.torture.simulation --steps 10000000 --processes 2
-	$(BIN)/python -m tests.torture.powercuts
-	$(BIN)/python -m tests.torture.trials
-	$(BIN)/python -m tests.torture.hunt
+	$(BIN)/python -m torture --minutes 24 --store postgres
+	$(BIN)/python -m torture --minutes 12 --store sqlite
+	$(BIN)/python -m torture.simulation --steps 10000000 --processes 2
+	$(BIN)/python -m torture.powercuts
+	$(BIN)/python -m torture.trials
+	$(BIN)/python -m torture.hunt
 
 mutation: $(MUTATION_READY)  ## change the code in a thousand ways, and see which the tests miss
 	$(BIN)/mutmut run

@@ -52,19 +52,19 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "durable_more": Measurement(_script("durable_more"), ("--quick",)),
     "python_cost": Measurement(_script("python_cost"), ("--quick",)),
     "storm_postgres": Measurement(
-        _module("tests.torture", "--store", "postgres", "--minutes", "24", "--seed", "1"), ("--minutes", "0.1"), True
+        _module("torture", "--store", "postgres", "--minutes", "24", "--seed", "1"), ("--minutes", "0.1"), True
     ),
     "storm_sqlite": Measurement(
-        _module("tests.torture", "--store", "sqlite", "--minutes", "12", "--seed", "1"), ("--minutes", "0.1"), True
+        _module("torture", "--store", "sqlite", "--minutes", "12", "--seed", "1"), ("--minutes", "0.1"), True
     ),
     "simulation": Measurement(
-        _module("tests.torture.simulation", "--seed", "300000", "--steps", "10000000", "--processes", "2"),
+        _module("torture.simulation", "--seed", "300000", "--steps", "10000000", "--processes", "2"),
         ("--steps", "20000"),
         True,
     ),
-    "power_cuts": Measurement(_module("tests.torture.powercuts", "--cuts", "50"), ("--cuts", "1"), True),
-    "trials": Measurement(_module("tests.torture.trials"), ("--quick",), True),
-    "bugs": Measurement(_module("tests.torture.hunt"), ("--seconds", "5"), True),
+    "power_cuts": Measurement(_module("torture.powercuts", "--cuts", "50"), ("--cuts", "1"), True),
+    "trials": Measurement(_module("torture.trials"), ("--quick",), True),
+    "bugs": Measurement(_module("torture.hunt"), ("--seconds", "5"), True),
 }
 
 

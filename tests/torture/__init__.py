@@ -1,1 +1,1 @@
-"""Tests that mean harm: odd input by the million, hostile words, whatever may come from outside."""
+"""Short runs of the programs in `torture`, and each input that was once answered wrong."""

@@ -1,4 +1,4 @@
-"""A few thousand odd inputs of the million (`tests.torture.fuzz`), and each one that was once answered wrong."""
+"""A few thousand odd inputs of the million (`torture.fuzz`), and each one that was once answered wrong."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from runstate.run.codec import MAX_BYTES
 from runstate.store._api.url import database_at
 from runstate.traces import Report, check_snapshots, read_snapshots
 from tests.support import new_run
-from tests.torture.fuzz.addresses import behind
-from tests.torture.fuzz.growth import SHAPES, growth
-from tests.torture.fuzz.loop import TARGETS, fuzz
-from tests.torture.fuzz.telling import CONTROL, SECRET
+from torture.fuzz.addresses import behind
+from torture.fuzz.growth import SHAPES, growth
+from torture.fuzz.loop import TARGETS, fuzz
+from torture.fuzz.telling import CONTROL, SECRET
 
 SAMPLE = {"run": 2500, "check": 1200, "cassette": 600, "url": 5000, "cli": 250}
 

@@ -14,10 +14,10 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("power cuts need Linux: loop devices and ext4", allow_module_level=True)
 
-from tests.torture.disks import bench, why_not
-from tests.torture.powercuts.cuts import Kind, Plan, power_cuts
-from tests.torture.powercuts.disk import why_no_cache
-from tests.torture.powercuts.volatile import MANNERS, PIECE, Cache
+from torture.disks import bench, why_not
+from torture.powercuts.cuts import Kind, Plan, power_cuts
+from torture.powercuts.disk import why_no_cache
+from torture.powercuts.volatile import MANNERS, PIECE, Cache
 
 ROOT = Path(__file__).parents[2]
 LOSES_ALL = 1005
@@ -63,7 +63,7 @@ def test_no_fsync_is_found(disk: Kind, disks: frozenset[Kind]) -> None:
         pytest.skip(f"no disk can be {disk} here: {why_no_cache()}")
     asked = ["--cuts", "1", "--seed", str(LOSES_ALL), "--synchronous", "OFF", "--disk", disk, "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture.powercuts", *asked], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-m", "torture.powercuts", *asked], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert 1 == done.returncode, done.stderr
     verdict = json.loads(done.stdout)
@@ -73,7 +73,7 @@ def test_no_fsync_is_found(disk: Kind, disks: frozenset[Kind]) -> None:
 
 HOLD = """
 import sys, time
-from tests.torture.disks import bench, mounted, new_image
+from torture.disks import bench, mounted, new_image
 with bench() as folder, mounted(new_image(folder / "image"), folder / "mounted"):
     print(folder, flush=True)
     time.sleep(600)

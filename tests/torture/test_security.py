@@ -32,8 +32,8 @@ from runstate.store._types import Settle
 from runstate.worker import Context, Worker
 from tests.postgres import OwnServer, Server, wait_until
 from tests.store.support import Prompt, bring_in_store, names
-from tests.torture.fuzz.addresses import behind
-from tests.torture.fuzz.telling import SECRET
+from torture.fuzz.addresses import behind
+from torture.fuzz.telling import SECRET
 
 ROOT = Path(runstate.__file__).parent
 

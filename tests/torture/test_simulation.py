@@ -1,4 +1,4 @@
-"""Some worlds of `tests.torture.simulation`, a bug found by each of some more, and seeds that found a real one."""
+"""Some worlds of `torture.simulation`, a bug found by each of some more, and seeds that found a real one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.torture.bugs import BUGS, Change, planted
-from tests.torture.bugs import _changed as changed
-from tests.torture.simulation.__main__ import main
-from tests.torture.simulation.campaign import Tally, play, told
+from torture.bugs import BUGS, Change, planted
+from torture.bugs import _changed as changed
+from torture.simulation.__main__ import main
+from torture.simulation.campaign import Tally, play, told
 
 # Worlds that found a fault of the library's, by seed, and what it was: they are played for ever.
 REGRESSIONS: Mapping[int, str] = {
@@ -84,7 +84,7 @@ def test_what_is_found_is_told() -> None:
     assert lines[1].startswith("  doubles: ")
     assert any("write move[" in line for line in lines[3:-2])
     assert lines[1] in lines[-2]
-    assert lines[-1] == f"again: python -m tests.torture.simulation --seed {verdict.seed} --bug no_version --show"
+    assert lines[-1] == f"again: python -m torture.simulation --seed {verdict.seed} --bug no_version --show"
 
 
 def test_a_bug_must_have_a_place() -> None:
@@ -108,13 +108,13 @@ def test_one_world_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert "p1   begins" in shown[0]
     assert shown[-1].startswith("0 losses, 0 doubles, 0 illegal, 0 gaps")
     assert 1 == main(["--seed", str(FOUND_BY["no_version"]), "--bug", "no_version"])
-    assert "again: python -m tests.torture.simulation" in capsys.readouterr().out
+    assert "again: python -m torture.simulation" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_many_worlds_by_hand() -> None:
     """In two processes, counted as JSON."""
-    command = [sys.executable, "-m", "tests.torture.simulation", "--steps", "500", "--processes", "2", "--json"]
+    command = [sys.executable, "-m", "torture.simulation", "--steps", "500", "--processes", "2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (0, "") == (done.returncode, done.stderr)
     counts = json.loads(done.stdout)

@@ -19,14 +19,14 @@ import pytest
 
 from runstate.store import open_store
 from tests.store.support import names
-from tests.torture.__main__ import main
-from tests.torture.storm.harm import Harm, united
-from tests.torture.storm.stage import Stage
-from tests.torture.storm.told import Ear, Told, read_told
-from tests.torture.storm.witnesses import check_told
-from tests.torture.trials.check import Entry, check_side_log
-from tests.torture.trials.ground import Verdict
-from tests.torture.trials.handler import SideLog, read_side_log
+from torture.__main__ import main
+from torture.storm.harm import Harm, united
+from torture.storm.stage import Stage
+from torture.storm.told import Ear, Told, read_told
+from torture.storm.witnesses import check_told
+from torture.trials.check import Entry, check_side_log
+from torture.trials.ground import Verdict
+from torture.trials.handler import SideLog, read_side_log
 
 ROOT: Final = Path(__file__).parents[2]
 LIMIT: Final = 240.0  # far more than it takes on a machine that is busy
@@ -37,7 +37,7 @@ LIMIT: Final = 240.0  # far more than it takes on a machine that is busy
 @pytest.mark.parametrize("store", ["postgres", "sqlite"])
 def test_a_short_storm_passes(store: str) -> None:
     """Harm is done, a thing or two is acknowledged, and every answer is borne out by the history."""
-    command = [sys.executable, "-m", "tests.torture", "--minutes", "0.1", "--quick", "--json", "--store", store]
+    command = [sys.executable, "-m", "torture", "--minutes", "0.1", "--quick", "--json", "--store", store]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=ROOT)
     if done.returncode == 2 and done.stderr.startswith("not held"):
         pytest.skip(done.stderr)

@@ -27,7 +27,7 @@ TRIALS = {  # kills, restarts and cuts are what a storm does
 def held(trial: str) -> Mapping[str, Mapping[str, Any]]:
     """Hold a trial in its small size; return what it says of each part."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture.trials", trial, "--quick", "--json"],
+        [sys.executable, "-m", "torture.trials", trial, "--quick", "--json"],
         capture_output=True,
         text=True,
         timeout=LIMIT,

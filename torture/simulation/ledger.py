@@ -1,0 +1,124 @@
+"""What everybody was told, noted where they heard it: acknowledged, refused, or unknown; and which handlers began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from runstate.errors import RunstateError
+from runstate.store._engine.commands import SettleAndClaimResult
+from runstate.store._types import Settle, StoredRun
+from torture.simulation.process import told_of
+
+__all__ = ["Ask", "Began", "Ledger", "Outcome", "not_done"]
+
+
+@attrs.define
+class Ask:
+    """One thing that a client asked under an actor's name that nobody else uses."""
+
+    method: str
+    given: Mapping[str, Any]
+    actor: str
+    tells: list[str] = attrs.field(factory=list)
+    """What it was told, each time it asked."""
+    runs: Sequence[StoredRun] = ()
+    error: str = ""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run it was about; None for a create."""
+        return self.given.get("run_id")
+
+    @property
+    def told(self) -> str:
+        """What it was told in the end: `nothing` if it never heard."""
+        return self.tells[-1] if self.tells else "nothing"
+
+    def acknowledge(self, answer: StoredRun | Sequence[StoredRun]) -> None:
+        """Note an answer."""
+        self.tells.append("acknowledged")
+        self.runs = [answer] if isinstance(answer, StoredRun) else answer
+
+    def refuse(self, error: RunstateError) -> None:
+        """Note an error."""
+        self.tells.append(told_of(error))
+        self.error = f"{type(error).__name__}: {error}"
+
+
+@attrs.frozen
+class Outcome:
+    """What a worker asked to settle."""
+
+    seq: int
+    token: int
+    version: int
+    """At which it was claimed."""
+    event: str
+
+
+@attrs.frozen
+class Began:
+    """A handler that was called."""
+
+    seq: int
+    token: int
+    version: int
+    attempt: int
+    who: str
+    at: int
+
+
+def not_done(tells: Sequence[str]) -> bool:
+    """Tell whether somebody was told for certain that what was asked was not done."""
+    if not tells or "acknowledged" in tells:
+        return False
+    return tells[-1] == "refused" or not {"unknown", "asked", "refused"}.intersection(tells)
+
+
+def _outcome(token: int, settle: Settle) -> Outcome:
+    return Outcome(settle.run.seq, token, settle.run.version, str(settle.event))
+
+
+class Ledger:
+    """All that was told in a world."""
+
+    def __init__(self) -> None:
+        self.asks: Final[list[Ask]] = []
+        self.outcomes: Final[dict[Outcome, list[str]]] = {}
+        self.began: Final[list[Began]] = []
+        self.kept: Final[dict[int, int]] = {}
+        """The last checkpoint of a run, by seq, that was acknowledged."""
+        self.findings: Final[list[str]] = []
+        """What was seen to be wrong at once."""
+
+    def ask(self, method: str, given: Mapping[str, Any], actor: str) -> Ask:
+        """Note that something is asked."""
+        ask = Ask(method, given, actor)
+        self.asks.append(ask)
+        return ask
+
+    def settling(self, token: int, settles: Iterable[Settle]) -> None:
+        """Note that a worker asks: it may never hear."""
+        for settle in settles:
+            self.outcomes.setdefault(_outcome(token, settle), []).append("asked")
+
+    def settled(self, token: int, settles: Iterable[Settle], came: SettleAndClaimResult | BaseException) -> None:
+        """Note what a worker was told of its outcomes."""
+        for settle in settles:
+            if isinstance(came, BaseException):
+                told = told_of(came)
+            else:
+                told = "refused" if settle.run.seq in came.refused else "acknowledged"
+            self.outcomes[_outcome(token, settle)][-1] = told
+
+    def begin(self, run: StoredRun, token: int, who: str, at: int, checkpoint: Any) -> None:
+        """Note that a handler was called."""
+        self.began.append(Began(run.seq, token, run.version, run.attempt, who, at))
+        kept = self.kept.get(run.seq)
+        if kept is not None and (checkpoint is None or checkpoint < kept):
+            self.findings.append(
+                f"losses: run {run.id}: checkpoint {kept} was acknowledged, {who} goes on with {checkpoint}"
+            )

@@ -1,0 +1,282 @@
+"""The clients of a storm, each a process: creators, cancellers, submitters, operators, sweepers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import count
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import Any, Final, Literal
+
+import attrs
+
+from runstate.errors import RunstateError, StoreError
+from runstate.lifecycle import RunEvent
+from runstate.store import Lease, NewRun, Store
+from runstate.store._types import Settle, StoredRun
+from tests.support import LIVE
+from torture.bugs import planted
+from torture.storm.told import NONE, Answer, Ear, Told, answer_of
+from torture.trials.handler import PLANS, SideLog, new_run, opened
+
+CALLERS: Final = 8  # coroutines of one creator
+ENOUGH: Final = 100  # runs that wait to be claimed
+AGAIN_S: Final = 0.05  # before asking again a database that is away
+LOOK_S: Final = 0.2  # between two looks at what runs there are
+TAKEN_LOOK_S: Final = 0.05  # between two looks whether another worker has a run
+THREADS: Final = 40  # that runs which may not be beside another share
+
+
+@attrs.frozen
+class Plot:
+    """What a storm's processes are told at their start."""
+
+    url: str
+    told: Path
+    """The folder in which clients write down what they hear."""
+    side: Path
+    """The side log of the handlers."""
+    log: Path
+    """Where warnings go."""
+    seed: int
+    lease_s: float = 1.5
+    wait_s: float = 5.0
+    skew_s: float = 0.0
+    bug: str | None = None
+    """The fault that is to be found."""
+
+
+class Client:
+    """What every client has: a store, a chance of its own, and an ear."""
+
+    def __init__(self, name: str, plot: Plot, store: Store) -> None:
+        self.name: Final = name
+        self.plot: Final = plot
+        self.store: Final = store
+        self.chance: Final = Random(f"{plot.seed} {name}")
+        self.ear: Final = Ear(plot.told, name)
+        self._numbers = count(1)
+
+    def mark(self) -> str:
+        """Return a name that nothing else in this storm has."""
+        return f"{self.name}.{next(self._numbers)}"
+
+    async def move(self, run: StoredRun, event: str, ask: Callable[..., Awaitable[object]]) -> None:
+        """Ask a move under an actor of its own, at times only if the run has not moved on; write down the answer."""
+        actor, version = self.mark(), self.chance.choice((None, run.version))
+        answer = await self.answer(ask(run.id, actor=actor, expected_version=version))
+        self.ear.hear([Told("move", answer, run.id, event, actor, version or 0)])
+
+    async def answer(self, asked: Awaitable[object]) -> Answer:
+        """Return what came of what was asked; wait a moment where the database is away."""
+        try:
+            await asked
+        except RunstateError as error:
+            if isinstance(error, StoreError):
+                await asyncio.sleep(AGAIN_S)
+            answer = answer_of(error)
+            if answer == "wrong":
+                logging.error("heard what may not be: %r", error)
+            return answer
+        return "done"
+
+    async def runs(self, status: str, limit: int = 100) -> Sequence[StoredRun]:
+        """Return runs in a status, the oldest or the newest; none where the database is away."""
+        order: Literal["asc", "desc"] = self.chance.choice(("asc", "desc"))
+        try:
+            page = await self.store.aio.list(status=status, limit=limit, order=order)
+        except StoreError:
+            await asyncio.sleep(AGAIN_S)
+            return ()
+        return page.data
+
+
+@contextmanager
+def taking_part(name: str, plot: Plot) -> Iterator[Store]:
+    """Open a process's store, with the bug in its engine if there is to be one; keep its warnings."""
+    logging.basicConfig(filename=plot.log, level=logging.WARNING, format=f"%(asctime)s {name} %(message)s")
+    with nullcontext() if plot.bug is None else planted(plot.bug), opened(plot.url, plot.wait_s) as store:
+        yield store
+
+
+def be(name: str, plot: Plot, work: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+    """Be a client until somebody kills this process."""
+    with taking_part(name, plot) as store:
+        asyncio.run(work(Client(name, plot, store)))
+
+
+# --- creators ---------------------------------------------------------------------------------------------------------
+
+
+async def create(client: Client) -> None:
+    """Create runs of every kind, as fast as they are worked off."""
+    go = asyncio.Event()
+    await asyncio.gather(hold_back(client, go), *(create_by_one(client, go) for _ in range(CALLERS)))
+
+
+async def hold_back(client: Client, go: asyncio.Event) -> None:
+    """Let the creators create while not too many runs wait."""
+    while True:
+        if len(await client.runs("queued", ENOUGH)) < ENOUGH:  # to count them would read them all
+            go.set()
+        else:
+            go.clear()
+        await asyncio.sleep(LOOK_S)
+
+
+async def create_by_one(client: Client, go: asyncio.Event) -> None:
+    """Create one after the other."""
+    kinds = {create_one: 60, create_many: 15, create_in_thread: 15, create_by_key: 10}
+    while True:
+        await go.wait()
+        kind = client.chance.choices([*kinds], [*kinds.values()])[0]
+        await kind(client)
+        await asyncio.sleep(0)
+
+
+def wanted(client: Client) -> NewRun:
+    """Return what a new run is created with; its plan is drawn."""
+    return new_run(f"run_{client.mark()}", plan(client))
+
+
+def plan(client: Client) -> str:
+    """Draw what a handler is to do."""
+    return client.chance.choices([*PLANS], [*PLANS.values()])[0]
+
+
+def created(run: NewRun, answer: Answer) -> Told:
+    """Return what a creator was told of a run."""
+    return Told("create", answer, str(run["id"]), run["assistant_id"], NONE)
+
+
+async def create_one(client: Client) -> None:
+    """Create a run; now and then, look at once whether it is there."""
+    run = wanted(client)
+    answer = await client.answer(client.store.aio.create(**run))
+    client.ear.hear([created(run, answer)])
+    if answer == "done" and client.chance.random() < 0.02:
+        seen = await client.answer(client.store.aio.get(str(run["id"])))
+        if seen == "wrong":
+            client.ear.hear([created(run, "wrong")])
+
+
+async def create_many(client: Client) -> None:
+    """Create several at once: all or none."""
+    runs = [wanted(client) for _ in range(client.chance.randint(2, 20))]
+    answer = await client.answer(client.store.aio.create_many(runs))
+    client.ear.hear([created(run, answer) for run in runs])
+
+
+async def create_in_thread(client: Client) -> None:
+    """Create a run that may not be beside another of its thread: it is refused, or it waits."""
+    run = wanted(client)
+    exclusive: Literal["reject", "queue"] = client.chance.choice(("reject", "queue"))
+    run["one_live_run_per_thread"] = exclusive
+    run["thread_id"] = f"thread_{exclusive}_{client.chance.randrange(THREADS)}"
+    client.ear.hear([created(run, await client.answer(client.store.aio.create(**run)))])
+
+
+async def create_by_key(client: Client) -> None:
+    """Ask three times at once under one key: whoever is answered is answered with the same run."""
+    key = client.mark()
+    run = new_run("", plan(client))
+    run["id"], run["thread_id"], run["idempotency_key"] = None, f"thread_{key}", key
+
+    async def ask() -> Told:
+        try:
+            made = await client.store.aio.create(**run)
+        except RunstateError as error:
+            return Told("key", answer_of(error), NONE, key, NONE)
+        return Told("key", "done", made.id, key, NONE)
+
+    client.ear.hear(await asyncio.gather(ask(), ask(), ask()))
+
+
+# --- those who move runs ----------------------------------------------------------------------------------------------
+
+
+async def cancel(client: Client) -> None:
+    """Ask to cancel some runs, wherever they stand."""
+    store = client.store.aio
+    while True:
+        runs = await client.runs(client.chance.choice(("queued", "in_progress", "in_progress", "requires_action")))
+        some = [run for run in runs if client.chance.random() < 0.05]
+        await asyncio.gather(*(client.move(run, "request_cancel", store.request_cancel) for run in some))
+        await asyncio.sleep(client.chance.uniform(0.0, LOOK_S))
+
+
+async def submit(client: Client) -> None:
+    """Submit what runs wait for: once, twice, or the wrong thing."""
+    while True:
+        await asyncio.gather(*(submit_one(client, run) for run in await client.runs("requires_action")))
+        await asyncio.sleep(client.chance.uniform(0.0, LOOK_S))
+
+
+async def submit_one(client: Client, run: StoredRun) -> None:
+    """Submit the outputs of one run."""
+    action = run.required_action
+    ids = () if action is None else action.call_ids
+    drawn = client.chance.random()
+    outputs = dict.fromkeys(ids if drawn < 0.9 else ("call_nobody_asked",), "sunny")
+    times = 2 if drawn < 0.1 else 1  # the same request again is recognised, and answered alike
+    actor = client.mark()
+    for _ in range(times):
+        answer = await client.answer(client.store.aio.submit_tool_outputs(run.id, outputs, actor=actor))
+        client.ear.hear([Told("move", answer, run.id, "submit_tool_outputs", actor)])
+
+
+async def operate(client: Client) -> None:
+    """End some runs by hand, as people do who look after a system."""
+    store = client.store.aio
+    asks: dict[str, Callable[..., Awaitable[object]]] = {
+        "fail": partial(store.fail, code="server_error", message="by hand"),
+        "expire": store.expire,
+        "complete": store.complete,
+        "mark_incomplete": partial(store.mark_incomplete, reason="max_prompt_tokens"),
+        "confirm_cancel": store.confirm_cancel,
+    }
+    while True:
+        for run in await client.runs(client.chance.choice([*sorted(LIVE), "completed"])):
+            if client.chance.random() < 0.02:
+                event = client.chance.choice([*asks])
+                await client.move(run, event, asks[event])
+        await asyncio.sleep(client.chance.uniform(0.0, LOOK_S))
+
+
+async def insist(client: Client) -> None:
+    """Claim runs, let the lease lapse or not, and settle them all the same, without asking whose they are by now."""
+    store, side = client.store.aio, SideLog(client.plot.side, client.name)
+    while True:
+        try:
+            lease = await store.open_lease(client.name, lease_s=client.plot.lease_s)
+            runs = [claim.run for claim in await store.claim(lease, 3)]
+            for run in runs:
+                side.note("begun", run.id, run.version, run.attempt, lease.token)
+            await asyncio.gather(*(settle_late(client, side, lease, run) for run in runs))
+            await store.close_lease(lease)
+        except StoreError:  # what it was not told of nobody can hold against the history
+            await asyncio.sleep(AGAIN_S)
+
+
+async def settle_late(client: Client, side: SideLog, lease: Lease, run: StoredRun) -> None:
+    """Settle a run after a while, or the moment that another worker has it: in the middle of that one's handler."""
+    store = client.store.aio
+    until = monotonic() + client.chance.uniform(0.0, 4.0) * lease.lease_s
+    while monotonic() < until and (await store.get(run.id)).attempt == run.attempt:
+        await asyncio.sleep(TAKEN_LOOK_S)
+    side.note("ended-complete", run.id, run.version, run.attempt, lease.token)
+    refused = (await store.settle(lease, [Settle(run, RunEvent.COMPLETE)])).refused
+    answer = answer_of(refused.get(run.seq))
+    client.ear.hear([Told("settle", answer, run.id, "complete", client.name, run.version, run.attempt)])
+
+
+async def sweep(client: Client) -> None:
+    """Sweep all the time, beside the workers' own sweeps."""
+    while True:
+        await client.answer(client.store.aio.sweep(max_attempts=20))
+        await asyncio.sleep(client.chance.uniform(0.0, LOOK_S))

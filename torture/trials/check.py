@@ -1,0 +1,167 @@
+"""Whether three witnesses agree: what callers were told, what handlers wrote down, and what the history says."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tests.judge import asking
+from tests.support import TERMINAL
+from torture.trials.handler import Line, read_side_log
+from torture.trials.load import CANCELLER, SUBMITTER, Load
+
+if TYPE_CHECKING:
+    from torture.trials.ground import Verdict
+
+_OUTCOMES: Final = frozenset({"complete", "fail", "mark_incomplete", "require_action"})
+"""What only a handler can lead to, when a worker asks it."""
+
+
+NOBODY: Final[Mapping[str, float]] = {}
+
+
+class Entry(NamedTuple):
+    """An entry of a history, and in which attempt its run stands now."""
+
+    run_id: str
+    version: int
+    event: str | None
+    target: str
+    at: int
+    actor: str | None
+    attempt: int
+
+
+class Ended(NamedTuple):
+    """What a handler wrote down at its end: in which attempt of which start, and what it asked for."""
+
+    version: int
+    attempt: int
+    worker: str
+    event: str
+
+
+def histories(url: str) -> Mapping[str, Sequence[Entry]]:
+    """Return the history of each run, by id."""
+    found: dict[str, list[Entry]] = defaultdict(list)
+    with asking(url) as ask:
+        for row in ask(
+            "SELECT r.id, h.version, h.event, h.target, h.at, h.actor, r.attempt FROM runstate_history AS h"
+            " JOIN runstate_run AS r ON r.seq = h.run ORDER BY h.run, h.version"
+        ):
+            found[row[0]].append(Entry(*row))
+    return found
+
+
+def check_load(verdict: Verdict, load: Load, found: Mapping[str, Sequence[Entry]]) -> None:
+    """See that everything a caller was told of is there, and was done once."""
+    verdict.acknowledged += load.acknowledged
+    verdict.wrong += load.wrong
+    verdict.notes["troubles"] = load.troubles
+    for run_id, plan in load.created.items():
+        entries = found.get(run_id, ())
+        if not entries:
+            verdict.lose("a created run is not there", run_id)
+            continue
+        asked = Counter((entry.event, entry.actor) for entry in entries)
+        if run_id in load.cancelled and not asked["request_cancel", CANCELLER]:
+            verdict.lose("a granted cancel is not there", run_id)
+        if run_id in load.submitted and not asked["submit_tool_outputs", SUBMITTER]:
+            verdict.lose("submitted outputs are not there", run_id)
+        rounds = sum(entry.event == "require_action" for entry in entries)
+        if rounds > (plan == "tools"):
+            verdict.double(f"{rounds} tool rounds of a run with the plan {plan}", run_id)
+
+
+def check_side_log(verdict: Verdict, side: Path, found: Mapping[str, Sequence[Entry]]) -> int:
+    """See that no attempt was begun twice, and that every outcome is of the handler that held the run last.
+
+    Returns how many outcomes of handlers there are.
+    """
+    lines = list(read_side_log(side))
+    begun: dict[tuple[str, int, int], Line] = {}
+    ended: dict[str, set[Ended]] = defaultdict(set)
+    for line in lines:
+        place = (line.run_id, line.version, line.attempt)
+        if line.what == "begun":
+            if place in begun:
+                verdict.double("an attempt was begun twice", f"{place} by {begun[place].worker} and {line.worker}")
+            begun[place] = line
+        elif line.what.startswith("ended-"):
+            event = line.what.removeprefix("ended-")
+            ended[line.run_id].add(Ended(line.version, line.attempt, line.worker, event))
+    workers = {line.worker for line in lines}
+    settled = 0
+    for run_id, entries in found.items():
+        for entry in entries:
+            if entry.actor in workers and entry.event in _OUTCOMES:
+                settled += 1
+                _check_settle(verdict, entries, entry, ended[run_id])
+    attempts = sum(line.attempt > 1 for line in begun.values())
+    verdict.count(settled=settled, taken_over=attempts, cut=sum(line.what == "cut" for line in lines))
+    return settled
+
+
+def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ended: set[Ended]) -> None:
+    started = max(other.version for other in entries if other.event == "start" and other.version < entry.version)
+    last = entry.target in TERMINAL  # else the run has been started again since, and its attempts counted anew
+    agreed = any(
+        (one.version, one.worker, one.event) == (started, entry.actor, entry.event)
+        and (one.attempt == entry.attempt or not last)
+        for one in ended
+    )
+    verdict.expect(
+        agreed, f"no handler that held {entry.run_id} in its last attempt led to {entry.event} by {entry.actor}"
+    )
+
+
+def check_take_overs(
+    verdict: Verdict,
+    url: str,
+    side: Path,
+    died: Mapping[str, float] = NOBODY,
+    outages: Sequence[tuple[float, float]] = (),
+) -> None:
+    """See that no run was taken over before the lease of the one who held it had ended.
+
+    Notes how long after the lease, and after the death of the holder, if `died` says when it was killed; of the time
+    since a death, only that in which the store could be written.
+    """
+    with asking(url) as ask:
+        until = {
+            token: lease_until / 1e6 for token, lease_until in ask("SELECT token, lease_until FROM runstate_worker")
+        }
+    begun = {(line.run_id, line.version, line.attempt): line for line in read_side_log(side) if line.what == "begun"}
+    after_lease: list[float] = []
+    after_death: list[float] = []
+    for (run_id, version, attempt), line in begun.items():
+        before = begun.get((run_id, version, attempt - 1))
+        if before is None or before.token not in until:
+            continue  # the first, or the one before was killed between its claim and its handler
+        late = line.at - until[before.token]
+        after_lease.append(late)
+        verdict.expect(
+            late >= 0,
+            f"{run_id} was taken over by {line.worker} {-late:.3f} s before the lease of {before.worker} ended",
+        )
+        if before.worker in died:
+            since = died[before.worker]
+            away = sum(max(0.0, min(line.at, end) - max(since, start)) for start, end in outages)
+            after_death.append(line.at - since - away)
+    verdict.notes["take-overs"] = len(after_lease)
+    for what, found in (("after the lease, s", after_lease), ("after the death, s", after_death)):
+        if found:
+            verdict.notes[f"take-over {what}"] = spread(found)
+
+
+def spread(found: Sequence[float]) -> Mapping[str, float]:
+    """Return how some figures are spread."""
+    inner = sorted(found)
+    return {
+        "n": len(inner),
+        "median": round(inner[len(inner) // 2], 2),
+        "p99": round(inner[min(len(inner) - 1, int(len(inner) * 0.99))], 2),
+        "max": round(inner[-1], 2),
+    }
