@@ -30,7 +30,7 @@ test-lowest: .venv-lowest/.ready  ## run the tests with the lowest releases that
 	.venv-lowest/bin/python -m pytest -q -n auto --dist worksteal -m "not slow and not foreign"
 
 test-renamed: $(TEST_READY)  ## run the tests while PyYAML, click and other libraries say everything in other words
-	PYTHONPATH=tests/foreign_words $(PYTEST) -m "not slow and not foreign"
+	PYTHONPATH=tests/support/foreign_words $(PYTEST) -m "not slow and not foreign"
 
 check: lint types cov  ## what CI runs: linters, types, and all the tests, the slow and the foreign ones too
 

@@ -33,9 +33,9 @@ from scale_recipes import archived, partitioned, pruned, sizes, vacuumed
 from scale_workers import claims, connections, leases, looks, notifications
 
 from runstate.store import Claim, NewRun, Store, open_store
-from tests.judge import judge
-from tests.postgres import OwnServer, find_programs
-from tests.scale_page import run_recipe
+from tests.support.judge import judge
+from tests.support.postgres import OwnServer, find_programs
+from tests.support.scale_page import run_recipe
 
 PARTS: Final = ("postgres", "queued", "recipes", "workers", "sqlite")
 SIZES: Final = (10_000, 1_000_000, 10_000_000)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from tests.scale_page import run_recipe
+from tests.support.scale_page import run_recipe
 
 if TYPE_CHECKING:
     from scale_measure import Sheet

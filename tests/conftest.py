@@ -11,8 +11,8 @@ from hypothesis import Phase, settings
 
 from runstate import RUN_LIFECYCLE, ManualClock, use_clock
 from runstate.traces import _judge
-from tests.postgres import postgres_server, postgres_url  # noqa: F401
-from tests.support import NOW
+from tests.support.lifecycle import NOW
+from tests.support.postgres import postgres_server, postgres_url  # noqa: F401
 
 # No timing decides a test, and a failure must come back on the next run.
 settings.register_profile(

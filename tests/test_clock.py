@@ -13,7 +13,7 @@ from runstate import ManualClock, Run, SystemClock, use_clock
 from runstate.clock import monotonic, override_us
 from runstate.store import open_store
 from runstate.worker import Worker
-from tests.support import NOW, new_run
+from tests.support.lifecycle import NOW, new_run
 
 IN_2030 = 1_893_456_000
 """What the clock says under `freeze_time("2030-01-01")`."""

@@ -33,7 +33,7 @@ from runstate.testing.conformance import Http, RunsInStore
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
 from tests.cli_runner import CliRunner
 from tests.store.support import Prompt, birth, bring_in_store, insert, names
-from tests.support import new_run
+from tests.support.lifecycle import new_run
 
 EMPTY = ("", " ", "\t\n", "\u00a0\u2003")
 """What is no name: nothing, and nothing but white space."""

@@ -14,7 +14,7 @@ from runstate._redaction import Password, redacted, without_passwords
 from runstate.store import open_store
 from runstate.store._postgres.connection import PostgresDatabase
 from runstate.worker._failure import traceback_of
-from tests.postgres import Server
+from tests.support.postgres import Server
 
 PASSWORDS: Final = (
     *("hunter2", "12345678", "correct horse", "pass/word@1:2", 'it\'s "so"', "back\\slash", "mötley", "postgres"),

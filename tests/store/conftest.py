@@ -11,9 +11,9 @@ import pytest
 
 from runstate.store import Store, open_store
 from runstate.traces import judge
-from tests.judge import judge_by_sql, judge_through
-from tests.postgres import Server, postgres_server, postgres_url
 from tests.store.support import TABLES, Prompt, template
+from tests.support.judge import judge_by_sql, judge_through
+from tests.support.postgres import Server, postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
 

@@ -1,7 +1,7 @@
 """What the tests of the store share: an SQL prompt, and runs brought to every status, by methods and by hand.
 
-As in `tests.support`, nothing is derived from the library: which columns a table has, and what a move writes into them,
-stands here once more.
+As in `tests.support.lifecycle`, nothing is derived from the library: which columns a table has, and what a move writes
+into them, stands here once more.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from psycopg.types.json import set_json_loads
 
 from runstate.store import NewRun, Store, StoredRun, open_store
 from runstate.store._engine.commands import InTransaction
-from tests.postgres import wait_until
-from tests.support import CALL, GIVEN, HELD_IN, NOW, STAMPED_BY, STAMPS, USED, WAYS
+from tests.support.lifecycle import CALL, GIVEN, HELD_IN, NOW, STAMPED_BY, STAMPS, USED, WAYS
+from tests.support.postgres import wait_until
 
 __all__ = [
     "FIRST",
@@ -173,7 +173,7 @@ STORE_MOVES: Final[Mapping[str, StoreMove]] = {
     "fail": lambda store, run_id, **given: store.fail(run_id, "server_error", "it broke", USED, **given),
     "expire": lambda store, run_id, **given: store.expire(run_id, USED, **given),
 }
-"""The moves of `tests.support.MOVES`, asked of a store. Of the asynchronous face each returns what is to be awaited."""
+"""`MOVES` of `tests.support.lifecycle`, asked of a store. An asynchronous store returns what is to be awaited."""
 
 
 def names(**other: Any) -> NewRun:

@@ -14,8 +14,8 @@ import pytest
 from runstate.errors import InvalidRun, RunstateError, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import open_store
 from runstate.store._api.url import database_at
-from tests.postgres import Server
 from tests.store.support import names
+from tests.support.postgres import Server
 
 SECRET = "hunter2"
 FORMS = "expected sqlite:///runs.db, sqlite:////absolute/path.db, sqlite:///:memory: or postgresql://user@host/database"

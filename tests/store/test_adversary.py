@@ -24,7 +24,7 @@ from tests.store.support import (
     update,
 )
 from tests.store.test_jumps import FREE, spoilt
-from tests.support import LIVE, STAMPS, STATUSES, TABLE, TERMINAL
+from tests.support.lifecycle import LIVE, STAMPS, STATUSES, TABLE, TERMINAL
 
 
 def refused(prompt: Prompt, statement: str, given: Any = ()) -> str:
@@ -58,7 +58,7 @@ def test_no_move_is_taken_back(store: Store, prompt: Prompt, clock: object, stat
     """The row as it was before the last move cannot be put in its place, with its old version, its own, or the next."""
     run = bring_in_store(store, "queued", id="run_1")
     rows = [prompt.one(run.id)]
-    from tests.support import WAYS
+    from tests.support.lifecycle import WAYS
 
     for event in WAYS[status]:
         ask_store(store, run.id, event)

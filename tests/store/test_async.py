@@ -21,10 +21,10 @@ from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavail
 from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
 from runstate.store._notifier import Change
 from runstate.store._types import Settle
-from tests.judge import judge_by_sql
-from tests.postgres import wait_until
 from tests.store.support import Prompt, ask_store, held_back, names
-from tests.support import CALL
+from tests.support.judge import judge_by_sql
+from tests.support.lifecycle import CALL
+from tests.support.postgres import wait_until
 
 LIMIT = 60
 

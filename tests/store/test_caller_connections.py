@@ -18,7 +18,7 @@ from runstate.errors import InvalidRun, RunNotFound, StoreError
 from runstate.store import BoundStore, Store, open_store
 from tests.store.conftest import make_url
 from tests.store.support import ask_store, names
-from tests.support import WAYS
+from tests.support.lifecycle import WAYS
 
 # Nine letters that no ASCII has; the last is in no encoding of Western Europe.
 TEXT = "Grüße, ça"

@@ -17,9 +17,9 @@ from runstate import InvalidRun, ManualClock, Run, TruncationStrategy
 from runstate.errors import KeyReused, RunNotFound, StoreError
 from runstate.store import Store, open_store
 from runstate.traces import judge
-from tests.postgres import Server, wait_until
 from tests.store.support import Prompt, at_once, birth, insert, names
-from tests.support import KEYS, NOW
+from tests.support.lifecycle import KEYS, NOW
+from tests.support.postgres import Server, wait_until
 
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"a": [1, 2.5, None, True, {"b": []}]}}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "é": "ü\U0001f600"}}}

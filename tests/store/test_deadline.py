@@ -32,7 +32,7 @@ from tests.store.support import (
     update,
 )
 from tests.store.test_lost_answers import losing
-from tests.support import NOW, TABLE, UNTIL_DEADLINE, USED, WAYS
+from tests.support.lifecycle import NOW, TABLE, UNTIL_DEADLINE, USED, WAYS
 
 OUTPUTS = {"call_1": "sunny"}
 DEADLINE = NOW + 600

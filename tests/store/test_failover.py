@@ -39,9 +39,9 @@ from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wr
 from runstate.store._sql import migrations, schema
 from runstate.store._sql.connection import Trouble
 from runstate.store._sql.schema import POSTGRES
-from tests.postgres import Server, wait_until
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, names
+from tests.support.postgres import Server, wait_until
 
 LIMIT: Final = 20.0
 

@@ -23,10 +23,10 @@ from runstate.store._engine.execute_settle_and_claim import resume_data_of
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row
 from runstate.store._types import Settle
-from tests.postgres import wait_until
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, is_locked, names, wait_for_a_lock
-from tests.support import CALL, GIVEN
+from tests.support.lifecycle import CALL, GIVEN
+from tests.support.postgres import wait_until
 
 LIMIT = 60.0
 ACTION = json.dumps(GIVEN["required_action"])

@@ -10,7 +10,7 @@ import pytest
 
 from runstate.store import Store
 from tests.store.support import FIRST, LATER, Prompt, birth, bring_in_store, by_hand, insert, update
-from tests.support import EVENTS, LIVE, ROWS, STATUSES, TABLE, WAYS
+from tests.support.lifecycle import EVENTS, LIVE, ROWS, STATUSES, TABLE, WAYS
 
 LEADS_TO = {target: event for event, _, target, _ in ROWS}
 """The one event that leads to each status; there are nine of both."""

@@ -21,7 +21,7 @@ from runstate import (
 from runstate.errors import Conflict, RunNotFound
 from runstate.store import Store
 from tests.store.support import Prompt, ask_store, bring_in_store, names
-from tests.support import CALL, EVENTS, LIVE, STATUSES, TABLE, TERMINAL
+from tests.support.lifecycle import CALL, EVENTS, LIVE, STATUSES, TABLE, TERMINAL
 
 
 def test_nobody_there(store: Store, prompt: Prompt, clock: ManualClock) -> None:

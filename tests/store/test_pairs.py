@@ -10,7 +10,7 @@ import pytest
 from runstate import IllegalTransition, ManualClock, TerminalStatus
 from runstate.store import Store, StoredRun
 from tests.store.support import Prompt, ask_store, bring_in_store
-from tests.support import EVENTS, LIVE, NOW, PAIRS, STATUSES, TABLE, TERMINAL, WAYS, after, ask, new_run
+from tests.support.lifecycle import EVENTS, LIVE, NOW, PAIRS, STATUSES, TABLE, TERMINAL, WAYS, after, ask, new_run
 
 IDLE = ("queued", "requires_action")
 LEGAL = sorted(TABLE)

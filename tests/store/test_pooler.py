@@ -25,12 +25,11 @@ from runstate.store._postgres.connection import PostgresDatabase
 from runstate.store.doctor import examine
 from runstate.testing.fixtures import a_store
 from runstate.worker import Context, Worker
-from tests.cli_runner import CliRunner
-from tests.pgbouncer import TRACKS, PgBouncer, find_program, version_of
-from tests.postgres import Server
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, ask_store, names, wait_for_a_lock
-from tests.support import LIVE, WAYS
+from tests.support.lifecycle import LIVE, WAYS
+from tests.support.pgbouncer import TRACKS, PgBouncer, find_program, version_of
+from tests.support.postgres import Server
 
 pytestmark = pytest.mark.foreign
 

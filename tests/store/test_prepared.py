@@ -19,8 +19,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runstate.store import open_store
 from runstate.store._postgres.prepared import Prepared
-from tests.postgres import LIMIT, wait_until
 from tests.store.support import wait_for_a_lock
+from tests.support.postgres import LIMIT, wait_until
 
 READY_FOR_QUERY = 6  # bytes: the last message of every answer
 SLOWLY = "an answer that comes in two parts"

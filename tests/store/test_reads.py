@@ -12,9 +12,9 @@ import pytest
 from runstate import InvalidRun, ManualClock, RunStatus
 from runstate.errors import RunNotFound
 from runstate.store import Entry, Store, open_store
-from tests.postgres import LIMIT, wait_until
 from tests.store.support import Prompt, ask_store, birth, bring_in_store, insert, names
-from tests.support import NOW, STATUSES, WAYS
+from tests.support.lifecycle import NOW, STATUSES, WAYS
+from tests.support.postgres import LIMIT, wait_until
 
 # --- lists ------------------------------------------------------------------------------------------------------------
 

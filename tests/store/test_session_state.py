@@ -21,10 +21,10 @@ from runstate.store._postgres.parameters import parsed
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import POSTGRES
 from runstate.store._sql.statements import Statements
-from tests.postgres import Server
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, ask_store, names
-from tests.support import WAYS
+from tests.support.lifecycle import WAYS
+from tests.support.postgres import Server
 
 LIMIT = 20.0
 FOR_WRITING = {

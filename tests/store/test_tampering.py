@@ -19,7 +19,7 @@ from tests.store.support import (
     names,
     update,
 )
-from tests.support import STATUSES
+from tests.support.lifecycle import STATUSES
 
 Shape = Callable[[Store], str]
 """Makes a run and returns its id."""

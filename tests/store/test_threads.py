@@ -14,7 +14,6 @@ from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunSt
 from runstate.errors import StoreError, ThreadBusy
 from runstate.store import Lease, Store, open_store
 from runstate.store._types import Settle
-from tests.postgres import LIMIT
 from tests.store.support import (
     Prompt,
     ask_store,
@@ -25,7 +24,8 @@ from tests.store.support import (
     update,
     wait_for_a_lock,
 )
-from tests.support import LIVE, NOW, TABLE, TERMINAL
+from tests.support.lifecycle import LIVE, NOW, TABLE, TERMINAL
+from tests.support.postgres import LIMIT
 
 
 def queue(store: Store, run_id: str, **given: Any) -> Any:

@@ -26,8 +26,8 @@ from runstate.store._postgres.connection import PostgresConnection
 from runstate.store._sql.connection import Connection
 from runstate.store._sqlite.connection import SqliteConnection
 from runstate.store._types import Settle
-from tests.postgres import LIMIT, Server, wait_until
 from tests.store.support import TABLES, Prompt, names, wait_for_a_lock
+from tests.support.postgres import LIMIT, Server, wait_until
 
 
 def trouble(error: BaseException) -> str:

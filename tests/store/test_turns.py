@@ -21,7 +21,7 @@ from runstate.store._sql.statements import Statements
 from runstate.store._sqlite.settle_and_claim import claimable
 from runstate.store._types import Settle
 from tests.store.support import names
-from tests.support import CALL
+from tests.support.lifecycle import CALL
 
 USAGE = '{{"prompt_tokens":{0},"completion_tokens":30,"total_tokens":{1}}}'
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_types import REPO, run_checker
+from tests.architecture.test_types import REPO, run_checker
 
 # A line with `# wrong` must be reported, and no other.
 SNIPPETS = """\

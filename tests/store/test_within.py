@@ -18,7 +18,7 @@ from runstate.store import BoundStore, Store, open_store
 from runstate.store._api.same_store import identity_of, require_same
 from runstate.store._sqlite.connection import SqliteConnection
 from tests.store.support import Prompt, names
-from tests.support import CALL
+from tests.support.lifecycle import CALL
 
 OPEN = ["plain", "begun", "rows"]
 

@@ -14,7 +14,7 @@ from runstate.store import Claim, Lease, Store
 from runstate.store._types import Settle
 from runstate.traces import judge
 from tests.store.support import Prompt, ask_store, bring_in_store, names
-from tests.support import CALL, GIVEN, NOW, STAMPED_BY, STATUSES, TABLE
+from tests.support.lifecycle import CALL, GIVEN, NOW, STAMPED_BY, STATUSES, TABLE
 
 USAGE = '{"prompt_tokens":12,"completion_tokens":30,"total_tokens":42}'
 

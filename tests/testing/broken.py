@@ -1,4 +1,4 @@
-"""Runs of plain dicts, by LIFECYCLE.md as `tests.support` has it, and the same with one thing done wrong.
+"""Runs of plain dicts, by LIFECYCLE.md as `tests.support.lifecycle` has it, and the same with one thing done wrong.
 
 Nothing here is derived from the library: the desk is an implementation as somebody else would write it.
 """
@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, Final
 
 from runstate.testing.conformance import Functions
-from tests.support import GIVEN, HELD_IN, NOW, ROWS, STAMPED_BY, STAMPS, TABLE
+from tests.support.lifecycle import GIVEN, HELD_IN, NOW, ROWS, STAMPED_BY, STAMPS, TABLE
 
 Record = dict[str, Any]
 TARGETS: Final = {event: target for event, _, target, _ in ROWS}

@@ -24,7 +24,7 @@ from runstate import IllegalTransition, ManualClock, Run, ToolOutputsMismatch, u
 from runstate.run import _run as run
 from runstate.testing import a_run, assert_moves, assert_refused, assert_stamps, moves, refusals, walks
 from runstate.testing.conformance import Objects, RunsInMemory, hold_trial
-from tests.support import HELD_IN, NOW, PAIRS, STAMPS, STATUSES, TABLE
+from tests.support.lifecycle import HELD_IN, NOW, PAIRS, STAMPS, STATUSES, TABLE
 
 # --- what a user might write ------------------------------------------------------------------------------------------
 

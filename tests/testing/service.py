@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from runstate.testing.conformance import Http
 from runstate.testing.conformance._http import Route
-from tests.support import EVENTS
+from tests.support.lifecycle import EVENTS
 from tests.testing.broken import Desk, No, Record
 
 __all__ = ["Answer", "Service", "camel", "serving"]

@@ -48,8 +48,21 @@ from runstate.testing import (
 )
 from runstate.testing._diff import fields_of, outcomes, unlike_a_birth, unlike_a_move
 from runstate.testing._drive import ask, ask_stored
-from tests.support import CALL, EVENTS, NOW, PAIRS, STAMPED_BY, STAMPS, STATUSES, TABLE, TERMINAL, WAYS, bring, new_run
-from tests.support import ROWS as SUPPORT_ROWS
+from tests.support.lifecycle import (
+    CALL,
+    EVENTS,
+    NOW,
+    PAIRS,
+    STAMPED_BY,
+    STAMPS,
+    STATUSES,
+    TABLE,
+    TERMINAL,
+    WAYS,
+    bring,
+    new_run,
+)
+from tests.support.lifecycle import ROWS as SUPPORT_ROWS
 from tests.testing.mutants import ROWS, AgentRun, NotAllowed
 
 BORN = 1_700_000_000

@@ -16,7 +16,20 @@ from runstate.store import Store, StoredRun, open_store
 from runstate.testing import TrackedRun, a_run, assert_history, walks
 from runstate.testing.factories import ARRANGED, is_arranging
 from runstate.traces import judge, judge_trace
-from tests.support import CALL, EVENTS, MOVES, NOW, PAIRS, STATUSES, TABLE, TERMINAL, WAYS, ask, bring, everything
+from tests.support.lifecycle import (
+    CALL,
+    EVENTS,
+    MOVES,
+    NOW,
+    PAIRS,
+    STATUSES,
+    TABLE,
+    TERMINAL,
+    WAYS,
+    ask,
+    bring,
+    everything,
+)
 
 BORN = 1_700_000_000
 REFUSED = [pair for pair in PAIRS if pair not in TABLE]

@@ -12,7 +12,7 @@ import pytest
 
 from runstate import RUN_LIFECYCLE, RunStatus, documented
 from runstate.testing import Cell, Walk, cells, moves, refusals, walks
-from tests.support import EVENTS, PAIRS, ROWS, STATUSES, TABLE, legal_paths
+from tests.support.lifecycle import EVENTS, PAIRS, ROWS, STATUSES, TABLE, legal_paths
 
 _LONGEST = 6
 

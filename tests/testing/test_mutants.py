@@ -13,7 +13,7 @@ from itertools import groupby
 import pytest
 
 from runstate.testing.conformance import RunsInMemory, hold_trial
-from tests.support import TABLE
+from tests.support.lifecycle import TABLE
 from tests.testing.mutants import (
     ASSERTIONS,
     REAL,

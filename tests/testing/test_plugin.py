@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runstate import Run
-from tests.support import TABLE
+from tests.support.lifecycle import TABLE
 
 pytest_plugins = ["pytester"]
 

@@ -34,11 +34,11 @@ from runstate.store._engine.commands import InTransaction, SettleAndClaimResult,
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.triggers.ddl import drop_guards
-from tests.judge import judge_by_sql, judge_through
-from tests.postgres import Server
 from tests.store.conftest import empty
 from tests.store.support import Prompt, template
-from tests.support import UNTIL_DEADLINE
+from tests.support.judge import judge_by_sql, judge_through
+from tests.support.lifecycle import UNTIL_DEADLINE
+from tests.support.postgres import Server
 from tests.testing.store_machine import StoreMachine
 
 pytestmark = pytest.mark.slow  # long sequences of what clients and workers ask

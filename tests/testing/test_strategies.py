@@ -17,8 +17,8 @@ from runstate.run.values import IncompleteDetails, LastError, RequiredAction, To
 from runstate.testing._drive import ask
 from runstate.testing.strategies import illegal_moves, paths, runs, traces
 from runstate.traces import judge, judge_trace
-from tests.mutated_traces import is_legal
-from tests.support import PAIRS, STATUSES, TABLE, everything
+from tests.support.lifecycle import PAIRS, STATUSES, TABLE, everything
+from tests.support.mutated_traces import is_legal
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from runstate.testing.conformance import (
     RunsInStore,
     hold_trial,
 )
-from tests.support import PAIRS, STAMPED_BY, TERMINAL
+from tests.support.lifecycle import PAIRS, STAMPED_BY, TERMINAL
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No, Record
 

@@ -9,7 +9,7 @@ import pytest
 
 from runstate.lifecycle import RunEvent
 from runstate.testing.conformance import Charge, Functions, NotOffered, Refused, hold_trial
-from tests.support import NOW, PAIRS, TABLE, TERMINAL
+from tests.support.lifecycle import NOW, PAIRS, TABLE, TERMINAL
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
 from tests.testing.replay import Shown, replay

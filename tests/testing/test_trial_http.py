@@ -13,7 +13,7 @@ import pytest
 
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.testing.conformance import Charge, Http, hold_trial
-from tests.support import PAIRS
+from tests.support.lifecycle import PAIRS
 from tests.testing import broken
 from tests.testing.broken import Desk, Record
 from tests.testing.replay import replay

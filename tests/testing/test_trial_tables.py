@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from runstate.testing.conformance import SqlTable, hold_trial
-from tests.support import PAIRS
+from tests.support.lifecycle import PAIRS
 
 pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
 

@@ -10,7 +10,7 @@ import pytest
 
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.testing.conformance import Functions, Judgement, Refused, hold_trial
-from tests.support import EVENTS, LIVE, PAIRS, STATUSES
+from tests.support.lifecycle import EVENTS, LIVE, PAIRS, STATUSES
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
 

@@ -22,7 +22,7 @@ from runstate.errors import StoreUrlError
 from runstate.run.codec import MAX_BYTES
 from runstate.store._api.url import database_at
 from runstate.traces import Report, check_snapshots, read_snapshots
-from tests.support import new_run
+from tests.support.lifecycle import new_run
 from torture.fuzz.addresses import behind
 from torture.fuzz.growth import SHAPES, growth
 from torture.fuzz.loop import TARGETS, fuzz

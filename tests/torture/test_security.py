@@ -30,8 +30,8 @@ from runstate.store._api.store import StoreMethods
 from runstate.store._api.worker_protocol import Lease
 from runstate.store._types import Settle
 from runstate.worker import Context, Worker
-from tests.postgres import OwnServer, Server, wait_until
 from tests.store.support import Prompt, bring_in_store, names
+from tests.support.postgres import OwnServer, Server, wait_until
 from torture.fuzz.addresses import behind
 from torture.fuzz.telling import SECRET
 

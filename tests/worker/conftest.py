@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from runstate.store import Store
-from tests.postgres import OwnServer, Server, postgres_server
 from tests.store.conftest import (
     any_store,
     any_url,
@@ -23,6 +22,7 @@ from tests.store.conftest import (
     store,
     store_url,
 )
+from tests.support.postgres import OwnServer, Server, postgres_server
 from tests.worker.support import LIMIT
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from runstate.store import Entry, NewRun, Store, StoredRun
 from runstate.worker import Context, Handler, Outcome, Worker
 from tests.store.support import names
-from tests.support import TERMINAL
+from tests.support.lifecycle import TERMINAL
 
 LIMIT: Final = 60.0
 """How many seconds anything may take."""

@@ -19,9 +19,9 @@ from runstate.errors import AccessDenied, OutcomeUnknown, SchemaMismatch, StoreE
 from runstate.store import Store, open_store
 from runstate.worker import Context, Outcome, Worker, drive
 from runstate.worker._failure import met_outage, redacted, sentence_of, traceback_of
-from tests.judge import judge_by_sql
-from tests.postgres import OwnServer, Server, wait_until
 from tests.store.support import Prompt
+from tests.support.judge import judge_by_sql
+from tests.support.postgres import OwnServer, Server, wait_until
 from tests.worker.proxy import Proxy
 from tests.worker.support import KINDS, at_work, ended, error_of, events, finish, finished, last, limited, new, until
 

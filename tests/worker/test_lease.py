@@ -17,8 +17,8 @@ import pytest
 
 from runstate.store import Store
 from runstate.worker import Context, Worker
-from tests.postgres import wait_until
 from tests.store.support import Prompt
+from tests.support.postgres import wait_until
 from tests.worker.process import WorkerProcess
 from tests.worker.support import LIMIT, Bench, at_work, ended, error_of, events, last, limited, new, until
 

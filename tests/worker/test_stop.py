@@ -14,8 +14,8 @@ import pytest
 from runstate.errors import StoreError
 from runstate.store import Store, open_store
 from runstate.worker import Context, Worker
-from tests.postgres import wait_until
 from tests.store.support import Prompt
+from tests.support.postgres import wait_until
 from tests.worker.process import ROOT, WorkerProcess
 from tests.worker.support import LIMIT, Bench, at_work, ended, events, finish, last, limited, new, new_threads, until
 

@@ -22,7 +22,7 @@ from runstate.__main__ import main as command
 from runstate.lifecycle import RunEvent
 from runstate.store import Entry, Store, open_store
 from tests.store.support import bring_in_store
-from tests.support import CALL, STATUSES
+from tests.support.lifecycle import CALL, STATUSES
 from torture.fuzz.addresses import BITS, splice
 from torture.fuzz.mutation import TEXTS, leaf, mutate, some, written
 from torture.fuzz.recordings import DATA, make_cassette, make_recording, run_texts

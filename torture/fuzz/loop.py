@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from runstate.run.json_values import escape
 from runstate.store import open_store
 from tests.store.support import bring_in_store
-from tests.support import STATUSES
+from tests.support.lifecycle import STATUSES
 from torture.fuzz.addresses import judge_url, make_url
 from torture.fuzz.lines import STORE, judge_line, make_line, stage
 from torture.fuzz.recordings import judge_recording, judge_run, make_cassette, make_recording, make_run

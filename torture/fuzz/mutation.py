@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from tests.support import KEYS, STATUSES
+from tests.support.lifecycle import KEYS, STATUSES
 
 TEXTS: Final = (
     *("", " ", "\0", "a\0b", "\x1b[2J\x1b[31m", "\x9b31m", "\u202eevil\u202c", "e\u0301\u0301\u0301", "\u200b"),

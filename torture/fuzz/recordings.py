@@ -17,11 +17,11 @@ import yaml  # type: ignore[import-untyped]
 from runstate import Run, RunDecodeError
 from runstate.cli._files import bounded_lines
 from runstate.traces import check_snapshots, read_snapshots
-from tests.support import STATUSES, ask, bring, new_run
+from tests.support.lifecycle import STATUSES, ask, bring, new_run
 from torture.fuzz.mutation import TEXTS, mutate, some, spoil, written
 from torture.fuzz.telling import Broken, unsent
 
-DATA: Final = Path(__file__).parents[2] / "tests" / "data"
+DATA: Final = Path(__file__).parents[2] / "tests" / "traces" / "data"
 
 
 @cache

@@ -16,7 +16,7 @@ import attrs
 from runstate import RunEvent
 from runstate.errors import RunstateError
 from runstate.store import Settle, open_store
-from tests.judge import asking
+from tests.support.judge import asking
 from torture.disks import NoDisk, bench, copied, mounted, new_image
 from torture.powercuts.disk import CachedDisk, PlainDisk
 from torture.powercuts.load import Note, Setting, Synchronous, calling, read_notes, settling, working

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from tests.judge import judge_through
-from tests.support import LIVE
+from tests.support.judge import judge_through
+from tests.support.lifecycle import LIVE
 from torture.simulation.database import rows
 from torture.simulation.ledger import Ask, not_done
 

@@ -19,7 +19,7 @@ from runstate.errors import RunstateError, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, NewRun, Store
 from runstate.store._types import Settle, StoredRun
-from tests.support import LIVE
+from tests.support.lifecycle import LIVE
 from torture.bugs import planted
 from torture.storm.told import NONE, Answer, Ear, Told, answer_of
 from torture.trials.handler import PLANS, SideLog, new_run, opened

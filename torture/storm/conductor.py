@@ -8,8 +8,8 @@ from random import Random
 from time import monotonic, sleep
 from typing import Final
 
-from tests.judge import asking, listed
-from tests.support import LIVE
+from tests.support.judge import asking, listed
+from tests.support.lifecycle import LIVE
 from torture.storm.harm import Harm, united
 from torture.storm.stage import Stage
 from torture.storm.witnesses import check_told

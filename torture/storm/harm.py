@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.postgres import OwnServer
+from tests.support.postgres import OwnServer
 from torture.storm.stage import Stage
 from torture.trials.proxy import Loss
 from torture.trials.server import terminate

@@ -17,8 +17,8 @@ import psycopg
 
 from runstate.errors import StoreError
 from runstate.store import open_store
-from tests.pgbouncer import PgBouncer
-from tests.postgres import Server
+from tests.support.pgbouncer import PgBouncer
+from tests.support.postgres import Server
 from torture.disks import bench, mounted, new_image, why_not
 from torture.storm import clients
 from torture.storm.clients import Client, Plot, be

@@ -3,8 +3,8 @@
     python -m torture.trials [TRIAL...] [--count N] [--seed S] [--quick] [--json]
 
 Each trial does one kind of harm, on a PostgreSQL and SQLite files of its own, while runs are created, cancelled and
-worked on. Then the history is judged by plain SQL (`tests.judge`), and held against what callers were told and what
-handlers wrote down in a file of their own. Nothing may be lost, done twice, or illegal; else the exit status is 1.
+worked on. Then the history is judged by plain SQL (`tests.support.judge`), and held against what callers were told and
+what handlers wrote down in a file of their own. Nothing may be lost, done twice, or illegal; else the exit status is 1.
 The same seed makes the same choices, but not the same moments.
 """
 

@@ -22,7 +22,7 @@ from runstate.run.values import RequiredAction
 from runstate.store import Lease, NewRun, Store
 from runstate.store._sql.rows import json_text
 from runstate.store._types import Settle
-from tests.judge import Ask, asking
+from tests.support.judge import Ask, asking
 from torture.trials.ground import Crew, Ground, Verdict, wait_until
 from torture.trials.handler import opened, serve
 from torture.trials.kills import WORKERS, conclude, either, setting_at, warnings

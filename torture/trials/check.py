@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tests.judge import asking
-from tests.support import TERMINAL
+from tests.support.judge import asking
+from tests.support.lifecycle import TERMINAL
 from torture.trials.handler import Line, read_side_log
 from torture.trials.load import CANCELLER, SUBMITTER, Load
 

@@ -21,8 +21,8 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import attrs
 
 from runstate.store import open_store
-from tests.judge import judge
-from tests.postgres import Server
+from tests.support.judge import judge
+from tests.support.postgres import Server
 
 Dialect: TypeAlias = Literal["postgres", "sqlite"]
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from tests.judge import asking
+from tests.support.judge import asking
 from torture.trials.check import check_load, check_side_log, check_take_overs, histories
 from torture.trials.ground import Crew, Dialect, Ground, Verdict
 from torture.trials.handler import Setting, serve

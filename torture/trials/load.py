@@ -20,8 +20,8 @@ from runstate.errors import (
     StoreError,
     ToolOutputsMismatch,
 )
-from tests.judge import asking, listed
-from tests.support import LIVE
+from tests.support.judge import asking, listed
+from tests.support.lifecycle import LIVE
 from torture.trials.ground import GaveUp, wait_until
 from torture.trials.handler import PLANS, new_run, opened
 

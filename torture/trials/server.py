@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from tests.judge import asking
+from tests.support.judge import asking
 from torture.trials.ground import Crew, Ground, Verdict, wait_until
 from torture.trials.handler import serve
 from torture.trials.kills import WORKERS, conclude, either, setting_at, warnings

@@ -15,8 +15,8 @@ import psycopg
 
 from runstate.store import Store
 from runstate.worker import Context, Worker
-from tests.judge import Ask, asking, judge
-from tests.postgres import OwnServer, Server
+from tests.support.judge import Ask, asking, judge
+from tests.support.postgres import OwnServer, Server
 from torture.trials.ground import Crew, Dialect, GaveUp, Ground, Verdict
 from torture.trials.handler import opened
 

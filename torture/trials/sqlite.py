@@ -22,7 +22,7 @@ from runstate.errors import RunstateError, StoreError, StoreUnavailable
 from runstate.store import Store, open_store
 from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.worker import Context, Worker
-from tests.judge import asking
+from tests.support.judge import asking
 from torture.disks import bench, mounted, new_image, why_not
 from torture.trials.ground import Crew, Ground, Verdict, wait_until
 from torture.trials.handler import serve

@@ -1,0 +1,121 @@
+"""Every example runs as its reader would run it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runstate import Run
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Those that need an engine have tests of their own.
+PROGRAMS = [path for path in EXAMPLES if not path.name.startswith(("test_", "with_"))]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_a_program_runs_and_says_something(path: Path) -> None:
+    """It ends well, prints, and has nothing to complain about."""
+    done = run(str(path))
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout.strip()
+
+
+def test_the_worker_drives_its_runs_to_the_end() -> None:
+    """Whatever happens to a run it ends: well, at its limit, broken, or cancelled while nobody was at work on it."""
+    lines = run("examples/embed_in_worker.py").stdout.splitlines()
+    ends = {"run_paris": "completed", "run_short": "incomplete", "run_broken": "failed", "run_unwanted": "cancelled"}
+    assert all(f"  {name}: {status}" in lines for name, status in ends.items())
+    assert "  run run_paris is completed and cannot request_cancel; completed is terminal, nothing leaves it" in lines
+
+
+def test_durable_runs_are_followed_to_their_ends() -> None:
+    """One goes through a tool round to its completion, the other is cancelled at work; both are kept."""
+    told = run("examples/durable_worker.py").stdout
+    completed, cancelled = told.split("a run that is cancelled at work")
+    way = ["queued", "in_progress", "requires_action", "queued", "in_progress", "completed"]
+    assert way == re.findall(r"^  \d+\. \w+: (\w+), asked by (?:web|worker_1)$", completed, re.MULTILINE)
+    assert "completed, Usage(prompt_tokens=40, completion_tokens=25, total_tokens=65)" in completed
+    way = ["queued", "in_progress", "cancelling", "cancelled"]
+    assert way == re.findall(r"^  \d+\. \w+: (\w+), asked by (?:web|worker_1)$", cancelled, re.MULTILINE)
+    assert "what is kept: {'completed': 1, 'cancelled': 1}" in cancelled
+
+
+def test_a_transaction_takes_the_run_along() -> None:
+    """What was committed is there; what was refused or rolled back left nothing, in neither table."""
+    lines = run("examples/in_transaction.py").stdout.splitlines()
+    kept = "['How is the weather?'], 1 run(s)"
+    assert [f"  {kept}", f"  {kept}", f"  rolled back, it is queued: {kept}"] == lines[1::3]
+    assert "already has an active run" in lines[3]
+    assert "  inside, the run is cancelled" == lines[6]
+
+
+def test_the_rules_pass_under_pytest() -> None:
+    """The example for pytest has all 81 pairs, 34 walks and two tests more; all pass, and nothing is left unasked."""
+    options = ("-q", "-p", "no:cacheprovider", "--runstate-cov", "--runstate-cov-fail-under=100")
+    done = run("-m", "pytest", *options, "examples/test_rules.py")
+    assert 0 == done.returncode, done.stdout
+    assert {"passed": 117} == pytest.RunResult.parse_summary_nouns(done.stdout.splitlines())
+    assert "total      81 of 81, 100 %" in done.stdout
+
+
+@pytest.fixture
+def runs_of_a_worker() -> Iterator[tuple[Any, Any]]:
+    """The example for a worker of one's own as a module, and its table with a queued run."""
+    worker = load_worker()
+    with closing(worker.Runs(":memory:")) as runs:
+        runs.add(Run.create(id="run_1", thread_id="thread_1", assistant_id="asst_1", model="gpt-4o"))
+        yield worker, runs
+
+
+def load_worker() -> Any:
+    spec = importlib.util.spec_from_file_location("embed_in_worker", ROOT / "examples" / "embed_in_worker.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "end"), [(Run.request_cancel, "completed"), (Run.expire, "expired"), (None, "completed")]
+)
+def test_the_worker_survives_what_happens_while_it_works(
+    meanwhile: Callable[[Run], None] | None, end: str, runs_of_a_worker: tuple[Any, Any]
+) -> None:
+    """A cancel that comes before the end loses the race, a deadline wins it; neither leaves the run live."""
+    worker, runs = runs_of_a_worker
+    answer = worker.answer
+
+    def slow_answer(run: Run, outputs: dict[str, str]) -> Any:
+        if meanwhile is not None:
+            runs.change("run_1", meanwhile)
+        return answer(run, {"call_1": "sunny"})
+
+    worker.answer = slow_answer
+    assert end == worker.work(runs, "run_1", {}).status
+
+
+def test_the_worker_confirms_a_cancel_that_comes_while_it_asks_for_tools(runs_of_a_worker: tuple[Any, Any]) -> None:
+    """It cannot wait for outputs any more, so it confirms."""
+    worker, runs = runs_of_a_worker
+    answer = worker.answer
+
+    def slow_answer(run: Run, outputs: dict[str, str]) -> Any:
+        runs.change("run_1", worker.cancel)
+        return answer(run, outputs)
+
+    worker.answer = slow_answer
+    assert "cancelled" == worker.work(runs, "run_1", {}).status
