@@ -67,7 +67,7 @@ mutation: $(MUTATION_READY)  ## change the code in a thousand ways, and see whic
 pictures: $(DEMO_READY)  ## draw the README's table and lanes again
 	$(BIN)/python -m runstate.diagram.readme README.md docs/lifecycle.md
 	$(BIN)/runstate diagram --format svg --output docs/lanes.svg
-	$(BIN)/runstate scenes --quick --record examples/recorded.jsonl >/dev/null
+	$(BIN)/python examples/scenes.py --record examples/recorded.jsonl >/dev/null
 
 clean:
 	rm -rf .venv .venv-newest .venv-lowest .venv-lock

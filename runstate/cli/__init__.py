@@ -65,7 +65,6 @@ class LazyGroup(click.Group):
         "explain": "runstate.cli.commands.lifecycle:explain",
         "migrate": "runstate.cli.commands.schema:migrate",
         "runs": "runstate.cli.commands.runs:runs",
-        "scenes": "runstate.cli.commands.scenes:scenes",
         "table": "runstate.cli.commands.lifecycle:table",
         "worker": "runstate.cli.commands.worker:worker",
     },

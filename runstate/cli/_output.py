@@ -59,10 +59,7 @@ def has_colors(console: Console) -> bool:
 
 
 def has_unicode(console: Console | None = None) -> bool:
-    """Tell whether stdout can take the characters of the lanes.
-
-    The console is asked: where something moves on the screen, it has put a file without an encoding before stdout.
-    """
+    """Tell whether stdout can take the characters of the lanes."""
     try:
         "●─▶┊".encode((console or screen()).encoding)
     except (UnicodeEncodeError, LookupError):

@@ -231,46 +231,11 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_the_demo_drives_runs_through_every_status(tmp_path: Path) -> None:
-    """Without a terminal it does not pause; what it records, check finds nothing in."""
-    path = tmp_path / "demo.jsonl"
-    done = process("scenes", "--record", str(path))
-    assert (0, "") == (done.returncode, done.stderr)
-    assert "9 of 9 statuses reached; the judge found 0 errors" in done.stdout
-    assert "\x1b" not in done.stdout
-    checked = process("check", "--json", str(path))
-    assert (0, 8) == (checked.returncode, json.loads(checked.stdout)["total"]["runs"])
-
-
 def test_a_terminal_gets_colours_unless_it_says_no() -> None:
     """Lanes are coloured on a terminal; NO_COLOR is heard, and a pipe gets none."""
     assert "\x1b[" in on_a_terminal("diagram")
     assert "\x1b[" not in on_a_terminal("diagram", NO_COLOR="1")
     assert "\x1b[" not in process("diagram").stdout
-
-
-def test_the_demo_moves_on_a_terminal_and_quick_does_not_pause() -> None:
-    """On a terminal it draws in colours, and with --quick it ends at once."""
-    shown = on_a_terminal("scenes", "--quick")
-    assert "9 of 9 statuses reached" in shown
-    assert "\x1b[" in shown
-
-
-def test_the_lanes_that_move_are_those_of_the_terminal() -> None:
-    """While something moves on the screen, the characters of the lanes are the terminal's, not those of a pipe."""
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-m", "runstate", "scenes"]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=env) as running:
-        os.close(theirs)
-        written = b""
-        while "leads to" not in written.decode(errors="ignore"):  # the key below the first picture
-            chunk = _read(ours)
-            assert chunk, written
-            written += chunk
-        running.kill()
-    os.close(ours)
-    assert "● may be asked   ▶ leads to" in written.decode(errors="ignore")
 
 
 @pytest.mark.slow
@@ -411,7 +376,7 @@ def test_a_command_imports_only_what_it_needs() -> None:
     loaded = set(done.stdout.splitlines()[-1].split())
     own = {"runstate.cli", "runstate.cli.commands", "runstate.cli.commands.lifecycle", "runstate.cli._output"}
     assert own == {name for name in loaded if name.startswith("runstate.cli")}
-    others = {"runstate.diagram", "runstate.traces", "runstate.demo.scenes", "rich.live", "rich.progress"}
+    others = {"runstate.diagram", "runstate.traces", "runstate.demo.cluster", "rich.live", "rich.progress"}
     assert set() == loaded & {*others, "concurrent.futures", "asyncio", "sqlite3"}
 
 

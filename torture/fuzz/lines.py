@@ -43,7 +43,6 @@ diagram -f mermaid
 diagram --run one.jsonl
 diagram --run - -f svg
 diagram --output picture.svg --format svg
-scenes --quick
 check one.jsonl
 check --json many.jsonl sse.txt
 check cassette.yaml
