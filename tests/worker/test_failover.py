@@ -21,8 +21,8 @@ from runstate.worker import Context, Outcome, Worker, drive
 from runstate.worker._failure import met_outage, redacted, sentence_of, traceback_of
 from tests.store.support import Prompt
 from tests.support.judge import judge_by_sql
+from tests.support.pg_proxy import Proxy
 from tests.support.postgres import OwnServer, Server, wait_until
-from tests.worker.proxy import Proxy
 from tests.worker.support import KINDS, at_work, ended, error_of, events, finish, finished, last, limited, new, until
 
 AWAY: Final = StoreUnavailable("cannot connect to postgresql://db.internal:6543/ledger: refused")

@@ -23,8 +23,8 @@ from runstate.worker import Context, Outcome, Worker
 from runstate.worker import _session as handing
 from tests.store.support import Prompt
 from tests.support.judge import judge_by_sql
+from tests.support.pg_proxy import Proxy
 from tests.support.postgres import OwnServer, wait_until
-from tests.worker.proxy import Proxy
 from tests.worker.support import LIMIT, Bench, at_work, ended, events, last, limited, new, new_threads, until
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from runstate.store import Store, open_store
 from runstate.store._types import Settle
 from runstate.worker import Context, Outcome, drive
 from tests.store.support import Prompt
-from tests.worker.proxy import Loss, Proxy
+from tests.support.pg_proxy import Loss, Proxy
 from tests.worker.support import KINDS, LIMIT, at_work, ended, events, finish, left_behind, limited, new, of_kind, until
 
 pytestmark = pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
@@ -275,7 +275,7 @@ async def test_a_storm(store: Store, lossy: Store, proxy: Proxy, prompt: Prompt)
     ways = [random.choice(("tools", "failure", "cancel", "none")) for _ in range(60)]
     runs = {store.create(**new(metadata={"way": way})).id: way for way in ways}
     async with at_work(lossy, answer, concurrency=5), at_work(lossy, answer, concurrency=5, name="w2"):
-        proxy.loses = lambda which, asked: random.random() < 1 / 12
+        proxy.loses = lambda which, asked: which in ("answer", "request") and random.random() < 1 / 12
         live = set(runs)
         while live:
             for run_id in list(live):

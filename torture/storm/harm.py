@@ -18,15 +18,21 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.support.pg_proxy import Loss
 from tests.support.postgres import OwnServer
 from torture.storm.stage import Stage
-from torture.trials.proxy import Loss
 from torture.trials.server import terminate
 
 STANDS_S: Final = (1.2, 3.0)
 """For how many leases a worker that is stopped stands still."""
 OUTAGES_S: Final = (0.0, 0.5, 1.5, 4.0)
-LOSSES: Final[tuple[tuple[Loss, ...], ...]] = (("done",), ("done", "done"), ("next",), ("done", "next"), ("unsent",))
+LOSSES: Final[tuple[tuple[Loss, ...], ...]] = (
+    ("answer",),
+    ("answer", "answer"),
+    ("any answer",),
+    ("answer", "any answer"),
+    ("any request",),
+)
 SLOW_MS: Final = (50, 200, 600)
 FULL_S: Final = (0.2, 1.5)
 PATIENCE_S: Final = 60.0
@@ -89,7 +95,7 @@ class Harm:
         for thread in self.waiting:
             thread.join(PATIENCE_S)
         if self.stage.proxy is not None:
-            self.stage.proxy.lose()
+            self.stage.proxy.lose_in_order()
 
     def _later(self, seconds: float, undo: Callable[[], None]) -> None:
         self.due.append(Due(monotonic() + seconds, undo))
@@ -148,7 +154,7 @@ class Harm:
 
     def lose(self) -> bool:
         """Lose the next answers on their way through the proxy."""
-        self.stage.proxied.lose(*self.chance.choice(LOSSES))
+        self.stage.proxied.lose_in_order(*self.chance.choice(LOSSES))
         return True
 
     def restart(self) -> bool:

@@ -17,6 +17,7 @@ import psycopg
 
 from runstate.errors import StoreError
 from runstate.store import open_store
+from tests.support.pg_proxy import Proxy
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Server
 from torture.disks import bench, mounted, new_image, why_not
@@ -24,7 +25,6 @@ from torture.storm import clients
 from torture.storm.clients import Client, Plot, be
 from torture.storm.workers import work
 from torture.trials.ground import Crew, Ground, wait_until
-from torture.trials.proxy import Proxy
 
 OWN: Final = ("postgres", "sqlite")
 """What stands for a store that a storm makes for itself."""

@@ -23,11 +23,11 @@ from runstate.store import Lease, NewRun, Store
 from runstate.store._sql.rows import json_text
 from runstate.store._types import Settle
 from tests.support.judge import Ask, asking
+from tests.support.pg_proxy import Loss, Proxy
 from torture.trials.ground import Crew, Ground, Verdict, wait_until
 from torture.trials.handler import opened, serve
 from torture.trials.kills import WORKERS, conclude, either, setting_at, warnings
 from torture.trials.load import Load
-from torture.trials.proxy import Loss, Proxy
 from torture.trials.server import LEASE_S, go_on
 
 DONE: Final = "done"
@@ -73,7 +73,7 @@ class Bench:
 
         Then nothing is to be lost any more, unless others are still asking.
         """
-        before = self.proxy.lost
+        before = len(self.proxy.lost)
         try:
             what()
         except (OutcomeUnknown, StoreUnavailable) as error:
@@ -84,9 +84,9 @@ class Bench:
         else:
             told = DONE
             self.verdict.acknowledged += 1
-        self.told[told if self.proxy.lost > before else "no loss"] += 1
+        self.told[told if len(self.proxy.lost) > before else "no loss"] += 1
         if not keep:
-            self.proxy.lose()
+            self.proxy.lose_in_order()
         return told
 
     def count(self, query: str) -> int:
@@ -167,7 +167,7 @@ def create_together(bench: Bench) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    bench.proxy.lose()
+    bench.proxy.lose_in_order()
     for one, answer in zip(wanted, told, strict=True):
         there = bench.count(f"SELECT count(*) FROM runstate_run WHERE id = '{one['id']}'")
         bench.expect_once("create together", there, answer)
@@ -320,16 +320,24 @@ EXERCISES: Final[Sequence[tuple[Exercise, int]]] = (
 """What is asked, and how often of a hundred times."""
 
 LOSSES: Final[Sequence[tuple[tuple[Loss, ...], int]]] = (
-    (("done",), 60),
-    (("done", "done"), 10),
-    (("done", "done", "shut"), 5),
-    (("done", "done", "done", "done", "shut"), 5),
-    (("next", "shut"), 5),
-    (("done", "next"), 5),
-    (("unsent",), 5),
-    (("next", "unsent"), 5),
+    (("answer",), 60),
+    (("answer", "answer"), 10),
+    (("answer", "answer", "connection"), 5),
+    (("answer", "answer", "answer", "answer", "connection"), 5),
+    (("any answer", "connection"), 5),
+    (("answer", "any answer"), 5),
+    (("any request",), 5),
+    (("any answer", "any request"), 5),
 )
 """What is lost, and how often of a hundred times: a second loss meets the store while it asks again."""
+
+LOSSES_AT_WORK: Final[Sequence[tuple[Loss, ...]]] = (
+    ("answer",),
+    ("answer", "answer"),
+    ("any answer",),
+    ("answer", "any answer"),
+)
+"""What is lost while workers and callers are at work."""
 
 
 def answers(ground: Ground, count: int) -> Verdict:
@@ -347,14 +355,14 @@ def answers(ground: Ground, count: int) -> Verdict:
         choices, weights = zip(*EXERCISES, strict=True)
         losses, often = zip(*LOSSES, strict=True)
         tried = 0
-        while proxy.lost < count and tried < 3 * count + 20:
+        while len(proxy.lost) < count and tried < 3 * count + 20:
             tried += 1
             lost: tuple[Loss, ...] = chance.choices(losses, often)[0]
             exercise: Exercise = chance.choices(choices, weights)[0]
-            bench.proxy.lose(*lost)
+            bench.proxy.lose_in_order(*lost)
             exercise(bench)
-        verdict.expect(proxy.lost >= count, f"only {proxy.lost} answers were lost")
-        verdict.faults["answers lost to callers"] += proxy.lost
+        verdict.expect(len(proxy.lost) >= count, f"only {len(proxy.lost)} answers were lost")
+        verdict.faults["answers lost to callers"] += len(proxy.lost)
         verdict.notes["callers were told"] = bench.told
     verdict.judge(url, may_live=True)
     ground.drop(url)
@@ -370,15 +378,15 @@ def _lose_to_workers(ground: Ground, count: int, verdict: Verdict) -> None:
         with Crew() as crew, Load(proxy.url, chance, rate=120) as load:
             workers = [crew.start(serve, either(setting, chance)) for _ in range(WORKERS)]
             wait_until(lambda: go_on(url, workers, 0.0), "all workers to work")
-            while proxy.lost < count:
-                proxy.lose(*chance.choice((("done",), ("done", "done"), ("next",), ("done", "next"))))
-                wait_until(lambda: not proxy.losses, "an answer to lose")
+            while len(proxy.lost) < count:
+                proxy.lose_in_order(*chance.choice(LOSSES_AT_WORK))
+                wait_until(lambda: proxy.has_lost_all, "an answer to lose")
                 sleep(chance.uniform(0.0, 0.1))
                 verdict.wrong += crew.fallen()
-            proxy.lose()
+            proxy.lose_in_order()
             load.finish()
             verdict.wrong += crew.fallen()
-        verdict.faults["answers lost to workers and callers at work"] += proxy.lost
+        verdict.faults["answers lost to workers and callers at work"] += len(proxy.lost)
     conclude(verdict, load, url, setting.side)
     warnings(verdict, setting.log)
     ground.drop(url)

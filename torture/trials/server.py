@@ -10,11 +10,11 @@ from typing import Final
 import attrs
 
 from tests.support.judge import asking
+from tests.support.pg_proxy import Proxy
 from torture.trials.ground import Crew, Ground, Verdict, wait_until
 from torture.trials.handler import serve
 from torture.trials.kills import WORKERS, conclude, either, setting_at, warnings
 from torture.trials.load import Load
-from torture.trials.proxy import Proxy
 
 LEASE_S: Final = 2.0
 
