@@ -71,7 +71,7 @@ class Import(NamedTuple):
     line: int
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -123,21 +123,21 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-# --- rooms ------------------------------------------------------------------------------------------------------------
+# --- packages ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_imports_go_downward(path: Path) -> None:
-    """A room imports only rooms below its own, also inside its functions."""
-    assert room(path) in BELOW, "a room without a floor"
+    """A package imports only packages below its own, also inside its functions."""
+    assert package_of(path) in BELOW, "a package that is not in the table"
     for found in imports(path):
         if not found.name.startswith("runstate."):
             continue
         other = found.name.split(".")[1]
         if not (ROOT / other).exists() and not (ROOT / f"{other}.py").exists():
             continue  # a name out of `runstate` itself
-        if other != room(path) and not (found.for_types and (room(path), other) in FOR_TYPES_ONLY):
-            assert other in BELOW[room(path)], f"{relative(path)}:{found.line} imports {found.name}"
+        if other != package_of(path) and not (found.for_types and (package_of(path), other) in FOR_TYPES_ONLY):
+            assert other in BELOW[package_of(path)], f"{relative(path)}:{found.line} imports {found.name}"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parent != ROOT], ids=relative)
@@ -148,7 +148,7 @@ def test_a_package_has_no_cycle(path: Path) -> None:
     while waiting:
         for found in imports(waiting.pop()):
             other = by_name.get(found.name)
-            if other is not None and other not in seen and room(other) == room(path):
+            if other is not None and other not in seen and package_of(other) == package_of(path):
                 assert other != path, f"{relative(path)} imports itself"
                 seen.add(other)
                 waiting.append(other)
@@ -156,17 +156,19 @@ def test_a_package_has_no_cycle(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_foreign_imports(path: Path) -> None:
-    """Floors 0 and 1 stand on the standard library and attrs; transitions, click and rich each have their rooms."""
+    """Only the packages of the table import a library of others; all may import the standard library and attrs."""
     for found in imports(path):
         top = found.name.split(".")[0]
         if top != "runstate" and top not in sys.stdlib_module_names:
-            assert room(path) in FOREIGN.get(top, frozenset()), f"{relative(path)}:{found.line} imports {found.name}"
+            assert package_of(path) in FOREIGN.get(top, frozenset()), (
+                f"{relative(path)}:{found.line} imports {found.name}"
+            )
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if room(path) != "clock"], ids=relative)
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) != "clock"], ids=relative)
 def test_only_the_clock_reads_the_time(path: Path) -> None:
-    """No other module asks the machine for the time, or a test could not move it; a face may sleep."""
-    allowed = {"sleep"} if room(path) in FACES else set()
+    """No other module asks the machine for the time, or tests could not move it; some packages may sleep."""
+    allowed = {"sleep"} if package_of(path) in FACES else set()
     banned = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
     banned |= {"localtime", "gmtime", "ctime", "sleep"}
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -181,7 +183,7 @@ def test_only_the_clock_reads_the_time(path: Path) -> None:
 
 
 def test_the_root_is_light() -> None:
-    """`import runstate` loads no face, no driver and no test tool."""
+    """`import runstate` loads nothing that shows things to people, no driver and no test tool."""
     heavy = ["transitions", "click", "rich", "pytest", "hypothesis", "sqlite3", "asyncio", "psycopg", "graphviz"]
     heavy += [
         "runstate.diagram",
@@ -208,13 +210,13 @@ def test_the_root_is_light() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_small_rooms(path: Path) -> None:
+def test_a_module_is_small(path: Path) -> None:
     """A module has at most 400 lines."""
     assert 400 >= len(path.read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_small_functions(path: Path) -> None:
+def test_a_function_is_small(path: Path) -> None:
     """A function has at most 50 lines, its signature and docstring aside."""
     for function in functions(path):
         body = function.body[1:] if ast.get_docstring(function) else function.body
@@ -223,7 +225,7 @@ def test_small_functions(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_a_room_says_what_it_is(path: Path) -> None:
+def test_a_module_says_what_it_is_for(path: Path) -> None:
     """Each module begins with what it is for, and has no "and" in its name."""
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert "and" not in path.stem.removesuffix("settle_and_claim").split("_")  # one command, which does both
@@ -238,7 +240,7 @@ STRUCK = {
     *("job", "state", "states", "trigger", "edge", "audit", "revision", "etag", "fetch", "reap", "rescue", "requeue"),
     *("ttl", "final", "active"),
 }
-# Terms of the field, of the wire, or of a library that one room speaks to.
+# Terms of the field, of the wire, or of a library that one package speaks to.
 EXCUSED = {
     "diagram": {"edge"},  # of a box: its outline
     "integrations": {"state", "states", "trigger"},  # what `transitions` calls them
@@ -250,7 +252,7 @@ def words(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_struck_words(path: Path) -> None:
+def test_no_synonym_of_a_domain_word(path: Path) -> None:
     """One word a thing: no name defined here uses a synonym of a word that the domain has settled on."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
@@ -260,11 +262,11 @@ def test_struck_words(path: Path) -> None:
         node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
     names -= {"__setstate__", "__getstate__"}
-    struck = STRUCK - EXCUSED.get(room(path), set())
+    struck = STRUCK - EXCUSED.get(package_of(path), set())
     assert set() == {name for name in names if words(name) & struck}
 
 
-# --- the public face --------------------------------------------------------------------------------------------------
+# --- public names -----------------------------------------------------------------------------------------------------
 
 
 def test_the_root_lists_what_it_has() -> None:
@@ -350,7 +352,7 @@ def test_every_public_name_is_explained(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_underscore_means_private(path: Path) -> None:
-    """No room imports what another keeps to itself."""
+    """No module imports a private name of another."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("runstate"):
             assert [] == [alias.name for alias in node.names if alias.name.startswith("_")], relative(path)
