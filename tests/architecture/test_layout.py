@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -204,6 +205,13 @@ def test_the_root_is_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent, timeout=60
     )
     assert "[]" == done.stdout.strip()
+
+
+def test_the_files_of_the_mutation_are_there() -> None:
+    """What `make mutation` changes, copies and runs exists: it passes over a name that it does not find."""
+    settings = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    lists = ("source_paths", "also_copy", "only_mutate", "pytest_add_cli_args_test_selection")
+    assert [] == [name for key in lists for name in settings[key] if not (ROOT.parent / name).exists()]
 
 
 # --- ceilings ---------------------------------------------------------------------------------------------------------
