@@ -154,7 +154,7 @@ ASKED: dict[str, Asked] = {
         **names(truncation_strategy=TruncationStrategy(word))
     ),
     "create.one_live_run_per_thread": lambda scene, word: scene.store.create(**names(one_live_run_per_thread=word)),
-    "create_many.given": lambda scene, word: scene.store.create_many([names(), names(id=word, queue=word, actor=word)]),
+    "create_many.runs": lambda scene, word: scene.store.create_many([names(), names(id=word, queue=word, actor=word)]),
     "claim.queues": lambda scene, word: scene.store.claim(scene.lease, queues=[word, f"{word}2"]),
     "claim_id.run_id": lambda scene, word: scene.store.claim_id(scene.lease, word),
     "claim.lease": lambda scene, word: scene.store.claim(Lease(scene.lease.token, word, 30.0), queues=["nothing"]),
