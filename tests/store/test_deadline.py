@@ -388,7 +388,7 @@ def test_the_databases_clock_judges(
     ((now,),) = postgres_broom.run("SELECT extract(epoch FROM clock_timestamp())::bigint")
     with open_store(postgres_home) as store:
         late = born_an_hour_ago(store, STANDS[event], now)
-        monkeypatch.setattr(postgres_module, "moved", lambda: None)  # as if the clock were the machine's own
+        monkeypatch.setattr(postgres_module, "override_us", lambda: None)  # as if the clock were the machine's own
         clock.now = now + off_s
         fine = bring_in_store(store, STANDS[event])
         assert TABLE[STANDS[event], event] == ask_store(store, fine.id, event).status

@@ -17,9 +17,9 @@ ASKED: Final = {
     "expire_due": ("runstate_run_deadline",),
     "fail_exhausted": ("runstate_run_worker",),
     "confirm_lapsed": ("runstate_run_worker",),
-    "ripen": ("runstate_run_waiting",),
+    "promote_ready": ("runstate_run_waiting",),
     "take_over": ("runstate_run_worker",),
-    "adrift": ("runstate_run_worker",),
+    "orphaned": ("runstate_run_worker",),
 }
 """The statements of every look, sweep and claim, and the indexes that they go by."""
 WHOLE: Final = re.compile(r"AUTOMATIC|SCAN (runstate_run|r|q|b|h)$|Seq Scan on runstate_(run|settings)\b", re.MULTILINE)

@@ -16,7 +16,7 @@ from runstate.errors import RunstateError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, open_store
 from runstate.store._engine.commands import InTransaction
 from runstate.store._postgres import connection as driver
-from runstate.store._postgres import pooler
+from runstate.store._postgres import notifier, pooler
 from runstate.store._postgres.parameters import parsed
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import POSTGRES
@@ -46,7 +46,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every connection is taken for one that a pooler hands out."""
-    for module in (driver, pooler):
+    for module in (driver, notifier, pooler):
         monkeypatch.setattr(module, "is_pooled", lambda connection: True)
 
 
