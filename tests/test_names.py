@@ -31,8 +31,8 @@ from runstate.store._api.store import StoreMethods
 from runstate.testing import a_run
 from runstate.testing.conformance import Http, RunsInStore
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
-from tests.cli_runner import CliRunner
 from tests.store.support import Prompt, birth, bring_in_store, insert, names
+from tests.support.cli_runner import CliRunner
 from tests.support.lifecycle import new_run
 
 EMPTY = ("", " ", "\t\n", "\u00a0\u2003")

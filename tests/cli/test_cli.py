@@ -20,6 +20,7 @@ from runstate.__main__ import main
 from runstate.cli import cli
 from runstate.diagram import FORMATS, Format, draw
 from tests.diagram.lanes_parser import parse_lanes
+from tests.support.cli_runner import CliRunner, Result
 from tests.support.lifecycle import UNTIL_DEADLINE
 
 LEGAL = {(row.event, row.source, row.target) for row in TRANSITIONS}

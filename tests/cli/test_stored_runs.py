@@ -33,6 +33,7 @@ from runstate.store._sql.schema import POSTGRES, SQLITE
 from runstate.traces import judge
 from runstate.worker import Context, drive
 from tests.cli.test_cli import on_a_terminal, process
+from tests.support.cli_runner import CliRunner, Result
 from tests.support.postgres import Server, postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]  # so that tests here can ask for them

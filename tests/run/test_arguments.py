@@ -337,7 +337,7 @@ def test_a_truncation_strategy_is_taken_as_the_api_has_it(create: str) -> None:
 def test_the_command_line_takes_the_whole_body(tmp_path: Path) -> None:
     """`runstate runs submit --file` reads the body that a client would have sent."""
     from runstate.cli import cli
-    from tests.cli_runner import CliRunner
+    from tests.support.cli_runner import CliRunner
 
     url = f"sqlite:///{tmp_path}/runs.db"
     with open_store(url) as store:

@@ -19,8 +19,8 @@ from runstate.store._postgres import connection as postgres
 from runstate.store._sqlite import connection as sqlite
 from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.store.doctor import examine
-from tests.cli_runner import CliRunner
 from tests.store.support import Prompt, names
+from tests.support.cli_runner import CliRunner
 
 
 class Connections:

@@ -27,6 +27,7 @@ from runstate.testing.fixtures import a_store
 from runstate.worker import Context, Worker
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, ask_store, names, wait_for_a_lock
+from tests.support.cli_runner import CliRunner
 from tests.support.lifecycle import LIVE, WAYS
 from tests.support.pgbouncer import TRACKS, PgBouncer, find_program, version_of
 from tests.support.postgres import Server

@@ -28,7 +28,7 @@ from runstate.run.codec import MAX_BYTES
 from runstate.traces import Report, check_snapshots, read_snapshots
 from runstate.traces import _yaml as yaml_values
 from runstate.traces._reader import begins_yaml
-from tests.cli_runner import CliRunner
+from tests.support.cli_runner import CliRunner
 
 DATA = Path(__file__).parent / "data"
 CREATED = 1_800_000_000

@@ -21,7 +21,7 @@ import yaml  # type: ignore[import-untyped]
 from runstate import ManualClock, Run, ToolCall, Usage, use_clock
 from runstate.cli import cli
 from runstate.traces import Report, check_snapshots, read_snapshots
-from tests.cli_runner import CliRunner
+from tests.support.cli_runner import CliRunner
 
 Json = dict[str, Any]
 Trace = list[Json]

@@ -11,6 +11,7 @@ import pytest
 
 from runstate.cli import cli
 from runstate.traces import Report
+from tests.support.cli_runner import CliRunner
 from tests.traces.test_containers import (
     CREATED,
     LAWFUL,

@@ -23,8 +23,8 @@ from runstate.store import StoredRun, open_store
 from runstate.testing import assert_plausible
 from runstate.traces import Location, NoteKind, Report, check_snapshots, read_snapshots
 from runstate.traces._containers import KEYS
-from tests.cli_runner import CliRunner
 from tests.store.support import bring_in_store
+from tests.support.cli_runner import CliRunner
 from tests.traces.test_containers import AT, LAWFUL, UNLAWFUL, Json, in_yaml, lines, log, read, sse, vcr
 
 RUN = LAWFUL[4]

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from runstate.worker._thread_pool import DaemonThreadPool
 from tests.support.postgres import wait_until
 from tests.worker.support import limited
 
