@@ -32,7 +32,7 @@ DAYS_US: Final = 90 * 86_400 * 1_000_000
 AT_ONCE: Final = 1_000_000
 PER_COMMIT: Final = 10
 """Runs whose entries share a commit."""
-_ALPHABET: Final = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+_DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ENDS: Final = ("fail", "incomplete", "cancel", "expire")
 
 
@@ -86,10 +86,10 @@ def _copies(now: int, columns: Sequence[str], speak: _Speech) -> Iterator[str]:
     """Yield the statements that copy runs, entries and settings, to the places that the table `n` names."""
     moment = _MOMENT.format(now=now, days=DAYS_US, apart=APART_US)
     seconds = _MOVED.format(moment=moment)
-    letters = " || ".join(
-        f"substr('{_ALPHABET}', CAST(({moment} >> {shift}) & 63 AS integer) + 1, 1)" for shift in range(54, -6, -6)
+    digits = " || ".join(
+        f"substr('{_DIGITS}', CAST({moment} / {62**power} % 62 AS integer) + 1, 1)" for power in range(9, -1, -1)
     )
-    new_id = f"'run_' || {letters} || {speak.random}"
+    new_id = f"'run_' || {digits} || {speak.random}"
     made = {
         "seq": "n.seq",
         "id": new_id,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-import re
 from typing import Any
 
 import pytest
@@ -408,7 +407,7 @@ def test_an_id_is_of_the_second_the_run_was_born() -> None:
     """Ids sort by the time that was given, not by the time of asking."""
     early = Run.create(thread_id="t", assistant_id="a", model="m", at=NOW)
     late = Run.create(thread_id="t", assistant_id="a", model="m", at=NOW + 1)
-    assert new_run_id(NOW)[:11] == early.id[:11]
+    assert new_run_id(NOW)[:14] == early.id[:14]
     assert early.id < late.id < new_run_id(NOW + 2)
 
 
@@ -530,32 +529,6 @@ def test_a_new_run_does_not_share_what_it_was_given() -> None:
     run, usage = new_run(metadata=nothing), Usage(1, 2, extra=nothing)
     nothing["a"] = "b"
     assert {} == run.metadata == usage.extra
-
-
-# --- ids --------------------------------------------------------------------------------------------------------------
-
-
-def test_ids_are_unique_and_spelled_right() -> None:
-    """100,000 ids of one moment are all different, `run_` and 24 url-safe characters each."""
-    ids = {new_run_id(NOW) for _ in range(100_000)}
-    assert 100_000 == len(ids)
-    assert all(re.fullmatch(r"run_[-_0-9A-Za-z]{24}", made) for made in ids)
-
-
-def test_ids_sort_by_time(clock: ManualClock) -> None:
-    """Ids made later sort later, down to the microsecond, whatever the random part."""
-    made = []
-    for _ in range(2_000):
-        made.append(new_run_id())
-        clock.advance(0.000_002)
-    assert sorted(made) == made
-    assert new_run_id(0) < new_run_id(1) < new_run_id(NOW) < new_run_id(253_402_300_799)
-
-
-@pytest.mark.parametrize("at", [0, NOW, 253_402_300_799 - 600])
-def test_every_second_has_ids(at: int) -> None:
-    """A run can get an id in every second that a run can be born in."""
-    assert 28 == len(Run.create(thread_id="t", assistant_id="a", model="m", at=at).id)
 
 
 # --- questions --------------------------------------------------------------------------------------------------------

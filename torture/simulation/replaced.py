@@ -93,8 +93,8 @@ def _token() -> int:
     return playing().random.getrandbits(62) + 1
 
 
-def _bytes() -> bytes:
-    return playing().random.randbytes(11)
+def _digits() -> str:
+    return playing().random.randbytes(11).hex()[:14]
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def replaced() -> Generator[None, None, None]:
         for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("_drive", "_session", "_worker")):
             put(module, "last_attempts", _last_attempts)
         put(backoff, "random", _Chance)
-        put(ids, "_random", _bytes)
+        put(ids, "_random", _digits)
         put(create, "new_token", _token)
         put(worker_protocol, "new_token", _token)
         put(clock.current, "time", _time)
