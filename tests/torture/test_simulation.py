@@ -24,7 +24,7 @@ REGRESSIONS: Mapping[int, str] = {
 
 FOUND_BY: Mapping[str, int] = {
     "no_fence": 6,
-    "no_token": 57,
+    "no_token": 6,
     "no_lease": 12,
     "no_version": 1,
     "knows_no_deadline": 30,
