@@ -178,6 +178,10 @@ class DatabaseHere:
             raise StoreUnavailable("cannot connect to the simulated database")
         return Session(self.process)
 
+    def wrap(self, connection: object) -> Session:
+        """Refuse: a simulated process has no connections but the store's own."""
+        raise NotImplementedError(f"no world has a connection of a caller's own: {connection!r}")
+
     def close(self) -> None:
         """Keep nothing."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from inspect import isfunction, isroutine
+from inspect import isfunction
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
 
@@ -33,7 +32,6 @@ __all__ = ["AsyncStore", "BoundStore", "Store"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_CALLERS: Final = "the database of the connection that was given"  # to within(): it may be another than the store's
 
 
 class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
@@ -160,7 +158,7 @@ class Store(StoreMethods):
         """
         if self.database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
-        yield BoundStore(CallerTransaction(self._session_over(connection), self._require_own))
+        yield BoundStore(CallerTransaction(self.database.wrap(connection), self._require_own))
 
     def _require_own(self, session: Connection) -> None:
         """Raise `StoreError` unless a caller's connection leads to the tables of this store."""
@@ -168,28 +166,6 @@ class Store(StoreMethods):
         if self._place is None or here.table != self._place.table:
             self._place = self._transport.read(identity_of)  # the tables may have been made anew
             require_same(here, self._place)
-
-    def _session_over(self, connection: object) -> Connection:
-        for step in ("connection", "driver_connection"):  # SQLAlchemy's connection, and the driver's own inside it
-            inner = getattr(connection, step, None)
-            if inner is not None and not isroutine(inner):
-                connection = inner
-        if self.database.dialect is SQLITE:
-            from runstate.store._sqlite.connection import SqliteConnection
-
-            if not isinstance(connection, sqlite3.Connection):
-                raise StoreError(
-                    f"expected a sqlite3 connection, got {type(connection).__name__}: use one of sqlite3's"
-                )
-            return SqliteConnection(connection, _CALLERS, 0.0, owned=False)
-        import psycopg
-
-        from runstate.store._postgres.connection import PostgresConnection
-
-        if not isinstance(connection, psycopg.Connection):
-            kind = type(connection).__name__
-            raise StoreError(f"expected a psycopg connection, got {kind}: use psycopg 3's, or SQLAlchemy's over it")
-        return PostgresConnection(cast("psycopg.Connection[tuple[Any, ...]]", connection), _CALLERS, owned=False)
 
     def close(self) -> None:
         """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`.

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from itertools import chain
 from os import dup, environ
 from socket import SHUT_RDWR, socket
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from runstate._redaction import Password
 from runstate.clock import override_us
 from runstate.run.json_values import escape
-from runstate.store._sql.connection import Params, Trouble
+from runstate.store._sql.connection import CALLERS_DATABASE, Params, Trouble, driver_connection
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
 from runstate.store._sql.schema import POSTGRES, Dialect
@@ -275,6 +275,14 @@ class PostgresDatabase:
             told = str(error).splitlines() or ["no answer"]
         # Not inside the block, as in `connect`.
         raise StoreUnavailable(f"cannot connect to {self.display_url}: {told[0]}")
+
+    def wrap(self, connection: object) -> PostgresConnection:
+        """Work on a caller's own connection of psycopg 3. Raises `StoreError` for any other."""
+        inner = driver_connection(connection)
+        if not isinstance(inner, psycopg.Connection):
+            kind = type(inner).__name__
+            raise StoreError(f"expected a psycopg connection, got {kind}: use psycopg 3's, or SQLAlchemy's over it")
+        return PostgresConnection(cast("psycopg.Connection[tuple[Any, ...]]", inner), CALLERS_DATABASE, owned=False)
 
     def close(self) -> None:
         """Keep nothing."""

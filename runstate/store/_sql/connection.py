@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Any, Protocol, TypeAlias
+from inspect import isroutine
+from typing import Any, Final, Protocol, TypeAlias
 
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
 from runstate.store._sql.schema import Dialect
 from runstate.store._sql.statements import Statements
 
-__all__ = ["Connection", "Database", "Params", "Trouble"]
+__all__ = ["CALLERS_DATABASE", "Connection", "Database", "Params", "Trouble", "driver_connection"]
+
+CALLERS_DATABASE: Final = "the database of the connection that was given"
+"""How messages call the database of a caller's own connection, which may be another than the store's."""
 
 Params: TypeAlias = Mapping[str, Any]
 """Parameters by name."""
@@ -90,6 +94,19 @@ class Database(Protocol):
         """Return a new connection. Raises `StoreError` if there is none to be had."""
         ...
 
+    def wrap(self, connection: object) -> Connection:
+        """Work on a caller's own connection of the driver. Raises `StoreError` for one of another driver."""
+        ...
+
     def close(self) -> None:
         """Let go of what is kept between connections."""
         ...
+
+
+def driver_connection(connection: object) -> object:
+    """Return the driver's connection inside one of SQLAlchemy's; any other connection as it is."""
+    for step in ("connection", "driver_connection"):
+        inner = getattr(connection, step, None)
+        if inner is not None and not isroutine(inner):
+            connection = inner
+    return connection

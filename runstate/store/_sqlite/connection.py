@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from runstate.clock import monotonic, sleep
 from runstate.clock import time_us as _now
-from runstate.store._sql.connection import Params, Trouble
+from runstate.store._sql.connection import CALLERS_DATABASE, Params, Trouble, driver_connection
 from runstate.store._sql.migrations import ddl
 from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
@@ -336,6 +336,13 @@ class SqliteDatabase:
         now = file_id(self._place)
         self._is_known = self._is_known or now is not None
         return self._place, now if now is not None and before in (None, now) else (-1, -1)
+
+    def wrap(self, connection: object) -> SqliteConnection:
+        """Work on a caller's own connection of sqlite3. Raises `StoreError` for any other."""
+        inner = driver_connection(connection)
+        if not isinstance(inner, sqlite3.Connection):
+            raise StoreError(f"expected a sqlite3 connection, got {type(inner).__name__}: use one of sqlite3's")
+        return SqliteConnection(inner, CALLERS_DATABASE, 0.0, owned=False)
 
     def close(self) -> None:
         """Let the database in memory go."""
