@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runstate.store._types import Entry, StoredRun
+from runstate.store import Entry, StoredRun
 
 __all__ = ["entry_json", "run_json"]
 

@@ -10,6 +10,7 @@ Input is bounded: 16 MiB of text, 80 levels deep, of which any one value may hav
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -31,6 +32,7 @@ __all__ = [
     "decode_field",
     "encode",
     "encode_field",
+    "json_text",
     "missing_keys",
     "parse",
     "to_json",
@@ -315,6 +317,13 @@ def encode_field(value: object) -> object:
     return _SPELLINGS["snake"].value(value)
 
 
+def json_text(value: object) -> str | None:
+    """Return the JSON text of the value of one attribute, as a row of a store keeps it; None stays None."""
+    if value is None:
+        return None
+    return json.dumps(encode_field(value), separators=(",", ":"), allow_nan=False)
+
+
 def decode_field(field: str, data: object, path: str | None = None) -> object:
     """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with every fault.
 
@@ -329,6 +338,4 @@ def decode_field(field: str, data: object, path: str | None = None) -> object:
 
 def to_json(run: RunRecord, spelling: Spelling = "snake") -> str:
     """Return the JSON text of a run in one line of ASCII."""
-    import json
-
     return json.dumps(encode(run, spelling), allow_nan=False, separators=(",", ":"))

@@ -15,16 +15,24 @@ from typing import TYPE_CHECKING
 from runstate._lazy import lazy
 
 if TYPE_CHECKING:
-    from runstate.store._api.create import NewRun
+    from runstate.store._api.create import DEFAULT_QUEUE, NewRun
     from runstate.store._api.open import open_store
     from runstate.store._api.queries import Page
     from runstate.store._api.store import AsyncStore, BoundStore, Store
-    from runstate.store._api.worker_protocol import Claim, HeartbeatResult, Lease, SweepResult
+    from runstate.store._api.worker_protocol import (
+        DEFAULT_MAX_ATTEMPTS,
+        Claim,
+        HeartbeatResult,
+        Lease,
+        SweepResult,
+    )
     from runstate.store._types import Entry, Settle, StoredRun
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
+            "DEFAULT_MAX_ATTEMPTS": "runstate.store._api.worker_protocol",
+            "DEFAULT_QUEUE": "runstate.store._api.create",
             "AsyncStore": "runstate.store._api.store",
             "HeartbeatResult": "runstate.store._api.worker_protocol",
             "BoundStore": "runstate.store._api.store",
@@ -42,6 +50,8 @@ else:
     )
 
 __all__ = [
+    "DEFAULT_MAX_ATTEMPTS",
+    "DEFAULT_QUEUE",
     "AsyncStore",
     "BoundStore",
     "Claim",

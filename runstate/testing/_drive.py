@@ -11,8 +11,7 @@ from typing import Any, Final, cast
 
 from runstate.lifecycle import RunEvent
 from runstate.run.values import RequiredAction, ToolCall, Usage
-from runstate.store import Store
-from runstate.store._types import StoredRun
+from runstate.store import Store, StoredRun
 
 __all__ = ["CALLS", "Misuse", "answered", "ask", "ask_stored"]
 

@@ -10,8 +10,7 @@ from runstate.clock import format_duration
 from runstate.diagram import Standing, draw
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus
 from runstate.run.validators import YEAR_10000
-from runstate.store import Store
-from runstate.store._types import Entry, StoredRun
+from runstate.store import Entry, Store, StoredRun
 from runstate.testing._diff import fields_of
 from runstate.testing.factories import TrackedRun
 

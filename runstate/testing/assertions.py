@@ -12,8 +12,7 @@ from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
 from runstate.run.errors import InvalidRun
 from runstate.run.record import RunRecord
 from runstate.run.validators import with_article
-from runstate.store import Store
-from runstate.store._types import Entry, StoredRun
+from runstate.store import Entry, Store, StoredRun
 from runstate.testing._diff import fields_of, outcomes, unlike_a_move, what_changed
 from runstate.testing._drive import Misuse, answered, ask, ask_stored
 from runstate.testing._failure import shortfall, told_entry

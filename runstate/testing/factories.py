@@ -11,8 +11,7 @@ from typing import Any, Final, Self, overload
 from runstate.clock import ManualClock, time_us, use_clock
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.run import Run
-from runstate.store import Store
-from runstate.store._types import Entry, StoredRun
+from runstate.store import Entry, Store, StoredRun
 from runstate.testing._drive import ask, ask_stored
 
 __all__ = ["ARRANGED", "TrackedRun", "a_run", "is_arranging"]

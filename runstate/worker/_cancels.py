@@ -9,7 +9,7 @@ from typing import Final
 
 from runstate.clock import monotonic
 from runstate.lifecycle import RunStatus
-from runstate.store._api.worker_protocol import Lease
+from runstate.store import Lease
 from runstate.store.errors import StoreError
 from runstate.worker._waiting import Waiting
 

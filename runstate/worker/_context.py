@@ -14,6 +14,7 @@ from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
+from runstate.run.codec import json_text
 from runstate.run.errors import FieldError
 from runstate.run.ids import new_run_id
 from runstate.run.json_values import is_json, iter_json_errors
@@ -28,13 +29,12 @@ from runstate.run.values import (
     Usage,
     raise_if_invalid,
 )
+from runstate.store import Claim, Lease, Settle, StoredRun
 from runstate.store._api.transitions import detail_text
-from runstate.store._api.worker_protocol import NO_OUTPUTS, Claim, Lease
+from runstate.store._api.worker_protocol import NO_OUTPUTS
 from runstate.store._engine.commands import InTransaction
 from runstate.store._engine.execute_settle_and_claim import checkpoint_params
 from runstate.store._sql.connection import Connection
-from runstate.store._sql.rows import json_text
-from runstate.store._types import Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of

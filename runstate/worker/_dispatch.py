@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
 from runstate.run import validators
-from runstate.store._api.create import DEFAULT_QUEUE
-from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS
+from runstate.store import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE
 from runstate.worker._arguments import check_send, check_store, possible
 from runstate.worker._handlers import discard, is_awaitable
 

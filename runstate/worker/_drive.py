@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runstate.clock import monotonic
-from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, SweepResult, identity
+from runstate.store import DEFAULT_MAX_ATTEMPTS, Claim, StoredRun, SweepResult
+from runstate.store._api.worker_protocol import identity
 from runstate.store._engine.commands import SettleAndClaim
 from runstate.store._notifier import Change
-from runstate.store._types import StoredRun
 from runstate.store.errors import StoreError
 from runstate.worker._arguments import outside_of_loops
 from runstate.worker._handlers import Handler

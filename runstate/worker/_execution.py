@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from runstate.lifecycle import RunEvent
 from runstate.run.validators import with_article
-from runstate.store._types import Settle
+from runstate.store import Settle
 from runstate.store.availability import Availability
 from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached
 from runstate.worker._failure import met_outage

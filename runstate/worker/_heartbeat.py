@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
-from runstate.store._api.worker_protocol import HeartbeatResult, Lease
+from runstate.store import HeartbeatResult, Lease
 from runstate.store.availability import is_outage
 from runstate.store.backoff import Backoff
 from runstate.store.errors import StoreError

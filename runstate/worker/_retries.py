@@ -10,8 +10,8 @@ from typing import Final
 from runstate.clock import monotonic
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.run.values import Usage
-from runstate.store._api.worker_protocol import NO_OUTPUTS, Claim
-from runstate.store._types import StoredRun
+from runstate.store import Claim, StoredRun
+from runstate.store._api.worker_protocol import NO_OUTPUTS
 from runstate.store.backoff import Backoff
 from runstate.worker._context import Context
 

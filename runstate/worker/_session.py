@@ -16,16 +16,9 @@ from runstate.clock import monotonic
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run import validators
+from runstate.store import DEFAULT_MAX_ATTEMPTS, Claim, HeartbeatResult, Lease, Settle, StoredRun
 from runstate.store._api.create import queue_names
-from runstate.store._api.worker_protocol import (
-    DEFAULT_MAX_ATTEMPTS,
-    LEASE_S,
-    Claim,
-    HeartbeatResult,
-    Lease,
-    worker_name,
-)
-from runstate.store._types import Settle, StoredRun
+from runstate.store._api.worker_protocol import LEASE_S, worker_name
 from runstate.store.errors import StoreError
 from runstate.worker._arguments import check_handler, check_store, is_async_function, possible
 from runstate.worker._cancels import CancelWatch

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from runstate.clock import monotonic
 from runstate.run import validators
-from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, Claim, decode_claim
+from runstate.store import DEFAULT_MAX_ATTEMPTS, Claim
+from runstate.store._api.worker_protocol import decode_claim
 from runstate.store._engine.commands import SettleAndClaim, SettleAndClaimResult
 from runstate.store._notifier import Change
 from runstate.store.availability import can_be_retried

@@ -16,7 +16,7 @@ from runstate import ManualClock, Run
 from runstate.run import ids
 from runstate.run.ids import new_run_id
 from runstate.worker import Context
-from tests.support import NOW
+from tests.support.lifecycle import NOW
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 LAST = 839_299_365_868

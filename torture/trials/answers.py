@@ -18,9 +18,9 @@ import attrs
 from runstate import ToolCall, Usage
 from runstate.errors import OutcomeUnknown, StoreUnavailable
 from runstate.lifecycle import RunEvent
+from runstate.run.codec import json_text
 from runstate.run.values import RequiredAction
 from runstate.store import Lease, NewRun, Store
-from runstate.store._sql.rows import json_text
 from runstate.store._types import Settle
 from tests.support.judge import Ask, asking
 from tests.support.pg_proxy import Loss, Proxy

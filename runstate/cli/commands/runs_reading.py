@@ -21,7 +21,7 @@ from runstate.cli._tables import fitted, pairs, status_style
 from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
-from runstate.store._types import Entry, StoredRun
+from runstate.store import Entry, StoredRun
 
 __all__ = ["history", "list_runs", "show", "watch"]
 

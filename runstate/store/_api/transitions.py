@@ -9,6 +9,7 @@ from typing import Any, Final, cast, get_args
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
+from runstate.run.codec import json_text
 from runstate.run.errors import FieldError
 from runstate.run.json_values import is_json
 from runstate.run.record import JsonObject
@@ -23,7 +24,6 @@ from runstate.run.values import (
 )
 from runstate.store._engine.commands import TransitionRun
 from runstate.store._engine.transport import StoreBase
-from runstate.store._sql.rows import json_text
 from runstate.store._types import StoredRun
 
 __all__ = ["TransitionMixin", "detail_text"]

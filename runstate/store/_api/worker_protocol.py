@@ -30,7 +30,7 @@ from runstate.store._engine.execute_settle_and_claim import checkpoint_params, r
 from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
-from runstate.store._sql.rows import Row, json_text
+from runstate.store._sql.rows import Row
 from runstate.store._sql.statements import OUTCOMES
 from runstate.store._types import Settle, StoredRun
 
@@ -327,7 +327,8 @@ class WorkerProtocolMixin(StoreBase):
         raise_if_invalid(
             _LIMIT("max_attempts", max_attempts) + validators.identifier("actor", actor) + _LIMIT("limit", limit)
         )
-        spent = json_text(LastError("server_error", f"the run was begun {max_attempts} times, and its worker died"))
+        last_error = LastError("server_error", f"the run was begun {max_attempts} times, and its worker died")
+        spent = codec.json_text(last_error)
         swept = {"actor": actor, "limit": limit}
 
         def perform(session: Connection) -> SweepResult:

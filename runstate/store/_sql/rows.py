@@ -18,7 +18,6 @@ __all__ = [
     "decode_created",
     "decode_entry",
     "decode_run",
-    "json_text",
     "lease_of",
 ]
 
@@ -31,13 +30,6 @@ _SETTINGS: Final = tuple(FIELDS)[tuple(FIELDS).index("instructions") :]
 _DEFAULT_RUN: Final = Run.create(id="-", thread_id="-", assistant_id="-", model="-", at=0)
 _DEFAULT_VALUES: Final = dict(zip((*FIELDS, "extra"), _DEFAULT_RUN.field_values(), strict=True))
 _KEPT: Final = tuple(name for name in _SETTINGS if name != "usage")
-
-
-def json_text(value: object) -> str | None:
-    """Return a value of a run as the JSON text that a row keeps; None stays None."""
-    if value is None:
-        return None
-    return json.dumps(codec.encode_field(value), separators=(",", ":"), allow_nan=False)
 
 
 def config_json(run: Run) -> str | None:

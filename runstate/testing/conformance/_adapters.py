@@ -15,10 +15,10 @@ from runstate.clock import ManualClock, sleep, time_us
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.lifecycle.errors import IllegalTransition
 from runstate.run import Run
+from runstate.run.codec import json_text
 from runstate.run.ids import new_run_id
 from runstate.run.validators import with_article
 from runstate.store import Lease, Settle, Store, StoredRun
-from runstate.store._sql.rows import json_text
 from runstate.store.errors import Conflict, LeaseLost
 from runstate.testing._diff import fields_of
 from runstate.testing._drive import ask, ask_stored

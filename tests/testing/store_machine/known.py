@@ -10,7 +10,7 @@ import attrs
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus, Stamp, StatusField
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.values import Usage
-from runstate.store._types import StoredRun
+from runstate.store import StoredRun
 
 __all__ = ["Known", "Line", "Refusal", "Refused", "View", "Wanted", "differences", "view_of"]
 

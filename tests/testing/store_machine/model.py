@@ -16,7 +16,7 @@ from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatu
 from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
 from runstate.run.errors import InvalidRun, ToolOutputsMismatch
 from runstate.run.values import NO_USAGE, Usage
-from runstate.store._types import StoredRun
+from runstate.store import StoredRun
 from runstate.store.errors import Conflict, KeyReused, LeaseLost, RunNotFound, StoreError, ThreadBusy
 from runstate.testing._drive import CALLS
 from tests.testing.store_machine.known import Known, Line, Refused, Wanted, differences, view_of
