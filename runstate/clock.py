@@ -121,8 +121,8 @@ def override_us() -> int | None:
 def format_duration(microseconds: float) -> str:
     """Return a span of time as people say it, in its two largest units; a short one with its milliseconds.
 
-    >>> span(7_505_000_000), span(86_401_000_000), span(61_000_000), span(1_204_000), span(12_000)
-    ('2h 5m', '1d', '1m 1s', '1.204s', '12ms')
+    >>> [format_duration(us) for us in (7_505_000_000, 86_401_000_000, 61_000_000, 1_204_000, 12_000)]
+    ['2h 5m', '1d', '1m 1s', '1.204s', '12ms']
     """
     if microseconds < 1_000_000:
         return f"{max(int(microseconds), 0) // 1000}ms"

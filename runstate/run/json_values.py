@@ -28,7 +28,7 @@ class DuplicateKeys(dict[str, object]):
 def escape(text: str) -> str:
     r"""Return `text` with everything that is no visible character written as an escape: it comes from strangers.
 
-    >>> print(printable("run\n\x1b[31m"))
+    >>> print(escape("run\n\x1b[31m"))
     run\n\x1b[31m
     """
     if text.isprintable():

@@ -142,7 +142,7 @@ def _reachable(law: Lifecycle, start: FieldPattern) -> Mapping[tuple[FieldPatter
 def field_patterns(law: Lifecycle = RUN_LIFECYCLE) -> frozenset[FieldPattern]:
     """Return every shape that a legal history can leave.
 
-    >>> len(shapes())
+    >>> len(field_patterns())
     16
     """
     return frozenset(shape for shape, _ in _reachable(law, _born(law)))
@@ -252,7 +252,7 @@ def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Finding, ...]
     >>> run = Run.create(thread_id="t", assistant_id="a", model="m", id="run_1", at=1_800_000_000)
     >>> judge(run)
     ()
-    >>> print(judge({**run.to_dict(), "completed_at": 1_800_000_009})[0].problem)
+    >>> print(judge({**run.to_dict(), "completed_at": 1_800_000_009})[0].message)
     completed_at is set, but no path from queued to queued stamps it
     """
     return tuple(_judge(observe(record), 0, law))

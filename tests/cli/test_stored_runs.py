@@ -364,7 +364,7 @@ def test_sweep_does_what_is_due(desk: Desk, clock: ManualClock) -> None:
     assert "dry run: 1 expired, 1 lease closed, 1 waits to be taken over\n" == dry.stderr
     assert "queued" == desk.store.get(late).status
     said = desk.said("runs", "sweep", "--dry-run")
-    assert ([late], 1, 1, False) == (said["expired"], said["lapsed"], said["adrift"], said["more"])
+    assert ([late], 1, 1, False) == (said["expired"], said["expired_leases"], said["orphaned"], said["more"])
     done = desk.ask("runs", "sweep", "--actor", "cron")
     assert (0, f"{late} expired\n") == (done.exit_code, done.stdout)
     assert ("expired", "cron") == (desk.store.get(late).status, desk.store.get(late).actor)

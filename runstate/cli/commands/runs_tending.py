@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["prune", "sweep"]
 
-_KINDS: Final = ("expired", "failed", "cancelled", "readied")
+_KINDS: Final = ("expired", "failed", "cancelled", "promoted")
 _AT_ONCE: Final = 500  # runs of a kind that one sweep moves
 _BATCH: Final = 1000  # runs that are deleted in one transaction
 
@@ -54,7 +54,7 @@ def sweep(url: str, dry_run: bool, max_attempts: int, actor: str, as_json: bool)
             if dry_run:
                 break
     if as_json:
-        emit_json({"dry_run": dry_run, **moved, "lapsed": lapsed, "adrift": adrift, "more": more})
+        emit_json({"dry_run": dry_run, **moved, "expired_leases": lapsed, "orphaned": adrift, "more": more})
         return
     for kind, ended in moved.items():
         for run_id in ended:

@@ -157,29 +157,23 @@ def checkpoint_params(
 
 def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> RunstateError | None:
     """Return why an outcome was not taken; None if it was, by the first request of a turn that is asked again."""
-    if not turn.is_retry:
-        return _why_not_settled(session, turn, settle)
-    if _settled_by_lease(session, turn, settle):
-        return None
-    why = _why_not_settled(session, turn, settle)
-    if isinstance(why, LeaseLost):
-        # The server may still be at the first request, which began while the lease held. To let go of the run waits
-        # for it or fences it off: an outcome that was refused is never committed later.
-        held = {"seq": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
-        session.execute(session.statements.release, held)
-        if _settled_by_lease(session, turn, settle):
-            return None
-    return why
-
-
-def _why_not_settled(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> RunstateError:
     row = first_row(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
+    # After the row: the server may have been at the first request until a moment ago.
+    if turn.is_retry and _settled_by_lease(session, turn, settle):
+        return None
     if row is None:
         return RunNotFound(settle.run.id)
     run = decode_run(row)
     held = lease_of(row) == turn.worker
-    unlawful = RUN_LIFECYCLE.is_terminal(run.status) or (held and RUN_LIFECYCLE.find(run.status, settle.event) is None)
-    return refused(run, settle.event) if unlawful else LeaseLost(run, settle.event)
+    if RUN_LIFECYCLE.is_terminal(run.status) or (held and RUN_LIFECYCLE.find(run.status, settle.event) is None):
+        return refused(run, settle.event)
+    if held and turn.is_retry and _is_same_claim(run, settle):
+        # The first request may have begun while the lease held, and wait in the server for a lock.
+        return OutcomeUnknown(
+            f"run {run.id} was asked to {settle.event}, and the answer was lost; the lease has ended since, so nobody "
+            "can tell whether it will be done"
+        )
+    return LeaseLost(run, settle.event)
 
 
 def resume_data_of(session: Connection, claimed: Sequence[Row]) -> dict[int, ResumeData]:
@@ -209,8 +203,9 @@ def _reconcile(
         if row is not None and run is not None and lease_of(row) == turn.worker and _is_same_claim(run, settle):
             again.append(settle)
             continue
-        if run is None or not _settled_by_lease(session, turn, settle):
-            refused_ones[settle.run.seq] = _why_not_settled(session, turn, settle)
+        refusal = _refusal(session, turn, settle)
+        if refusal is not None:
+            refused_ones[settle.run.seq] = refusal
     known = {settle.run.seq for settle in again}.union(turn.held or ())
     return again, refused_ones, [row for row in _claimed_before(session, turn) if row[0] not in known]
 

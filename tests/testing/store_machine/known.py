@@ -115,7 +115,7 @@ class Known:
             "created_at": self.created_at,
             "event": last.event,
             "source": last.source,
-            "at": last.at,
+            "changed_at_us": last.at,
             "actor": last.actor,
             "attempt": self.attempt,
             "ready": self.ready if self.status is INITIAL_STATUS else None,
@@ -128,7 +128,18 @@ class Known:
 
 def view_of(run: StoredRun) -> View:
     """Return a run of the store's as it is compared."""
-    names = ("id", "thread_id", "priority", "status", "version", "created_at", "event", "source", "at", "actor")
+    names = (
+        "id",
+        "thread_id",
+        "priority",
+        "status",
+        "version",
+        "created_at",
+        "event",
+        "source",
+        "changed_at_us",
+        "actor",
+    )
     whole = {name: getattr(run, name) for name in (*names, "attempt", *_STAMPS, "expires_at", "usage")}
     held = {str(field): getattr(run, field) is not None for field in _HELD}
     return {
