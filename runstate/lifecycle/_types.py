@@ -14,7 +14,7 @@ def _unknown(kind: str, value: object, known: type[StrEnum]) -> str:
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. Each member says what it means, who moves the run on, and what happens if nobody does."""
+    """Where a run stands. Each member says what it means, who moves the run on, and what happens otherwise."""
 
     meaning: str
 

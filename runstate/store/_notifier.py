@@ -1,6 +1,6 @@
-"""Hints that something has changed, so that nobody has to ask all the time.
+"""Hints that something has changed, so that listeners need not ask all the time.
 
-A hint may come late, twice, or not at all: whoever listens also looks by itself now and then. In the process a hint is
+A hint may come late, twice, or not at all: a listener also looks by itself now and then. In the process a hint is
 a call. Between processes PostgreSQL has NOTIFY, gathered up to one in a few milliseconds because each one holds a lock
 of the whole server when it commits; SQLite counts other connections' commits, and is asked for that number. So is
 PostgreSQL where a pooler stands between, through which NOTIFY can be sent and not heard.

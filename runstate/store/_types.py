@@ -160,7 +160,7 @@ class Entry:
 
 @attrs.define
 class Settle:
-    """The outcome of a claimed run. Nobody changes it; a class that forbids it takes a microsecond longer to make."""
+    """The outcome of a claimed run. It is never changed; a class that forbids it takes a microsecond longer to make."""
 
     run: StoredRun
     event: RunEvent

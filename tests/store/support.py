@@ -298,13 +298,8 @@ def held_back(store: Store) -> Callable[[], None]:
     return let_go
 
 
-def is_locked(home: str) -> bool:
-    """Tell whether a connection in the database waits for another."""
-    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with Prompt(home) as looking:
-        return bool(looking.run(waits))
-
-
 def wait_for_a_lock(home: str) -> None:
     """Wait until a connection in the database waits for another."""
-    wait_until(lambda: is_locked(home), "a connection to wait for a lock")
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with Prompt(home) as looking:
+        wait_until(lambda: bool(looking.run(waits)), "a connection to wait for a lock")

@@ -236,6 +236,9 @@ class WorkerProtocolMixin(StoreBase):
     def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> SettleAndClaimResult:
         """Commit the outcomes of claimed runs together. What was refused stands in the answer, by seq.
 
+        `OutcomeUnknown` among the refusals: the answer was lost, and the lease has ended since. The outcome may still
+        be committed.
+
         Raises `InvalidRun` for an outcome whose JSON texts are not what they must be: the run could not be read again.
         """
         settles = tuple(outcomes)

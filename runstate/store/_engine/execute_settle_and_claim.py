@@ -74,7 +74,7 @@ def _read_results(
 ) -> tuple[Mapping[int, ResumeData], Mapping[int, RunstateError]]:
     """Return what claimed runs bring along, and why the outcomes that were not settled are refused, by seq."""
     for settle in settles if len(settled) < len(settles) else ():
-        refusal = None if settle.run.seq in settled else _refusal(session, turn, settle)
+        refusal = None if settle.run.seq in settled else _refusal(session, turn, settle, _row_of(session, settle))
         if refusal is not None:
             refused_ones[settle.run.seq] = refusal
     worked_on = claimed if turn.is_retry else [row for row in claimed if row[1] > 2 or row[11] > 1]
@@ -155,10 +155,15 @@ def checkpoint_params(
     }
 
 
-def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> RunstateError | None:
-    """Return why an outcome was not taken; None if it was, by the first request of a turn that is asked again."""
-    row = first_row(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
-    # After the row: the server may have been at the first request until a moment ago.
+def _row_of(session: Connection, settle: Settle) -> Row | None:
+    return first_row(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
+
+
+def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle, row: Row | None) -> RunstateError | None:
+    """Return why an outcome was not taken; None if it was, by the first request of a turn that is asked again.
+
+    `row` is the run's, read before this: the server may have been at the first request until a moment ago.
+    """
     if turn.is_retry and _settled_by_lease(session, turn, settle):
         return None
     if row is None:
@@ -170,8 +175,8 @@ def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> 
     if held and turn.is_retry and _is_same_claim(run, settle):
         # The first request may have begun while the lease held, and wait in the server for a lock.
         return OutcomeUnknown(
-            f"run {run.id} was asked to {settle.event}, and the answer was lost; the lease has ended since, so nobody "
-            "can tell whether it will be done"
+            f"run {run.id} was asked to {settle.event}, and the answer was lost; the lease has ended since, so "
+            "it may still be done, or not"
         )
     return LeaseLost(run, settle.event)
 
@@ -197,13 +202,13 @@ def _reconcile(
     again: list[Settle] = []
     refused_ones: dict[int, RunstateError] = {}
     for settle in turn.settles:
-        row = first_row(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
+        row = _row_of(session, settle)
         run = None if row is None else decode_run(row)
         # The turn may have settled it, and claimed it again: then it is not what was brought that is still to settle.
         if row is not None and run is not None and lease_of(row) == turn.worker and _is_same_claim(run, settle):
             again.append(settle)
             continue
-        refusal = _refusal(session, turn, settle)
+        refusal = _refusal(session, turn, settle, row)
         if refusal is not None:
             refused_ones[settle.run.seq] = refusal
     known = {settle.run.seq for settle in again}.union(turn.held or ())

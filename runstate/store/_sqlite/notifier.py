@@ -58,7 +58,7 @@ class SqliteNotifier(LocalNotifier):
             sleep(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
 
     def _continues(self) -> bool:
-        """End the thread while nobody listens; False if it shall end."""
+        """Return False, and forget the thread, where there is no listener any more."""
         with self._changing:
             if self._listeners:
                 return True
