@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function):
             continue
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        names = [*item.fixturenames, *(value for value in parameters if isinstance(value, str))]
-        if any("postgres" in name for name in names):
+        asked_for = (*item.fixturenames, *parameters, *item.function.__code__.co_consts)  # a test can ask by name
+        if any(isinstance(name, str) and ("postgres" in name or name == "both") for name in asked_for):
             item.add_marker("server")
         if {"subprocess", "multiprocessing", "WorkerProcess"} & vars(item.module).keys():
             item.add_marker("process")

@@ -175,7 +175,7 @@ def test_an_empty_file_is_an_empty_database(tmp_path: Path) -> None:
 )
 def test_no_address_of_a_server(url: str) -> None:
     """What libpq cannot read, or would read wrong, is refused without quoting it."""
-    error = refused(url, wait_s=2)
+    error = refused(url, wait_s=0.5)
     assert isinstance(error, StoreUrlError)
     assert not error.retryable
 
@@ -195,10 +195,10 @@ def test_ports_that_can_be(port: str) -> None:
 
 def test_no_such_host() -> None:
     """A name that nobody knows, and a port that is no number, which is not quoted: it may be the password."""
-    error = refused("postgresql://me:hunter2@no.such.host.invalid/db", wait_s=2)
+    error = refused("postgresql://me:hunter2@no.such.host.invalid/db", wait_s=0.5)
     assert "cannot connect to postgresql://no.such.host.invalid" in str(error)
     for url in ("postgresql://me:x@127.0.0.1:hunter2/db", "postgresql://me:hunter2/db"):
-        assert "its port is no number" in str(refused(url, wait_s=2))
+        assert "its port is no number" in str(refused(url, wait_s=0.5))
 
 
 @pytest.mark.parametrize("password", ["p@ss", "a/b", "100%", "a b", "x:y", "#?&=+", "é"])
@@ -215,13 +215,13 @@ def test_nobody_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        error = refused(f"postgresql://me:hunter2@127.0.0.1:{port}/db", wait_s=2)
+        error = refused(f"postgresql://me:hunter2@127.0.0.1:{port}/db", wait_s=0.5)
     assert isinstance(error, StoreUnavailable)
     assert error.retryable
     head, colon, reason = str(error).partition("/db: ")
     assert (f"cannot connect to postgresql://127.0.0.1:{port}", "/db: ") == (head, colon)
     assert reason.strip() == reason != ""  # the first line of what libpq says, and not the hint below it
-    error = refused("postgresql://me:hunter2@/db?host=/no/such/folder", wait_s=2)
+    error = refused("postgresql://me:hunter2@/db?host=/no/such/folder", wait_s=0.5)
     assert isinstance(error, StoreUnavailable)
 
 
@@ -267,13 +267,14 @@ def stern_server() -> Iterator[str]:
 
 def test_a_wrong_password(stern_server: str) -> None:
     """What the server says about it is passed on, without the password."""
-    error = refused(f"postgresql://me:hunter2@{stern_server}/db", wait_s=2)
+    error = refused(f"postgresql://me:hunter2@{stern_server}/db", wait_s=0.5)
     assert isinstance(error, StoreUrlError)
     head, _, reason = str(error).partition("/db: ")
     assert f"cannot connect to postgresql://{stern_server}" == head
     assert '"me"' in reason
 
 
+@pytest.mark.slow  # libpq waits for whole seconds
 def test_a_server_that_hangs_up() -> None:
     """A server that goes away in the middle of it, or is none: one sentence."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -288,7 +289,7 @@ def test_a_server_that_hangs_up() -> None:
     thread = threading.Thread(target=hang_up, daemon=True)
     thread.start()
     for _ in range(2):
-        error = refused(f"postgresql://me:hunter2@127.0.0.1:{listener.getsockname()[1]}/db?sslmode=disable", wait_s=2)
+        error = refused(f"postgresql://me:hunter2@127.0.0.1:{listener.getsockname()[1]}/db?sslmode=disable", wait_s=0.5)
         assert isinstance(error, RunstateError)
         assert "cannot connect to postgresql://127.0.0.1:" in str(error)
     listener.close()

@@ -107,7 +107,7 @@ def test_a_connection_that_cannot_be_prepared(
     ours = {"sqlite3": any_url.startswith("sqlite"), "psycopg": any_url.startswith("postgres")}
     expected = StoreError if ours.get(error.__module__) else error
     with pytest.raises(expected):
-        open_store(any_url)
+        open_store(any_url, wait_s=0.5)
     all_closed(connections)
 
 

@@ -43,6 +43,8 @@ from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, names
 from tests.support.postgres import Server, wait_until
 
+pytestmark = pytest.mark.slow  # rehearses outages
+
 LIMIT: Final = 20.0
 
 

@@ -28,6 +28,8 @@ from tests.worker.support import KINDS, at_work, ended, error_of, events, finish
 AWAY: Final = StoreUnavailable("cannot connect to postgresql://db.internal:6543/ledger: refused")
 SECRET: Final = ("db.internal", "6543", "ledger", "auditor", "postgresql:")
 
+pytestmark = pytest.mark.slow  # rehearses outages
+
 
 @pytest.fixture
 def home(postgres_server: Server) -> Iterator[str]:
@@ -454,7 +456,6 @@ async def test_the_primary_turns_read_only_and_another_takes_over(postgres_serve
         all_is_well(stores["client"], 40)
 
 
-@pytest.mark.slow
 @limited
 async def test_a_standby_is_promoted(tmp_path: Path) -> None:
     """A primary dies and its standby takes over at the same address, behind a proxy; at first it only reads."""
@@ -489,7 +490,6 @@ def several(*urls: str) -> str:
     return f"postgresql://{given[0]['user']}@/{given[0]['dbname']}?host={hosts}&port={ports}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("asks", ["", "&target_session_attrs=read-write", "&target_session_attrs=primary"])
 def test_an_address_of_several_hosts(asks: str) -> None:
     """The one that is the primary is found, in whichever order they are named, and the new one when it is another."""
@@ -516,7 +516,6 @@ def test_an_address_of_several_hosts(asks: str) -> None:
         server.restart()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lease_s", [2.0, 30.0])
 def test_the_log_of_a_worker_in_an_outage_of_a_minute(
     lease_s: float, postgres_server: Server, home: str, caplog: pytest.LogCaptureFixture

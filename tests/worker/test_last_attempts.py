@@ -325,6 +325,7 @@ async def poisoned(url: str, folder: Path, good: int, workers: int, limit: float
         assert 3 == supervisor.deaths
 
 
+@pytest.mark.slow
 @limited
 async def test_a_run_that_kills_its_process_fails_alone(tmp_path: Path) -> None:
     """It is begun three times, with others beside it each time; they all complete."""

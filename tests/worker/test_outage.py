@@ -27,6 +27,8 @@ from tests.support.pg_proxy import Proxy
 from tests.support.postgres import OwnServer, wait_until
 from tests.worker.support import LIMIT, Bench, at_work, ended, events, last, limited, new, new_threads, until
 
+pytestmark = pytest.mark.slow  # rehearses outages
+
 T = TypeVar("T")
 LEASE_S = 4.0
 
@@ -132,7 +134,6 @@ async def test_a_worker_is_stopped_while_nobody_answers(
     assert 2 == caplog.text.count("could not release the lease of w1, it will lapse: the store does not answer")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for an answer is told that it is unknown, whatever it was; the threads end, and the program may."""
@@ -152,7 +153,6 @@ def test_a_store_is_closed_while_nobody_answers(store_url: str, monkeypatch: pyt
     wait_until(lambda: not new_threads(before), "the threads to end")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 def test_a_store_is_closed_that_nobody_ever_answered(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its bell and its committer are about to connect: neither keeps the other parts from being closed."""

@@ -21,7 +21,10 @@ from runstate.worker._signals import StopSignals
 from tests.worker.process import ROOT, WorkerProcess
 from tests.worker.support import LIMIT, Bench, ended, events, limited, new, until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="sees by /proc what was delivered")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="sees by /proc what was delivered"),
+]
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 SCENES = {

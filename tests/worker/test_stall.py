@@ -7,15 +7,16 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from runstate.store import Store
 from runstate.worker import Context, Worker, drive_async
 from tests.worker.process import WorkerProcess
 from tests.worker.support import LIMIT, at_work, ended, events, last, limited, new, until
 
-if TYPE_CHECKING:
-    import pytest
+pytestmark = pytest.mark.slow  # waits for whole leases
 
 STALLS: dict[str, dict[str, Any]] = {
     "sqlite": {"lease_s": 0.5},  # and four leases without a turn
