@@ -34,8 +34,7 @@ from durable_server import emptied, machine, postgres, vacuumed
 
 from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
-from runstate.store._engine.commands import SettleAndClaim
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from runstate.worker import Context, Handler, Worker
 
 RUNS: Final = {1: 1_000, 10: 4_000, 100: 10_000}
@@ -56,10 +55,9 @@ def by_store(store: Store, slots: int) -> int:
     done = 0
     settles: list[Settle] = []
     while True:
-        asked: Any = {"queues": ("default",), "limit": slots, "settles": settles}
-        came = store.ask(SettleAndClaim(lease.token, lease.actor, lambda turned: turned, **asked))
-        done += len(settles) - len(came.refused)
-        settles = [Settle(run, RunEvent.COMPLETE, NO_USAGE) for run, _ in came.claimed]
+        result = store.settle_and_claim(lease, settles, slots)
+        done += len(settles) - len(result.refused)
+        settles = [Settle.ended(claim.run, RunEvent.COMPLETE) for claim in result.claims]
         if not settles:
             return done
 

@@ -130,7 +130,7 @@ def _mended(store: Store, url: str, sheet: Sheet, column: str) -> None:
 
 def _grown(store: Store, sheet: Sheet, column: str) -> None:
     """Keep the plans of what grows with the ended runs."""
-    reading, writing = store.database.open(reading=True), store.database.open()
+    reading, writing = store._database.open(reading=True), store._database.open()
     speak = reading.statements
     ages = {"age": 365 * 86_400 * 1_000_000, "limit": 1000}
     by_metadata = f"SELECT {speak.columns} FROM runstate_run AS r WHERE {speak.has_metadata('key', 'value')}"
@@ -168,7 +168,7 @@ def queued(url: str, sheet: Sheet, rows: int, waiting: Sequence[int]) -> None:
             sheet.add("create_many, 10,000 at once", column, [count / (perf_counter() - before)], "runs/s")
             _settled(url)
             _waiting(store, sheet, column)
-        reading = store.database.open(reading=True)
+        reading = store._database.open(reading=True)
         explained(sheet, f"{column} is_anything_due", reading, reading.statements.anything_due, {})
         reading.close()
         _behind(store, url, sheet, waiting[0])

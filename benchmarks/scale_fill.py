@@ -18,7 +18,7 @@ import psycopg
 
 from runstate.lifecycle import RunStatus
 from runstate.store import NewRun, Store
-from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.dialect import SQLITE
 from runstate.store._sql.triggers.ddl import create_guards, drop_guards
 from runstate.worker import Context, Outcome, RunFailed, Worker
 

@@ -84,7 +84,7 @@ def timed_over(act: Callable[[Any], object], over: Sequence[Any]) -> list[float]
 
 def sampled(store: Store, count: int) -> list[str]:
     """Return the ids of runs from all over the store."""
-    session = store.database.open(reading=True)
+    session = store._database.open(reading=True)
     try:
         ((low, high),) = session.execute("SELECT min(seq), max(seq) FROM runstate_run", {})
         one = f"SELECT id FROM runstate_run WHERE seq >= {session.statements.param('seq')} ORDER BY seq LIMIT 1"
@@ -117,7 +117,7 @@ def _reads(store: Store) -> Mapping[str, tuple[int, Callable[[], object]]]:
 
 def _behind(store: Store, runs: int) -> str:
     """Return the cursor of an entry that so many runs came after, or of the first there is."""
-    session = store.database.open(reading=True)
+    session = store._database.open(reading=True)
     try:
         param = session.statements.param("runs")
         place = f"SELECT max(seq) - {param} FROM runstate_run"
@@ -228,7 +228,7 @@ async def _create(store: Store, count: int, callers: int) -> None:
 
 def upkeep(store: Store, sheet: Sheet, column: str) -> None:
     """Measure what is asked now and then: pruning, the doctor."""
-    sheet.add("migrate, nothing to do", column, timed(lambda: migrate(store.database), 10), "ms")
+    sheet.add("migrate, nothing to do", column, timed(lambda: migrate(store._database), 10), "ms")
     for_ever = 365 * 86_400.0
     sheet.add("prune: nothing is old enough", column, timed(lambda: store.prune(for_ever), 3), "ms")
     sheet.add("prune: how many there are", column, timed(lambda: store.prune(86_400, dry_run=True), 3), "ms")

@@ -28,7 +28,7 @@ from psycopg.conninfo import conninfo_to_dict
 from scale_measure import Sheet, timed
 
 from runstate.store import NewRun, Store, open_store
-from runstate.store._sql.schema import POSTGRES
+from runstate.store._sql.dialect import POSTGRES
 from runstate.store._sql.statements import Statements
 from runstate.worker import Worker
 

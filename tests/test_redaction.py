@@ -105,8 +105,8 @@ def test_the_address_for_notifications_is_private_too(postgres_server: Server) -
     try:
         given = url + ("&" if "?" in url else "?")
         with open_store(url, migrate=True, listen_url=f"{given}password=listens-here") as store:
-            assert "listens-here" in store.database.private
-            assert "***" == redacted("listens-here", store.database.private)
+            assert "listens-here" in store.address_parts
+            assert "***" == redacted("listens-here", store.address_parts)
     finally:
         postgres_server.drop_database(url)
 

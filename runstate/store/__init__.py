@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from runstate.store._api.open import open_store
     from runstate.store._api.queries import Page
     from runstate.store._api.store import AsyncStore, BoundStore, Store
-    from runstate.store._api.worker_protocol import (
-        DEFAULT_MAX_ATTEMPTS,
+    from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, worker_name
+    from runstate.store._notifier import Change
+    from runstate.store._types import Entry, StoredRun
+    from runstate.store._worker_types import (
+        Checkpoint,
         Claim,
         HeartbeatResult,
         Lease,
+        Settle,
+        SettleAndClaimResult,
         SweepResult,
     )
-    from runstate.store._types import Entry, Settle, StoredRun
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -34,18 +38,22 @@ else:
             "DEFAULT_MAX_ATTEMPTS": "runstate.store._api.worker_protocol",
             "DEFAULT_QUEUE": "runstate.store._api.create",
             "AsyncStore": "runstate.store._api.store",
-            "HeartbeatResult": "runstate.store._api.worker_protocol",
             "BoundStore": "runstate.store._api.store",
-            "Claim": "runstate.store._api.worker_protocol",
+            "Change": "runstate.store._notifier",
+            "Checkpoint": "runstate.store._worker_types",
+            "Claim": "runstate.store._worker_types",
             "Entry": "runstate.store._types",
-            "Lease": "runstate.store._api.worker_protocol",
+            "HeartbeatResult": "runstate.store._worker_types",
+            "Lease": "runstate.store._worker_types",
             "NewRun": "runstate.store._api.create",
             "Page": "runstate.store._api.queries",
-            "Settle": "runstate.store._types",
+            "Settle": "runstate.store._worker_types",
+            "SettleAndClaimResult": "runstate.store._worker_types",
             "Store": "runstate.store._api.store",
             "StoredRun": "runstate.store._types",
-            "SweepResult": "runstate.store._api.worker_protocol",
+            "SweepResult": "runstate.store._worker_types",
             "open_store": "runstate.store._api.open",
+            "worker_name": "runstate.store._api.worker_protocol",
         },
     )
 
@@ -54,6 +62,8 @@ __all__ = [
     "DEFAULT_QUEUE",
     "AsyncStore",
     "BoundStore",
+    "Change",
+    "Checkpoint",
     "Claim",
     "Entry",
     "HeartbeatResult",
@@ -61,8 +71,10 @@ __all__ = [
     "NewRun",
     "Page",
     "Settle",
+    "SettleAndClaimResult",
     "Store",
     "StoredRun",
     "SweepResult",
     "open_store",
+    "worker_name",
 ]

@@ -1,53 +1,30 @@
-"""What a store gives out: a run with its place in the store, and the entries of its history."""
+"""What a store returns: a run with its place in the store, and the entries of its history."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.run.record import JsonObject
 from runstate.run.snapshot import RunSnapshot
-from runstate.run.values import Usage
 
-__all__ = ["Entry", "Outcome", "Settle", "StoredRun"]
-
-Outcome: TypeAlias = tuple[RunEvent, bool]
-"""An event that settles a run, and whether it is laden: carries more than its usage, or not even that."""
-
-_OWN: Final = (
-    "seq",
-    "version",
-    "event",
-    "source",
-    "changed_at_us",
-    "actor",
-    "queue",
-    "priority",
-    "attempt",
-    "claimable",
-)
+__all__ = ["Entry", "StoredRun"]
 
 
 class StoredRun(RunSnapshot):
     """A run as the store held it when it was read. It has no moves: those are asked of the store, by its id."""
 
-    __slots__ = (
-        "_pending_row",
-        "actor",
-        "attempt",
-        "changed_at_us",
-        "claimable",
-        "event",
-        "priority",
-        "queue",
-        "seq",
-        "source",
-        "version",
+    STORE_FIELDS: ClassVar = (
+        *("seq", "version", "event", "source", "changed_at_us"),
+        *("actor", "queue", "priority", "attempt", "claimable"),
     )
+    """What it has of the store, besides what every run has."""
+
+    __slots__ = ("_pending_row", *STORE_FIELDS)
 
     _pending_row: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], Sequence[Any]] | None
     """The row it is read from, and what reads it; None once it was read."""
@@ -121,12 +98,13 @@ class StoredRun(RunSnapshot):
             return getattr(self, name)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (*self.field_values(), *(getattr(self, name) for name in _OWN))
+        return (*self.field_values(), *(getattr(self, name) for name in self.STORE_FIELDS))
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
-        super().__setstate__(values[: -len(_OWN)])
-        self.seq, self.version, self.event, self.source, self.changed_at_us, self.actor, *rest = values[-len(_OWN) :]
-        self.queue, self.priority, self.attempt, self.claimable = rest
+        own = self.STORE_FIELDS
+        super().__setstate__(values[: -len(own)])
+        for name, value in zip(own, values[-len(own) :], strict=True):
+            setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:
@@ -156,24 +134,3 @@ class Entry:
     """What came with it: the calls required, the outputs submitted, a failure's traceback, a worker's attempt."""
     cursor: str = attrs.field(default="", eq=False)
     """Where to resume watching all runs after this entry."""
-
-
-@attrs.define
-class Settle:
-    """The outcome of a claimed run. It is never changed; a class that forbids it takes a microsecond longer to make."""
-
-    run: StoredRun
-    event: RunEvent
-    usage: str | None = None
-    noted: Usage | None = None
-    """What it has used, to be remembered while it waits for its tools."""
-    detail: str | None = None
-    required_action: str | None = None
-    last_error: str | None = None
-    incomplete_details: str | None = None
-
-    @property
-    def outcome(self) -> Outcome:
-        """Its event, and whether it is laden: carries more than its usage, or not even that."""
-        bare = self.detail is self.required_action is self.last_error is self.incomplete_details is None
-        return self.event, not bare or self.usage is None or self.noted is not None

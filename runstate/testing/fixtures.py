@@ -13,7 +13,6 @@ from runstate.clock import ManualClock
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.store import Store, StoredRun, open_store
 from runstate.store._api.url import database_at
-from runstate.store._sql.schema import SQLITE
 from runstate.store.errors import StoreError
 from runstate.testing.factories import TrackedRun, a_run
 
@@ -69,7 +68,7 @@ def a_store(url: str, request: pytest.FixtureRequest) -> Generator[Store, None, 
     Of an SQLite file only the name is taken: it is made anew in the test's own directory. In PostgreSQL it is a schema
     of its own, dropped afterwards; nothing else in that database is touched.
     """
-    if database_at(url).dialect is SQLITE:  # which says what is wrong with an address
+    if database_at(url).embedded:  # which says what is wrong with an address
         name = unquote(url.rpartition("/")[2])
         directory = cast("Path", request.getfixturevalue("tmp_path")) if name != ":memory:" else None
         with open_store(url if directory is None else f"sqlite:///{quote(str(directory / name))}") as store:

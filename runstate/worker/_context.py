@@ -14,10 +14,8 @@ from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
-from runstate.run.codec import json_text
 from runstate.run.errors import FieldError
 from runstate.run.ids import new_run_id
-from runstate.run.json_values import is_json, iter_json_errors
 from runstate.run.validators import with_article
 from runstate.run.values import (
     ErrorCode,
@@ -29,12 +27,7 @@ from runstate.run.values import (
     Usage,
     raise_if_invalid,
 )
-from runstate.store import Claim, Lease, Settle, StoredRun
-from runstate.store._api.transitions import detail_text
-from runstate.store._api.worker_protocol import NO_OUTPUTS
-from runstate.store._engine.commands import InTransaction
-from runstate.store._engine.execute_settle_and_claim import checkpoint_params
-from runstate.store._sql.connection import Connection
+from runstate.store import Checkpoint, Claim, Lease, Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
@@ -51,7 +44,6 @@ _NEVER: Final = float("inf")
 _REASON: Final = validators.one_of(get_args(IncompleteReason))
 _MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
 _MOST_TRACEBACK: Final = 20_000  # characters, the last of them
-_MOST_CHECKPOINT: Final = 16 * 1024 * 1024
 _MOST_PROGRESS: Final = 1000
 _MOST_CALLS: Final = 5  # that a sentence names
 
@@ -65,7 +57,6 @@ class Outcome:
     """What the event carries: the required action, the error, the limit."""
 
 
-_NO_USAGE: Final = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
 
 
@@ -81,33 +72,25 @@ class Context:
         *("_saw_cancelling", "_store", "ends_at", "run", "tool_outputs"),
     )
 
-    def __init__(
-        self, store: Store, lease: Lease, run: StoredRun, past: Claim | None, now: float, asynchronous: bool
-    ) -> None:
+    def __init__(self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool) -> None:
         self._store = store
         self._lease = lease
         self._asynchronous = asynchronous
+        run = claim.run
         self.run: StoredRun = run
         """The run as it was claimed."""
-        if past is None:  # the usual case, for which nothing is made
-            at = run.changed_at_us
-            self.tool_outputs: Mapping[str, str] = NO_OUTPUTS
-            """The outputs that were submitted last, by call id; empty before any tool round."""
-            self._checkpoint: Any = None
-            self._prompt = self._completion = 0
-        else:
-            at = past.claimed_at_us
-            self.tool_outputs = past.tool_outputs
-            self._checkpoint = past.checkpoint
-            self._prompt = past.usage.prompt_tokens
-            self._completion = past.usage.completion_tokens
+        self.tool_outputs: Mapping[str, str] = claim.tool_outputs
+        """The outputs that were submitted last, by call id; empty before any tool round."""
+        self._checkpoint: Any = claim.checkpoint
+        self._prompt = claim.usage.prompt_tokens
+        self._completion = claim.usage.completion_tokens
         self._limit: IncompleteReason | None = None
         self._made: Outcome | tuple[Outcome, ...] | None = None
         """The outcome that its handler made, which must be the one it returns; several are a mistake."""
         self._cancelling = self._saw_cancelling = False
         # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
         expires_at = run.expires_at
-        self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - at / 1_000_000
+        self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - claim.claimed_at_us / 1_000_000
         """When the deadline comes, by the clock that nobody sets."""
 
     def __repr__(self) -> str:
@@ -175,47 +158,39 @@ class Context:
         In a plain handler it is durable when this returns; in an async one, when what it returns was awaited. While
         the store is away it waits. Raises `InvalidRun` for what is no JSON, `LeaseLost` where the run is another's.
         """
-        if not is_json(value):
-            raise_if_invalid(tuple(iter_json_errors("checkpoint", value)))
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-        if len(text) > _MOST_CHECKPOINT:
-            raise_if_invalid(
-                [FieldError("checkpoint", f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")]
-            )
+        checkpoint = Checkpoint(value)
         self._checkpoint = value
-        store = self._store
         if self._asynchronous:
             return retry_until_saved_async(
-                lambda: store.ask_later(self._note(checkpoint=text)), self._goes_on, store.availability
+                lambda: self._store.aio.post_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
+                self._goes_on,
+                self._lease_lost,
+                self._store.availability,
             )
-        return retry_until_saved(lambda: store.ask(self._note(checkpoint=text)), self._goes_on, store.availability)
+        return retry_until_saved(
+            lambda: self._store.save_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
+            self._goes_on,
+            self._lease_lost,
+            self._store.availability,
+        )
+
+    def _lease_lost(self) -> LeaseLost:
+        return LeaseLost(self.run, RunEvent.COMPLETE)
 
     def _goes_on(self) -> bool:
         return not self._cancelling
 
     def progress(self, text: str) -> None:
-        """Say how far the work is, for people who look. Nobody waits for it, and the last text counts."""
+        """Say how far the work is, for people who look. It does not wait, and the last text counts."""
         raise_if_invalid(validators.string("progress", text))
-        self._store.tell(self._note(progress=text.replace("\0", "")[:_MOST_PROGRESS]))
+        shown = text.replace("\0", "")[:_MOST_PROGRESS].encode(errors="replace").decode()  # half a character is none
+        self._store.post_checkpoint(self._lease, self.run, usage=self.usage, progress=shown)
 
     def note_usage(self) -> None:
-        """Have the tokens used so far kept, before whatever the worker asks next."""
+        """Have the tokens used so far kept, before the worker's next request."""
         if self._prompt or self._completion:
             with suppress(StoreError):  # the store is closed
-                self._store.tell(self._note())
-
-    def _note(self, checkpoint: str | None = None, progress: str | None = None) -> InTransaction[None]:
-        run, worker = self.run, self._lease.token
-        given = checkpoint_params(worker, run, checkpoint=checkpoint, usage=self.usage, progress=progress)
-
-        def perform(session: Connection) -> bool:
-            return bool(session.execute(session.statements.save_checkpoint, given))
-
-        def finish(kept: bool) -> None:
-            if not kept:
-                raise LeaseLost(run, RunEvent.COMPLETE)
-
-        return InTransaction(perform, finish)
+                self._store.post_checkpoint(self._lease, self.run, usage=self.usage)
 
     # --- what came of it ------------------------------------------------------------------------------------------
 
@@ -318,20 +293,19 @@ class Context:
         if isinstance(error, RunFailed):
             code, told = error.code, self._public(error.message)
         else:
-            code, told = "server_error", sentence_of(error, self._store.database.private)
+            code, told = "server_error", sentence_of(error, self._store.address_parts)
         last = LastError(code, told.replace("\0", "")[:_MOST_MESSAGE])
-        trace = traceback_of(error, self._store.database.private, skipped=skipped)[-_MOST_TRACEBACK:]
+        trace = traceback_of(error, self._store.address_parts, skipped=skipped)[-_MOST_TRACEBACK:]
         return self._settle(RunEvent.FAIL, last_error=last, detail={"traceback": trace})
 
     def _public(self, text: str) -> str:
-        return redacted(text, self._store.database.private)
+        return redacted(text, self._store.address_parts)
 
     def settle_event(self, event: RunEvent) -> Settle:
         """Return the settle for an event that carries nothing: an end, a cancel confirmed, a deadline passed."""
         if self.run.attempt > 1:
             return self._settle(event)
-        prompt, completion = self._prompt, self._completion
-        return Settle(self.run, event, _usage_text(prompt, completion) if prompt or completion else _NO_USAGE)
+        return Settle.ended(self.run, event, self._prompt, self._completion)
 
     def _settle(
         self,
@@ -342,22 +316,16 @@ class Context:
         incomplete_details: IncompleteDetails | None = None,
         detail: dict[str, Any] | None = None,
     ) -> Settle:
-        prompt, completion = self._prompt, self._completion
-        if event is RunEvent.REQUIRE_ACTION:
-            required = json_text(required_action)
-            kept = f'{{"required_action":{required}}}'
-            noted = self.usage if prompt or completion else None
-            return Settle(self.run, event, noted=noted, required_action=required, detail=kept)
-        told = detail or {}
-        if self.run.attempt > 1:
-            told = {**told, "attempt": self.run.attempt}
-        return Settle(
+        if self.run.attempt > 1 and event is not RunEvent.REQUIRE_ACTION:
+            detail = {**(detail or {}), "attempt": self.run.attempt}
+        return Settle.of(
             self.run,
             event,
-            _usage_text(prompt, completion),
-            last_error=json_text(last_error),
-            incomplete_details=json_text(incomplete_details),
-            detail=detail_text(told) if told else None,
+            usage=self.usage,
+            required_action=required_action,
+            last_error=last_error,
+            incomplete_details=incomplete_details,
+            detail=detail,
         )
 
 
@@ -381,7 +349,3 @@ def _shown(returned: object) -> str:
         return f"an outcome, {returned.event}, that its context did not make"
     except Exception:  # made by hand, of what has no sentence
         return "an outcome that its context did not make"
-
-
-def _usage_text(prompt: int, completion: int) -> str:
-    return f'{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{prompt + completion}}}'

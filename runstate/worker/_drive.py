@@ -11,10 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runstate.clock import monotonic
-from runstate.store import DEFAULT_MAX_ATTEMPTS, Claim, StoredRun, SweepResult
-from runstate.store._api.worker_protocol import identity
-from runstate.store._engine.commands import SettleAndClaim
-from runstate.store._notifier import Change
+from runstate.store import DEFAULT_MAX_ATTEMPTS, Change, Claim, StoredRun, SweepResult
 from runstate.store.errors import StoreError
 from runstate.worker._arguments import outside_of_loops
 from runstate.worker._handlers import Handler
@@ -47,7 +44,7 @@ class _Hand(WorkerSession):
                 return None
             self._stopping = True  # its chores take over no other run
             chores = self._start_maintenance()
-            with self._store.notifier.subscribe(self._hear):
+            with self._store.subscribe(self._hear):
                 await self._see_through(claim)
             return await self._store.aio.get(run_id)
         finally:
@@ -95,7 +92,7 @@ class _Hand(WorkerSession):
 
     async def _see_through(self, claim: Claim) -> None:
         if self._holds():
-            self._start(claim.run, claim, monotonic())
+            self._start(claim, monotonic())
         while self._executions and not self._lease_lost:
             self._wake.clear()
             if not self._done:
@@ -107,16 +104,14 @@ class _Hand(WorkerSession):
 
     async def _settle(self) -> None:
         settles, self._done = self._done, []
-        turn = SettleAndClaim(self._lease.token, self.name, identity, settles=settles)
-        turn.is_retry = self._reconcile_needed
         try:
-            turned = await self._store.ask_later(turn)
+            result = await self._store.aio.settle_and_claim(self._lease, settles, reconcile=self._reconcile_needed)
         except StoreError as error:
             self._done, self._reconcile_needed = settles, True
             await self._wait_for_store("turn", error)
             return
         self._succeeded("turn")
-        self._take_refusals(settles, turned.refused)
+        self._take_refusals(settles, result.refused)
 
     def _hear(self, hint: Change) -> None:
         if hint & Change.CANCELLING:

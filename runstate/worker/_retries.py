@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+import attrs
+
 from runstate.clock import monotonic
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.run.values import Usage
 from runstate.store import Claim, StoredRun
-from runstate.store._api.worker_protocol import NO_OUTPUTS
 from runstate.store.backoff import Backoff
 from runstate.worker._context import Context
 
@@ -69,17 +70,14 @@ class Retries:
             del self._waiting[ctx.run.seq]
             self._due()
 
-    def going_on(self, run: StoredRun, past: Claim | None) -> Claim | None:
-        """Return what a run goes on with: with the tokens of its tries, which the store may not have taken."""
-        tried = self.known.get(run.seq)
+    def with_usage(self, claim: Claim) -> Claim:
+        """Return a claim with the tokens of the earlier tries, which the store may not have taken."""
+        tried = self.known.get(claim.run.seq)
         if tried is None or tried.usage == Usage(0, 0):
-            return past
-        used = tried.usage
-        if past is None:
-            return Claim(run, None, used, NO_OUTPUTS, run.changed_at_us)
-        noted = past.usage
-        most = Usage(max(noted.prompt_tokens, used.prompt_tokens), max(noted.completion_tokens, used.completion_tokens))
-        return Claim(run, past.checkpoint, most, past.tool_outputs, past.claimed_at_us)
+            return claim
+        used, kept = tried.usage, claim.usage
+        most = Usage(max(kept.prompt_tokens, used.prompt_tokens), max(kept.completion_tokens, used.completion_tokens))
+        return attrs.evolve(claim, usage=most)
 
     def compare(self, looked_at: float, standing: Mapping[int, RunStatus]) -> list[Context]:
         """Forget the runs that were ended or taken over; return those that wait and shall be cancelled, no more."""

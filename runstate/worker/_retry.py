@@ -1,4 +1,4 @@
-"""How a note is kept while the store may be away for a while: asked again, as long as the run is the worker's."""
+"""How a checkpoint is saved while the store may be away for a while: again and again, as long as it is wanted."""
 
 from __future__ import annotations
 
@@ -7,71 +7,79 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
 from runstate.store.availability import Availability, Retry, is_outage
-from runstate.store.errors import StoreError
+from runstate.store.errors import LeaseLost, StoreError
 
 __all__ = ["retry_until_saved", "retry_until_saved_async"]
 
-_LOOK_S: Final = 0.2  # between two looks whether the note is still wanted
+_LOOK_S: Final = 0.2  # between two looks whether the checkpoint is still wanted
 
 
 def retry_until_saved(
-    ask: Callable[[], object], wanted: Callable[[], bool], availability: Availability
+    save: Callable[[], bool], wanted: Callable[[], bool], lost: Callable[[], LeaseLost], availability: Availability
 ) -> Awaitable[None]:
-    """Return when a note is kept; what comes back can be awaited all the same."""
+    """Save a checkpoint, again after an outage while it is `wanted`; what is returned may be awaited all the same.
+
+    Raises what `lost` returns where `save` returns False, and the `StoreError` of what is no outage.
+    """
+    retry: Retry | None = None
     try:
-        ask()
-    except StoreError as error:
-        _keep_on(ask, wanted, Retry(availability), error)
+        while True:
+            try:
+                saved = save()
+            except StoreError as error:
+                if not is_outage(error):
+                    raise
+                retry = retry or Retry(availability)
+                retry.failed(error)
+                while wanted() and not retry.wait(_LOOK_S):
+                    pass
+                if not wanted():
+                    raise
+            else:
+                break
+        if retry is not None:
+            retry.succeeded()
+    finally:
+        if retry is not None:
+            retry.end()
+    if not saved:
+        raise lost()
     return _Saved()
 
 
-def _keep_on(ask: Callable[[], object], wanted: Callable[[], bool], retry: Retry, error: StoreError) -> None:
-    """Ask again to keep what was not kept."""
-    try:
-        while True:
-            if not is_outage(error):
-                raise error
-            retry.failed(error)
-            while wanted() and not retry.wait(_LOOK_S):
-                pass
-            if not wanted():
-                raise error
-            try:
-                ask()
-            except StoreError as again:
-                error = again
-            else:
-                retry.succeeded()
-                return
-    finally:
-        retry.end()
-
-
-def retry_until_saved_async(
-    ask: Callable[[], asyncio.Future[None]], wanted: Callable[[], bool], availability: Availability
-) -> Awaitable[None]:
-    """Ask at once to keep a note; return what is done when it is kept."""
-    return _Saving(ask, wanted, availability)
-
-
 class _Saved:
-    """A note that is kept."""
+    """A checkpoint that is saved."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return
         yield
 
 
+def retry_until_saved_async(
+    save: Callable[[], asyncio.Future[bool]],
+    wanted: Callable[[], bool],
+    lost: Callable[[], LeaseLost],
+    availability: Availability,
+) -> Awaitable[None]:
+    """Request at once to save a checkpoint; return what is done when it is saved, and raises as `retry_until_saved`."""
+    return _Saving(save, wanted, lost, availability)
+
+
 class _Saving:
-    """A note that was asked for."""
+    """A checkpoint that is being saved."""
 
     def __init__(
-        self, ask: Callable[[], asyncio.Future[None]], wanted: Callable[[], bool], availability: Availability
+        self,
+        save: Callable[[], asyncio.Future[bool]],
+        wanted: Callable[[], bool],
+        lost: Callable[[], LeaseLost],
+        availability: Availability,
     ) -> None:
-        self._ask = ask
+        self._save = save
         self._wanted = wanted
+        self._lost = lost
         self._availability = availability
-        self._asked = ask()
+        self._saved = save()
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._wait().__await__()
@@ -81,18 +89,20 @@ class _Saving:
         try:
             while True:
                 try:
-                    await self._asked
+                    saved = await self._saved
                 except StoreError as error:
                     if not is_outage(error) or not self._wanted():
                         raise
                     retry = retry or Retry(self._availability)
                     retry.failed(error)
                     await retry.wait_later()
-                    self._asked = self._ask()
+                    self._saved = self._save()
                 else:
-                    if retry is not None:
-                        retry.succeeded()
-                    return
+                    break
+            if retry is not None:
+                retry.succeeded()
         finally:
             if retry is not None:
                 retry.end()
+        if not saved:
+            raise self._lost()

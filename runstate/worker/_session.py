@@ -16,10 +16,9 @@ from runstate.clock import monotonic
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run import validators
-from runstate.store import DEFAULT_MAX_ATTEMPTS, Claim, HeartbeatResult, Lease, Settle, StoredRun
-from runstate.store._api.create import queue_names
-from runstate.store._api.worker_protocol import LEASE_S, worker_name
+from runstate.store import DEFAULT_MAX_ATTEMPTS, Claim, HeartbeatResult, Lease, Settle, StoredRun, worker_name
 from runstate.store.errors import StoreError
+from runstate.store.validators import lease_seconds, queue_names
 from runstate.worker._arguments import check_handler, check_store, is_async_function, possible
 from runstate.worker._cancels import CancelWatch
 from runstate.worker._context import Context, Outcome
@@ -74,7 +73,8 @@ class WorkerSession(CancelWatch):
         self.name: Final = worker_name() if name is None else name
         """Who it is, in histories."""
         named = validators.identifier("name", self.name)
-        possible(queue_names(queues) + named + LEASE_S("lease_s", lease_s) + _ATTEMPTS("max_attempts", max_attempts))
+        possible(queue_names(queues) + named + lease_seconds("lease_s", lease_s))
+        possible(_ATTEMPTS("max_attempts", max_attempts))
         stall_s = _STALL_LEASES * lease_s if stall_timeout_s is None else stall_timeout_s
         possible(() if stall_timeout_s is None else _STALL_S("stall_timeout_s", stall_timeout_s))
         self._store = store
@@ -222,8 +222,9 @@ class WorkerSession(CancelWatch):
 
     # --- its runs -------------------------------------------------------------------------------------------------
 
-    def _start(self, run: StoredRun, past: Claim | None, now: float) -> None:
-        """Call the handler for a run, with what it goes on with, if it was worked on before."""
+    def _start(self, claim: Claim, now: float) -> None:
+        """Call the handler for a claimed run."""
+        run = claim.run
         if self._lease_lost:
             return  # noticed at the call of a handler before it, by a task that begins at once
         if run.status is _CANCELLING:  # somebody asked before its claim was known of
@@ -231,11 +232,11 @@ class WorkerSession(CancelWatch):
             self._retries.forget(run.seq)
             self._wake.set()
             return
-        is_last_attempt = past is not None and is_last(run.attempt, self._max_attempts)
+        is_last_attempt = is_last(run.attempt, self._max_attempts)
         take = self._finish_last if is_last_attempt else self._finish
         if self._retries.known:
-            past = self._retries.going_on(run, past)
-        work = RunExecution(Context(self._store, self._lease, run, past, now, self._asynchronous), now, take)
+            claim = self._retries.with_usage(claim)
+        work = RunExecution(Context(self._store, self._lease, claim, now, self._asynchronous), now, take)
         self._executions[work.seq] = work  # before its place is held, which is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(work):
             del self._executions[work.seq]

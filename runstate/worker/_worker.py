@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from runstate.clock import monotonic
 from runstate.run import validators
-from runstate.store import DEFAULT_MAX_ATTEMPTS, Claim
-from runstate.store._api.worker_protocol import decode_claim
-from runstate.store._engine.commands import SettleAndClaim, SettleAndClaimResult
-from runstate.store._notifier import Change
+from runstate.store import DEFAULT_MAX_ATTEMPTS, Change, Claim
 from runstate.store.availability import can_be_retried
 from runstate.store.errors import StoreError, StoreUnavailable
 from runstate.worker._arguments import outside_of_loops, possible
@@ -196,7 +193,7 @@ class Worker(WorkerSession):
     async def _work(self, *, until_idle: bool) -> None:
         chores = self._start_maintenance()
         try:
-            with self._store.notifier.subscribe(self._on_change):
+            with self._store.subscribe(self._on_change):
                 await self._patiently(self._go_round(until_idle))
             if chores.done():
                 chores.result()  # which raises
@@ -223,7 +220,7 @@ class Worker(WorkerSession):
         except TimeoutError as error:
             if not self._patience.expired():
                 raise
-            raise StoreUnavailable(f"{self._store.database.display_url} does not answer") from error
+            raise StoreUnavailable(f"{self._store.display_url} does not answer") from error
 
     # --- going round ----------------------------------------------------------------------------------------------
 
@@ -323,7 +320,7 @@ class Worker(WorkerSession):
         """Call the handlers of runs that were taken over."""
         for claim in claims if self._holds() else ():
             log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
-            self._start(claim.run, claim, monotonic())
+            self._start(claim, monotonic())
 
     async def _hand_back(self) -> None:
         """Release runs that cannot be begun here now, so that their attempt does not count."""
@@ -359,18 +356,17 @@ class Worker(WorkerSession):
     async def _take_turn(self, free: int) -> int:
         """Settle what is done and claim what is free, in one commit; return how many were claimed."""
         settles, self._done = self._done, []
-        turn = SettleAndClaim(
-            self._lease.token,
-            self.name,
-            self._take_claims,
-            queues=self._queues if free else (),
-            limit=free,
-            settles=settles,
-            held=frozenset(self._held),
-        )
-        turn.is_retry, self._reconcile_needed = self._reconcile_needed, False
+        reconcile, self._reconcile_needed = self._reconcile_needed, False
         try:
-            turned = await self._store.ask_later(turn)
+            result = await self._store.aio.settle_and_claim(
+                self._lease,
+                settles,
+                free,
+                queues=self._queues,
+                held=self._held,
+                reconcile=reconcile,
+                on_claimed=self._take_claims,
+            )
         except StoreError as error:
             # As long as the lease holds nobody else ends these runs: keep the outcomes, and ask again.
             self._reconcile_needed = self._work_available = True
@@ -379,14 +375,13 @@ class Worker(WorkerSession):
             return 0
         if self._failed_requests:
             self._succeeded("turn")
-        self.settled += len(settles) - len(turned.refused)
-        if turned.refused:
-            self._take_refusals(settles, turned.refused)
-        return len(turned.claimed)
+        self.settled += len(settles) - len(result.refused)
+        if result.refused:
+            self._take_refusals(settles, result.refused)
+        return len(result.claims)
 
-    def _take_claims(self, turned: SettleAndClaimResult) -> SettleAndClaimResult:
+    def _take_claims(self, claims: Sequence[Claim]) -> None:
         """Call the handlers, as soon as the answer is in the loop: those that do not wait are done when it is read."""
         now = monotonic()
-        for run, past in turned.claimed if self._holds() else ():
-            self._start(run, None if past is None else decode_claim(run, past), now)
-        return turned
+        for claim in claims if self._holds() else ():
+            self._start(claim, now)

@@ -51,9 +51,11 @@ FACES = ("diagram", "integrations", "testing", "cli", "demo")
 
 # The same inside the store. The two databases do not know each other, and the engine knows neither: what differs
 # between them is behind the protocols `Database` and `Connection` of `_sql`.
-BOTTOM = ("_types", "errors", "_notifier", "availability", "backoff")
+BOTTOM = ("_types", "_worker_types", "validators", "errors", "_notifier", "availability", "backoff")
 BELOW_IN_STORE: dict[str, frozenset[str]] = {
     "_types": frozenset(),
+    "validators": frozenset(),
+    "_worker_types": frozenset({"_types", "validators"}),
     "errors": frozenset({"_types"}),
     "_notifier": frozenset(),
     "backoff": frozenset(),
@@ -64,11 +66,8 @@ BELOW_IN_STORE: dict[str, frozenset[str]] = {
     "_engine": frozenset({*BOTTOM, "_sql"}),
     "_api": frozenset({*BOTTOM, "_sql", "_sqlite", "_postgres", "_engine"}),
     "doctor": frozenset({*BOTTOM, "_sql", "_sqlite", "_postgres", "_engine", "_api"}),
-    "__init__": frozenset({"_types", "_api"}),
+    "__init__": frozenset({"_types", "_worker_types", "_notifier", "_api"}),
 }
-# Imports that go upward, and are to go away: the quick way to settle and claim in SQLite is not behind a protocol yet.
-UPWARD_IN_STORE = {"store/_engine/execute_settle_and_claim.py": frozenset({"_sqlite"})}
-
 # Which modules or packages of this library alone may import a module, of others or of the standard library. A module
 # of others that is not here has no place, except attrs, which is for all.
 ALONE: dict[str, tuple[str, ...]] = {
@@ -103,9 +102,8 @@ ALONE: dict[str, tuple[str, ...]] = {
     "_runstate_hypothesis": ("__init__",),  # this library's own, and outside of it so that it loads nothing
 }
 
-# What is taken from private modules of another package, by the module that takes it. It is to become less: the worker
-# needs what lets a loop of a user's own settle and claim at once, and the command line what makes and migrates a
-# database.
+# What is taken from private modules of another package, by the module that takes it. It is to become less: the command
+# line needs what makes and migrates a database.
 TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
     "__main__.py": {
         "cli._options.masked",
@@ -115,12 +113,15 @@ TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
         "store._api.url.database_at",
         "store._sql.connection.Database",
     },
+    "cli/commands/runs_tending.py": {
+        "store._api.store.database_of",
+    },
     "cli/commands/schema.py": {
         "store._api.url.database_at",
         "store._sql.connection.Database",
         "store._sql.migrations",
-        "store._sql.schema.POSTGRES",
-        "store._sql.schema.SQLITE",
+        "store._sql.dialect.POSTGRES",
+        "store._sql.dialect.SQLITE",
     },
     "cli/commands/worker.py": {
         "worker._arguments.check_handler",
@@ -132,37 +133,9 @@ TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
         "store._engine.executor.execute_in_transaction",
         "store._engine.executor.set_execution_hook",
         "store._sql.connection.Connection",
-        "store._sql.schema.SQLITE",
     },
     "testing/fixtures.py": {
         "store._api.url.database_at",
-        "store._sql.schema.SQLITE",
-    },
-    "worker/_context.py": {
-        "store._api.transitions.detail_text",
-        "store._api.worker_protocol.NO_OUTPUTS",
-        "store._engine.commands.InTransaction",
-        "store._engine.execute_settle_and_claim.checkpoint_params",
-        "store._sql.connection.Connection",
-    },
-    "worker/_drive.py": {
-        "store._api.worker_protocol.identity",
-        "store._engine.commands.SettleAndClaim",
-        "store._notifier.Change",
-    },
-    "worker/_retries.py": {
-        "store._api.worker_protocol.NO_OUTPUTS",
-    },
-    "worker/_session.py": {
-        "store._api.create.queue_names",
-        "store._api.worker_protocol.LEASE_S",
-        "store._api.worker_protocol.worker_name",
-    },
-    "worker/_worker.py": {
-        "store._api.worker_protocol.decode_claim",
-        "store._engine.commands.SettleAndClaim",
-        "store._engine.commands.SettleAndClaimResult",
-        "store._notifier.Change",
     },
 }
 
@@ -264,20 +237,11 @@ def test_imports_inside_the_store_go_downward(path: Path) -> None:
     """A package inside the store imports only those below its own, and none imports the store's public names."""
     part = part_of_store(path)
     assert part in BELOW_IN_STORE, "a package without a place"
-    below = BELOW_IN_STORE[part] | UPWARD_IN_STORE.get(relative(path), frozenset())
+    below = BELOW_IN_STORE[part]
     for found in imports(path):
         if found.name == "runstate.store" or found.name.startswith("runstate.store."):
             other = (*found.name.split("."), "__init__")[2]
             assert other in {part, *below}, f"{relative(path)}:{found.line} imports {found.name}"
-
-
-@pytest.mark.parametrize("importer", UPWARD_IN_STORE)
-def test_what_goes_upward_is_still_there(importer: str) -> None:
-    """An exception that is no longer needed is taken off the table."""
-    imported = {
-        found.name.split(".")[2] for found in imports(ROOT / importer) if found.name.startswith("runstate.store.")
-    }
-    assert UPWARD_IN_STORE[importer] <= imported - BELOW_IN_STORE[part_of_store(ROOT / importer)]
 
 
 @pytest.mark.parametrize("table", [BELOW, BELOW_IN_STORE], ids=["packages", "in_store"])
@@ -469,6 +433,7 @@ def test_a_name_of_the_root_is_the_one_of_its_module(name: str) -> None:
 def test_what_people_import_is_at_the_root(place: str) -> None:
     """Every error, and all of the store and the worker but what a loop of one's own needs."""
     for_loops_of_ones_own = {"HeartbeatResult", "BoundStore", "Claim", "Lease", "Settle", "SweepResult"}
+    for_loops_of_ones_own |= {"Change", "Checkpoint", "SettleAndClaimResult", "worker_name"}
     for_loops_of_ones_own |= {"DEFAULT_MAX_ATTEMPTS", "DEFAULT_QUEUE"}
     assert set(PLACES[place].__all__) - for_loops_of_ones_own <= set(runstate.__all__)
 

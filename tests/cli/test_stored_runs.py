@@ -28,8 +28,8 @@ from runstate.cli._durations import duration, moment
 from runstate.cli.commands import runs_tending
 from runstate.errors import RunNotFound
 from runstate.store import Store, open_store
+from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.migrations import ddl
-from runstate.store._sql.schema import POSTGRES, SQLITE
 from runstate.traces import judge
 from runstate.worker import Context, drive
 from tests.cli.test_cli import on_a_terminal, process

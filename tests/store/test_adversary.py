@@ -9,7 +9,7 @@ import pytest
 from runstate import RunEvent
 from runstate.errors import LeaseLost, ThreadBusy
 from runstate.store import Store
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from tests.store.support import (
     FIRST,
     LATER,

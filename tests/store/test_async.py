@@ -18,9 +18,9 @@ import pytest
 
 from runstate import IllegalTransition, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import RunNotFound, RunstateError, StoreError, StoreUnavailable
-from runstate.store import AsyncStore, BoundStore, Lease, Store, StoredRun, open_store
+from runstate.store import AsyncStore, BoundStore, Checkpoint, Lease, Store, StoredRun, open_store
 from runstate.store._notifier import Change
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from tests.store.support import Prompt, ask_store, held_back, names
 from tests.support.judge import judge_by_sql
 from tests.support.lifecycle import CALL
@@ -168,7 +168,7 @@ def test_settling_later(any_store: Store, clock: ManualClock) -> None:
         await aio.create_many([names(id="run_1"), names(id="run_2")])
         lease = await aio.open_lease("w1")
         one, two = await aio.claim(lease, 2)
-        assert await aio.note(lease, one.run, checkpoint="1")
+        assert await aio.save_checkpoint(lease, one.run, checkpoint=Checkpoint(1))
         turned = await aio.settle(lease, [Settle(one.run, RunEvent.COMPLETE)])
         assert {} == turned.refused
         assert await aio.release(lease, two.run)
@@ -376,7 +376,7 @@ def test_a_listener_that_fails(any_store: Store, clock: ManualClock, caplog: pyt
     def fail(hint: Change) -> None:
         raise ValueError("not heard")
 
-    with any_store.notifier.subscribe(fail), any_store.notifier.subscribe(heard.append):
+    with any_store.subscribe(fail), any_store.subscribe(heard.append):
         for number in (1, 2):
             assert run(lambda: any_store.aio.create(**names(id=f"run_{number}"))).id == f"run_{number}"  # noqa: B023
     assert heard

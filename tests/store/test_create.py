@@ -185,7 +185,7 @@ def test_odd_text_is_kept(any_store: Store) -> None:
         assert () == any_store.list(after=odd, order="asc").data
         lease = any_store.open_lease(odd)
         (claim,) = any_store.claim(lease, queues=[odd])
-        assert any_store.note(lease, claim.run, progress=odd)
+        assert any_store.save_checkpoint(lease, claim.run, progress=odd)
         failed = any_store.fail(odd, "server_error", odd, actor=odd, detail={odd: odd})
         assert failed.last_error is not None
         assert odd == failed.last_error.message

@@ -160,7 +160,7 @@ def test_what_its_workers_noted_is_kept(any_store: Store, clock: ManualClock) ->
     lease = any_store.open_lease("w1", lease_s=1000)
     any_store.create(**names(id="run_1"))
     (claim,) = any_store.claim(lease)
-    any_store.note(lease, claim.run, usage=Usage(4, 2))
+    any_store.save_checkpoint(lease, claim.run, usage=Usage(4, 2))
     ask_store(any_store, "run_1", "require_action")
     clock.now = DEADLINE
     with pytest.raises(TerminalStatus):

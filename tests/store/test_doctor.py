@@ -17,7 +17,7 @@ from runstate import ManualClock, RunEvent, use_clock
 from runstate.errors import InvalidRun, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 from runstate.store import Store, doctor, open_store
 from runstate.store._api.url import database_at
-from runstate.store._sql.schema import POSTGRES, SQLITE
+from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.triggers.ddl import create_guards, drop_guards
 from runstate.store._sqlite.connection import SqliteConnection, SqliteDatabase
 from runstate.store.doctor import Diagnosis, Finding, examine, health, histories, schema

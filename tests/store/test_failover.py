@@ -33,12 +33,12 @@ from runstate.errors import (
     StoreUnavailable,
     StoreUrlError,
 )
-from runstate.store import Lease, Settle, Store, StoredRun, open_store
+from runstate.store import Checkpoint, Lease, Settle, Store, StoredRun, open_store
 from runstate.store._engine.commands import InTransaction
 from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wrong, trouble_of
 from runstate.store._sql import migrations, schema
 from runstate.store._sql.connection import Trouble
-from runstate.store._sql.schema import POSTGRES
+from runstate.store._sql.dialect import POSTGRES
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, names
 from tests.support.postgres import Server, wait_until
@@ -59,7 +59,7 @@ def home(postgres_server: Server) -> Iterator[str]:
 
 def on_the_session(store: Store, statement: str) -> None:
     """Execute a statement on the session that the store writes by."""
-    store.ask(InTransaction(lambda session: session.execute_ddl(statement)))
+    store._transport.execute(InTransaction(lambda session: session.execute_ddl(statement)))
 
 
 def all_read_only(prompt: Prompt, is_on: bool) -> None:
@@ -104,7 +104,7 @@ WRITES: Final[dict[str, Callable[[Scene], Any]]] = {
     "claim": lambda on: [claim.run.id for claim in on.store.claim(on.lease)] == ["run_queued"],
     "claim_id": lambda on: on.store.claim_id(on.lease, "run_queued") is not None,
     "settle": lambda on: on.store.settle(on.lease, [Settle(on.claimed, RunEvent.COMPLETE)]).refused == {},
-    "note": lambda on: on.store.note(on.lease, on.claimed, checkpoint="1"),
+    "note": lambda on: on.store.save_checkpoint(on.lease, on.claimed, checkpoint=Checkpoint(1)),
     "release": lambda on: on.store.release(on.lease, on.claimed),
     "take_over": lambda on: [claim.run.id for claim in on.store.take_over(on.lease)] == ["run_left"],
     "sweep": lambda on: on.store.sweep().orphaned == 1,
@@ -185,7 +185,7 @@ def pids(prompt: Prompt, like: str = "%") -> set[int]:
 def test_the_other_sessions_go_with_the_one_that_was_lost(home: str) -> None:
     """Those that read, and the one that listens, may lead to a server that is no more the one."""
     heard: list[object] = []
-    with open_store(home) as store, Prompt(home) as prompt, store.notifier.subscribe(heard.append):
+    with open_store(home) as store, Prompt(home) as prompt, store.subscribe(heard.append):
         store.create(**names())
         store.get(store.list().data[0].id)
         wait_until(lambda: bool(pids(prompt, "%pg_notify%") or pids(prompt, "LISTEN%")), "the one that listens")
@@ -578,7 +578,7 @@ def test_one_that_may_not_spoils_no_neighbour(home: str) -> None:
             let_go = held_back(store)
 
             async def ask_both(let_go: Callable[[], None], statement: str) -> Any:
-                wrong: asyncio.Future[None] = store.ask_later(
+                wrong: asyncio.Future[None] = store._committer.submit(
                     InTransaction(lambda session: session.execute_ddl(statement))
                 )
                 right = asyncio.ensure_future(store.aio.create(**names()))

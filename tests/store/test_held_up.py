@@ -14,15 +14,14 @@ import pytest
 
 from runstate import ManualClock, RunEvent, ToolCall
 from runstate.errors import OutcomeUnknown, StoreUnavailable
-from runstate.store import Store, open_store
-from runstate.store._api.worker_protocol import identity
+from runstate.store import Checkpoint, Claim, SettleAndClaimResult, Store, open_store
 from runstate.store._engine import committer as committing
 from runstate.store._engine import execute_create, execute_settle_and_claim
 from runstate.store._engine.commands import InTransaction, ResumeData, SettleAndClaim
 from runstate.store._engine.execute_settle_and_claim import resume_data_of
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, names, wait_for_a_lock
 from tests.support.lifecycle import CALL, GIVEN
@@ -30,6 +29,10 @@ from tests.support.postgres import wait_until
 
 LIMIT = 60.0
 ACTION = json.dumps(GIVEN["required_action"])
+
+
+def list_claims(result: SettleAndClaimResult) -> list[Claim]:
+    return list(result.claims)
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_a_sweep_that_stands_still(url: str, clock: ManualClock) -> None:
     """Others sweep past it, and the server ends it: what it had begun is another's then."""
     with open_store(url) as store:
         leave_behind(store, "run_1", clock)
-        frozen = store.database.open()
+        frozen = store._database.open()
         assert [("3s",)] == frozen.execute("SHOW idle_in_transaction_session_timeout", {})
         frozen.execute("SET idle_in_transaction_session_timeout = 0", {})  # not before the others have swept past it
         ((backend,),) = frozen.execute("SELECT pg_backend_pid()", {})
@@ -116,9 +119,9 @@ def test_a_connection_that_breaks_while_it_is_made(url: str, monkeypatch: pytest
         for asked, reading in (("is_pooled", True), ("are_set", False)):
             monkeypatch.setattr(f"runstate.store._postgres.connection.{asked}", ended)
             with pytest.raises(StoreUnavailable, match="cannot connect to"):
-                store.database.open(reading=reading)
+                store._database.open(reading=reading)
             monkeypatch.undo()
-        store.database.open().close()
+        store._database.open().close()
         assert [(1,)] == other.run("SELECT 1")
 
 
@@ -181,12 +184,11 @@ def test_a_claim_asked_again_before_the_server_has_done_it(url: str) -> None:
         own.execute("BEGIN")
         with store.within(own) as bound:
             assert bound.claim_id(lease, run.id) is not None
-            turn = SettleAndClaim(lease.token, lease.actor, identity, limit=1, run_id=run.id)
-            turn.is_retry = True
-            asked = pool.submit(store.ask, turn)
+            turn = SettleAndClaim(lease.token, lease.actor, list_claims, limit=1, run_id=run.id, is_retry=True)
+            asked = pool.submit(store._transport.execute, turn)
             wait_for_a_lock(url)
             own.execute("COMMIT")
-        assert [run.id] == [claimed.id for claimed, _ in asked.result(LIMIT).claimed]
+        assert [run.id] == [claim.run.id for claim in asked.result(LIMIT)]
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
@@ -201,14 +203,12 @@ def test_an_outcome_asked_again_after_the_lease(url: str, clock: ManualClock, en
         with store.within(own) as bound:
             assert {} == bound.settle(lease, settles).refused
             clock.advance(lease.lease_s)
-            turn = SettleAndClaim(lease.token, lease.actor, identity, settles=settles)
-            turn.is_retry = True
-            (refusal,) = store.ask(turn).refused.values()
+            (refusal,) = store.settle_and_claim(lease, settles, reconcile=True).refused.values()
             own.execute(end)
         assert isinstance(refusal, OutcomeUnknown)
         assert ("completed" if end == "COMMIT" else "in_progress") == store.get(claim.run.id).status
         assert 1 == store.get(claim.run.id).attempt, "an attempt is begun once"
-        again = store.ask(turn).refused.values()
+        again = store.settle_and_claim(lease, settles, reconcile=True).refused.values()
         assert [] == list(again) if end == "COMMIT" else [OutcomeUnknown] == list(map(type, again))
 
 
@@ -231,15 +231,9 @@ def test_a_turn_whose_reads_fail_after_it_was_committed(any_url: str, monkeypatc
 
         monkeypatch.setattr(execute_settle_and_claim, "resume_data_of", fail_once)
         settles = [Settle(claim.run, RunEvent.COMPLETE)]
-        turn = SettleAndClaim(
-            lease.token, lease.actor, identity, queues=["default"], limit=1, settles=settles, held=frozenset()
-        )
-        turned = store.ask(turn)
-        assert {} == turned.refused
-        assert [("run_2", "sunny")] == [
-            (run.id, json.loads((past and past.submitted) or "{}")["tool_outputs"]["call_1"])
-            for run, past in turned.claimed
-        ]
+        result = store.settle_and_claim(lease, settles, 1, held=frozenset())
+        assert {} == result.refused
+        assert [("run_2", {"call_1": "sunny"})] == [(claim.run.id, claim.tool_outputs) for claim in result.claims]
         assert "completed" == store.get("run_1").status
 
 
@@ -283,7 +277,7 @@ def test_a_note_of_a_run_that_another_transaction_holds(url: str) -> None:
         (claim,) = store.claim(lease)
         other.run("BEGIN")
         other.run("SELECT 1 FROM runstate_run FOR UPDATE")
-        assert store.note(lease, claim.run, checkpoint="7", progress="half")
+        assert store.save_checkpoint(lease, claim.run, checkpoint=Checkpoint(7), progress="half")
         other.run("ROLLBACK")
 
 
@@ -295,7 +289,7 @@ def test_a_checkpoint_under_way_while_the_lease_ends(url: str, clock: ManualCloc
         (claim,) = store.claim(lease)
         own.execute("BEGIN")
         with store.within(own) as bound:
-            assert bound.note(lease, claim.run, checkpoint="7")
+            assert bound.save_checkpoint(lease, claim.run, checkpoint=Checkpoint(7))
         clock.advance(lease.lease_s)
         assert (0, 0) == ((swept := store.sweep()).expired_leases, swept.orphaned)
         next_lease = store.open_lease("w2")

@@ -17,8 +17,8 @@ import pytest
 from runstate.errors import SchemaMismatch, StoreError
 from runstate.store import open_store
 from runstate.store._api.url import database_at
+from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.migrations import LATEST, ddl, migrate, version_of
-from runstate.store._sql.schema import POSTGRES, SQLITE
 from tests.store.support import Prompt, names
 
 Make = Callable[[], str]

@@ -213,8 +213,8 @@ def test_usage_noted_is_kept(store: Store, clock: ManualClock, event: str) -> No
         run = store.create(**names())
         lease = store.open_lease("w1")
         (claim,) = store.claim(lease)
-        assert store.note(lease, claim.run, usage=Usage(3, 7))
-        assert store.note(lease, claim.run, usage=Usage(5, 2))  # the most of each that was ever told
+        assert store.save_checkpoint(lease, claim.run, usage=Usage(3, 7))
+        assert store.save_checkpoint(lease, claim.run, usage=Usage(5, 2))  # the most of each that was ever told
         if event == "confirm_cancel":
             store.request_cancel(run.id)
         arguments: dict[str, tuple[Any, ...]] = {
@@ -231,7 +231,7 @@ def test_usage_noted_survives_a_tool_round(store: Store, clock: ManualClock) -> 
         store.create(**names())
         lease = store.open_lease("w1")
         (claim,) = store.claim(lease)
-        store.note(lease, claim.run, usage=Usage(5, 7))
+        store.save_checkpoint(lease, claim.run, usage=Usage(5, 7))
         store.require_action(claim.run.id, [CALL])
         arguments = ("server_error", "x") if end == "fail" else ()
         assert Usage(5, 7) == getattr(store, end)(claim.run.id, *arguments).usage

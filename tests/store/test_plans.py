@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from runstate.store._sql.schema import POSTGRES, SQLITE, Dialect
+from runstate.store._sql.dialect import POSTGRES, SQLITE, Dialect
 from runstate.store._sql.statements import Statements
 from tests.store.support import Prompt
 

@@ -311,7 +311,7 @@ def test_an_address_to_listen_at(pooled: str, direct: str, caplog: pytest.LogCap
         caplog.at_level(logging.WARNING, "runstate"),
         open_store(pooled, listen_url=direct) as store,
         open_store(pooled, listen_url=direct) as other,
-        store.notifier.subscribe(lambda hint: heard.set()),
+        store.subscribe(lambda hint: heard.set()),
         Prompt(direct) as prompt,
     ):
         listening = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN runstate'"

@@ -19,7 +19,7 @@ from runstate.store._postgres import connection as driver
 from runstate.store._postgres import notifier, pooler
 from runstate.store._postgres.parameters import parsed
 from runstate.store._sql.connection import Connection
-from runstate.store._sql.schema import POSTGRES
+from runstate.store._sql.dialect import POSTGRES
 from runstate.store._sql.statements import Statements
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, ask_store, names
@@ -224,7 +224,7 @@ def test_options_that_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(driver.PostgresDatabase, "connect", refusing)
     with open_store(url, wait_s=0.3, migrate=True) as store:
-        store.database._options = None  # type: ignore[attr-defined]
+        store._database._options = None  # type: ignore[attr-defined]
         assert FOR_WRITING == shown(store._committer._connected())
         before = state(writer(store))
         every_move(store)
@@ -340,7 +340,7 @@ def test_changes_are_asked_for_where_notifications_do_not_come(url: str, caplog:
     heard = threading.Event()
     with caplog.at_level(logging.WARNING, "runstate"), open_store(url) as store, Prompt(url) as other:
         for name in ("first", "second"):  # nothing is asked in between
-            with store.notifier.subscribe(lambda hint: heard.set()):
+            with store.subscribe(lambda hint: heard.set()):
                 for number in range(3):
                     heard.clear()
                     other.run(f"CREATE TABLE {name}_{number} (id text)")
@@ -349,7 +349,7 @@ def test_changes_are_asked_for_where_notifications_do_not_come(url: str, caplog:
         with closing(psycopg.connect(url)) as old, closing(psycopg.connect(url)) as young:
             for connection in (old, young):  # the younger one ends first
                 connection.execute("SELECT pg_current_xact_id()")
-            with store.notifier.subscribe(lambda hint: heard.set()):
+            with store.subscribe(lambda hint: heard.set()):
                 for connection in (young, old):
                     heard.clear()
                     connection.commit()

@@ -13,7 +13,7 @@ import pytest
 from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunStatus
 from runstate.errors import StoreError, ThreadBusy
 from runstate.store import Lease, Store, open_store
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from tests.store.support import (
     Prompt,
     ask_store,

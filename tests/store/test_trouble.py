@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,12 @@ import pytest
 from runstate import ManualClock, RunEvent
 from runstate.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, StoredRun, open_store
-from runstate.store._api.worker_protocol import identity
-from runstate.store._engine.commands import Command, InTransaction, SettleAndClaim
+from runstate.store._engine.commands import Command, InTransaction
 from runstate.store._engine.executor import execute_batch
 from runstate.store._postgres.connection import PostgresConnection
 from runstate.store._sql.connection import Connection
 from runstate.store._sqlite.connection import SqliteConnection
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from tests.store.support import TABLES, Prompt, names, wait_for_a_lock
 from tests.support.postgres import LIMIT, Server, wait_until
 
@@ -269,9 +269,8 @@ def test_asked_again_before_the_server_has_done_it(home: str) -> None:
         own.execute("BEGIN")
         with store.within(own) as bound, ThreadPoolExecutor(1) as pool:
             bound.complete(run.id, actor=lease.actor)
-            turn = SettleAndClaim(lease.token, lease.actor, identity, settles=[Settle(claim.run, RunEvent.COMPLETE)])
-            turn.is_retry = True
-            asked = pool.submit(store.ask, turn)
+            settles = [Settle(claim.run, RunEvent.COMPLETE)]
+            asked = pool.submit(partial(store.settle_and_claim, lease, settles, reconcile=True))
             wait_for_a_lock(home)
             own.execute("COMMIT")
             assert {} == asked.result(LIMIT).refused
@@ -293,7 +292,7 @@ def test_a_host_that_vanishes_is_noticed(home: str) -> None:
     """About as soon as `wait_s` says; an address that names its own settings for it is left alone."""
     own = f"{home}{'&' if '?' in home else '?'}tcp_user_timeout=7000&keepalives_count=9"
     for url, silence_ms, count in ((home, "4000", "3"), (own, "7000", "9")):
-        with open_store(url, wait_s=4.0) as store, closing(store.database.open()) as session:
+        with open_store(url, wait_s=4.0) as store, closing(store._database.open()) as session:
             assert isinstance(session, PostgresConnection)
             given = session.connection.info.get_parameters()
         assert (silence_ms, count) == (given["tcp_user_timeout"], given["keepalives_count"])

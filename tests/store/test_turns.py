@@ -14,12 +14,10 @@ import pytest
 from runstate import ManualClock, RunEvent, TerminalStatus
 from runstate.errors import LeaseLost
 from runstate.store import Store, StoredRun, open_store
-from runstate.store._api.worker_protocol import identity
-from runstate.store._engine.commands import SettleAndClaim
-from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.dialect import SQLITE
 from runstate.store._sql.statements import Statements
 from runstate.store._sqlite.settle_and_claim import claimable
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from tests.store.support import names
 from tests.support.lifecycle import CALL
 
@@ -58,9 +56,8 @@ def test_an_outcome_of_another_of_the_same_name(any_store: Store, clock: ManualC
     (taken,) = any_store.take_over(other)
     assert {} == any_store.settle(other, [Settle(taken.run, RunEvent.COMPLETE)]).refused
     for holder, run, refused in ((lease, claim.run, [claim.run.seq]), (other, taken.run, [])):
-        turn = SettleAndClaim(holder.token, holder.actor, identity, settles=[Settle(run, RunEvent.COMPLETE)])
-        turn.is_retry = True
-        assert refused == list(any_store.ask(turn).refused)
+        settles = [Settle(run, RunEvent.COMPLETE)]
+        assert refused == list(any_store.settle_and_claim(holder, settles, reconcile=True).refused)
 
 
 def test_a_claim_of_all_kinds_of_text(any_store: Store, clock: ManualClock) -> None:
@@ -87,7 +84,7 @@ def test_settings_are_looked_up(tmp_path: Path, name: str) -> None:
     path = tmp_path / "runs.db"
     open_store(f"sqlite:///{path}").close()
     statements = Statements(SQLITE)
-    own = {"claim": claimable(statements.CLAIMED)}  # SQLite's turn has a statement of its own
+    own = {"claim": claimable()}  # SQLite's turn has a statement of its own
     asked: str | Mapping[RunEvent, str] = own.get(name) or getattr(statements, name)
     with closing(sqlite3.connect(path)) as connection:
         for statement in [asked] if isinstance(asked, str) else asked.values():
@@ -118,14 +115,9 @@ def test_a_turn_that_settled_a_run_and_claimed_it_again(any_store: Store) -> Non
     any_store.submit_tool_outputs(run.id, {"call_1": "sunny"})
     (second,) = any_store.claim(lease)
     settles = [Settle(first.run, RunEvent.REQUIRE_ACTION)]
-    turn = SettleAndClaim(
-        lease.token, lease.actor, identity, queues=["default"], limit=1, settles=settles, held=frozenset()
-    )
-    turn.is_retry = True
-    turned = any_store.ask(turn)
-    assert {} == turned.refused
-    ((again, past),) = turned.claimed
-    assert second.run == again
-    assert past is not None
-    assert "sunny" in (past.submitted or "")
+    result = any_store.settle_and_claim(lease, settles, 1, held=frozenset(), reconcile=True)
+    assert {} == result.refused
+    (again,) = result.claims
+    assert second.run == again.run
+    assert {"call_1": "sunny"} == again.tool_outputs
     assert second.run == any_store.get(run.id)

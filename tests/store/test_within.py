@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from runstate import IllegalTransition, InvalidRun, ManualClock
 from runstate.errors import RunNotFound, SchemaMismatch, StoreError, StoreUrlError, ThreadBusy
 from runstate.store import BoundStore, Store, open_store
-from runstate.store._api.same_store import identity_of, require_same
+from runstate.store._api.same_store import require_same
 from runstate.store._sqlite.connection import SqliteConnection
 from tests.store.support import Prompt, names
 from tests.support.lifecycle import CALL
@@ -313,7 +313,7 @@ def test_a_database_without_a_file_is_no_other(tmp_path: Path) -> None:
     open_store(f"sqlite:///{file}").close()
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(":memory:")) as own:
         source.backup(own)
-        first, second = (identity_of(SqliteConnection(own, "here", 0.0, owned=False)) for _ in range(2))
+        first, second = (SqliteConnection(own, "here", 0.0, owned=False).identity() for _ in range(2))
         assert first.table != second.table
         with pytest.raises(StoreError, match="leads to another store, in no file"):
             require_same(first, second)

@@ -10,8 +10,8 @@ import pytest
 
 from runstate import InvalidRun, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import LeaseLost, RunNotFound
-from runstate.store import Claim, Lease, Store
-from runstate.store._types import Settle
+from runstate.store import Checkpoint, Claim, Lease, Store
+from runstate.store._worker_types import Settle
 from runstate.traces import judge
 from tests.store.support import Prompt, ask_store, bring_in_store, names
 from tests.support.lifecycle import CALL, GIVEN, NOW, STAMPED_BY, STATUSES, TABLE
@@ -195,7 +195,7 @@ def test_an_outcome(store: Store, prompt: Prompt, clock: ManualClock, lease: Lea
         assert before == prompt.everything()
         return
     assert {} == turned.refused
-    assert [] == list(turned.claimed)
+    assert [] == list(turned.claims)
     settled = store.get("run_1")
     target = TABLE[run.status, event]
     assert (target, event, "w1", run.version + 1) == (settled.status, settled.event, settled.actor, settled.version)
@@ -265,7 +265,7 @@ def test_fencing(store: Store, prompt: Prompt, clock: ManualClock, lease: Lease,
         assert isinstance(refusal, LeaseLost)
         assert f"run {run.id} is in_progress and no longer this worker's, so it cannot {event}" in str(refusal)
         assert store.get(run.id) == refusal.run
-    assert not store.note(holder, run, usage=Usage(1, 1), checkpoint="1", progress="x")
+    assert not store.save_checkpoint(holder, run, usage=Usage(1, 1), checkpoint=Checkpoint(1), progress="x")
     if by not in ("time", "wish", "sweep"):
         assert not store.release(holder, run)
     assert before == prompt.everything()
@@ -402,7 +402,7 @@ def test_spent_attempts(store: Store, clock: ManualClock) -> None:
         lease = store.open_lease(f"w{attempt}")
         (taken,) = store.take_over(lease, max_attempts=3)
         assert attempt == taken.run.attempt
-        store.note(lease, taken.run, usage=Usage(attempt, 1))
+        store.save_checkpoint(lease, taken.run, usage=Usage(attempt, 1))
     store.close_lease(lease)
     last = store.open_lease("last")
     assert [] == store.take_over(last, max_attempts=3)
@@ -432,7 +432,7 @@ def test_a_lapsed_cancel_is_confirmed(store: Store, clock: ManualClock, lease: L
     """A run asked to cancel whose worker died is cancelled by the sweep, whatever its attempts."""
     store.create(**names(id="run_1"))
     (claim,) = store.claim(lease)
-    store.note(lease, claim.run, usage=Usage(4, 2))
+    store.save_checkpoint(lease, claim.run, usage=Usage(4, 2))
     store.request_cancel("run_1", actor="web")
     assert () == store.sweep().cancelled
     clock.advance(31)
@@ -536,28 +536,38 @@ def test_notes_are_handed_on(any_store: Store, clock: ManualClock) -> None:
     any_store.create(**names(id="run_1"))
     lease = any_store.open_lease("w1")
     (claim,) = any_store.claim(lease)
-    assert any_store.note(lease, claim.run, checkpoint='{"step": 1, "é": [null]}', usage=Usage(1, 2), progress="a")
-    assert any_store.note(lease, claim.run, progress="half")
-    assert any_store.note(lease, claim.run, usage=Usage(5, 1))
+    assert any_store.save_checkpoint(
+        lease, claim.run, checkpoint=Checkpoint({"step": 1, "é": [None]}), usage=Usage(1, 2), progress="a"
+    )
+    assert any_store.save_checkpoint(lease, claim.run, progress="half")
+    assert any_store.save_checkpoint(lease, claim.run, usage=Usage(5, 1))
     any_store.close_lease(lease)
     other = any_store.open_lease("w2")
     (taken,) = any_store.take_over(other)
     assert ({"step": 1, "é": [None]}, Usage(5, 2), {}) == (taken.checkpoint, taken.usage, taken.tool_outputs)
-    assert any_store.note(other, taken.run, checkpoint="null")
+    assert any_store.save_checkpoint(other, taken.run, checkpoint=Checkpoint(None))
     assert any_store.release(other, taken.run)
     (again,) = any_store.take_over(any_store.open_lease("w3"))
     assert (None, Usage(5, 2)) == (again.checkpoint, again.usage)
 
 
 def test_a_checkpoint_is_json(any_store: Store, clock: ManualClock) -> None:
-    """What is no JSON text is refused before anything is noted."""
+    """What is no JSON is refused when it is made, and a text is not taken for one."""
     any_store.create(**names())
     lease = any_store.open_lease("w1")
     (claim,) = any_store.claim(lease)
-    wrong: list[Any] = ["", "{", "nul", "{'a': 1}", "NaN", "[1,]", "\ud800", 5, b"1"]
+    for value in (float("nan"), b"1", {1: 2}, {"a": {1}}, claim):
+        with pytest.raises(InvalidRun, match=r"checkpoint(\.|:)"):
+            Checkpoint(value)
+    wrong: list[Any] = ["", "{", "nul", "1", 5, b"1"]
     for checkpoint in wrong:
-        with pytest.raises(InvalidRun, match="checkpoint: "):
-            any_store.note(lease, claim.run, checkpoint=checkpoint)
+        for save in (any_store.save_checkpoint, any_store.post_checkpoint):
+            with pytest.raises(InvalidRun, match=r"checkpoint: expected a Checkpoint\(value\), got "):
+                save(lease, claim.run, checkpoint=checkpoint)
+    any_store.close_lease(lease)
+    any_store.sweep()
+    (again,) = any_store.take_over(any_store.open_lease("w2"))
+    assert again.checkpoint is None
 
 
 def test_outputs_are_handed_on(any_store: Store, clock: ManualClock) -> None:
@@ -565,7 +575,7 @@ def test_outputs_are_handed_on(any_store: Store, clock: ManualClock) -> None:
     any_store.create(**names(id="run_1"))
     lease = any_store.open_lease("w1")
     (claim,) = any_store.claim(lease)
-    any_store.note(lease, claim.run, checkpoint="7", usage=Usage(1, 1))
+    any_store.save_checkpoint(lease, claim.run, checkpoint=Checkpoint(7), usage=Usage(1, 1))
     for outputs in ({"call_1": "sunny"}, {"call_1": ""}):
         any_store.require_action("run_1", [CALL])
         any_store.submit_tool_outputs("run_1", outputs)
@@ -616,7 +626,7 @@ def test_pruning(store: Store, prompt: Prompt, clock: ManualClock) -> None:
         run = store.create(**names(id=f"old_{status}", metadata={"a": "b"}, queue=status))
         if status != "queued":
             (claim,) = store.claim(lease, queues=[status])
-            store.note(lease, claim.run, progress="x")
+            store.save_checkpoint(lease, claim.run, progress="x")
         for event in {"requires_action": ["require_action"], "cancelling": ["request_cancel"]}.get(status, []):
             ask_store(store, run.id, event)
         for event in {
@@ -706,10 +716,10 @@ def test_notes_of_a_former_claim(any_store: Store) -> None:
     any_store.require_action(run.id, [CALL])
     any_store.submit_tool_outputs(run.id, {"call_1": "sunny"})
     (second,) = any_store.claim(lease)
-    assert not any_store.note(lease, first.run, checkpoint='"first"', progress="first")
+    assert not any_store.save_checkpoint(lease, first.run, checkpoint=Checkpoint("first"), progress="first")
     assert not any_store.release(lease, first.run)
     assert [second.run.seq] == list(any_store.owned(lease))
-    assert any_store.note(lease, second.run, usage=Usage(1, 2))
+    assert any_store.save_checkpoint(lease, second.run, usage=Usage(1, 2))
     assert any_store.release(lease, second.run)
     (third,) = any_store.take_over(any_store.open_lease("w2"))
     assert (None, Usage(1, 2)) == (third.checkpoint, third.usage)
@@ -721,7 +731,7 @@ def test_giving_back_what_is_to_be_cancelled(any_store: Store) -> None:
     run = any_store.create(**names(id="run_1"))
     (claim,) = any_store.claim(lease)
     any_store.request_cancel(run.id)
-    assert any_store.note(lease, claim.run, progress="nearly")
+    assert any_store.save_checkpoint(lease, claim.run, progress="nearly")
     assert any_store.release(lease, claim.run)
     assert {} == any_store.owned(lease)
 

@@ -658,14 +658,14 @@ DRIVEN = """
         assert "expired" == store.get(run.id).status
 
     def test_rolled_back(store):
-        if store.database.dialect.name != "sqlite":
+        if store.dialect != "sqlite":
             pytest.skip("one dialect shows it")
         with sqlite3.connect(STORES[0].removeprefix("sqlite:///")) as connection, store.within(connection) as bound:
             bound.start(made(bound).id)
             connection.commit()
 
     def test_late_in_a_transaction(store, run_clock):
-        if store.database.dialect.name != "sqlite":
+        if store.dialect != "sqlite":
             pytest.skip("one dialect shows it")
         with sqlite3.connect(STORES[0].removeprefix("sqlite:///")) as connection, store.within(connection) as bound:
             run = made(bound, expires_in_s=1, queue="late_within")

@@ -25,14 +25,15 @@ from runstate.store import (
     Lease,
     NewRun,
     Settle,
+    SettleAndClaimResult,
     Store,
     StoredRun,
     SweepResult,
     open_store,
 )
-from runstate.store._engine.commands import InTransaction, SettleAndClaimResult, TransitionRun
+from runstate.store._engine.commands import InTransaction, TransitionRun
 from runstate.store._sql.connection import Connection
-from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.dialect import SQLITE
 from runstate.store._sql.triggers.ddl import drop_guards
 from tests.store.conftest import empty
 from tests.store.support import Prompt, template
@@ -119,7 +120,7 @@ def test_the_clock_is_given_back() -> None:
 
 def unguarded(store: Store) -> Connection:
     """Return the connection of a store in memory, whose guards are sent away."""
-    session = store.database.open()
+    session = store._database.open()
     for statement in drop_guards(SQLITE):
         if "_born" not in statement:
             session.execute_ddl(statement)
@@ -137,7 +138,7 @@ class SettlesWithoutLease(Store):
                 one.run.id, one.event, actor=lease.actor, version=None, usage=one.usage, payload=payload
             )
             try:
-                self.ask(move)
+                self._transport.execute(move)
             except RunstateError as error:
                 refused[one.run.seq] = error
         return SettleAndClaimResult([], refused)
@@ -149,7 +150,7 @@ class RenewsWhatLapsed(Store):
     def heartbeat(self, lease: Lease) -> HeartbeatResult:
         until = time_us() + 1
         statement = f"UPDATE runstate_worker SET lease_until = {until} WHERE token = {lease.token} AND closed = 0"
-        self.ask(InTransaction(lambda session: session.execute(statement, {})))
+        self._transport.execute(InTransaction(lambda session: session.execute(statement, {})))
         return super().heartbeat(lease)
 
 
@@ -158,7 +159,7 @@ class TakesFromTheLiving(Store):
 
     def take_over(self, lease: Lease, limit: int = 1, **given: Any) -> list[Claim]:
         statement = f"UPDATE runstate_worker SET closed = 1 WHERE token <> {lease.token}"
-        self.ask(InTransaction(lambda session: session.execute(statement, {})))
+        self._transport.execute(InTransaction(lambda session: session.execute(statement, {})))
         return super().take_over(lease, limit, **given)
 
 

@@ -25,10 +25,9 @@ import runstate
 from runstate import LastError, RequiredAction, Run, RunEvent, ToolCall, TruncationStrategy
 from runstate.__main__ import main
 from runstate.errors import InvalidRun, RunNotFound, RunstateError, StoreError
-from runstate.store import Store, StoredRun, open_store
+from runstate.store import Checkpoint, Lease, Store, StoredRun, open_store
 from runstate.store._api.store import StoreMethods
-from runstate.store._api.worker_protocol import Lease
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from runstate.worker import Context, Worker
 from tests.store.support import Prompt, bring_in_store, names
 from tests.support.postgres import OwnServer, Server, wait_until
@@ -97,7 +96,7 @@ def test_a_life_in_odd_words(store: Store, prompt: Prompt) -> None:
         assert {"type": word, word: word} == found.response_format
         assert word == found.queue
         calls = [ToolCall(word, word, word, extra={f"_{word}": word})]
-        assert store.note(lease, found, checkpoint='{"a": 1}', progress=word)
+        assert store.save_checkpoint(lease, found, checkpoint=Checkpoint({"a": 1}), progress=word)
         assert word == store.progress(run.id)
         waiting = store.require_action(run.id, calls, actor=word)
         assert RequiredAction(calls) == waiting.required_action
@@ -161,8 +160,10 @@ ASKED: dict[str, Asked] = {
     "take_over.queues": lambda scene, word: scene.store.take_over(scene.lease, queues=[word]),
     "take_over.run_id": lambda scene, word: scene.store.take_over(scene.lease, run_id=word),
     "open_lease.actor": lambda scene, word: scene.store.open_lease(word),
-    "note.checkpoint": lambda scene, word: scene.store.note(scene.lease, scene.held, checkpoint=word),
-    "note.progress": lambda scene, word: scene.store.note(scene.lease, scene.held, progress=word),
+    "save_checkpoint.checkpoint": lambda scene, word: scene.store.save_checkpoint(
+        scene.lease, scene.held, checkpoint=Checkpoint(word)
+    ),
+    "save_checkpoint.progress": lambda scene, word: scene.store.save_checkpoint(scene.lease, scene.held, progress=word),
     "overdue.queue": lambda scene, word: scene.store.overdue(word),
     "sweep.actor": lambda scene, word: scene.store.sweep(actor=word),
     "entries.after": lambda scene, word: scene.store.entries(word),
@@ -563,10 +564,7 @@ def test_a_password_at_a_real_server(
     assert SECRET not in told_by(refused)
     with open_store(guarded_url, wait_s=1) as store:
         run = store.create(**names())
-        assert (
-            SECRET
-            not in f"{store!r}{store.database!r}{store.database.display_url}{store.aio!r}{store.notifier!r}{run!r}"
-        )
+        assert SECRET not in f"{store!r}{store._database!r}{store.display_url}{store.aio!r}{store._notifier!r}{run!r}"
         asyncio.run(work_until_away(store, guarded_url, caplog))
         for ask in (lambda: store.create(**names()), lambda: store.get(run.id), store.counts, store.sweep):
             with pytest.raises(StoreError) as away:

@@ -170,7 +170,7 @@ def left_behind(store: Store, *, name: str = "w0", **noted: Any) -> None:
     lease = store.open_lease(name)
     (claim,) = store.claim(lease) or store.take_over(lease)
     if noted:
-        assert store.note(lease, claim.run, **noted)
+        assert store.save_checkpoint(lease, claim.run, **noted)
     store.close_lease(lease)  # as the sweep does with one that lapsed: no test need wait for that
     assert 1 == store.sweep().orphaned
 

@@ -271,7 +271,7 @@ async def test_by_nobody_but_the_heartbeat(
     store: Store, frequent_heartbeats: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no hint comes through, the next heartbeat tells."""
-    monkeypatch.setattr(store.notifier, "notify", lambda hint: None)
+    monkeypatch.setattr(store._notifier, "notify", lambda hint: None)
     run = store.create(**new())
     async with at_work(store, wait):
         await until(lambda: run.id in begun, "its handler")

@@ -12,7 +12,7 @@ import pytest
 
 from runstate import InvalidRun, Usage
 from runstate.errors import LeaseLost, RunNotFound
-from runstate.store import Store, open_store
+from runstate.store import Checkpoint, Store, open_store
 from runstate.worker import Context, Outcome
 from tests.store.support import Prompt
 from tests.worker.support import (
@@ -89,7 +89,7 @@ def test_a_checkpoint_is_there_after_a_tool_round(kind: str, store: Store, promp
 def test_a_checkpoint_outlives_a_worker(kind: str, store: Store) -> None:
     """Who takes a run over goes on from what its last worker kept."""
     run = store.create(**new())
-    left_behind(store, checkpoint='{"step": 1}', usage=Usage(1, 2))
+    left_behind(store, checkpoint=Checkpoint({"step": 1}), usage=Usage(1, 2))
     left_behind(store, name="w00", progress="half")
 
     def plain(ctx: Context) -> None:

@@ -145,7 +145,7 @@ async def after_its_worker_died(store: Store, queue: str) -> None:
     run = store.create(**new(expires_in_s=SOON, queue=queue))
     lease = store.open_lease("w0", lease_s=30)
     (claim,) = store.claim(lease, queues=(queue,))
-    assert store.note(lease, claim.run, usage=Usage(5, 6))
+    assert store.save_checkpoint(lease, claim.run, usage=Usage(5, 6))
     async with at_work(store, tools, queues=(f"{queue} elsewhere",)):
         run = await expired(store, run)
     assert 11 == run.to_dict()["usage"]["total_tokens"]

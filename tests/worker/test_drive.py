@@ -58,20 +58,20 @@ def test_an_outcome_whose_answer_was_lost(
     """It was taken: asked again it is recognised, and nobody is told that it was refused."""
     caplog.set_level(logging.WARNING, "runstate.worker")
     run = store.create(**new())
-    ask_later, lost = store.ask_later, list[Any]()
+    submit, lost = store._committer.submit, list[Any]()
 
     async def lose(answer: asyncio.Future[Any]) -> Any:
         await answer
         raise OutcomeUnknown("the answer was lost")
 
     def shaky(command: Command[Any]) -> Any:
-        answer = ask_later(command)
-        if lost or not isinstance(command, SettleAndClaim):
+        answer = submit(command)
+        if lost or not isinstance(command, SettleAndClaim) or not command.settles:
             return answer
         lost.append(command)
         return asyncio.ensure_future(lose(answer))
 
-    monkeypatch.setattr(store, "ask_later", shaky)
+    monkeypatch.setattr(store._committer, "submit", shaky)
     driven = drive(store, run.id, nothing, name="engine")
     assert lost
     assert driven is not None

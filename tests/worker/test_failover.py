@@ -265,7 +265,7 @@ def test_no_address_gets_into_a_run(home: str) -> None:
     given = conninfo_to_dict(home)
     names = {str(given[name]) for name in ("host", "dbname")}
     with open_store(home) as store:
-        url = store.database.display_url
+        url = store.display_url
         quoted = f'connection to server on socket "{given["host"]}/.s.PGSQL.5432" failed: database "{given["dbname"]}"'
 
         def failing(ctx: Context) -> Outcome | None:

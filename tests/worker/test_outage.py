@@ -162,7 +162,7 @@ def test_a_store_is_closed_that_nobody_ever_answered(store_url: str, monkeypatch
         store = open_store(proxy.url, wait_s=0.1)
         store._committer._disconnect()
         proxy.freeze()
-        with store.notifier.subscribe(lambda hint: None):
+        with store.subscribe(lambda hint: None):
             asked = pool.submit(asyncio.run, later(store.aio.create(**new())))
             time.sleep(0.1)
             store.close()

@@ -12,7 +12,10 @@ import pytest
 
 from runstate.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, open_store
+from runstate.store._api import store as store_module
+from runstate.store._api import worker_protocol
 from runstate.store._engine import executor
+from runstate.store._engine.commands import InTransaction
 from runstate.worker import Context, Worker
 from tests.worker.support import KINDS, at_work, ended, limited, new, of_kind, until
 
@@ -43,11 +46,11 @@ def store(tmp_path: Path) -> Any:
 def refuse_readers(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refusing:
     """Have the database open no more connections that read: it is full."""
     refusing = Refusing(StoreUnavailable("too many clients"))
-    opening: Callable[..., Any] = store.database.open
+    opening: Callable[..., Any] = store._database.open
     assert store._readers is not None
     store._readers._drain()
     monkeypatch.setattr(
-        store.database, "open", lambda *, reading=False: refusing() if reading else opening(reading=reading)
+        store._database, "open", lambda *, reading=False: refusing() if reading else opening(reading=reading)
     )
     return refusing
 
@@ -101,14 +104,8 @@ async def test_checkpoints_that_are_refused(
     """The log does not say that the store is back, as long as it refuses them."""
     caplog.set_level(logging.WARNING, "runstate.store")
     refusing = Refusing(AccessDenied("no right to this"))
-    noting = Context._note
-
-    def note(ctx: Context, **given: Any) -> Any:
-        call = noting(ctx, **given)
-        monkeypatch.setattr(call, "callback", refusing)
-        return call
-
-    monkeypatch.setattr(Context, "_note", note)
+    for module in (worker_protocol, store_module):
+        monkeypatch.setattr(module, "save_checkpoint_command", lambda *_: InTransaction(refusing))
 
     def plain(ctx: Context) -> None:
         ctx.checkpoint(1)

@@ -9,7 +9,7 @@ import pytest
 
 from runstate.errors import StoreUnavailable
 from runstate.run.values import Usage
-from runstate.store import Store
+from runstate.store import Checkpoint, Store
 from runstate.worker import Context, drive
 from runstate.worker._last_attempts import Reservation
 from tests.worker.support import KINDS, at_work, ended, events, finish, left_behind, limited, new, of_kind, until
@@ -34,7 +34,7 @@ def test_tokens_of_a_call_that_met_an_outage_count(
 ) -> None:
     """They are spent: the next call counts on from them, also where the store did not take the note of them."""
     if not is_kept:
-        monkeypatch.setattr(store, "tell", lambda command: None)
+        monkeypatch.setattr(store, "post_checkpoint", lambda *_, **given: None)
     before: list[Usage] = []
     run = store.create(**new(max_completion_tokens=120))
 
@@ -51,9 +51,9 @@ def test_tokens_of_a_call_that_met_an_outage_count(
 
 def test_tokens_of_a_run_that_is_taken_over_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was noted before counts as well, and its checkpoint stays."""
-    monkeypatch.setattr(store, "tell", lambda command: None)
+    monkeypatch.setattr(store, "post_checkpoint", lambda *_, **given: None)
     run = store.create(**new())
-    left_behind(store, checkpoint='"page 3"', usage=Usage(10, 20))
+    left_behind(store, checkpoint=Checkpoint("page 3"), usage=Usage(10, 20))
     before: list[tuple[Any, Usage]] = []
 
     def answer(ctx: Context) -> None:

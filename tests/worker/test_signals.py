@@ -302,7 +302,7 @@ def away(store: Store, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         asked.set()
         raise StoreUnavailable("nobody answers")
 
-    monkeypatch.setattr(store.database, "open", fail)
+    monkeypatch.setattr(store._database, "open", fail)
     store._committer._disconnect()
     return asked
 

@@ -18,7 +18,7 @@ from runstate import TerminalStatus
 from runstate.errors import OutcomeUnknown
 from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from runstate.worker import Context, Outcome, drive
 from tests.store.support import Prompt
 from tests.support.pg_proxy import Loss, Proxy

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runstate import InvalidRun, Usage
-from runstate.store import Store
+from runstate.store import Checkpoint, Store
 from runstate.worker import Context, Outcome, TokenLimitReached
 from tests.worker.support import KINDS, error_of, events, finish, finished, left_behind, new, of_kind
 
@@ -75,7 +75,7 @@ def test_usage_is_kept_while_a_run_waits_for_its_tools(store: Store) -> None:
 def test_usage_outlives_a_worker(kind: str, store: Store) -> None:
     """Who takes a run over counts on from what was kept with the last checkpoint; what came after it is lost."""
     run = store.create(**new())
-    left_behind(store, checkpoint="1", usage=Usage(100, 200))
+    left_behind(store, checkpoint=Checkpoint(1), usage=Usage(100, 200))
 
     def answer(ctx: Context) -> None:
         assert Usage(100, 200) == ctx.usage

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from runstate.errors import OutcomeUnknown, RunstateError, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.run.values import ToolCall, Usage
-from runstate.store._api.worker_protocol import Claim, Lease
-from runstate.store._types import Settle, StoredRun
+from runstate.store import Claim, Lease
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import Settle
 from runstate.worker import Context, Dispatcher, Outcome, Worker, drive_async
 from torture.simulation.ledger import Ask
 from torture.simulation.primitives import pause

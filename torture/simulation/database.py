@@ -8,19 +8,21 @@ tables, every change of a run's worker, every entry, every lease that is closed,
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from runstate.clock import time_us
 from runstate.errors import OutcomeUnknown, StoreUnavailable
+from runstate.store._notifier import LocalNotifier
 from runstate.store._sql.connection import Params
+from runstate.store._sql.dialect import SQLITE, Dialect
 from runstate.store._sql.migrations import migrate
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import SQLITE, Dialect
 from runstate.store._sql.statements import Statements
 from runstate.store._sqlite.connection import SqliteConnection, SqliteDatabase
+from runstate.store.availability import Availability
 from torture.simulation.scheduler import Crashed, Runnable, Strand
 
 if TYPE_CHECKING:
@@ -159,6 +161,7 @@ class DatabaseHere:
     """The database, as one process reaches it."""
 
     dialect: Dialect = SQLITE
+    embedded: bool = True
     in_memory: bool = False
 
     def __init__(self, process: Process) -> None:
@@ -182,8 +185,24 @@ class DatabaseHere:
         """Refuse: a simulated process has no connections but the store's own."""
         raise NotImplementedError(f"no world has a connection of a caller's own: {connection!r}")
 
+    def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:
+        """Return what hears of the other processes late, or not at all."""
+        return HintsBetween(self.process)
+
     def close(self) -> None:
         """Keep nothing."""
+
+
+class HintsBetween(LocalNotifier):
+    """The notifier of a process: hints from the others come late, or not at all."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        process.hear = self._notify_listeners
+
+    @property
+    def is_heard(self) -> bool:
+        return bool(self._listeners)
 
 
 class Session(SqliteConnection):

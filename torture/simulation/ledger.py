@@ -8,8 +8,9 @@ from typing import Any, Final
 import attrs
 
 from runstate.errors import RunstateError
-from runstate.store._engine.commands import SettleAndClaimResult
-from runstate.store._types import Settle, StoredRun
+from runstate.store import SettleAndClaimResult
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import Settle
 from torture.simulation.process import told_of
 
 __all__ = ["Ask", "Began", "Ledger", "Outcome", "not_done"]

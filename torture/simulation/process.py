@@ -10,6 +10,7 @@ from runstate.errors import OutcomeUnknown, RunstateError, StoreUnavailable
 from runstate.store import Store
 from runstate.store._engine.commands import Command, SettleAndClaim
 from runstate.store._notifier import Change
+from runstate.store._sql.connection import Database
 from runstate.worker._last_attempts import LastAttempts
 from torture.simulation.database import DatabaseHere
 from torture.simulation.primitives import Loop
@@ -26,9 +27,13 @@ class ToldStore(Store):
 
     world: World
 
-    def ask_later(self, command: Command[Any]) -> asyncio.Future[Any]:
-        """Have a command of a worker's committed; the coroutine waits."""
-        future = super().ask_later(command)
+    def __init__(self, database: Database, wait_s: float) -> None:
+        super().__init__(database, wait_s)
+        self._submit = self._committer.submit
+        self._committer.submit = self._noted  # type: ignore[method-assign]
+
+    def _noted(self, command: Command[Any]) -> asyncio.Future[Any]:
+        future = self._submit(command)
         if isinstance(command, SettleAndClaim) and command.settles:
             self.world.ledger.settling(command.worker, command.settles)
             future.add_done_callback(lambda done: self._note(command, done))

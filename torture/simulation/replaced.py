@@ -17,8 +17,7 @@ import runstate.worker
 from runstate import clock
 from runstate.run import ids
 from runstate.store import backoff
-from runstate.store._api import create, store, worker_protocol
-from runstate.store._notifier import LocalNotifier
+from runstate.store._api import create, worker_protocol
 from runstate.worker import _waiting as waiting
 from runstate.worker._last_attempts import LastAttempts
 from torture.simulation import primitives
@@ -38,18 +37,6 @@ _PRIMITIVES: Final[dict[object, object]] = {
     time.sleep: primitives.pause,
     ThreadPoolExecutor: primitives.Pool,
 }
-
-
-class _HintsBetween(LocalNotifier):
-    """The bell of a process: hints from the others come late, or not at all."""
-
-    def __init__(self, _: object) -> None:
-        super().__init__()
-        playing().who.hear = self._notify_listeners
-
-    @property
-    def is_heard(self) -> bool:
-        return bool(self._listeners)
 
 
 class _Chance:
@@ -110,7 +97,6 @@ def replaced() -> Generator[None, None, None]:
             for name, value in list(vars(module).items()):
                 if (isinstance(value, type) or callable(value)) and (instead := _instead(value)) is not None:
                     put(module, name, instead)
-        put(store, "SqliteNotifier", _HintsBetween)
         put(waiting, "random", _Chance)
         for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("_drive", "_session", "_worker")):
             put(module, "last_attempts", _last_attempts)

@@ -56,7 +56,7 @@ def _named(session: Session, statement: str) -> str:
     if statement not in _names:
         plain = {f"completing[{alike}]": settle_and_claim._completing(alike=alike) for alike in (True, False)}
         claims = {
-            "claimable": settle_and_claim.claimable(session.statements.CLAIMED),
+            "claimable": settle_and_claim.claimable(),
             "claiming": settle_and_claim._CLAIMING,
         }
         for name, text in {**vars(session.statements), **plain, **claims}.items():

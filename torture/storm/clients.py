@@ -18,7 +18,8 @@ import attrs
 from runstate.errors import RunstateError, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, NewRun, Store
-from runstate.store._types import Settle, StoredRun
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import Settle
 from tests.support.lifecycle import LIVE
 from torture.bugs import planted
 from torture.storm.told import NONE, Answer, Ear, Told, answer_of

@@ -9,9 +9,9 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from runstate.store import Store
-from runstate.store._engine.commands import Command, SettleAndClaim, SettleAndClaimResult
-from runstate.store._types import Settle
+from runstate.store import SettleAndClaimResult, Store
+from runstate.store._engine.commands import Command, SettleAndClaim
+from runstate.store._worker_types import Settle
 from runstate.worker import Worker
 from torture.storm.clients import Plot, taking_part
 from torture.storm.told import Ear, Told, answer_of
@@ -46,7 +46,7 @@ def work(name: str, plot: Plot) -> None:
 
 def listen(store: Store, ear: Ear, name: str) -> None:
     """Have what this store answers to a worker's turns written down."""
-    ask_later = store.ask_later
+    submit = store._committer.submit
 
     def hear(settles: Sequence[Settle], answered: asyncio.Future[SettleAndClaimResult]) -> None:
         if answered.cancelled():
@@ -61,9 +61,9 @@ def listen(store: Store, ear: Ear, name: str) -> None:
         ear.hear(told)
 
     def ask(command: Command[Any]) -> asyncio.Future[Any]:
-        future = ask_later(command)
+        future: asyncio.Future[Any] = submit(command)
         if isinstance(command, SettleAndClaim) and command.settles:
             future.add_done_callback(partial(hear, command.settles))
         return future
 
-    store.ask_later = ask  # type: ignore[method-assign]
+    store._committer.submit = ask  # type: ignore[method-assign]

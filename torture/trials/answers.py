@@ -20,8 +20,8 @@ from runstate.errors import OutcomeUnknown, StoreUnavailable
 from runstate.lifecycle import RunEvent
 from runstate.run.codec import json_text
 from runstate.run.values import RequiredAction
-from runstate.store import Lease, NewRun, Store
-from runstate.store._types import Settle
+from runstate.store import Checkpoint, Lease, NewRun, Store
+from runstate.store._worker_types import Settle
 from tests.support.judge import Ask, asking
 from tests.support.pg_proxy import Loss, Proxy
 from torture.trials.ground import Crew, Ground, Verdict, wait_until
@@ -291,7 +291,9 @@ def leases(bench: Bench) -> None:
     asked: Mapping[str, Callable[[], object]] = {
         "open_lease": lambda: bench.shaky.open_lease("notes"),
         "heartbeat": lambda: bench.verdict.expect(bench.shaky.heartbeat(lease).held, "a heartbeat was not taken"),
-        "note": lambda: bench.shaky.note(lease, claimed.run, checkpoint='{"kept":true}', usage=Usage(1, 1)),
+        "note": lambda: bench.shaky.save_checkpoint(
+            lease, claimed.run, checkpoint=Checkpoint({"kept": True}), usage=Usage(1, 1)
+        ),
         "release": lambda: bench.shaky.release(lease, claimed.run),
     }
     exercise = bench.chance.choice([*asked])

@@ -15,7 +15,7 @@ import attrs
 from runstate.errors import StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, Store, StoredRun
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 from torture.trials.check import histories
 from torture.trials.ground import Crew, Ground, Verdict, wait_until
 from torture.trials.handler import DEADLINE_S, Setting, SideLog, new_run, opened, read_side_log, serve, skew
@@ -71,7 +71,7 @@ def freeze(name: str, setting: Setting, orphans: int) -> None:
         store.create_many([{**new_run(f"run_{name}_{number}", "complete"), "priority": 9} for number in range(orphans)])
         store.claim(lapsing, orphans)
         sleep(0.3)
-        session = store.database.open()
+        session = store._database.open()
         side = SideLog(setting.side, name)
         side.note("frozen", "nothing", 0, 0)
         told = "thawed-done"

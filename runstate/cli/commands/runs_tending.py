@@ -70,7 +70,9 @@ def _sweep_once(store: Store, dry_run: bool, max_attempts: int, actor: str) -> S
     if not dry_run:
         return store.sweep(max_attempts=max_attempts, actor=actor, limit=_AT_ONCE)
     # What the real thing says it has done is what it would do: it is asked inside a transaction that is rolled back.
-    session = store.database.open()
+    from runstate.store._api.store import database_of
+
+    session = database_of(store).open()
     done: list[SweepResult] = []
     try:
         with suppress(_Undone), session.transaction():
@@ -95,7 +97,7 @@ def prune(url: str, older_than: float, dry_run: bool, yes: bool, as_json: bool) 
         prunable = store.prune(older_than, dry_run=True)
         if prunable and not dry_run:
             if not yes:
-                _ask(prunable, str(store.database.display_url))
+                _ask(prunable, store.display_url)
             deleted = _prune(store, older_than, prunable)
     if as_json:
         emit_json({"dry_run": dry_run, "prunable": prunable, "deleted": deleted})

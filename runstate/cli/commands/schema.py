@@ -36,7 +36,7 @@ _FINDINGS: Final = 1
 def ddl(dialect: str) -> None:
     """Print the SQL that makes an empty database a store: tables, indexes, and the law as triggers."""
     from runstate.store._sql import migrations
-    from runstate.store._sql.schema import POSTGRES, SQLITE
+    from runstate.store._sql.dialect import POSTGRES, SQLITE
 
     click.echo(migrations.ddl(SQLITE if dialect == "sqlite" else POSTGRES).rstrip())
 

@@ -157,7 +157,7 @@ def worker(
                     drain_s=drain_s,
                     stall_timeout_s=stall_timeout_s,
                 )
-                shown = escape(store.database.display_url)
+                shown = escape(store.display_url)
                 console.print(f"worker {escape(hand.name)} is at work on {shown}", soft_wrap=True)
                 _remark_empty_queues(store, queues, console)
                 hand.run(until_idle=until_idle)

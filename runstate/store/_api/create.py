@@ -18,7 +18,7 @@ from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.rows import config_json
 from runstate.store._types import StoredRun
 
-__all__ = ["DEFAULT_QUEUE", "CreateMixin", "Exclusive", "NewRun", "queue_names"]
+__all__ = ["DEFAULT_QUEUE", "CreateMixin", "Exclusive", "NewRun"]
 
 Exclusive: TypeAlias = Literal["reject", "queue"]
 """What a second live run of a thread meets: it is refused, or it waits until the first has ended."""
@@ -66,18 +66,6 @@ class NewRun(TypedDict, total=False):
 _ARGUMENTS: Final = tuple(NewRun.__annotations__)
 _NAMES: Final[frozenset[str]] = frozenset(("thread_id", "assistant_id", "model"))
 _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
-
-
-def queue_names(queues: object) -> tuple[FieldError, ...]:
-    """Return the faults of names of queues. One name by itself is none: its letters would be taken for names."""
-    if isinstance(queues, str) or not isinstance(queues, Iterable):
-        return validators.wrong_type("queues", "names of queues", queues)
-    named = tuple(cast("Iterable[object]", queues))
-    return tuple(
-        fault
-        for place, name in enumerate(named)
-        for fault in validators.indexed_identifier(json_path("queues", place), name)
-    )
 
 
 def _searchable(path: str, value: object) -> Iterator[FieldError]:

@@ -6,13 +6,12 @@ from typing import Final
 
 from runstate.run import validators
 from runstate.run.values import raise_if_invalid
-from runstate.store._api.same_store import StoreIdentity, identity_of
 from runstate.store._api.store import Store
 from runstate.store._api.url import database_at
 from runstate.store._sql.connection import Database
+from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.migrations import migrate as take_steps
 from runstate.store._sql.migrations import require_latest
-from runstate.store._sql.schema import SQLITE
 from runstate.store.availability import Availability
 from runstate.store.errors import StoreUnavailable, StoreUrlError
 
@@ -49,9 +48,9 @@ def open_at(
     availability = Availability()
 
     def look() -> StoreIdentity | None:
-        if migrate or (migrate is None and database.dialect is SQLITE):
+        if migrate or (migrate is None and database.embedded):
             take_steps(database)
-        return None if migrate is not False and database.dialect is SQLITE else _found_in(database)
+        return None if migrate is not False and database.embedded else _found_in(database)
 
     place = availability.wait_for(look, patience_s)
     if listening is not None and place is not None:
@@ -64,7 +63,7 @@ def _found_in(database: Database) -> StoreIdentity:
     session = database.open(reading=True)
     try:
         require_latest(session, database.display_url)
-        return identity_of(session)
+        return session.identity()
     finally:
         session.close()
 
@@ -78,7 +77,7 @@ def _require_same_database(listening: Database, place: StoreIdentity) -> None:
     except StoreUrlError as error:
         raise StoreUrlError(f"listen_url: {error}") from None
     try:
-        here = identity_of(session)
+        here = session.identity()
     finally:
         session.close()
     if here.database != place.database:
@@ -91,7 +90,7 @@ def _listening_at(listen_url: str, database: Database, wait_s: float) -> Databas
         listening = database_at(listen_url, wait_s)
     except StoreUrlError as error:
         raise StoreUrlError(f"listen_url: {error}") from None
-    if SQLITE in (database.dialect, listening.dialect):
+    if database.embedded or listening.embedded:
         raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
     database.private = (*database.private, *listening.private)  # neither address may stand in a run
     return listening

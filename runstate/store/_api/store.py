@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from inspect import isfunction
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
 
+from runstate.run.values import Usage
 from runstate.store._api.create import CreateMixin
 from runstate.store._api.queries import QueryMixin
-from runstate.store._api.same_store import StoreIdentity, identity_of, require_same
+from runstate.store._api.same_store import require_same
 from runstate.store._api.transitions import TransitionMixin
 from runstate.store._api.watch import start_cursor, watch, watch_async
-from runstate.store._api.worker_protocol import WorkerProtocolMixin
+from runstate.store._api.worker_protocol import WorkerProtocolMixin, save_checkpoint_command
 from runstate.store._engine.async_transport import AsyncTransport, mirror
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import CallerTransaction, ReadPool, SyncTransport, Transport
-from runstate.store._notifier import LocalNotifier
-from runstate.store._postgres.notifier import PostgresNotifier
+from runstate.store._notifier import Change, LocalNotifier
 from runstate.store._sql.connection import Connection, Database
-from runstate.store._sql.schema import SQLITE
-from runstate.store._sqlite.notifier import SqliteNotifier
-from runstate.store._types import Entry
+from runstate.store._sql.identity import StoreIdentity
+from runstate.store._types import Entry, StoredRun
+from runstate.store._worker_types import Checkpoint, Lease
 from runstate.store.availability import Availability
 from runstate.store.errors import StoreError
 
-__all__ = ["AsyncStore", "BoundStore", "Store"]
+__all__ = ["AsyncStore", "BoundStore", "Store", "database_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,7 +70,13 @@ class Store(StoreMethods):
         `place` is where its tables were found. To ask for that in the middle of a caller's transaction may take a
         connection that a small pool does not have before the transaction has ended.
         """
-        self.database: Final = database
+        self._database: Final = database
+        self.display_url: Final = database.display_url
+        """The address of the database without the password."""
+        self.dialect: Final = database.dialect.name
+        """`sqlite` or `postgres`."""
+        self.address_parts: Final[Sequence[str]] = database.private
+        """Hosts, names, paths and the password of the address, which stand in no run and in no log."""
         self.availability: Final = availability or Availability()
         """Whether the database can be used now; for workers, which wait for it."""
         self._committer = Committer(database, self._committed, wait_s, self.availability)
@@ -78,19 +84,10 @@ class Store(StoreMethods):
         super().__init__(SyncTransport(self._committer, self._readers))
         self._aio: AsyncStore | None = None
         self._place = place
-        self.notifier: Final = self._make_notifier(listening or database)
-
-    def _make_notifier(self, listening: Database) -> LocalNotifier:
-        if self.database.in_memory:
-            return LocalNotifier()
-        if self.database.dialect is SQLITE:
-            return SqliteNotifier(self)
-        from runstate.store._postgres.connection import PostgresDatabase
-
-        return PostgresNotifier(cast("PostgresDatabase", listening), self.availability)
+        self._notifier: Final = (listening or database).notifier(self._committer.external_commits, self.availability)
 
     def __repr__(self) -> str:
-        return f"<Store {self.database.display_url}>"
+        return f"<Store {self._database.display_url}>"
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +109,7 @@ class Store(StoreMethods):
     def aio(self) -> AsyncStore:
         """The same methods for coroutines: `await store.aio.create(...)`."""
         if self._aio is None:
-            self._aio = AsyncStore(self, self._committer, self._readers)
+            self._aio = AsyncStore(self, self._committer, self._readers, self._notifier)
         return self._aio
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
@@ -122,23 +119,15 @@ class Store(StoreMethods):
             if command.change is not hint:  # putting flags together takes a microsecond, and most are alike
                 hint |= command.change
         if hint:
-            self.notifier.notify(hint)
+            self._notifier.notify(hint)
 
-    def external_commits(self) -> int | None:
-        """Return a number that changes when another connection commits to this SQLite file."""
-        return self._committer.external_commits()
+    def subscribe(self, listener: Callable[[Change], None]) -> AbstractContextManager[None]:
+        """Call `listener` when something may have changed, as long as the context lasts.
 
-    def ask(self, command: Command[T]) -> T:
-        """Have a command of a worker's committed; the thread waits."""
-        return self._committer.execute(command)
-
-    def ask_later(self, command: Command[T]) -> asyncio.Future[T]:
-        """Have a command of a worker's committed; the coroutine waits."""
-        return self._committer.submit(command)
-
-    def tell(self, command: Command[Any]) -> None:
-        """Have a command committed that nobody waits for."""
-        self._committer.post(command)
+        It is called from any thread, and must not wait. A notification may come late, twice, or not at all: a listener
+        also looks by itself now and then.
+        """
+        return self._notifier.subscribe(listener)
 
     def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> Iterator[Entry]:
         """Yield entries as they are committed: of one run until it has ended, or of all runs for ever.
@@ -146,7 +135,23 @@ class Store(StoreMethods):
         `after` resumes: the version of an entry of the run, or the `cursor` of an entry of all runs. Without it, a
         run is watched from its birth, all runs from now on. Raises `RunNotFound`.
         """
-        return watch(self, self.notifier, start_cursor(run_id, after, self.latest_cursor))
+        return watch(self, self._notifier, start_cursor(run_id, after, self.latest_cursor))
+
+    def post_checkpoint(
+        self,
+        lease: Lease,
+        run: StoredRun,
+        *,
+        checkpoint: Checkpoint | None = None,
+        usage: Usage | None = None,
+        progress: str | None = None,
+    ) -> None:
+        """Keep what a worker knows of a run as `save_checkpoint`, without waiting for it.
+
+        It goes into the next commit, before whatever this caller does next. It does not block, so coroutines call it
+        too. Whether it was kept is not told.
+        """
+        self._committer.post(save_checkpoint_command(lease, run, checkpoint, usage, progress))
 
     @contextmanager
     def within(self, connection: object) -> Generator[BoundStore, None, None]:
@@ -156,15 +161,15 @@ class Store(StoreMethods):
         are locks held until then. An error undoes only what was asked, not the caller's own work. Raises `StoreError`
         where the connection leads elsewhere, as every one does for a store in memory.
         """
-        if self.database.in_memory:
+        if self._database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
-        yield BoundStore(CallerTransaction(self.database.wrap(connection), self._require_own))
+        yield BoundStore(CallerTransaction(self._database.wrap(connection), self._require_own))
 
     def _require_own(self, session: Connection) -> None:
         """Raise `StoreError` unless a caller's connection leads to the tables of this store."""
-        here = identity_of(session)
+        here = session.identity()
         if self._place is None or here.table != self._place.table:
-            self._place = self._transport.read(identity_of)  # the tables may have been made anew
+            self._place = self._transport.read(lambda own: own.identity())  # the tables may have been made anew
             require_same(here, self._place)
 
     def close(self) -> None:
@@ -176,20 +181,26 @@ class Store(StoreMethods):
         if not self._committer.is_ours:
             return  # they are the parent's, who goes on with them
         with ExitStack() as parts:
-            parts.callback(self.database.close)
+            parts.callback(self._database.close)
             if self._aio is not None:
                 parts.callback(self._aio.close)
             if self._readers is not None:
                 parts.callback(self._readers.close)
-            parts.callback(self.notifier.close)
+            parts.callback(self._notifier.close)
             parts.callback(self._committer.close)
+
+
+def database_of(store: Store) -> Database:
+    """Return the database of a store, for the parts of this library that open a connection of their own."""
+    return store._database  # pyright: ignore[reportPrivateUsage]
 
 
 class AsyncStore:
     """Runs that survive, for coroutines: the methods of `Store`, each to be awaited."""
 
-    def __init__(self, store: Store, committer: Committer, readers: ReadPool | None) -> None:
+    def __init__(self, store: Store, committer: Committer, readers: ReadPool | None, notifier: LocalNotifier) -> None:
         self._store = store
+        self._notifier = notifier
         self._later = AsyncTransport(committer, readers)
         self.methods: Final = StoreMethods(cast("Transport", self._later))
 
@@ -204,7 +215,7 @@ class AsyncStore:
         """Yield entries as `Store.watch` does."""
         latest = "" if run_id is not None or after is not None else await self.latest_cursor()
         place = start_cursor(run_id, after, lambda: latest)
-        async for entry in watch_async(self.methods, self._store.notifier, place):
+        async for entry in watch_async(self.methods, self._notifier, place):
             yield entry
 
     @mirror(StoreMethods.create)
@@ -273,6 +284,9 @@ class AsyncStore:
     @mirror(StoreMethods.close_lease)
     def close_lease(self) -> None: ...
 
+    @mirror(StoreMethods.settle_and_claim)
+    def settle_and_claim(self) -> None: ...
+
     @mirror(StoreMethods.claim)
     def claim(self) -> None: ...
 
@@ -288,8 +302,24 @@ class AsyncStore:
     @mirror(StoreMethods.take_over)
     def take_over(self) -> None: ...
 
-    @mirror(StoreMethods.note)
-    def note(self) -> None: ...
+    @mirror(StoreMethods.save_checkpoint)
+    def save_checkpoint(self) -> None: ...
+
+    def post_checkpoint(
+        self,
+        lease: Lease,
+        run: StoredRun,
+        *,
+        checkpoint: Checkpoint | None = None,
+        usage: Usage | None = None,
+        progress: str | None = None,
+    ) -> asyncio.Future[bool]:
+        """Keep what a worker knows of a run, and return a future that tells whether it was kept.
+
+        Unlike `save_checkpoint` it is requested by the call, and not when it is awaited: it goes into the next commit,
+        before whatever this caller does next.
+        """
+        return self._later.submit(save_checkpoint_command(lease, run, checkpoint, usage, progress))
 
     @mirror(StoreMethods.overdue)
     def overdue(self) -> None: ...

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
 from runstate.run.codec import json_text
 from runstate.run.errors import FieldError
-from runstate.run.json_values import is_json
 from runstate.run.record import JsonObject
 from runstate.run.tool_outputs import normalize
 from runstate.run.values import (
@@ -25,26 +24,12 @@ from runstate.run.values import (
 from runstate.store._engine.commands import TransitionRun
 from runstate.store._engine.transport import StoreBase
 from runstate.store._types import StoredRun
+from runstate.store._worker_types import detail_text
 
-__all__ = ["TransitionMixin", "detail_text"]
+__all__ = ["TransitionMixin"]
 
 _CODES: Final = get_args(ErrorCode)
 _REASONS: Final = get_args(IncompleteReason)
-_MOST_DETAIL: Final = 1_000_000  # characters of JSON
-
-
-def detail_text(detail: JsonObject | None) -> str | None:
-    """Return the detail of an entry as JSON text. Raises `InvalidRun` if it is no JSON object, or too large."""
-    if detail is None:
-        return None
-    if not isinstance(cast("object", detail), Mapping) or not is_json(detail):
-        raise_if_invalid(validators.extra("detail", detail) or [FieldError("detail", "expected a JSON object")])
-    text = json.dumps(detail, separators=(",", ":"), allow_nan=False)
-    if len(text) > _MOST_DETAIL:
-        raise_if_invalid(
-            [FieldError("detail", f"is too large: {len(text)} characters of JSON, at most {_MOST_DETAIL}")]
-        )
-    return text
 
 
 def _one_of(words: Sequence[str], path: str, value: object) -> None:

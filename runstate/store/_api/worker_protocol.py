@@ -1,6 +1,6 @@
-"""What a worker asks of a store: a lease, runs to work on, their outcomes committed; and the sweep, which all may ask.
+"""What a worker does with a store: it opens a lease, claims runs, settles them; and the sweep, which anyone may do.
 
-`Worker` and `drive` do all of this. It is public for those who build a loop of their own.
+`Worker` and `drive` stand on these methods alone. They are public for loops of a user's own.
 """
 
 from __future__ import annotations
@@ -8,122 +8,43 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final
-
-import attrs
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, cast
 
 from runstate.lifecycle import RunStatus
 from runstate.run import codec, validators
 from runstate.run.errors import FieldError, InvalidRun
-from runstate.run.values import NO_USAGE, LastError, Usage, raise_if_invalid
-from runstate.store._api.create import DEFAULT_QUEUE, new_token, queue_names
-from runstate.store._engine.commands import (
-    InTransaction,
-    ResumeData,
-    SettleAndClaim,
-    SettleAndClaimResult,
-    decode_settle_and_claim,
-)
+from runstate.run.values import LastError, Usage, raise_if_invalid
+from runstate.store._api.create import DEFAULT_QUEUE, new_token
+from runstate.store._engine.commands import InTransaction, SettleAndClaim, decode_settle_and_claim
 from runstate.store._engine.execute_settle_and_claim import checkpoint_params, resume_data_of
 from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row
 from runstate.store._sql.statements import OUTCOMES
-from runstate.store._types import Settle, StoredRun
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import (
+    Checkpoint,
+    Claim,
+    HeartbeatResult,
+    Lease,
+    Settle,
+    SettleAndClaimResult,
+    SweepResult,
+)
+from runstate.store.validators import queue_names
 
-__all__ = [
-    "DEFAULT_MAX_ATTEMPTS",
-    "LEASE_S",
-    "NO_OUTPUTS",
-    "Claim",
-    "HeartbeatResult",
-    "Lease",
-    "SweepResult",
-    "WorkerProtocolMixin",
-    "identity",
-]
+__all__ = ["DEFAULT_MAX_ATTEMPTS", "WorkerProtocolMixin", "save_checkpoint_command", "worker_name"]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 _SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
 _SWEEPER: Final = "sweep"
 _GRACE_US: Final = 500_000
-LEASE_S: Final = validators.number(0.05, 86_400)
 _LIMIT: Final = validators.integer(least=0)
 _AGE: Final = validators.number(0, validators.YEAR_10000)
-_OF_OUTCOMES: Final = tuple(event for event, laden in OUTCOMES if laden)
+_OUTCOME_EVENTS: Final = tuple(event for event, laden in OUTCOMES if laden)
 _FORGET_SESSIONS_US: Final = 24 * 3600 * 1_000_000
-
-
-@attrs.frozen
-class Lease:
-    """A worker's session: while it is renewed, the runs that carry its token are this worker's."""
-
-    token: int = attrs.field(repr=False)
-    """Unguessable; every write to a claimed run is conditional on it."""
-    actor: str
-    """The worker's name, for histories."""
-    lease_s: float
-
-    def __attrs_post_init__(self) -> None:
-        raise_if_invalid(validators.identifier("actor", self.actor) + LEASE_S("lease_s", self.lease_s))
-
-
-@attrs.frozen
-class HeartbeatResult:
-    """What a heartbeat tells."""
-
-    held: bool
-    """Whether the lease still holds. If not, its runs are another's, or will be."""
-    runs: Mapping[int, RunStatus]
-    """Where its runs stand, by seq: in_progress, or cancelling because somebody asked."""
-
-
-NO_OUTPUTS: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-@attrs.frozen
-class Claim:
-    """A claimed run, and what its handler goes on with."""
-
-    run: StoredRun
-    checkpoint: Any = None
-    usage: Usage = NO_USAGE
-    tool_outputs: Mapping[str, str] = NO_OUTPUTS
-    claimed_at_us: int = 0
-    """When this worker got it, in Unix microseconds by the database's clock."""
-
-
-@attrs.frozen
-class SweepResult:
-    """What a sweep did: the ids of the runs it moved, by what it asked of them."""
-
-    expired: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-    cancelled: tuple[str, ...] = ()
-    promoted: tuple[str, ...] = ()
-    """Runs that may be claimed now: their time has come, or their thread is free."""
-    expired_leases: int = 0
-    """How many leases were found lapsed, and closed."""
-    orphaned: int = 0
-    """How many runs wait to be taken over."""
-
-    @property
-    def total(self) -> int:
-        """How many runs were moved."""
-        return len(self.expired) + len(self.failed) + len(self.cancelled)
-
-
-def decode_claim(run: StoredRun, past: ResumeData | None) -> Claim:
-    """Return what a handler goes on with."""
-    if past is None:
-        return Claim(run, claimed_at_us=run.changed_at_us)
-    outputs: Mapping[str, str] = json.loads(past.submitted)["tool_outputs"] if past.submitted else NO_OUTPUTS
-    noted = None if past.checkpoint is None else json.loads(past.checkpoint)
-    usage = Usage(past.prompt_tokens, past.completion_tokens)
-    return Claim(run, noted, usage, outputs, run.changed_at_us if past.at is None else past.at)
 
 
 def _owned(session: Connection, lease: Lease) -> Mapping[int, RunStatus]:
@@ -131,21 +52,12 @@ def _owned(session: Connection, lease: Lease) -> Mapping[int, RunStatus]:
     return {seq: RunStatus(status) for seq, status in found}
 
 
-def _claims(came: SettleAndClaimResult) -> list[Claim]:
-    return [decode_claim(run, past) for run, past in came.claimed]
+def _only_claim(result: SettleAndClaimResult) -> Claim | None:
+    return result.claims[0] if result.claims else None
 
 
-def _only_claim(came: SettleAndClaimResult) -> Claim | None:
-    return _claims(came)[0] if came.claimed else None
-
-
-def identity(came: SettleAndClaimResult) -> SettleAndClaimResult:
-    """Return all that came of a turn, for who wants no part of it."""
-    return came
-
-
-def _faults_of_outcome(settle: Settle) -> Iterator[FieldError]:
-    if settle.event not in _OF_OUTCOMES:
+def _outcome_errors(settle: Settle) -> Iterator[FieldError]:
+    if settle.event not in _OUTCOME_EVENTS:
         yield FieldError("event", f"expected the event of an outcome, got {validators.preview(settle.event)}")
     for field in ("usage", "detail", "required_action", "last_error", "incomplete_details"):
         text: str | None = getattr(settle, field)
@@ -162,25 +74,31 @@ def _faults_of_outcome(settle: Settle) -> Iterator[FieldError]:
             yield FieldError(field, "is not JSON")
 
 
-def _faults_of_note(checkpoint: str | None, progress: str | None) -> tuple[FieldError, ...]:
-    faults = () if progress is None else validators.plain_text("progress", progress)
-    if checkpoint is not None:
-        found = validators.plain_text("checkpoint", checkpoint)
-        try:
-            json.loads("" if found else checkpoint, parse_constant=_no_json)
-        except ValueError:
-            found = found or (FieldError("checkpoint", "is not JSON"),)
-        faults += found
-    return faults
-
-
 def _no_json(constant: str) -> None:
     raise ValueError(constant)
 
 
+def _checked(outcomes: Iterable[Settle]) -> tuple[Settle, ...]:
+    settles = tuple(outcomes)
+    raise_if_invalid(tuple(error for settle in settles if not settle.is_checked for error in _outcome_errors(settle)))
+    return settles
+
+
 def worker_name() -> str:
-    """Return a name for a worker of this process, for people."""
+    """Return the name that a worker of this process has by default: the host and the number of the process."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def save_checkpoint_command(
+    lease: Lease, run: StoredRun, checkpoint: Checkpoint | None, usage: Usage | None, progress: str | None
+) -> InTransaction[bool]:
+    """Return the command that keeps what a worker knows of a run. Raises `InvalidRun`."""
+    raise_if_invalid(() if progress is None else validators.plain_text("progress", progress))
+    if checkpoint is not None and not isinstance(cast("object", checkpoint), Checkpoint):
+        raise_if_invalid(validators.wrong_type("checkpoint", "a Checkpoint(value)", checkpoint))
+    text = None if checkpoint is None else checkpoint.text
+    params = checkpoint_params(lease.token, run, checkpoint=text, usage=usage, progress=progress)
+    return InTransaction(lambda session: bool(session.execute(session.statements.save_checkpoint, params)))
 
 
 class WorkerProtocolMixin(StoreBase):
@@ -221,11 +139,64 @@ class WorkerProtocolMixin(StoreBase):
 
         return self._in_transaction(perform)
 
+    def settle_and_claim(
+        self,
+        lease: Lease,
+        outcomes: Iterable[Settle] = (),
+        limit: int = 0,
+        *,
+        queues: Sequence[str] = (DEFAULT_QUEUE,),
+        held: Collection[int] | None = None,
+        reconcile: bool = False,
+        on_claimed: Callable[[Sequence[Claim]], object] | None = None,
+    ) -> SettleAndClaimResult:
+        """Commit the outcomes of claimed runs and claim up to `limit` others, in one commit.
+
+        This is a worker's whole round trip, and the fastest way to drain a queue. Outcomes that are refused stand in
+        the result, and do not hold up the others. Runs are claimed by priority, then oldest first; of the first queue
+        before the next.
+
+        `held` are the seqs of the runs that the caller works on, besides those of `outcomes`. With it a lost reply does
+        no harm: the request is repeated, and returns what the first one claimed. Without it `OutcomeUnknown` is raised,
+        and what may have been claimed waits for the end of the lease. After any `StoreError` pass the same outcomes
+        again with `reconcile=True`: outcomes that were committed count as settled, and runs of this lease that are in
+        neither `held` nor `outcomes` are returned as claimed.
+
+        `on_claimed` is called with the claims as soon as they are read, before the result is returned: in the thread
+        that waits, or in the event loop. A loop that starts its handlers there saves a turn of the event loop.
+
+        Raises `InvalidRun` for an outcome that could not be read again, `StoreUnavailable` and `OutcomeUnknown`.
+
+            result = await store.aio.settle_and_claim(lease, done, limit=100 - len(working), held=working.keys())
+        """
+        raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues))
+        settles = _checked(outcomes)
+
+        def convert(result: SettleAndClaimResult) -> SettleAndClaimResult:
+            if on_claimed is not None:
+                on_claimed(result.claims)
+            return result
+
+        return self._transport.execute(
+            SettleAndClaim(
+                lease.token,
+                lease.actor,
+                convert,
+                queues=tuple(queues) if limit else (),
+                limit=limit,
+                settles=settles,
+                held=None if held is None else frozenset(held),
+                is_retry=reconcile,
+            )
+        )
+
     def claim(self, lease: Lease, limit: int = 1, *, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> list[Claim]:
         """Start up to `limit` queued runs, by priority, then oldest first; of the first queue before the next."""
         raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues))
         return self._transport.execute(
-            SettleAndClaim(lease.token, lease.actor, _claims, queues=tuple(queues), limit=limit)
+            SettleAndClaim(
+                lease.token, lease.actor, lambda result: list(result.claims), queues=tuple(queues), limit=limit
+            )
         )
 
     def claim_id(self, lease: Lease, run_id: str) -> Claim | None:
@@ -234,16 +205,12 @@ class WorkerProtocolMixin(StoreBase):
         return self._transport.execute(SettleAndClaim(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
 
     def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> SettleAndClaimResult:
-        """Commit the outcomes of claimed runs together. What was refused stands in the answer, by seq.
+        """Commit the outcomes of claimed runs together. Those that are refused stand in the result, by seq.
 
-        `OutcomeUnknown` among the refusals: the answer was lost, and the lease has ended since. The outcome may still
-        be committed.
-
-        Raises `InvalidRun` for an outcome whose JSON texts are not what they must be: the run could not be read again.
+        `OutcomeUnknown` among the refusals: the reply was lost, and the lease has ended since. The outcome may still
+        be committed. Raises `InvalidRun` for an outcome that could not be read again.
         """
-        settles = tuple(outcomes)
-        raise_if_invalid(tuple(fault for settle in settles for fault in _faults_of_outcome(settle)))
-        return self._transport.execute(SettleAndClaim(lease.token, lease.actor, identity, settles=settles))
+        return self.settle_and_claim(lease, outcomes)
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
         """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once.
@@ -294,25 +261,24 @@ class WorkerProtocolMixin(StoreBase):
             return found, resume_data_of(session, found), {}
 
         return self._transport.execute(
-            InTransaction(perform, lambda raw: _claims(decode_settle_and_claim(raw, lease.actor)), is_idempotent=False)
+            InTransaction(perform, lambda raw: list(decode_settle_and_claim(raw).claims), is_idempotent=False)
         )
 
-    def note(
+    def save_checkpoint(
         self,
         lease: Lease,
         run: StoredRun,
         *,
-        checkpoint: str | None = None,
+        checkpoint: Checkpoint | None = None,
         usage: Usage | None = None,
         progress: str | None = None,
     ) -> bool:
-        """Keep what a worker notes of a run it holds; False if it holds it no longer, or by a later claim.
+        """Keep what a worker knows of a run it holds, for the run's next attempt; return whether it was kept.
 
-        `checkpoint` is JSON text. None leaves what was noted.
+        False if the worker holds the run no longer, or by a later claim. What is None stays as it was kept; `usage`
+        never decreases.
         """
-        raise_if_invalid(_faults_of_note(checkpoint, progress))
-        params = checkpoint_params(lease.token, run, checkpoint=checkpoint, usage=usage, progress=progress)
-        return self._in_transaction(lambda session: bool(session.execute(session.statements.save_checkpoint, params)))
+        return self._transport.execute(save_checkpoint_command(lease, run, checkpoint, usage, progress))
 
     def is_anything_due(self) -> bool:
         """Tell whether a sweep would find something to do: a look that costs next to nothing."""

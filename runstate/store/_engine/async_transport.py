@@ -40,7 +40,11 @@ class AsyncTransport:
 
     def execute(self, command: Command[T]) -> T:
         """Have a command committed; return the future of its answer."""
-        return cast("T", self._committer.submit(command))
+        return cast("T", self.submit(command))
+
+    def submit(self, command: Command[T]) -> asyncio.Future[T]:
+        """Have a command committed; return the future of its answer, as what it is."""
+        return self._committer.submit(command)
 
     def read(self, look: Callable[[Connection], T]) -> T:
         """Return the future of what `look` finds in a thread that reads."""

@@ -7,8 +7,8 @@ whoever asked executes, so the committer goes on meanwhile.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -17,10 +17,13 @@ import attrs
 from runstate.lifecycle import RunEvent
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
+from runstate.run.values import Usage
 from runstate.store._notifier import ALL_CHANGES, NO_CHANGE, Change
-from runstate.store._sql.connection import Connection
+from runstate.store._sql.columns import CLAIMED_COLUMNS, CREATE_COLUMNS, getter
+from runstate.store._sql.connection import Connection, Groups
 from runstate.store._sql.rows import Row, decode_claimed, decode_created, decode_run
-from runstate.store._types import Outcome, Settle, StoredRun
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import Claim, Outcome, Settle, SettleAndClaimResult
 
 __all__ = [
     "Command",
@@ -29,7 +32,6 @@ __all__ = [
     "NewRunRow",
     "ResumeData",
     "SettleAndClaim",
-    "SettleAndClaimResult",
     "TransitionRun",
     "decode_settle_and_claim",
     "group_by_outcome",
@@ -99,7 +101,7 @@ class Command(Generic[T]):
         return cast("T", raw)
 
 
-@attrs.frozen
+@attrs.define
 class NewRunRow:
     """A run to be created: how it shall be, and what the store does with it."""
 
@@ -107,15 +109,20 @@ class NewRunRow:
     row: Row
     """The values of `CREATE_COLUMNS`."""
 
-    @property
-    def exclusive(self) -> str | None:
-        """What a second live run of the thread meets."""
-        return cast("str | None", self.row[8])
+    exclusive: str | None = attrs.field(init=False)
+    """What a second live run of the thread meets."""
+    key: str | None = attrs.field(init=False)
+    """The idempotency key."""
+    queue: str = attrs.field(init=False)
+    priority: int = attrs.field(init=False)
+    settings: str | None = attrs.field(init=False)
+    """What it was created with besides its names, as JSON text."""
 
-    @property
-    def key(self) -> str | None:
-        """The idempotency key."""
-        return cast("str | None", self.row[9])
+    def __attrs_post_init__(self) -> None:
+        self.exclusive, self.key, self.queue, self.priority, self.settings = _CREATED_WITH(self.row)
+
+
+_CREATED_WITH: Final = getter(CREATE_COLUMNS, "exclusive", "idempotency_key", "queue", "priority", "settings")
 
 
 class CreateRuns(Command[T]):
@@ -137,8 +144,7 @@ class CreateRuns(Command[T]):
         if len(found) > 3:
             return decode_run(found)
         seq, at, ready = found
-        row = wanted.row
-        return decode_created(wanted.run, seq, at, row[11], row[5], row[6], ready)
+        return decode_created(wanted.run, wanted.row, seq, at, ready)
 
 
 class TransitionRun(Command[StoredRun]):
@@ -187,7 +193,7 @@ class TransitionRun(Command[StoredRun]):
         return decode_run(raw)
 
 
-def group_by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Settle]]]:
+def group_by_outcome(settles: Sequence[Settle]) -> Groups:
     """Return settles that one statement can commit together, the largest lot last."""
     groups: dict[Outcome, list[Settle]] = {}
     for settle in settles:
@@ -213,27 +219,31 @@ class ResumeData:
     """When this worker got it, if that was not when it was started."""
 
 
-@attrs.frozen
-class SettleAndClaimResult:
-    """What came of a worker's turn."""
-
-    claimed: Sequence[tuple[StoredRun, ResumeData | None]]
-    refused: Mapping[int, RunstateError]
-    """Why outcomes were not taken, by seq."""
+_BY_SEQ: Final = getter(CLAIMED_COLUMNS, "seq")
+_BY_PRIORITY: Final = getter(CLAIMED_COLUMNS, "priority")
 
 
-_BY_SEQ: Final = itemgetter(0)
-_BY_PRIORITY: Final = itemgetter(10)
-
-
-def decode_settle_and_claim(raw: Any, actor: str) -> SettleAndClaimResult:
-    """Return what came of a turn, from its rows: claimed, past by seq, refused by seq. The oldest runs come first."""
-    found, past, refused = raw
+def decode_settle_and_claim(raw: Any) -> SettleAndClaimResult:
+    """Return what was claimed and refused, from rows, resume data by seq, and refusals by seq."""
+    found, resumed, refused = raw
     found.sort(key=_BY_SEQ)
     found.sort(key=_BY_PRIORITY, reverse=True)  # equals keep their order
-    if not past:
-        return SettleAndClaimResult([(decode_claimed(row), None) for row in found], refused)
-    return SettleAndClaimResult([(decode_claimed(row), past.get(row[0])) for row in found], refused)
+    if not resumed:
+        return SettleAndClaimResult([_fresh_claim(decode_claimed(row)) for row in found], refused)
+    return SettleAndClaimResult([_claim(decode_claimed(row), resumed.get(_BY_SEQ(row))) for row in found], refused)
+
+
+def _fresh_claim(run: StoredRun) -> Claim:
+    return Claim(run, claimed_at_us=run.changed_at_us)
+
+
+def _claim(run: StoredRun, resumed: ResumeData | None) -> Claim:
+    if resumed is None:
+        return _fresh_claim(run)
+    outputs: Mapping[str, str] = json.loads(resumed.submitted)["tool_outputs"] if resumed.submitted else {}
+    checkpoint = None if resumed.checkpoint is None else json.loads(resumed.checkpoint)
+    usage = Usage(resumed.prompt_tokens, resumed.completion_tokens)
+    return Claim(run, checkpoint, usage, outputs, run.changed_at_us if resumed.at is None else resumed.at)
 
 
 class SettleAndClaim(Command[T]):
@@ -252,8 +262,10 @@ class SettleAndClaim(Command[T]):
         settles: Sequence[Settle] = (),
         held: frozenset[int] | None = None,
         run_id: str | None = None,
+        is_retry: bool = False,
     ) -> None:
         super().__init__(Change.ENTRY)
+        self.is_retry = is_retry
         self.worker: Final = worker
         self.actor: Final = actor
         self.queues: Final = queues
@@ -278,7 +290,7 @@ class SettleAndClaim(Command[T]):
 
     def decode(self, raw: Any) -> T:
         """Return what was asked for of the claimed runs and the refused outcomes."""
-        return self._convert(decode_settle_and_claim(raw, self.actor))
+        return self._convert(decode_settle_and_claim(raw))
 
 
 class InTransaction(Command[T]):

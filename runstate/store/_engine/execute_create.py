@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.errors import FieldError, InvalidRun
 from runstate.store._engine.commands import CreateRuns, NewRunRow
+from runstate.store._sql.columns import CREATE_COLUMNS, RUN_COLUMNS, position
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_run
-from runstate.store._sql.schema import SQLITE
-from runstate.store._sql.statements import CREATE_COLUMNS
 from runstate.store._types import StoredRun
 from runstate.store.errors import KeyReused, StoreError, StoreUnavailable, ThreadBusy
 
 __all__ = ["create_needs_transaction", "execute_create", "first_row"]
+
+
+_ID: Final = position(CREATE_COLUMNS, "id")
+_READY: Final = position(CREATE_COLUMNS, "ready")
+_FOUND_ID: Final = position(RUN_COLUMNS, "id")
 
 
 def create_needs_transaction(create: CreateRuns[Any]) -> bool:
@@ -24,7 +28,7 @@ def create_needs_transaction(create: CreateRuns[Any]) -> bool:
     Settings are written before their run. Where the key belongs to another run, they are taken away again.
     """
     return len(create.rows) > 1 or any(
-        wanted.exclusive is not None or (wanted.key is not None and wanted.row[12] is not None)
+        wanted.exclusive is not None or (wanted.key is not None and wanted.settings is not None)
         for wanted in create.rows
     )
 
@@ -60,13 +64,8 @@ def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
     for each in wanted:
         firsts.setdefault(each.run.id, each.row)
     values = list(firsts.values())
-    laden = any(row[12] is not None for row in values)
-    params = session.bind_rows(CREATE_COLUMNS, values)
-    if laden and session.statements.dialect is SQLITE:
-        session.execute(session.statements.add_settings, params)
-    ready = {row[0]: row[10] == 1 for row in values}
-    found = session.execute(session.statements.create[laden], params)
-    return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in found}
+    ready = {row[_ID]: row[_READY] == 1 for row in values}
+    return {run_id: (seq, at, ready[run_id]) for run_id, seq, at in session.insert_runs(values)}
 
 
 def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
@@ -77,7 +76,7 @@ def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
             return row
     row = _by_key(session, wanted)
     if row is not None:
-        if row[1] != wanted.run.id:
+        if row[_FOUND_ID] != wanted.run.id:
             _drop_settings(session, wanted)
         return _same_request(wanted, row)
     row = first_row(session.execute(session.statements.by_id, {"id": wanted.run.id}))
@@ -109,12 +108,12 @@ def _enqueue_behind(session: Connection, wanted: NewRunRow) -> Row | None:
         if found:
             return found[wanted.run.id]
     behind = list(wanted.row)
-    behind[10] = 0
+    behind[_READY] = 0
     return _insert(session, [NewRunRow(wanted.run, behind)]).get(wanted.run.id)
 
 
 def _drop_settings(session: Connection, wanted: NewRunRow) -> None:
-    if wanted.row[12] is not None:
+    if wanted.settings is not None:
         session.execute(session.statements.drop_settings, {"id": wanted.run.id})
 
 
@@ -124,7 +123,7 @@ def _differences(wanted: NewRunRow, run: StoredRun) -> list[str]:
     changing = {"status", "required_action", "last_error", "expires_at", "started_at", "cancelled_at", "failed_at"}
     changing |= {"completed_at", "incomplete_details", "usage", "created_at", "id"}
     different = [name for name in now if name not in changing and now[name] != before[name]]
-    asked = {"queue": (wanted.row[5], run.queue), "priority": (wanted.row[6], run.priority)}
+    asked = {"queue": (wanted.queue, run.queue), "priority": (wanted.priority, run.priority)}
     return different + [name for name, (ours, theirs) in asked.items() if ours != theirs]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 from typing import Any, Final
 
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
@@ -12,16 +11,20 @@ from runstate.run.values import NO_USAGE, Usage
 from runstate.store._engine.commands import ResumeData, SettleAndClaim, group_by_outcome
 from runstate.store._engine.execute_create import first_row
 from runstate.store._engine.refusals import refused
-from runstate.store._sql.connection import Connection, Params
+from runstate.store._sql.columns import CLAIMED_COLUMNS, position
+from runstate.store._sql.connection import Connection, Groups, Params
 from runstate.store._sql.rows import Row, decode_run, lease_of
-from runstate.store._sql.schema import SQLITE
-from runstate.store._sql.statements import PAYLOAD
-from runstate.store._sqlite.connection import SqliteConnection
-from runstate.store._sqlite.settle_and_claim import COMPLETE_ONLY, claim_next, complete_only
-from runstate.store._types import Outcome, Settle, StoredRun
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import Settle
 from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreError
 
 __all__ = ["checkpoint_params", "execute_settle_and_claim", "resume_data_of", "settle_needs_transaction"]
+
+
+_SEQ: Final = position(CLAIMED_COLUMNS, "seq")
+_VERSION: Final = position(CLAIMED_COLUMNS, "version")
+_RUN_ID: Final = position(CLAIMED_COLUMNS, "id")
+_ATTEMPT: Final = position(CLAIMED_COLUMNS, "attempt")
 
 
 def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> None:
@@ -36,25 +39,13 @@ def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> 
     owner = {"worker": turn.worker, "actor": turn.actor}
     for settle in _with_checkpoint(groups):
         session.execute(statements.save_checkpoint, checkpoint_params(turn.worker, settle.run, usage=settle.noted))
-    if statements.dialect is not SQLITE and len(groups) > 1:
-        keys = [settle.run.seq for settle in settles]
-        held = session.execute(statements.lock_runs, {"keys": keys, "worker": turn.worker})
-        session.execute(statements.lock_threads, {"keys": [row[0] for row in held]})
-    limit = max(0, turn.limit - len(claimed))
-    queues = list(turn.queues)
-    together = statements.dialect is not SQLITE and groups and queues and limit and turn.run_id is None
-    claim = {"queue": queues.pop(0), "limit": limit} if together else None
-    settled = _settle(session, owner, groups, claim, claimed)
+    queues = () if turn.run_id is not None else turn.queues
+    settled, found = session.settle_and_claim(owner, groups, queues, max(0, turn.limit - len(claimed)))
+    claimed += found
     if turn.run_id is not None:
-        if not claimed:
-            claimed += session.execute(statements.claim_id, {**owner, "id": turn.run_id})
+        claimed = claimed or list(session.execute(statements.claim_id, {**owner, "id": turn.run_id}))
         if not claimed and turn.is_retry:
             claimed += _claimed_before(session, turn)  # by a request that the server was at until a moment ago
-    else:
-        for queue in queues:
-            left = turn.limit - len(claimed)
-            if left > 0:
-                claimed += _claim(session, {**owner, "queue": queue, "limit": left})
     try:
         turn.set_result((claimed, *_read_results(session, turn, settles, settled, claimed, refused_ones)))
     except StoreError as error:
@@ -77,39 +68,8 @@ def _read_results(
         refusal = None if settle.run.seq in settled else _refusal(session, turn, settle, _row_of(session, settle))
         if refusal is not None:
             refused_ones[settle.run.seq] = refusal
-    worked_on = claimed if turn.is_retry else [row for row in claimed if row[1] > 2 or row[11] > 1]
+    worked_on = claimed if turn.is_retry else [row for row in claimed if row[_VERSION] > 2 or row[_ATTEMPT] > 1]
     return resume_data_of(session, worked_on) if worked_on else {}, refused_ones
-
-
-def _settle(
-    session: Connection,
-    owner: Params,
-    groups: Sequence[tuple[Outcome, Sequence[Settle]]],
-    claim: Params | None,
-    claimed: list[Row],
-) -> set[int]:
-    """Commit outcomes, the last group in one statement with a claim if one is asked; return the seqs of the settled."""
-    statements = session.statements
-    settled: set[int] = set()
-    for place, (outcome, group) in enumerate(groups, start=1):
-        if isinstance(session, SqliteConnection) and outcome == COMPLETE_ONLY:
-            settled |= complete_only(session, owner, group)
-            continue
-        laden = outcome[1]
-        values = session.bind_rows(statements.settle_columns(laden), _settle_rows(group, laden))
-        if claim is not None and place == len(groups):
-            found = session.execute(statements.settle_and_claim[outcome], {**owner, **values, **claim})
-            settled |= {row[1] for row in found if row[0] == 0}
-            claimed += [row[1:] for row in found if row[0] == 1]
-        else:
-            settled |= {row[0] for row in session.execute(statements.settle[outcome], {**owner, **values})}
-    return settled
-
-
-def _claim(session: Connection, params: Params) -> Sequence[Row]:
-    if isinstance(session, SqliteConnection):
-        return claim_next(session, params)
-    return session.execute(session.statements.claim, params)
 
 
 def settle_needs_transaction(turn: SettleAndClaim[Any]) -> bool:
@@ -118,21 +78,9 @@ def settle_needs_transaction(turn: SettleAndClaim[Any]) -> bool:
     return several or len(turn.groups) > 1 or bool(_with_checkpoint(turn.groups))
 
 
-def _with_checkpoint(groups: Sequence[tuple[Outcome, Sequence[Settle]]]) -> Sequence[Settle]:
+def _with_checkpoint(groups: Groups) -> Sequence[Settle]:
     """Return the settles by which something is to be remembered: they are among the laden ones."""
     return [settle for (_, laden), group in groups if laden for settle in group if settle.noted is not None]
-
-
-def _settle_rows(group: Sequence[Settle], laden: bool) -> list[Row]:
-    """Return the values of `settle_columns`. Ends hold their threads, in the order in which everybody does."""
-    group = sorted(group, key=_BY_THREAD)
-    if not laden:
-        return [(settle.run.seq, settle.usage, settle.run.version) for settle in group]
-    return [(settle.run.seq, settle.usage, settle.run.version, *_CARRIED(settle)) for settle in group]
-
-
-_BY_THREAD: Final = attrgetter("run.thread_id")
-_CARRIED: Final = attrgetter(*PAYLOAD)
 
 
 def checkpoint_params(
@@ -187,11 +135,12 @@ def resume_data_of(session: Connection, claimed: Sequence[Row]) -> dict[int, Res
     # The row of a run that was taken over, or found to be claimed before, says when it was started.
     at = session.execute(session.statements.moment, {})[0][0] if claimed else None
     for row in claimed:
-        seq = row[0]
+        seq = row[_SEQ]
         # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
-        submitted = first_row(session.execute(session.statements.submitted, {"run": seq, "version": row[1] - 1}))
-        notes = first_row(session.execute(session.statements.notes, {"run": seq})) or (None, 0, 0)
-        found[seq] = ResumeData(notes[0], notes[1], notes[2], None if submitted is None else submitted[0], at)
+        submitted = first_row(session.execute(session.statements.submitted, {"run": seq, "version": row[_VERSION] - 1}))
+        row_beside = first_row(session.execute(session.statements.notes, {"run": seq})) or (None, 0, 0)
+        checkpoint, prompt, completion = row_beside
+        found[seq] = ResumeData(checkpoint, prompt, completion, None if submitted is None else submitted[0], at)
     return found
 
 
@@ -212,13 +161,13 @@ def _reconcile(
         if refusal is not None:
             refused_ones[settle.run.seq] = refusal
     known = {settle.run.seq for settle in again}.union(turn.held or ())
-    return again, refused_ones, [row for row in _claimed_before(session, turn) if row[0] not in known]
+    return again, refused_ones, [row for row in _claimed_before(session, turn) if row[_SEQ] not in known]
 
 
 def _claimed_before(session: Connection, turn: SettleAndClaim[Any]) -> Sequence[Row]:
     """Return the runs of a turn's worker; of one that asks for a certain run, this run alone."""
     mine = session.execute(session.statements.owned, {"worker": turn.worker})
-    return mine if turn.held is not None else [row for row in mine if row[2] == turn.run_id]
+    return mine if turn.held is not None else [row for row in mine if row[_RUN_ID] == turn.run_id]
 
 
 def _is_same_claim(run: StoredRun, settle: Settle) -> bool:

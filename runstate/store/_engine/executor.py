@@ -17,9 +17,9 @@ from runstate.store._engine.commands import Command, CreateRuns, InTransaction, 
 from runstate.store._engine.execute_create import create_needs_transaction, execute_create, first_row
 from runstate.store._engine.execute_settle_and_claim import execute_settle_and_claim, settle_needs_transaction
 from runstate.store._engine.refusals import refused, too_late
+from runstate.store._sql.columns import MOVE_COLUMNS, RUN_COLUMNS, position
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_run
-from runstate.store._sql.statements import MOVE_COLUMNS
 from runstate.store._types import StoredRun
 from runstate.store.errors import Conflict, RunNotFound, StoreError, StoreUnavailable, ThreadBusy
 
@@ -32,6 +32,8 @@ _UNOWNED: Final = frozenset(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) -
 _CANCELLED: Final = (RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL), RUN_LIFECYCLE.target_of(RunEvent.CONFIRM_CANCEL))
 
 
+_ID: Final = position(RUN_COLUMNS, "id")
+_SOURCE: Final = position(RUN_COLUMNS, "source")
 _Other: TypeAlias = InTransaction[Any] | SettleAndClaim[Any]
 _Kinds: TypeAlias = tuple[list[CreateRuns[Any]], list[TransitionRun], list[_Other]]
 ExecutionHook: TypeAlias = Callable[[Connection, Sequence[Command[Any]]], None]
@@ -124,7 +126,7 @@ def _move_apart(session: Connection, wave: Mapping[str, TransitionRun]) -> None:
     if idle:
         values = [(move.run_id, None, move.actor, *(None,) * 5) for move in idle]
         found = session.execute(session.statements.confirm_idle, session.bind_rows(MOVE_COLUMNS, values))
-        moved.update({row[1]: row for row in found})
+        moved.update({row[_ID]: row for row in found})
     for move, _ in asked:
         row = moved.get(move.run_id)
         if row is None:
@@ -140,13 +142,13 @@ def _run_moves(session: Connection, asked: Iterable[tuple[TransitionRun, int | N
     moved: dict[str, Row] = {}
     for event, values in by_event.items():
         found = session.execute(session.statements.move[event], session.bind_rows(MOVE_COLUMNS, values))
-        moved.update({row[1]: row for row in found})
+        moved.update({row[_ID]: row for row in found})
     return moved
 
 
 def _is_idle(move: TransitionRun, row: Row) -> bool:
     """Tell whether a cancel was asked of a run that nobody works on."""
-    return move.event is RunEvent.REQUEST_CANCEL and row[9] in _UNOWNED
+    return move.event is RunEvent.REQUEST_CANCEL and row[_SOURCE] in _UNOWNED
 
 
 def _refuse_or_recognize(session: Connection, move: TransitionRun) -> None:

@@ -13,11 +13,14 @@ from typing import Any, Final, TypeVar, cast
 from runstate._redaction import Password
 from runstate.clock import override_us
 from runstate.run.json_values import escape
-from runstate.store._sql.connection import CALLERS_DATABASE, Params, Trouble, driver_connection
-from runstate.store._sql.queries import Column
+from runstate.store._notifier import LocalNotifier
+from runstate.store._sql.columns import CREATE_COLUMNS, Column, position
+from runstate.store._sql.connection import CALLERS_DATABASE, Groups, Params, Trouble, driver_connection
+from runstate.store._sql.dialect import POSTGRES, Dialect
+from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import POSTGRES, Dialect
 from runstate.store._sql.statements import Statements
+from runstate.store.availability import Availability
 from runstate.store.errors import (
     AccessDenied,
     OutcomeUnknown,
@@ -32,9 +35,12 @@ try:
     from psycopg import conninfo, pq
 
     from runstate.store._postgres.caller import CallerCursor
+    from runstate.store._postgres.identity import identity_of
+    from runstate.store._postgres.notifier import PostgresNotifier
     from runstate.store._postgres.parameters import OwnAdapters
     from runstate.store._postgres.pooler import are_set, has_its_path, is_pooled, options_of, set_locally, settings_of
     from runstate.store._postgres.prepared import Prepared
+    from runstate.store._postgres.settle_and_claim import settle_and_claim
     from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wrong, refusal_codes, trouble_of
 except ModuleNotFoundError as _missing:  # pragma: no cover
     raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
@@ -58,6 +64,7 @@ _NOT_THERE: Final = (  # libpq's own words
 )
 _MOST_KNOWN: Final = 64  # refusals whose codes are remembered
 _PORT: Final = re.compile(r"[0-9]{1,9}")
+_SETTINGS: Final = position(CREATE_COLUMNS, "settings")
 _LAST_PORT: Final = 65535
 _Connection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -154,6 +161,21 @@ class PostgresConnection:
         turned = list(zip(*rows, strict=True))
         return {column.name: turned[place] if turned else () for place, column in enumerate(columns)}
 
+    def insert_runs(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Insert runs and what stands beside them."""
+        has_settings = any(row[_SETTINGS] is not None for row in rows)
+        return self.execute(self.statements.create[has_settings], self.bind_rows(CREATE_COLUMNS, rows))
+
+    def settle_and_claim(
+        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int
+    ) -> tuple[set[int], list[Row]]:
+        """Commit outcomes and claim up to `limit` runs."""
+        return settle_and_claim(self, owner, groups, queues, limit)
+
+    def identity(self) -> StoreIdentity:
+        """Return which schema the connection finds the tables of a store in."""
+        return identity_of(self)
+
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
         """Commit what happens inside together, or nothing of it; inside a caller's own, a savepoint."""
@@ -192,6 +214,7 @@ class PostgresDatabase:
     """A PostgreSQL database, by its URL."""
 
     dialect: Dialect = POSTGRES
+    embedded: bool = False
     in_memory: bool = False
 
     def __init__(self, url: str, wait_s: float = 10.0) -> None:
@@ -283,6 +306,10 @@ class PostgresDatabase:
             kind = type(inner).__name__
             raise StoreError(f"expected a psycopg connection, got {kind}: use psycopg 3's, or SQLAlchemy's over it")
         return PostgresConnection(cast("psycopg.Connection[tuple[Any, ...]]", inner), CALLERS_DATABASE, owned=False)
+
+    def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:
+        """Return what listens at this address; the server does not count commits, it tells of them."""
+        return PostgresNotifier(self, availability)
 
     def close(self) -> None:
         """Keep nothing."""

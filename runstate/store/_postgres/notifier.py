@@ -8,16 +8,13 @@ import select
 from contextlib import suppress
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from runstate.clock import monotonic, sleep
 from runstate.store._notifier import ALL_CHANGES, Change, LocalNotifier
 from runstate.store._postgres.pooler import is_pooled
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
-
-if TYPE_CHECKING:
-    from runstate.store._postgres.connection import PostgresDatabase
 
 __all__ = ["PostgresNotifier"]
 
@@ -56,6 +53,20 @@ class _CommitPoll:
         return changed
 
 
+class _Server(Protocol):
+    """What opens a connection to listen on."""
+
+    display_url: str
+
+    def connect(self) -> Any:
+        """Return a new connection of the driver."""
+        ...
+
+    def interrupt(self, connection: Any) -> None:
+        """Wake the thread that waits for an answer of a connection."""
+        ...
+
+
 class PostgresNotifier(LocalNotifier):
     """Hints by LISTEN and NOTIFY, on a connection of their own; where that leads through a pooler, by asking."""
 
@@ -63,7 +74,7 @@ class PostgresNotifier(LocalNotifier):
     _END_S: Final = 2.0  # for the last notification, when it is closed
     _REST_S: Final = 60.0  # in which nothing is to be done
 
-    def __init__(self, database: PostgresDatabase, availability: Availability) -> None:
+    def __init__(self, database: _Server, availability: Availability) -> None:
         super().__init__()
         self._database = database
         self._availability = availability

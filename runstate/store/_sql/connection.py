@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from inspect import isroutine
 from typing import Any, Final, Protocol, TypeAlias
 
-from runstate.store._sql.queries import Column
+from runstate.store._notifier import LocalNotifier
+from runstate.store._sql.columns import Column
+from runstate.store._sql.dialect import Dialect
+from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import Dialect
 from runstate.store._sql.statements import Statements
+from runstate.store._worker_types import Outcome, Settle
+from runstate.store.availability import Availability
 
-__all__ = ["CALLERS_DATABASE", "Connection", "Database", "Params", "Trouble", "driver_connection"]
+__all__ = ["CALLERS_DATABASE", "Connection", "Database", "Groups", "Params", "Trouble", "driver_connection"]
 
 CALLERS_DATABASE: Final = "the database of the connection that was given"
 """How messages call the database of a caller's own connection, which may be another than the store's."""
 
 Params: TypeAlias = Mapping[str, Any]
 """Parameters by name."""
+
+Groups: TypeAlias = Sequence[tuple[Outcome, Sequence[Settle]]]
+"""The outcomes of claimed runs, those together that one statement can commit."""
 
 
 class Trouble(Enum):
@@ -62,6 +69,24 @@ class Connection(Protocol):
         """Return the parameters that hand `rows` to a statement over these columns."""
         ...
 
+    def insert_runs(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Insert runs, each a row of `CREATE_COLUMNS`; return id, seq and time of those that nothing hindered."""
+        ...
+
+    def settle_and_claim(
+        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int
+    ) -> tuple[set[int], list[Row]]:
+        """Commit outcomes and claim up to `limit` runs, of the first queue before the next.
+
+        Returns the seqs of the runs that were settled, and the rows of those claimed, of `CLAIMED_COLUMNS`. `owner` has
+        the token of the lease and the name of the worker.
+        """
+        ...
+
+    def identity(self) -> StoreIdentity:
+        """Return where the connection finds the tables of a store."""
+        ...
+
     def transaction(self) -> AbstractContextManager[None]:
         """Commit what happens inside together, or nothing of it."""
         ...
@@ -89,6 +114,8 @@ class Database(Protocol):
     """The parts of its address, which stand in no run: hosts, names, paths."""
     in_memory: bool
     """Whether it lives in one connection, and as long as that."""
+    embedded: bool
+    """Whether it has no server: then a store is made where it is opened, and no address is listened at."""
 
     def open(self, *, reading: bool = False) -> Connection:
         """Return a new connection. Raises `StoreError` if there is none to be had."""
@@ -96,6 +123,13 @@ class Database(Protocol):
 
     def wrap(self, connection: object) -> Connection:
         """Work on a caller's own connection of the driver. Raises `StoreError` for one of another driver."""
+        ...
+
+    def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:
+        """Return what hears of the changes that other processes make.
+
+        `external_commits` returns a number that changes when another connection commits, where the database counts.
+        """
         ...
 
     def close(self) -> None:

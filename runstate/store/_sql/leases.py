@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 
 from runstate.store._sql.queries import Queries
-from runstate.store._sql.schema import SQLITE
 
 __all__ = ["Leases"]
 
@@ -59,7 +58,7 @@ class Leases(Queries):
         """Close the leases that lapsed: from then on they are never renewed."""
         # Those that another sweep has under way are left to it: its process may stand still, and all sweeps with it.
         late = "SELECT w.token FROM runstate_worker AS w, t WHERE w.closed = 0 AND w.lease_until <= t.now"
-        free = "" if self.dialect is SQLITE else f" AND token = ANY (ARRAY({late} FOR UPDATE OF w SKIP LOCKED))"
+        free = self.dialect.unlocked("token", late, "w")
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_worker SET closed = 1"
             f" FROM t WHERE closed = 0 AND lease_until <= t.now{free} RETURNING token"
@@ -79,17 +78,16 @@ class Leases(Queries):
         """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
         kept = "coalesce(excluded.{0}, runstate_notes.{0})"
         # Until a note is committed no sweep closes the lease, or others would go on from an older note.
-        held = "" if self.dialect is SQLITE else " FOR KEY SHARE OF w"
-        most = f"{self.greatest}(excluded.{{0}}, runstate_notes.{{0}})"
+        most = f"{self.dialect.greatest}(excluded.{{0}}, runstate_notes.{{0}})"
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
             " INSERT INTO runstate_notes (run, checkpoint, prompt_tokens, completion_tokens, progress)"
-            f" SELECT r.seq, {self.json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
+            f" SELECT r.seq, {self.dialect.as_json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
             f" {self.param('completion')}, {self.param('progress', 'text')}"
             " FROM runstate_run AS r JOIN runstate_worker AS w ON w.token = r.worker"
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
             f" AND {self.same_claim(self.param('version'))} AND w.closed = 0 AND w.lease_until > (SELECT now FROM t)"
-            f"{held}"
+            f"{self.dialect.hold_lease}"
             f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
             f" progress = {kept.format('progress')} RETURNING run"

@@ -12,7 +12,8 @@ import attrs
 
 from runstate.clock import time_us
 from runstate.store._sql.connection import Connection, Database
-from runstate.store._sql.schema import POSTGRES, SQLITE, Dialect, create_tables
+from runstate.store._sql.dialect import POSTGRES, SQLITE, Dialect
+from runstate.store._sql.schema import create_tables
 from runstate.store._sql.triggers.ddl import create_guards
 from runstate.store.errors import SchemaMismatch
 
@@ -59,11 +60,7 @@ def ddl(words: Dialect) -> str:
 
 def version_of(session: Connection) -> int:
     """Return the number of the last step that a database has taken; 0 for none."""
-    if session.statements.dialect is SQLITE:
-        there = "SELECT count(*) FROM sqlite_master WHERE name = 'runstate_migration'"
-    else:
-        there = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('runstate_migration')"
-    if not session.execute(there, {})[0][0]:
+    if not session.execute(session.statements.dialect.table_exists, {})[0][0]:
         return 0
     number: int | None = session.execute("SELECT max(number) FROM runstate_migration", {})[0][0]
     return number or 0
@@ -91,10 +88,8 @@ def migrate(database: Database, upto: int = LATEST, *, dry_run: bool = False) ->
     session = database.open()
     try:
         with session.transaction():
-            if session.statements.dialect is not SQLITE:
-                session.execute(
-                    "SELECT pg_advisory_xact_lock(7282365610)", {}
-                )  # one migrates, the others wait and look
+            if session.statements.dialect.migration_lock:
+                session.execute(session.statements.dialect.migration_lock, {})  # the others wait, and look
             version = version_of(session)
             if version > LATEST:
                 raise _newer(database.display_url, version)

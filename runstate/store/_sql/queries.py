@@ -9,22 +9,15 @@ from typing import Final
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
-from runstate.store._sql.schema import SQLITE, Dialect, occupies_thread, thread_lock_sql
+from runstate.store._sql.columns import CLAIMED_COLUMNS, RUN_COLUMNS, Column
+from runstate.store._sql.dialect import Dialect
+from runstate.store._sql.schema import occupies_thread
 
-__all__ = ["Column", "Queries", "columns"]
+__all__ = ["Queries"]
 
-
-@attrs.frozen
-class Column:
-    """A column of the values that a statement is given: its name and its type in PostgreSQL."""
-
-    name: str
-    kind: str = "text"
-
-
-def columns(*params: str) -> tuple[Column, ...]:
-    """Return columns written as `name` or `name:type`."""
-    return tuple(Column(*column.split(":")) for column in params)
+_COMPUTED: Final = {"changed_at_us": "at", "claimable": "ready_at IS NOT NULL"}
+"""What a column of a row is in the table, where it is called otherwise there."""
+_JSON: Final = frozenset({"required_action", "last_error", "incomplete_details", "usage"})
 
 
 @attrs.frozen(slots=False)
@@ -33,23 +26,16 @@ class Queries:
 
     dialect: Dialect
 
-    # --- the dialects' differences --------------------------------------------------------------------------------
-
-    def param(self, name: str, kind: str = "bigint") -> str:
-        """Return the place where a parameter goes."""
-        return f":{name}" if self.dialect is SQLITE else f"%({name})s::{kind}"
+    # --- what they are made of ------------------------------------------------------------------------------------
 
     @property
     def now(self) -> str:
         """The moment: the one handed in, else PostgreSQL's own."""
-        if self.dialect is SQLITE:
-            return ":now"
-        return "coalesce(%(now)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+        return self.dialect.now
 
-    @property
-    def greatest(self) -> str:
-        """The function of the greatest of its arguments."""
-        return "max" if self.dialect is SQLITE else "greatest"
+    def param(self, name: str, kind: str = "bigint") -> str:
+        """Return the place where a parameter goes."""
+        return self.dialect.param(name, kind)
 
     @staticmethod
     def in_time(now: str, row: str = "r.") -> str:
@@ -59,57 +45,41 @@ class Queries:
     @property
     def moment_of_move(self) -> str:
         """When a move of `r` is made: the time in a history never goes back, though the clock may."""
-        return f"{self.greatest}(r.at, t.now)"
+        return f"{self.dialect.greatest}(r.at, t.now)"
 
     def table(self, columns: Sequence[Column]) -> str:
         """Return the CTEs `t(now)`, the moment, and `v`, the values handed in, in order."""
-        if self.dialect is SQLITE:
-            taken = ", ".join(f"json_extract(value, '$[{n}]') AS {c.name}" for n, c in enumerate(columns))
-            values = f"v AS MATERIALIZED (SELECT {taken} FROM json_each(:rows))"
-        else:
-            arrays = ", ".join(f"%({c.name})s::{c.kind}[]" for c in columns)
-            names = ", ".join(c.name for c in columns)
-            values = f"v AS (SELECT * FROM unnest({arrays}) AS v({names}))"
-        return f"t AS (SELECT {self.now} AS now), {values}"
-
-    def json(self, value: str) -> str:
-        """Return a text as the JSON that a column takes."""
-        return value if self.dialect is SQLITE else f"{value}::json"
-
-    def text(self, column: str) -> str:
-        """Return a JSON column as the text it is, which psycopg would read into objects."""
-        return column if self.dialect is SQLITE else f"{column}::text"
-
-    def indexed(self, column: str) -> str:
-        """Return a column to look another table up by, in a RETURNING too: there SQLite uses no index without the +."""
-        return f"+{column}" if self.dialect is SQLITE else column
+        return f"t AS (SELECT {self.now} AS now), {self.dialect.rows(columns)}"
 
     @property
     def checkpointed_usage(self) -> str:
-        """The usage that workers noted, for who ends a run without knowing what it used."""
+        """The usage that a worker checkpointed, for ends by those who do not know what a run used."""
         usage = "'prompt_tokens', {p}, 'completion_tokens', {c}, 'total_tokens', {p} + {c}"
-        build = "json_object" if self.dialect is SQLITE else "json_build_object"
+        build = self.dialect.json_object
         some = usage.format(p="n.prompt_tokens", c="n.completion_tokens")
         return (
             f"coalesce((SELECT {build}({some}) FROM runstate_notes AS n WHERE n.run = r.seq),"
             f" {build}({usage.format(p=0, c=0)}))"
         )
 
+    def selected(self, columns: Sequence[str], table: str) -> str:
+        """Return what is selected for the columns of a run, from the run table or what has the same columns."""
+
+        def expression(name: str) -> str:
+            if name == "settings":
+                own = self.dialect.indexed(f"{table}.id")
+                return f"(SELECT {self.dialect.as_text(name)} FROM runstate_settings AS s WHERE s.id = {own})"
+            column = f"{table}.{_COMPUTED.get(name, name)}"
+            return self.dialect.as_text(column) if name in _JSON else column
+
+        return ", ".join(map(expression, columns))
+
     # --- reading --------------------------------------------------------------------------------------------------
 
     @cached_property
     def columns(self) -> str:
-        """The columns of a whole run, of the table `r`, in the order that `rows.decode_run` reads."""
-        return ", ".join(
-            (
-                *("r.seq", "r.id", "r.created_at", "r.thread_id", "r.assistant_id", "r.model", "r.status"),
-                *("r.version", "r.event", "r.source", "r.at", "r.actor"),
-                *("r.queue", "r.priority", "r.attempt", "r.ready_at IS NOT NULL"),
-                *("r.expires_at", "r.started_at", "r.cancelled_at", "r.failed_at", "r.completed_at", "r.worker"),
-                *(self.text(f"r.{name}") for name in ("required_action", "last_error", "incomplete_details", "usage")),
-                f"(SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {self.indexed('r.id')})",
-            )
-        )
+        """What `rows.decode_run` reads, of the table `r`."""
+        return self.selected(RUN_COLUMNS, "r")
 
     @cached_property
     def moment(self) -> str:
@@ -158,16 +128,13 @@ class Queries:
     @cached_property
     def hold_thread(self) -> str:
         """Let nobody else end or begin a run of a thread until the commit, so that none waits behind nothing."""
-        thread = self.param("thread", "text")
-        if self.dialect is SQLITE:
-            return f"SELECT {thread}"  # its writer is alone
-        return f"SELECT {thread_lock_sql(thread)}"
+        return self.dialect.hold_thread(self.param("thread", "text"))
 
     @cached_property
     def latest(self) -> str:
         """Version, actor and detail of the latest entry of an event in a run's history."""
         return (
-            f"SELECT h.version, h.actor, {self.text('h.detail')} FROM runstate_history AS h"
+            f"SELECT h.version, h.actor, {self.dialect.as_text('h.detail')} FROM runstate_history AS h"
             f" WHERE h.run = {self.param('run')} AND h.event = {self.param('event', 'text')}"
             " ORDER BY h.version DESC LIMIT 1"
         )
@@ -176,7 +143,7 @@ class Queries:
     def submitted(self) -> str:
         """The detail of an entry, if it submitted tool outputs."""
         return (
-            f"SELECT {self.text('h.detail')} FROM runstate_history AS h WHERE h.run = {self.param('run')}"
+            f"SELECT {self.dialect.as_text('h.detail')} FROM runstate_history AS h WHERE h.run = {self.param('run')}"
             f" AND h.version = {self.param('version')} AND h.event = 'submit_tool_outputs'"
         )
 
@@ -193,8 +160,8 @@ class Queries:
     def notes(self) -> str:
         """What a run's workers noted: checkpoint, prompt tokens, completion tokens."""
         return (
-            f"SELECT {self.text('n.checkpoint')}, n.prompt_tokens, n.completion_tokens FROM runstate_notes AS n"
-            f" WHERE n.run = {self.param('run')}"
+            f"SELECT {self.dialect.as_text('n.checkpoint')}, n.prompt_tokens, n.completion_tokens"
+            f" FROM runstate_notes AS n WHERE n.run = {self.param('run')}"
         )
 
     @cached_property
@@ -202,17 +169,9 @@ class Queries:
         """What a run's worker said last of how far it is."""
         return f"SELECT n.progress FROM runstate_notes AS n WHERE n.run = {self.param('run')}"
 
-    CLAIMED: Final = (
-        *("seq", "version", "id", "created_at", "thread_id", "assistant_id", "model", "status", "at"),
-        *("queue", "priority", "attempt", "expires_at", "started_at", "actor"),
-    )
-
     def claimed(self, table: str) -> str:
-        """Return the columns that `rows.decode_claimed` reads, of a table."""
-        names = ", ".join(f"{table}.{name}" for name in self.CLAIMED)
-        own = self.indexed(f"{table}.id")
-        settings = f"SELECT {self.text('settings')} FROM runstate_settings AS s WHERE s.id = {own}"
-        return f"{names}, ({settings})"
+        """Return what `rows.decode_claimed` reads, of a table."""
+        return self.selected(CLAIMED_COLUMNS, table)
 
     @cached_property
     def owned(self) -> str:
@@ -253,7 +212,8 @@ class Queries:
         queue = self.param("queue", "text")
         ready = (
             f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue} AND r.status = '{INITIAL_STATUS}'"
-            f" AND r.ready_at IS NOT NULL AND {self.greatest}(r.at, r.ready_at) <= {self.now} - {self.param('age')}"
+            f" AND r.ready_at IS NOT NULL AND {self.dialect.greatest}(r.at, r.ready_at)"
+            f" <= {self.now} - {self.param('age')}"
         )
         adrift = (
             f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue}"
@@ -266,12 +226,10 @@ class Queries:
 
     @property
     def _entry(self) -> str:
-        # Where an entry stands among those of all runs: SQLite's commit in the order they are counted; PostgreSQL's
-        # transactions do not, so there a place is a transaction, and in it a run and a version.
-        cursor = "h.id" if self.dialect is SQLITE else "h.tx || '.' || h.run || '.' || h.version"
         return (
             "SELECT r.id, h.version, h.event, h.source, h.target, h.at, h.actor,"
-            f" {self.text('h.detail')}, {cursor} FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
+            f" {self.dialect.as_text('h.detail')}, {self.dialect.entry_cursor}"
+            " FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
         )
 
     @cached_property
@@ -284,22 +242,12 @@ class Queries:
     @cached_property
     def all_entries(self) -> str:
         """The next entries of all runs after a place."""
-        limit = f"LIMIT {self.param('limit')}"
-        if self.dialect is SQLITE:
-            return f"{self._entry} WHERE h.id > :tx AND coalesce(:run, :version, 0) IS NOT NULL ORDER BY h.id {limit}"
-        place = ", ".join(self.param(name) for name in ("tx", "run", "version"))
-        return (
-            f"{self._entry} WHERE h.tx >= {self.param('tx')} AND (h.tx, h.run, h.version) > ({place})"
-            " AND h.tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-            f" ORDER BY h.tx, h.run, h.version {limit}"
-        )
+        return f"{self._entry} WHERE {self.dialect.entries_after} LIMIT {self.param('limit')}"
 
     @cached_property
     def latest_cursor(self) -> str:
         """The place behind the last entry."""
-        if self.dialect is SQLITE:
-            return "SELECT coalesce(max(id), 0) FROM runstate_history"
-        return "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 || '.9223372036854775807.0'"
+        return self.dialect.latest_cursor
 
     @cached_property
     def entries_here(self) -> str:
@@ -307,16 +255,12 @@ class Queries:
 
         SQLite's is alone: they are those after the last that was there before, `:before`.
         """
-        here = "h.id > :before" if self.dialect is SQLITE else "h.tx = pg_current_xact_id()::text::bigint"
-        return f"SELECT h.run, h.version, h.source, h.event, h.actor FROM runstate_history AS h WHERE {here}"
+        return (
+            "SELECT h.run, h.version, h.source, h.event, h.actor FROM runstate_history AS h"
+            f" WHERE {self.dialect.written_here}"
+        )
 
     def has_metadata(self, key: str, value: str) -> str:
         """Return the condition that the run of the table `r` has a pair of metadata."""
-        key, value = self.param(key, "text"), self.param(value, "text")
-        if self.dialect is SQLITE:
-            pairs = (
-                f"json_each(s.settings, '$.metadata') AS m WHERE s.id = r.id AND m.key = {key} AND m.value = {value}"
-            )
-            return f"EXISTS (SELECT 1 FROM runstate_settings AS s, {pairs})"
-        pair = f"s.settings -> 'metadata' ->> {key} = {value}"
-        return f"EXISTS (SELECT 1 FROM runstate_settings AS s WHERE s.id = r.id AND {pair})"
+        pair = self.dialect.metadata_pair(self.param(key, "text"), self.param(value, "text"))
+        return f"EXISTS (SELECT 1 FROM runstate_settings AS s{pair})"

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from runstate.lifecycle import INITIAL_STATUS, RunEvent, RunStatus
 from runstate.run import Run, codec
 from runstate.run.record import FIELDS, JsonObject
+from runstate.store._sql.columns import CLAIMED_COLUMNS, CREATE_COLUMNS, RUN_COLUMNS, getter, position
 from runstate.store._types import Entry, StoredRun
 
 __all__ = [
@@ -58,90 +59,79 @@ def _read(field: str, kept: str | None) -> Any:
     return None if kept is None else codec.decode_field(field, json.loads(kept))
 
 
-def _build(record: Mapping[str, Any], kept: str | None) -> StoredRun:
-    return StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(kept)})
-
-
 def decode_run(row: Row) -> StoredRun:
-    """Return the run of a row of `Queries.columns`."""
-    seq, run_id, created_at, thread_id, assistant_id, model, status = row[:7]
-    version, event, source, at, actor, queue, priority, attempt, ready = row[7:16]
-    expires_at, started_at, cancelled_at, failed_at, completed_at = row[16:21]
-    required_action, last_error, incomplete_details, usage, settings = row[22:27]
-    record = {
-        "id": run_id,
-        "created_at": created_at,
-        "thread_id": thread_id,
-        "assistant_id": assistant_id,
-        "model": model,
-        "status": _STATUS[status],
-        "expires_at": expires_at,
-        "started_at": started_at,
-        "cancelled_at": cancelled_at,
-        "failed_at": failed_at,
-        "completed_at": completed_at,
-        "required_action": _read("required_action", required_action),
-        "last_error": _read("last_error", last_error),
-        "incomplete_details": _read("incomplete_details", incomplete_details),
-        "usage": _read("usage", usage),
-    }
-    run = _build(record, settings)
-    run.seq, run.version, run.event = seq, version, _EVENT[event]
-    run.source = None if source is None else _STATUS[source]
-    run.changed_at_us, run.actor, run.queue, run.priority, run.attempt, run.claimable = (
-        at,
-        actor,
-        queue,
-        priority,
-        attempt,
-        bool(ready),
-    )
+    """Return the run of a row of `RUN_COLUMNS`."""
+    values = dict(zip(RUN_COLUMNS, row, strict=True))
+    values["status"] = _STATUS[values["status"]]
+    values["event"] = _EVENT[values["event"]]
+    values["source"] = None if values["source"] is None else _STATUS[values["source"]]
+    values["claimable"] = bool(values["claimable"])  # a number in SQLite
+    for name in _JSON:
+        values[name] = _read(name, values[name])
+    record = {name: values[name] for name in _RECORDED}
+    run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(values["settings"])})
+    for name in StoredRun.STORE_FIELDS:
+        setattr(run, name, values[name])
     return run
+
+
+_JSON: Final = ("required_action", "last_error", "incomplete_details", "usage")
+_RECORDED: Final = tuple(name for name in RUN_COLUMNS if name in FIELDS)
+_LEASE: Final = position(RUN_COLUMNS, "worker")
 
 
 def lease_of(row: Row) -> int | None:
     """Return the session that a row's run belongs to."""
-    worker: int | None = row[21]
-    return worker
+    lease: int | None = row[_LEASE]
+    return lease
 
 
 def decode_claimed(row: Row) -> StoredRun:
-    """Return the run of a row that a claim gave back: in progress, with no stamp but its start."""
-    seq, _, run_id, _, thread_id, _, _, status, at, _, priority, attempt, expires_at, _, _, _ = row
+    """Return the run of a row of `CLAIMED_COLUMNS`: in progress, with no stamp but its start."""
+    seq, run_id, thread_id, status, at, priority, attempt, expires_at = _known_at_once(row)
     return StoredRun.lazy(
         _decode_claimed, row, seq, run_id, attempt, at, priority, _STATUS[status], expires_at, thread_id
     )
 
 
+_known_at_once: Final = getter(
+    CLAIMED_COLUMNS, "seq", "id", "thread_id", "status", "changed_at_us", "priority", "attempt", "expires_at"
+)
+
+
 def _decode_claimed(row: Row) -> tuple[Any, ...]:
-    seq, version, run_id, created_at, thread_id, assistant_id, model, status, at = row[:9]
-    queue, priority, attempt, expires_at, started_at, actor, settings = row[9:]
+    found = dict(zip(CLAIMED_COLUMNS, row, strict=True))
+    found["status"] = _STATUS[found["status"]]
     values = _CLAIMED.copy()
-    values[0:5] = run_id, created_at, thread_id, assistant_id, _STATUS[status]
-    values[_EXPIRES_AT], values[_STARTED_AT], values[_MODEL] = expires_at, started_at, model
-    if settings is not None:
-        for name, value in _settings(settings).items():
+    for name in _CLAIMED_FIELDS:
+        values[_PLACE[name]] = found[name]
+    if found["settings"] is not None:
+        for name, value in _settings(found["settings"]).items():
             values[_PLACE[name]] = value
-    return (*values, seq, version, RunEvent.START, INITIAL_STATUS, at, actor, queue, priority, attempt, True)
+    found |= {"event": RunEvent.START, "source": INITIAL_STATUS, "claimable": True}
+    return (*values, *(found[name] for name in StoredRun.STORE_FIELDS))
 
 
-def decode_created(run: Run, seq: int, at: int, actor: str | None, queue: str, priority: int, ready: bool) -> StoredRun:
-    """Return a run that was just created, with the database's own time of birth."""
+def decode_created(run: Run, row: Row, seq: int, at: int, ready: bool) -> StoredRun:
+    """Return a run that was just created from a row of `CREATE_COLUMNS`, with the database's own time of creation."""
     values = list(run.field_values())
     created_at = at // 1_000_000
     values[_EXPIRES_AT] += created_at - values[_CREATED_AT]
     values[_CREATED_AT] = created_at
+    queue, priority, actor = _created_with(row)
+    found = {"seq": seq, "version": 1, "event": None, "source": None, "changed_at_us": at, "actor": actor}
+    found |= {"queue": queue, "priority": priority, "attempt": 0, "claimable": ready}
     new = StoredRun.__new__(StoredRun)
-    new.__setstate__((*values, seq, 1, None, None, at, actor, queue, priority, 0, ready))
+    new.__setstate__((*values, *(found[name] for name in StoredRun.STORE_FIELDS)))
     return new
 
 
 _PLACE: Final = {name: place for place, name in enumerate((*FIELDS, "extra"))}
 _CREATED_AT: Final = _PLACE["created_at"]
 _EXPIRES_AT: Final = _PLACE["expires_at"]
-_STARTED_AT: Final = _PLACE["started_at"]
-_MODEL: Final = _PLACE["model"]
 _CLAIMED: Final = list(_DEFAULT_RUN.field_values())
+_CLAIMED_FIELDS: Final = tuple(name for name in CLAIMED_COLUMNS if name in FIELDS)
+_created_with: Final = getter(CREATE_COLUMNS, "queue", "priority", "actor")
 
 
 def decode_entry(row: Row) -> Entry:

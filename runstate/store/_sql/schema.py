@@ -10,88 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import attrs
-
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunStatus
+from runstate.store._sql.dialect import Dialect
 
 __all__ = [
     "ENDED",
     "LIVE",
-    "POSTGRES",
-    "SQLITE",
     "TABLES",
-    "Dialect",
     "create_tables",
     "occupies_thread",
     "sql_list",
-    "thread_lock_sql",
 ]
 
 TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
 
 
-@attrs.frozen
-class Dialect:
-    """What a dialect calls things, where the two differ."""
-
-    name: str
-    number: str
-    """The type of a 64-bit integer."""
-    json: str
-    """The type of a column that holds JSON text."""
-    text: str
-    """The type of a text that is compared byte by byte."""
-    serial_key: str
-    """The type of a key that the database counts up."""
-    null_safe_eq: str
-    """The comparison that takes two nulls for equal."""
-    false: str
-    """False."""
-    table_options: str
-    hot_table_options: str
-    """The same for the table whose rows change often."""
-
-    def is_json(self, column: str) -> str:
-        """Return the CHECK that a column holds JSON; empty where its type says so already."""
-        return "" if self.json == "json" else f" CHECK ({column} IS NULL OR json_valid({column}))"
-
-    def is_object(self, column: str) -> str:
-        """Return the CHECK that a column holds a JSON object: the JSON null is not NULL, and says as little."""
-        if self.json == "json":
-            return f" CHECK (json_typeof({column}) = 'object')"
-        return f" CHECK ({column} IS NULL OR (json_valid({column}) AND json_type({column}) = 'object'))"
-
-
-SQLITE: Final = Dialect(
-    name="sqlite",
-    number="INTEGER",
-    json="TEXT",
-    text="TEXT",
-    serial_key="INTEGER PRIMARY KEY AUTOINCREMENT",  # or the number of a run that was pruned would be given again
-    null_safe_eq="IS",
-    false="0",
-    table_options=" STRICT",
-    hot_table_options=" STRICT",
-)
-POSTGRES: Final = Dialect(
-    name="postgres",
-    number="bigint",
-    json="json",
-    text='text COLLATE "C"',
-    serial_key="bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
-    null_safe_eq="IS NOT DISTINCT FROM",
-    false="false",
-    table_options="",
-    # Dead rows are made at every transition; let the page hold some, and let them be swept often.
-    hot_table_options=" WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01,"
-    " autovacuum_analyze_scale_factor = 0.02)",
-)
-
-
 def sql_list(words: Sequence[str]) -> str:
     """Return names of the law as a list of SQL literals. They are identifiers, so there is nothing to escape."""
     if not all(word.replace("_", "").replace(" ", "").isalpha() for word in words):
-        raise ValueError(f"not the words of a law: {words}")
+        raise ValueError(f"not names of the lifecycle: {words}")
     return ", ".join(f"'{word}'" for word in words)
 
 
@@ -110,17 +47,12 @@ def occupies_thread(row: str = "") -> str:
     )
 
 
-def thread_lock_sql(thread: str) -> str:
-    """Return PostgreSQL's call that holds a thread until the commit. All who do so must mean the same lock."""
-    return f"pg_advisory_xact_lock(hashtextextended('runstate ' || {thread}, 0))"
-
-
-def _run_table(words: Dialect) -> str:
+def _run_table(dialect: Dialect) -> str:
     # What a row must be stands in `guards.py`: PostgreSQL reads every CHECK anew at each statement.
-    number, json, text = words.number, words.json, words.text
+    number, json, text = dialect.number, dialect.json, dialect.text
     return f"""\
 CREATE TABLE runstate_run (
-    seq {words.serial_key},
+    seq {dialect.serial_key},
     id {text} NOT NULL UNIQUE,
     thread_id {text} NOT NULL,
     assistant_id {text} NOT NULL,
@@ -150,7 +82,7 @@ CREATE TABLE runstate_run (
     idempotency_key {text},
     worker {number},
     attempt {number} NOT NULL
-){words.hot_table_options}"""
+){dialect.hot_table_options}"""
 
 
 _INDEXES: Final = (
@@ -176,21 +108,12 @@ CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
 )
 
 
-def create_tables(words: Dialect) -> tuple[str, ...]:
+def create_tables(dialect: Dialect) -> tuple[str, ...]:
     """Return the statements that make the tables and indexes of an empty store."""
-    number, json = words.number, words.json
-    sqlite = words is SQLITE
-    # Counted up for ever: who reads on from a place must not miss an entry that got the number of a pruned one.
-    history_key = "id INTEGER PRIMARY KEY AUTOINCREMENT,\n    " if sqlite else ""
-    history_end = (
-        f"    UNIQUE (run, version)\n){words.table_options}" if sqlite else "    PRIMARY KEY (run, version)\n)"
-    )
-    # PostgreSQL's transactions commit in another order than they began: who reads on from a place in the history of
-    # all runs needs to know which were still under way.
-    transaction = "" if sqlite else "    tx bigint NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),\n"
+    number, json = dialect.number, dialect.json
     history = f"""\
 CREATE TABLE runstate_history (
-    {history_key}run {number} NOT NULL,
+    {dialect.history_key}run {number} NOT NULL,
     version {number} NOT NULL,
     event TEXT,
     source TEXT,
@@ -198,20 +121,20 @@ CREATE TABLE runstate_history (
     at {number} NOT NULL,
     actor TEXT,
     detail {json},
-{transaction}{history_end}"""
+{dialect.history_end}"""
     settings = f"""\
 CREATE TABLE runstate_settings (
-    id {words.text} PRIMARY KEY NOT NULL,  -- as that of the run: by another collation no index would be used
-    settings {json} NOT NULL{words.is_object("settings")}
-){words.table_options}"""
+    id {dialect.text} PRIMARY KEY NOT NULL,  -- as that of the run: by another collation no index would be used
+    settings {json} NOT NULL{dialect.check_object("settings")}
+){dialect.table_options}"""
     notes = f"""\
 CREATE TABLE runstate_notes (
     run {number} PRIMARY KEY NOT NULL,
-    checkpoint {json}{words.is_json("checkpoint")},
+    checkpoint {json}{dialect.check_json("checkpoint")},
     prompt_tokens {number} NOT NULL DEFAULT 0,
     completion_tokens {number} NOT NULL DEFAULT 0,
     progress TEXT
-){words.table_options}"""
+){dialect.table_options}"""
     # The session 0 is nobody's and closed for ever: a run that its worker released belongs to it.
     worker = f"""\
 CREATE TABLE runstate_worker (
@@ -220,11 +143,6 @@ CREATE TABLE runstate_worker (
     began_at {number} NOT NULL,
     lease_until {number} NOT NULL,
     closed {number} NOT NULL CHECK (closed IN (0, 1))
-){words.table_options}"""
+){dialect.table_options}"""
     nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1)"
-    brin = (
-        ()
-        if sqlite
-        else ("CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx) WITH (autosummarize = on)",)
-    )
-    return (_run_table(words), *_INDEXES, history, *brin, settings, notes, worker, nobody)
+    return (_run_table(dialect), *_INDEXES, history, *dialect.history_indexes, settings, notes, worker, nobody)

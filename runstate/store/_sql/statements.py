@@ -12,30 +12,31 @@ from functools import cached_property
 from typing import Final
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, StatusField
+from runstate.store._sql.columns import (
+    CLAIMED_COLUMNS,
+    CREATE_COLUMNS,
+    MOVE_COLUMNS,
+    PAYLOAD,
+    RUN_COLUMNS,
+    SETTLE_COLUMNS,
+    Column,
+    columns,
+)
+from runstate.store._sql.dialect import thread_lock_sql
 from runstate.store._sql.leases import Leases
-from runstate.store._sql.queries import Column, columns
-from runstate.store._sql.schema import ENDED, SQLITE, occupies_thread, sql_list, thread_lock_sql
-from runstate.store._types import Outcome
+from runstate.store._sql.schema import ENDED, occupies_thread, sql_list
+from runstate.store._worker_types import Outcome
 
-__all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Statements"]
+__all__ = ["OUTCOMES", "Statements"]
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _ASKED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
 # Not a join: the planner would make one of the whole table.
 _PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
-_IDLE: Final = sql_list([status for status in RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL) if status != _STARTED])
+_IDLE: Final = sql_list(sorted(set(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) - {_STARTED}))
 
 
-CREATE_COLUMNS: Final = columns(
-    *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
-    *("not_before:bigint", "exclusive", "idempotency_key", "ready:bigint", "actor", "settings"),
-)
 _HELD: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
-PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
-MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)
-SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")
-
-
 _ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
 
 OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
@@ -60,7 +61,7 @@ class Statements(Leases):
 
     def _create(self, with_settings: bool) -> str:
         # What stands beside a run is written first: once the run is there, nobody may add to it.
-        beside = self.dialect is not SQLITE and with_settings
+        beside = self.dialect.creates_in_one and with_settings
         waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
         return (
             f"WITH {self.table(CREATE_COLUMNS)}"
@@ -77,7 +78,7 @@ class Statements(Leases):
     @cached_property
     def _settings(self) -> str:
         return (
-            f"INSERT INTO runstate_settings (id, settings) SELECT v.id, {self.json('v.settings')} FROM v"
+            f"INSERT INTO runstate_settings (id, settings) SELECT v.id, {self.dialect.as_json('v.settings')} FROM v"
             " WHERE v.settings IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
             " ON CONFLICT DO NOTHING"  # who stands in the way creates a run with this id, too, or did so before us
         )
@@ -104,7 +105,7 @@ class Statements(Leases):
         """
         target = RUN_LIFECYCLE.target_of(event)
         sources = RUN_LIFECYCLE.sources_of(event)
-        at = f"{self.greatest}(r.at, {now})"
+        at = f"{self.dialect.greatest}(r.at, {now})"
         sets = {
             "status": f"'{target}'",
             "version": "r.version + 1",
@@ -131,8 +132,8 @@ class Statements(Leases):
 
     def _given(self, event: RunEvent) -> dict[str, str]:
         """Return what a move carries, from the values handed in; the usage that was noted where none is."""
-        params = {name: self.json(f"v.{name}") for name in PAYLOAD}
-        return params | {"usage": f"coalesce({self.json('v.usage')}, {self.checkpointed_usage})"}
+        params = {name: self.dialect.as_json(f"v.{name}") for name in PAYLOAD}
+        return params | {"usage": f"coalesce({self.dialect.as_json('v.usage')}, {self.checkpointed_usage})"}
 
     @staticmethod
     def in_legal_source(event: RunEvent) -> str:
@@ -165,8 +166,7 @@ class Statements(Leases):
 
     @cached_property
     def _returned(self) -> str:
-        # SQLite's RETURNING does not know the table by its alias.
-        return self.columns.replace("r.", "runstate_run.") if self.dialect is SQLITE else self.columns
+        return self.selected(RUN_COLUMNS, self.dialect.returned)
 
     @cached_property
     def confirm_idle(self) -> str:
@@ -182,7 +182,7 @@ class Statements(Leases):
     # --- work -----------------------------------------------------------------------------------------------------
 
     def _settling(self, event: RunEvent, laden: bool) -> str:
-        params = self._given(event) if laden else {"usage": self.json("v.usage")}
+        params = self._given(event) if laden else {"usage": self.dialect.as_json("v.usage")}
         return (
             f"UPDATE runstate_run AS r SET {self.set_clause(event, actor=self.param('actor', 'text'), params=params)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
@@ -198,7 +198,7 @@ class Statements(Leases):
     @cached_property
     def settle(self) -> Mapping[Outcome, str]:
         """Commit an outcome of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
-        own = "runstate_run" if self.dialect is SQLITE else "r"
+        own = self.dialect.returned
         return {
             (event, laden): f"WITH {self.table(self.settle_columns(laden))} {self._settling(event, laden)}"
             f" RETURNING {own}.seq, {own}.version"
@@ -227,12 +227,10 @@ class Statements(Leases):
 
     def picking(self, names: str = "seq", now: str = "(SELECT now FROM t)") -> str:
         """Return the query of columns of the runs that a worker claims next, if its lease holds."""
-        # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
-        by_index = " INDEXED BY runstate_run_claim" if self.dialect is SQLITE else ""
         return (
-            f"SELECT {names} FROM runstate_run{by_index} WHERE status = '{INITIAL_STATUS}' AND ready_at IS NOT NULL"
-            f" AND queue = {self.param('queue', 'text')} AND {self.in_time(now, '')} AND {self.leased(now)}"
-            f" ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
+            f"SELECT {names} FROM runstate_run{self.dialect.claim_index} WHERE status = '{INITIAL_STATUS}'"
+            f" AND ready_at IS NOT NULL AND queue = {self.param('queue', 'text')} AND {self.in_time(now, '')}"
+            f" AND {self.leased(now)} ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
         )
 
     def _claiming(self, picked: str) -> str:
@@ -256,7 +254,7 @@ class Statements(Leases):
             f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{INITIAL_STATUS}' AND r.ready_at IS NOT NULL"
             f" AND {self.in_time('t.now')}"
         )
-        own = "runstate_run" if self.dialect is SQLITE else "r"
+        own = self.dialect.returned
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
 
     @cached_property
@@ -265,7 +263,7 @@ class Statements(Leases):
 
         Gives back 0 and a settled seq, or 1 and a claimed run.
         """
-        nothing = ", ".join("NULL" for _ in (*self.CLAIMED[2:], "settings"))
+        nothing = ", ".join("NULL" for _ in CLAIMED_COLUMNS[2:])
         return {
             (event, laden): f"WITH {self.table(self.settle_columns(laden))},"
             f" settled AS ({self._settling(event, laden)} RETURNING r.seq, r.version),"
@@ -283,8 +281,8 @@ class Statements(Leases):
 
     def _sweeping(self, event: RunEvent, where: str, last_error: str = "NULL") -> str:
         """Move up to `limit` runs for which `where` holds by `event`; gives back their ids."""
-        own = "runstate_run" if self.dialect is SQLITE else "r"
-        params = {"usage": self.checkpointed_usage, "last_error": self.json(last_error)}
+        own = self.dialect.returned
+        params = {"usage": self.checkpointed_usage, "last_error": self.dialect.as_json(last_error)}
         moving = self.set_clause(event, actor=self.param("actor", "text"), params=params)
         some = (
             f"SELECT q.seq FROM runstate_run AS q WHERE {self.in_legal_source(event).replace('r.', 'q.')} AND {where}"
@@ -297,10 +295,7 @@ class Statements(Leases):
     def _some(self, rows: str) -> str:
         """Return the condition to be among up to `limit` rows `q` that a query finds and nobody else is moving."""
         limited = f"{rows} LIMIT {self.param('limit')}"
-        if self.dialect is SQLITE:
-            return f"IN ({limited})"
-        # Not IN: where PostgreSQL joins by a loop it asks again for every row, and finds others each time.
-        return f"= ANY (ARRAY({limited} FOR UPDATE OF q SKIP LOCKED))"
+        return self.dialect.among(limited, skip_locked="q")
 
     _LAPSED: Final = "q.worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
 
@@ -327,7 +322,7 @@ class Statements(Leases):
     def take_over(self) -> str:
         """Give up to `limit` lapsed runs with attempts left to a worker; their status stays."""
         # By `coalesce` planners keep off the index of deadlines, which every live run is in.
-        own = "runstate_run" if self.dialect is SQLITE else "r"
+        own = self.dialect.returned
         some = (
             f"SELECT q.seq FROM runstate_run AS q WHERE {self._LAPSED} AND q.status = '{_STARTED}'"
             f" AND q.attempt < {self.param('max_attempts')}"
@@ -344,7 +339,7 @@ class Statements(Leases):
     @cached_property
     def release(self) -> str:
         """Give back a run that a worker holds, so that another takes it over at once."""
-        own = "runstate_run" if self.dialect is SQLITE else "r"
+        own = self.dialect.returned
         return (
             f"UPDATE runstate_run AS r SET worker = 0, attempt = r.attempt - 1 WHERE r.seq = {self.param('seq')}"
             f" AND r.worker = {self.param('worker')} AND {self.same_claim(self.param('version'))} RETURNING {own}.seq"
@@ -361,14 +356,14 @@ class Statements(Leases):
             f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{INITIAL_STATUS}'"
             f" AND (b.not_before IS NULL OR b.not_before <= {now})))"
         )
-        own = "runstate_run" if self.dialect is SQLITE else "r"
+        own = self.dialect.returned
         some = (
             f"SELECT q.seq FROM runstate_run AS q WHERE q.status = '{INITIAL_STATUS}' AND q.ready_at IS NULL"
             f" AND (q.not_before IS NULL OR q.not_before <= {now}) AND ({first})"
         )
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r"
-            f" SET ready_at = {self.greatest}(r.at, t.now) FROM t"
+            f" SET ready_at = {self.dialect.greatest}(r.at, t.now) FROM t"
             f" WHERE r.ready_at IS NULL AND r.seq {self._some(some)} RETURNING {own}.id"
         )
 
@@ -386,5 +381,4 @@ class Statements(Leases):
     def prune(self) -> str:
         """Delete up to `limit` of them, the oldest first."""
         some = f"{self._ended()} ORDER BY seq LIMIT {self.param('limit')}"
-        among = f"IN ({some})" if self.dialect is SQLITE else f"= ANY (ARRAY({some}))"
-        return f"DELETE FROM runstate_run WHERE seq {among} RETURNING seq"
+        return f"DELETE FROM runstate_run WHERE seq {self.dialect.among(some)} RETURNING seq"

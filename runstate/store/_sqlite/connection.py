@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import quote
 
 from runstate.clock import monotonic, sleep
 from runstate.clock import time_us as _now
-from runstate.store._sql.connection import CALLERS_DATABASE, Params, Trouble, driver_connection
+from runstate.store._notifier import LocalNotifier
+from runstate.store._sql.columns import CREATE_COLUMNS, Column, position
+from runstate.store._sql.connection import CALLERS_DATABASE, Groups, Params, Trouble, driver_connection
+from runstate.store._sql.dialect import SQLITE, Dialect
+from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.migrations import ddl
-from runstate.store._sql.queries import Column
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import SQLITE, TABLES, Dialect
+from runstate.store._sql.schema import TABLES
 from runstate.store._sql.statements import Statements
+from runstate.store._sqlite.files import FileId, file_id
+from runstate.store._sqlite.identity import identity_of
+from runstate.store._sqlite.notifier import SqliteNotifier
+from runstate.store._sqlite.settle_and_claim import settle_and_claim
+from runstate.store.availability import Availability
 from runstate.store.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable, StoreUrlError
 
 __all__ = ["SqliteConnection", "SqliteDatabase", "map_error"]
@@ -27,6 +35,7 @@ _OLDEST: Final = (3, 38, 0)
 # Between two looks whether another process has finished writing. SQLite's own waiting sleeps up to 100 ms at a time.
 _LOOKS_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SETTINGS: Final = position(CREATE_COLUMNS, "settings")
 _OUR_TYPES: Final = frozenset({"INTEGER", "TEXT"})
 _NO_ROOM: Final = "the disk is full"
 _COLUMNS: Final = "SELECT t.value, c.name FROM json_each(:tables) t, pragma_table_info(t.value) c"
@@ -76,19 +85,6 @@ def _is_complete(cursor: sqlite3.Cursor) -> bool:
         new.executescript(ddl(SQLITE))
         needed = set(new.execute(_COLUMNS, tables))
     return needed <= set(cursor.execute(_COLUMNS, tables))
-
-
-FileId: TypeAlias = tuple[int, int]
-"""Which file it is, whatever its path: of its device and there."""
-
-
-def file_id(path: str) -> FileId | None:
-    """Return which file is at a path; None if there is none, or one that cannot be looked at."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  # before every transaction: a Path takes three times as long
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 class SqliteConnection:
@@ -198,6 +194,24 @@ class SqliteConnection:
         """Return the parameters that hand `rows` to a statement: one JSON text."""
         return {"rows": json.dumps(rows if isinstance(rows, list) else list(rows))}
 
+    def insert_runs(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Insert runs, what stands beside them first: once a run is there, no caller may add to it."""
+        params = self.bind_rows(CREATE_COLUMNS, rows)
+        has_settings = any(row[_SETTINGS] is not None for row in rows)
+        if has_settings:
+            self.execute(self.statements.add_settings, params)
+        return self.execute(self.statements.create[has_settings], params)
+
+    def settle_and_claim(
+        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int
+    ) -> tuple[set[int], list[Row]]:
+        """Commit outcomes and claim up to `limit` runs."""
+        return settle_and_claim(self, owner, groups, queues, limit)
+
+    def identity(self) -> StoreIdentity:
+        """Return which file the connection finds the tables of a store in."""
+        return identity_of(self)
+
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
         """Commit what happens inside together, or nothing of it."""
@@ -281,6 +295,7 @@ class SqliteDatabase:
     """An SQLite file, or one in memory, which lives as long as its only connection."""
 
     dialect: Dialect = SQLITE
+    embedded: bool = True
 
     def __init__(self, path: str, wait_s: float = 10.0) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
@@ -343,6 +358,10 @@ class SqliteDatabase:
         if not isinstance(inner, sqlite3.Connection):
             raise StoreError(f"expected a sqlite3 connection, got {type(inner).__name__}: use one of sqlite3's")
         return SqliteConnection(inner, CALLERS_DATABASE, 0.0, owned=False)
+
+    def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:
+        """Return what hears of changes: in memory nothing else can make any."""
+        return LocalNotifier() if self.in_memory else SqliteNotifier(external_commits)
 
     def close(self) -> None:
         """Let the database in memory go."""

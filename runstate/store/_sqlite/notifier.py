@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
-from typing import Final, Protocol
+from typing import Final
 
 from runstate.clock import monotonic, sleep
 from runstate.store._notifier import ALL_CHANGES, LocalNotifier
 from runstate.store.errors import StoreError
 
 __all__ = ["SqliteNotifier"]
-
-
-class _CommitCounter(Protocol):
-    """What counts the commits of other connections."""
-
-    def external_commits(self) -> int | None:
-        """Return a number that changes with them; None if there is no telling now."""
-        ...
 
 
 class SqliteNotifier(LocalNotifier):
@@ -28,9 +21,10 @@ class SqliteNotifier(LocalNotifier):
     _SELDOM_S: Final = 0.012
     _AWAKE_S: Final = 1.0  # how long it asks often after something happened
 
-    def __init__(self, commits: _CommitCounter) -> None:
+    def __init__(self, external_commits: Callable[[], int | None]) -> None:
+        """Over what counts the commits of other connections; it returns None where that is not known now."""
         super().__init__()
-        self._commits = commits
+        self._external_commits = external_commits
         self._thread: Thread | None = None
         self._closed = Event()
 
@@ -45,13 +39,11 @@ class SqliteNotifier(LocalNotifier):
         awake_until = 0.0
         while not self._closed.is_set():
             with suppress(StoreError):
-                now = self._commits.external_commits()
+                now = self._external_commits()
                 if now is not None and now != known:
                     if known is not None:
                         awake_until = monotonic() + self._AWAKE_S
-                    self._notify_listeners(
-                        ALL_CHANGES
-                    )  # at the first look too: who knows what was missed since it was asked for
+                    self._notify_listeners(ALL_CHANGES)  # at the first look too: something may have been missed
                     known = now
             if not self._listeners and not self._continues():
                 return

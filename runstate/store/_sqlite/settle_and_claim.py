@@ -10,22 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Final, Protocol
 
 from runstate.clock import time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
-from runstate.store._sql.connection import Params
+from runstate.store._sql.columns import CLAIMED_COLUMNS
+from runstate.store._sql.connection import Connection, Groups, Params
+from runstate.store._sql.dialect import SQLITE
 from runstate.store._sql.rows import Row
-from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.settle import settle_group
 from runstate.store._sql.statements import Statements
-from runstate.store._sqlite.connection import SqliteConnection
-from runstate.store._types import Settle
+from runstate.store._worker_types import Settle
 
-__all__ = ["COMPLETE_ONLY", "claim_next", "claimable", "complete_only"]
+__all__ = ["claimable", "settle_and_claim"]
 
 _SQL: Final = Statements(SQLITE)
 _DONE: Final = RunEvent.COMPLETE
-COMPLETE_ONLY: Final = (_DONE, False)
+_COMPLETE_ONLY: Final = (_DONE, False)
 """The outcome that most runs have: completed, with what it used, and no more."""
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
@@ -39,7 +40,37 @@ _COMPLETED: Final = (
 )
 
 
-def complete_only(session: SqliteConnection, owner: Params, settles: Sequence[Settle]) -> set[int]:
+class _Connection(Connection, Protocol):
+    """A connection that says how many rows a statement has changed."""
+
+    def change(self, statement: str, params: Params) -> int:
+        """Execute a statement that gives nothing back; return how many rows it changed."""
+        ...
+
+
+def settle_and_claim(
+    session: _Connection,
+    owner: Params,
+    groups: Groups,
+    queues: Sequence[str],
+    limit: int,
+) -> tuple[set[int], list[Row]]:
+    """Commit outcomes and claim runs; return the seqs of those settled, and the rows of those claimed."""
+    settled: set[int] = set()
+    for outcome, group in groups:
+        if outcome == _COMPLETE_ONLY:
+            settled |= _complete_only(session, owner, group)
+        else:
+            settled |= settle_group(session, owner, outcome, group)
+    claimed: list[Row] = []
+    for queue in queues:
+        left = limit - len(claimed)
+        if left > 0:
+            claimed += _claim(session, {**owner, "queue": queue, "limit": left})
+    return settled, claimed
+
+
+def _complete_only(session: _Connection, owner: Params, settles: Sequence[Settle]) -> set[int]:
     """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
     seqs = [settle.run.seq for settle in settles]
     params = {**owner, "seqs": json.dumps(seqs)}
@@ -71,10 +102,10 @@ def _completing(*, alike: bool) -> str:
     return f"{start} FROM (SELECT {names} FROM json_each(:each)) AS v WHERE r.seq = v.key AND {held}"
 
 
-def claim_next(session: SqliteConnection, params: Params) -> Sequence[Row]:
+def _claim(session: _Connection, params: Params) -> Sequence[Row]:
     """Claim up to `limit` queued runs of a queue; return what `rows.decode_claimed` reads."""
     params = {**params, "now": time_us()}  # the same moment in both statements
-    ((found, seqs),) = session.execute(claimable(session.statements.CLAIMED), params)
+    ((found, seqs),) = session.execute(claimable(), params)
     if seqs == "[]":
         return ()
     session.change(_CLAIMING, {**params, "seqs": seqs})
@@ -83,20 +114,22 @@ def claim_next(session: SqliteConnection, params: Params) -> Sequence[Row]:
 
 
 @cache
-def claimable(names: Sequence[str]) -> str:
+def claimable() -> str:
     """Return the query of what a claim will give back, as it will stand then, and of the seqs."""
     after = {
         "version": "version + 1",
         "status": f"'{_STARTED}'",
-        "at": _AT,
+        "changed_at_us": _AT,
         "attempt": "1",
         "started_at": f"{_AT} / 1000000",
         "actor": ":actor",
     }
-    settings = "(SELECT settings FROM runstate_settings AS s WHERE s.id = r.id)"
-    columns = ", ".join((*(after.get(name, name) for name in names), settings))
-    picked = _SQL.picking(", ".join(names), ":now")
-    return f"SELECT json_group_array(json_array({columns})), json_group_array(seq) FROM ({picked}) AS r"
+    *names, settings = CLAIMED_COLUMNS
+    stored = ["at" if name == "changed_at_us" else name for name in names]
+    columns = [after.get(name, column) for name, column in zip(names, stored, strict=True)]
+    columns.append(f"(SELECT {settings} FROM runstate_settings AS s WHERE s.id = r.id)")
+    picked = _SQL.picking(", ".join(stored), ":now")
+    return f"SELECT json_group_array(json_array({', '.join(columns)})), json_group_array(seq) FROM ({picked}) AS r"
 
 
 _CLAIMING: Final = (

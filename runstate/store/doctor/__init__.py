@@ -10,10 +10,11 @@ It only reads. (PostgreSQL: it makes temporary tables in a transaction that it r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from runstate.run import validators
 from runstate.run.values import raise_if_invalid
+from runstate.store._api.store import Store, database_of
 from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.migrations import LATEST, require_latest, version_of
 from runstate.store.doctor.diagnosis import Diagnosis, Finding, Progress, Severity, Sheet
@@ -23,20 +24,11 @@ from runstate.store.doctor.schema import examine_schema
 from runstate.store.doctor.stuck import examine_waiting
 from runstate.store.errors import SchemaMismatch, StoreError
 
-__all__ = ["Diagnosis", "Finding", "HasDatabase", "Progress", "Severity", "examine"]
+__all__ = ["Diagnosis", "Finding", "Progress", "Severity", "examine"]
 
 _SPAN: Final = validators.number(0, validators.YEAR_10000)
 _MOST: Final = validators.integer(1)
 _NONE: Final = validators.integer(0)
-
-
-class HasDatabase(Protocol):
-    """A store, as far as the doctor knows it."""
-
-    @property
-    def database(self) -> Database:
-        """Where its runs are."""
-        ...
 
 
 def _unheard(what: str, seen: int, all_there_is: int) -> None:
@@ -44,7 +36,7 @@ def _unheard(what: str, seen: int, all_there_is: int) -> None:
 
 
 def examine(
-    where: Database | HasDatabase,
+    where: Store | Database,
     *,
     stuck_after_s: float = 3600.0,
     old_snapshot_s: float = 600.0,
@@ -72,7 +64,7 @@ def examine(
             *_MOST("most", most),
         )
     )
-    database = cast("Database", getattr(where, "database", where))
+    database = database_of(where) if isinstance(where, Store) else where
     sheet = Sheet(most)
     session = _open(database)
     runs = entries = 0

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, cast
 
 from runstate.clock import format_duration
 from runstate.store._sql.connection import Connection, Database
-from runstate.store._sql.schema import SQLITE
 from runstate.store.doctor.diagnosis import Sheet
 from runstate.store.errors import StoreError
 
@@ -144,7 +143,7 @@ def examine_health(
     database: Database, session: Connection, sheet: Sheet, *, old_snapshot_s: float, quick_check: bool
 ) -> None:
     """Note what ails the database itself."""
-    if session.statements.dialect is not SQLITE:
+    if not database.embedded:
         _examine_postgres(session, sheet, old_snapshot_s)
         return
     if not database.in_memory:

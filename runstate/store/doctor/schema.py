@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from runstate.store._sql.connection import Connection
+from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.migrations import ddl, migrate
-from runstate.store._sql.schema import POSTGRES, SQLITE
 from runstate.store.doctor.catalog import Made, Objects, compare
 from runstate.store.doctor.diagnosis import Sheet
 from runstate.store.errors import StoreError
@@ -146,13 +146,17 @@ def _examine_postgres(session: Connection, sheet: Sheet) -> None:
         return
 
 
+def _examine_sqlite(session: Connection, sheet: Sheet) -> None:
+    compare(_of_sqlite(session), _sqlite_reference(), "runstate ddl --dialect sqlite", sheet)
+
+
+_EXAMINERS: Final = {SQLITE.name: _examine_sqlite, POSTGRES.name: _examine_postgres}
+
+
 def examine_schema(session: Connection, sheet: Sheet) -> None:
-    """Note what the database does not hold as the law is written in it."""
+    """Note where the database differs from what this version makes."""
     try:
-        if session.statements.dialect is SQLITE:
-            compare(_of_sqlite(session), _sqlite_reference(), "runstate ddl --dialect sqlite", sheet)
-        else:
-            _examine_postgres(session, sheet)
+        _EXAMINERS[session.statements.dialect.name](session, sheet)
     except StoreError as error:
         if error.retryable:
             raise

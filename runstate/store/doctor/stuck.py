@@ -78,7 +78,7 @@ _STUCK_REMEDY: Final = {
 
 def _live(speak: Queries) -> str:
     """Return the statement that finds live runs nobody moves on: of each kind the longest there, and how many."""
-    words = {"greatest": speak.greatest, "grace": _GRACE_US, "unowned": _UNOWNED_US, "started": _STARTED}
+    words = {"greatest": speak.dialect.greatest, "grace": _GRACE_US, "unowned": _UNOWNED_US, "started": _STARTED}
     words["stuck"] = speak.param("stuck")
     cases = " ".join(f"WHEN {kind.holds.format(**words)} THEN '{kind.name}'" for kind in _KINDS)
     return f"""\

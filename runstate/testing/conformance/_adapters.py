@@ -268,7 +268,7 @@ class RunsInStore:
         self.store: Final = store
         if clock is not None:
             self.advance: Callable[[int], None] = clock.advance
-        self.name: str = f"runstate.store, {store.database.dialect.name}"
+        self.name: str = f"runstate.store, {store.dialect}"
         self._settings = {**_NAMES, **settings}
         self._actors = count(1)
         self._claims: dict[str, tuple[Lease, StoredRun]] = {}

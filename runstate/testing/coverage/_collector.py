@@ -18,7 +18,6 @@ from runstate.run import Run
 from runstate.store._engine.commands import Command
 from runstate.store._engine.executor import ExecutionHook, execute_in_transaction, set_execution_hook
 from runstate.store._sql.connection import Connection
-from runstate.store._sql.schema import SQLITE
 from runstate.testing._hook import Listener, notify
 from runstate.testing.coverage._data import Exercised
 from runstate.testing.factories import ARRANGED, is_arranging
@@ -80,10 +79,8 @@ class Watch:
         """Perform a batch, and count what it wrote and what it refused."""
         with session.transaction():
             look = session.statements.entries_here
-            sqlite = session.statements.dialect is SQLITE
-            place = {"before": int(session.execute(session.statements.latest_cursor, {})[0][0])} if sqlite else {}
-            # A caller's own transaction may have written before; SQLite's place leaves that out.
-            before = set[tuple[Any, ...]]() if sqlite else {tuple(row) for row in session.execute(look, place)}
+            place = {"before": session.execute(session.statements.dialect.entry_mark, {})[0][0]}
+            before = {tuple(row) for row in session.execute(look, place)}  # by a caller's own transaction
             execute_in_transaction(session, batch)
             written = [row for row in session.execute(look, place) if tuple(row) not in before]
         for *_, source, event, actor in written:

@@ -9,7 +9,8 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus, Stamp
 from runstate.run.validators import YEAR_10000
-from runstate.store._sql.schema import ENDED, SQLITE, Dialect, sql_list
+from runstate.store._sql.dialect import SQLITE, Dialect
+from runstate.store._sql.schema import ENDED, sql_list
 
 __all__ = ["COMMONEST_FIRST", "FOR_EVER", "LEGAL", "Guard", "guards", "row_condition", "transition_condition"]
 
@@ -47,12 +48,11 @@ class Guard:
     sentence: str
 
 
-def _same(words: Dialect, columns: tuple[str, ...]) -> str:
+def _same(dialect: Dialect, columns: tuple[str, ...]) -> str:
     def text(row: str, column: str) -> str:
-        # PostgreSQL cannot compare two values of type json, but their texts.
-        return f"{row}.{column}::text" if words is not SQLITE and column in _JSON else f"{row}.{column}"
+        return dialect.comparable(f"{row}.{column}") if column in _JSON else f"{row}.{column}"
 
-    return " AND ".join(f"{text('NEW', column)} {words.null_safe_eq} {text('OLD', column)}" for column in columns)
+    return " AND ".join(f"{text('NEW', column)} {dialect.null_safe_eq} {text('OLD', column)}" for column in columns)
 
 
 def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
@@ -64,37 +64,36 @@ def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
     return f"CASE NEW.status {whens} ELSE {no} END"
 
 
-def _legal(words: Dialect) -> str:
+def _legal(dialect: Dialect) -> str:
     """Return the condition that a row of the law leads from OLD to NEW by NEW's event."""
     whens: list[str] = []
     for event in RUN_LIFECYCLE.events:
         sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
         whens.append(f"WHEN '{event}' THEN NEW.status = '{RUN_LIFECYCLE.target_of(event)}' AND ({sources})")
-    return f"CASE NEW.event {' '.join(whens)} ELSE {words.false} END"
+    return f"CASE NEW.event {' '.join(whens)} ELSE {dialect.false} END"
 
 
-def _timely(words: Dialect) -> Guard:
+def _timely(dialect: Dialect) -> Guard:
     """Return the guard of the deadline, of the events that end with it."""
-    yes = "1" if words is SQLITE else "true"
     whens = " ".join(f"WHEN '{event}' THEN {_IN_TIME}" for event in _UNTIL_DEADLINE)
     return Guard(
         "deadline",
         "UPDATE",
-        f"NEW.version = OLD.version OR CASE NEW.event {whens} ELSE {yes} END",
+        f"NEW.version = OLD.version OR CASE NEW.event {whens} ELSE {dialect.true} END",
         f"the deadline of the run has passed, so it cannot {' or '.join(_UNTIL_DEADLINE)} any more",
     )
 
 
-def _stamped(words: Dialect, status: RunStatus) -> str:
+def _stamped(dialect: Dialect, status: RunStatus) -> str:
     """Return the condition that a transition into a status has written its stamp, and no other."""
     own = {row.stamp for row in RUN_LIFECYCLE.transitions if row.target is status and row.stamp}
-    kept = _same(words, tuple(stamp for stamp in _STAMPS if stamp not in own))
+    kept = _same(dialect, tuple(stamp for stamp in _STAMPS if stamp not in own))
     return " AND ".join([kept, *(f"NEW.{stamp} = NEW.at / 1000000" for stamp in own)])
 
 
-def _ownership(words: Dialect) -> str:
+def _ownership(dialect: Dialect) -> str:
     """Return who may work on a run after a transition: its starter, then the same one until the run leaves."""
-    same = words.null_safe_eq
+    same = dialect.null_safe_eq
     return f"""CASE
         WHEN NEW.status = '{_STARTED}' THEN (NEW.worker IS NULL AND NEW.attempt = 0)
             OR (NEW.worker IS NOT NULL AND NEW.worker <> 0 AND NEW.attempt = 1)
@@ -107,9 +106,9 @@ def _ownership(words: Dialect) -> str:
 _UNENDED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)  # where a worker still is that has been started on
 
 
-def _claims(words: Dialect) -> str:
+def _claims(dialect: Dialect) -> str:
     """Return what may change without a transition: a run gets ready, is released, or is taken over."""
-    same = words.null_safe_eq
+    same = dialect.null_safe_eq
     untouched = f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt"
     ready = (
         f"OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL AND OLD.status = '{INITIAL_STATUS}' AND {untouched}"
@@ -129,13 +128,11 @@ def _held(status: RunStatus) -> str:
     )
 
 
-def _fields(words: Dialect) -> str:
+def _fields(dialect: Dialect) -> str:
     """Return what the law says of a row by itself: which fields have a value in which status."""
-    kind = "json_type" if words is SQLITE else "json_typeof"
-    valid = "json_valid(NEW.{0}) AND " if words is SQLITE else ""
-    held = _by_status(words.false, {status: _held(status) for status in RunStatus})
+    held = _by_status(dialect.false, {status: _held(status) for status in RunStatus})
     # The JSON null is not NULL, and says as little.
-    objects = [f"(NEW.{c} IS NULL OR ({valid.format(c)}{kind}(NEW.{c}) = 'object'))" for c in sorted(_JSON)]
+    objects = [f"(NEW.{c} IS NULL OR ({_is_some_object(dialect, c)}))" for c in sorted(_JSON)]
     bounds = [
         f"NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}",
         f"(NEW.expires_at IS NULL OR (NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}))",
@@ -144,15 +141,17 @@ def _fields(words: Dialect) -> str:
     return " AND ".join([held, *objects, *bounds, begun])
 
 
-def _is_object(words: Dialect, column: str) -> str:
+def _is_some_object(dialect: Dialect, column: str) -> str:
+    """Return the same condition in plain words, for guards that are asked after the sentence of a refusal."""
+    return f"{dialect.valid_json(f'NEW.{column}')}{dialect.json_type}(NEW.{column}) = 'object'"
+
+
+def _is_object(dialect: Dialect, column: str) -> str:
     """Return the condition that a column, which is not null, holds a JSON object."""
-    if words is not SQLITE:
-        return f"json_typeof(NEW.{column}) = 'object'"
-    begins = f"NEW.{column} >= '{{' AND NEW.{column} < '|'"  # what is valid and begins so is one
-    return f"(json_valid(NEW.{column}) AND (({begins}) OR json_type(NEW.{column}) = 'object'))"
+    return dialect.is_object(f"NEW.{column}")
 
 
-def row_condition(words: Dialect, event: RunEvent) -> str:
+def row_condition(dialect: Dialect, event: RunEvent) -> str:
     """Return what the guards of a transition come to where its event is known: a fifth of it all to compare.
 
     A deadline, where it does not go, is the one that was checked at birth.
@@ -160,7 +159,7 @@ def row_condition(words: Dialect, event: RunEvent) -> str:
     target = RUN_LIFECYCLE.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
     objects = [field for field in _HELD if field in _JSON and RUN_LIFECYCLE.is_present(field, target)]
-    same = f"NEW.attempt = OLD.attempt AND NEW.worker {words.null_safe_eq} OLD.worker"
+    same = f"NEW.attempt = OLD.attempt AND NEW.worker {dialect.null_safe_eq} OLD.worker"
     gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
     if target == _STARTED:
         owned = "CASE WHEN NEW.worker IS NULL THEN NEW.attempt = 0 ELSE NEW.attempt = 1 AND NEW.worker <> 0 END"
@@ -171,23 +170,21 @@ def row_condition(words: Dialect, event: RunEvent) -> str:
     conditions = [
         f"NEW.status = '{target}' AND ({sources}) AND NEW.source = OLD.status",
         f"NEW.at >= OLD.at AND NEW.at < {YEAR_10000 * 1_000_000}",
-        _stamped(words, target),
+        _stamped(dialect, target),
         _held(target),
         *(["NEW.expires_at = OLD.expires_at"] if RUN_LIFECYCLE.is_present("expires_at", target) else []),
         *([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),
-        *(_is_object(words, field) for field in objects),
-        f"(NEW.detail IS NULL OR {_is_object(words, 'detail')})",
-        f"NEW.ready_at {words.null_safe_eq} OLD.ready_at",
+        *(_is_object(dialect, field) for field in objects),
+        f"(NEW.detail IS NULL OR {_is_object(dialect, 'detail')})",
+        f"NEW.ready_at {dialect.null_safe_eq} OLD.ready_at",
         *(["NEW.ready_at IS NOT NULL"] if target == _STARTED else []),
         owned,
     ]
     return " AND ".join(conditions)
 
 
-def _birth(words: Dialect) -> Guard:
+def _birth(dialect: Dialect) -> Guard:
     """Return the guard of what is inserted."""
-    kind = "json_type" if words is SQLITE else "json_typeof"
-    valid = "json_valid(NEW.detail) AND " if words is SQLITE else ""
     empty = " AND ".join(f"NEW.{column} IS NULL" for column in _EMPTY_AT_BIRTH)
     return Guard(
         "birth",
@@ -200,7 +197,7 @@ def _birth(words: Dialect) -> Guard:
         " AND NEW.id <> '' AND NEW.thread_id <> '' AND NEW.assistant_id <> '' AND NEW.queue <> ''"
         " AND (NEW.idempotency_key IS NULL OR NEW.idempotency_key <> '')"
         " AND (NEW.exclusive IS NULL OR NEW.exclusive = 'reject' OR NEW.exclusive = 'queue')"
-        f" AND (NEW.detail IS NULL OR ({valid}{kind}(NEW.detail) = 'object'))",
+        f" AND (NEW.detail IS NULL OR ({_is_some_object(dialect, 'detail')}))",
         f"a run is born {INITIAL_STATUS}, at version 1, with no stamp but its birth",
     )
 
@@ -211,46 +208,46 @@ def transition_condition() -> str:
     return f"NEW.version = OLD.version + 1 AND CASE NEW.event {whens} ELSE 0 END"
 
 
-def guards(words: Dialect) -> Iterator[Guard]:
+def guards(dialect: Dialect) -> Iterator[Guard]:
     """Yield every guard of the run table, the likeliest mistake first."""
-    yield _birth(words)
+    yield _birth(dialect)
     yield Guard(
         "identity",
         "UPDATE",
-        _same(words, FOR_EVER),
+        _same(dialect, FOR_EVER),
         "what a run was created with never changes",
     )
     yield Guard(
         "transition",
         "UPDATE",
         f"""CASE NEW.version - OLD.version
-        WHEN 1 THEN {_legal(words)}
+        WHEN 1 THEN {_legal(dialect)}
             AND NEW.source = OLD.status AND NEW.at >= OLD.at
-        WHEN 0 THEN NEW.status = OLD.status AND {_same(words, (*_ENTRY, *_STAMPS, *_HELD))}
-        ELSE {words.false}
+        WHEN 0 THEN NEW.status = OLD.status AND {_same(dialect, (*_ENTRY, *_STAMPS, *_HELD))}
+        ELSE {dialect.false}
     END""",
         "no row of the law allows this transition; it also writes event, source, version + 1 and at",
     )
-    yield _timely(words)
+    yield _timely(dialect)
     yield Guard(
         "stamps",
         "UPDATE",
-        f"NEW.version = OLD.version OR ({_by_status(words.false, {s: _stamped(words, s) for s in RunStatus})}"
+        f"NEW.version = OLD.version OR ({_by_status(dialect.false, {s: _stamped(dialect, s) for s in RunStatus})}"
         " AND (NEW.expires_at IS NULL OR NEW.expires_at = OLD.expires_at))",
         "a transition writes its own stamp with its own time, and no other",
     )
     yield Guard(
         "fields",
         "UPDATE",
-        f"NEW.version = OLD.version OR ({_fields(words)})",
+        f"NEW.version = OLD.version OR ({_fields(dialect)})",
         "a status has the fields that the law gives it, as JSON objects, and no other",
     )
     yield Guard(
         "claims",
         "UPDATE",
         f"""CASE WHEN NEW.version <> OLD.version
-        THEN NEW.ready_at {words.null_safe_eq} OLD.ready_at AND {_ownership(words)}
-        ELSE {_claims(words)}
+        THEN NEW.ready_at {dialect.null_safe_eq} OLD.ready_at AND {_ownership(dialect)}
+        ELSE {_claims(dialect)}
     END""",
         "a run is claimed at its start, released or taken over with its attempt counted, and gets ready once",
     )

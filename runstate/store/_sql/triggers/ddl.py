@@ -10,21 +10,46 @@ refusal is looked for when there is one. PostgreSQL appends the entries of a sta
 
 from __future__ import annotations
 
-from runstate.store._sql.schema import SQLITE, Dialect
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import attrs
+
+from runstate.store._sql.dialect import POSTGRES, SQLITE, Dialect
 from runstate.store._sql.triggers.postgres import FUNCTIONS, postgres_guards
 from runstate.store._sql.triggers.sqlite import sqlite_guards
 
 __all__ = ["create_guards", "drop_guards"]
 
 
-def create_guards(words: Dialect) -> tuple[str, ...]:
-    """Return the statements that make the database hold the law."""
-    return tuple(sqlite_guards() if words is SQLITE else postgres_guards())
+@attrs.frozen
+class _Guards:
+    """The guards of a dialect."""
+
+    create: Callable[[], Iterable[str]]
+    drop: Callable[[], Iterable[str]]
 
 
-def drop_guards(words: Dialect) -> tuple[str, ...]:
-    """Return the statements that take the guards away again, before those of a newer law are made."""
-    names = [statement.split()[2] for statement in create_guards(words) if statement.startswith("CREATE TRIGGER")]
-    if words is SQLITE:
-        return tuple(f"DROP TRIGGER IF EXISTS {name}" for name in names)
-    return tuple(f"DROP FUNCTION IF EXISTS runstate_{name}() CASCADE" for name in FUNCTIONS)
+def _drop_in_sqlite() -> Iterable[str]:
+    created = [statement.split() for statement in sqlite_guards() if statement.startswith("CREATE TRIGGER")]
+    return (f"DROP TRIGGER IF EXISTS {name}" for _, _, name, *_ in created)
+
+
+def _drop_in_postgres() -> Iterable[str]:
+    return (f"DROP FUNCTION IF EXISTS runstate_{name}() CASCADE" for name in FUNCTIONS)
+
+
+_GUARDS: Final = {
+    SQLITE.name: _Guards(sqlite_guards, _drop_in_sqlite),
+    POSTGRES.name: _Guards(postgres_guards, _drop_in_postgres),
+}
+
+
+def create_guards(dialect: Dialect) -> tuple[str, ...]:
+    """Return the statements that make the database hold the table of transitions."""
+    return tuple(_GUARDS[dialect.name].create())
+
+
+def drop_guards(dialect: Dialect) -> tuple[str, ...]:
+    """Return the statements that take the guards away again, before those of a newer table are made."""
+    return tuple(_GUARDS[dialect.name].drop())

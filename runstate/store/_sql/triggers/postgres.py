@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from runstate.store._sql.schema import POSTGRES, TABLES, thread_lock_sql
+from runstate.store._sql.dialect import POSTGRES, thread_lock_sql
+from runstate.store._sql.schema import TABLES
 from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, FOR_EVER, guards, row_condition
 from runstate.store._sql.triggers.entries import (
     CLOSED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from runstate.store._sql.schema import SQLITE
+from runstate.store._sql.dialect import SQLITE
 from runstate.store._sql.triggers.conditions import FOR_EVER, guards, transition_condition
 from runstate.store._sql.triggers.entries import (
     BUSY,

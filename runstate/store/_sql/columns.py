@@ -1,0 +1,79 @@
+"""The columns of rows that go to the database and come from it, each list in the order of its values.
+
+A list stands here once. Statements are made of it, and what reads a row takes its values by these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+import attrs
+
+__all__ = [
+    "CLAIMED_COLUMNS",
+    "CREATE_COLUMNS",
+    "MOVE_COLUMNS",
+    "PAYLOAD",
+    "RUN_COLUMNS",
+    "SETTLE_COLUMNS",
+    "Column",
+    "columns",
+    "getter",
+    "position",
+]
+
+
+@attrs.frozen
+class Column:
+    """A column of the values that a statement is given: its name and its type in PostgreSQL."""
+
+    name: str
+    kind: str = "text"
+
+
+def columns(*params: str) -> tuple[Column, ...]:
+    """Return columns written as `name` or `name:type`."""
+    return tuple(Column(*column.split(":")) for column in params)
+
+
+def position(columns: Sequence[str | Column], name: str) -> int:
+    """Return where a column's value stands in a row."""
+    return [column if isinstance(column, str) else column.name for column in columns].index(name)
+
+
+def getter(columns: Sequence[str | Column], *names: str) -> itemgetter[Any]:
+    """Return the function that takes the values of these columns from a row, which costs one call for all of them."""
+    return itemgetter(*(position(columns, name) for name in names))
+
+
+# --- what a statement gives back --------------------------------------------------------------------------------------
+
+RUN_COLUMNS: Final = (
+    *("seq", "id", "created_at", "thread_id", "assistant_id", "model", "status"),
+    *("version", "event", "source", "changed_at_us", "actor"),
+    *("queue", "priority", "attempt", "claimable"),
+    *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "worker"),
+    *("required_action", "last_error", "incomplete_details", "usage"),
+    "settings",
+)
+"""Of a whole run."""
+
+CLAIMED_COLUMNS: Final = (
+    *("seq", "version", "id", "created_at", "thread_id", "assistant_id", "model", "status", "changed_at_us"),
+    *("queue", "priority", "attempt", "expires_at", "started_at", "actor"),
+    "settings",
+)
+"""Of a run that was just claimed: it is in progress, and has no stamp but its start."""
+
+# --- what a statement is given ----------------------------------------------------------------------------------------
+
+CREATE_COLUMNS: Final = columns(
+    *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
+    *("not_before:bigint", "exclusive", "idempotency_key", "ready:bigint", "actor", "settings"),
+)
+PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
+"""What few moves carry."""
+MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)
+SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")

@@ -1,0 +1,331 @@
+"""The two dialects of SQL: what each calls things, and how it says what the other says in other words.
+
+Statements and triggers are put together from these, and ask no dialect which one it is. What one of them needs and the
+other does not is an empty text there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from runstate.store._sql.columns import Column
+
+__all__ = ["POSTGRES", "SQLITE", "Dialect", "thread_lock_sql"]
+
+
+def thread_lock_sql(thread: str) -> str:
+    """Return PostgreSQL's call that holds a thread until the commit. All who do so must mean the same lock."""
+    return f"pg_advisory_xact_lock(hashtextextended('runstate ' || {thread}, 0))"
+
+
+class Dialect(ABC):
+    """One dialect of SQL."""
+
+    name: ClassVar[str]
+
+    # --- types and constants --------------------------------------------------------------------------------------
+
+    number: ClassVar[str]
+    """The type of a 64-bit integer."""
+    json: ClassVar[str]
+    """The type of a column that holds JSON text."""
+    text: ClassVar[str]
+    """The type of a text that is compared byte by byte."""
+    serial_key: ClassVar[str]
+    """The type of a key that the database counts up."""
+    null_safe_eq: ClassVar[str]
+    """The comparison that takes two nulls for equal."""
+    true: ClassVar[str]
+    false: ClassVar[str]
+    greatest: ClassVar[str]
+    """The function of the greatest of its arguments."""
+    json_object: ClassVar[str]
+    """The function that makes a JSON object of names and values."""
+    json_type: ClassVar[str]
+    """The function of the type of a JSON value."""
+
+    # --- tables ---------------------------------------------------------------------------------------------------
+
+    table_options: ClassVar[str]
+    hot_table_options: ClassVar[str]
+    """The same for the table whose rows change often."""
+    history_key: ClassVar[str]
+    """The column by which the history counts its entries, where it does."""
+    history_end: ClassVar[str]
+    """What ends the table of the history: the transaction of an entry, where that is needed, and the key."""
+    history_indexes: ClassVar[Sequence[str]]
+    table_exists: ClassVar[str]
+    """The query that counts the tables called `runstate_migration`."""
+    migration_lock: ClassVar[str]
+    """The statement that lets one process migrate while the others wait; empty where a transaction does that."""
+
+    @abstractmethod
+    def check_json(self, column: str) -> str:
+        """Return the CHECK that a column holds JSON; empty where its type says so already."""
+
+    @abstractmethod
+    def check_object(self, column: str) -> str:
+        """Return the CHECK that a column holds a JSON object: the JSON null is not NULL, and says as little."""
+
+    # --- triggers -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def valid_json(self, value: str) -> str:
+        """Return the condition that a value is JSON, with an AND behind it; empty where its type says so already."""
+
+    @abstractmethod
+    def is_object(self, value: str) -> str:
+        """Return the condition that a value, which is not null, is a JSON object."""
+
+    @abstractmethod
+    def comparable(self, value: str) -> str:
+        """Return a JSON value as something that can be compared."""
+
+    # --- parameters and expressions -------------------------------------------------------------------------------
+
+    now: ClassVar[str]
+    """The moment in microseconds: the one handed in, else the database's own."""
+
+    @abstractmethod
+    def param(self, name: str, kind: str = "bigint") -> str:
+        """Return the place where a parameter goes."""
+
+    @abstractmethod
+    def rows(self, columns: Sequence[Column]) -> str:
+        """Return the CTE `v` of the rows handed in, in order."""
+
+    @abstractmethod
+    def as_json(self, value: str) -> str:
+        """Return a text as the JSON that a column takes."""
+
+    @abstractmethod
+    def as_text(self, column: str) -> str:
+        """Return a JSON column as the text it is, which psycopg would read into objects."""
+
+    @abstractmethod
+    def indexed(self, column: str) -> str:
+        """Return a column to look another table up by, in a RETURNING too: there SQLite uses no index without the +."""
+
+    # --- statements -----------------------------------------------------------------------------------------------
+
+    returned: ClassVar[str]
+    """The name by which a RETURNING knows the table `runstate_run AS r`."""
+    claim_index: ClassVar[str]
+    """What makes a claim use its index, where the planner may know better and be wrong."""
+    hold_lease: ClassVar[str]
+    """What ends a query of the lease `w` so that no sweep closes it until the commit."""
+    creates_in_one: ClassVar[bool]
+    """Whether one statement inserts runs and their settings."""
+
+    @abstractmethod
+    def unlocked(self, column: str, rows: str, alias: str) -> str:
+        """Return the condition, after an AND, that no other transaction is at a row; empty where writers are alone."""
+
+    @abstractmethod
+    def among(self, rows: str, skip_locked: str = "") -> str:
+        """Return the condition to be among the rows of a query, those of a table that others are at left out."""
+
+    @abstractmethod
+    def hold_thread(self, thread: str) -> str:
+        """Return the statement that lets nobody else end or begin a run of a thread until the commit."""
+
+    # --- histories ------------------------------------------------------------------------------------------------
+
+    entry_cursor: ClassVar[str]
+    """Where an entry `h` stands among those of all runs."""
+    latest_cursor: ClassVar[str]
+    """The query of the place behind the last entry."""
+    entry_mark: ClassVar[str]
+    """The query of a number that goes into `written_here` as `before`, asked for before the entries are written."""
+    written_here: ClassVar[str]
+    """The condition that the transaction under way has written an entry `h`."""
+    entries_after: ClassVar[str]
+    """The condition and the order of the entries of all runs after a place."""
+
+    @abstractmethod
+    def metadata_pair(self, key: str, value: str) -> str:
+        """Return what ends the query of the settings `s` of a run `r` that have a pair of metadata."""
+
+
+class _Sqlite(Dialect):
+    """SQLite's, whose writers are alone: nothing has to be locked."""
+
+    name = "sqlite"
+    number = "INTEGER"
+    json = "TEXT"
+    text = "TEXT"
+    serial_key = "INTEGER PRIMARY KEY AUTOINCREMENT"  # or the number of a run that was pruned would be given again
+    null_safe_eq = "IS"
+    true = "1"
+    false = "0"
+    greatest = "max"
+    json_object = "json_object"
+    json_type = "json_type"
+
+    table_options = " STRICT"
+    hot_table_options = " STRICT"
+    # Counted up for ever: a reader that goes on from a place must not miss an entry with the number of a pruned one.
+    history_key = "id INTEGER PRIMARY KEY AUTOINCREMENT,\n    "
+    history_end = "    UNIQUE (run, version)\n) STRICT"
+    history_indexes = ()
+    table_exists = "SELECT count(*) FROM sqlite_master WHERE name = 'runstate_migration'"
+    migration_lock = ""
+
+    def check_json(self, column: str) -> str:
+        return f" CHECK ({column} IS NULL OR json_valid({column}))"
+
+    def check_object(self, column: str) -> str:
+        return f" CHECK ({column} IS NULL OR (json_valid({column}) AND json_type({column}) = 'object'))"
+
+    def valid_json(self, value: str) -> str:
+        return f"json_valid({value}) AND "
+
+    def is_object(self, value: str) -> str:
+        begins = f"{value} >= '{{' AND {value} < '|'"  # what is valid and begins so is one
+        return f"(json_valid({value}) AND (({begins}) OR json_type({value}) = 'object'))"
+
+    def comparable(self, value: str) -> str:
+        return value
+
+    now = ":now"
+
+    def param(self, name: str, kind: str = "bigint") -> str:
+        return f":{name}"
+
+    def rows(self, columns: Sequence[Column]) -> str:
+        taken = ", ".join(f"json_extract(value, '$[{n}]') AS {c.name}" for n, c in enumerate(columns))
+        return f"v AS MATERIALIZED (SELECT {taken} FROM json_each(:rows))"
+
+    def as_json(self, value: str) -> str:
+        return value
+
+    def as_text(self, column: str) -> str:
+        return column
+
+    def indexed(self, column: str) -> str:
+        return f"+{column}"
+
+    returned = "runstate_run"
+    # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
+    claim_index = " INDEXED BY runstate_run_claim"
+    hold_lease = ""
+    creates_in_one = False
+
+    def unlocked(self, column: str, rows: str, alias: str) -> str:
+        return ""
+
+    def among(self, rows: str, skip_locked: str = "") -> str:
+        return f"IN ({rows})"
+
+    def hold_thread(self, thread: str) -> str:
+        return f"SELECT {thread}"
+
+    entry_cursor = "h.id"  # entries are committed in the order they are counted
+    latest_cursor = "SELECT coalesce(max(id), 0) FROM runstate_history"
+    entry_mark = latest_cursor
+    written_here = "h.id > :before"
+    entries_after = "h.id > :tx AND coalesce(:run, :version, 0) IS NOT NULL ORDER BY h.id"
+
+    def metadata_pair(self, key: str, value: str) -> str:
+        pairs = f"json_each(s.settings, '$.metadata') AS m WHERE s.id = r.id AND m.key = {key} AND m.value = {value}"
+        return f", {pairs}"
+
+
+class _Postgres(Dialect):
+    """PostgreSQL's."""
+
+    name = "postgres"
+    number = "bigint"
+    json = "json"
+    text = 'text COLLATE "C"'
+    serial_key = "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+    null_safe_eq = "IS NOT DISTINCT FROM"
+    true = "true"
+    false = "false"
+    greatest = "greatest"
+    json_object = "json_build_object"
+    json_type = "json_typeof"
+
+    table_options = ""
+    # Dead rows are made at every transition; let the page hold some, and let them be swept often.
+    hot_table_options = (
+        " WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)"
+    )
+    history_key = ""
+    # Transactions commit in another order than they began: a reader that goes on from a place in the history of all
+    # runs needs to know which were still under way.
+    history_end = (
+        "    tx bigint NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),\n    PRIMARY KEY (run, version)\n)"
+    )
+    history_indexes = (
+        "CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx) WITH (autosummarize = on)",
+    )
+    table_exists = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('runstate_migration')"
+    migration_lock = "SELECT pg_advisory_xact_lock(7282365610)"
+
+    def check_json(self, column: str) -> str:
+        return ""
+
+    def check_object(self, column: str) -> str:
+        return f" CHECK (json_typeof({column}) = 'object')"
+
+    def valid_json(self, value: str) -> str:
+        return ""
+
+    def is_object(self, value: str) -> str:
+        return f"json_typeof({value}) = 'object'"
+
+    def comparable(self, value: str) -> str:
+        return f"{value}::text"
+
+    now = "coalesce(%(now)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+
+    def param(self, name: str, kind: str = "bigint") -> str:
+        return f"%({name})s::{kind}"
+
+    def rows(self, columns: Sequence[Column]) -> str:
+        arrays = ", ".join(f"%({c.name})s::{c.kind}[]" for c in columns)
+        return f"v AS (SELECT * FROM unnest({arrays}) AS v({', '.join(c.name for c in columns)}))"
+
+    def as_json(self, value: str) -> str:
+        return f"{value}::json"
+
+    def as_text(self, column: str) -> str:
+        return f"{column}::text"
+
+    def indexed(self, column: str) -> str:
+        return column
+
+    returned = "r"
+    claim_index = ""
+    hold_lease = " FOR KEY SHARE OF w"
+    creates_in_one = True
+
+    def unlocked(self, column: str, rows: str, alias: str) -> str:
+        return f" AND {column} = ANY (ARRAY({rows} FOR UPDATE OF {alias} SKIP LOCKED))"
+
+    def among(self, rows: str, skip_locked: str = "") -> str:
+        # Not IN: where PostgreSQL joins by a loop it asks again for every row, and finds others each time.
+        free = f" FOR UPDATE OF {skip_locked} SKIP LOCKED" if skip_locked else ""
+        return f"= ANY (ARRAY({rows}{free}))"
+
+    def hold_thread(self, thread: str) -> str:
+        return f"SELECT {thread_lock_sql(thread)}"
+
+    entry_cursor = "h.tx || '.' || h.run || '.' || h.version"  # a transaction, and in it a run and a version
+    latest_cursor = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 || '.9223372036854775807.0'"
+    entry_mark = "SELECT 0"  # a transaction has a number of its own
+    written_here = "h.tx = pg_current_xact_id()::text::bigint"
+    entries_after = (
+        "h.tx >= %(tx)s::bigint AND (h.tx, h.run, h.version) > (%(tx)s::bigint, %(run)s::bigint, %(version)s::bigint)"
+        " AND h.tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY h.tx, h.run, h.version"
+    )
+
+    def metadata_pair(self, key: str, value: str) -> str:
+        return f" WHERE s.id = r.id AND s.settings -> 'metadata' ->> {key} = {value}"
+
+
+SQLITE: Final[Dialect] = _Sqlite()
+POSTGRES: Final[Dialect] = _Postgres()
