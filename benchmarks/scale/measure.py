@@ -1,4 +1,4 @@
-"""What one operation of a store costs, for `scale.py`: by the library, on a store that holds so and so many runs."""
+"""What one operation of a store costs: by the library, on a store that holds so and so many runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from time import perf_counter
 from typing import Any, Final
 
 import attrs
-from durable_ours import WANTED, drain
-from durable_server import Crew
 
+from benchmarks.durable.ours import WANTED, drain
+from benchmarks.durable.server import Crew
 from runstate.lifecycle import RunEvent
 from runstate.store import Claim, Lease, NewRun, Settle, Store
 from runstate.store._sql.connection import Connection

@@ -10,8 +10,7 @@ from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Final
 
-from durable_server import Contestant, Crew, Dialect, GaveUp, Seat, emptied, vacuumed
-
+from benchmarks.durable.server import Contestant, Crew, Dialect, GaveUp, Seat, emptied, vacuumed
 from runstate.store import NewRun, Store, open_store
 from runstate.worker import Context, Worker
 

@@ -13,9 +13,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 import attrs
-import floor
-import peers
 
+from benchmarks.memory import floor, peers
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 
 AT: Final = 1_700_000_000

@@ -1,6 +1,7 @@
 """What a drained run costs in Python, apart from what the database's driver does in C.
 
-    python benchmarks/python_cost.py [--rounds N] [--slots 1 10 100] [--dialect sqlite postgres] [--quick] [--json]
+    python -m benchmarks.durable.python_cost [--rounds N] [--slots 1 10 100] [--dialect sqlite postgres]
+        [--quick] [--json]
 
 A drained run is claimed, its handler called, its outcome committed. Counted is the CPU time of this whole process, all
 threads and the system's share in it; a server is another process. `store` is a loop of turns asked by one thread, each
@@ -29,9 +30,8 @@ from time import process_time, thread_time
 from typing import Any, Final, NamedTuple, TypeAlias
 from unittest.mock import patch
 
-from durable_ours import TABLES, WANTED, nothing
-from durable_server import emptied, machine, postgres, vacuumed
-
+from benchmarks.durable.ours import TABLES, WANTED, nothing
+from benchmarks.durable.server import emptied, machine, postgres, vacuumed
 from runstate.lifecycle import RunEvent
 from runstate.store import Store, open_store
 from runstate.store._engine.commands import SettleAndClaim

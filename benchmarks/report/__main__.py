@@ -1,6 +1,6 @@
 """Runs all benchmarks and the torture side by side, and writes what they found.
 
-    python benchmarks/report.py [NAME...] [--quick] [--render] [--check]
+    python -m benchmarks.report [NAME...] [--quick] [--render] [--check]
 
 Each measurement is a command that prints JSON; what it printed is kept in `benchmarks/results/NAME.json` with the
 command, the day and the machine. From all that is kept, BENCHMARKS.md, docs/benchmarks.svg and the tables of the README
@@ -20,12 +20,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from durable_server import machine
-from report_page import chart_of, page
-from report_readme import refreshed
+from benchmarks.durable.server import machine
+from benchmarks.report.page import chart_of, page
+from benchmarks.report.readme import refreshed
 
-ROOT: Final = Path(__file__).parents[1]
-RESULTS: Final = Path(__file__).parent / "results"
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "benchmarks" / "results"
 
 
 class Measurement(NamedTuple):
@@ -38,19 +38,15 @@ class Measurement(NamedTuple):
     """Its exit status says what it found, and not whether it worked."""
 
 
-def _script(name: str, *rest: str) -> Sequence[str]:
-    return (f"benchmarks/{name}.py", *rest, "--json")
-
-
 def _module(name: str, *rest: str) -> Sequence[str]:
     return ("-m", name, *rest, "--json")
 
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
-    "in_memory": Measurement(_script("in_memory"), ("--quick",)),
-    "durable": Measurement(_script("durable"), ("--quick", "--seconds", "0.1", "--rounds", "1")),
-    "durable_more": Measurement(_script("durable_more"), ("--quick",)),
-    "python_cost": Measurement(_script("python_cost"), ("--quick",)),
+    "in_memory": Measurement(_module("benchmarks.memory"), ("--quick",)),
+    "durable": Measurement(_module("benchmarks.durable"), ("--quick", "--seconds", "0.1", "--rounds", "1")),
+    "durable_more": Measurement(_module("benchmarks.durable.more"), ("--quick",)),
+    "python_cost": Measurement(_module("benchmarks.durable.python_cost"), ("--quick",)),
     "storm_postgres": Measurement(
         _module("torture", "--store", "postgres", "--minutes", "24", "--seed", "1"), ("--minutes", "0.1"), True
     ),
@@ -116,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     stale = [path for path, text in written(kept()).items() if not path.exists() or path.read_text("utf-8") != text]
     if given.check:
-        print(*(f"{path.relative_to(ROOT)} is stale: python benchmarks/report.py --render" for path in stale), sep="\n")
+        print(*(f"{path.relative_to(ROOT)} is stale: python -m benchmarks.report --render" for path in stale), sep="\n")
         return 1 if stale else 0
     for path, text in written(kept()).items():
         path.write_text(text, encoding="utf-8")

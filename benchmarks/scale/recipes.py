@@ -1,4 +1,4 @@
-"""What a user does about a large PostgreSQL store, done for `scale.py`: by the SQL that stands in `docs/scale.md`."""
+"""What a user does about a large PostgreSQL store: by the SQL that stands in `docs/scale.md`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import psycopg
 from tests.support.scale_page import run_recipe
 
 if TYPE_CHECKING:
-    from scale_measure import Sheet
-
+    from benchmarks.scale.measure import Sheet
     from runstate.store import Store
 
 __all__ = ["archived", "partitioned", "pruned", "sizes", "vacuumed"]

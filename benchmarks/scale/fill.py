@@ -1,8 +1,8 @@
-"""A store with very many ended runs, for `scale.py`: the library makes a few thousand, and SQL multiplies their rows.
+"""A store with very many ended runs: the library makes a few thousand, and SQL multiplies their rows.
 
 What is multiplied is whole: the run, its entries, its settings, all moved to another moment, with an id of that moment
 and, on PostgreSQL, with the number of a transaction that was spent. The triggers are away meanwhile, or it would take
-hours; `scale.py` lets the doctor look at all of it afterwards.
+hours; the benchmark lets the doctor look at all of it afterwards.
 """
 
 from __future__ import annotations

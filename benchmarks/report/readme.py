@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from report_page import NAMES, Taken, table
+from benchmarks.report.page import NAMES, Taken, table
 
 _PEERS: Final = ("automat", "transitions", "python-statemachine")
 _MEMORY: Final[Mapping[str, str]] = {

@@ -1,18 +1,18 @@
-"""The page that `report.py` writes: one table a measurement, from what each printed."""
+"""The page that `benchmarks.report` writes: one table a measurement, from what each printed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from chart import Bar, Kind, Panel, chart
+from benchmarks.report.chart import Bar, Kind, Panel, chart
 
 Taken: TypeAlias = Mapping[str, Any]
 """What is kept of a measurement: its command, day, machine and result."""
 
 NAMES: Final = {"sqlite": "SQLite", "postgres": "PostgreSQL", "redis": "Redis"}
 ABOUT: Final = (
-    "Written by `python benchmarks/report.py`, which runs every command below anew; with names it runs some, with"
+    "Written by `python -m benchmarks.report`, which runs every command below anew; with names it runs some, with"
     " `--render` none. No figure decides a test. How the store grows is in [docs/scale.md](docs/scale.md)."
 )
 FAULTS: Final = ("lost", "doubled", "illegal", "gaps")

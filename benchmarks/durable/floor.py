@@ -28,7 +28,7 @@ from time import monotonic, perf_counter, sleep, time_ns
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from durable_server import PATIENCE_S, Contestant, Crew, GaveUp, Seat, emptied, vacuumed
+from benchmarks.durable.server import PATIENCE_S, Contestant, Crew, GaveUp, Seat, emptied, vacuumed
 
 if TYPE_CHECKING:
     from psycopg import Connection

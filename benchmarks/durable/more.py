@@ -1,6 +1,6 @@
 """What else a durable run costs: claims as the tables grow, an idle worker, a cancel, an expiry among many live runs.
 
-    python benchmarks/durable_more.py [growth] [idle] [cancel] [expiry] [--dialect sqlite|postgres] [--quick] [--json]
+    python -m benchmarks.durable.more [growth] [idle] [cancel] [expiry] [--dialect sqlite|postgres] [--quick] [--json]
 
 Growth: the wait for one claim with 10^4 and 10^6 terminal runs, and with 10^4 and 10^6 queued ones, in one run, so that
 the ratio counts. Idle: the CPU time that a worker process without runs uses, as a part of one core. Cancel: from
@@ -23,8 +23,7 @@ from statistics import median, quantiles
 from time import perf_counter, sleep, time
 from typing import Any, Final
 
-from durable_server import machine, postgres, vacuumed
-
+from benchmarks.durable.server import machine, postgres, vacuumed
 from runstate.lifecycle import RunEvent
 from runstate.store import NewRun, Settle, Store, open_store
 from runstate.worker import Context, Worker

@@ -1,6 +1,6 @@
 """What gives way first as a store grows: the figures of `docs/scale.md`.
 
-    python benchmarks/scale.py [--rows N] [--quick] [--only postgres|queued|recipes|workers|sqlite] [--json FILE]
+    python -m benchmarks.scale [--rows N] [--quick] [--only postgres|queued|recipes|workers|sqlite] [--json FILE]
 
 A PostgreSQL of its own, its settings untouched but for `max_connections`, is filled with ten thousand, a million, then
 ten million ended runs of three entries each, and everything is measured at each size; then with runs that wait on top;
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,16 +21,13 @@ from typing import Any, Final
 
 import attrs
 import psycopg
-from durable_ours import WANTED
-from durable_server import fdatasync_us, machine
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from scale_fill import fill_postgres, fill_sqlite, write_templates
-from scale_measure import Sheet, complete, drained, explained, operations, sampled, timed, timed_over, upkeep
-from scale_recipes import archived, partitioned, pruned, sizes, vacuumed
-from scale_workers import claims, connections, leases, looks, notifications
-
+from benchmarks.durable.ours import WANTED
+from benchmarks.durable.server import fdatasync_us, machine
+from benchmarks.scale.fill import fill_postgres, fill_sqlite, write_templates
+from benchmarks.scale.measure import Sheet, complete, drained, explained, operations, sampled, timed, timed_over, upkeep
+from benchmarks.scale.recipes import archived, partitioned, pruned, sizes, vacuumed
+from benchmarks.scale.workers import claims, connections, leases, looks, notifications
 from runstate.store import Claim, NewRun, Store, open_store
 from tests.support.judge import judge
 from tests.support.postgres import OwnServer, find_programs

@@ -1,6 +1,6 @@
 """What a run costs in memory, beside a hand-written floor and three libraries.
 
-    python benchmarks/in_memory.py [--quick] [--rounds N] [--moves] [--json]
+    python -m benchmarks.memory [--quick] [--rounds N] [--moves] [--json]
 
 One process; in every round each contestant has its turn at each exercise, beginning with another one each time, so a
 slow moment of the machine hits all alike. CPU time, garbage collector off while it counts. A ratio is the median over
@@ -24,8 +24,18 @@ from time import process_time_ns
 from typing import Any, Final, TypeAlias
 
 import attrs
-from contestants import FLOOR, RUNSTATE, TOOL_ROUND, Contestant, call, check, compiled, contestants, steps_to
 
+from benchmarks.memory.contestants import (
+    FLOOR,
+    RUNSTATE,
+    TOOL_ROUND,
+    Contestant,
+    call,
+    check,
+    compiled,
+    contestants,
+    steps_to,
+)
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 
 Timings: TypeAlias = dict[str, list[float]]

@@ -27,7 +27,7 @@ from threading import Lock
 from time import monotonic, perf_counter, sleep
 from typing import Any, Final
 
-from durable_server import PATIENCE_S, Contestant, Crew, GaveUp, Seat, emptied, vacuumed
+from benchmarks.durable.server import PATIENCE_S, Contestant, Crew, GaveUp, Seat, emptied, vacuumed
 
 ENTRY: Final = "work"
 

@@ -1,6 +1,6 @@
 """What a durable run costs, beside a hand-written floor and other people's queues.
 
-    python benchmarks/durable.py [--quick] [--only create|drain|start] [--dialect sqlite|postgres]
+    python -m benchmarks.durable [--quick] [--only create|drain|start] [--dialect sqlite|postgres]
         [--rounds N] [--seconds S] [--without-peers] [--json]
 
 The lifecycle is create (queued), claim (in_progress), complete; fsync is on; every run has its stamps, a version, the
@@ -26,10 +26,11 @@ from statistics import median, quantiles
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
-from durable_floor import PostgresFused, PostgresOneByOne, SqliteFused, SqliteOneByOne
-from durable_ours import Ours
-from durable_peers import Celery, Huey, PgQueuer, Procrastinate
-from durable_server import Contestant, Dialect, fdatasync_us, machine, postgres
+
+from benchmarks.durable.floor import PostgresFused, PostgresOneByOne, SqliteFused, SqliteOneByOne
+from benchmarks.durable.ours import Ours
+from benchmarks.durable.peers import Celery, Huey, PgQueuer, Procrastinate
+from benchmarks.durable.server import Contestant, Dialect, fdatasync_us, machine, postgres
 
 MEASURES: Final = ("create", "drain", "start")
 FLOOR: Final[Mapping[Dialect, str]] = {"sqlite": SqliteFused.name, "postgres": PostgresFused.name}

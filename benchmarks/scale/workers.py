@@ -1,4 +1,4 @@
-"""What many workers cost a PostgreSQL, for `scale.py`: their leases, their looks, their claims, their connections.
+"""What many workers cost a PostgreSQL: their leases, their looks, their claims, their connections.
 
 This machine does not hold a thousand worker processes, but the rows of a hundred thousand, and what one look or one
 heartbeat costs among them. How many a second the server can take is asked by its own pgbench, with the statements of
@@ -23,10 +23,10 @@ from time import perf_counter
 from typing import Any, Final
 
 import psycopg
-from durable_ours import WANTED, nothing
 from psycopg.conninfo import conninfo_to_dict
-from scale_measure import Sheet, timed
 
+from benchmarks.durable.ours import WANTED, nothing
+from benchmarks.scale.measure import Sheet, timed
 from runstate.store import NewRun, Store, open_store
 from runstate.store._sql.schema import POSTGRES
 from runstate.store._sql.statements import Statements

@@ -1,0 +1,1 @@
+"""What a durable run costs, beside a hand-written floor and other libraries."""

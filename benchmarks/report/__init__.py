@@ -1,0 +1,1 @@
+"""All benchmarks and the torture: run side by side, and written down."""
