@@ -49,7 +49,7 @@ cov: $(DEV_READY)  ## all the tests, with coverage
 bench: $(BENCH_READY)  ## measure; decides nothing
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.durable
-	$(BIN)/python -m benchmarks.durable.more
+	$(BIN)/python -m benchmarks.durable.latency
 	$(BIN)/python -m benchmarks.durable.python_cost
 
 torture: $(TEST_READY)  ## everything that may happen to a store, for an hour

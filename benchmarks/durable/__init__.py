@@ -1,1 +1,1 @@
-"""What a durable run costs, beside a hand-written floor and other libraries."""
+"""What a durable run costs, compared with a hand-written baseline and with task queues."""

@@ -1,16 +1,16 @@
-"""What a durable run costs, beside a hand-written floor and other people's queues.
+"""What a durable run costs, compared with a hand-written baseline and with task queues.
 
     python -m benchmarks.durable [--quick] [--only create|drain|start] [--dialect sqlite|postgres]
         [--rounds N] [--seconds S] [--without-peers] [--json]
 
-The lifecycle is create (queued), claim (in_progress), complete; fsync is on; every run has its stamps, a version, the
-token of the worker that has it, and a history row for each of its three entries. The floors keep exactly that; what the
-others keep is said beside their names.
+The lifecycle is create (queued), claim (in_progress), complete. fsync is on. Every run has its stamps, a version, the
+token of its worker, and a history row for each of its three entries. The baselines keep exactly that; what the peers
+keep is printed beside their names.
 
-In every round each contestant has its turn at each measure, beginning with another one each time, so that a slow moment
-of the machine hits all alike; fresh tables every time. A ratio is the median over the rounds of (contestant / fused
-floor of the same database) in that round: on a shared machine the rates wander, and the ratios less. No figure here
-decides anything, and the exit status is 0.
+Every round measures each contestant once for each measure, in a rotated order, so that a slow moment of the machine
+affects all alike; the tables are new each time. A ratio is the median over the rounds of (contestant / fused baseline
+of the same database) in that round: on a shared machine the rates vary, and the ratios less. No figure decides
+anything, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -27,47 +27,49 @@ from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
-from benchmarks.durable.floor import PostgresFused, PostgresOneByOne, SqliteFused, SqliteOneByOne
-from benchmarks.durable.ours import Ours
+from benchmarks.durable.baseline import PostgresFused, PostgresOneByOne, SqliteFused, SqliteOneByOne
+from benchmarks.durable.contestant import Contestant, Dialect
 from benchmarks.durable.peers import Celery, Huey, PgQueuer, Procrastinate
-from benchmarks.durable.server import Contestant, Dialect, fdatasync_us, machine, postgres
+from benchmarks.durable.runstate_store import RunstateStore
+from benchmarks.machine import fdatasync_us, machine
+from benchmarks.postgres import postgres
 
 MEASURES: Final = ("create", "drain", "start")
-FLOOR: Final[Mapping[Dialect, str]] = {"sqlite": SqliteFused.name, "postgres": PostgresFused.name}
-EVERY_S: Final = 0.02
-"""What lies between two creates where `start` is measured."""
-MOST: Final = 40_000
+BASELINE: Final[Mapping[Dialect, str]] = {"sqlite": SqliteFused.name, "postgres": PostgresFused.name}
+START_INTERVAL_S: Final = 0.02
+"""The seconds between two creates, for `start`."""
+MAX_RUNS: Final = 40_000
 
-Laps: TypeAlias = list[float | None]
-"""One value a round; None where it did not come to its end."""
+Rounds: TypeAlias = list[float | None]
+"""One value a round; None if the measurement failed."""
 
 
 @attrs.frozen
 class Candidate:
-    """Somebody to measure, or the reason why not."""
+    """A class of contestants, and how to make one."""
 
     kind: type[Contestant]
     make: Callable[[], Contestant]
 
 
-def ours(dialect: Dialect, fresh: Callable[[], str]) -> Iterator[Candidate]:
-    """Yield runstate's own contestants on this database; `fresh` makes one and gives its address, on PostgreSQL."""
-    yield Candidate(Ours, lambda: Ours(dialect, fresh() if dialect == "postgres" else ""))
+def runstate_candidates(dialect: Dialect, fresh_database: Callable[[], str]) -> Iterator[Candidate]:
+    """Yield runstate's contestants on this database. `fresh_database` makes one and returns its URL, on PostgreSQL."""
+    yield Candidate(RunstateStore, lambda: RunstateStore(dialect, fresh_database() if dialect == "postgres" else ""))
 
 
-def candidates(dialect: Dialect, fresh: Callable[[], str]) -> Iterator[Candidate]:
-    """Yield all that take part on one database, in the order of the tables."""
+def candidates(dialect: Dialect, fresh_database: Callable[[], str]) -> Iterator[Candidate]:
+    """Yield all contestants on one database, in the order of the tables."""
     if dialect == "sqlite":
         yield Candidate(SqliteFused, SqliteFused)
         yield Candidate(SqliteOneByOne, SqliteOneByOne)
-        yield from ours(dialect, fresh)
+        yield from runstate_candidates(dialect, fresh_database)
         yield Candidate(Huey, Huey)
     elif dialect == "postgres":
-        yield Candidate(PostgresFused, lambda: PostgresFused(fresh()))
-        yield Candidate(PostgresOneByOne, lambda: PostgresOneByOne(fresh()))
-        yield from ours(dialect, fresh)
-        yield Candidate(PgQueuer, lambda: PgQueuer(fresh()))
-        yield Candidate(Procrastinate, lambda: Procrastinate(fresh()))
+        yield Candidate(PostgresFused, lambda: PostgresFused(fresh_database()))
+        yield Candidate(PostgresOneByOne, lambda: PostgresOneByOne(fresh_database()))
+        yield from runstate_candidates(dialect, fresh_database)
+        yield Candidate(PgQueuer, lambda: PgQueuer(fresh_database()))
+        yield Candidate(Procrastinate, lambda: Procrastinate(fresh_database()))
     else:
         yield Candidate(Celery, Celery)
 
@@ -77,93 +79,93 @@ def candidates(dialect: Dialect, fresh: Callable[[], str]) -> Iterator[Candidate
 
 @attrs.define
 class Column:
-    """One thing to measure: a measure and its setting; `once` does it and returns the seconds, or the waits."""
+    """A measure and its setting. `run_once` measures once and returns the seconds, or the waits."""
 
     measure: str
     label: str
     takes_part: Callable[[Contestant], bool]
-    once: Callable[[Contestant, int], list[float]]
+    run_once: Callable[[Contestant, int], list[float]]
 
 
-def columns(wanted: Sequence[str]) -> list[Column]:
+def columns(measures: Sequence[str]) -> list[Column]:
     """Return what is measured, in the order of the tables."""
-    found = []
-    if "create" in wanted:
-        found += [_creating(in_flight) for in_flight in (1, 100)]
-    if "drain" in wanted:
-        found += [_draining(slots, processes) for processes in (1, 2) for slots in (1, 10, 100)]
-    if "start" in wanted:
-        found.append(Column("start", "", lambda contestant: contestant.starts, _started))
-    return found
+    columns = []
+    if "create" in measures:
+        columns += [_create_column(in_flight) for in_flight in (1, 100)]
+    if "drain" in measures:
+        columns += [_drain_column(slots, processes) for processes in (1, 2) for slots in (1, 10, 100)]
+    if "start" in measures:
+        columns.append(Column("start", "", lambda contestant: contestant.measures_start, _start_once))
+    return columns
 
 
-def _creating(in_flight: int) -> Column:
-    def once(contestant: Contestant, count: int) -> list[float]:
+def _create_column(in_flight: int) -> Column:
+    def run_once(contestant: Contestant, count: int) -> list[float]:
         contestant.prepare()
         return [contestant.create(count, in_flight)]
 
     label = "one caller" if in_flight == 1 else f"{in_flight} at once"
-    return Column("create", label, lambda contestant: in_flight in contestant.creates, once)
+    return Column("create", label, lambda contestant: in_flight in contestant.creates_at_once, run_once)
 
 
-def _draining(slots: int, processes: int) -> Column:
-    def once(contestant: Contestant, count: int) -> list[float]:
+def _drain_column(slots: int, processes: int) -> Column:
+    def run_once(contestant: Contestant, count: int) -> list[float]:
         contestant.prepare()
         contestant.create(count, 100)
-        contestant.settle()
+        contestant.vacuum()
         return [contestant.drain(count, slots, processes)]
 
     label = f"{slots} slot{'s' if slots > 1 else ''}{' x 2' if processes > 1 else ''}"
-    return Column("drain", label, lambda contestant: slots in contestant.slots, once)
+    return Column("drain", label, lambda contestant: slots in contestant.slots, run_once)
 
 
-def _started(contestant: Contestant, count: int) -> list[float]:
+def _start_once(contestant: Contestant, count: int) -> list[float]:
     contestant.prepare()
-    return contestant.start(count, EVERY_S)
+    return contestant.start(count, START_INTERVAL_S)
 
 
 @attrs.define
-class Entry:
-    """A contestant at a column: how many runs it gets, and what came out, round by round."""
+class Series:
+    """A contestant at a column: how many runs it gets, and the result of each round."""
 
     contestant: Contestant
     column: Column
     count: int = 0
-    laps: Laps = attrs.field(factory=list)
+    rounds: Rounds = attrs.field(factory=list)
     """Runs a second; the median wait in seconds for `start`."""
     waits: list[float] = attrs.field(factory=list)
-    trouble: str = ""
+    error: str = ""
 
-    def calibrate(self, least: float) -> None:
-        """Find how many runs take about `least` seconds; this is the warming up, too."""
+    def calibrate(self, min_s: float) -> None:
+        """Find how many runs take about `min_s` seconds. It warms up, too."""
         if self.column.measure == "start":
-            self.count = 100 if least > 0.5 else 40
+            self.count = 100 if min_s > 0.5 else 40
             return
         count = 200
         seconds = self._once(count)
-        while seconds and seconds < least / 8 and count < MOST:
+        while seconds and seconds < min_s / 8 and count < MAX_RUNS:
             count *= 5
             seconds = self._once(count)
         if seconds:
-            self.count = max(200, min(MOST, round(count / seconds * least / 100) * 100))
+            self.count = max(200, min(MAX_RUNS, round(count / seconds * min_s / 100) * 100))
 
-    def lap(self) -> None:
+    def measure_round(self) -> None:
         """Measure once."""
         seconds = self._once(self.count) if self.count else None
         if self.column.measure == "start":
-            self.laps.append(seconds)
+            self.rounds.append(seconds)
         else:
-            self.laps.append(self.count / seconds if seconds else None)
+            self.rounds.append(self.count / seconds if seconds else None)
 
     def _once(self, count: int) -> float | None:
-        if self.trouble:
+        if self.error:
             return None
         try:
-            got = self.column.once(self.contestant, count)
-        except Exception as error:  # whatever a peer raises ends its part and nobody else's
-            self.trouble = f"{type(error).__name__}: {error}"
+            got = self.column.run_once(self.contestant, count)
+        except Exception as error:  # an error of one contestant does not end the others
+            self.error = f"{type(error).__name__}: {error}"
             where = f"{self.contestant.name} ({self.contestant.dialect}), {self.column.measure} {self.column.label}"
-            print(f"{where}: {self.trouble}", file=sys.stderr)
+            print(f"{where}: {self.error}", file=sys.stderr)
             return None
         if self.column.measure == "start":
             self.waits += got
@@ -171,41 +173,41 @@ class Entry:
 
 
 def measure(
-    present: Sequence[Contestant], wanted: Sequence[str], rounds: int, least: float
-) -> tuple[list[Entry], list[float]]:
-    """Return every entry with its laps, interleaved contestant by contestant, and what a sync cost in each round."""
-    lanes = [
-        [Entry(contestant, column) for contestant in present if column.takes_part(contestant)]
-        for column in columns(wanted)
+    present: Sequence[Contestant], measures: Sequence[str], rounds: int, min_s: float
+) -> tuple[list[Series], list[float]]:
+    """Return every series, measured in interleaved rounds, and the microseconds of a sync in each round."""
+    groups = [
+        [Series(contestant, column) for contestant in present if column.takes_part(contestant)]
+        for column in columns(measures)
     ]
-    for lane in lanes:
-        for entry in lane:
-            entry.calibrate(least)
+    for group in groups:
+        for entry in group:
+            entry.calibrate(min_s)
     syncs: list[float] = []
     for number in range(rounds):
         syncs.append(fdatasync_us(tempfile.gettempdir()))
         print(f"round {number + 1} of {rounds}: fdatasync {syncs[-1]:.0f} us", file=sys.stderr)
-        for lane in lanes:
-            first = number % len(lane) if lane else 0
-            for entry in lane[first:] + lane[:first]:
-                entry.lap()
-    return [entry for lane in lanes for entry in lane], syncs
+        for group in groups:
+            first = number % len(group) if group else 0
+            for entry in group[first:] + group[:first]:
+                entry.measure_round()
+    return [entry for lane in groups for entry in lane], syncs
 
 
-def summary(entry: Entry, entries: Sequence[Entry], place: int) -> dict[str, Any]:
-    """Return the medians of one entry, as plain JSON values; `place` is the row it gets in the tables."""
+def summary(entry: Series, entries: Sequence[Series], place: int) -> dict[str, Any]:
+    """Return the medians of one series as JSON values; `place` is its row in the tables."""
     contestant, column = entry.contestant, entry.column
-    laps = [lap for lap in entry.laps if lap is not None]
-    name, dialect = FLOOR.get(contestant.dialect), contestant.dialect
-    floor = next(
+    laps = [lap for lap in entry.rounds if lap is not None]
+    name, dialect = BASELINE.get(contestant.dialect), contestant.dialect
+    baseline = next(
         (
-            other.laps
+            other.rounds
             for other in entries
             if other.column is column and (other.contestant.name, other.contestant.dialect) == (name, dialect)
         ),
         (),
     )
-    ratios = [lap / least for lap, least in zip(entry.laps, floor, strict=False) if lap and least]
+    ratios = [lap / least for lap, least in zip(entry.rounds, baseline, strict=False) if lap and least]
     found: dict[str, Any] = {
         "measure": column.measure,
         "column": column.label,
@@ -215,7 +217,7 @@ def summary(entry: Entry, entries: Sequence[Entry], place: int) -> dict[str, Any
         "runs": entry.count,
         "laps": laps,
         "ratio": median(ratios) if ratios else None,
-        "trouble": entry.trouble,
+        "trouble": entry.error,
     }
     if column.measure == "start":
         found["p50_ms"] = median(laps) * 1000 if laps else None
@@ -227,10 +229,10 @@ def summary(entry: Entry, entries: Sequence[Entry], place: int) -> dict[str, Any
 
 # -- showing ----------------------------------------------------------------------------------------------------------
 
-HEADS: Final = {
-    "create": "CREATE, runs a second, and the ratio to the floor",
-    "drain": "DRAIN (claim, complete), runs a second, and the ratio to the fused floor at the same; x 2: two processes",
-    "start": f"START, ms from asking for a run until the handler's first line; an idle worker, one in {EVERY_S:.2f} s",
+TITLES: Final = {
+    "create": "CREATE, runs a second, and the ratio to the baseline",
+    "drain": "DRAIN (claim, complete), runs a second, and the ratio to the fused baseline; x 2: two processes",
+    "start": f"START, ms from create to the handler's first line; an idle worker, one run in {START_INTERVAL_S:.2f} s",
 }
 
 
@@ -245,7 +247,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return f"{row['per_s']:>8,.0f}{ratio}"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> None:
+def _rate_table(rows: Sequence[Mapping[str, Any]]) -> None:
     labels = list(dict.fromkeys(row["column"] for row in rows))
     cells = {(_name(row), row["column"]): row for row in rows}
     print(f"{'':<30}" + "".join(f"{label:>15}" for label in labels))
@@ -253,7 +255,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"{name:<30}" + "".join(_cell(cells.get((name, label))) for label in labels))
 
 
-def _waits(rows: Sequence[Mapping[str, Any]]) -> None:
+def _start_table(rows: Sequence[Mapping[str, Any]]) -> None:
     print(f"{'':<30}{'median':>9}{'':>7}{'p99':>9}")
     for row in rows:
         if row["p50_ms"] is None:
@@ -263,36 +265,36 @@ def _waits(rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"{_name(row):<30}{row['p50_ms']:>9.1f}{ratio}{row['p99_ms']:>9.1f}")
 
 
-def show(result: Mapping[str, Any]) -> None:
-    """Print the figures for people."""
+def print_result(result: Mapping[str, Any]) -> None:
+    """Print the figures as tables."""
     print("; ".join(f"{name} {value}" for name, value in result["about"].items()), "\n")
     for name, about in result["contestants"].items():
         print(f"{name}: {about}")
     for reason in result["absent"]:
-        print(f"not here: {reason}")
-    print("\nDrains of the floors count from the word to begin to the last commit, of the peers from the first handler")
-    print("until nothing is left. Ids are made before the clock starts.")
+        print(f"not measured: {reason}")
+    print("\nThe drain of a baseline is timed from the start signal to the last commit, that of a peer from the first")
+    print("handler until no run is left. Ids are made before the clock starts.")
     for name in MEASURES:
         rows = [row for row in result["figures"] if row["measure"] == name]
         if rows:
-            print(f"\n{HEADS[name]}")
-            (_waits if name == "start" else _table)(rows)
+            print(f"\n{TITLES[name]}")
+            (_start_table if name == "start" else _rate_table)(rows)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def gather(stack: ExitStack, dialects: Sequence[Dialect], about: dict[str, str]) -> tuple[list[Contestant], list[str]]:
-    """Return who takes part, everything entered on the stack, and a line for each who does not."""
+def set_up(stack: ExitStack, dialects: Sequence[Dialect], about: dict[str, str]) -> tuple[list[Contestant], list[str]]:
+    """Return the contestants, with their resources on the stack, and a line for each that cannot be measured."""
     present: list[Contestant] = []
     absent: list[str] = []
     for dialect in dialects:
         try:
-            fresh = _fresh(stack, dialect, about)
+            fresh_database = _database_factory(stack, dialect, about)
         except ImportError as error:
             absent.append(f"PostgreSQL: {error}")
             continue
-        for candidate in candidates(dialect, fresh):
+        for candidate in candidates(dialect, fresh_database):
             if candidate.kind.missing:
                 absent.append(f"{candidate.kind.name}: {candidate.kind.missing}")
                 continue
@@ -302,21 +304,21 @@ def gather(stack: ExitStack, dialects: Sequence[Dialect], about: dict[str, str])
     return present, absent
 
 
-def _fresh(stack: ExitStack, dialect: Dialect, about: dict[str, str]) -> Callable[[], str]:
+def _database_factory(stack: ExitStack, dialect: Dialect, about: dict[str, str]) -> Callable[[], str]:
     if dialect != "postgres":
         return str
     server = stack.enter_context(postgres())
     about["postgresql"] = server.about()
-    return lambda: stack.enter_context(server.fresh())
+    return lambda: stack.enter_context(server.fresh_database())
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What a durable run costs.")
-    parser.add_argument("--quick", action="store_true", help="shorter measurements and 3 rounds: a look, not a result")
-    parser.add_argument("--only", choices=MEASURES, help="one measure")
-    parser.add_argument("--dialect", choices=["sqlite", "postgres"], help="one database")
-    parser.add_argument("--without-peers", action="store_true", help="only the floors and runstate")
+    parser.add_argument("--quick", action="store_true", help="shorter measurements and 3 rounds: a trial, not a result")
+    parser.add_argument("--only", choices=MEASURES, help="measure this alone")
+    parser.add_argument("--dialect", choices=["sqlite", "postgres"], help="measure this database alone")
+    parser.add_argument("--without-peers", action="store_true", help="only the baselines and runstate")
     parser.add_argument("--rounds", type=int, help="rounds (7; 3 with --quick)")
     parser.add_argument("--seconds", type=float, help="how long a measurement takes, about (0.8; 0.3 with --quick)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -326,11 +328,11 @@ def main() -> None:
     rounds = options.rounds or (3 if options.quick else 7)
     about = {**machine(), "rounds": str(rounds)}
     with ExitStack() as stack:
-        present, absent = gather(stack, dialects, about)
+        present, absent = set_up(stack, dialects, about)
         if options.without_peers:
-            present = [contestant for contestant in present if contestant.name.startswith(("floor", "runstate"))]
-        wanted = [options.only] if options.only else MEASURES
-        entries, syncs = measure(present, wanted, rounds, options.seconds or (0.3 if options.quick else 0.8))
+            present = [contestant for contestant in present if contestant.name.startswith(("baseline", "runstate"))]
+        measures = [options.only] if options.only else MEASURES
+        entries, syncs = measure(present, measures, rounds, options.seconds or (0.3 if options.quick else 0.8))
     about["a page written and synced"] = (
         f"{median(syncs):.0f} us ({min(syncs):.0f} to {max(syncs):.0f} over the rounds)"
     )
@@ -343,7 +345,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(result, indent=2))
     else:
-        show(result)
+        print_result(result)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The peers of the durable benchmark: the same work in other libraries, each set up for throughput as its pages advise.
+"""The peers of the durable benchmark: task queues, each set up for throughput as its documentation advises.
 
-What is counted is the same for all. `create`: the seconds until the library's own call has returned for the last run,
+The same is measured for all. `create`: the seconds until the library's own call has returned for the last run,
 one call at a time, or by its call for many where it has one (100 each). `drain`: `count` no-op runs are waiting when
 the worker processes start; the clock runs from the first call of a handler, in any process, until the last handler was
-called *and* the library's own tables say that nothing is left (asked every 4 ms, and only once all were called). So
-connecting, checking the schema and the first fetch are not counted, and the last acknowledgement is. `start`: one idle
-worker, a create every 20 ms, from before the call that creates until the first line of the handler.
+called *and* the library's own tables have no run left (polled every 4 ms, once all were called). So connecting,
+checking the schema and the first fetch are not counted, and the last acknowledgement is. `start`: one idle worker, a
+create every 20 ms, from before the call that creates until the first line of the handler.
 
-None of them writes what the floors write: the stamps, the version and the history are their own (see each).
+None of them writes what the baselines write: their stamps, versions and histories are of their own kind (see each).
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from threading import Lock
 from time import monotonic, perf_counter, sleep
 from typing import Any, Final
 
-from benchmarks.durable.server import PATIENCE_S, Contestant, Crew, GaveUp, Seat, emptied, vacuumed
+from benchmarks.durable.contestant import Contestant, MeasurementFailed
+from benchmarks.durable.processes import TIMEOUT_S, Reporter, WorkerProcesses
+from benchmarks.postgres import empty_database, vacuum_tables
 
-ENTRY: Final = "work"
+TASK: Final = "work"
 
 
 def _title(package: str) -> str:
@@ -49,7 +51,7 @@ def _missing(*packages: str) -> str:
 
 
 class Loop:
-    """An event loop that lives between calls, uvloop where it is installed."""
+    """An event loop that is kept between calls; uvloop if it is installed."""
 
     def __init__(self) -> None:
         factory: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -76,49 +78,49 @@ class _AsyncPeer(Contestant):
         self._url = url
         self._loop = Loop()
 
-    async def _call(self, first: int, count: int) -> None:
+    async def _create(self, first: int, count: int) -> None:
         raise NotImplementedError
 
     def create(self, count: int, in_flight: int) -> float:
         async def all_of_them() -> float:
             before = perf_counter()
             for first in range(0, count, in_flight):
-                await self._call(first, min(in_flight, count - first))
+                await self._create(first, min(in_flight, count - first))
             return perf_counter() - before
 
         seconds: float = self._loop.run(all_of_them())
         return seconds
 
-    def _drained(self, crew: Crew, count: int, left: str, done: str) -> float:
+    def _measure_drain(self, workers: WorkerProcesses, count: int, left: str, done: str) -> float:
         import psycopg
 
-        with crew, psycopg.connect(self._url, autocommit=True) as connection:
-            crew.go()
-            seconds = crew.watched(count, lambda: connection.execute(left.encode()).fetchone() == (False,))
+        with workers, psycopg.connect(self._url, autocommit=True) as connection:
+            workers.start()
+            seconds = workers.wait_until_done(count, lambda: connection.execute(left.encode()).fetchone() == (False,))
             if connection.execute(done.encode()).fetchone() != (count,):
-                raise GaveUp("not all were completed")
+                raise MeasurementFailed("not all were completed")
         return seconds
 
-    def _started(self, crew: Crew, count: int, every: float) -> list[float]:
+    def _measure_start(self, workers: WorkerProcesses, count: int, every: float) -> list[float]:
         async def one(index: int) -> float:
             now = monotonic()
-            await self._call(index, 1)
+            await self._create(index, 1)
             return now
 
-        with crew:
-            crew.go()
-            sleep(1)  # it checks its schema and subscribes before it waits
-            asked: list[float] = []
+        with workers:
+            workers.start()
+            sleep(1)  # it checks its schema and subscribes first
+            created_at: list[float] = []
             for index in range(count):
                 sleep(every)
-                asked.append(self._loop.run(one(index)))
-            return [began - before for began, before in zip(crew.moments(), asked, strict=True)]
+                created_at.append(self._loop.run(one(index)))
+            return [began - before for began, before in zip(workers.start_times(), created_at, strict=True)]
 
     def close(self) -> None:
         self._loop.close()
 
 
-def _serve(work: Awaitable[None]) -> None:
+def _run_worker(work: Awaitable[None]) -> None:
     async def wrapped() -> None:
         await work
 
@@ -133,9 +135,9 @@ class PgQueuer(_AsyncPeer):
 
     Its performance page: a pool of 5 to 20 connections for throughput (10 % here), a larger batch for short work. The
     batch is the number of slots, and nothing else limits the runs at once, in its favour: `max_concurrent_tasks` at the
-    slots asks for batches of half of that, and drains 0.55 (10 slots) and 0.75 (100) as fast. Three log rows a run
+    slots fetches batches of half of that, and drains 0.55 (10 slots) and 0.75 (100) as fast. Three log rows a run
     (queued, picked, successful); a completed run leaves the queue's table. Completions are written in batches, after
-    0.1 s at the latest: whatever returned since then runs again where the worker dies.
+    0.1 s at the latest: tasks that returned since then run again if the worker dies.
     """
 
     name = _title("pgqueuer")
@@ -151,26 +153,26 @@ class PgQueuer(_AsyncPeer):
     async def _install(self) -> None:
         if self._connection is not None:
             await self._connection.close()
-        emptied(self._url)
+        empty_database(self._url)
         self._connection = await import_module("asyncpg").connect(self._url)
         driver = import_module("pgqueuer.db").AsyncpgDriver(self._connection)
         self._queries = import_module("pgqueuer.queries").Queries(driver)
         await self._queries.install()
         await self._queries.optimize_autovacuum()
 
-    async def _call(self, first: int, count: int) -> None:
+    async def _create(self, first: int, count: int) -> None:
         if count == 1:
-            await self._queries.enqueue(ENTRY, b"%d" % first)
+            await self._queries.enqueue(TASK, b"%d" % first)
         else:
             payloads = [b"%d" % index for index in range(first, first + count)]
-            await self._queries.enqueue([ENTRY] * count, payloads, [0] * count)
+            await self._queries.enqueue([TASK] * count, payloads, [0] * count)
 
-    def settle(self) -> None:
-        vacuumed(self._url, ("pgqueuer", "pgqueuer_log"))
+    def vacuum(self) -> None:
+        vacuum_tables(self._url, ("pgqueuer", "pgqueuer_log"))
 
     def drain(self, count: int, slots: int, processes: int) -> float:
-        return self._drained(
-            Crew(pgqueuer_drain, self._url, slots, processes=processes),
+        return self._measure_drain(
+            WorkerProcesses(pgqueuer_drain, self._url, slots, processes=processes),
             count,
             "SELECT EXISTS (SELECT FROM pgqueuer)",
             "SELECT count(*) FROM pgqueuer_log WHERE status = 'successful'",
@@ -178,7 +180,7 @@ class PgQueuer(_AsyncPeer):
 
     def start(self, count: int, every: float) -> list[float]:
         self.prepare()
-        return self._started(Crew(pgqueuer_start, self._url, moments=count), count, every)
+        return self._measure_start(WorkerProcesses(pgqueuer_start, self._url, starts=count), count, every)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -186,37 +188,37 @@ class PgQueuer(_AsyncPeer):
         super().close()
 
 
-async def _pgqueuer(seat: Seat, url: str, slots: int, handler: Callable[[Any], Awaitable[None]]) -> None:
+async def _pgqueuer_worker(reporter: Reporter, url: str, slots: int, handler: Callable[[Any], Awaitable[None]]) -> None:
     pool = await import_module("asyncpg").create_pool(url, min_size=5, max_size=20)
     pgq = import_module("pgqueuer").PgQueuer(import_module("pgqueuer.db").AsyncpgPoolDriver(pool))
-    pgq.entrypoint(ENTRY)(handler)
-    seat.ready()
+    pgq.entrypoint(TASK)(handler)
+    reporter.wait_for_start()
     await pgq.run(batch_size=slots)
 
 
-def pgqueuer_drain(seat: Seat, url: str, slots: int) -> None:
-    """Work until killed, counting."""
+def pgqueuer_drain(reporter: Reporter, url: str, slots: int) -> None:
+    """Work until killed, and count the runs."""
 
     async def handler(job: Any) -> None:
-        seat.ran()
+        reporter.count_run()
 
-    _serve(_pgqueuer(seat, url, slots, handler))
+    _run_worker(_pgqueuer_worker(reporter, url, slots, handler))
 
 
-def pgqueuer_start(seat: Seat, url: str) -> None:
-    """Work until killed, writing down when each began."""
+def pgqueuer_start(reporter: Reporter, url: str) -> None:
+    """Work until killed, and record when each handler started."""
 
     async def handler(job: Any) -> None:
-        seat.started(int(job.payload))
+        reporter.record_start(int(job.payload))
 
-    _serve(_pgqueuer(seat, url, 10, handler))
+    _run_worker(_pgqueuer_worker(reporter, url, 10, handler))
 
 
 # -- procrastinate ----------------------------------------------------------------------------------------------------
 
 
 class Procrastinate(_AsyncPeer):
-    """procrastinate over psycopg's pool as it makes it: 4 connections, for 10 cost a fifth and 20 a third.
+    """procrastinate over psycopg's pool with its 4 connections: 10 are slower by a fifth and 20 by a third.
 
     Finished jobs stay, as is its default. Async tasks in one worker, `concurrency` = slots. It fetches each job alone
     and finishes each with a statement of its own, so there is no batch to set. Three event rows a job, by triggers
@@ -236,24 +238,24 @@ class Procrastinate(_AsyncPeer):
     async def _install(self) -> None:
         if self._app is not None:
             await self._app.close_async()
-        emptied(self._url)
-        self._app = _procrastinate(self._url)
-        self._work = self._app.task(name=ENTRY)(_nothing)
+        empty_database(self._url)
+        self._app = _procrastinate_app(self._url)
+        self._work = self._app.task(name=TASK)(_async_task)
         await self._app.open_async()
         await self._app.schema_manager.apply_schema_async()
 
-    async def _call(self, first: int, count: int) -> None:
+    async def _create(self, first: int, count: int) -> None:
         if count == 1:
             await self._work.defer_async(index=first)
         else:
             await self._work.batch_defer_async(*({"index": index} for index in range(first, first + count)))
 
-    def settle(self) -> None:
-        vacuumed(self._url, ("procrastinate_jobs", "procrastinate_events"))
+    def vacuum(self) -> None:
+        vacuum_tables(self._url, ("procrastinate_jobs", "procrastinate_events"))
 
     def drain(self, count: int, slots: int, processes: int) -> float:
-        return self._drained(
-            Crew(procrastinate_drain, self._url, slots, processes=processes),
+        return self._measure_drain(
+            WorkerProcesses(procrastinate_drain, self._url, slots, processes=processes),
             count,
             "SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE status IN ('todo', 'doing'))",
             "SELECT count(*) FROM procrastinate_events WHERE type = 'succeeded'",
@@ -261,7 +263,7 @@ class Procrastinate(_AsyncPeer):
 
     def start(self, count: int, every: float) -> list[float]:
         self.prepare()
-        return self._started(Crew(procrastinate_start, self._url, moments=count), count, every)
+        return self._measure_start(WorkerProcesses(procrastinate_start, self._url, starts=count), count, every)
 
     def close(self) -> None:
         if self._app is not None:
@@ -269,40 +271,42 @@ class Procrastinate(_AsyncPeer):
         super().close()
 
 
-async def _nothing(index: int) -> None:
+async def _async_task(index: int) -> None:
     """Do nothing, in the process that only defers."""
 
 
-def _procrastinate(url: str) -> Any:
+def _procrastinate_app(url: str) -> Any:
     module = import_module("procrastinate")
     return module.App(connector=module.PsycopgConnector(conninfo=url))
 
 
-async def _procrastinating(seat: Seat, url: str, slots: int, handler: Callable[[int], Awaitable[None]]) -> None:
+async def _procrastinate_worker(
+    reporter: Reporter, url: str, slots: int, handler: Callable[[int], Awaitable[None]]
+) -> None:
     logging.getLogger("procrastinate").setLevel(logging.ERROR)
-    app = _procrastinate(url)
-    app.task(name=ENTRY)(handler)
+    app = _procrastinate_app(url)
+    app.task(name=TASK)(handler)
     async with app.open_async():
-        seat.ready()
+        reporter.wait_for_start()
         await app.run_worker_async(concurrency=slots, install_signal_handlers=False)
 
 
-def procrastinate_drain(seat: Seat, url: str, slots: int) -> None:
-    """Work until killed, counting."""
+def procrastinate_drain(reporter: Reporter, url: str, slots: int) -> None:
+    """Work until killed, and count the runs."""
 
     async def handler(index: int) -> None:
-        seat.ran()
+        reporter.count_run()
 
-    _serve(_procrastinating(seat, url, slots, handler))
+    _run_worker(_procrastinate_worker(reporter, url, slots, handler))
 
 
-def procrastinate_start(seat: Seat, url: str) -> None:
-    """Work until killed, writing down when each began."""
+def procrastinate_start(reporter: Reporter, url: str) -> None:
+    """Work until killed, and record when each handler started."""
 
     async def handler(index: int) -> None:
-        seat.started(index)
+        reporter.record_start(index)
 
-    _serve(_procrastinating(seat, url, 10, handler))
+    _run_worker(_procrastinate_worker(reporter, url, 10, handler))
 
 
 # -- huey -------------------------------------------------------------------------------------------------------------
@@ -312,15 +316,16 @@ class Huey(Contestant):
     """huey on SQLite (`SqliteHuey`, fsync=True, WAL its default), a consumer with as many threads as slots.
 
     It has no call for many. A task is deleted as it is fetched, before it runs, and a no-op leaves no result: an insert
-    and a delete a run, no stamp, no version, no history, and what a worker held when it died is gone. Done is when the
-    last handler was called and the table is empty. Idle threads ask every 10 ms (its default goes from 0.1 to 10 s).
+    and a delete a run, no stamp, no version, no history, and the tasks of a worker that dies are lost. A drain ends
+    when the last handler was called and the table is empty. Idle threads poll every 10 ms (its default goes from 0.1 to
+    10 s).
     """
 
     name = _title("huey")
     dialect = "sqlite"
     about = "SqliteHuey, fsync, threads = slots; fetching deletes, nothing is kept; no call for many"
     missing = _missing("huey")
-    creates = (1,)
+    creates_at_once = (1,)
     slots = (10, 100)
 
     def __init__(self) -> None:
@@ -339,8 +344,8 @@ class Huey(Contestant):
             for path in self._folder.iterdir():
                 path.unlink()
         self._number += 1
-        self._huey = _huey(self.path)
-        self._work = self._huey.task(name=ENTRY)(_none)
+        self._huey = _huey_app(self.path)
+        self._work = self._huey.task(name=TASK)(_task)
 
     def create(self, count: int, in_flight: int) -> float:
         work = self._work
@@ -350,21 +355,21 @@ class Huey(Contestant):
         return perf_counter() - before
 
     def drain(self, count: int, slots: int, processes: int) -> float:
-        with Crew(huey_drain, self.path, slots, processes=processes) as crew:
-            crew.go()
-            return crew.watched(count, lambda: not self._huey.pending_count())
+        with WorkerProcesses(huey_drain, self.path, slots, processes=processes) as workers:
+            workers.start()
+            return workers.wait_until_done(count, lambda: not self._huey.pending_count())
 
     def start(self, count: int, every: float) -> list[float]:
         self.prepare()
-        with Crew(huey_start, self.path, moments=count) as crew:
-            crew.go()
+        with WorkerProcesses(huey_start, self.path, starts=count) as workers:
+            workers.start()
             sleep(0.5)
-            asked = []
+            created_at = []
             for index in range(count):
                 sleep(every)
-                asked.append(monotonic())
+                created_at.append(monotonic())
                 self._work(index)
-            return [began - before for began, before in zip(crew.moments(), asked, strict=True)]
+            return [began - before for began, before in zip(workers.start_times(), created_at, strict=True)]
 
     def close(self) -> None:
         if self._huey is not None:
@@ -372,42 +377,42 @@ class Huey(Contestant):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _none(index: int) -> None:
+def _task(index: int) -> None:
     """Do nothing, in the process that only creates."""
 
 
-def _huey(path: str) -> Any:
-    return import_module("huey").SqliteHuey("bench", filename=path, fsync=True, timeout=PATIENCE_S)
+def _huey_app(path: str) -> Any:
+    return import_module("huey").SqliteHuey("bench", filename=path, fsync=True, timeout=TIMEOUT_S)
 
 
-def _consume(seat: Seat, path: str, slots: int, handler: Callable[[int], None]) -> None:
-    huey = _huey(path)
-    huey.task(name=ENTRY)(handler)
+def _huey_worker(reporter: Reporter, path: str, slots: int, handler: Callable[[int], None]) -> None:
+    huey = _huey_app(path)
+    huey.task(name=TASK)(handler)
     consumer = huey.create_consumer(
         workers=slots, worker_type="thread", periodic=False, initial_delay=0.01, backoff=1.01, max_delay=0.01
     )
-    seat.ready()
+    reporter.wait_for_start()
     consumer.run()
 
 
-def huey_drain(seat: Seat, path: str, slots: int) -> None:
-    """Work until killed, counting, one thread at a time, for `+=` is two steps."""
+def huey_drain(reporter: Reporter, path: str, slots: int) -> None:
+    """Work until killed, and count the runs under a lock, because `+=` is not atomic."""
     counting = Lock()
 
     def handler(index: int) -> None:
         with counting:
-            seat.ran()
+            reporter.count_run()
 
-    _consume(seat, path, slots, handler)
+    _huey_worker(reporter, path, slots, handler)
 
 
-def huey_start(seat: Seat, path: str) -> None:
-    """Work until killed, writing down when each began."""
+def huey_start(reporter: Reporter, path: str) -> None:
+    """Work until killed, and record when each handler started."""
 
-    def handler(index: int) -> None:  # of this module, by which huey finds it
-        seat.started(index)
+    def handler(index: int) -> None:  # huey finds it by its module
+        reporter.record_start(index)
 
-    _consume(seat, path, 10, handler)
+    _huey_worker(reporter, path, 10, handler)
 
 
 # -- celery -----------------------------------------------------------------------------------------------------------
@@ -426,7 +431,7 @@ class Celery(Contestant):
     dialect = "redis"
     about = "redis with appendfsync=always, threads = slots, acks_late, prefetch 64; nothing is kept; no call for many"
     missing = _missing("celery", "redis") or ("" if shutil.which("redis-server") else "no redis-server here")
-    creates = (1,)
+    creates_at_once = (1,)
     slots = (10, 100)
 
     def __init__(self) -> None:
@@ -440,9 +445,9 @@ class Celery(Contestant):
         while not Path(self._socket).exists():
             if monotonic() > end:
                 self.close()
-                raise GaveUp("redis-server does not answer")
+                raise MeasurementFailed("redis-server does not answer")
             sleep(0.05)
-        self._work = _celery(self._socket).task(name=ENTRY)(_none)
+        self._work = _celery_app(self._socket).task(name=TASK)(_task)
 
     def prepare(self) -> None:
         self._redis.flushall()
@@ -455,21 +460,21 @@ class Celery(Contestant):
         return perf_counter() - before
 
     def drain(self, count: int, slots: int, processes: int) -> float:
-        with Crew(celery_drain, self._socket, slots, processes=processes) as crew:
-            crew.go()
-            return crew.watched(count, lambda: not self._redis.exists("celery", "unacked"))
+        with WorkerProcesses(celery_drain, self._socket, slots, processes=processes) as workers:
+            workers.start()
+            return workers.wait_until_done(count, lambda: not self._redis.exists("celery", "unacked"))
 
     def start(self, count: int, every: float) -> list[float]:
         self.prepare()
-        with Crew(celery_start, self._socket, moments=count) as crew:
-            crew.go()
+        with WorkerProcesses(celery_start, self._socket, starts=count) as workers:
+            workers.start()
             sleep(2)
-            asked = []
+            created_at = []
             for index in range(count):
                 sleep(every)
-                asked.append(monotonic())
+                created_at.append(monotonic())
                 self._work.delay(index)
-            return [began - before for began, before in zip(crew.moments(), asked, strict=True)]
+            return [began - before for began, before in zip(workers.start_times(), created_at, strict=True)]
 
     def close(self) -> None:
         self._server.kill()
@@ -477,7 +482,7 @@ class Celery(Contestant):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _celery(socket: str) -> Any:
+def _celery_app(socket: str) -> Any:
     app = import_module("celery").Celery("bench", broker=f"redis+socket://{socket}", set_as_current=False)
     app.conf.update(
         task_acks_late=True,
@@ -490,30 +495,30 @@ def _celery(socket: str) -> Any:
     return app
 
 
-def _labour(seat: Seat, socket: str, slots: int, handler: Callable[[int], None]) -> None:
-    warnings.simplefilter("ignore")  # it would rather not be root
-    app = _celery(socket)
-    app.task(name=ENTRY)(handler)
-    seat.ready()
+def _celery_worker(reporter: Reporter, socket: str, slots: int, handler: Callable[[int], None]) -> None:
+    warnings.simplefilter("ignore")  # about running as root
+    app = _celery_app(socket)
+    app.task(name=TASK)(handler)
+    reporter.wait_for_start()
     alone = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
     app.Worker(pool="threads", concurrency=slots, loglevel="CRITICAL", quiet=True, **alone).start()
 
 
-def celery_drain(seat: Seat, socket: str, slots: int) -> None:
-    """Work until killed, counting."""
+def celery_drain(reporter: Reporter, socket: str, slots: int) -> None:
+    """Work until killed, and count the runs."""
     counting = Lock()
 
     def handler(index: int) -> None:
         with counting:
-            seat.ran()
+            reporter.count_run()
 
-    _labour(seat, socket, slots, handler)
+    _celery_worker(reporter, socket, slots, handler)
 
 
-def celery_start(seat: Seat, socket: str) -> None:
-    """Work until killed, writing down when each began."""
+def celery_start(reporter: Reporter, socket: str) -> None:
+    """Work until killed, and record when each handler started."""
 
     def handler(index: int) -> None:
-        seat.started(index)
+        reporter.record_start(index)
 
-    _labour(seat, socket, 10, handler)
+    _celery_worker(reporter, socket, 10, handler)

@@ -1,1 +1,1 @@
-"""What a run costs in memory, beside a hand-written floor and other libraries."""
+"""What a run costs in memory, compared with a hand-written baseline and with other libraries."""

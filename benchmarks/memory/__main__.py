@@ -1,10 +1,10 @@
-"""What a run costs in memory, beside a hand-written floor and three libraries.
+"""What a run costs in memory, compared with a hand-written baseline and three libraries.
 
     python -m benchmarks.memory [--quick] [--rounds N] [--moves] [--json]
 
-One process; in every round each contestant has its turn at each exercise, beginning with another one each time, so a
-slow moment of the machine hits all alike. CPU time, garbage collector off while it counts. A ratio is the median over
-the rounds of (contestant / floor) in that round. No figure here decides a test.
+One process. Every round measures each contestant once at each exercise, in a rotated order, so that a slow moment of
+the machine affects all alike. CPU time; the garbage collector is off meanwhile. A ratio is the median over
+the rounds of (contestant / baseline) in that round. No figure decides a test.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from benchmarks.memory.contestants import (
-    FLOOR,
+    BASELINE,
     RUNSTATE,
     TOOL_ROUND,
     Contestant,
-    call,
     check,
-    compiled,
+    compile_names,
     contestants,
-    steps_to,
+    statement,
+    statements_to,
 )
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 
 Timings: TypeAlias = dict[str, list[float]]
-"""Nanoseconds for one repetition, a round each, by contestant."""
+"""Nanoseconds of one repetition in each round, by contestant."""
 
 CREATE: Final = "create"
 CREATE_SET: Final = "create with settings"
 WHOLE_RUN: Final = "whole run"
 REFUSAL: Final = "refusal"
 REFUSAL_AT_END: Final = "refusal in a terminal status"
-MADE_THERE: Final = (CREATE, WHOLE_RUN)  # the exercises that make a run, and so an id
+CREATING: Final = (CREATE, WHOLE_RUN)  # exercises that make a run, and so an id
 
 # Where each event is asked when it is timed alone: the first row of the table that has it.
 _FIRST: Final = {row.event: row.source for row in reversed(RUN_LIFECYCLE.transitions)}
@@ -55,7 +55,7 @@ SOURCES: Final[Mapping[RunEvent, RunStatus]] = {event: _FIRST[event] for event i
 
 @attrs.frozen
 class Exercise:
-    """A name, where its runs stand before the clock starts (None: it makes them itself), and the statements to time."""
+    """A name, the status of its runs before the clock starts (None: it makes them), and the statements to time."""
 
     name: str
     source: RunStatus | None
@@ -64,15 +64,15 @@ class Exercise:
 
 def exercises() -> list[Exercise]:
     """Return everything that is timed."""
-    whole = "run = {create}\n        " + "\n        ".join(call(event) for event in TOOL_ROUND)
-    refused = f"try: {call(RunEvent.START)}\n        except Refused: pass"
+    whole = "run = {create}\n        " + "\n        ".join(statement(event) for event in TOOL_ROUND)
+    refused = f"try: {statement(RunEvent.START)}\n        except Refused: pass"
     return [
         Exercise(CREATE, None, "{create}"),
         Exercise(CREATE_SET, None, "{create_set}"),
         Exercise(WHOLE_RUN, None, whole),
         Exercise(REFUSAL, RunStatus.IN_PROGRESS, refused),
         Exercise(REFUSAL_AT_END, RunStatus.COMPLETED, refused),
-        *(Exercise(event.value, source, call(event)) for event, source in SOURCES.items()),
+        *(Exercise(event.value, source, statement(event)) for event, source in SOURCES.items()),
     ]
 
 
@@ -85,11 +85,11 @@ class Stopwatch:
 
     @classmethod
     def of(cls, contestant: Contestant, exercise: Exercise) -> Stopwatch:
-        steps = steps_to(exercise.source or RunStatus.QUEUED)
+        steps = statements_to(exercise.source or RunStatus.QUEUED)
         make = f"def make():\n    run = {contestant.create}\n{steps}    return run\n"
         makes = {"create": contestant.create, "create_set": contestant.create_set}
         body = exercise.body.format_map(makes) if exercise.source is None else exercise.body
-        space = compiled(contestant, f"{make}def loop(runs):\n    for run in runs:\n        {body}\n")
+        space = compile_names(contestant, f"{make}def loop(runs):\n    for run in runs:\n        {body}\n")
         made: Callable[[], Any] = space["make"]
         prepare = range if exercise.source is None else lambda n: [made() for _ in range(n)]
         return cls(prepare, space["loop"])
@@ -105,7 +105,7 @@ class Stopwatch:
         finally:
             gc.enable()
 
-    def calibrated(self, least_ns: int, most: int) -> int:
+    def repetitions(self, least_ns: int, most: int) -> int:
         """Return how often to repeat, so that one timing lasts `least_ns`; at most `most` times."""
         n = 8
         while n < most and self.nanoseconds(n) * n < least_ns:
@@ -113,10 +113,10 @@ class Stopwatch:
         return n
 
 
-def _takes_part(contestant: Contestant, exercise: Exercise) -> bool:
+def _has_exercise(contestant: Contestant, exercise: Exercise) -> bool:
     if exercise.name == CREATE_SET:
         return bool(contestant.create_set)
-    return not contestant.makes_id or exercise.name in MADE_THERE
+    return not contestant.makes_id or exercise.name in CREATING
 
 
 def time_all(present: Sequence[Contestant], rounds: int, *, quick: bool) -> dict[str, Timings]:
@@ -124,9 +124,9 @@ def time_all(present: Sequence[Contestant], rounds: int, *, quick: bool) -> dict
     entries: list[tuple[str, str, Stopwatch, int]] = []
     for exercise in exercises():
         for contestant in present:
-            if _takes_part(contestant, exercise):
+            if _has_exercise(contestant, exercise):
                 watch = Stopwatch.of(contestant, exercise)
-                n = watch.calibrated(100_000 if quick else 400_000, 512 if quick else 2048)
+                n = watch.repetitions(100_000 if quick else 400_000, 512 if quick else 2048)
                 entries.append((exercise.name, contestant.name, watch, n))
     timings: dict[str, Timings] = {name: {} for name, *_ in entries}
     for number in range(rounds):
@@ -139,7 +139,7 @@ def time_all(present: Sequence[Contestant], rounds: int, *, quick: bool) -> dict
     return timings
 
 
-def averaged(timings: Mapping[str, Timings], events: Sequence[RunEvent]) -> Timings:
+def mean_of(timings: Mapping[str, Timings], events: Sequence[RunEvent]) -> Timings:
     """Return the mean over `events` of one move, round by round."""
     names = timings[events[0]]
     return {
@@ -148,15 +148,17 @@ def averaged(timings: Mapping[str, Timings], events: Sequence[RunEvent]) -> Timi
 
 
 def ratio(timings: Timings, name: str) -> float:
-    """Return the median over the rounds of (contestant / floor)."""
-    return median(own / least for own, least in zip(timings[name], timings[FLOOR], strict=True))
+    """Return the median over the rounds of (contestant / baseline)."""
+    return median(own / least for own, least in zip(timings[name], timings[BASELINE], strict=True))
 
 
-def bytes_a_run(contestant: Contestant, *, given: bool, quick: bool) -> float:
-    """Return what a live, queued run takes: id and time given to it, or made by it where it can."""
+def bytes_per_run(contestant: Contestant, *, given: bool, quick: bool) -> float:
+    """Return the bytes of a queued run, with its id and time given, or made by it where it can."""
     count = min(contestant.live_runs, 2_000 if quick else contestant.live_runs)
     expression = contestant.create_at if given else contestant.create
-    space = compiled(contestant, f"def fill(ids, runs):\n    for i, ID in enumerate(ids): runs[i] = {expression}\n")
+    space = compile_names(
+        contestant, f"def fill(ids, runs):\n    for i, ID in enumerate(ids): runs[i] = {expression}\n"
+    )
     ids = [f"run_{number:024}" for number in range(count)]
     runs: list[Any] = [None] * count
     space["fill"](ids[:8], runs)
@@ -216,8 +218,8 @@ def measure(rounds: int, *, quick: bool) -> dict[str, Any]:
     timings = time_all(present, rounds, quick=quick)
     figures = {
         "create": timings[CREATE],
-        "transition (tool round)": averaged(timings, TOOL_ROUND),
-        "transition (all nine)": averaged(timings, tuple(SOURCES)),
+        "transition (tool round)": mean_of(timings, TOOL_ROUND),
+        "transition (all nine)": mean_of(timings, tuple(SOURCES)),
         "refusal": timings[REFUSAL],
         "whole run": timings[WHOLE_RUN],
     }
@@ -229,8 +231,8 @@ def measure(rounds: int, *, quick: bool) -> dict[str, Any]:
         "moves": {name: _summary(laps) for name, laps in moves.items()},
         "bytes": {
             contestant.name: {
-                "given": None if contestant.makes_id else bytes_a_run(contestant, given=True, quick=quick),
-                "made": bytes_a_run(contestant, given=False, quick=quick),
+                "given": None if contestant.makes_id else bytes_per_run(contestant, given=True, quick=quick),
+                "made": bytes_per_run(contestant, given=False, quick=quick),
             }
             for contestant in present
         },
@@ -255,11 +257,11 @@ def _table(rows: Sequence[str], columns: Mapping[str, Mapping[str, Mapping[str, 
     print()
 
 
-def show(result: Mapping[str, Any], *, moves: bool) -> None:
-    """Print the figures for people."""
+def print_result(result: Mapping[str, Any], *, moves: bool) -> None:
+    """Print the figures as tables."""
     print("; ".join(f"{name} {value}" for name, value in result["about"].items()), "\n")
     print(
-        "CPU ns for one, and the ratio to the floor: medians over the rounds, ids given unless the row says otherwise"
+        "CPU ns of one, and the ratio to the baseline: medians over the rounds; ids given unless the row says otherwise"
     )
     names = list(result["bytes"])
     figures = {name.replace("transition ", "move "): summary for name, summary in result["figures"].items()}
@@ -272,7 +274,7 @@ def show(result: Mapping[str, Any], *, moves: bool) -> None:
         "refusal: start in in_progress, raised and caught. whole run: create, then the tool round's five moves.\n"
     )
     if moves:
-        ours = [name for name in (FLOOR, RUNSTATE) if name in names]
+        ours = [name for name in (BASELINE, RUNSTATE) if name in names]
         print("Each move alone, and what else only these two can do; settings: instructions, a tool, metadata, a limit")
         print(" " * 38 + "".join(f"{name:>21}" for name in ours))
         for move, summary in result["moves"].items():
@@ -290,16 +292,16 @@ def show(result: Mapping[str, Any], *, moves: bool) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What a run costs in memory.")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions and 5 rounds: a look, not a result")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions and 5 rounds: a trial, not a result")
     parser.add_argument("--rounds", type=int, help="rounds (21; 5 with --quick)")
-    parser.add_argument("--moves", action="store_true", help="print each move apart")
+    parser.add_argument("--moves", action="store_true", help="print each move by itself")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
     result = measure(options.rounds or (5 if options.quick else 21), quick=options.quick)
     if options.json:
         print(json.dumps(result, indent=2))
     else:
-        show(result, moves=options.moves)
+        print_result(result, moves=options.moves)
 
 
 if __name__ == "__main__":

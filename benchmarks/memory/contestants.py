@@ -1,7 +1,7 @@
-"""Who is measured: for each, the statements to time, as text compiled into the loop, so that nobody pays for a wrapper.
+"""The contestants: for each, the statements to time, as text that is compiled into the loop without a wrapper.
 
-All are asked for the same things in the same words, because the law's events are everybody's method names. Before
-anything is timed, `check` drives each through every move and compares what it left with what the law's row says.
+All have the same methods: the events of the table of transitions. Before anything is timed, `check` drives each through
+every move, and compares the result with the row of the table.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from uuid import uuid4
 
 import attrs
 
-from benchmarks.memory import floor, peers
+from benchmarks.memory import baseline, peers
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 
 AT: Final = 1_700_000_000
-FLOOR: Final = "floor"
+BASELINE: Final = "baseline"
 RUNSTATE: Final = "runstate"
 SETTINGS: Final[Mapping[str, Any]] = {
     "instructions": "Answer in one sentence.",
@@ -47,14 +47,14 @@ TOOL_ROUND: Final = (
 )
 
 
-def call(event: RunEvent) -> str:
-    """Return the statement that asks `event` of `run`."""
+def statement(event: RunEvent) -> str:
+    """Return the statement that calls `event` on `run`."""
     return f"run.{event}({ARGUMENTS[event]})"
 
 
 @attrs.frozen
 class Contestant:
-    """One way to have a run, or the reason why it is not here (`missing`)."""
+    """An implementation of a run, or the reason why it cannot be measured here (`missing`)."""
 
     name: str
     create: str = ""
@@ -62,38 +62,38 @@ class Contestant:
     create_at: str = ""
     """The same with the time given too, as `AT`."""
     create_set: str = ""
-    """The same with `SETTINGS` besides: instructions, a tool, metadata. Only where there is something to set."""
+    """The same with `SETTINGS`: instructions, a tool, metadata. Empty if it has none."""
     names: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     record: Callable[[Any], Any] = attrs.field(default=lambda run: run, repr=False)
-    """Finds the object that carries the 26 fields."""
+    """Returns the object that has the 26 fields."""
     makes_id: bool = False
-    """It makes its own id: measured where a run is made, its moves are those of the row above."""
+    """It makes its own id. Only exercises that make a run are measured; its moves are those of the row above."""
     live_runs: int = 20_000
     missing: str = ""
 
 
 def contestants() -> Iterator[Contestant]:
-    """Yield every contestant in the order of the tables, the floor first."""
-    yield from _floor()
+    """Yield every contestant in the order of the tables, the baseline first."""
+    yield from _baseline()
     yield from _runstate()
     yield from _transitions()
     yield _automat()
     yield _statemachine()
 
 
-def _floor() -> Iterator[Contestant]:
+def _baseline() -> Iterator[Contestant]:
     names = {
-        "FloorRun": floor.FloorRun,
+        "FloorRun": baseline.BaselineRun,
         "uuid4": uuid4,
-        "Refused": floor.Refused,
-        "ACTION": floor.Action((floor.Call("call_1", "weather", "{}"),)),
-        "USAGE": floor.Usage(12, 30, 42),
+        "Refused": baseline.Refused,
+        "ACTION": baseline.Action((baseline.Call("call_1", "weather", "{}"),)),
+        "USAGE": baseline.Usage(12, 30, 42),
     }
     make = "FloorRun(id={id}, thread_id='thread_1', assistant_id='asst_1', model='gpt-4o'{at})"
     plain, timed, full = (make.format(id="ID", at=rest) for rest in ("", ", at=AT", ", **SETTINGS"))
-    yield Contestant(FLOOR, plain, timed, full, names=names)
+    yield Contestant(BASELINE, plain, timed, full, names=names)
     own = make.format(id="'run_' + uuid4().hex", at="")
-    yield Contestant("floor, id made (uuid4)", own, own, names=names, makes_id=True)
+    yield Contestant("baseline, id made (uuid4)", own, own, names=names, makes_id=True)
 
 
 def _runstate() -> Iterator[Contestant]:
@@ -141,7 +141,7 @@ def _automat() -> Contestant:
         "made(Record(ID))",
         "made(Record(ID, AT))",
         names={
-            "made": _keeping_core(make),
+            "made": _with_core(make),
             "Record": peers.Record,
             "Refused": NoTransition,
             "ACTION": (),
@@ -151,10 +151,10 @@ def _automat() -> Contestant:
     )
 
 
-def _keeping_core(make: Callable[[peers.Record], Any]) -> Callable[[peers.Record], Any]:
+def _with_core(make: Callable[[peers.Record], Any]) -> Callable[[peers.Record], Any]:
     def made(core: peers.Record) -> Any:
         run = make(core)
-        run.core = core  # an automat machine does not show its core, and a run whose fields nobody can read is none
+        run.core = core  # an automat machine hides its core, and the fields of a run must be readable
         return run
 
     return made
@@ -175,7 +175,7 @@ def _statemachine() -> Contestant:
     )
 
 
-def compiled(contestant: Contestant, source: str) -> dict[str, Any]:
+def compile_names(contestant: Contestant, source: str) -> dict[str, Any]:
     """Run `source` among the names of the contestant; return what it defines."""
     space: dict[str, Any] = {
         "ID": "run_000000000000000000000001",
@@ -188,18 +188,18 @@ def compiled(contestant: Contestant, source: str) -> dict[str, Any]:
     return space
 
 
-def steps_to(status: RunStatus) -> str:
-    """Return the statements that bring a new `run` to `status`, by the law's shortest way."""
+def statements_to(status: RunStatus) -> str:
+    """Return the statements that bring a new `run` to `status`, on the shortest path of the table."""
     path = RUN_LIFECYCLE.shortest_path(RunStatus.QUEUED, status) or ()
-    return "".join(f"    {call(event)}\n" for event in path)
+    return "".join(f"    {statement(event)}\n" for event in path)
 
 
 def check(contestant: Contestant) -> None:
-    """Raise AssertionError unless every row moves, stamps and clears as the law says, and all else is refused."""
+    """Raise AssertionError unless every row moves, stamps and clears as in the table, and all else is refused."""
     for status in RunStatus:
-        make = f"def make():\n    run = {contestant.create}\n{steps_to(status)}    return run\n"
-        ask = "".join(f"def {event}(run):\n    {call(event)}\n" for event in RunEvent)
-        space = compiled(contestant, make + ask)
+        make = f"def make():\n    run = {contestant.create}\n{statements_to(status)}    return run\n"
+        ask = "".join(f"def {event}(run):\n    {statement(event)}\n" for event in RunEvent)
+        space = compile_names(contestant, make + ask)
         for event in RunEvent:
             run = space["make"]()
             record = contestant.record(run)

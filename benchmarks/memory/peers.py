@@ -1,7 +1,7 @@
 """The same lifecycle in other libraries: same rows, same stamps, the same fields on the object that carries them.
 
-Each is written the way its own documentation shows, in its quickest documented form. None of them checks that tool
-outputs match the calls, which the floor and runstate do: the difference is in the peers' favour.
+Each is written as its documentation shows, in its fastest documented form. None of them checks that tool outputs match
+the calls, as the baseline and runstate do: the difference is in the peers' favour.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Record:
         self.temperature = 1.0
         self.top_p = 1.0
 
-    def wrote(self, event: str, target: str, args: tuple[Any, ...]) -> None:
+    def apply_move(self, event: str, target: str, args: tuple[Any, ...]) -> None:
         """Stamp the time and the values of one move."""
         stamp = STAMPS[target]
         if stamp is not None:
@@ -73,9 +73,9 @@ TERMINAL: Final = frozenset(status.value for status in RunStatus if RUN_LIFECYCL
 # -- transitions ------------------------------------------------------------------------------------------------------
 
 
-def _record(event: EventData) -> None:
+def _after_transition(event: EventData) -> None:
     model: Any = event.model
-    model.wrote(event.event.name, event.state.name, event.args)
+    model.apply_move(event.event.name, event.state.name, event.args)
 
 
 def _machine(model: object) -> Machine:
@@ -83,7 +83,12 @@ def _machine(model: object) -> Machine:
         model=model,
         states=[status.value for status in RUN_LIFECYCLE.statuses],
         transitions=[
-            {"trigger": row.event.value, "source": row.source.value, "dest": row.target.value, "after": _record}
+            {
+                "trigger": row.event.value,
+                "source": row.source.value,
+                "dest": row.target.value,
+                "after": _after_transition,
+            }
             for row in RUN_LIFECYCLE.transitions
         ],
         initial="queued",
@@ -141,7 +146,7 @@ def make_automat() -> Any:
 
         def handle(_inputs: RunInputs, core: Record, *args: object) -> None:
             core.status = status
-            core.wrote(name, status, args)
+            core.apply_move(name, status, args)
 
         return handle
 
@@ -160,7 +165,7 @@ def make_statemachine() -> tuple[type[Any], type[Exception]]:
     from statemachine.exceptions import TransitionNotAllowed
 
     def after_transition(self: Any, *args: object, event: object, target: Any) -> None:
-        self.model.wrote(str(event), target.id, args)
+        self.model.apply_move(str(event), target.id, args)
 
     states: dict[RunStatus, Any] = {
         status: State(

@@ -1,1 +1,1 @@
-"""All benchmarks and the torture: run side by side, and written down."""
+"""Runs the benchmarks and the torture programs, and renders their results as pages."""

@@ -1,4 +1,4 @@
-"""Bars: one panel a database, one bar a contestant, as an SVG that reads on light paper and on dark."""
+"""A bar chart as SVG, for light and dark backgrounds: one panel a database, one bar a contestant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from runstate.diagram.model import Tone
 from runstate.diagram.palette import DARK, LIGHT, Paint
 
-Kind: TypeAlias = Literal["ours", "floor", "peer"]
+Kind: TypeAlias = Literal["runstate", "baseline", "peer"]
 
 WIDTH: Final = 860
 LABELS: Final = 250
@@ -17,7 +17,7 @@ ROW: Final = 26
 BAR: Final = 16
 HEAD: Final = 34
 MARGIN: Final = 16
-_TONES: Final[Mapping[Kind, Tone]] = {"ours": "blue", "floor": "grey", "peer": "orange"}
+_TONES: Final[Mapping[Kind, Tone]] = {"runstate": "blue", "baseline": "grey", "peer": "orange"}
 
 
 class Bar(NamedTuple):
@@ -29,7 +29,7 @@ class Bar(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The bars that can be compared with each other."""
+    """Bars that can be compared with each other."""
 
     title: str
     bars: Sequence[Bar]
@@ -49,13 +49,13 @@ def _style() -> str:
 
 
 def _panel(panel: Panel, top: float) -> list[str]:
-    most = max(bar.value for bar in panel.bars)
-    room = WIDTH - LABELS - 2 * MARGIN - 80
+    longest = max(bar.value for bar in panel.bars)
+    bar_space = WIDTH - LABELS - 2 * MARGIN - 80
     lines = [f'<text class="title" x="{MARGIN}" y="{top + 20:g}">{escape(panel.title)}</text>']
     for place, bar in enumerate(panel.bars):
         middle = top + HEAD + place * ROW + ROW / 2
-        length = max(1.0, room * bar.value / most)
-        bold = ' class="bold"' if bar.kind == "ours" else ""
+        length = max(1.0, bar_space * bar.value / longest)
+        bold = ' class="bold"' if bar.kind == "runstate" else ""
         size = f'width="{length:.1f}" height="{BAR}" rx="2"'
         lines += [
             f'<text{bold} x="{LABELS}" y="{middle + 4.5:g}" text-anchor="end">{escape(bar.name)}</text>',
@@ -73,7 +73,7 @@ def chart(title: str, note: str, panels: Sequence[Panel]) -> str:
         lines += _panel(panel, top)
         top += HEAD + ROW * len(panel.bars) + 18
     figures = [", ".join(f"{bar.name} {bar.value:,.0f}" for bar in panel.bars) for panel in panels]
-    told = "; ".join(f"{panel.title}: {each}" for panel, each in zip(panels, figures, strict=True))
+    description = "; ".join(f"{panel.title}: {each}" for panel, each in zip(panels, figures, strict=True))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="bars" role="img" width="{WIDTH}" height="{top:g}"'
         f' viewBox="0 0 {WIDTH} {top:g}">'
@@ -82,7 +82,7 @@ def chart(title: str, note: str, panels: Sequence[Panel]) -> str:
         (
             head,
             f"<title>{escape(title)}</title>",
-            f"<desc>{escape(told)}</desc>",
+            f"<desc>{escape(description)}</desc>",
             f"<style>{_style()}</style>",
             f'<rect class="paper" width="{WIDTH}" height="{top:g}" rx="6"/>',
             f'<text class="title" x="{MARGIN}" y="{MARGIN + 14}">{escape(title)}</text>',

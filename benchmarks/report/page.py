@@ -1,4 +1,4 @@
-"""The page that `benchmarks.report` writes: one table a measurement, from what each printed."""
+"""BENCHMARKS.md: one table for each measurement, from its stored result."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Final, TypeAlias
 
 from benchmarks.report.chart import Bar, Kind, Panel, chart
 
-Taken: TypeAlias = Mapping[str, Any]
-"""What is kept of a measurement: its command, day, machine and result."""
+Record: TypeAlias = Mapping[str, Any]
+"""The stored record of a measurement: its command, day, machine and result."""
 
 NAMES: Final = {"sqlite": "SQLite", "postgres": "PostgreSQL", "redis": "Redis"}
 ABOUT: Final = (
-    "Written by `python -m benchmarks.report`, which runs every command below anew; with names it runs some, with"
+    "Written by `python -m benchmarks.report`, which runs every command below; with names it runs some, with"
     " `--render` none. No figure decides a test. How the store grows is in [docs/scale.md](docs/scale.md)."
 )
 FAULTS: Final = ("lost", "doubled", "illegal", "gaps")
@@ -24,18 +24,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines)
 
 
-def _how(taken: Taken) -> str:
-    about = {**taken["machine"], **(taken["result"].get("about", {}) if isinstance(taken["result"], dict) else {})}
-    told = "; ".join(f"{name} {value}" for name, value in about.items())
-    return f"`{taken['command']}`, {taken['taken']}, {taken['seconds']:,} s. {told}."
+def _provenance(record: Record) -> str:
+    about = {**record["machine"], **(record["result"].get("about", {}) if isinstance(record["result"], dict) else {})}
+    facts = "; ".join(f"{name} {value}" for name, value in about.items())
+    return f"`{record['command']}`, {record['taken']}, {record['seconds']:,} s. {facts}."
 
 
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
-def in_memory(taken: Taken) -> Iterator[str]:
+def memory(record: Record) -> Iterator[str]:
     """Yield the costs of a run in memory."""
-    result = taken["result"]
+    result = record["result"]
     names = list(result["bytes"])
     yield "CPU time of one, medians over the rounds, and the ratio to a class written by hand in the same round."
     heads = [""] + [name.replace("transition ", "move ") for name in result["figures"]] + ["bytes a run"]
@@ -49,30 +49,32 @@ def in_memory(taken: Taken) -> Iterator[str]:
     yield table(heads, rows)
 
 
-def durable(taken: Taken) -> Iterator[str]:
+def durable(record: Record) -> Iterator[str]:
     """Yield creates, drains and starts on each database."""
-    result = taken["result"]
+    result = record["result"]
     yield (
-        "Runs a second, medians over the rounds, and the median of the ratios to the fused floor of the same database "
-        "in the same round. Create is acknowledged and durable; drain is claim, handler that does nothing, complete; "
-        "`x 2` is two worker processes. Start is the wait from `create` in one process to the handler in another, "
-        "idle one."
+        "Runs a second, medians over the rounds, and the median of the ratios to the fused baseline of the same "
+        "database in the same round. Create is acknowledged and durable; drain is claim, handler that does nothing, "
+        "complete; `x 2` is two worker processes. Start is the wait from `create` in one process to the handler in "
+        "another, idle one."
     )
     yield from (f"- {name}: {about}" for name, about in result["contestants"].items())
     for measure in ("create", "drain", "start"):
         found = [row for row in result["figures"] if row["measure"] == measure]
         if found:
             yield f"### {measure.capitalize()}"
-            yield _starts(found) if measure == "start" else _rates(found)
+            yield _start_table(found) if measure == "start" else _rate_table(found)
 
 
-def _rates(found: Sequence[Mapping[str, Any]]) -> str:
+def _rate_table(found: Sequence[Mapping[str, Any]]) -> str:
     labels = list(dict.fromkeys(row["column"] for row in found))
     cells = {(row["dialect"], row["contestant"], row["column"]): row for row in found}
-    who = dict.fromkeys((row["dialect"], row["contestant"]) for row in sorted(found, key=lambda row: int(row["place"])))
+    contestants = dict.fromkeys(
+        (row["dialect"], row["contestant"]) for row in sorted(found, key=lambda row: int(row["place"]))
+    )
     rows = [
         [f"{name}, {NAMES[dialect]}", *(_rate(cells.get((dialect, name, label))) for label in labels)]
-        for dialect, name in who
+        for dialect, name in contestants
     ]
     return table(["", *labels], rows)
 
@@ -85,7 +87,7 @@ def _rate(row: Mapping[str, Any] | None) -> str | None:
     return f"{row['per_s']:,.0f}" + (f", {row['ratio']:.2f}x" if row["ratio"] is not None else "")
 
 
-def _starts(found: Sequence[Mapping[str, Any]]) -> str:
+def _start_table(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [f"{row['contestant']}, {NAMES[row['dialect']]}", f"{row['p50_ms']:.1f} ms", f"{row['p99_ms']:.1f} ms"]
         for row in found
@@ -94,7 +96,7 @@ def _starts(found: Sequence[Mapping[str, Any]]) -> str:
     return table(["", "median", "99 %"], rows)
 
 
-def python_cost(taken: Taken) -> Iterator[str]:
+def python_cost(record: Record) -> Iterator[str]:
     """Yield what a drained run costs in Python."""
     yield (
         "CPU time of a drained run, medians over the rounds; beside Python's the least and the most of them. `store` is"
@@ -107,24 +109,24 @@ def python_cost(taken: Taken) -> Iterator[str]:
             *(f"{row[f'{part}_us']:.1f} us" for part in ("total", "driver", "python")),
             f"{row['least_us']:.1f} to {row['most_us']:.1f}",
         ]
-        for row in taken["result"]["figures"]
+        for row in record["result"]["figures"]
     ]
     yield table(["", "in all", "driver", "Python", ""], rows)
 
 
-def durable_more(taken: Taken) -> Iterator[str]:
-    """Yield what else a durable run costs: growth, idling, cancels, deadlines."""
+def latency(record: Record) -> Iterator[str]:
+    """Yield latencies: claims as tables grow, idle workers, cancels, deadlines."""
     rows = []
-    for name, found in taken["result"].items():
+    for name, found in record["result"].items():
         if name != "about":
             dialect, what = name.split(" ", 1)
-            rows.append([f"{what}, {NAMES[dialect]}", _told(found)])
+            rows.append([f"{what}, {NAMES[dialect]}", _format(found)])
     yield table(["", ""], rows)
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{name} {_told(inner)}" for name, inner in value.items())
+        return "; ".join(f"{name} {_format(inner)}" for name, inner in value.items())
     if isinstance(value, bool):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if isinstance(value, float) else str(value)
@@ -133,9 +135,9 @@ def _told(value: object) -> str:
 # --- torture ----------------------------------------------------------------------------------------------------------
 
 
-def verdicts(taken: Taken) -> Iterator[str]:
-    """Yield what a harness did, and what it found."""
-    result = taken["result"]
+def trials(record: Record) -> Iterator[str]:
+    """Yield what a torture program did, and what it found."""
+    result = record["result"]
     found = result if isinstance(result, list) else [result]
     rows = [
         [
@@ -152,13 +154,13 @@ def verdicts(taken: Taken) -> Iterator[str]:
     for one in found:
         if one["notes"]:
             yield f"{one['trial']}:"
-        yield from (f"- {name}: {_told(value)}" for name, value in one["notes"].items())
+        yield from (f"- {name}: {_format(value)}" for name, value in one["notes"].items())
         yield from (f"- wrong: {sentence}" for sentence in one["wrong"])
 
 
-def storm(taken: Taken) -> Iterator[str]:
-    """Yield what befell a storm, and what the witnesses said."""
-    yield from verdicts(taken)
+def storm(record: Record) -> Iterator[str]:
+    """Yield the faults of a storm, and its findings."""
+    yield from trials(record)
     yield (
         "A take-over after the lease is counted from the lease's end, the server's outages included, and is never "
         "early. After the death it is counted from the kill, without the time in which nobody could write; for 99 of "
@@ -166,11 +168,11 @@ def storm(taken: Taken) -> Iterator[str]:
     )
 
 
-def simulated(taken: Taken) -> Iterator[str]:
-    """Yield what was simulated, and what it found."""
-    counts = {name: count for name, count in taken["result"].items() if isinstance(count, int)}
+def simulation(record: Record) -> Iterator[str]:
+    """Yield what was simulated, and the findings."""
+    counts = {name: count for name, count in record["result"].items() if isinstance(count, int)}
     found = ("losses", "doubles", "illegal", "gaps", "leases", "deadlines", "attempts", "stuck", "faults")
-    pace = counts["steps"] / taken["result"]["seconds"]
+    pace = counts["steps"] / record["result"]["seconds"]
     yield (
         f"{counts['worlds']:,} worlds, {counts['steps']:,} steps ({pace:,.0f} a second), {counts['acknowledged']:,} "
         "acknowledged. A step is a transaction, a read, or a connection that is opened."
@@ -178,49 +180,54 @@ def simulated(taken: Taken) -> Iterator[str]:
     yield table(found, [[f"{counts[name]:,}" for name in found]])
     others = {name: count for name, count in counts.items() if name not in (*found, "worlds", "steps", "acknowledged")}
     yield "; ".join(f"{name}: {count:,}" for name, count in others.items()) + "."
-    yield from (f"- wrong: seed {one['seed']}: {'; '.join(one['found'])}" for one in taken["result"]["wrong"])
+    yield from (f"- wrong: seed {one['seed']}: {'; '.join(one['found'])}" for one in record["result"]["wrong"])
 
 
-def bugs(taken: Taken) -> Iterator[str]:
+def bugs(record: Record) -> Iterator[str]:
     """Yield how soon each seeded bug was found."""
-    told = taken["result"]["bugs"]
+    descriptions = record["result"]["bugs"]
     rows = [
-        [told[one["bug"]], one["harness"], f"{one['seconds']:.1f} s" if one["found"] else "not found", one["first"]]
-        for one in taken["result"]["hunts"]
+        [
+            descriptions[one["bug"]],
+            one["harness"],
+            f"{one['seconds']:.1f} s" if one["found"] else "not found",
+            one["first"],
+        ]
+        for one in record["result"]["hunts"]
     ]
     yield table(["put into the engine", "found by", "after", "first finding"], rows)
 
 
-SECTIONS: Final[Mapping[str, tuple[str, Callable[[Taken], Iterator[str]]]]] = {
-    "in_memory": ("A run in memory", in_memory),
+SECTIONS: Final[Mapping[str, tuple[str, Callable[[Record], Iterator[str]]]]] = {
+    "memory": ("A run in memory", memory),
     "durable": ("A durable run", durable),
-    "durable_more": ("Growth, idling, cancels, deadlines", durable_more),
+    "latency": ("Growth, idling, cancels, deadlines", latency),
     "python_cost": ("What of it is Python", python_cost),
     "storm_postgres": ("Storm on PostgreSQL", storm),
     "storm_sqlite": ("Storm on SQLite", storm),
-    "simulation": ("Simulation", simulated),
-    "power_cuts": ("Power cuts", verdicts),
-    "trials": ("Trials of one fault each", verdicts),
+    "simulation": ("Simulation", simulation),
+    "power_cuts": ("Power cuts", trials),
+    "trials": ("Trials of one fault each", trials),
     "bugs": ("Bugs put into the engine", bugs),
 }
 
 
-def page(taken: Mapping[str, Taken]) -> str:
+def page(records: Mapping[str, Record]) -> str:
     """Return BENCHMARKS.md."""
     parts = [
         "# Benchmarks and torture",
         ABOUT,
     ]
-    if "durable" in taken:
+    if "durable" in records:
         parts.append("![Drained runs a second, by contestant](docs/benchmarks.svg)")
-    for name, (title, tell) in SECTIONS.items():
-        if name in taken:
-            parts += [f"## {title}", _how(taken[name]), *_blocks(tell(taken[name]))]
+    for name, (title, render) in SECTIONS.items():
+        if name in records:
+            parts += [f"## {title}", _provenance(records[name]), *_blocks(render(records[name]))]
     return "\n\n".join(parts) + "\n"
 
 
 def _blocks(lines: Iterator[str]) -> list[str]:
-    """Return paragraphs: points of a list stay together."""
+    """Return paragraphs: the items of a list stay together."""
     blocks: list[str] = []
     for line in lines:
         if line.startswith("- ") and blocks and blocks[-1].startswith("- "):
@@ -230,22 +237,22 @@ def _blocks(lines: Iterator[str]) -> list[str]:
     return blocks
 
 
-def chart_of(taken: Taken) -> str:
+def chart_of(record: Record) -> str:
     """Return the chart of the README: drained runs a second at 100 slots, on each database."""
     panels: list[Panel] = []
     for dialect in ("sqlite", "postgres"):
         rows = [
             row
-            for row in taken["result"]["figures"]
+            for row in record["result"]["figures"]
             if row["dialect"] == dialect and row["measure"] == "drain" and row["column"] == "100 slots" and row["per_s"]
         ]
         bars = [Bar(row["contestant"], row["per_s"], _kind(row["contestant"])) for row in rows]
         if bars:
             panels.append(Panel(NAMES[dialect], sorted(bars, key=lambda bar: -bar.value)))
-    about = taken["machine"]
-    note = f"one worker, 100 slots, every commit synced; {about['cores']} cores, {about['python']}, {taken['taken']}"
+    about = record["machine"]
+    note = f"one worker, 100 slots, every commit synced; {about['cores']} cores, {about['python']}, {record['taken']}"
     return chart("Runs drained a second: claim, handler that does nothing, complete", note, panels)
 
 
 def _kind(name: str) -> Kind:
-    return "ours" if name.startswith("runstate") else "floor" if name.startswith("floor") else "peer"
+    return "runstate" if name.startswith("runstate") else "baseline" if name.startswith("baseline") else "peer"

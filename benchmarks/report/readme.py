@@ -1,4 +1,4 @@
-"""The two tables of the README that are measured, between `<!-- measured:NAME -->` and `<!-- /measured:NAME -->`."""
+"""The measured tables of the README, between `<!-- measured:NAME -->` and `<!-- /measured:NAME -->`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from benchmarks.report.page import NAMES, Taken, table
+from benchmarks.report.page import NAMES, Record, table
 
 _PEERS: Final = ("automat", "transitions", "python-statemachine")
 _MEMORY: Final[Mapping[str, str]] = {
@@ -20,13 +20,13 @@ _DRAINS: Final[Mapping[str, str]] = {
     "100 slots": "100 slots",
     "100 slots x 2": "two workers, 100 slots each",
 }
-_FLOOR: Final = "floor, fused"
+_BASELINE: Final = "baseline, fused"
 
 
-def memory(taken: Taken) -> str:
+def memory(record: Record) -> str:
     """Return the ratios of a run in memory to one written by hand."""
-    result = taken["result"]
-    peers = [_named(result["bytes"], peer) for peer in _PEERS]
+    result = record["result"]
+    peers = [_full_name(result["bytes"], peer) for peer in _PEERS]
     heads = ["", "runstate", *(_short(peer) for peer in peers)]
     rows: list[list[object]] = [
         [label, *(f"{_ratio(result['figures'][figure][name]['ratio'])}x" for name in ("runstate", *peers))]
@@ -39,12 +39,12 @@ def memory(taken: Taken) -> str:
     return table(heads, rows)
 
 
-def _named(names: Mapping[str, object], start: str) -> str:
+def _full_name(names: Mapping[str, object], start: str) -> str:
     return next(name for name in names if name.startswith(start))
 
 
 def _short(name: str) -> str:
-    """Return a name with the first two numbers of its version, and nothing of how it is used."""
+    """Return a name with the first two numbers of its version, without the words after it."""
     return re.sub(r"^(\S+ \d+\.\d+).*$", r"\1", name)
 
 
@@ -52,45 +52,45 @@ def _ratio(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
-def drain(taken: Taken) -> str:
-    """Return the runs drained a second, of runstate, its peers and the floors."""
-    figures = [row for row in taken["result"]["figures"] if row["measure"] == "drain"]
+def drain(record: Record) -> str:
+    """Return the runs drained a second, of runstate, its peers and the baselines."""
+    figures = [row for row in record["result"]["figures"] if row["measure"] == "drain"]
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for row in figures:
         cells.setdefault((row["dialect"], row["contestant"]), {})[row["column"]] = row["per_s"]
     shown = {who: found for who, found in cells.items() if "100 slots" in found}
     rows = [
-        [_who(*who), *(f"{_rounded(found[column]):,}" if found.get(column) else None for column in _DRAINS)]
-        for who, found in sorted(shown.items(), key=_place)
+        [_row_title(*who), *(f"{_rounded(found[column]):,}" if found.get(column) else None for column in _DRAINS)]
+        for who, found in sorted(shown.items(), key=_sort_key)
     ]
     return table(["drain", *_DRAINS.values()], rows)
 
 
-def _who(dialect: str, name: str) -> str:
-    if name == _FLOOR:
-        return f"a floor by hand on {NAMES[dialect]}"
+def _row_title(dialect: str, name: str) -> str:
+    if name == _BASELINE:
+        return f"a hand-written baseline on {NAMES[dialect]}"
     return f"{_short(name)} on {NAMES[dialect]}" + (", which keeps no history" if name.startswith("huey") else "")
 
 
-def _place(item: tuple[tuple[str, str], object]) -> tuple[bool, bool, bool]:
+def _sort_key(item: tuple[tuple[str, str], object]) -> tuple[bool, bool, bool]:
     (dialect, name), _ = item
-    return dialect != "sqlite", name == _FLOOR, not name.startswith("runstate")
+    return dialect != "sqlite", name == _BASELINE, not name.startswith("runstate")
 
 
 def _rounded(value: float) -> int:
     return int(round(value, -2 if value >= 1000 else -1))
 
 
-_BLOCKS: Final[Mapping[str, tuple[str, Callable[[Taken], str]]]] = {
-    "memory": ("in_memory", memory),
+_BLOCKS: Final[Mapping[str, tuple[str, Callable[[Record], str]]]] = {
+    "memory": ("memory", memory),
     "drain": ("durable", drain),
 }
 
 
-def refreshed(text: str, taken: Mapping[str, Taken]) -> str:
-    """Return the README with its measured tables as the kept results have them."""
-    for block, (name, tell) in _BLOCKS.items():
-        if name in taken:
+def refresh(text: str, records: Mapping[str, Record]) -> str:
+    """Return the README with its measured tables rendered from the stored results."""
+    for block, (name, render) in _BLOCKS.items():
+        if name in records:
             between = re.compile(rf"(<!-- measured:{block} -->\n).*?(\n<!-- /measured:{block} -->)", re.DOTALL)
-            text = between.sub(lambda found: found[1] + tell(taken[name]) + found[2], text)  # noqa: B023
+            text = between.sub(lambda found: found[1] + render(records[name]) + found[2], text)  # noqa: B023
     return text

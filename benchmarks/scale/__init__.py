@@ -1,1 +1,1 @@
-"""What gives way first as a store grows: the figures of `docs/scale.md`."""
+"""What becomes slow first as a store grows: the figures of `docs/scale.md`."""

@@ -1,8 +1,8 @@
 """A store with very many ended runs: the library makes a few thousand, and SQL multiplies their rows.
 
-What is multiplied is whole: the run, its entries, its settings, all moved to another moment, with an id of that moment
-and, on PostgreSQL, with the number of a transaction that was spent. The triggers are away meanwhile, or it would take
-hours; the benchmark lets the doctor look at all of it afterwards.
+A copy is complete: the run, its entries and its settings, moved to another time, with an id of that time and, on
+PostgreSQL, with the number of a used transaction. The triggers are disabled meanwhile, because it would take hours with
+them; the benchmark then examines the store with the doctor.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["TABLES", "TEMPLATES", "fill_postgres", "fill_sqlite", "write_templat
 
 TEMPLATES: Final = 2000
 TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings")
-APART_US: Final = 777_600
-"""Between two runs: ten million in ninety days."""
+INTERVAL_US: Final = 777_600
+"""The time between two runs: ten million in ninety days."""
 DAYS_US: Final = 90 * 86_400 * 1_000_000
-AT_ONCE: Final = 1_000_000
+RUNS_PER_TRANSACTION: Final = 1_000_000
 PER_COMMIT: Final = 10
 """Runs whose entries share a commit."""
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -37,7 +37,7 @@ _ENDS: Final = ("fail", "incomplete", "cancel", "expire")
 
 
 def _end_of(number: int) -> str:
-    """Return how a template ends: of a hundred, ninety complete."""
+    """Return the outcome of a template: of a hundred, ninety complete."""
     place = number % 100
     return _ENDS[place % 4] if place >= 90 else "complete"
 
@@ -62,7 +62,7 @@ def _answer(ctx: Context) -> Outcome | None:
 
 
 def write_templates(store: Store) -> None:
-    """Let the library write the runs that are multiplied, each with three entries."""
+    """Write the runs that are multiplied with the library, each with three entries."""
     runs = store.create_many([_wanted(number) for number in range(TEMPLATES)])
     for number, run in enumerate(runs):
         match _end_of(number):
@@ -76,20 +76,20 @@ def write_templates(store: Store) -> None:
     assert counts[RunStatus.QUEUED] == counts[RunStatus.IN_PROGRESS] == 0, counts
 
 
-# A copy's whole life is moved by whole seconds, so that its stamps go along.
+# All times of a copy are moved by whole seconds, because stamps are in seconds.
 _MOMENT: Final = "({now} - {days} + n.place * {apart})"
 _MOVED: Final = "({moment} / 1000000 - r.created_at)"
 _STAMPS: Final = ("started_at", "cancelled_at", "failed_at", "completed_at")
 
 
-def _copies(now: int, columns: Sequence[str], speak: _Speech) -> Iterator[str]:
-    """Yield the statements that copy runs, entries and settings, to the places that the table `n` names."""
-    moment = _MOMENT.format(now=now, days=DAYS_US, apart=APART_US)
+def _copies(now: int, columns: Sequence[str], dialect: _Dialect) -> Iterator[str]:
+    """Yield the statements that copy runs, entries and settings, one copy for each row of the table `n`."""
+    moment = _MOMENT.format(now=now, days=DAYS_US, apart=INTERVAL_US)
     seconds = _MOVED.format(moment=moment)
     digits = " || ".join(
         f"substr('{_DIGITS}', CAST({moment} / {62**power} % 62 AS integer) + 1, 1)" for power in range(9, -1, -1)
     )
-    new_id = f"'run_' || {digits} || {speak.random}"
+    new_id = f"'run_' || {digits} || {dialect.random}"
     made = {
         "seq": "n.seq",
         "id": new_id,
@@ -103,12 +103,13 @@ def _copies(now: int, columns: Sequence[str], speak: _Speech) -> Iterator[str]:
     templates = "FROM n CROSS JOIN runstate_run AS r WHERE r.seq = n.template"
     of_templates = "FROM n CROSS JOIN runstate_run AS r CROSS JOIN {} WHERE r.seq = n.template AND {}"
     yield (
-        f"INSERT INTO runstate_run ({', '.join(columns)}) {speak.overriding} SELECT {values} {templates} ORDER BY n.seq"
+        f"INSERT INTO runstate_run ({', '.join(columns)}) {dialect.overriding}"
+        f" SELECT {values} {templates} ORDER BY n.seq"
     )
     yield (
-        f"INSERT INTO runstate_history (run, version, event, source, target, at, actor, detail{speak.tx})"
+        f"INSERT INTO runstate_history (run, version, event, source, target, at, actor, detail{dialect.tx})"
         " SELECT n.seq, h.version, h.event, h.source, h.target,"
-        f" h.at + {seconds} * 1000000, h.actor, h.detail{speak.tx and ', n.tx'}"
+        f" h.at + {seconds} * 1000000, h.actor, h.detail{dialect.tx and ', n.tx'}"
         f" {of_templates.format('runstate_history AS h', 'h.run = r.seq')} ORDER BY n.seq, h.version"
     )
     yield (
@@ -118,8 +119,8 @@ def _copies(now: int, columns: Sequence[str], speak: _Speech) -> Iterator[str]:
 
 
 @attrs.frozen
-class _Speech:
-    """What the dialects say in their own way."""
+class _Dialect:
+    """What is written differently in each dialect."""
 
     random: str
     overriding: str = ""
@@ -128,7 +129,7 @@ class _Speech:
 
 # -- PostgreSQL -------------------------------------------------------------------------------------------------------
 
-_POSTGRES: Final = _Speech("substr(md5(n.seq::text), 1, 14)", "OVERRIDING SYSTEM VALUE", ", tx")
+_POSTGRES: Final = _Dialect("substr(md5(n.seq::text), 1, 14)", "OVERRIDING SYSTEM VALUE", ", tx")
 _SPEND: Final = """\
 DO $$ BEGIN FOR i IN 1..{times} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"""
 _FAST: Final = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "'16GB'", "autovacuum": "off"}
@@ -150,7 +151,7 @@ def fill_postgres(url: str, upto: int) -> None:
             connection.execute(statement.encode())
         try:
             while (there := _one(connection, "SELECT count(*) FROM runstate_run")) < upto:
-                _copy_postgres(connection, there, min(AT_ONCE, upto - there))
+                _copy_postgres(connection, there, min(RUNS_PER_TRANSACTION, upto - there))
         finally:
             for setting in _FAST:
                 connection.execute(f"ALTER SYSTEM RESET {setting}".encode())
@@ -187,11 +188,11 @@ def _copy_postgres(connection: psycopg.Connection[Any], there: int, more: int) -
 
 # -- SQLite -----------------------------------------------------------------------------------------------------------
 
-_SQLITE: Final = _Speech("printf('%014x', n.seq * 2654435761 % 281474976710656)")
+_SQLITE: Final = _Dialect("printf('%014x', n.seq * 2654435761 % 281474976710656)")
 
 
 def fill_sqlite(path: str, upto: int) -> None:
-    """Multiply the templates of a store that nobody has open until it has so many runs."""
+    """Multiply the templates of a store, which no process has open, until it has so many runs."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "temp_store = MEMORY", "cache_size = -500000"):
             connection.execute(f"PRAGMA {pragma}")
@@ -199,7 +200,7 @@ def fill_sqlite(path: str, upto: int) -> None:
             connection.execute(statement)
         connection.execute("CREATE TEMPORARY TABLE n (place INTEGER, seq INTEGER PRIMARY KEY, template INTEGER)")
         while (there := connection.execute("SELECT count(*) FROM runstate_run").fetchone()[0]) < upto:
-            _copy_sqlite(connection, there, min(AT_ONCE, upto - there))
+            _copy_sqlite(connection, there, min(RUNS_PER_TRANSACTION, upto - there))
         for statement in create_guards(SQLITE):
             connection.execute(statement)
         connection.execute("PRAGMA journal_mode = WAL")

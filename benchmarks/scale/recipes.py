@@ -1,4 +1,4 @@
-"""What a user does about a large PostgreSQL store: by the SQL that stands in `docs/scale.md`."""
+"""Remedies for a large PostgreSQL store: the SQL of `docs/scale.md`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import psycopg
 from tests.support.scale_page import run_recipe
 
 if TYPE_CHECKING:
-    from benchmarks.scale.measure import Sheet
+    from benchmarks.scale.measure import Results
     from runstate.store import Store
 
-__all__ = ["archived", "partitioned", "pruned", "sizes", "vacuumed"]
+__all__ = ["measure_archive", "measure_partitioning", "measure_prune", "measure_sizes", "measure_vacuum"]
 
 DAY_S: Final = 86_400
 BATCH: Final = 1000
@@ -27,76 +27,76 @@ def _run(connection: psycopg.Connection[Any], name: str, **values: int) -> float
     return perf_counter() - before
 
 
-def sizes(url: str, sheet: Sheet, column: str) -> None:
-    """Note how many bytes each table and index takes, and each for a run."""
+def measure_sizes(url: str, results: Results, column: str) -> None:
+    """Add the size of the database, and the bytes of a run in each table and index."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(
             "SELECT relname, pg_relation_size(oid), (SELECT count(*) FROM runstate_run) FROM pg_class"
             " WHERE starts_with(relname, 'runstate_') AND relkind IN ('r', 'i') ORDER BY 2 DESC LIMIT 8"
         ).fetchall()
         for name, size, runs in found:
-            sheet.add(f"bytes a run: {name}", column, [size / runs], "B")
+            results.add(f"bytes a run: {name}", column, [size / runs], "B")
         whole = connection.execute("SELECT pg_database_size(current_database())").fetchone()
         assert whole is not None, "no size"
-        sheet.add("size of the database", column, [whole[0] / 1e9], "GB")
+        results.add("size of the database", column, [whole[0] / 1e9], "GB")
 
 
-def vacuumed(url: str, sheet: Sheet, column: str) -> None:
-    """Measure a vacuum as slow as autovacuum's own, which sleeps 2 ms again and again."""
+def measure_vacuum(url: str, results: Results, column: str) -> None:
+    """Measure a vacuum that is as slow as autovacuum, which sleeps for 2 ms again and again."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET vacuum_cost_delay = '2ms'")
         for table in ("runstate_run", "runstate_history"):
             before = perf_counter()
             connection.execute(f"VACUUM (ANALYZE) {table}".encode())
-            sheet.add(f"vacuum of {table}, at autovacuum's pace", column, [perf_counter() - before], "s")
+            results.add(f"vacuum of {table}, at autovacuum's pace", column, [perf_counter() - before], "s")
 
 
-def _prune(store: Store, sheet: Sheet, column: str, what: str, batches: int) -> None:
-    """Prune batch by batch, and note the first, the last, and how many runs a second."""
+def _prune(store: Store, results: Results, column: str, what: str, batches: int) -> None:
+    """Prune in batches; add the first ones, the last ones, and the runs a second."""
     laps: list[float] = []
     for _ in range(batches):
         before = perf_counter()
         assert store.prune(30 * DAY_S, limit=BATCH) == BATCH, "too few runs are old enough"
         laps.append(perf_counter() - before)
     tenth = max(1, batches // 10)
-    sheet.add(f"{what}: first batches", column, [1000 * lap for lap in laps[:tenth]], "ms")
-    sheet.add(f"{what}: last batches", column, [1000 * lap for lap in laps[-tenth:]], "ms")
-    sheet.add(what, column, [batches * BATCH / sum(laps)], "runs/s")
+    results.add(f"{what}: first batches", column, [1000 * lap for lap in laps[:tenth]], "ms")
+    results.add(f"{what}: last batches", column, [1000 * lap for lap in laps[-tenth:]], "ms")
+    results.add(what, column, [batches * BATCH / sum(laps)], "runs/s")
 
 
-def pruned(store: Store, url: str, sheet: Sheet, column: str, batches: int) -> None:
-    """Measure pruning: while it goes on, what it leaves to be cleaned, and how it goes on afterwards."""
-    _prune(store, sheet, column, "prune", batches)
-    time.sleep(11)  # until the server has counted
+def measure_prune(store: Store, url: str, results: Results, column: str, batches: int) -> None:
+    """Measure pruning, the dead rows that it leaves, and pruning after a vacuum."""
+    _prune(store, results, column, "prune", batches)
+    time.sleep(11)  # until the server has updated its counts
     with psycopg.connect(url, autocommit=True) as connection:
         for table in ("runstate_run", "runstate_history"):
             row = connection.execute(
                 "SELECT n_dead_tup FROM pg_stat_all_tables WHERE relid = to_regclass(%s)", [table]
             ).fetchone()
             assert row is not None, table
-            sheet.add(f"dead rows that pruning left in {table}", column, [row[0]], "rows")
-    vacuumed(url, sheet, f"{column} pruned")
-    _prune(store, sheet, f"{column} pruned", "prune", max(1, batches // 10))
+            results.add(f"dead rows that pruning left in {table}", column, [row[0]], "rows")
+    measure_vacuum(url, results, f"{column} pruned")
+    _prune(store, results, f"{column} pruned", "prune", max(1, batches // 10))
 
 
-def partitioned(store: Store, url: str, sheet: Sheet, column: str, batches: int) -> None:
-    """Make the history a partitioned table, let go of its first partition, and prune the runs it was of."""
+def measure_partitioning(store: Store, url: str, results: Results, column: str, batches: int) -> None:
+    """Partition the history, detach its first partition, and prune the runs of that partition."""
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute("SELECT max(seq) + 1000000 FROM runstate_run").fetchone()
         assert row is not None, "no runs"
         bounds = {"next": row[0], "after": row[0] + 10_000_000}
-        sheet.add("partition the history: prepare", column, [_run(connection, "prepare", **bounds)], "s")
-        sheet.add("partition the history: switch", column, [_run(connection, "switch", **bounds)], "s")
+        results.add("partition the history: prepare", column, [_run(connection, "prepare", **bounds)], "s")
+        results.add("partition the history: switch", column, [_run(connection, "switch", **bounds)], "s")
         connection.execute(
             "SELECT setval(pg_get_serial_sequence('runstate_run', 'seq'), %s)", [row[0]]
         )  # as if they had been created since
-    sheet.add("create, in a new partition", column, _created(store), "ms")
+    results.add("create, in a new partition", column, _create_laps(store), "ms")
     with psycopg.connect(url, autocommit=True) as connection:
-        sheet.add("detach the old partition", column, [_run(connection, "detach", **bounds)], "s")
-    _prune(store, sheet, column, "prune, its history detached", batches)
+        results.add("detach the old partition", column, [_run(connection, "detach", **bounds)], "s")
+    _prune(store, results, column, "prune, its history detached", batches)
 
 
-def _created(store: Store) -> list[float]:
+def _create_laps(store: Store) -> list[float]:
     laps = []
     for _ in range(200):
         before = perf_counter()
@@ -108,11 +108,11 @@ def _created(store: Store) -> list[float]:
     return laps
 
 
-def archived(url: str, sheet: Sheet, column: str, batches: int) -> None:
+def measure_archive(url: str, results: Results, column: str, batches: int) -> None:
     """Move ended runs to tables of the same database, ten thousand a transaction."""
     with psycopg.connect(url, autocommit=True) as connection:
         _run(connection, "archive")
         laps = [_run(connection, "move", cutoff=2**62) for _ in range(batches)]
         row = connection.execute("SELECT count(*) FROM archive.run").fetchone()
         assert row is not None, "no archive"
-        sheet.add("move to an archive", column, [row[0] / batches / lap for lap in laps], "runs/s")
+        results.add("move to an archive", column, [row[0] / batches / lap for lap in laps], "runs/s")

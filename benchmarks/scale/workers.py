@@ -1,8 +1,8 @@
-"""What many workers cost a PostgreSQL: their leases, their looks, their claims, their connections.
+"""The cost of many workers for a PostgreSQL server: leases, idle polls, claims and connections.
 
-This machine does not hold a thousand worker processes, but the rows of a hundred thousand, and what one look or one
-heartbeat costs among them. How many a second the server can take is asked by its own pgbench, with the statements of
-the library.
+A small machine cannot run a thousand worker processes. It can hold the rows of a hundred thousand, and measure what one
+poll or one heartbeat costs among them. How many a second the server can execute is measured by its own pgbench, with
+the statements of the library.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from benchmarks.durable.ours import WANTED, nothing
-from benchmarks.scale.measure import Sheet, timed
+from benchmarks.durable.runstate_store import NEW_RUN, no_op
+from benchmarks.scale.measure import Results, time_each
 from runstate.store import NewRun, Store, open_store
 from runstate.store._sql.schema import POSTGRES
 from runstate.store._sql.statements import Statements
 from runstate.worker import Worker
 
-__all__ = ["claims", "connections", "leases", "looks", "notifications"]
+__all__ = ["measure_claims", "measure_connections", "measure_leases", "measure_notifications", "measure_pace"]
 
-_SPEAK: Final = Statements(POSTGRES)
-# As the library's own connections are set.
+_STATEMENTS: Final = Statements(POSTGRES)
+# The settings of the library's own connections.
 _OFF: Final = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
 _WRITES: Final = "-c plan_cache_mode=force_generic_plan -c jit=off" + "".join(f" -c enable_{way}=off" for way in _OFF)
-_HINTS: Final = "-c synchronous_commit=off"
+_NOTIFIES: Final = "-c synchronous_commit=off"
 _HOUR_US: Final = 3_600_000_000
 
 
-def leases(store: Store, url: str, sheet: Sheet, counts: Sequence[int]) -> None:
-    """Measure what a worker asks all the time, among so many sessions that are open, or closed."""
+def measure_leases(store: Store, url: str, results: Results, counts: Sequence[int]) -> None:
+    """Measure what a worker calls all the time, with so many open or closed sessions."""
     for count in counts:
         for closed in (0, 1):
             column = f"{count:,} {'ended' if closed else 'open'}"
-            _put_sessions(url, count, closed)
+            _insert_sessions(url, count, closed)
             lease = store.open_lease("bench", lease_s=3600)
-            sheet.add("is_anything_due, by sessions", column, timed(store.is_anything_due, 50), "ms")
-            sheet.add("sweep, by sessions", column, timed(store.sweep, 20), "ms")
-            sheet.add("heartbeat, by sessions", column, timed(partial(store.heartbeat, lease), 100), "ms")
+            results.add("is_anything_due, by sessions", column, time_each(store.is_anything_due, 50), "ms")
+            results.add("sweep, by sessions", column, time_each(store.sweep, 20), "ms")
+            results.add("heartbeat, by sessions", column, time_each(partial(store.heartbeat, lease), 100), "ms")
             store.close_lease(lease)
 
 
-def _put_sessions(url: str, count: int, closed: int) -> None:
+def _insert_sessions(url: str, count: int, closed: int) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DELETE FROM runstate_worker WHERE token <> 0")
         connection.execute(
@@ -72,8 +72,8 @@ def _put_sessions(url: str, count: int, closed: int) -> None:
 def _script(statement: str, given: Mapping[str, str]) -> str:
     """Return a statement of the library for pgbench, each client a worker of its own."""
     values = {"now": "NULL", "worker": ":worker", **given}
-    told = re.sub(r"%\((\w+)\)s", lambda found: values[found[1]], statement)
-    return f"\\set worker :client_id + 1\n{told};\n"
+    text = re.sub(r"%\((\w+)\)s", lambda found: values[found[1]], statement)
+    return f"\\set worker :client_id + 1\n{text};\n"
 
 
 def _pgbench(programs: Path, url: str, script: str, clients: int, seconds: int, settings: str) -> tuple[float, float]:
@@ -89,57 +89,60 @@ def _pgbench(programs: Path, url: str, script: str, clients: int, seconds: int, 
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             rate = re.search(r"tps = ([\d.]+)", done.stdout)
             wait = re.search(r"latency average = ([\d.]+)", done.stdout)
-            if rate is not None and wait is not None:  # none where the disk stood still all the while
+            if rate is not None and wait is not None:  # none where the disk was blocked all the time
                 return float(rate[1]), float(wait[1])
     raise AssertionError(done.stdout + done.stderr)
 
 
-def looks(programs: Path, url: str, sheet: Sheet, counts: Sequence[int], seconds: int) -> None:
-    """Measure how many heartbeats, idle claims and looks a server takes in a second, among so many open sessions."""
-    beat = _script(_SPEAK.heartbeat, {"lease": "3600000000"})
-    idle = _script(_SPEAK.claim, {"queue": "'empty'", "limit": "10", "actor": "'bench'"})
-    look = _script(_SPEAK.anything_due, {})
+def measure_pace(programs: Path, url: str, results: Results, counts: Sequence[int], seconds: int) -> None:
+    """Measure how many heartbeats, idle claims and polls a server executes a second, with so many open sessions."""
+    beat = _script(_STATEMENTS.heartbeat, {"lease": "3600000000"})
+    idle = _script(_STATEMENTS.claim, {"queue": "'empty'", "limit": "10", "actor": "'bench'"})
+    look = _script(_STATEMENTS.anything_due, {})
     for count in counts:
-        _put_sessions(url, count, 0)
+        _insert_sessions(url, count, 0)
         for name, script, settings in (
             ("heartbeats", beat, _WRITES),
             ("idle claims", idle, _WRITES),
             ("looks", look, ""),
         ):
             laps = [_pgbench(programs, url, script, 10, seconds, settings)[0] for _ in range(3)]
-            sheet.add(f"{name} of 10 connections", f"{count:,} open", laps, "a second")
+            results.add(f"{name} of 10 connections", f"{count:,} open", laps, "a second")
 
 
-def claims(store: Store, programs: Path, url: str, sheet: Sheet, clients: Sequence[int], seconds: int) -> None:
+def measure_claims(
+    store: Store, programs: Path, url: str, results: Results, clients: Sequence[int], seconds: int
+) -> None:
     """Measure claims of so many workers at once at the head of one queue."""
-    _put_sessions(url, max(clients), 0)
-    wanted: NewRun = {**WANTED, "queue": "head", "expires_in_s": 86_400}
+    _insert_sessions(url, max(clients), 0)
+    wanted: NewRun = {**NEW_RUN, "queue": "head", "expires_in_s": 86_400}
     for limit in (1, 10):
-        script = _script(_SPEAK.claim, {"queue": "'head'", "limit": str(limit), "actor": "'bench'"})
+        script = _script(_STATEMENTS.claim, {"queue": "'head'", "limit": str(limit), "actor": "'bench'"})
         for count in clients:
             for _ in range(10):
                 store.create_many([wanted] * 10_000)
             lasting = seconds if limit == 1 else min(seconds, 2)  # or the queue runs empty
             rate, wait = _pgbench(programs, url, script, count, lasting, _WRITES)
             assert store.list(status="queued", queue="head", limit=1).data, "the queue ran empty"
-            sheet.add(f"claims of {limit}, a second", f"{count} workers", [rate], "claims/s")
-            sheet.add(f"claims of {limit}, each", f"{count} workers", [wait], "ms")
-            _take_all(url)
+            results.add(f"claims of {limit}, a second", f"{count} workers", [rate], "claims/s")
+            results.add(f"claims of {limit}, each", f"{count} workers", [wait], "ms")
+            _truncate_runs(url)
 
 
-def _take_all(url: str) -> None:
-    """Take every run away, ended or not: past the guards, so that the next measurement begins with an empty table."""
+def _truncate_runs(url: str) -> None:
+    """Remove all runs, without the guards, so that the next measurement begins with empty tables."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
         for table in ("runstate_run", "runstate_history", "runstate_settings"):
             connection.execute(f"TRUNCATE {table}".encode())
 
 
-# -- hints ------------------------------------------------------------------------------------------------------------
+# -- notifications
+# ------------------------------------------------------------------------------------------------------------
 
 
-def notifications(programs: Path, url: str, sheet: Sheet, listeners: Sequence[int], seconds: int) -> None:
-    """Measure what a NOTIFY costs those who send it, and when the last of so many listeners has it."""
+def measure_notifications(programs: Path, url: str, results: Results, listeners: Sequence[int], seconds: int) -> None:
+    """Measure the cost of a NOTIFY for its sender, and the time until the last of so many listeners has it."""
     script = "SELECT pg_notify('runstate', '3');\n"
     for count in listeners:
         column = f"{count} listen"
@@ -148,14 +151,14 @@ def notifications(programs: Path, url: str, sheet: Sheet, listeners: Sequence[in
             for connection in listening:
                 connection.execute("LISTEN runstate")
             if count:
-                sheet.add("hint: until the last has it", column, _fan_out(url, listening), "ms")
-            with _Ears(listening):
+                results.add("hint: until the last has it", column, _time_to_last_listener(url, listening), "ms")
+            with _NotificationReader(listening):
                 for senders in (1, 20):
-                    rate, _ = _pgbench(programs, url, script, senders, seconds, _HINTS)
-                    sheet.add(f"hints of {senders} senders", column, [rate], "a second")
+                    rate, _ = _pgbench(programs, url, script, senders, seconds, _NOTIFIES)
+                    results.add(f"hints of {senders} senders", column, [rate], "a second")
 
 
-def _fan_out(url: str, listening: Sequence[psycopg.Connection[Any]]) -> list[float]:
+def _time_to_last_listener(url: str, listening: Sequence[psycopg.Connection[Any]]) -> list[float]:
     with psycopg.connect(url, autocommit=True) as sender:
 
         def once() -> None:
@@ -167,16 +170,16 @@ def _fan_out(url: str, listening: Sequence[psycopg.Connection[Any]]) -> list[flo
                     if waiting[handle].pgconn.notifies() is not None:
                         del waiting[handle]
 
-        return timed(once, 100)
+        return time_each(once, 100)
 
 
-class _Ears:
-    """Reads what comes in, so that no sender waits for a listener."""
+class _NotificationReader:
+    """Reads notifications in a thread, so that no sender waits for a listener."""
 
     def __init__(self, listening: Sequence[psycopg.Connection[Any]]) -> None:
         self._listening = {connection.fileno(): connection for connection in listening}
         self._stopped = False
-        self._thread = Thread(target=self._go, daemon=True)
+        self._thread = Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -185,7 +188,7 @@ class _Ears:
         self._stopped = True
         self._thread.join()
 
-    def _go(self) -> None:
+    def _read(self) -> None:
         while not self._stopped:
             for handle in select.select(list(self._listening), [], [], 0.1)[0] if self._listening else ():
                 connection = self._listening[handle]
@@ -198,20 +201,20 @@ class _Ears:
 # -- connections ------------------------------------------------------------------------------------------------------
 
 
-def connections(url: str, sheet: Sheet) -> None:
-    """Count the connections of one worker process, and what they cost the server while it has nothing to do."""
+def measure_connections(url: str, results: Results) -> None:
+    """Count the connections of one idle worker process, and measure what they cost the server."""
 
     async def idle(store: Store) -> None:
-        async with Worker(store, nothing, concurrency=10):
+        async with Worker(store, no_op, concurrency=10):
             await asyncio.sleep(3)
             with psycopg.connect(url, autocommit=True) as asking:
                 pids = [row[0] for row in asking.execute(_OTHERS).fetchall()]
-                sheet.add("connections of an idle worker", "one", [len(pids)], "")
-                sheet.add("memory of a connection at the server", "one", [_own_kb(pid) for pid in pids], "kB")
+                results.add("connections of an idle worker", "one", [len(pids)], "")
+                results.add("memory of a connection at the server", "one", [_private_kb(pid) for pid in pids], "kB")
                 before, ticks = perf_counter(), _ticks(pids)
                 await asyncio.sleep(10)
                 spent = (_ticks(pids) - ticks) / os.sysconf("SC_CLK_TCK") / (perf_counter() - before)
-                sheet.add("a core of the server, for an idle worker", "one", [100 * spent], "%")
+                results.add("a core of the server, for an idle worker", "one", [100 * spent], "%")
 
     with open_store(url) as store:
         asyncio.run(idle(store))
@@ -223,8 +226,8 @@ _OTHERS: Final = (
 )
 
 
-def _own_kb(pid: int) -> float:
-    """Return the memory that a process has for itself alone."""
+def _private_kb(pid: int) -> float:
+    """Return the private memory of a process."""
     with suppress(OSError):
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
         return float(sum(int(kb) for kb in re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.MULTILINE)))

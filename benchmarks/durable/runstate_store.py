@@ -10,16 +10,18 @@ from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Final
 
-from benchmarks.durable.server import Contestant, Crew, Dialect, GaveUp, Seat, emptied, vacuumed
+from benchmarks.durable.contestant import Contestant, Dialect, MeasurementFailed
+from benchmarks.durable.processes import Reporter, WorkerProcesses
+from benchmarks.postgres import empty_database, vacuum_tables
 from runstate.store import NewRun, Store, open_store
 from runstate.worker import Context, Worker
 
-WANTED: Final[NewRun] = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "gpt-4o"}
+NEW_RUN: Final[NewRun] = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "gpt-4o"}
 TABLES: Final = ("runstate_run", "runstate_history")
 
 
-class Ours(Contestant):
-    """runstate, as its README has it."""
+class RunstateStore(Contestant):
+    """runstate, used as in its README."""
 
     name = "runstate"
 
@@ -37,13 +39,13 @@ class Ours(Contestant):
     @property
     def store(self) -> Store:
         if self._store is None:
-            raise GaveUp("not prepared")
+            raise MeasurementFailed("not prepared")
         return self._store
 
     def prepare(self) -> None:
-        self._shut()
+        self._close_store()
         if self._postgres:
-            emptied(self._postgres)
+            empty_database(self._postgres)
         else:
             for path in self._folder.iterdir():
                 path.unlink()
@@ -54,42 +56,42 @@ class Ours(Contestant):
         before = perf_counter()
         if in_flight == 1:
             for _ in range(count):
-                self.store.create(**WANTED)
+                self.store.create(**NEW_RUN)
         else:
             asyncio.run(_create(self.store, count, in_flight))
         return perf_counter() - before
 
-    def settle(self) -> None:
+    def vacuum(self) -> None:
         if self._postgres:
-            vacuumed(self._postgres, TABLES)
+            vacuum_tables(self._postgres, TABLES)
 
     def drain(self, count: int, slots: int, processes: int) -> float:
-        with Crew(drain, self.url, slots, processes=processes) as crew:
-            crew.go()
-            seconds = crew.measured(count)
+        with WorkerProcesses(drain, self.url, slots, processes=processes) as workers:
+            workers.start()
+            seconds = workers.wait_for_reports(count)
         counts = self.store.counts()
         if sum(counts.values()) != count or counts["completed"] != count:  # type: ignore[index]
-            raise GaveUp(f"not all completed: {counts}")
+            raise MeasurementFailed(f"not all completed: {counts}")
         return seconds
 
     def start(self, count: int, every: float) -> list[float]:
         self.prepare()
-        with Crew(watch, self.url, moments=count) as crew:
-            crew.go()
+        with WorkerProcesses(record_starts, self.url, starts=count) as workers:
+            workers.start()
             sleep(0.5)
-            asked = []
+            created_at = []
             for number in range(count):
                 sleep(every)
-                asked.append(monotonic())
-                wanted: NewRun = {**WANTED, "metadata": {"number": str(number)}}
+                created_at.append(monotonic())
+                wanted: NewRun = {**NEW_RUN, "metadata": {"number": str(number)}}
                 self.store.create(**wanted)
-            return [began - before for began, before in zip(crew.moments(), asked, strict=True)]
+            return [began - before for began, before in zip(workers.start_times(), created_at, strict=True)]
 
     def close(self) -> None:
-        self._shut()
+        self._close_store()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _shut(self) -> None:
+    def _close_store(self) -> None:
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -100,36 +102,36 @@ async def _create(store: Store, count: int, in_flight: int) -> None:
 
     async def caller(runs: int) -> None:
         for _ in range(runs):
-            await store.aio.create(**WANTED)
+            await store.aio.create(**NEW_RUN)
 
     await asyncio.gather(*(caller(each + (number < more)) for number in range(in_flight)))
 
 
-async def nothing(ctx: Context) -> None:
-    """Be the handler."""
+async def no_op(ctx: Context) -> None:
+    """Do nothing; the handler."""
 
 
-def drain(seat: Seat, url: str, slots: int) -> None:
-    """Drive runs until nothing is left."""
+def drain(reporter: Reporter, url: str, slots: int) -> None:
+    """Drive runs until none is left."""
     with open_store(url) as store:
-        worker = Worker(store, nothing, concurrency=slots)
-        seat.ready()
+        worker = Worker(store, no_op, concurrency=slots)
+        reporter.wait_for_start()
         began = monotonic()
         worker.run(until_idle=True)
-        seat.tell(began, monotonic(), worker.settled)
+        reporter.report(began, monotonic(), worker.settled)
 
 
-def watch(seat: Seat, url: str) -> None:
-    """Start what comes."""
+def record_starts(reporter: Reporter, url: str) -> None:
+    """Start new runs, and record when."""
 
     async def note(ctx: Context) -> None:
-        seat.started(int(ctx.run.metadata["number"]))
+        reporter.record_start(int(ctx.run.metadata["number"]))
 
     with open_store(url) as store:
-        seat.ready()
+        reporter.wait_for_start()
         Worker(store, note).run()
         sys.exit("the worker ended")
 
 
-OURS_ABOUT: Final = "open_store and Worker, an async handler; the database refuses what is illegal, also to plain SQL"
-Ours.about = OURS_ABOUT
+_ABOUT: Final = "open_store and Worker, an async handler; the database refuses what is illegal, also to plain SQL"
+RunstateStore.about = _ABOUT

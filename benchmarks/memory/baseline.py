@@ -1,8 +1,8 @@
-"""The floor: a run as a good engineer writes it by hand, for this one lifecycle and nothing else.
+"""The baseline: a run written by hand, for this one lifecycle and nothing else.
 
-Slots, plain strings, one dict look-up a move, values stored as they are given. It draws no pictures, teaches nothing
-when it refuses and checks no types. It is the measure for everything else, but no law of nature: runstate asks one set
-for each event where this asks a dict of pairs, so a move of runstate can cost less.
+It has slots, plain strings, one dict look-up a move, and stores values as they are given. It has no diagrams, its
+refusals explain little, and it checks no types. Others can be faster: runstate has a set for each event where this has
+a dict of pairs, so a move of runstate can cost less.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOVES: Final[dict[tuple[str, str], str]] = {
 
 
 class Refused(Exception):
-    """The run stands where the event may not be asked."""
+    """The event is not allowed in the status of the run."""
 
     def __init__(self, run_id: str, status: str, event: str) -> None:
         super().__init__(run_id, status, event)
@@ -83,7 +83,7 @@ class IncompleteDetails:
 NO_USAGE: Final = Usage(0, 0, 0)
 
 
-class FloorRun:
+class BaselineRun:
     """All 26 stored fields of a run (the 27th, `object`, is a constant)."""
 
     __slots__ = (
