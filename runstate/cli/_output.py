@@ -6,9 +6,9 @@ The pencils are imported where something is drawn, for most commands draw nothin
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from runstate.diagram import Standing
 
 __all__ = [
-    "columns",
     "emit_json",
     "has_colors",
     "has_unicode",
@@ -34,13 +33,13 @@ __all__ = [
     "standing_of",
 ]
 
-_BETWEEN: Final = "  "
-_INDENT: Final = 4
-
 
 def screen() -> Console:
-    """Return stdout as rich sees it: a terminal or not, with colours or not (NO_COLOR, TERM)."""
-    return Console(highlight=False, soft_wrap=True)
+    """Return stdout as rich sees it: a terminal or not, with colors or not (NO_COLOR, TERM). A pipe has no width."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = sys.maxsize
+    return console
 
 
 def progress_bar(*parts: ProgressColumn) -> AbstractContextManager[Progress]:
@@ -80,26 +79,6 @@ def standing_of(run: RunSnapshot) -> Standing:
     from runstate.diagram import Standing
 
     return Standing(run.status, run.stamps(), run.id)
-
-
-def columns(header: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> None:
-    """Print rows of cells aligned under their header.
-
-    On a terminal that is too narrow, the last cell of each row stands on lines of its own, broken between words.
-    """
-    rows = (header, *cells)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    console = screen()
-    room = console.width if console.is_terminal else None
-    fits = room is None or sum(widths) + len(_BETWEEN) * (len(widths) - 1) <= room
-    for number, row in enumerate(rows):
-        style = "bold" if number == 0 else ""
-        shown = row if fits else row[:-1]
-        line = _BETWEEN.join(cell.ljust(width) for cell, width in zip(shown, widths, strict=False)).rstrip()
-        console.print(Text(line, style=style))
-        if not fits:
-            for part in Text(row[-1], style=style or "dim").wrap(console, max(console.width - _INDENT, _INDENT)):
-                console.print(Text(" " * _INDENT) + part)
 
 
 def sentence(text: str) -> None:

@@ -784,6 +784,28 @@ def test_what_strangers_wrote_is_told_and_not_obeyed(on_sqlite: Desk) -> None:
     assert r"thread_\x1b[2J\n" in on_sqlite.ask("runs", "list").stdout
 
 
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_a_pipe_gets_whole_lines(on_sqlite: Desk, columns: str) -> None:
+    """Whatever COLUMNS says, a row is one line, and nothing of it is cut."""
+    markup = "[bold]not bold[/bold] :smile: [/]"
+    thread_id, message = f"{'x' * 400} {markup}", f"{'word ' * 2000}{markup}"
+    run_id = on_sqlite.create(thread_id=thread_id, queue="日本語" * 100)
+    on_sqlite.store.start(run_id, actor=markup)
+    on_sqlite.store.fail(run_id, "server_error", message)
+    listed, shown, told = (
+        on_sqlite.ask("runs", *command, COLUMNS=columns).stdout
+        for command in (["list"], ["show", run_id], ["history", run_id])
+    )
+    row = listed.splitlines()[1]
+    assert 2 == len(listed.splitlines())
+    assert row.startswith(f"{run_id}  failed  ")
+    assert f"  {thread_id}  {'日本語' * 100}  gpt-4o" in row
+    assert f"error      server_error: {message}" in shown.splitlines()
+    assert f"thread     {thread_id}" in shown.splitlines()
+    assert told.splitlines()[2].endswith(f"  {markup}")
+    assert not [line for line in (listed + shown + told).splitlines() if line != line.rstrip()]
+
+
 def test_the_store_s_commands_in_a_pipe(on_sqlite: Desk) -> None:
     """Whoever reads one line gets one line, and no complaint."""
     for _ in range(50):

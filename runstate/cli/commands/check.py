@@ -12,7 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.text import Text
 
 from runstate.cli._files import FILE, bounded_lines, reading
-from runstate.cli._output import columns, emit_json, progress_bar, screen
+from runstate.cli._output import emit_json, progress_bar, screen
+from runstate.cli._tables import print_folded_table
 from runstate.run.json_values import escape
 from runstate.traces import Note, NoteKind, Notes, Report, Step, check_snapshots, read_snapshots
 
@@ -117,13 +118,13 @@ def _print_reports(reports: list[tuple[str, Report]], total: Report) -> None:
     rows = [_counts(report, escape(name)) for name, report in reports]
     if len(reports) > 1:
         rows.append(_counts(total, f"in all {len(reports)} files"))
-    columns(("snapshots", "runs", "errors", "warnings", "file"), rows)
+    print_folded_table(("snapshots", "runs", "errors", "warnings", "file"), rows)
     _print_notes(console, reports)
     if total.steps:
         console.print()
         seen = _ordered(total.steps)
         cells = [(str(count), step.source, step.target, " -> ".join(step.events)) for step, count in seen]
-        columns(("seen", "from", "to", "by (what polling skipped is inferred)"), cells)
+        print_folded_table(("seen", "from", "to", "by (what polling skipped is inferred)"), cells)
 
 
 def _print_notes(console: Console, reports: list[tuple[str, Report]]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from runstate.cli._output import columns, emit_json, sentence
+from runstate.cli._output import emit_json, sentence
+from runstate.cli._tables import print_folded_table
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Transition, documented
 
 __all__ = ["explain", "table"]
@@ -26,7 +27,7 @@ def table(as_json: bool, only_documented: bool) -> None:
         (row.event, row.source, row.target, _until(row), row.stamp or "", f"{row.basis}: {row.evidence}")
         for row in rows
     ]
-    columns(("event", "from", "to", "until", "stamps", "because"), cells)
+    print_folded_table(("event", "from", "to", "until", "stamps", "because"), cells)
 
 
 def _until(row: Transition) -> str:

@@ -17,7 +17,7 @@ from runstate.cli._output import emit_json, lanes, screen, standing_of
 from runstate.cli._pairs import as_mapping, pair
 from runstate.cli._queues import empty_queues
 from runstate.cli._stored_json import entry_json, run_json
-from runstate.cli._tables import fitted, pairs, status_style
+from runstate.cli._tables import print_pairs, print_table, status_style
 from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
@@ -99,7 +99,7 @@ def list_runs(
 
 def _print_list(runs: Sequence[StoredRun]) -> None:
     now = time_us()
-    fitted(
+    print_table(
         ("id", "status", "for", "created (UTC)", "thread", "queue", "model"),
         [
             (
@@ -108,7 +108,7 @@ def _print_list(runs: Sequence[StoredRun]) -> None:
             )
             for run in runs
         ],
-        spared=("model", "queue", "created (UTC)", "thread", "for"),
+        optional=("model", "queue", "created (UTC)", "thread", "for"),
         style_of=lambda column, cell: status_style(cell) if column == "status" else "",
     )
 
@@ -132,7 +132,7 @@ def show(run_id: str, url: str, as_json: bool) -> None:
     console = screen()
     console.print(Text.from_ansi(lanes(console, standing_of(run))))
     console.print()
-    pairs([*_facts(run), ("progress", progress or "")])
+    print_pairs([*_facts(run), ("progress", progress or "")])
     console.print()
     _print_history(entries)
 
@@ -170,7 +170,7 @@ def _print_history(entries: Sequence[Entry]) -> None:
     if entries and not RUN_LIFECYCLE.is_terminal(entries[-1].target):
         stood.append(f"{format_duration(time_us() - entries[-1].at_us)} so far")
     stood += [""] * (len(entries) - len(stood))
-    fitted(
+    print_table(
         ("version", "at (UTC)", "event", "to", "for", "by"),
         [
             (
@@ -179,7 +179,7 @@ def _print_history(entries: Sequence[Entry]) -> None:
             )
             for entry, lasted in zip(entries, stood, strict=True)
         ],
-        spared=("by", "version", "event"),
+        optional=("by", "version", "event"),
         style_of=lambda column, cell: status_style(cell) if column == "to" else "",
     )
 
