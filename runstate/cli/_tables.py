@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from runstate.cli._output import has_unicode, screen
+from runstate.cli._output import has_unicode, stdout_console
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
 
@@ -47,7 +47,7 @@ def print_table(
     Where a terminal is too narrow, the `optional` columns are left out in that order, and then the widest cells are
     cut. The first column names the row, and is cut last.
     """
-    console = screen()
+    console = stdout_console()
     cells = [dict(zip(header, map(escape, row), strict=True)) for row in rows]
     names = _columns_with_room(header, cells, console.width, optional)
     table = Table(box=None, pad_edge=False, padding=_PADDING)
@@ -84,7 +84,7 @@ def print_folded_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
     Where a terminal is too narrow, the last columns are folded onto lines of their own, under the row they belong to.
     """
-    console = screen()
+    console = stdout_console()
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     beside = len(widths)
     while beside > 1 and _total(widths[:beside]) > console.width:
@@ -100,7 +100,7 @@ def print_folded_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def print_pairs(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and values, one pair a line, without empty values. On a terminal, long values are folded."""
-    console = screen()
+    console = stdout_console()
     grid = Table.grid(Column(style="bold", no_wrap=True), Column(overflow="fold"), padding=_PADDING)
     for name, value in rows:
         if value:

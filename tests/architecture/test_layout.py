@@ -107,9 +107,6 @@ ALONE: dict[str, tuple[str, ...]] = {
 # needs what lets a loop of a user's own settle and claim at once, and the command line what makes and migrates a
 # database.
 TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
-    "__main__.py": {
-        "cli._options.masked",
-    },
     "cli/_options.py": {
         "store._api.open.open_at",
         "store._api.url.database_at",

@@ -1,4 +1,4 @@
-"""The commands that move stored runs by name: create, submit, cancel."""
+"""The commands that change single runs: create, submit, cancel."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, Final, cast
 
 import click
 
-from runstate.cli._files import FILE, reading
-from runstate.cli._options import AS_JSON, STORE, opened, told
-from runstate.cli._output import emit_json
-from runstate.cli._pairs import as_mapping, pair
-from runstate.cli._queues import new_queue
-from runstate.cli._stored_json import run_json
+from runstate.cli._files import FILE, open_input
+from runstate.cli._key_values import as_mapping, key_value
+from runstate.cli._options import json_option, store_from_url, store_option
+from runstate.cli._output import print_json
+from runstate.cli._queues import similar_queue_hint
+from runstate.cli._stored_json import run_to_json
+from runstate.cli.errors import as_click_error
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
 from runstate.run.errors import RunDecodeError
@@ -22,20 +23,20 @@ from runstate.store.errors import StoreError
 
 __all__ = ["cancel", "create", "submit"]
 
-_ACTOR: Final = click.option("--actor", default="cli", show_default=True, help="Who asks, for the history.")
+_actor_option: Final = click.option("--actor", default="cli", show_default=True, help="The actor in the history.")
 
 
 @click.command()
-@STORE
-@click.option("--thread", required=True, metavar="ID", help="The thread it belongs to.")
-@click.option("--assistant", required=True, metavar="ID", help="The assistant that answers.")
-@click.option("--model", required=True, metavar="NAME", help="The model it shall use.")
-@click.option("--metadata", multiple=True, type=pair, help="A pair to keep with it (repeatable).")
-@click.option("--queue", default="default", show_default=True, metavar="NAME", help="Which workers claim it.")
+@store_option
+@click.option("--thread", required=True, metavar="ID", help="The thread of the run.")
+@click.option("--assistant", required=True, metavar="ID", help="The assistant of the run.")
+@click.option("--model", required=True, metavar="NAME", help="The model of the run.")
+@click.option("--metadata", multiple=True, type=key_value, metavar="KEY=VALUE", help="Metadata (repeatable).")
+@click.option("--queue", default="default", show_default=True, metavar="NAME", help="The queue of the run.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher is claimed first.")
-@click.option("--idempotency-key", metavar="KEY", help="Asked again with the same key, it is the same run.")
-@_ACTOR
-@AS_JSON
+@click.option("--idempotency-key", metavar="KEY", help="The same key never creates a second run.")
+@_actor_option
+@json_option
 def create(
     url: str,
     thread: str,
@@ -48,9 +49,9 @@ def create(
     actor: str,
     as_json: bool,
 ) -> None:
-    """Create a run, queued, and print its id."""
-    with opened(url) as store:
-        remark = new_queue(store, queue)
+    """Create a queued run, and print its id."""
+    with store_from_url(url) as store:
+        hint = similar_queue_hint(store, queue)
         run = store.create(
             thread_id=thread,
             assistant_id=assistant,
@@ -62,74 +63,74 @@ def create(
             actor=actor,
         )
     if as_json:
-        emit_json(run_json(run))
+        print_json(run_to_json(run))
     else:
         click.echo(run.id)
-    if remark:
-        click.echo(remark, err=True)
+    if hint:
+        click.echo(hint, err=True)
 
 
 @click.command()
 @click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
-@STORE
-@_ACTOR
-@AS_JSON
+@store_option
+@_actor_option
+@json_option
 def cancel(run_ids: tuple[str, ...], url: str, actor: str, as_json: bool) -> None:
-    """Ask that runs be cancelled. One that nobody works on is cancelled at once; of another its worker hears.
+    """Request that runs be cancelled. A run without a worker is cancelled at once; otherwise its worker is notified.
 
-    Of many, each is asked, and those that refuse are told on stderr.
+    Each run is tried. Refusals are printed on stderr.
     """
-    code = 0
-    asked: list[dict[str, Any]] = []
-    with opened(url) as store:
+    exit_code = 0
+    cancelled: list[dict[str, Any]] = []
+    with store_from_url(url) as store:
         for run_id in dict.fromkeys(run_ids):
             try:
                 run = store.request_cancel(run_id, actor=actor)
             except StoreError:
-                raise  # the next would meet the same trouble
+                raise  # the other runs would fail in the same way
             except RunstateError as error:
-                refusal = told(error, url)
+                refusal = as_click_error(error, url)
                 refusal.show()
-                code = max(code, refusal.exit_code)
+                exit_code = max(exit_code, refusal.exit_code)
                 continue
             if as_json:
-                asked.append(run_json(run))
+                cancelled.append(run_to_json(run))
             else:
                 click.echo(f"{escape(run.id)} is {run.status}")
     if as_json:
-        emit_json({"data": asked})
-    sys.exit(code)
+        print_json({"data": cancelled})
+    sys.exit(exit_code)
 
 
 @click.command()
 @click.argument("run_id", metavar="ID")
-@click.argument("outputs", metavar="[CALL_ID=OUTPUT]...", nargs=-1, type=pair)
-@STORE
-@click.option("--file", "-f", type=FILE, metavar="FILE", help="JSON with the outputs (- is stdin).")
-@_ACTOR
-@AS_JSON
+@click.argument("outputs", metavar="[CALL_ID=OUTPUT]...", nargs=-1, type=key_value)
+@store_option
+@click.option("--file", "-f", type=FILE, metavar="FILE", help="A JSON file with the outputs (- is stdin).")
+@_actor_option
+@json_option
 def submit(
     run_id: str, outputs: tuple[tuple[str, str], ...], url: str, file: str | None, actor: str, as_json: bool
 ) -> None:
-    """Submit the outputs of all tool calls that a run waits for, in one request.
+    """Submit the outputs of all tool calls that a run waits for.
 
     They are given as CALL_ID=OUTPUT, or in a file: {"call_1": "sunny"}, or the API's list of objects with tool_call_id
     and output, alone or under "tool_outputs".
     """
     if bool(outputs) is (file is not None):
         raise click.UsageError("give the outputs either as CALL_ID=OUTPUT or with --file")
-    answers = as_mapping(outputs, "outputs") if file is None else _outputs_in(file)
-    with opened(url) as store:
+    answers = as_mapping(outputs, "outputs") if file is None else _read_outputs(file)
+    with store_from_url(url) as store:
         run = store.submit_tool_outputs(run_id, cast("Mapping[str, str]", answers), actor=actor)
     if as_json:
-        emit_json(run_json(run))
+        print_json(run_to_json(run))
     else:
         click.echo(f"{escape(run.id)} is {run.status}")
 
 
-def _outputs_in(name: str) -> object:
-    """Return what a file holds as outputs; whether they are such is the library's to say."""
-    with reading(name) as file:
+def _read_outputs(name: str) -> object:
+    """Return the outputs in a file. The store validates them."""
+    with open_input(name) as file:
         text = file.read(codec.MAX_BYTES + 1)
     try:
         found = codec.parse(text)
