@@ -181,8 +181,8 @@ class Cost(NamedTuple):
     most_us: float
 
     def __str__(self) -> str:
-        told = "".join(f"{part:8.1f}" for part in (self.total_us, self.driver_us, self.python_us))
-        return f"{self.dialect:10}{self.slots:6} {self.how:8}{told}   {self.least_us:.1f} to {self.most_us:.1f}"
+        costs = "".join(f"{part:8.1f}" for part in (self.total_us, self.driver_us, self.python_us))
+        return f"{self.dialect:10}{self.slots:6} {self.how:8}{costs}   {self.least_us:.1f} to {self.most_us:.1f}"
 
 
 def measure(place: Setup, rounds: int, slots: list[int], runs: Mapping[int, int]) -> Iterator[Cost]:

@@ -163,8 +163,8 @@ def storm(record: Record) -> Iterator[str]:
     yield from trials(record)
     yield (
         "A take-over after the lease is counted from the lease's end, the server's outages included, and is never "
-        "early. After the death it is counted from the kill, without the time in which nobody could write; for 99 of "
-        "100 it is at most the lease of 1.5 s and 5 s more."
+        "early. After the death it is counted from the kill, without the time in which no process could write; for 99 "
+        "of 100 it is at most the lease of 1.5 s and 5 s more."
     )
 
 
