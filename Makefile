@@ -47,10 +47,10 @@ cov: $(DEV_READY)  ## all the tests, with coverage
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 bench: $(BENCH_READY)  ## measure; decides nothing
-	$(BIN)/python benchmarks/in_memory.py
-	$(BIN)/python benchmarks/durable.py
-	$(BIN)/python benchmarks/durable_more.py
-	$(BIN)/python benchmarks/python_cost.py
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.durable
+	$(BIN)/python -m benchmarks.durable.latency
+	$(BIN)/python -m benchmarks.durable.python_cost
 
 torture: $(TEST_READY)  ## everything that may happen to a store, for an hour
 	$(BIN)/python -m torture --minutes 24 --store postgres

@@ -1,9 +1,9 @@
-"""The command `runstate`: the law, its pictures, recorded runs judged, a demonstration; stored runs and their database.
+"""The command `runstate`: the lifecycle, its diagrams, recorded runs, a demonstration; stored runs and their database.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 fine, 1 findings or refused by the law, 2 a mistake in the asking or
-no such store, 3 a store that is away for now.
+Data goes to stdout, messages go to stderr. Exit codes: 0 success; 1 findings, or the request was refused; 2 the request
+is invalid, or there is no such store; 3 the store is unavailable for now.
 
-A command's module is imported when the command is asked for, so that none waits for what only another needs.
+The module of a command is imported when the command is called, so that no command waits for the imports of another.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ import click
 
 __all__ = ["LazyGroup", "cli"]
 
-import_module("rich")  # most commands need it; whoever lacks it is to hear so here, not in the middle of one
+import_module("rich")  # most commands need it: without it, fail now and not in the middle of a command
 
 
-_OF_RUNS = ("cancel", "create", "history", "list", "prune", "show", "submit", "sweep", "watch")
-"""Commands of the group `runs`, which people ask for without it."""
+_RUNS_COMMANDS = ("cancel", "create", "history", "list", "prune", "show", "submit", "sweep", "watch")
+"""Commands of the group `runs`, which are easily called without it."""
 
 
 class LazyGroup(click.Group):
-    """A group that knows where its commands are, as `module:attribute`, and imports one when it is asked for."""
+    """A group with lazy commands: each is named as `module:attribute`, and imported when it is called."""
 
-    def __init__(self, *args: Any, places: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lazy_commands: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.places = places
+        self.lazy_commands = lazy_commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name every command, without importing any."""
-        return sorted({*self.places, *super().list_commands(ctx)})
+        """Return the names of all commands, without importing any."""
+        return sorted({*self.lazy_commands, *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return one command, from its module if it is not here yet."""
-        if cmd_name in self.places and cmd_name not in self.commands:
-            module, _, attribute = self.places[cmd_name].partition(":")
+        """Return a command; import its module if that has not been done."""
+        if cmd_name in self.lazy_commands and cmd_name not in self.commands:
+            module, _, attribute = self.lazy_commands[cmd_name].partition(":")
             self.add_command(cast("click.Command", getattr(import_module(module), attribute)), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that is asked for; if there is none, the answer may name those that sound like it."""
-        if args[0] not in self.places:  # click looks for those only among the commands that are here
-            for name in self.places:
+        """Return the command that was called. If there is none, the error may suggest similar names."""
+        if args[0] not in self.lazy_commands:  # click suggests only commands that have been imported
+            for name in self.lazy_commands:
                 self.get_command(ctx, name)
-        if ctx.parent is None and args[0] not in self.commands and args[0] in _OF_RUNS:
+        if ctx.parent is None and args[0] not in self.commands and args[0] in _RUNS_COMMANDS:
             ctx.fail(f"No such command '{args[0]}'. Did you mean 'runs {args[0]}'?")
         return super().resolve_command(ctx, args)
 
@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    places={
+    lazy_commands={
         "check": "runstate.cli.commands.check:check",
         "ddl": "runstate.cli.commands.schema:ddl",
         "demo": "runstate.cli.commands.demo:demo",
@@ -71,4 +71,4 @@ class LazyGroup(click.Group):
 )
 @click.version_option(package_name="runstate")
 def cli() -> None:
-    """The lifecycle of an Assistants API run: its law, its pictures, its recordings, and runs that are stored."""
+    """The lifecycle of an Assistants API run: its transitions and diagrams, recorded runs, and stored runs."""

@@ -1,4 +1,4 @@
-"""Files that a command is given to read: opened, or refused in a sentence, and read in bounded lines."""
+"""Input files of commands."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import click
 
 from runstate.run import codec
 
-__all__ = ["FILE", "bounded_lines", "reading"]
+__all__ = ["FILE", "bounded_lines", "open_input"]
 
 FILE: Final = click.Path(exists=True, dir_okay=False, allow_dash=True)
-"""An argument that names a file to read; - is stdin."""
+"""The type of an argument that names a file to read; - is stdin."""
 
 
 @contextmanager
-def reading(name: str) -> Generator[BinaryIO, None, None]:
-    """Open a file to read, or stdin for -; one that cannot be read is a mistake in the asking."""
+def open_input(name: str) -> Generator[BinaryIO, None, None]:
+    """Open a file to read, or stdin for -. Raises `click.UsageError` if it cannot be read."""
     try:
         with click.open_file(name, "rb") as file:
             yield cast("BinaryIO", file)
@@ -27,7 +27,7 @@ def reading(name: str) -> Generator[BinaryIO, None, None]:
 
 
 def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield a file's lines; of one past the reader's bound only as much as it takes to refuse it."""
+    """Yield the lines of a file. A line that is too long for the reader is cut, but still too long."""
     while line := file.readline(codec.MAX_BYTES + 2):
         yield line
         while line and not line.endswith(b"\n"):

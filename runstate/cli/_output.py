@@ -1,14 +1,14 @@
-"""What the commands show with: the screen as it is, lanes that suit it, aligned columns, and JSON for programs.
+"""Output to terminals and pipes: the console, progress bars, lanes, text and JSON.
 
-The pencils are imported where something is drawn, for most commands draw nothing and all of them import this module.
+All commands import this module and most draw no diagram, so the renderers are imported when they are used.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -23,91 +23,70 @@ if TYPE_CHECKING:
     from runstate.diagram import Standing
 
 __all__ = [
-    "columns",
-    "emit_json",
+    "draw_lanes",
     "has_colors",
     "has_unicode",
-    "lanes",
+    "position_of",
+    "print_json",
+    "print_text",
     "progress_bar",
-    "screen",
-    "sentence",
-    "standing_of",
+    "stdout_console",
 ]
 
-_BETWEEN: Final = "  "
-_INDENT: Final = 4
 
-
-def screen() -> Console:
-    """Return stdout as rich sees it: a terminal or not, with colours or not (NO_COLOR, TERM)."""
-    return Console(highlight=False, soft_wrap=True)
+def stdout_console() -> Console:
+    """Return stdout as rich sees it: a terminal or not, with colors or not (NO_COLOR, TERM). A pipe fits any line."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = sys.maxsize
+    return console
 
 
 def progress_bar(*parts: ProgressColumn) -> AbstractContextManager[Progress]:
-    """Return a bar that shows on stderr how far something is, if a person is looking."""
+    """Return a progress bar on stderr, which is shown if that is a terminal."""
     from rich.progress import Progress
 
-    talk = Console(stderr=True)
-    bar = Progress(*parts, console=talk, disable=not talk.is_terminal, transient=True)
-    # One that is not shown is not started: rich before 14.3 would end it with an empty line.
+    console = Console(stderr=True)
+    bar = Progress(*parts, console=console, disable=not console.is_terminal, transient=True)
+    # A disabled bar is not started, because rich before 14.3 would print an empty line at its end.
     return nullcontext(bar) if bar.disable else bar
 
 
 def has_colors(console: Console) -> bool:
-    """Tell whether colours may be sent there."""
+    """Return whether the console takes colors."""
     return console.is_terminal and console.color_system is not None and not console.no_color
 
 
 def has_unicode(console: Console | None = None) -> bool:
-    """Tell whether stdout can take the characters of the lanes."""
+    """Return whether the encoding of a console, or of stdout, has the characters of the lanes."""
     try:
-        "●─▶┊".encode((console or screen()).encoding)
+        "●─▶┊".encode((console or stdout_console()).encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True
 
 
-def lanes(console: Console, standing: Standing | None = None) -> str:
-    """Return the lanes as they suit the terminal, or wide and plain for a pipe."""
+def draw_lanes(console: Console, position: Standing | None = None) -> str:
+    """Return the lanes as the terminal can show them, or wide and plain for a pipe."""
     from runstate.diagram import draw
 
     width = console.width if console.is_terminal else None
-    return draw(RUN_LIFECYCLE, "lanes" if has_unicode(console) else "ascii", standing, width, has_colors(console))
+    return draw(RUN_LIFECYCLE, "lanes" if has_unicode(console) else "ascii", position, width, has_colors(console))
 
 
-def standing_of(run: RunSnapshot) -> Standing:
-    """Return where a run stands, to be drawn."""
+def position_of(run: RunSnapshot) -> Standing:
+    """Return the position of a run in a diagram."""
     from runstate.diagram import Standing
 
     return Standing(run.status, run.stamps(), run.id)
 
 
-def columns(header: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> None:
-    """Print rows of cells aligned under their header.
-
-    On a terminal that is too narrow, the last cell of each row stands on lines of its own, broken between words.
-    """
-    rows = (header, *cells)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    console = screen()
-    room = console.width if console.is_terminal else None
-    fits = room is None or sum(widths) + len(_BETWEEN) * (len(widths) - 1) <= room
-    for number, row in enumerate(rows):
-        style = "bold" if number == 0 else ""
-        shown = row if fits else row[:-1]
-        line = _BETWEEN.join(cell.ljust(width) for cell, width in zip(shown, widths, strict=False)).rstrip()
-        console.print(Text(line, style=style))
-        if not fits:
-            for part in Text(row[-1], style=style or "dim").wrap(console, max(console.width - _INDENT, _INDENT)):
-                console.print(Text(" " * _INDENT) + part)
-
-
-def sentence(text: str) -> None:
-    """Print a sentence: whole in a pipe, and broken between words on a terminal."""
-    console = screen()
+def print_text(text: str) -> None:
+    """Print a text: one line in a pipe, wrapped between words on a terminal."""
+    console = stdout_console()
     console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
-def emit_json(value: object) -> None:
-    """Print a value for programs."""
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))

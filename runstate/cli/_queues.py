@@ -1,4 +1,4 @@
-"""Remarks about the name of a queue, which may be misspelled: a run in a queue that no worker serves waits for ever."""
+"""Hints about a queue whose name may be misspelled: a run in a queue that no worker serves waits forever."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
     from runstate.store import Store
 
-__all__ = ["empty_queues", "new_queue"]
+__all__ = ["empty_queue_hint", "similar_queue_hint"]
 
 
-def new_queue(store: Store, queue: str) -> str:
-    """Return a remark about a queue in which no run waits, where its name is much like that of one; else nothing."""
+def similar_queue_hint(store: Store, queue: str) -> str:
+    """Return a hint if no run waits in a queue, but runs wait in one with a similar name; otherwise an empty text."""
     waiting = store.queues()
-    like = [] if queue in waiting else get_close_matches(queue, waiting)
-    return escape(f"no other run waits in the queue {queue}; did you mean {like[0]}?") if like else ""
+    similar = [] if queue in waiting else get_close_matches(queue, waiting)
+    return escape(f"no other run waits in the queue {queue}; did you mean {similar[0]}?") if similar else ""
 
 
-def empty_queues(store: Store, queues: Sequence[str]) -> str:
-    """Return a remark about queues in which no run waits, where runs wait in others; else nothing."""
+def empty_queue_hint(store: Store, queues: Sequence[str]) -> str:
+    """Return a hint if no run waits in any of these queues, but runs wait in others; otherwise an empty text."""
     waiting = store.queues()
     if not waiting or waiting.keys() & set(queues):
         return ""

@@ -1,4 +1,4 @@
-"""Stored runs and their entries as JSON for programs: the run as the API has it, and beside it what the store knows."""
+"""Stored runs and entries as JSON: the run as in the API, and beside it the data of the store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from runstate.store import Entry, StoredRun
 
-__all__ = ["entry_json", "run_json"]
+__all__ = ["entry_to_json", "run_to_json"]
 
 
-def run_json(run: StoredRun) -> dict[str, Any]:
-    """Return a run with its place in the store. `check` and `diagram` read it as it is."""
+def run_to_json(run: StoredRun) -> dict[str, Any]:
+    """Return a run with the data of the store. `check` and `diagram` can read it."""
     return {
         "run": run.to_dict(),
         "version": run.version,
@@ -24,8 +24,8 @@ def run_json(run: StoredRun) -> dict[str, Any]:
     }
 
 
-def entry_json(entry: Entry) -> dict[str, Any]:
-    """Return an entry; its times are Unix microseconds."""
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    """Return an entry. Its times are Unix microseconds."""
     return {
         "run_id": entry.run_id,
         "version": entry.version,

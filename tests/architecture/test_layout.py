@@ -105,15 +105,12 @@ ALONE: dict[str, tuple[str, ...]] = {
 # What is taken from private modules of another package, by the module that takes it. It is to become less: the command
 # line needs what makes and migrates a database.
 TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
-    "__main__.py": {
-        "cli._options.masked",
-    },
     "cli/_options.py": {
         "store._api.open.open_at",
         "store._api.url.database_at",
         "store._sql.connection.Database",
     },
-    "cli/commands/runs_tending.py": {
+    "cli/commands/runs_maintain.py": {
         "store._api.store.database_of",
     },
     "cli/commands/schema.py": {

@@ -1,4 +1,4 @@
-"""The command says what it knows on stdout, talks on stderr, and never answers bad input with a traceback."""
+"""The command: data on stdout, messages on stderr, and no traceback for bad input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.lifecycle import UNTIL_DEADLINE
 LEGAL = {(row.event, row.source, row.target) for row in TRANSITIONS}
 
 
-def ask(*arguments: str | Path, stdin: str | bytes | None = None) -> Result:
+def invoke(*arguments: str | Path, stdin: str | bytes | None = None) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
@@ -48,57 +48,57 @@ def recording(tmp_path: Path) -> Path:
 
 def test_the_table_has_every_row() -> None:
     """One line for each transition, under a header."""
-    lines = ask("table").stdout.splitlines()
+    lines = invoke("table").stdout.splitlines()
     assert [[row.event, row.source, row.target] for row in TRANSITIONS] == [line.split()[:3] for line in lines[1:]]
 
 
-def test_the_table_for_programs_is_the_law() -> None:
-    """JSON has the nineteen transitions and the nine statuses, with what may be asked there."""
-    said = json.loads(ask("table", "--json").stdout)
-    assert LEGAL == {(row["event"], row["source"], row["target"]) for row in said["transitions"]}
-    assert set(UNTIL_DEADLINE) == {row["event"] for row in said["transitions"] if row["until_deadline"]}
-    for status in said["statuses"]:
+def test_the_table_as_json_has_every_row() -> None:
+    """JSON has the nineteen transitions and the nine statuses, with the allowed events of each."""
+    data = json.loads(invoke("table", "--json").stdout)
+    assert LEGAL == {(row["event"], row["source"], row["target"]) for row in data["transitions"]}
+    assert set(UNTIL_DEADLINE) == {row["event"] for row in data["transitions"] if row["until_deadline"]}
+    for status in data["statuses"]:
         assert list(RUN_LIFECYCLE.allowed_events(RunStatus(status["status"]))) == status["allowed_events"]
         assert status["terminal"] is (status["allowed_events"] == [])
 
 
 def test_the_documented_table_has_eleven_rows() -> None:
-    """Only what the vendor documented."""
-    assert 11 == len(json.loads(ask("table", "--json", "--documented").stdout)["transitions"])
+    """Only the transitions that the vendor documented."""
+    assert 11 == len(json.loads(invoke("table", "--json", "--documented").stdout)["transitions"])
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_diagram_in_every_format(form: Format, tmp_path: Path) -> None:
-    """What is printed and what is written to a file is the picture."""
+    """The output and the file that is written are the diagram."""
     expected = draw(RUN_LIFECYCLE, form) + "\n"
-    assert expected == ask("diagram", "--format", form).stdout
+    assert expected == invoke("diagram", "--format", form).stdout
     path = tmp_path / "picture"
-    done = ask("diagram", "-f", form, "-o", path)
-    assert ("", "") == (done.stdout, done.stderr)
+    result = invoke("diagram", "-f", form, "-o", path)
+    assert ("", "") == (result.stdout, result.stderr)
     assert expected == path.read_text(encoding="utf-8")
 
 
 def test_a_diagram_shows_where_a_run_stands(recording: Path) -> None:
-    """The last snapshot of the file is drawn, and the picture still is the law."""
-    shown = ask("diagram", "--run", recording).stdout
+    """The last snapshot of the file is drawn, and the diagram has all transitions."""
+    shown = invoke("diagram", "--run", recording).stdout
     assert "run_1 is completed" in shown
     assert LEGAL == set(parse_lanes(shown))
-    assert shown == ask("diagram", "--run", "-", stdin=recording.read_bytes()).stdout
+    assert shown == invoke("diagram", "--run", "-", stdin=recording.read_bytes()).stdout
 
 
 @pytest.mark.parametrize("event", RunEvent)
 @pytest.mark.parametrize("status", RunStatus)
-def test_explain_knows_all_81_pairs(status: RunStatus, event: RunEvent) -> None:
-    """In words and in JSON: legal or not, and the shortest way."""
-    words = ask("explain", status, event).stdout
-    said = json.loads(ask("explain", status, event, "--json").stdout)
+def test_explain_of_all_81_pairs(status: RunStatus, event: RunEvent) -> None:
+    """As text and as JSON: legal or not, and the shortest way."""
+    words = invoke("explain", status, event).stdout
+    data = json.loads(invoke("explain", status, event, "--json").stdout)
     row = RUN_LIFECYCLE.find(status, event)
-    assert said["legal"] is (row is not None)
+    assert data["legal"] is (row is not None)
     assert (f"{event} is legal there" if row else f"{event} is illegal there") in words
-    assert said["until_deadline"] is (None if row is None else event in UNTIL_DEADLINE)
+    assert data["until_deadline"] is (None if row is None else event in UNTIL_DEADLINE)
     assert (row is not None and event in UNTIL_DEADLINE) is ("legal there until the run's deadline" in words)
     path = RUN_LIFECYCLE.path_to_event(status, event)
-    assert said["shortest_path"] == (None if path is None else list(path))
+    assert data["shortest_path"] == (None if path is None else list(path))
     if row is None and path is not None:
         assert f"Shortest way: {' -> '.join(path)}." in words
 
@@ -106,49 +106,49 @@ def test_explain_knows_all_81_pairs(status: RunStatus, event: RunEvent) -> None:
 # --- check
 
 
-def test_check_counts_what_it_sees(recording: Path) -> None:
+def test_check_counts_snapshots_and_transitions(recording: Path) -> None:
     """Snapshots, runs and changes of status, in words and in JSON; exit code 0."""
-    done = ask("check", recording)
-    assert 0 == done.exit_code
-    assert ["3", "1", "0", "0", str(recording)] == done.stdout.splitlines()[1].split(maxsplit=4)
-    said = json.loads(ask("check", "--json", recording).stdout)
-    assert (3, 1, 0, []) == tuple(said["total"][key] for key in ("snapshots", "runs", "errors", "findings"))
-    assert [["start"], ["complete"]] == sorted((row["events"] for row in said["total"]["transitions"]), reverse=True)
+    result = invoke("check", recording)
+    assert 0 == result.exit_code
+    assert ["3", "1", "0", "0", str(recording)] == result.stdout.splitlines()[1].split(maxsplit=4)
+    data = json.loads(invoke("check", "--json", recording).stdout)
+    assert (3, 1, 0, []) == tuple(data["total"][key] for key in ("snapshots", "runs", "errors", "findings"))
+    assert [["start"], ["complete"]] == sorted((row["events"] for row in data["total"]["transitions"]), reverse=True)
 
 
-def test_check_finds_what_cannot_be(recording: Path) -> None:
+def test_check_finds_an_impossible_run(recording: Path) -> None:
     """Exit code 1, and a line that names file, line, run and reason."""
     lines = recording.read_text().splitlines()
     broken = json.loads(lines[1]) | {"completed_at": 1_800_000_002}
     recording.write_text("\n".join([lines[0], json.dumps(broken), lines[2]]))
-    done = ask("check", recording)
-    assert 1 == done.exit_code
-    said = "completed_at is set, but no path from queued to in_progress stamps it"
-    assert done.stdout.startswith(f"{recording}:2: error: run run_1: {said}")
-    finding = json.loads(ask("check", "--json", recording).stdout)["total"]["findings"][0]
-    assert ("2", "error", "run_1", said) == tuple(finding[key] for key in ("place", "severity", "run", "message"))
+    result = invoke("check", recording)
+    assert 1 == result.exit_code
+    message = "completed_at is set, but no path from queued to in_progress stamps it"
+    assert result.stdout.startswith(f"{recording}:2: error: run run_1: {message}")
+    finding = json.loads(invoke("check", "--json", recording).stdout)["total"]["findings"][0]
+    assert ("2", "error", "run_1", message) == tuple(finding[key] for key in ("place", "severity", "run", "message"))
 
 
 def test_check_reads_stdin_and_many_files(recording: Path) -> None:
     """- is stdin; with many files there is a row for all, and the same run counts once."""
-    done = ask("check", recording, "-", stdin=recording.read_bytes())
-    assert ["6", "1", "0", "0", "in", "all", "2", "files"] == done.stdout.splitlines()[3].split()
+    result = invoke("check", recording, "-", stdin=recording.read_bytes())
+    assert ["6", "1", "0", "0", "in", "all", "2", "files"] == result.stdout.splitlines()[3].split()
 
 
-def test_a_line_past_the_bound_is_one_complaint(tmp_path: Path) -> None:
+def test_a_line_that_is_too_long_is_one_finding(tmp_path: Path) -> None:
     """A line of 40 MB is refused as one, and the line after it is read as the third."""
     path = tmp_path / "huge.jsonl"
     path.write_bytes(b'{}\n{"a": "' + b"x" * 40_000_000 + b'"}\nnonsense\n')
-    lines = [line for line in ask("check", path).stdout.splitlines() if "error:" in line]
+    lines = [line for line in invoke("check", path).stdout.splitlines() if "error:" in line]
     assert [f"{path}:2", f"{path}:3"] == [line.split(": error")[0] for line in lines[-2:]]
     assert "expected at most 16777216 bytes" in lines[-2]
 
 
-# --- mistakes
+# --- invalid usage
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["explain", "paused", "start"], "paused"),
         (["explain", "queued", "begin"], "begin"),
@@ -161,45 +161,45 @@ def test_a_line_past_the_bound_is_one_complaint(tmp_path: Path) -> None:
         (["tabel"], "tabel"),
     ],
 )
-def test_a_mistake_in_the_asking_gets_a_sentence(arguments: list[str], said: str) -> None:
-    """Exit code 2, nothing on stdout, a sentence on stderr: ours, or one of click's that names what is wrong."""
-    done = ask(*arguments)
-    assert (2, "") == (done.exit_code, done.stdout)
-    assert said in done.stderr
+def test_invalid_usage_gets_a_message(arguments: list[str], message: str) -> None:
+    """Exit code 2, nothing on stdout, a message on stderr that names what is wrong."""
+    result = invoke(*arguments)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "no run in it"),
         (b"{broken", "not JSON at line 1 column 2"),
         (b'{"id": "run_1", "status": "paused"}', "unknown status 'paused'"),
     ],
 )
-def test_a_diagram_of_no_run_gets_a_sentence(content: bytes, said: str, tmp_path: Path) -> None:
-    """A file without a readable run is a mistake in the asking, told with its place."""
+def test_a_diagram_of_no_run_gets_a_message(content: bytes, message: str, tmp_path: Path) -> None:
+    """A file without a readable run is invalid usage. The message has its location."""
     path = tmp_path / "run.json"
     path.write_bytes(content)
-    done = ask("diagram", "--run", path)
-    assert (2, "") == (done.exit_code, done.stdout)
-    assert said in done.stderr
-    assert str(path) in done.stderr
+    result = invoke("diagram", "--run", path)
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert message in result.stderr
+    assert str(path) in result.stderr
 
 
-def test_a_mistyped_command_hears_what_sounds_like_it() -> None:
-    """A command that nobody imported yet is suggested too, if this click suggests."""
-    asked = click.Context(cli)
-    eager = {name: command for name in cli.list_commands(asked) if (command := cli.get_command(asked, name))}
+def test_a_mistyped_command_gets_suggestions() -> None:
+    """Commands that are not imported yet are suggested too, if this version of click suggests."""
+    context = click.Context(cli)
+    eager = {name: command for name in cli.list_commands(context) if (command := cli.get_command(context, name))}
     plain = click.Group("cli", eager, context_settings=cli.context_settings)
     code = "from runstate.cli import cli; cli.main(['tabel'], 'cli')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert CliRunner().invoke(plain, ["tabel"]).stderr == done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert CliRunner().invoke(plain, ["tabel"]).stderr == result.stderr
 
 
 # --- as a process: pipes, terminals, missing libraries
 
 
-def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "runstate", *arguments],
         capture_output=True,
@@ -210,50 +210,46 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """Run the command with its stdout and stderr on a terminal of 200 columns, and return all it wrote."""
-    ours, theirs = pty.openpty()
+def run_on_terminal(*arguments: str, **environment: str) -> str:
+    """Run the command on a terminal of 200 columns; return its output, stderr included."""
+    master, slave = pty.openpty()
     env: dict[str, Any] = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", **environment}
     command = [sys.executable, "-m", "runstate", *arguments]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=env) as running:
-        os.close(theirs)
+    with subprocess.Popen(command, stdout=slave, stderr=slave, stdin=slave, env=env) as running:
+        os.close(slave)
         written = b""
-        while chunk := _read(ours):
+        while chunk := _read(master):
             written += chunk
         assert 0 == running.wait(60)
-    os.close(ours)
+    os.close(master)
     return written.decode()
 
 
-def _read(terminal: int) -> bytes:
+def _read(descriptor: int) -> bytes:
     try:
-        return os.read(terminal, 65536)
+        return os.read(descriptor, 65536)
     except OSError:  # Linux says so when the other side has closed
         return b""
 
 
-def test_a_terminal_gets_colours_unless_it_says_no() -> None:
-    """Lanes are coloured on a terminal; NO_COLOR is heard, and a pipe gets none."""
-    assert "\x1b[" in on_a_terminal("diagram")
-    assert "\x1b[" not in on_a_terminal("diagram", NO_COLOR="1")
-    assert "\x1b[" not in process("diagram").stdout
+def test_a_terminal_gets_colors_unless_no_color_is_set() -> None:
+    """Lanes have colors on a terminal, but not with NO_COLOR, and not in a pipe."""
+    assert "\x1b[" in run_on_terminal("diagram")
+    assert "\x1b[" not in run_on_terminal("diagram", NO_COLOR="1")
+    assert "\x1b[" not in run_process("diagram").stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("arguments", [("table",), ("explain", "queued", "complete"), ("explain", "expired", "start")])
 def test_words_are_whole_on_a_terminal(width: int, arguments: tuple[str, ...]) -> None:
-    """Where a terminal is narrow, a line ends between words, and nothing that a pipe gets is left out."""
-    shown = on_a_terminal(*arguments, COLUMNS=str(width), TERM="dumb")
-    whole = process(*arguments).stdout
-    lines = [line.rstrip() for line in shown.splitlines()]
-    longest_word = max(map(len, whole.split()))
+    """On a narrow terminal, lines are wrapped between words, and nothing is left out."""
+    shown = run_on_terminal(*arguments, COLUMNS=str(width), TERM="dumb")
+    whole = run_process(*arguments).stdout
+    assert max(map(len, shown.splitlines())) <= width
     if arguments != ("table",):
         assert " ".join(shown.split()) == " ".join(whole.split())
-        assert max(map(len, lines)) <= max(width, longest_word)
-    elif width >= 80:
-        assert max(map(len, lines)) <= width
-        assert sorted(shown.split()) == sorted(whole.split())
+    assert sorted(shown.split()) == sorted(whole.split())
     for row in TRANSITIONS if arguments == ("table",) else ():
         assert f"{row.basis}: {row.evidence}" in " ".join(shown.split())
 
@@ -261,47 +257,47 @@ def test_words_are_whole_on_a_terminal(width: int, arguments: tuple[str, ...]) -
 @pytest.mark.parametrize("json_too", [[], ["--json"]])
 @pytest.mark.parametrize(("status", "event"), [("queued", "complete"), ("cancelling", "confirm_cancel")])
 def test_explain_takes_either_order(status: str, event: str, json_too: list[str]) -> None:
-    """No word is both a status and an event, so the order says nothing."""
-    right = ask("explain", status, event, *json_too)
-    assert right.stdout == ask("explain", event, status, *json_too).stdout
-    assert right.stdout == ask("explain", *json_too, event.upper(), status.upper()).stdout
+    """No word is both a status and an event, so the order is free."""
+    right = invoke("explain", status, event, *json_too)
+    assert right.stdout == invoke("explain", event, status, *json_too).stdout
+    assert right.stdout == invoke("explain", *json_too, event.upper(), status.upper()).stdout
     assert right.exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["list", "show", "cancel", "history", "watch", "prune", "sweep", "create", "submit"])
-def test_a_command_of_the_group_is_found(name: str) -> None:
-    """Asked for without `runs`, it is named with it; every command of the group is."""
-    done = CliRunner().invoke(cli, [name])
-    assert done.exit_code == 2
-    assert f"No such command '{name}'. Did you mean 'runs {name}'?" in done.stderr
-    assert name in ask("runs", "--help").stdout
+def test_a_command_of_the_group_is_suggested(name: str) -> None:
+    """Called without `runs`, the error suggests it. Every command of the group does."""
+    result = CliRunner().invoke(cli, [name])
+    assert result.exit_code == 2
+    assert f"No such command '{name}'. Did you mean 'runs {name}'?" in result.stderr
+    assert name in invoke("runs", "--help").stdout
 
 
-def test_a_terminal_that_knows_no_unicode_gets_ascii() -> None:
-    """Where stdout cannot take the lanes' characters, they are drawn in ASCII."""
-    done = process("diagram", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert (0, "") == (done.returncode, done.stderr)
-    assert done.stdout.isascii()
-    assert LEGAL == set(parse_lanes(done.stdout))
+def test_an_encoding_without_unicode_gets_ascii() -> None:
+    """If the encoding of stdout lacks the characters of the lanes, they are drawn in ASCII."""
+    result = run_process("diagram", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (0, "") == (result.returncode, result.stderr)
+    assert result.stdout.isascii()
+    assert LEGAL == set(parse_lanes(result.stdout))
 
 
-def test_what_stdout_cannot_spell_is_spelled_out(recording: Path) -> None:
-    """Names in other scripts are no reason to fall."""
+def test_characters_that_stdout_lacks_are_escaped(recording: Path) -> None:
+    """Names in other scripts are no error."""
     foreign = recording.rename(recording.with_name("caf\xe9.jsonl"))
-    # The locale decides how the name comes in: one that the machine lacks would be no UTF-8.
-    checked = process("check", str(foreign), PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")
+    # The locale decides how the name is decoded: with one that the machine lacks, it is not UTF-8.
+    checked = run_process("check", str(foreign), PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")
     assert "" == checked.stderr
     assert "caf\\xe9.jsonl" in checked.stdout
 
 
-def test_a_stdout_that_was_closed_is_no_trouble() -> None:
-    """Who closes it wants to hear nothing, not even of a file that was left open."""
+def test_a_closed_stdout_is_no_error() -> None:
+    """Nothing is printed, not even a ResourceWarning."""
     command = f"{quote(sys.executable)} -W default::ResourceWarning -m runstate table >&-"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
-    assert (0, "") == (done.returncode, done.stderr)
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "") == (result.returncode, result.stderr)
 
 
-MEANT = {
+EVENT_TO = {
     "queued": "submit_tool_outputs",
     "in_progress": "start",
     "requires_action": "require_action",
@@ -315,49 +311,49 @@ MEANT = {
 """The event that leads to each status."""
 
 
-@pytest.mark.parametrize(("status", "event"), MEANT.items(), ids=MEANT.keys())
-def test_explain_tells_a_status_from_an_event(status: str, event: str) -> None:
-    """A status in the place of the event, and the other way round, is told with what was meant."""
+@pytest.mark.parametrize(("status", "event"), EVENT_TO.items(), ids=EVENT_TO.keys())
+def test_explain_names_the_kind_of_a_misplaced_word(status: str, event: str) -> None:
+    """A status given as the event, or an event as the status, is named with what is expected."""
     for word in (status, status.upper()):
-        done = CliRunner().invoke(cli, ["explain", "queued", word])
-        assert (2, "") == (done.exit_code, done.stdout)
-        assert f"{word} is a status; the event is {event}" in done.stderr
-    done = CliRunner().invoke(cli, ["explain", event, "start"])
-    assert (2, "") == (done.exit_code, done.stdout)
-    assert f"{event} is an event; the status is {status}" in done.stderr
+        result = CliRunner().invoke(cli, ["explain", "queued", word])
+        assert (2, "") == (result.exit_code, result.stdout)
+        assert f"{word} is a status; the event is {event}" in result.stderr
+    result = CliRunner().invoke(cli, ["explain", event, "start"])
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert f"{event} is an event; the status is {status}" in result.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("arguments", [["table"], ["diagram"], ["explain", "queued", "start"]])
-def test_a_full_disk_gets_a_sentence(arguments: list[str]) -> None:
-    """What cannot be written is told in one sentence, with exit code 2."""
+def test_a_full_disk_gets_a_message(arguments: list[str]) -> None:
+    """Output that cannot be written is one message and exit code 2."""
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "runstate", *arguments]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    assert (2, f"runstate: cannot go on: {os.strerror(errno.ENOSPC)}\n") == (done.returncode, done.stderr)
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (2, f"runstate: cannot go on: {os.strerror(errno.ENOSPC)}\n") == (result.returncode, result.stderr)
 
 
-def test_a_closed_pipe_is_no_trouble(recording: Path) -> None:
-    """Whoever reads one line of it gets one line, and no complaint."""
+def test_a_closed_pipe_is_no_error(recording: Path) -> None:
+    """A reader of one line gets one line, and nothing on stderr."""
     command = f"{quote(sys.executable)} -m runstate check {quote(str(recording))} | head -1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
-    assert ("snapshots  runs  errors  warnings  file\n", "") == (done.stdout, done.stderr)
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert ("snapshots  runs  errors  warnings  file\n", "") == (result.stdout, result.stderr)
 
 
-def test_a_hostile_recording_is_told_and_not_obeyed(tmp_path: Path) -> None:
-    """An id with a lone surrogate or an escape sequence is shown, never sent."""
+def test_control_characters_in_a_recording_are_escaped(tmp_path: Path) -> None:
+    """A lone surrogate or an escape sequence in an id is printed escaped."""
     path = tmp_path / "hostile.jsonl"
     path.write_text('{"id": "run_\\ud800\\u001b[2J", "status": "paused", "object": "thread.run"}')
-    done = process("check", str(path))
-    assert (1, "") == (done.returncode, done.stderr)
-    assert r"run run_\ud800\x1b[2J: status: unknown status 'paused'" in done.stdout
+    result = run_process("check", str(path))
+    assert (1, "") == (result.returncode, result.stderr)
+    assert r"run run_\ud800\x1b[2J: status: unknown status 'paused'" in result.stdout
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, click.Abort])
-def test_an_interrupt_ends_it_quietly(
+def test_an_interrupt(
     interrupt: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C gets one word, and the exit code that shells give it."""
+    """Ctrl-C prints one word, and has the exit code of shells."""
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise interrupt
@@ -369,22 +365,23 @@ def test_an_interrupt_ends_it_quietly(
 
 
 def test_a_command_imports_only_what_it_needs() -> None:
-    """The table does not wait for the pencils, the judge or the demonstration."""
-    # What was there before is not the command's doing: a coverage tool looks in first.
-    asked = "from runstate.cli import cli; cli.main(['table'], standalone_mode=False)"
-    code = f"import sys; before = {{*sys.modules}}; {asked}; print(*{{*sys.modules}} - before)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    loaded = set(done.stdout.splitlines()[-1].split())
-    own = {"runstate.cli", "runstate.cli.commands", "runstate.cli.commands.lifecycle", "runstate.cli._output"}
+    """The table does not import the renderers, the judge or the demonstration."""
+    # Modules that were loaded before are not counted: a coverage tool is loaded first.
+    program = "from runstate.cli import cli; cli.main(['table'], standalone_mode=False)"
+    code = f"import sys; before = {{*sys.modules}}; {program}; print(*{{*sys.modules}} - before)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(result.stdout.splitlines()[-1].split())
+    own = {"runstate.cli", "runstate.cli.commands", "runstate.cli.commands.lifecycle"}
+    own |= {"runstate.cli._output", "runstate.cli._tables"}
     assert own == {name for name in loaded if name.startswith("runstate.cli")}
     others = {"runstate.diagram", "runstate.traces", "runstate.demo.cluster", "rich.live", "rich.progress"}
     assert set() == loaded & {*others, "concurrent.futures", "asyncio", "sqlite3"}
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
-    """The core installs without click and rich; the command then says so and exits with 2."""
+def test_without_its_libraries(missing: str) -> None:
+    """Without click or rich, the command says what to install, and exits with 2."""
     code = f"import sys; sys.modules['{missing}'] = None; from runstate.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (2, "") == (done.returncode, done.stdout)
-    assert "runstate: the command needs click and rich: pip install 'runstate[cli]'\n" == done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (2, "") == (result.returncode, result.stdout)
+    assert "runstate: the command needs click and rich: pip install 'runstate[cli]'\n" == result.stderr

@@ -1,4 +1,4 @@
-"""What is told of measurements is what the kept results say."""
+"""The pages that show measurements are rendered from the stored results."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-REPORT: Final = ROOT / "benchmarks" / "report.py"
 RESULTS: Final = ROOT / "benchmarks" / "results"
 
 
+def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.report", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
 def test_the_page_and_the_readme_are_not_stale() -> None:
-    """BENCHMARKS.md, the chart and the README's tables are written from the results, and by nobody's hand."""
-    done = subprocess.run([sys.executable, REPORT, "--check"], capture_output=True, text=True, timeout=60)
+    """BENCHMARKS.md, the chart and the README's tables are rendered from the results and not edited by hand."""
+    done = report("--check")
     assert ("", 0) == (done.stdout.strip(), done.returncode), done.stderr
 
 
 def test_an_unknown_measurement_is_a_sentence() -> None:
-    done = subprocess.run([sys.executable, REPORT, "speed"], capture_output=True, text=True, timeout=60)
+    done = report("speed")
     assert 2 == done.returncode
     assert "no such measurement: speed" in done.stderr
 

@@ -15,9 +15,9 @@ import pytest
 
 from runstate import Run, RunDecodeError
 from runstate.__main__ import main
-from runstate.cli._durations import duration
 from runstate.cli._files import bounded_lines
-from runstate.cli._options import masked
+from runstate.cli._times import duration
+from runstate.cli.errors import redact
 from runstate.errors import StoreUrlError
 from runstate.run.codec import MAX_BYTES
 from runstate.store._api.url import database_at
@@ -185,14 +185,14 @@ def test_a_version_that_no_run_has(
 @pytest.mark.parametrize("text", ["9" * 120_000, "1s" * 60_000, "1." * 60_000])
 def test_a_long_span_of_time(text: str) -> None:
     """It is refused at once: looking for units in so many digits took minutes."""
-    with pytest.raises(click.BadParameter, match="is no span of time"):
+    with pytest.raises(click.BadParameter, match="is not a duration"):
         duration(text)
 
 
 @pytest.mark.parametrize("text", [":a" * 100_000, "://" * 100_000, "a:@" * 100_000, "password=" * 50_000])
 def test_a_long_word_is_masked(text: str) -> None:
     """What is told of it holds no more than it did, and is found in one go."""
-    assert len(masked(text)) <= len(text)
+    assert len(redact(text)) <= len(text)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------

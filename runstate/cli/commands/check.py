@@ -1,4 +1,4 @@
-"""The command that judges recorded runs."""
+"""The command `check`, which judges recorded runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import click
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.text import Text
 
-from runstate.cli._files import FILE, bounded_lines, reading
-from runstate.cli._output import columns, emit_json, progress_bar, screen
+from runstate.cli._files import FILE, bounded_lines, open_input
+from runstate.cli._options import json_option
+from runstate.cli._output import print_json, progress_bar, stdout_console
+from runstate.cli._tables import print_folded_table
 from runstate.run.json_values import escape
 from runstate.traces import Note, NoteKind, Notes, Report, Step, check_snapshots, read_snapshots
 
@@ -26,42 +28,42 @@ _FINDINGS: Final = 1
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_option
 def check(files: tuple[str, ...], as_json: bool) -> None:
-    """Judge whether a legal history could have left recorded runs.
+    """Judge whether recorded runs can have a legal history.
 
     FILE holds JSON lines, JSON arrays or objects, a log with JSON in its lines, a capture of server-sent events, or
     recorded HTTP: cassettes of VCR (YAML or JSON), HAR, recordings of the Azure SDK, WireMock, nock, Postman and
-    others, or what curl -i prints; - is stdin. What is passed over and what is not judged is counted under the table.
+    others, or what curl -i prints; - is stdin. Records that are passed over or not judged are counted under the table.
 
-    Exit code 0 if every run in them can be, 1 if anything cannot be or be read or a file has no run in it, 2 if a file
-    cannot be opened.
+    Exit code 0 if all runs are possible, 1 if one is not, if something cannot be read or if a file has no run in it, 2
+    if a file cannot be opened.
     """
     total = Report()
     reports: list[tuple[str, Report]] = []
     with progress_bar(TextColumn("{task.description}"), BarColumn(), DownloadColumn()) as bar:
         for name in files:
-            with reading(name) as file:
+            with open_input(name) as file:
                 size = _size(name)
                 watched = file if size is None else bar.wrap_file(file, total=size, description=Path(name).name)
                 report = check_snapshots(read_snapshots(bounded_lines(watched)))
             reports.append((name, report))
             total.add(report)
     if as_json:
-        found = [{"file": name, **_report(report), "notes": _notes(report)} for name, report in reports]
-        emit_json({"files": found, "total": _report(total)})
+        found = [{"file": name, **_report_to_json(report), "notes": _notes_to_json(report)} for name, report in reports]
+        print_json({"files": found, "total": _report_to_json(total)})
     else:
         _print_reports(reports, total)
     sys.exit(_FINDINGS if total.errors else 0)
 
 
 def _size(name: str) -> int | None:
-    """Return how many bytes there are to read, None where nobody knows (stdin, a pipe)."""
+    """Return the number of bytes to read, or None if it is not known (stdin, a pipe)."""
     path = Path(name)
     return path.stat().st_size if path.is_file() else None
 
 
-def _report(report: Report) -> dict[str, Any]:
+def _report_to_json(report: Report) -> dict[str, Any]:
     return {
         "snapshots": report.snapshots,
         "runs": len(report.run_ids),
@@ -75,7 +77,7 @@ def _report(report: Report) -> dict[str, Any]:
                 "events": list(map(str, step.events)),
                 "count": n,
             }
-            for step, n in _ordered(report.steps)
+            for step, n in _sorted_steps(report.steps)
         ],
         "findings": [
             {
@@ -90,55 +92,55 @@ def _report(report: Report) -> dict[str, Any]:
     }
 
 
-def _notes(report: Report) -> list[dict[str, Any]]:
+def _notes_to_json(report: Report) -> list[dict[str, Any]]:
     return [
         {"kind": note.kind, "text": note.text, "count": note.count, "first": str(note.first)}
-        for note in _in_order(report.notes)
+        for note in _sorted_notes(report.notes)
     ]
 
 
-def _in_order(notes: Notes) -> list[Note]:
-    """Return notes, what was not judged first, then by place."""
+def _sorted_notes(notes: Notes) -> list[Note]:
+    """Return notes sorted by kind, those of what was not judged first, and by location."""
     kinds: tuple[NoteKind, ...] = ("not judged", "read", "passed over")
     return sorted(notes, key=lambda note: (kinds.index(note.kind), note.first.order, note.text))
 
 
-def _ordered(steps: Counter[Step]) -> list[tuple[Step, int]]:
-    """Return the seen changes of status, direct ones first, then by how often."""
+def _sorted_steps(steps: Counter[Step]) -> list[tuple[Step, int]]:
+    """Return the observed changes of status: direct ones first, the most frequent first."""
     return sorted(steps.items(), key=lambda item: (len(item[0].events), -item[1], item[0].events))
 
 
 def _print_reports(reports: list[tuple[str, Report]], total: Report) -> None:
-    console = screen()
+    console = stdout_console()
     for name, report in reports:
         for complaint in report.complaints:
             style = "red" if complaint.severity == "error" else "yellow"
             console.print(Text(f"{escape(name)}:{complaint}", style=style))
-    rows = [_counts(report, escape(name)) for name, report in reports]
+    rows = [_count_row(report, escape(name)) for name, report in reports]
     if len(reports) > 1:
-        rows.append(_counts(total, f"in all {len(reports)} files"))
-    columns(("snapshots", "runs", "errors", "warnings", "file"), rows)
+        rows.append(_count_row(total, f"in all {len(reports)} files"))
+    print_folded_table(("snapshots", "runs", "errors", "warnings", "file"), rows)
     _print_notes(console, reports)
     if total.steps:
         console.print()
-        seen = _ordered(total.steps)
-        cells = [(str(count), step.source, step.target, " -> ".join(step.events)) for step, count in seen]
-        columns(("seen", "from", "to", "by (what polling skipped is inferred)"), cells)
+        steps = _sorted_steps(total.steps)
+        cells = [(str(count), step.source, step.target, " -> ".join(step.events)) for step, count in steps]
+        print_folded_table(("seen", "from", "to", "by (what polling skipped is inferred)"), cells)
 
 
 def _print_notes(console: Console, reports: list[tuple[str, Report]]) -> None:
-    """Print what was not judged, how other spellings were read, and what was passed over, by file."""
-    noted = [(name, note) for name, report in reports for note in _in_order(report.notes)]
-    if noted:
+    """Print, by file, what was not judged, how other spellings were read, and what was passed over."""
+    notes = [(name, note) for name, report in reports for note in _sorted_notes(report.notes)]
+    if notes:
         console.print()
-    for name, note in noted:
+    for name, note in notes:
         style = "yellow" if note.kind == "not judged" else "dim"
         kind = "note" if note.kind == "read" else note.kind
         count = f" ({note.count} in the file, this is the first)" if note.count > 1 else ""
-        said = f"{name}:{note.first}: {kind}: {note.text}{count}"
-        console.print(Text(escape(said), style=style))
+        line = f"{name}:{note.first}: {kind}: {note.text}{count}"
+        console.print(Text(escape(line), style=style))
 
 
-def _counts(report: Report, name: str) -> tuple[str, ...]:
+def _count_row(report: Report, name: str) -> tuple[str, ...]:
     warnings = len(report.complaints) - report.errors
     return (str(report.snapshots), str(len(report.run_ids)), str(report.errors), str(warnings), name)

@@ -1,4 +1,4 @@
-"""The command that shows everything at work: two worker processes, a few hundred runs, one worker killed."""
+"""The command `demo`: two worker processes drive a few hundred runs, and one of them is killed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runstate.cli._options import AS_JSON, Mistaken, told_in_sentences
-from runstate.cli._output import emit_json, screen
+from runstate.cli._options import json_option
+from runstate.cli._output import print_json, stdout_console
+from runstate.cli.errors import InvalidUsage, errors_as_exit_codes
 from runstate.clock import monotonic
 from runstate.demo.cluster import DemoCluster, DemoSummary, summarize
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
@@ -32,13 +33,13 @@ _STYLES: Final[Mapping[RunStatus, str]] = {
     RunStatus.CANCELLED: "yellow",
     RunStatus.INCOMPLETE: "cyan",
 }
-_SHOWN: Final = 6  # of the last sentences
-_EVERY_S: Final = 0.1
+_MAX_MESSAGES: Final = 6  # the latest ones
+_REFRESH_S: Final = 0.1
 
 
 @click.command()
 @click.option("--keep", type=click.Path(dir_okay=False, path_type=Path), help="Keep the runs in this new SQLite file.")
-@AS_JSON
+@json_option
 def demo(keep: Path | None, as_json: bool) -> None:
     """Drive a few hundred durable runs with two worker processes, and kill one of them.
 
@@ -46,60 +47,60 @@ def demo(keep: Path | None, as_json: bool) -> None:
     read back from the history.
     """
     if keep is not None and keep.exists():
-        raise Mistaken(f"{keep} is there already: name a new file")
+        raise InvalidUsage(f"{keep} exists already: name a new file")
     with ExitStack() as stack:
         folder = keep.parent if keep is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / (keep.name if keep is not None else "demo.db")
         url = f"sqlite:///{quote(str(path.absolute()))}"
-        stack.enter_context(told_in_sentences())
+        stack.enter_context(errors_as_exit_codes())
         store = stack.enter_context(open_store(url))
-        console = Console(stderr=True, highlight=False) if as_json else screen()
-        began = monotonic()
-        said: deque[str] = deque(maxlen=_SHOWN)
-        with _shown(console, said) as show:
-            fleet = DemoCluster(store, url, lambda sentence: _say(console, said, sentence))
+        console = Console(stderr=True, highlight=False) if as_json else stdout_console()
+        started_at = monotonic()
+        messages: deque[str] = deque(maxlen=_MAX_MESSAGES)
+        with _open_live_view(console, messages) as live_view:
+            cluster = DemoCluster(store, url, lambda sentence: _add_message(console, messages, sentence))
             try:
-                for counts in fleet.drive():
-                    show(counts, fleet)
+                for counts in cluster.drive():
+                    live_view(counts, cluster)
             except TimeoutError as error:
-                raise Mistaken(str(error)) from None
+                raise InvalidUsage(str(error)) from None
         summary = summarize(store)
         if as_json:
-            emit_json(summary.as_json())
+            print_json(summary.as_json())
         else:
-            _print(console, summary, monotonic() - began)
+            _print_summary(console, summary, monotonic() - started_at)
         if keep is not None:
             click.echo(f"kept: runstate runs list --store {url}", err=as_json)
 
 
-def _say(console: Console, said: deque[str], sentence: str) -> None:
-    said.append(sentence)
+def _add_message(console: Console, messages: deque[str], message: str) -> None:
+    messages.append(message)
     if not console.is_terminal:
-        console.print(sentence, soft_wrap=True)
+        console.print(message, soft_wrap=True)
 
 
-class _Show:
-    """Draws how many runs stand where, if a person is looking."""
+class _LiveView:
+    """Shows how many runs have each status, if there is a terminal."""
 
-    def __init__(self, live: Live | None, said: deque[str]) -> None:
+    def __init__(self, live: Live | None, messages: deque[str]) -> None:
         self._live = live
-        self._said = said
+        self._messages = messages
         self._next_at = 0.0
 
-    def __call__(self, counts: Mapping[RunStatus, int], fleet: DemoCluster) -> None:
+    def __call__(self, counts: Mapping[RunStatus, int], cluster: DemoCluster) -> None:
         now = monotonic()
         if self._live is not None and now >= self._next_at:
-            self._next_at = now + _EVERY_S
-            self._live.update(Group("", _bars(counts), "", _workers(fleet), "", *self._said), refresh=True)
+            self._next_at = now + _REFRESH_S
+            self._live.update(Group("", _bars(counts), "", _workers(cluster), "", *self._messages), refresh=True)
 
 
 @contextmanager
-def _shown(console: Console, said: deque[str]) -> Generator[_Show, None, None]:
+def _open_live_view(console: Console, messages: deque[str]) -> Generator[_LiveView, None, None]:
     if not console.is_terminal:
-        yield _Show(None, said)
+        yield _LiveView(None, messages)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield _Show(live, said)
+        yield _LiveView(live, messages)
 
 
 def _bars(counts: Mapping[RunStatus, int]) -> Table:
@@ -112,16 +113,16 @@ def _bars(counts: Mapping[RunStatus, int]) -> Table:
     return grid
 
 
-def _workers(fleet: DemoCluster) -> Text:
+def _workers(cluster: DemoCluster) -> Text:
     parts = [
-        f"{name}: {'killed' if name == fleet.killed else 'at work'}, {fleet.moved[name]} entries"
-        for name in fleet.workers
+        f"{name}: {'killed' if name == cluster.killed else 'running'}, {cluster.moved[name]} entries"
+        for name in cluster.workers
     ]
     return Text(" · ".join(parts), style="bold")
 
 
-def _print(console: Console, summary: DemoSummary, took_s: float) -> None:
-    """Say what the history says."""
+def _print_summary(console: Console, summary: DemoSummary, took_s: float) -> None:
+    """Print the summary of the history."""
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
     actors = ", ".join(f"{name} {count}" for name, count in sorted(summary.by_actor.items()))
     console.print()

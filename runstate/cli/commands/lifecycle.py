@@ -1,4 +1,4 @@
-"""Commands about the law in words: all of it as a table, or what it says about one status and event."""
+"""The commands `table` and `explain`: all transitions, or the answer for one status and event."""
 
 from __future__ import annotations
 
@@ -6,46 +6,47 @@ from typing import Any
 
 import click
 
-from runstate.cli._output import columns, emit_json, sentence
+from runstate.cli._output import print_json, print_text
+from runstate.cli._tables import print_folded_table
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Transition, documented
 
 __all__ = ["explain", "table"]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--documented", "only_documented", is_flag=True, help="Only the rows that the vendor documented.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--documented", "only_documented", is_flag=True, help="Only the transitions that the vendor documented.")
 def table(as_json: bool, only_documented: bool) -> None:
-    """Print the law: every legal transition, with what it stamps and why it is legal."""
-    law = documented() if only_documented else RUN_LIFECYCLE
+    """Print every legal transition, with its stamp and the reason why it is legal."""
+    lifecycle = documented() if only_documented else RUN_LIFECYCLE
     if as_json:
-        emit_json({"statuses": _statuses(law), "transitions": _transitions(law)})
+        print_json({"statuses": _statuses_to_json(lifecycle), "transitions": _transitions_to_json(lifecycle)})
         return
-    rows = law.transitions
+    rows = lifecycle.transitions
     cells = [
         (row.event, row.source, row.target, _until(row), row.stamp or "", f"{row.basis}: {row.evidence}")
         for row in rows
     ]
-    columns(("event", "from", "to", "until", "stamps", "because"), cells)
+    print_folded_table(("event", "from", "to", "until", "stamps", "because"), cells)
 
 
 def _until(row: Transition) -> str:
     return "deadline" if row.until_deadline else ""
 
 
-def _statuses(law: Lifecycle) -> list[dict[str, Any]]:
+def _statuses_to_json(lifecycle: Lifecycle) -> list[dict[str, Any]]:
     return [
         {
             "status": status.value,
-            "terminal": law.is_terminal(status),
-            "allowed_events": [event.value for event in law.allowed_events(status)],
+            "terminal": lifecycle.is_terminal(status),
+            "allowed_events": [event.value for event in lifecycle.allowed_events(status)],
             "meaning": status.meaning,
         }
         for status in RunStatus
     ]
 
 
-def _transitions(law: Lifecycle) -> list[dict[str, Any]]:
+def _transitions_to_json(lifecycle: Lifecycle) -> list[dict[str, Any]]:
     return [
         {
             "event": row.event.value,
@@ -56,12 +57,12 @@ def _transitions(law: Lifecycle) -> list[dict[str, Any]]:
             "evidence": row.evidence,
             "until_deadline": row.until_deadline,
         }
-        for row in law.transitions
+        for row in lifecycle.transitions
     ]
 
 
 class _EitherOrder(click.Command):
-    """A command of a status and an event, which take either order: no word is both."""
+    """A command with the arguments STATUS and EVENT in either order. No word is both."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the status first."""
@@ -75,15 +76,15 @@ class _EitherOrder(click.Command):
 
 
 def _check_kinds(status: str, event: str) -> None:
-    """Raise `click.UsageError` where there is an event in the place of the status, or a status in that of the event."""
+    """Raise `click.UsageError` if an event is given as the status, or a status as the event."""
     if status.lower() in set(RunEvent):
         raise click.UsageError(
             f"{status} is an event; the status is {RUN_LIFECYCLE.target_of(RunEvent(status.lower()))}"
         )
     if event.lower() in set(RunStatus):
         target = RunStatus(event.lower())
-        meant = next(one for one in RunEvent if RUN_LIFECYCLE.target_of(one) is target)
-        raise click.UsageError(f"{event} is a status; the event is {meant}")
+        expected = next(one for one in RunEvent if RUN_LIFECYCLE.target_of(one) is target)
+        raise click.UsageError(f"{event} is a status; the event is {expected}")
 
 
 @click.command(cls=_EitherOrder)
@@ -91,30 +92,30 @@ def _check_kinds(status: str, event: str) -> None:
     "status", metavar="STATUS", type=click.Choice([status.value for status in RunStatus], case_sensitive=False)
 )
 @click.argument("event", metavar="EVENT", type=click.Choice([event.value for event in RunEvent], case_sensitive=False))
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def explain(status: str, event: str, as_json: bool) -> None:
-    """Say whether EVENT may be asked of a run in STATUS, why, and the shortest way to it."""
-    where, what = RunStatus(status), RunEvent(event)
-    row = RUN_LIFECYCLE.find(where, what)
-    path = RUN_LIFECYCLE.path_to_event(where, what)
+    """Explain whether EVENT is legal in STATUS, why, and the shortest way to it."""
+    source, requested = RunStatus(status), RunEvent(event)
+    row = RUN_LIFECYCLE.find(source, requested)
+    path = RUN_LIFECYCLE.path_to_event(source, requested)
     if as_json:
         answer: dict[str, Any] = {"status": status, "event": event, "legal": row is not None}
-        answer["target"] = RUN_LIFECYCLE.target_of(what).value
+        answer["target"] = RUN_LIFECYCLE.target_of(requested).value
         answer["stamp"] = None if row is None else row.stamp
         answer["until_deadline"] = None if row is None else row.until_deadline
         answer["because"] = None if row is None else f"{row.basis}: {row.evidence}"
-        answer["allowed_events"] = [allowed.value for allowed in RUN_LIFECYCLE.allowed_events(where)]
+        answer["allowed_events"] = [allowed.value for allowed in RUN_LIFECYCLE.allowed_events(source)]
         answer["shortest_path"] = None if path is None else [step.value for step in path]
-        emit_json(answer)
+        print_json(answer)
         return
-    sentence(f"{status}: {where.meaning}")
+    print_text(f"{status}: {source.meaning}")
     if row is not None:
         stamp = f", stamping {row.stamp}" if row.stamp else ""
         until = " until the run's deadline" if row.until_deadline else ""
-        sentence(f"{event} is legal there{until} and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
-    elif RUN_LIFECYCLE.is_terminal(where):
-        sentence(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
+        print_text(f"{event} is legal there{until} and leads to {row.target}{stamp} ({row.basis}: {row.evidence}).")
+    elif RUN_LIFECYCLE.is_terminal(source):
+        print_text(f"{event} is illegal there: {status} is terminal, nothing leaves it.")
     else:
-        sentence(f"{event} is illegal there: no transition {event} leaves {status}.")
-        sentence(f"Allowed there: {', '.join(RUN_LIFECYCLE.allowed_events(where))}.")
-        sentence(f"Shortest way: {' -> '.join(path)}." if path else f"No way leads to {event} from there.")
+        print_text(f"{event} is illegal there: no transition {event} leaves {status}.")
+        print_text(f"Allowed there: {', '.join(RUN_LIFECYCLE.allowed_events(source))}.")
+        print_text(f"Shortest way: {' -> '.join(path)}." if path else f"No way leads to {event} from there.")

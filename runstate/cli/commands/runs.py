@@ -1,4 +1,4 @@
-"""The group of commands about stored runs; each is in a module of its own kind, and loaded when it is asked for."""
+"""The group `runs`: commands about stored runs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["runs"]
 
 @click.group(
     cls=LazyGroup,
-    places={
-        "cancel": "runstate.cli.commands.runs_moving:cancel",
-        "create": "runstate.cli.commands.runs_moving:create",
-        "history": "runstate.cli.commands.runs_reading:history",
-        "list": "runstate.cli.commands.runs_reading:list_runs",
-        "prune": "runstate.cli.commands.runs_tending:prune",
-        "show": "runstate.cli.commands.runs_reading:show",
-        "submit": "runstate.cli.commands.runs_moving:submit",
-        "sweep": "runstate.cli.commands.runs_tending:sweep",
-        "watch": "runstate.cli.commands.runs_reading:watch",
+    lazy_commands={
+        "cancel": "runstate.cli.commands.runs_change:cancel",
+        "create": "runstate.cli.commands.runs_change:create",
+        "history": "runstate.cli.commands.runs_read:history",
+        "list": "runstate.cli.commands.runs_read:list_runs",
+        "prune": "runstate.cli.commands.runs_maintain:prune",
+        "show": "runstate.cli.commands.runs_read:show",
+        "submit": "runstate.cli.commands.runs_change:submit",
+        "sweep": "runstate.cli.commands.runs_maintain:sweep",
+        "watch": "runstate.cli.commands.runs_read:watch",
     },
 )
 def runs() -> None:
-    """Look at the runs of a store, and move them.
+    """Show and change the runs of a store.
 
-    Every command takes --store URL, or the variable RUNSTATE_STORE. Exit code 1 says that the law refused, 2 that the
-    asking was a mistake or that there is no such store, 3 that the store is away, busy, full or read-only for now.
+    Every command takes --store URL, or the variable RUNSTATE_STORE. Exit codes: 1 the request was refused, 2 the
+    request is invalid or there is no such store, 3 the store is unavailable for now (down, busy, full or read-only).
     """

@@ -1,4 +1,4 @@
-"""The commands that keep a store's database: its DDL, its migrations, its examination."""
+"""The commands about the database of a store: ddl, migrate, doctor."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.text import Text
 
-from runstate.cli._durations import duration
-from runstate.cli._options import AS_JSON, STORE, database_of, told_in_sentences
-from runstate.cli._output import emit_json, progress_bar, screen
+from runstate.cli._options import database_from_url, json_option, store_option
+from runstate.cli._output import print_json, progress_bar, stdout_console
+from runstate.cli._times import duration
+from runstate.cli.errors import errors_as_exit_codes
 from runstate.run.json_values import escape
 
 if TYPE_CHECKING:
     from runstate.store._sql.connection import Database
-    from runstate.store.doctor import Diagnosis
-    from runstate.store.doctor import Progress as Heard
+    from runstate.store.doctor import Diagnosis, Progress
 
 __all__ = ["ddl", "doctor", "migrate"]
 
@@ -31,10 +31,10 @@ _FINDINGS: Final = 1
 
 @click.command()
 @click.option(
-    "--dialect", type=click.Choice(["sqlite", "postgres"]), default="postgres", show_default=True, help="Whose SQL."
+    "--dialect", type=click.Choice(["sqlite", "postgres"]), default="postgres", show_default=True, help="The dialect."
 )
 def ddl(dialect: str) -> None:
-    """Print the SQL that makes an empty database a store: tables, indexes, and the law as triggers."""
+    """Print the SQL that makes an empty database a store: tables, indexes, and triggers that guard the lifecycle."""
     from runstate.store._sql import migrations
     from runstate.store._sql.dialect import POSTGRES, SQLITE
 
@@ -42,18 +42,18 @@ def ddl(dialect: str) -> None:
 
 
 @click.command()
-@STORE
-@click.option("--dry-run", is_flag=True, help="Say which steps are missing, and take none.")
-@AS_JSON
+@store_option
+@click.option("--dry-run", is_flag=True, help="Print the missing steps, and take none.")
+@json_option
 def migrate(url: str, dry_run: bool, as_json: bool) -> None:
-    """Bring a database to this version's schema: all missing steps, or none. Many may ask at once."""
+    """Migrate a database to the schema of this version: all missing steps, or none. Concurrent calls are safe."""
     from runstate.store._sql import migrations
 
-    with told_in_sentences(url), closing(_to_migrate(url, dry_run)) as database:
+    with errors_as_exit_codes(url), closing(_database_to_migrate(url, dry_run)) as database:
         steps = migrations.migrate(database, dry_run=dry_run)
     if as_json:
         taken = [{"number": step.number, "sentence": step.description} for step in steps]
-        emit_json({"dry_run": dry_run, "schema": migrations.LATEST, "steps": taken})
+        print_json({"dry_run": dry_run, "schema": migrations.LATEST, "steps": taken})
         return
     for step in steps:
         click.echo(f"{'would take' if dry_run else 'took'} step {step.number}: {step.description}")
@@ -61,24 +61,24 @@ def migrate(url: str, dry_run: bool, as_json: bool) -> None:
         click.echo(f"nothing to do: the schema is {migrations.LATEST}")
 
 
-def _to_migrate(url: str, dry_run: bool) -> Database:
+def _database_to_migrate(url: str, dry_run: bool) -> Database:
     from runstate.store._api.url import database_at
 
     database = database_at(url)
     path = getattr(database, "path", None)
     if dry_run and isinstance(path, str) and not database.in_memory and not os.path.exists(path):  # noqa: PTH110
-        return database_at("sqlite:///:memory:")  # as empty, and nothing comes to be
-    return database_of(url) if database.in_memory else database
+        return database_at("sqlite:///:memory:")  # it has the same steps as a new file, and no file is created
+    return database_from_url(url) if database.in_memory else database
 
 
 @click.command()
-@STORE
+@store_option
 @click.option(
     "--stuck-after",
     type=duration,
     default="1h",
     show_default=True,
-    help="How long a live run may stand still.",
+    help="How long a live run may stay in a status.",
 )
 @click.option(
     "--old-snapshot",
@@ -87,45 +87,47 @@ def _to_migrate(url: str, dry_run: bool) -> Database:
     show_default=True,
     help="How long a transaction may stay open (PostgreSQL).",
 )
-@click.option("--quick-check", is_flag=True, help="Let SQLite read every page of its file, too.")
-@click.option("--most", type=click.IntRange(1, 1000), default=10, show_default=True, help="Findings told of each kind.")
-@AS_JSON
+@click.option("--quick-check", is_flag=True, help="Also let SQLite read every page of its file.")
+@click.option(
+    "--most", type=click.IntRange(1, 1000), default=10, show_default=True, help="The most findings of each kind."
+)
+@json_option
 def doctor(url: str, stuck_after: float, old_snapshot: float, quick_check: bool, most: int, as_json: bool) -> None:
-    """Examine a store: its guards, its runs and their histories, what nobody looks after, the database itself.
+    """Examine a store: its guards, runs and histories, stuck runs, and the database itself.
 
-    It reads only, also while others work. Exit code 1 if anything was found.
+    It only reads, and can run while workers do. Exit code 1 if there are findings.
     """
     from runstate.store.doctor import examine
 
-    with told_in_sentences(url), _heard() as heard:
+    with errors_as_exit_codes(url), _progress_on_stderr() as progress:
         diagnosis = examine(
-            database_of(url),
+            database_from_url(url),
             stuck_after_s=stuck_after,
             old_snapshot_s=old_snapshot,
             quick_check=quick_check,
             most=most,
-            progress=heard,
+            progress=progress,
         )
     if as_json:
-        emit_json(_diagnosis(diagnosis))
+        print_json(_diagnosis_to_json(diagnosis))
     else:
         _print_diagnosis(diagnosis)
     sys.exit(_FINDINGS if diagnosis.findings else 0)
 
 
 @contextmanager
-def _heard() -> Generator[Heard, None, None]:
-    """Show on stderr how far the examination is, if a person is looking."""
+def _progress_on_stderr() -> Generator[Progress, None, None]:
+    """Yield a callback that shows the progress of the examination on stderr."""
     with progress_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
-        shown = bar.add_task("runs", total=None)
+        task = bar.add_task("runs", total=None)
 
-        def heard(what: str, seen: int, all_there_is: int) -> None:
-            bar.update(shown, description=what, completed=seen, total=all_there_is)
+        def show(what: str, seen: int, all_there_is: int) -> None:
+            bar.update(task, description=what, completed=seen, total=all_there_is)
 
-        yield heard
+        yield show
 
 
-def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "store": diagnosis.shown,
         "schema": diagnosis.schema,
@@ -149,27 +151,27 @@ def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    console = screen()
-    watched = console.is_terminal  # a pipe takes long lines, a person wants them folded
+    console = stdout_console()
+    folded = console.is_terminal  # long lines in a pipe, wrapped ones on a terminal
 
     def line(text: Text, indent: int = 0) -> None:
-        console.print(Padding(text, (0, 0, 0, indent)) if watched else text, soft_wrap=not watched)
+        console.print(Padding(text, (0, 0, 0, indent)) if folded else text, soft_wrap=not folded)
 
     findings = diagnosis.findings
     for finding, following in zip_longest(findings, findings[1:]):
         style = "bold red" if finding.severity == "error" else "bold yellow"
         remedy = escape(finding.remedy)
-        told = Text.assemble((f"{finding.severity}: ", style), escape(finding.sentence))
-        line(told if watched else Text.assemble(told, f" ({remedy})"))
-        if watched and (following is None or following.remedy != finding.remedy):
+        problem = Text.assemble((f"{finding.severity}: ", style), escape(finding.sentence))
+        line(problem if folded else Text.assemble(problem, f" ({remedy})"))
+        if folded and (following is None or following.remedy != finding.remedy):
             line(Text(remedy, style="dim"), 4)
     for unseen in diagnosis.unseen:
         line(Text(f"not seen: {escape(unseen)}", style="dim"))
-    errors, warnings = _count(len(diagnosis.errors), "error"), _count(len(diagnosis.warnings), "warning")
+    errors, warnings = _plural(len(diagnosis.errors), "error"), _plural(len(diagnosis.warnings), "warning")
     found = f"{errors}, {warnings}" if findings else "nothing is wrong"
-    looked_at = f"runs: {diagnosis.runs}, entries: {diagnosis.entries}, schema: {diagnosis.schema}"
-    line(Text(f"{escape(diagnosis.shown)}: {found} ({looked_at})", style="bold"))
+    counts = f"runs: {diagnosis.runs}, entries: {diagnosis.entries}, schema: {diagnosis.schema}"
+    line(Text(f"{escape(diagnosis.shown)}: {found} ({counts})", style="bold"))
 
 
-def _count(number: int, what: str) -> str:
+def _plural(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,4 +1,4 @@
-"""The command that works: claims runs from a store and calls a handler of the user's."""
+"""The command `worker`, which claims runs from a store and calls a handler for each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 
-from runstate.cli._durations import duration
-from runstate.cli._options import LISTEN, STORE, Mistaken, opened
-from runstate.cli._queues import empty_queues
+from runstate.cli._options import listen_url_option, store_from_url, store_option
+from runstate.cli._queues import empty_queue_hint
+from runstate.cli._times import duration
+from runstate.cli.errors import InvalidUsage
 from runstate.run.json_values import escape
 from runstate.run.validators import counted
 from runstate.store import Store
@@ -28,56 +29,58 @@ from runstate.worker._arguments import check_handler
 __all__ = ["worker"]
 
 
-def _handler(place: str) -> Handler:
+def _import_handler(spec: str) -> Handler:
     """Return the handler at `package.module:function`."""
-    module_name, colon, name = place.partition(":")
+    module_name, colon, name = spec.partition(":")
     if not colon or not module_name or not name:
-        raise Mistaken(f"{escape(place)}: expected a handler as MODULE:FUNCTION, such as my_app.answers:answer")
+        raise InvalidUsage(f"{escape(spec)}: expected a handler as MODULE:FUNCTION, such as my_app.answers:answer")
     if "/" in module_name or "\\" in module_name:
-        raise _no_module(place, module_name, name)
+        raise _file_instead_of_module(spec, module_name, name)
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         found: object = import_module(module_name)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and _is_file_of(error.name, module_name):
-            raise _no_module(place, module_name, name) from None
-        raise Mistaken(f"cannot import {escape(module_name)}: {type(error).__name__}: {escape(str(error))}") from None
+        if isinstance(error, ModuleNotFoundError) and _names_a_file(error.name, module_name):
+            raise _file_instead_of_module(spec, module_name, name) from None
+        raise InvalidUsage(
+            f"cannot import {escape(module_name)}: {type(error).__name__}: {escape(str(error))}"
+        ) from None
     try:
         for part in name.split("."):
             found = getattr(found, part)
     except AttributeError:
-        raise Mistaken(f"{escape(place)}: {escape(module_name)} has no {escape(name)}") from None
+        raise InvalidUsage(f"{escape(spec)}: {escape(module_name)} has no {escape(name)}") from None
     try:
         check_handler(found)
     except TypeError as error:
-        raise Mistaken(f"{escape(place)}: {escape(str(error))}") from None
+        raise InvalidUsage(f"{escape(spec)}: {escape(str(error))}") from None
     return cast("Handler", found)
 
 
-def _is_file_of(missing: str | None, module_name: str) -> bool:
-    """Tell whether a module that is missing was given by the name of its file, or the package that it would be in."""
+def _names_a_file(missing: str | None, module_name: str) -> bool:
+    """Return whether a missing module was given as `module.py`, or is the package of such a name."""
     package, _, last = module_name.rpartition(".")
     return last == "py" and missing in (package, module_name)
 
 
-def _no_module(place: str, path: str, name: str) -> Mistaken:
-    """Return the refusal of a handler whose module is given as a file, with what to write instead."""
+def _file_instead_of_module(spec: str, path: str, name: str) -> InvalidUsage:
+    """Return the error for a handler whose module is given as a file; it says what to write instead."""
     parts = [part for part in path.removesuffix(".py").replace("\\", "/").split("/") if part.strip(".")]
-    meant = ".".join(parts[-1:] if path.startswith("/") else parts)
-    return Mistaken(f"{escape(place)}: expected a module, not its file: write {escape(f'{meant}:{name}')}")
+    module_name = ".".join(parts[-1:] if path.startswith("/") else parts)
+    return InvalidUsage(f"{escape(spec)}: expected a module, not its file: write {escape(f'{module_name}:{name}')}")
 
 
-class _Stopped(BaseException):
-    """SIGTERM came while a worker was not there yet to take it."""
+class _Terminated(BaseException):
+    """SIGTERM arrived before the worker could handle it."""
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Generator[None, None, None]:
-    """Have SIGTERM raise `_Stopped`, as Ctrl-C raises KeyboardInterrupt: a process may wait long for its store."""
+def _sigterm_raises() -> Generator[None, None, None]:
+    """Let SIGTERM raise `_Terminated`, as Ctrl-C raises KeyboardInterrupt: a process may wait long for its store."""
 
     def stop(number: int, frame: object) -> NoReturn:
-        raise _Stopped
+        raise _Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -88,31 +91,53 @@ def _stopped_by_sigterm() -> Generator[None, None, None]:
 
 @click.command()
 @click.argument("handler", metavar="MODULE:HANDLER")
-@STORE
-@LISTEN
+@store_option
+@listen_url_option
 @click.option(
-    "--concurrency", "-c", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Runs at once."
+    "--concurrency", "-c", type=click.IntRange(1, 10_000), default=10, show_default=True, help="The most runs at once."
 )
 @click.option(
-    "--queue", "-q", "queues", multiple=True, default=("default",), show_default=True, help="Served in order."
+    "--queue",
+    "-q",
+    "queues",
+    multiple=True,
+    default=("default",),
+    show_default=True,
+    help="A queue to serve (repeatable); served in order.",
 )
-@click.option("--name", help="Who it is, in histories; host and process if not given.")
+@click.option("--name", help="The name of the worker in histories; host and process by default.")
 @click.option(
-    "--lease", "lease_s", type=duration, default="30s", show_default=True, help="Until its runs are taken over."
+    "--lease",
+    "lease_s",
+    type=duration,
+    default="30s",
+    show_default=True,
+    help="If the worker dies, its runs are taken over after this time.",
 )
-@click.option("--max-attempts", type=click.IntRange(1, 1000), default=3, show_default=True, help="Then a run fails.")
 @click.option(
-    "--drain", "drain_s", type=duration, default="30s", show_default=True, help="Time to finish when stopped."
+    "--max-attempts",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="A run fails after so many attempts.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=duration,
+    default="30s",
+    show_default=True,
+    help="The time for handlers to finish when stopped.",
 )
 @click.option(
     "--stall-timeout",
     "stall_timeout_s",
     type=duration,
     show_default="four leases",
-    help="For a blocked event loop, until its runs are taken over.",
+    help="If the event loop is blocked, runs are taken over after this time.",
 )
-@click.option("--until-idle", is_flag=True, help="End when there is nothing to do.")
-@click.option("--verbose", "-v", is_flag=True, help="Say more.")
+@click.option("--until-idle", is_flag=True, help="End when there is nothing left to do.")
+@click.option("--verbose", "-v", is_flag=True, help="Log more.")
 def worker(
     handler: str,
     url: str,
@@ -129,24 +154,24 @@ def worker(
 ) -> None:
     """Drive the runs of a store with HANDLER, until SIGTERM or Ctrl-C.
 
-    HANDLER is a function of a run's context, plain or async. A first signal lets the runs under way finish, a second
-    releases them at once for other workers and ends the process with 128 + the signal's number. Where a handler blocks
-    the event loop, or the database does not answer, it ends all the same, and its runs wait for their lease. A database
-    that is away, starting or full is waited for.
+    HANDLER is a function of a run's context, plain or async. A first signal lets running handlers finish. A second one
+    releases their runs for other workers and ends the process with 128 + the signal's number. If a handler blocks the
+    event loop, or the database does not answer, the process ends too, and its runs wait until their lease expires. The
+    worker waits for a database that is down, starting or full.
     """
-    function = _handler(handler)
+    function = _import_handler(handler)
     console = Console(stderr=True, highlight=False)
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
         handlers=[RichHandler(console=console, show_path=False)],
     )
-    hand: Worker | None = None
+    running: Worker | None = None
     with ExitStack() as stack:
         try:
-            with _stopped_by_sigterm():  # while it works, it takes the signals itself
-                store = stack.enter_context(opened(url, listen_url, patience_s=float("inf")))
-                hand = _worker(
+            with _sigterm_raises():  # once it runs, the worker handles signals itself
+                store = stack.enter_context(store_from_url(url, listen_url, patience_s=float("inf")))
+                running = _make_worker(
                     store,
                     function,
                     concurrency=concurrency,
@@ -157,28 +182,28 @@ def worker(
                     drain_s=drain_s,
                     stall_timeout_s=stall_timeout_s,
                 )
-                shown = escape(store.display_url)
-                console.print(f"worker {escape(hand.name)} is at work on {shown}", soft_wrap=True)
-                _remark_empty_queues(store, queues, console)
-                hand.run(until_idle=until_idle)
-        except _Stopped:
-            if hand is None:
-                console.print("stopped before the store was there", soft_wrap=True)
+                display_url = escape(store.display_url)
+                console.print(f"worker {escape(running.name)} has started on {display_url}", soft_wrap=True)
+                _print_empty_queue_hint(store, queues, console)
+                running.run(until_idle=until_idle)
+        except _Terminated:
+            if running is None:
+                console.print("stopped before the store was available", soft_wrap=True)
         finally:
-            if hand is not None:
-                committed = counted(hand.settled, "outcome")
-                console.print(f"worker {escape(hand.name)} has ended; {committed} committed", soft_wrap=True)
+            if running is not None:
+                committed = counted(running.settled, "outcome")
+                console.print(f"worker {escape(running.name)} has ended; {committed} committed", soft_wrap=True)
 
 
-def _worker(store: Store, handler: Handler, **settings: Any) -> Worker:
+def _make_worker(store: Store, handler: Handler, **settings: Any) -> Worker:
     try:
         return Worker(store, handler, **settings)
     except ValueError as error:
-        raise Mistaken(escape(str(error))) from None
+        raise InvalidUsage(escape(str(error))) from None
 
 
-def _remark_empty_queues(store: Store, queues: tuple[str, ...], console: Console) -> None:
-    """Say which queues nothing waits in, if the store answers: the worker waits for it, and needs no remark."""
+def _print_empty_queue_hint(store: Store, queues: tuple[str, ...], console: Console) -> None:
+    """Print a hint if no run waits in the queues. A store that is unavailable is ignored: the worker waits for it."""
     with suppress(StoreError):
-        if remark := empty_queues(store, queues):
-            console.print(remark, soft_wrap=True)
+        if hint := empty_queue_hint(store, queues):
+            console.print(hint, soft_wrap=True)

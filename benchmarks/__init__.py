@@ -1,0 +1,1 @@
+"""Benchmarks. Each package is a command: `python -m benchmarks.durable --quick`."""

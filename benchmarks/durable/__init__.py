@@ -1,0 +1,1 @@
+"""What a durable run costs, compared with a hand-written baseline and with task queues."""

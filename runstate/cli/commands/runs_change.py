@@ -1,0 +1,140 @@
+"""The commands that change single runs: create, submit, cancel."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import click
+
+from runstate.cli._files import FILE, open_input
+from runstate.cli._key_values import as_mapping, key_value
+from runstate.cli._options import json_option, store_from_url, store_option
+from runstate.cli._output import print_json
+from runstate.cli._queues import similar_queue_hint
+from runstate.cli._stored_json import run_to_json
+from runstate.cli.errors import as_click_error
+from runstate.lifecycle.errors import RunstateError
+from runstate.run import codec
+from runstate.run.errors import RunDecodeError
+from runstate.run.json_values import escape, is_object
+from runstate.store.errors import StoreError
+
+__all__ = ["cancel", "create", "submit"]
+
+_actor_option: Final = click.option("--actor", default="cli", show_default=True, help="The actor in the history.")
+
+
+@click.command()
+@store_option
+@click.option("--thread", required=True, metavar="ID", help="The thread of the run.")
+@click.option("--assistant", required=True, metavar="ID", help="The assistant of the run.")
+@click.option("--model", required=True, metavar="NAME", help="The model of the run.")
+@click.option("--metadata", multiple=True, type=key_value, metavar="KEY=VALUE", help="Metadata (repeatable).")
+@click.option("--queue", default="default", show_default=True, metavar="NAME", help="The queue of the run.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher is claimed first.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key never creates a second run.")
+@_actor_option
+@json_option
+def create(
+    url: str,
+    thread: str,
+    assistant: str,
+    model: str,
+    metadata: tuple[tuple[str, str], ...],
+    queue: str,
+    priority: int,
+    idempotency_key: str | None,
+    actor: str,
+    as_json: bool,
+) -> None:
+    """Create a queued run, and print its id."""
+    with store_from_url(url) as store:
+        hint = similar_queue_hint(store, queue)
+        run = store.create(
+            thread_id=thread,
+            assistant_id=assistant,
+            model=model,
+            metadata=as_mapping(metadata, "--metadata"),
+            queue=queue,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            actor=actor,
+        )
+    if as_json:
+        print_json(run_to_json(run))
+    else:
+        click.echo(run.id)
+    if hint:
+        click.echo(hint, err=True)
+
+
+@click.command()
+@click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
+@store_option
+@_actor_option
+@json_option
+def cancel(run_ids: tuple[str, ...], url: str, actor: str, as_json: bool) -> None:
+    """Request that runs be cancelled. A run without a worker is cancelled at once; otherwise its worker is notified.
+
+    Each run is tried. Refusals are printed on stderr.
+    """
+    exit_code = 0
+    cancelled: list[dict[str, Any]] = []
+    with store_from_url(url) as store:
+        for run_id in dict.fromkeys(run_ids):
+            try:
+                run = store.request_cancel(run_id, actor=actor)
+            except StoreError:
+                raise  # the other runs would fail in the same way
+            except RunstateError as error:
+                refusal = as_click_error(error, url)
+                refusal.show()
+                exit_code = max(exit_code, refusal.exit_code)
+                continue
+            if as_json:
+                cancelled.append(run_to_json(run))
+            else:
+                click.echo(f"{escape(run.id)} is {run.status}")
+    if as_json:
+        print_json({"data": cancelled})
+    sys.exit(exit_code)
+
+
+@click.command()
+@click.argument("run_id", metavar="ID")
+@click.argument("outputs", metavar="[CALL_ID=OUTPUT]...", nargs=-1, type=key_value)
+@store_option
+@click.option("--file", "-f", type=FILE, metavar="FILE", help="A JSON file with the outputs (- is stdin).")
+@_actor_option
+@json_option
+def submit(
+    run_id: str, outputs: tuple[tuple[str, str], ...], url: str, file: str | None, actor: str, as_json: bool
+) -> None:
+    """Submit the outputs of all tool calls that a run waits for.
+
+    They are given as CALL_ID=OUTPUT, or in a file: {"call_1": "sunny"}, or the API's list of objects with tool_call_id
+    and output, alone or under "tool_outputs".
+    """
+    if bool(outputs) is (file is not None):
+        raise click.UsageError("give the outputs either as CALL_ID=OUTPUT or with --file")
+    answers = as_mapping(outputs, "outputs") if file is None else _read_outputs(file)
+    with store_from_url(url) as store:
+        run = store.submit_tool_outputs(run_id, cast("Mapping[str, str]", answers), actor=actor)
+    if as_json:
+        print_json(run_to_json(run))
+    else:
+        click.echo(f"{escape(run.id)} is {run.status}")
+
+
+def _read_outputs(name: str) -> object:
+    """Return the outputs in a file. The store validates them."""
+    with open_input(name) as file:
+        text = file.read(codec.MAX_BYTES + 1)
+    try:
+        found = codec.parse(text)
+    except RunDecodeError as error:
+        raise click.UsageError(f"{name}: {'; '.join(map(str, error.errors))}") from None
+    inner = found.get("tool_outputs") if is_object(found) else None
+    return cast("object", inner) if isinstance(inner, list) else found

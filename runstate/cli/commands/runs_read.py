@@ -1,0 +1,236 @@
+"""The commands that read stored runs: list, show, history, watch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final, Literal, cast
+
+import click
+from rich.text import Text
+
+from runstate.cli._key_values import as_mapping, key_value
+from runstate.cli._options import json_option, listen_url_option, store_from_url, store_option
+from runstate.cli._output import draw_lanes, position_of, print_json, stdout_console
+from runstate.cli._queues import empty_queue_hint
+from runstate.cli._stored_json import entry_to_json, run_to_json
+from runstate.cli._tables import print_pairs, print_table, status_style
+from runstate.cli._times import duration, format_utc
+from runstate.clock import format_duration, time_us
+from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
+from runstate.run.json_values import escape
+from runstate.store import Entry, StoredRun
+
+__all__ = ["history", "list_runs", "show", "watch"]
+
+_VERSION: Final = re.compile(r"[0-9]{1,100}")  # the store refuses those that are too large
+_STATUSES: Final = [status.value for status in RunStatus]
+
+
+def _split_statuses(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the statuses of an option that is repeatable and takes lists with commas."""
+    choice = click.Choice(_STATUSES)
+    return tuple(choice.convert(word.strip(), option, ctx) for words in values for word in words.split(","))
+
+
+@click.command("list")
+@store_option
+@click.option("--thread", metavar="ID", help="Runs of this thread.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    metavar="STATUS",
+    callback=_split_statuses,
+    help=f"Runs in this status (repeatable, or with commas): {', '.join(_STATUSES)}.",
+)
+@click.option("--queue", metavar="NAME", help="Runs of this queue.")
+@click.option(
+    "--metadata", multiple=True, type=key_value, metavar="KEY=VALUE", help="Runs with this metadata (repeatable)."
+)
+@click.option("--older-than", type=duration, help="Runs created longer ago than 90s, 15m, 2h, 30d.")
+@click.option("--younger-than", type=duration, help="Runs created less long ago.")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="The most runs to list.")
+@click.option(
+    "--order", type=click.Choice(["asc", "desc"]), default="desc", show_default=True, help="The order by age."
+)
+@click.option("--after", metavar="ID", help="Runs after this one in the list.")
+@click.option("--before", metavar="ID", help="Runs before this one in the list.")
+@json_option
+def list_runs(
+    url: str,
+    thread: str | None,
+    statuses: tuple[str, ...],
+    queue: str | None,
+    metadata: tuple[tuple[str, str], ...],
+    older_than: float | None,
+    younger_than: float | None,
+    limit: int,
+    order: str,
+    after: str | None,
+    before: str | None,
+    as_json: bool,
+) -> None:
+    """List runs, the newest first."""
+    with store_from_url(url) as store:
+        page = store.list(
+            thread_id=thread,
+            status=statuses or None,
+            queue=queue,
+            metadata=as_mapping(metadata, "--metadata"),
+            older_than_s=older_than,
+            younger_than_s=younger_than,
+            limit=limit,
+            order=cast("Literal['asc', 'desc']", order),
+            after=after,
+            before=before,
+        )
+        hint = empty_queue_hint(store, [queue]) if queue is not None and not page.data and not as_json else ""
+    if as_json:
+        ends = {"first_id": page.first_id, "last_id": page.last_id, "has_more": page.has_more}
+        print_json({"object": "list", "data": [run_to_json(run) for run in page.data], **ends})
+        return
+    if page.data:
+        _print_list(page.data)
+    else:
+        click.echo(f"no such runs; {hint}" if hint else "no such runs", err=True)
+    if page.has_more:
+        option = f"--before {page.first_id}" if before is not None and after is None else f"--after {page.last_id}"
+        click.echo(escape(f"there are more: {option}"), err=True)
+
+
+def _print_list(runs: Sequence[StoredRun]) -> None:
+    now = time_us()
+    print_table(
+        ("id", "status", "for", "created (UTC)", "thread", "queue", "model"),
+        [
+            (
+                *(run.id, run.status, format_duration(now - run.changed_at_us), format_utc(run.created_at * 1_000_000)),
+                *(run.thread_id, run.queue, run.model or ""),
+            )
+            for run in runs
+        ],
+        optional=("model", "queue", "created (UTC)", "thread", "for"),
+        style_of=lambda column, cell: status_style(cell) if column == "status" else "",
+    )
+
+
+@click.command()
+@click.argument("run_id", metavar="ID")
+@store_option
+@json_option
+def show(run_id: str, url: str, as_json: bool) -> None:
+    """Show a run: its position in the lifecycle, its fields, and its history."""
+    with store_from_url(url) as store:
+        # The history is read first: entries that come in between are then in the run, and are cut or read again.
+        entries = store.history(run_id)
+        run = store.get(run_id)
+        if run.version != len(entries):
+            entries = store.history(run_id)[: run.version]
+        progress = store.progress(run_id)
+    if as_json:
+        print_json({**run_to_json(run), "progress": progress, "history": [entry_to_json(entry) for entry in entries]})
+        return
+    console = stdout_console()
+    console.print(Text.from_ansi(draw_lanes(console, position_of(run))))
+    console.print()
+    print_pairs([*_facts(run), ("progress", progress or "")])
+    console.print()
+    _print_history(entries)
+
+
+def _facts(run: StoredRun) -> list[tuple[str, str]]:
+    now = time_us()
+    usage, error, waits_for = run.usage, run.last_error, run.required_action
+    expires = "" if run.expires_at is None else format_utc(run.expires_at * 1_000_000)
+    if run.expires_at is not None:
+        ahead = run.expires_at * 1_000_000 - now
+        expires += f" (in {format_duration(ahead)})" if ahead > 0 else f" ({format_duration(-ahead)} ago)"
+    calls = () if waits_for is None else waits_for.tool_calls
+    return [
+        ("id", run.id),
+        ("status", run.status),
+        ("thread", run.thread_id),
+        ("assistant", run.assistant_id),
+        ("model", run.model or ""),
+        (
+            "created",
+            f"{format_utc(run.created_at * 1_000_000)} ({format_duration(now - run.created_at * 1_000_000)} ago)",
+        ),
+        ("expires", expires),
+        ("queue", run.queue + (f", priority {run.priority}" if run.priority else "")),
+        ("attempt", str(run.attempt) if run.attempt else ""),
+        ("ready", "" if run.claimable or run.is_terminal else "no: before its time, or behind its thread's live run"),
+        ("waits for", ", ".join(f"{call.id}: {call.name}({call.arguments})" for call in calls)),
+        ("error", "" if error is None else f"{error.code}: {error.message}"),
+        ("incomplete", "" if run.incomplete_details is None else run.incomplete_details.reason),
+        ("usage", "" if usage is None else f"{usage.prompt_tokens} + {usage.completion_tokens} tokens"),
+        ("metadata", ", ".join(f"{key}={value}" for key, value in run.metadata.items())),
+    ]
+
+
+def _print_history(entries: Sequence[Entry]) -> None:
+    """Print the entries, each with the time that the run stayed in its status."""
+    durations = [format_duration(after.at_us - before.at_us) for before, after in pairwise(entries)]
+    if entries and not RUN_LIFECYCLE.is_terminal(entries[-1].target):
+        durations.append(f"{format_duration(time_us() - entries[-1].at_us)} so far")
+    durations += [""] * (len(entries) - len(durations))
+    print_table(
+        ("version", "at (UTC)", "event", "to", "for", "by"),
+        [
+            (
+                *(str(entry.version), format_utc(entry.at_us, digits=3), entry.event or "created", entry.target),
+                *(lasted, entry.actor or ""),
+            )
+            for entry, lasted in zip(entries, durations, strict=True)
+        ],
+        optional=("by", "version", "event"),
+        style_of=lambda column, cell: status_style(cell) if column == "to" else "",
+    )
+
+
+@click.command()
+@click.argument("run_id", metavar="ID")
+@store_option
+@json_option
+def history(run_id: str, url: str, as_json: bool) -> None:
+    """Print the history of a run: each move, its actor, and how long the run stayed in that status."""
+    with store_from_url(url) as store:
+        entries = store.history(run_id)
+    if as_json:
+        print_json({"run_id": run_id, "history": [entry_to_json(entry) for entry in entries]})
+    else:
+        _print_history(entries)
+
+
+@click.command()
+@click.argument("run_id", metavar="[ID]", required=False)
+@store_option
+@listen_url_option
+@click.option(
+    "--after", metavar="VERSION|CURSOR", help="Resume after a version of the run, or after a cursor from --json."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for programs.")
+def watch(run_id: str | None, url: str, listen_url: str | None, after: str | None, as_json: bool) -> None:
+    """Print new entries: of one run, from its first entry until it has ended, or of all runs from now on."""
+    resume_after: str | int | None = after
+    if after is not None and not after.strip():
+        raise click.UsageError("--after: is empty; leave it out to watch from now on")
+    if run_id is not None and after is not None:
+        if not _VERSION.fullmatch(after):
+            raise click.UsageError(f"--after {after[:40]!r}: of one run it is a version, a number")
+        resume_after = int(after)
+    console = stdout_console()
+    with store_from_url(url, listen_url) as store:
+        for entry in store.watch(run_id, after=resume_after):
+            if as_json:
+                click.echo(json.dumps(entry_to_json(entry)))
+                continue
+            change = f"{entry.event}: {entry.source} -> " if entry.event else "created: "
+            line = Text.assemble(f"{format_utc(entry.at_us, digits=3)}  {escape(entry.run_id)}  {change}")
+            line.append(entry.target, status_style(entry.target))
+            line.append(f"  by {escape(entry.actor)}" if entry.actor else "")
+            console.print(line)
+            console.file.flush()
