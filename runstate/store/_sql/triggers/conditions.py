@@ -229,7 +229,8 @@ def guards(words: Dialect) -> Iterator[Guard]:
         WHEN 0 THEN NEW.status = OLD.status AND {_same(words, (*_ENTRY, *_STAMPS, *_HELD))}
         ELSE {words.false}
     END""",
-        "no row of the law allows this transition; it also writes event, source, version + 1 and at",
+        "illegal transition. Change runs through runstate; a direct UPDATE must also set event, source, "
+        "version = version + 1 and at",
     )
     yield _timely(words)
     yield Guard(
