@@ -1,7 +1,7 @@
 """The command `runstate`: the law, its pictures, recorded runs judged, a demonstration; stored runs and their database.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 fine, 1 findings or refused by the law, 2 a mistake in the asking or
-no such store, 3 a store that is away for now.
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 the move was refused or a problem was found, 2 wrong
+usage or no such store, 3 the store is away for now.
 
 A command's module is imported when the command is asked for, so that none waits for what only another needs.
 """
