@@ -68,7 +68,7 @@ def drain(taken: Taken) -> str:
 
 def _who(dialect: str, name: str) -> str:
     if name == _FLOOR:
-        return f"a floor by hand on {NAMES[dialect]}"
+        return f"a hand-written baseline on {NAMES[dialect]}"
     return f"{_short(name)} on {NAMES[dialect]}" + (", which keeps no history" if name.startswith("huey") else "")
 
 
