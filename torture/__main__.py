@@ -4,9 +4,9 @@
         [--keep FOLDER] [--json]
 
 Processes create, cancel, submit, sweep and work; they are killed, stopped past their lease, cut off and misled about
-the time, and the store is killed or filled under them. Then plain SQL judges every history by LIFECYCLE.md's table, and
-each answer that any client was given, and each call of a handler, is held against it. The exit status is 1 if anything
-was lost, done twice or illegal. The same seed draws the same harm; processes still meet at other moments.
+the time, and the store is killed or filled under them. Then plain SQL checks every history by a copy of the transition
+table, each reply to a client, and each call of a handler. The exit status is 1 if anything was lost, done twice or
+illegal. The same seed draws the same harm; processes still meet at other moments.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def draw(
              queued     in_progress
            created_at   started_at
     start       o------------>
-    o may be asked   > leads to
+    o allowed here   > leads to
     """
     picture = Picture.of(law, standing)
     if format in ("lanes", "ascii"):

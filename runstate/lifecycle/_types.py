@@ -28,23 +28,23 @@ class RunStatus(StrEnum):
     def _missing_(cls, value: object) -> NoReturn:
         raise ValueError(_unknown("status", value, cls))
 
-    QUEUED = "queued", "Waits for a worker, which starts it. If none comes, it expires."
+    QUEUED = "queued", "Waits for a worker to start it. If none does, it expires."
     IN_PROGRESS = (
         "in_progress",
-        "A worker is at work on it, and ends it or asks for tools. If it dies, another takes over.",
+        "A worker executes it, and ends it or requires tools. If the worker dies, another takes over.",
     )
     REQUIRES_ACTION = (
         "requires_action",
-        "Waits for the outputs of its tools, from whoever created it. If none come, it expires.",
+        "Waits for tool outputs from the client. If none come, it expires.",
     )
     CANCELLING = (
         "cancelling",
-        "Someone asked to cancel it. Its worker confirms, or ends it first. Otherwise it expires.",
+        "A client requested a cancel. The worker confirms it, or ends the run first. Otherwise it expires.",
     )
-    COMPLETED = "completed", "Ended well. Nothing leaves it."
-    INCOMPLETE = "incomplete", "Ended at a token limit, with what it had. Nothing leaves it."
-    FAILED = "failed", "Ended by an error, which last_error tells. Nothing leaves it."
-    CANCELLED = "cancelled", "Ended because someone asked. Nothing leaves it."
+    COMPLETED = "completed", "Ended successfully. Nothing leaves it."
+    INCOMPLETE = "incomplete", "Ended at a token limit, with a partial result. Nothing leaves it."
+    FAILED = "failed", "Ended by an error, which is in last_error. Nothing leaves it."
+    CANCELLED = "cancelled", "Ended by a cancel. Nothing leaves it."
     EXPIRED = "expired", "Ended by its deadline. Nothing leaves it."
 
 

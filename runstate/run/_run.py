@@ -126,7 +126,7 @@ class Run(RunSnapshot):
 
     Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
     where the run stands raises `IllegalTransition` (`TerminalStatus` if it has ended); arguments that no run can take
-    raise `InvalidRun`. After either the run is as it was. What each move writes is LIFECYCLE's, "The stamps". A usage
+    raise `InvalidRun`. After either the run is as it was. docs/lifecycle.md has the stamps of each move. A usage
     is a `Usage`, or the API's object for it. `attrs.evolve` refuses a run: it would write a status that no move led to.
 
     >>> run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_700_000_000)

@@ -35,7 +35,7 @@ complete                  ·           ●────────────�
 mark_incomplete           ·           ●─────────────────────────────●───────────────────────────▶           ·            ·             ·
 fail                      ●───────────●──────────────●──────────────●───────────────────────────────────────▶            ·             ·
 expire                    ●───────────●──────────────●──────────────●──────────────────────────────────────────────────────────────────▶
-● may be asked   ▶ leads to"""  # noqa: E501
+● allowed here   ▶ leads to"""  # noqa: E501
 
 STARRED = """\
                      ─ live ─────────────────────────────────────────     ─ terminal ──────────────────────────────────────
@@ -50,7 +50,7 @@ complete                ·         ●──────────────
 mark_incomplete         ·         ●─────────────────────────────●─────────────────────────▶         ·        ·         ·
 fail                    ●─────────●──────────────●──────────────●───────────────────────────────────▶        ·         ·
 expire                  ●─────────●──────────────●──────────────●──────────────────────────────────────────────────────▶
-● may be asked   ▶ leads to
+● allowed here   ▶ leads to
 * stamps: queued created_at, in_progress started_at, completed completed_at, incomplete completed_at, failed failed_at,
     cancelled cancelled_at, expired completed_at"""  # noqa: E501
 
@@ -74,7 +74,7 @@ complete             ·   ●───────●─────▶   ·   �
 mark_incomplete      ·   ●───────●─────────▶   ·   ·   ·
 fail                 ●───●───●───●─────────────▶   ·   ·
 expire               ●───●───●───●─────────────────────▶
-● may be asked   ▶ leads to"""
+● allowed here   ▶ leads to"""
 
 NARROW = """\
          created_at  ┌ queued
@@ -96,7 +96,7 @@ complete             ·  ●─────●────▶  ·  ·  ·  ·
 mark_incomplete      ·  ●─────●───────▶  ·  ·  ·
 fail                 ●──●──●──●──────────▶  ·  ·
 expire               ●──●──●──●────────────────▶
-● may be asked   ▶ leads to"""
+● allowed here   ▶ leads to"""
 
 LIST = """\
 start: queued → in_progress (started_at)
@@ -141,7 +141,7 @@ complete             ·   ●───────●─────▶   ·   �
 mark_incomplete      ·   ●───────●─────────▶   ·   ·   ·
 fail                 ●───●───●───●─────────────▶   ·   ·
 expire               ●───●───●───●─────────────────────▶
-● may be asked   ▶ leads to   ○╌╌╌▷ not from here"""
+● allowed here   ▶ leads to   ○╌╌╌▷ not from here"""
 
 AT_WORK_ASCII = """\
 run run_abc is in_progress, expires 12:10:01 UTC
@@ -165,7 +165,7 @@ complete             .  o-----o---->  .  .  .  .
 mark_incomplete      .  o-----o------->  .  .  .
 fail                 o--o--o--o---------->  .  .
 expire               o--o--o--o---------------->
-o may be asked   > leads to   o - > not from here"""
+o allowed here   > leads to   o - > not from here"""
 
 AT_WORK_LIST = """\
 run run_abc is in_progress
@@ -192,7 +192,7 @@ o fail: queued, in_progress,
 o expire: queued, in_progress,
     requires_action, cancelling ->
     expired (completed_at)
-o may be asked   - not from here"""
+o allowed here   - not from here"""
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_loops_and_targets_in_the_middle() -> None:
 complete       ●─────────◆────────────●
 fail           ●──────────────────────◉
 expire         ·         ◉            ·
-● may be asked   ▶ leads to   ◉ both: leads back
-    to where it is asked"""
+● allowed here   ▶ leads to   ◉ both: leads back
+    to the same status"""
     assert expected == draw(law)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import runstate
+from tests.support.source_names import identifiers
 
 ROOT = Path(runstate.__file__).parent
 PAGE = ROOT.parent / "docs" / "glossary.md"
@@ -20,23 +19,6 @@ ROWS = [
     if line.startswith("| ") and not line.startswith(("| term", "| ---"))
 ]
 NAMES = [(row[0], name) for row in ROWS for name in re.findall(r"`([^`]+)`", row[2])]
-
-
-@cache
-def identifiers() -> frozenset[str]:
-    """Return every name that the library defines: classes, functions, parameters, attributes and constants."""
-    found = set[str]()
-    for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                found.add(node.name)
-            elif isinstance(node, ast.arg):
-                found.add(node.arg)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                found.add(node.id)
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                found.add(node.attr)
-    return frozenset(found)
 
 
 @pytest.mark.parametrize(("term", "name"), NAMES, ids=[f"{term}: {name}" for term, name in NAMES])

@@ -110,10 +110,10 @@ def test_the_settings_are_the_workers() -> None:
     assert {name: default.replace("'", '"') for name, default in defaults.items()} == dict(told)
 
 
-@pytest.mark.parametrize("what", ["What it can ask", "What it can do", "What it can return"])
+@pytest.mark.parametrize("what", ["attributes", "methods", "outcomes"])
 def test_the_context_is_on_the_page(what: str) -> None:
     """The page for the worker names nothing that a handler's context lacks."""
-    names = re.findall(r"^\| `ctx\.(\w+)", section("worker.md", f"### {what}"), re.MULTILINE)
+    names = re.findall(r"^\| `ctx\.(\w+)", section("worker.md", f"### Context: {what}"), re.MULTILINE)
     assert names
     assert [name for name in names if not hasattr(Context, name)] == []
 

@@ -91,7 +91,7 @@ def test_it_records_what_check_finds_nothing_in(tmp_path: Path) -> None:
 
 def test_it_draws_the_lanes_that_a_terminal_can_show() -> None:
     """Nine pictures, one where each status is reached first; in ASCII where there is nothing else."""
-    assert 9 == play(PYTHONIOENCODING="utf-8").count("● may be asked   ▶ leads to")
+    assert 9 == play(PYTHONIOENCODING="utf-8").count("● allowed here   ▶ leads to")
     plain = play(PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert plain.isascii()
-    assert 9 == plain.count("o may be asked   > leads to")
+    assert 9 == plain.count("o allowed here   > leads to")

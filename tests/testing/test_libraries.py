@@ -113,7 +113,7 @@ def test_a2a_served_with_an_agent_that_speaks_on() -> None:
     """An agent that goes on after its last word reopens its own task; clients are refused all the same."""
     judgement = judged(a2a().ServedTasks(speaks_on=True))
     assert_as_known(
-        "a2a-sdk", judgement, left((COMPLETED, FAILED), by=AGENTS_WORDS), row="the same, an agent that speaks on"
+        "a2a-sdk", judgement, left((COMPLETED, FAILED), by=AGENTS_WORDS), row="the same, an agent that continues"
     )
     assert {"holds"} == {judgement.cells[end, event] for end in ENDS for event in (REQUEST_CANCEL, SUBMIT_TOOL_OUTPUTS)}
 

@@ -125,7 +125,7 @@ def _title(picture: Picture) -> str:
 def _description(picture: Picture) -> str:
     return " ".join(
         (
-            "Each row is an event: rings where it may be asked, an arrow head where it leads.",
+            "Each row is an event. Rings mark the statuses that allow it, an arrow head the status it leads to.",
             *(f"{lane.sentence}." for lane in picture.lanes),
         )
     )
@@ -210,7 +210,7 @@ def _legend(picture: Picture, sheet: _Sheet) -> Iterator[str]:
     small += f"; the run expires {deadline}" if deadline else ""
     yield f'<g class="legend lane grey"><circle cx="{_n(x)}" cy="{_n(y)}" r="{_RING}"/>'
     yield _head(x + 113, y, x + 104, y)
-    for offset, text in ((11, "may be asked"), (120, "leads to"), (188, small)):
+    for offset, text in ((11, "allowed here"), (120, "leads to"), (188, small)):
         yield f'<text class="note" x="{_n(x + offset)}" y="{_n(y + 4)}">{text}</text>'
     yield "</g>"
 

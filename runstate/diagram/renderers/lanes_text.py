@@ -128,7 +128,7 @@ def _listed(picture: Picture, alphabet: Alphabet, width: int) -> Canvas:
     if not picture.lanes:
         _paragraph(canvas, EMPTY, width, FAINT)
     elif standing is not None:
-        _paragraph(canvas, f"{asked}may be asked   {refused}not from here", width, FAINT)
+        _paragraph(canvas, f"{asked}allowed here   {refused}not from here", width, FAINT)
     return canvas
 
 
@@ -173,9 +173,9 @@ def _head(stroke: Stroke, rings: list[int], target: int) -> str:
 
 def _legend(picture: Picture, alphabet: Alphabet) -> str:
     lit, dim = alphabet.lit, alphabet.dim
-    signs = [f"{lit.ring} may be asked", f"{lit.right} leads to"]
+    signs = [f"{lit.ring} allowed here", f"{lit.right} leads to"]
     if any(lane.target in lane.sources for lane in picture.lanes):
-        signs.append(f"{lit.loop} both: leads back to where it is asked")
+        signs.append(f"{lit.loop} both: leads back to the same status")
     if picture.standing is not None:
         signs.append(f"{dim.ring}{(dim.line * 4)[1:4]}{dim.right} not from here")
     return "   ".join(signs)

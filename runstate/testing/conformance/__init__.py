@@ -62,8 +62,8 @@ def hold_trial(
     `race_rounds` is how often each pair of events is raced; 0 for what is not to be asked by two threads. Two that
     are not answered within `race_wait_s` block each other. `tick_s` is how many seconds to wait between two moves of a
     run, so that a stamp written anew is seen to differ; a second where the subject has stamps, unless it has an
-    `advance`. With `recognises`, a request that asks again what was just granted may be granted with nothing changed,
-    as some answer a client whose answer was lost; else it is to be refused, as the law says.
+    `advance`. By default a repeated request must be refused. With `recognises`, it may also be accepted without a
+    change, for idempotent implementations, which a client needs whose answer was lost.
     """
     missing = [name for name in ("create", "ask", "read") if not callable(getattr(subject, name, None))]
     if missing or isinstance(subject, type):

@@ -1,7 +1,7 @@
 """Transition coverage: which of the 81 cells a test suite has asked, moves apart from refusals, in total and by test.
 
 Counted is what the code under test asked of a `Run` or a store in this process, and what the kit's assertions asked of
-other classes. The moves by which `a_run` brings a run where a test wants it are not: they are arranged, not tested.
+other classes. Moves made by `a_run` to set up a run are not counted.
 """
 
 from runstate.testing.coverage._collector import Watch

@@ -226,7 +226,8 @@ def guards(dialect: Dialect) -> Iterator[Guard]:
         WHEN 0 THEN NEW.status = OLD.status AND {_same(dialect, (*_ENTRY, *_STAMPS, *_HELD))}
         ELSE {dialect.false}
     END""",
-        "no row of the law allows this transition; it also writes event, source, version + 1 and at",
+        "illegal transition. Change runs through runstate; a direct UPDATE must also set event, source, "
+        "version = version + 1 and at",
     )
     yield _timely(dialect)
     yield Guard(
