@@ -14,7 +14,7 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus, Transition
 
-__all__ = ["Column", "Lane", "Move", "Picture", "Standing", "Tone", "clock_time"]
+__all__ = ["Lane", "Move", "Picture", "Standing", "StatusColumn", "Tone", "clock_time"]
 
 Move: TypeAlias = tuple[RunEvent, RunStatus, RunStatus]
 """One move that a picture shows: event, source, target."""
@@ -52,7 +52,7 @@ class Standing:
 
 
 @attrs.frozen
-class Column:
+class StatusColumn:
     """One status: what entering it writes, and, if a run was there, when that was."""
 
     status: RunStatus
@@ -105,7 +105,7 @@ class Lane:
 class Picture:
     """A law, ready to be drawn: live statuses before terminal ones, events in the order of `RunEvent`."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[StatusColumn, ...]
     lanes: tuple[Lane, ...]
     standing: Standing | None = None
 
@@ -126,12 +126,12 @@ class Picture:
         )
 
     @property
-    def live(self) -> tuple[Column, ...]:
+    def live(self) -> tuple[StatusColumn, ...]:
         """The columns that a run can leave."""
         return tuple(column for column in self.columns if not column.terminal)
 
     @property
-    def terminal(self) -> tuple[Column, ...]:
+    def terminal(self) -> tuple[StatusColumn, ...]:
         """The columns that nothing leaves."""
         return tuple(column for column in self.columns if column.terminal)
 
@@ -146,7 +146,7 @@ def clock_time(seconds: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}"
 
 
-def _column(law: Lifecycle, status: RunStatus, standing: Standing | None) -> Column:
+def _column(law: Lifecycle, status: RunStatus, standing: Standing | None) -> StatusColumn:
     born = (_BIRTH_STAMP,) if status is INITIAL_STATUS else ()
     written = (row.stamp for row in law.transitions if row.target is status and row.stamp is not None)
     stamps = tuple(dict.fromkeys((*born, *written)))
@@ -155,7 +155,7 @@ def _column(law: Lifecycle, status: RunStatus, standing: Standing | None) -> Col
     # completed_at is written by three ends. Nothing leaves an end, so the time belongs to the one where the run stands.
     been_there = () if standing is None or (terminal and not here) else map(standing.time_of, stamps)
     times = tuple(time for time in been_there if time is not None)
-    return Column(status, _TONES[status], terminal, here, stamps, times)
+    return StatusColumn(status, _TONES[status], terminal, here, stamps, times)
 
 
 def _lane(law: Lifecycle, event: RunEvent, in_order: list[RunStatus], standing: Standing | None) -> Lane:

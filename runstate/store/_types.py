@@ -13,9 +13,9 @@ from runstate.run.record import JsonObject
 from runstate.run.snapshot import RunSnapshot
 from runstate.run.values import Usage
 
-__all__ = ["Entry", "Outcome", "Settle", "StoredRun"]
+__all__ = ["Entry", "Settle", "SettleKey", "StoredRun"]
 
-Outcome: TypeAlias = tuple[RunEvent, bool]
+SettleKey: TypeAlias = tuple[RunEvent, bool]
 """An event that settles a run, and whether it is laden: carries more than its usage, or not even that."""
 
 _OWN: Final = (
@@ -173,7 +173,7 @@ class Settle:
     incomplete_details: str | None = None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SettleKey:
         """Its event, and whether it is laden: carries more than its usage, or not even that."""
         bare = self.detail is self.required_action is self.last_error is self.incomplete_details is None
         return self.event, not bare or self.usage is None or self.noted is not None

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from runstate.lifecycle import RunEvent
 from runstate.run.values import RequiredAction, ToolCall, Usage
 from runstate.store import Store, StoredRun
 
-__all__ = ["CALLS", "Misuse", "answered", "ask", "ask_stored"]
+__all__ = ["CALLS", "Misuse", "RefusalTypes", "answered", "ask", "ask_stored"]
+
+RefusalTypes: TypeAlias = type[Exception] | tuple[type[Exception], ...]
+"""The exceptions by which an implementation refuses an event."""
 
 CALLS: Final = (ToolCall("call_1", "weather", '{"city": "Paris"}'),)
 """The calls that a run is made to wait for where none are given."""

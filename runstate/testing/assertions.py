@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, cast, get_args
+from typing import Any, Final, TypeGuard, TypeVar, cast, get_args
 
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp
 from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
@@ -14,16 +14,15 @@ from runstate.run.record import RunRecord
 from runstate.run.validators import with_article
 from runstate.store import Entry, Store, StoredRun
 from runstate.testing._diff import fields_of, outcomes, unlike_a_move, what_changed
-from runstate.testing._drive import Misuse, answered, ask, ask_stored
+from runstate.testing._drive import Misuse, RefusalTypes, answered, ask, ask_stored
 from runstate.testing._failure import shortfall, told_entry
-from runstate.testing._hook import notice
+from runstate.testing._hook import report_event
 from runstate.testing.factories import TrackedRun
 from runstate.traces import check_snapshots, judge_trace, read_snapshots
 
 __all__ = ["assert_history", "assert_moves", "assert_plausible", "assert_refused", "assert_stamps"]
 
 RunT = TypeVar("RunT")
-Refusals: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 _STAMPS: Final[tuple[str, ...]] = get_args(Stamp)
 _MOST: Final = 20  # findings told of a recording
 
@@ -35,7 +34,7 @@ def assert_moves(
     *,
     store: Store | None = None,
     by: Callable[[], object] | None = None,
-    refused: Refusals = IllegalTransition,
+    refused: RefusalTypes = IllegalTransition,
     law: Lifecycle = RUN_LIFECYCLE,
     **given: Any,
 ) -> RunT:
@@ -92,7 +91,7 @@ def assert_refused(
     *,
     store: Store | None = None,
     by: Callable[[], object] | None = None,
-    refused: Refusals = IllegalTransition,
+    refused: RefusalTypes = IllegalTransition,
     law: Lifecycle = RUN_LIFECYCLE,
     **given: Any,
 ) -> Exception:
@@ -221,7 +220,7 @@ def assert_plausible(
     if cassette is not None:
         with Path(cassette).open("rb") as file:
             report = check_snapshots(read_snapshots(file), law)
-        told = [str(complaint) for complaint in report.complaints if complaint.severity == "error"]
+        told = [str(finding) for finding in report.findings if finding.severity == "error"]
         count = report.snapshots
     else:
         trace = _trace(found)
@@ -287,9 +286,9 @@ def _asked(
         answer = ask(run, event, **given) if by is None else answered(by(), "what by= asks")
     except Exception as error:
         if not isinstance(error, Misuse):
-            notice(run, source, event)
+            report_event(run, source, event)
         raise
-    notice(run, source, event)
+    report_event(run, source, event)
     if store is None and _is_like(answer, run):
         return answer
     return _now(run, store)
@@ -333,7 +332,7 @@ def _expired_late(refusal: Exception, source: RunStatus) -> bool:
     return run is not None and (run.event, run.source) == (RunEvent.EXPIRE, source)
 
 
-def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:
+def _kinds(refused: RefusalTypes) -> tuple[type[Exception], ...]:
     """Return what counts as a refusal: what was said, and what a machine of `transitions` says if anybody has one."""
     kinds = refused if isinstance(refused, tuple) else (refused,)
     module = sys.modules.get("transitions")

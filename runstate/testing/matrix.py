@@ -9,12 +9,16 @@ Each has a name that does not change from one day to the next, which pytest take
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus
 
-__all__ = ["Cell", "Walk", "cells", "moves", "refusals", "walks"]
+__all__ = ["Cell", "CellKey", "Walk", "cells", "moves", "refusals", "walks"]
+
+CellKey: TypeAlias = tuple[RunStatus, RunEvent]
+"""The status and the event of a cell."""
 
 
 @attrs.frozen

@@ -39,7 +39,7 @@ from runstate.traces import FieldPattern, field_patterns
 __all__ = ["illegal_moves", "instances", "paths", "runs", "traces"]
 
 Statuses: TypeAlias = RunStatus | str | Iterable[RunStatus | str]
-Snapshot: TypeAlias = dict[str, Any]
+RunDict: TypeAlias = dict[str, Any]
 
 _BIRTHS: Final = st.integers(1_750_000_000, 1_900_000_000)  # Unix seconds: no old recording, which would be excused
 _STEPS: Final = st.integers(0, 3600)
@@ -216,7 +216,7 @@ _INSTANCES: Final[Mapping[type, Callable[[], st.SearchStrategy[Any]]]] = {
     Usage: lambda: _A_USAGE,
 }
 
-Life: TypeAlias = tuple[Run, list[Snapshot]]
+Life: TypeAlias = tuple[Run, list[RunDict]]
 
 
 @st.composite
@@ -245,7 +245,7 @@ def _last_of(life: Life) -> Run:
 
 def traces(
     max_events: int = 8, *, polling: bool = True, broken: bool = False, law: Lifecycle = RUN_LIFECYCLE
-) -> st.SearchStrategy[list[Snapshot]]:
+) -> st.SearchStrategy[list[RunDict]]:
     """Return a strategy for traces: the JSON objects of one run in the order somebody saw them, at least one.
 
     A poller skips statuses and sees others twice; with `polling=False` each status is seen once. `broken=True` gives
@@ -264,7 +264,7 @@ def traces(
 
 
 @st.composite
-def _polled(draw: st.DrawFn, life: Life) -> list[Snapshot]:
+def _polled(draw: st.DrawFn, life: Life) -> list[RunDict]:
     _, seen = life
     times = [draw(st.sampled_from([1, 0, 2])) for _ in seen]
     polled = [dict(snapshot) for snapshot, often in zip(seen, times, strict=True) for _ in range(often)]
@@ -282,10 +282,10 @@ _VALUES: Final[Mapping[str, object]] = {
 }
 
 
-def _breaks(life: Life, law: Lifecycle) -> Callable[[list[Snapshot]], st.SearchStrategy[list[Snapshot]]]:
+def _breaks(life: Life, law: Lifecycle) -> Callable[[list[RunDict]], st.SearchStrategy[list[RunDict]]]:
     """Return what makes a trace one that cannot be. Each way is certain by the table, whatever polling skipped."""
 
-    def broken(trace: list[Snapshot]) -> st.SearchStrategy[list[Snapshot]]:
+    def broken(trace: list[RunDict]) -> st.SearchStrategy[list[RunDict]]:
         ways = [_misshapen(trace, law)]
         if law.is_terminal(trace[-1]["status"]):  # no row leaves it, and the birth of every run is live
             live = [snapshot for snapshot in life[1] if not law.is_terminal(snapshot["status"])]
@@ -297,7 +297,7 @@ def _breaks(life: Life, law: Lifecycle) -> Callable[[list[Snapshot]], st.SearchS
     return broken
 
 
-def _misshapen(trace: Sequence[Snapshot], law: Lifecycle) -> st.SearchStrategy[list[Snapshot]]:
+def _misshapen(trace: Sequence[RunDict], law: Lifecycle) -> st.SearchStrategy[list[RunDict]]:
     """Return a strategy for the trace with one field set or nulled, so that a snapshot has no shape there can be."""
     known = field_patterns(law)
     changes: list[tuple[int, str]] = [
@@ -308,7 +308,7 @@ def _misshapen(trace: Sequence[Snapshot], law: Lifecycle) -> st.SearchStrategy[l
         if FieldPattern(RunStatus(snapshot["status"]), present ^ {field}) not in known
     ]
 
-    def changed(change: tuple[int, str]) -> list[Snapshot]:
+    def changed(change: tuple[int, str]) -> list[RunDict]:
         index, field = change
         snapshot = trace[index]
         a_value = _VALUES[field] if field in _VALUES else snapshot["created_at"] + 1
@@ -318,10 +318,10 @@ def _misshapen(trace: Sequence[Snapshot], law: Lifecycle) -> st.SearchStrategy[l
     return st.sampled_from(changes).map(changed)
 
 
-def _renamed(trace: Sequence[Snapshot]) -> st.SearchStrategy[list[Snapshot]]:
+def _renamed(trace: Sequence[RunDict]) -> st.SearchStrategy[list[RunDict]]:
     """Return a strategy for the trace with one of the names that never change another from some snapshot on."""
 
-    def renamed(since: int, name: str) -> list[Snapshot]:
+    def renamed(since: int, name: str) -> list[RunDict]:
         new = trace[0][name] + (1 if name == "created_at" else "x")
         return [*trace[:since], *({**snapshot, name: new} for snapshot in trace[since:])]
 

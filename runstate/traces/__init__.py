@@ -13,10 +13,10 @@ are at hand.
 from runstate.traces._dialects import Reading, as_wire
 from runstate.traces._judge import (
     FieldPattern,
-    Finding,
     Observation,
     Severity,
-    Step,
+    StatusChange,
+    TraceFinding,
     TraceReport,
     field_patterns,
     judge,
@@ -24,13 +24,11 @@ from runstate.traces._judge import (
     observe,
 )
 from runstate.traces._reader import read_snapshots
-from runstate.traces._report import LocatedFinding, Report, check_snapshots
+from runstate.traces._report import Report, check_snapshots
 from runstate.traces._snapshots import Location, Note, NoteKind, Notes, Recording, Snapshot
 
 __all__ = [
     "FieldPattern",
-    "Finding",
-    "LocatedFinding",
     "Location",
     "Note",
     "NoteKind",
@@ -41,7 +39,8 @@ __all__ = [
     "Report",
     "Severity",
     "Snapshot",
-    "Step",
+    "StatusChange",
+    "TraceFinding",
     "TraceReport",
     "as_wire",
     "check_snapshots",

@@ -16,7 +16,7 @@ import attrs
 from runstate.lifecycle import RunEvent
 from runstate.traces._bodies import Hex
 from runstate.traces._finding import is_run
-from runstate.traces._snapshots import JsonObject, Location, object_of
+from runstate.traces._snapshots import Location, RawObject, object_of
 from runstate.traces._yaml import Base64
 
 __all__ = ["Exchange", "is_exchange", "path_of", "read_exchange"]
@@ -132,7 +132,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _is_body(value: JsonObject) -> bool:
+def _is_body(value: RawObject) -> bool:
     """Tell whether an answer is its own body, as nock has it."""
     names = _lowered(value)
     told = any(name in names for name in (*_BODIES, *_HEADERS, "statuscode", "bodyfilename"))
@@ -174,7 +174,7 @@ def _header(response: Mapping[str, object], name: str) -> str:
     headers = next((response[key] for key in _HEADERS if response.get(key)), None)
     pairs: Iterable[tuple[object, object]] = ()
     if isinstance(headers, Mapping):
-        pairs = cast("JsonObject", headers).items()
+        pairs = cast("RawObject", headers).items()
     elif isinstance(headers, list):
         members = cast("list[object]", headers)
         if all(isinstance(member, str) for member in members):

@@ -19,7 +19,7 @@ from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.record import FIELDS
 from runstate.run.validators import YEAR_10000
 from runstate.traces._finding import NAME, is_run
-from runstate.traces._snapshots import JsonObject, object_of
+from runstate.traces._snapshots import RawObject, object_of
 
 __all__ = ["Reading", "as_wire"]
 
@@ -80,7 +80,7 @@ class Reading:
         self.remarks[text] = None
 
 
-def as_wire(record: JsonObject) -> Reading:
+def as_wire(record: RawObject) -> Reading:
     """Return a record as the wire would have spelled it. What fits no dialect is left for the decoder to refuse."""
     nulls = any(record.get(key, 0) is None for key in _NULLABLE)
     reading = Reading(_with_keys_of_the_wire(record))
@@ -104,7 +104,7 @@ def as_wire(record: JsonObject) -> Reading:
 # --- keys and names ---------------------------------------------------------------------------------------------------
 
 
-def _with_keys_of_the_wire(record: JsonObject) -> dict[str, Any]:
+def _with_keys_of_the_wire(record: RawObject) -> dict[str, Any]:
     """Return a copy with the known keys in snake_case; one that stands twice is left for the decoder to tell."""
     if _SPELLED.keys().isdisjoint(record):
         return dict(record)
@@ -123,7 +123,7 @@ def _read_pascal(reading: Reading) -> None:
 def _lowered(value: object) -> object:
     """Return a value whose keys are in snake_case, at every level."""
     if isinstance(value, Mapping):
-        members = cast("JsonObject", value).items()
+        members = cast("RawObject", value).items()
         return {_WORD.sub("_", key).lower(): _lowered(member) for key, member in members}
     return [_lowered(member) for member in cast("list[object]", value)] if isinstance(value, list) else value
 
@@ -216,7 +216,7 @@ def _read_usage(reading: Reading) -> bool:
     usage = reading.record.get("usage")
     if not isinstance(usage, Mapping):
         return False
-    given = cast("JsonObject", usage)
+    given = cast("RawObject", usage)
     renamed = "prompt_tokens" not in given and not _DASHSCOPE_COUNTS.keys().isdisjoint(given)
     found = {_DASHSCOPE_COUNTS.get(key, key) if renamed else key: value for key, value in given.items()}
     for key in {*_COUNTS, *_CAMEL_COUNTS} & found.keys():
@@ -237,15 +237,15 @@ def _read_usage(reading: Reading) -> bool:
 def _is_empty(value: object) -> bool:
     """Tell whether a value is what a program writes for one that is not there."""
     if isinstance(value, Mapping):
-        return all(map(_is_empty, cast("JsonObject", value).values()))
+        return all(map(_is_empty, cast("RawObject", value).values()))
     return value is None or (not isinstance(value, bool) and value in ("", 0, []))
 
 
 def _read_empty(reading: Reading) -> None:
     record = reading.record
     strategy = record.get("truncation_strategy")
-    if isinstance(strategy, Mapping) and cast("JsonObject", strategy).get("last_messages") == 0:
-        record["truncation_strategy"] = {**cast("JsonObject", strategy), "last_messages": None}
+    if isinstance(strategy, Mapping) and cast("RawObject", strategy).get("last_messages") == 0:
+        record["truncation_strategy"] = {**cast("RawObject", strategy), "last_messages": None}
         reading.remark(ZEROS)
     for key in (*_SHAPED, *_OFTEN_EMPTY, *_LIMITS):
         if record.get(key) is not None and _is_empty(record[key]):
@@ -256,7 +256,7 @@ def _read_empty(reading: Reading) -> None:
         reading.remark(ZEROS)
 
 
-def _has_stamp(record: JsonObject) -> bool:
+def _has_stamp(record: RawObject) -> bool:
     return any(record.get(key) is not None for key in _STAMPS)
 
 

@@ -14,7 +14,7 @@ from runstate.lifecycle import RunStatus
 from runstate.run import json_text
 from runstate.run.errors import FieldError, RunDecodeError
 from runstate.traces._events import FIELDS_OF_SSE, iter_sse
-from runstate.traces._snapshots import Candidate, JsonObject, Location, Skipped, Snapshot, object_of
+from runstate.traces._snapshots import Candidate, Location, RawObject, Skipped, Snapshot, object_of
 
 __all__ = ["CUT", "NAME", "NOT_ONE", "NO_RUN", "has_name", "is_run", "iter_runs", "iter_runs_in_event", "of_event"]
 
@@ -32,17 +32,17 @@ NOT_ONE: Final = FieldError("", "expected a run, an array of runs or an envelope
 # --- what a value is --------------------------------------------------------------------------------------------------
 
 
-def _member(found: JsonObject, *names: str) -> object:
+def _member(found: RawObject, *names: str) -> object:
     """Return the first of the members there is, as JSON or a client in C# spells it."""
     return next((found[key] for name in names for key in (name, name[0].upper() + name[1:]) if key in found), None)
 
 
-def has_name(value: JsonObject) -> bool:
+def has_name(value: RawObject) -> bool:
     """Tell whether an object says by its name that it is a run."""
     return _member(value, "object") == NAME
 
 
-def _has_shape(value: JsonObject) -> bool:
+def _has_shape(value: RawObject) -> bool:
     """Tell whether an object has what a run has and no message or step has, whatever it calls itself."""
     assistant = _member(value, "assistant_id", "assistantId", "agent_id", "agentId")
     thread = _member(value, "thread_id", "threadId")
@@ -58,17 +58,17 @@ def is_run(value: object) -> bool:
     return has_name(found) or (_member(found, "object") is None and _has_shape(found))
 
 
-def _has_other_name(found: JsonObject) -> bool:
+def _has_other_name(found: RawObject) -> bool:
     """Tell whether an object has a name that is not that of a run, and the shape and a status of one."""
     return isinstance(_member(found, "object"), str) and _has_shape(found) and _member(found, "status") in _STATUSES
 
 
-def _other_name(at: Location, found: JsonObject) -> Skipped:
+def _other_name(at: Location, found: RawObject) -> Skipped:
     name = str(_member(found, "object"))[:60]
     return Skipped(at, f"an object named {name!r} that has the shape of a run", "not judged")
 
 
-def _may_be_run(found: JsonObject) -> bool:
+def _may_be_run(found: RawObject) -> bool:
     """Tell whether an object without a name looks so much like a run that its faults are worth telling."""
     run_id, status = _member(found, "id"), _member(found, "status")
     if _member(found, "object") is not None or not isinstance(run_id, str) or not isinstance(status, str):
@@ -182,7 +182,7 @@ def iter_runs_in_event(at: Location, event: str | None, data: bytes) -> Iterator
             yield Skipped(at, "an event that is not JSON", faults=error.errors)
 
 
-def _error_in(found: JsonObject) -> str:
+def _error_in(found: RawObject) -> str:
     """Return what an error says, of a stream or of an answer."""
     error = found.get("error", found)
     message = object_of(error).get("message", error)

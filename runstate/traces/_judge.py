@@ -21,14 +21,16 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp, StatusField
 from runstate.run import codec
+from runstate.run.json_values import escape
 from runstate.run.record import RunRecord
+from runstate.traces._snapshots import Location
 
 __all__ = [
     "FieldPattern",
-    "Finding",
     "Observation",
     "Severity",
-    "Step",
+    "StatusChange",
+    "TraceFinding",
     "TraceReport",
     "field_patterns",
     "judge",
@@ -58,24 +60,37 @@ class FieldPattern:
 
 
 @attrs.frozen
-class Finding:
-    """One thing that cannot be (`error`), or that an old recording does for a known reason (`warning`)."""
+class TraceFinding:
+    """What no legal history can leave (`error`), or what old recordings do for a known reason (`warning`)."""
 
     severity: Severity
-    run_id: str
+    run_id: str | None
+    """The run it is about; None where what was recorded cannot be read as a run."""
     index: int
     """Which snapshot of the trace, counted from 0."""
     field: str
+    """The attribute it is about; "" where it is about the whole."""
     message: str
-    possible: str
+    hint: str = ""
     """What a legal history could have left instead, or the known reason of a warning."""
+    location: Location | None = None
+    """Where the snapshot stands in its recording; None for a record that was given as a value."""
+
+    @property
+    def place(self) -> str:
+        """The location as text: `12`, `1[3]`, `interaction 3 line 7`; "" without one."""
+        return "" if self.location is None else str(self.location)
 
     def __str__(self) -> str:
-        return f"run {self.run_id}: {self.message} ({self.possible})"
+        # What a recording says comes from strangers: a line break in an id must not look like another finding.
+        run = "" if self.run_id is None else f"run {self.run_id}: "
+        hint = f" ({self.hint})" if self.hint else ""
+        where = "" if self.location is None else f"{self.location}: {self.severity}: "
+        return escape(f"{where}{run}{self.message}{hint}")
 
 
 @attrs.frozen
-class Step:
+class StatusChange:
     """A change of status between two snapshots, and the shortest legal way: several events if polling skipped some."""
 
     source: RunStatus
@@ -87,11 +102,11 @@ class Step:
 class TraceReport:
     """What a trace was found to be: its findings in order, and the changes of status that were seen."""
 
-    findings: tuple[Finding, ...]
-    steps: tuple[Step, ...]
+    findings: tuple[TraceFinding, ...]
+    changes: tuple[StatusChange, ...]
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
+    def errors(self) -> tuple[TraceFinding, ...]:
         """The findings that no known reason excuses."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
@@ -204,11 +219,11 @@ def _known_reason(run: RunRecord, field: str) -> str | None:
     return None
 
 
-def _judge_fields(seen: Observation, index: int, law: Lifecycle) -> Iterator[Finding]:
+def _judge_fields(seen: Observation, index: int, law: Lifecycle) -> Iterator[TraceFinding]:
     run = seen.run
     candidates = [shape for shape in field_patterns(law) if shape.status is run.status]
     if not candidates:
-        yield Finding("error", run.id, index, "status", f"no path leads to {run.status}", "see the table")
+        yield TraceFinding("error", run.id, index, "status", f"no path leads to {run.status}", "see the table")
         return
     if any(seen.fits(shape) for shape in candidates):
         return
@@ -222,27 +237,27 @@ def _judge_fields(seen: Observation, index: int, law: Lifecycle) -> Iterator[Fin
             every = f"every path from {INITIAL_STATUS} to {run.status} leaves it null"
         reason = _known_reason(run, field)
         severity: Severity = "error" if reason is None else "warning"
-        yield Finding(severity, run.id, index, field, f"{field} is {found}, but {every}", reason or possible)
+        yield TraceFinding(severity, run.id, index, field, f"{field} is {found}, but {every}", reason or possible)
 
 
-def _judge_times(run: RunRecord, index: int) -> Iterator[Finding]:
+def _judge_times(run: RunRecord, index: int) -> Iterator[TraceFinding]:
     """Yield what is odd about the order of the times. Clocks of two machines differ, so it is a warning."""
     skew = "possible only if the clocks of two machines differ"
     for stamp in _STAMPS:
         time: int | None = getattr(run, stamp)
         if time is not None and time < run.created_at:
             problem = f"{stamp} {time} is before created_at {run.created_at}"
-            yield Finding("warning", run.id, index, stamp, problem, skew)
+            yield TraceFinding("warning", run.id, index, stamp, problem, skew)
         elif time is not None and run.started_at is not None and time < run.started_at:
-            yield Finding(
+            yield TraceFinding(
                 "warning", run.id, index, stamp, f"{stamp} {time} is before started_at {run.started_at}", skew
             )
     if run.expires_at is not None and run.expires_at <= run.created_at:
         problem = f"expires_at {run.expires_at} is not after created_at {run.created_at}"
-        yield Finding("error", run.id, index, "expires_at", problem, "the deadline counts from creation")
+        yield TraceFinding("error", run.id, index, "expires_at", problem, "the deadline counts from creation")
 
 
-def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Finding, ...]:
+def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[TraceFinding, ...]:
     """Return what cannot be, or is odd, about a single record; () if a legal history could have left it.
 
     A JSON object may be given instead of a run; then keys it lacks count as not observed. (A run that was read from one
@@ -258,7 +273,7 @@ def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Finding, ...]
     return tuple(_judge(observe(record), 0, law))
 
 
-def _judge(seen: Observation, index: int, law: Lifecycle) -> Iterator[Finding]:
+def _judge(seen: Observation, index: int, law: Lifecycle) -> Iterator[TraceFinding]:
     yield from _judge_fields(seen, index, law)
     yield from _judge_times(seen.run, index)
 
@@ -272,8 +287,8 @@ def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Tr
     Raises `RunDecodeError` if a JSON object among them is no run.
     """
     trace = [observe(record) for record in records]
-    findings: list[Finding] = []
-    steps: list[Step] = []
+    findings: list[TraceFinding] = []
+    steps: list[StatusChange] = []
     for index, seen in enumerate(trace):
         shaped = tuple(_judge_fields(seen, index, law))
         findings += (*shaped, *_judge_times(seen.run, index))
@@ -291,16 +306,16 @@ def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Tr
                 continue
             findings.extend(_judge_deadline(before, after, index))
             if before.run.status is not after.run.status:
-                steps.append(Step(before.run.status, after.run.status, way))
+                steps.append(StatusChange(before.run.status, after.run.status, way))
     return TraceReport(tuple(sorted(findings, key=lambda finding: finding.index)), tuple(steps))
 
 
-def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterator[Finding]:
+def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterator[TraceFinding]:
     for field in _CONSTANT:
         old, new = getattr(before, field), getattr(after, field)
         if old != new:
             problem = f"{field} changed from {old} to {new}"
-            yield Finding("error", after.id, index, field, problem, "it never changes")
+            yield TraceFinding("error", after.id, index, field, problem, "it never changes")
 
 
 def _is_later(before: Observation, after: Observation) -> bool:
@@ -309,12 +324,12 @@ def _is_later(before: Observation, after: Observation) -> bool:
     return old is not None and new is not None and new > old
 
 
-def _judge_deadline(before: Observation, after: Observation, index: int) -> Iterator[Finding]:
+def _judge_deadline(before: Observation, after: Observation, index: int) -> Iterator[TraceFinding]:
     """Yield a warning if the deadline moved on while the run may have waited for tools (LIFECYCLE, "The stamps")."""
     if _DEADLINE in _rewritten(before, after):
         problem = f"expires_at went from {before.run.expires_at} to {after.run.expires_at}"
         reason = "some servers set the deadline anew when a run waits for its tools"
-        yield Finding("warning", after.run.id, index, _DEADLINE, problem, reason)
+        yield TraceFinding("warning", after.run.id, index, _DEADLINE, problem, reason)
 
 
 def _rewritten(before: Observation, after: Observation) -> frozenset[str]:
@@ -341,7 +356,7 @@ def _way(before: Observation, after: Observation, law: Lifecycle) -> tuple[RunEv
     return min(found, key=len, default=None)
 
 
-def _explain_step(before: Observation, after: Observation, index: int, law: Lifecycle) -> Finding:
+def _explain_step(before: Observation, after: Observation, index: int, law: Lifecycle) -> TraceFinding:
     """Return the first thing that cannot be about the step from one snapshot to the next."""
     run, source, target = after.run, before.run.status, after.run.status
     field, problem = "status", f"no path leads from {source} to {target}"
@@ -365,7 +380,7 @@ def _explain_step(before: Observation, after: Observation, index: int, law: Life
         problem = f"{field} went from {_told(old)} to {_told(new)}, but no path from {source} to {target} does that"
     onward = [status for status in RunStatus if status is not source and any(s.status is status for s, _ in reached)]
     possible = f"possible after {source}: {', '.join(onward)}" if onward else f"{source} is terminal, nothing leaves it"
-    return Finding("error", run.id, index, field, problem, possible)
+    return TraceFinding("error", run.id, index, field, problem, possible)
 
 
 def _told(value: object) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from runstate.run.json_text import MAX_BYTES
 from runstate.traces._refusals import in_bytes, refusal
 
-__all__ = ["NOT_BYTES", "lines_of", "not_utf8"]
+__all__ = ["NOT_BYTES", "NumberedLines", "lines_of", "not_utf8"]
+
+NumberedLines: TypeAlias = Iterator[tuple[int, bytes]]
+"""The lines of a file, each with its number, counted from 1."""
 
 _MARKS: Final = (  # the longer ones first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -30,7 +33,7 @@ _MOST_NO_TEXT: Final = 0.04  # of its bytes; programs, archives and random bytes
 NOT_BYTES: Final = "expected the lines of a file as bytes: open(path, 'rb')"
 
 
-def lines_of(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def lines_of(chunks: Iterable[bytes]) -> NumberedLines:
     """Yield the numbered lines of a file in UTF-8.
 
     Raises `RunDecodeError` for a file that is not text, `TypeError` for lines that are no bytes.

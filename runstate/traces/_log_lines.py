@@ -1,4 +1,4 @@
-"""Lines that hold runs: JSON lines, and logs in which JSON stands behind a prefix or over several lines."""
+"""NumberedLines that hold runs: JSON lines, and logs in which JSON stands behind a prefix or over several lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 
@@ -14,13 +14,12 @@ from runstate.run import json_text
 from runstate.run.errors import FieldError, RunDecodeError
 from runstate.run.json_text import MAX_BYTES
 from runstate.traces._finding import CUT, NAME, NO_RUN, NOT_ONE, iter_runs
+from runstate.traces._lines import NumberedLines
 from runstate.traces._refusals import in_line
 from runstate.traces._snapshots import Candidate, Location, Skipped, Snapshot
 from runstate.traces._values import in_value
 
 __all__ = ["in_lines"]
-
-Lines: TypeAlias = Iterator[tuple[int, bytes]]
 
 _NAME: Final = NAME.encode()
 _NOT_JSON: Final = "a line without JSON"
@@ -33,7 +32,7 @@ _BREAKS: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _QUOTED: Final = '"{\\"'  # JSON text in quotes, as logfmt writes it
 
 
-def in_lines(lines: Lines) -> Iterator[Candidate]:
+def in_lines(lines: NumberedLines) -> Iterator[Candidate]:
     """Yield the runs in lines, each of which is a JSON text, or has one behind a prefix or over the lines after it."""
     printed: str | None = None  # an object that a language prints over many lines is told once
     for number, line in _blocks(lines):
@@ -54,7 +53,7 @@ def in_lines(lines: Lines) -> Iterator[Candidate]:
         yield from found
 
 
-def _blocks(lines: Lines) -> Iterator[tuple[int, bytes]]:
+def _blocks(lines: NumberedLines) -> Iterator[tuple[int, bytes]]:
     """Yield lines, those of an object that is printed over many lines as one.
 
     Brackets are paired by their indentation. Where no end of an object is found, what is whole inside it is still one.
@@ -73,7 +72,7 @@ def _blocks(lines: Lines) -> Iterator[tuple[int, bytes]]:
 
 @attrs.define
 class _Block:
-    """Lines from one that opens an object on, and which of them belong together."""
+    """NumberedLines from one that opens an object on, and which of them belong together."""
 
     lines: list[tuple[int, bytes]] = attrs.field(factory=list)
     open: list[tuple[int, int]] = attrs.field(factory=list)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from io import TextIOBase
 from itertools import chain, islice
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import attrs
 
@@ -22,7 +22,7 @@ from runstate.traces._events import FIELDS_OF_SSE, iter_sse
 from runstate.traces._finding import iter_runs_in_event
 from runstate.traces._http_archives import iter_runs_in_exchanges
 from runstate.traces._http_text import is_http, iter_exchanges_in_text, may_be_http
-from runstate.traces._lines import NOT_BYTES, lines_of
+from runstate.traces._lines import NOT_BYTES, NumberedLines, lines_of
 from runstate.traces._log_lines import in_lines
 from runstate.traces._refusals import in_line
 from runstate.traces._snapshots import Candidate, Location, Recording, Skipped, Snapshot
@@ -30,8 +30,6 @@ from runstate.traces._values import in_value
 from runstate.traces._yaml import parse
 
 __all__ = ["begins_yaml", "read_snapshots"]
-
-Lines: TypeAlias = Iterator[tuple[int, bytes]]
 
 _YAML: Final = re.compile(
     rf"(?:---|%YAML|-$|- ?(?:request|response|id|object):|(?:{'|'.join(KEYS)}):(?:\s|$))".encode()
@@ -71,7 +69,7 @@ def _iter_candidates(lines: Iterable[bytes]) -> Iterator[Candidate]:
         yield Snapshot(Location(1), None, None, error.errors)
 
 
-def _by_form(head: bytes, lines: Lines) -> Iterator[Candidate]:
+def _by_form(head: bytes, lines: NumberedLines) -> Iterator[Candidate]:
     if head.startswith(FIELDS_OF_SSE):
         for number, event, data in iter_sse(lines):
             yield from iter_runs_in_event(Location(number), event, data)
@@ -85,7 +83,7 @@ def _by_form(head: bytes, lines: Lines) -> Iterator[Candidate]:
         yield from in_lines(lines)
 
 
-def _http(lines: Lines) -> Iterator[Candidate]:
+def _http(lines: NumberedLines) -> Iterator[Candidate]:
     """Yield the runs in printed HTTP, or in other text that begins as curl's comments do."""
     first = list(islice(lines, _MAX_BEFORE_HTTP))
     lines = chain(first, lines)
@@ -94,7 +92,7 @@ def _http(lines: Lines) -> Iterator[Candidate]:
     )
 
 
-def _collected(lines: Lines) -> list[tuple[int, bytes]]:
+def _collected(lines: NumberedLines) -> list[tuple[int, bytes]]:
     """Return a file's lines that are not blank; of one past the reader's bound as much as it takes to refuse it."""
     collected: list[tuple[int, bytes]] = []
     size = 0
@@ -117,7 +115,7 @@ def _text(collected: list[tuple[int, bytes]], last: int) -> bytes:
     return bytes(text)
 
 
-def _document(lines: Lines) -> Iterator[Candidate]:
+def _document(lines: NumberedLines) -> Iterator[Candidate]:
     """Yield the runs in JSON texts that run over many lines, or in lines of which the first is cut off."""
     collected = _collected(lines)
     begin, head = collected[0][0], collected[0][1].strip()
@@ -142,7 +140,7 @@ def _document(lines: Lines) -> Iterator[Candidate]:
         yield from in_value(Location(line), value)
 
 
-def _yaml(lines: Lines) -> Iterator[Candidate]:
+def _yaml(lines: NumberedLines) -> Iterator[Candidate]:
     """Yield the runs in a YAML text."""
     collected: list[bytes] = []
     size = 0

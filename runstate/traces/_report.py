@@ -10,13 +10,12 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunStatus
 from runstate.run.errors import RunDecodeError
-from runstate.run.json_values import escape
 from runstate.traces._dialects import as_wire
-from runstate.traces._judge import Observation, Severity, Step, judge_trace, observe
+from runstate.traces._judge import Observation, Severity, StatusChange, TraceFinding, judge_trace, observe
 from runstate.traces._lines import NOT_BYTES, not_utf8
 from runstate.traces._snapshots import Location, Notes, Recording, Snapshot
 
-__all__ = ["LocatedFinding", "Report", "check_snapshots"]
+__all__ = ["Report", "check_snapshots"]
 
 _EVENT: Final = "thread.run."
 _MAX_UNREADABLE: Final = 100
@@ -27,41 +26,14 @@ _NO_SNAPSHOTS: Final = (
 _30_MAY_2024: Final = 1_717_027_200  # Unix seconds
 
 
-@attrs.frozen
-class LocatedFinding:
-    """A finding with its place in the file."""
-
-    at: Location
-    severity: Severity
-    run_id: str | None
-    message: str
-    possible: str
-
-    @property
-    def line(self) -> int:
-        """The line it is about: of the file, or of a part's body."""
-        return self.at.line
-
-    @property
-    def place(self) -> str:
-        """Where it stands: `12`, `1[3]`, `interaction 3 line 7`."""
-        return str(self.at)
-
-    def __str__(self) -> str:
-        # What a recording says comes from strangers: a line break in an id must not look like another complaint.
-        run = "" if self.run_id is None else f"run {self.run_id}: "
-        possible = f" ({self.possible})" if self.possible else ""
-        return escape(f"{self.place}: {self.severity}: {run}{self.message}{possible}")
-
-
 @attrs.define
 class Report:
     """What a recording holds: how much, which changes of status, and what cannot be."""
 
     snapshots: int = 0
     run_ids: set[str] = attrs.field(factory=set)
-    steps: Counter[Step] = attrs.field(factory=Counter)
-    complaints: list[LocatedFinding] = attrs.field(factory=list)
+    changes: Counter[StatusChange] = attrs.field(factory=Counter)
+    findings: list[TraceFinding] = attrs.field(factory=list)
     notes: Notes = attrs.field(factory=Notes)
     """What was passed over, what was not judged, and how unusual spellings were read; each with count and place."""
 
@@ -77,15 +49,15 @@ class Report:
 
     @property
     def errors(self) -> int:
-        """How many complaints no known reason excuses."""
-        return sum(complaint.severity == "error" for complaint in self.complaints)
+        """How many findings no known reason excuses."""
+        return sum(finding.severity == "error" for finding in self.findings)
 
     def add(self, other: Report) -> None:
         """Count in another recording. The same run in two recordings counts once."""
         self.snapshots += other.snapshots
         self.run_ids |= other.run_ids
-        self.steps += other.steps
-        self.complaints += other.complaints
+        self.changes += other.changes
+        self.findings += other.findings
         self.notes.update(other.notes)
 
 
@@ -110,29 +82,33 @@ def check_snapshots(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -
             unreadable += 1
             if not snapshot.is_other:
                 report.notes.add("not judged", _UNREADABLE, snapshot.at)
-            report.complaints += _decode_findings(snapshot, error)
+            report.findings += _decode_findings(snapshot, error)
             if unreadable == _MAX_UNREADABLE:
                 said = f"gave up after {unreadable} that cannot be read"
-                report.complaints.append(LocatedFinding(snapshot.at, "error", None, said, ""))
+                report.findings.append(TraceFinding("error", None, 0, "", said, location=snapshot.at))
                 break
             continue
         report.snapshots += 1
         traces.setdefault(seen.run.id, []).append((snapshot, seen))
-        report.complaints += _judge_event(snapshot, seen)
-        report.complaints += _judge_answer(snapshot, seen, law)
+        report.findings += _judge_event(snapshot, seen)
+        report.findings += _judge_answer(snapshot, seen, law)
     for run_id, trace in traces.items():
         report.run_ids.add(run_id)
         verdict = judge_trace((seen for _, seen in trace), law)
-        report.steps.update(verdict.steps)
+        report.changes.update(verdict.changes)
         for finding in verdict.findings:
-            at = trace[finding.index][0].at
-            report.complaints.append(LocatedFinding(at, finding.severity, run_id, finding.message, finding.possible))
+            report.findings.append(attrs.evolve(finding, location=trace[finding.index][0].at))
     if isinstance(found, Recording):
         report.notes.update(found.notes)
-    if not report.snapshots and not report.complaints:
-        report.complaints.append(LocatedFinding(Location(1), "error", None, "no run in it", ""))
-    report.complaints.sort(key=lambda complaint: complaint.at.order)
+    if not report.snapshots and not report.findings:
+        report.findings.append(TraceFinding("error", None, 0, "", "no run in it", location=Location(1)))
+    report.findings.sort(key=_order)
     return report
+
+
+def _order(finding: TraceFinding) -> tuple[int, int]:
+    """Return what sorts the findings of one recording from its top to its bottom."""
+    return (0, 0) if finding.location is None else finding.location.order
 
 
 def _observe(snapshot: Snapshot, notes: Notes) -> Observation:
@@ -146,7 +122,7 @@ def _observe(snapshot: Snapshot, notes: Notes) -> Observation:
     return attrs.evolve(seen, unseen=seen.unseen | reading.unseen) if reading.unseen else seen
 
 
-def _decode_findings(snapshot: Snapshot, error: RunDecodeError) -> Iterator[LocatedFinding]:
+def _decode_findings(snapshot: Snapshot, error: RunDecodeError) -> Iterator[TraceFinding]:
     run_id = None if snapshot.record is None else snapshot.record.get("id")
     known = run_id if isinstance(run_id, str) else None
     missing = [fault.path for fault in error.errors if fault.message == "is missing" and fault.path]
@@ -156,10 +132,10 @@ def _decode_findings(snapshot: Snapshot, error: RunDecodeError) -> Iterator[Loca
     else:
         others += [f"{path}: is missing" for path in missing]
     for said in others:
-        yield LocatedFinding(snapshot.at, "error", known, said, "")
+        yield TraceFinding("error", known, 0, "", said, location=snapshot.at)
 
 
-def _judge_event(snapshot: Snapshot, seen: Observation) -> Iterator[LocatedFinding]:
+def _judge_event(snapshot: Snapshot, seen: Observation) -> Iterator[TraceFinding]:
     """Yield a complaint if the server-sent event names another status than its run has (LIFECYCLE, "HTTP answers")."""
     if snapshot.event is None or not snapshot.event.startswith(_EVENT):
         return
@@ -169,7 +145,8 @@ def _judge_event(snapshot: Snapshot, seen: Observation) -> Iterator[LocatedFindi
         problem = f"the event {snapshot.event} came with a run in {seen.run.status}"
         reason = _known_reason(status, seen)
         severity: Severity = "warning" if reason else "error"
-        yield LocatedFinding(snapshot.at, severity, seen.run.id, problem, reason or f"possible: {status}")
+        hint = reason or f"possible: {status}"
+        yield TraceFinding(severity, seen.run.id, 0, "status", problem, hint, snapshot.at)
 
 
 def _known_reason(named: str, seen: Observation) -> str | None:
@@ -180,7 +157,7 @@ def _known_reason(named: str, seen: Observation) -> str | None:
     return None
 
 
-def _judge_answer(snapshot: Snapshot, seen: Observation, law: Lifecycle) -> Iterator[LocatedFinding]:
+def _judge_answer(snapshot: Snapshot, seen: Observation, law: Lifecycle) -> Iterator[TraceFinding]:
     """Yield a complaint if the server accepted an event, and its answer is a run that the event cannot lead to.
 
     A run may have gone on before the server answered, so every status that a path leads to is possible.
@@ -191,4 +168,5 @@ def _judge_answer(snapshot: Snapshot, seen: Observation, law: Lifecycle) -> Iter
     if law.shortest_path(target, seen.run.status) is None:
         problem = f"{snapshot.asked} was accepted, but answered with a run in {seen.run.status}"
         onward = [status for status in RunStatus if law.shortest_path(target, status) is not None]
-        yield LocatedFinding(snapshot.at, "error", seen.run.id, problem, f"possible: {', '.join(onward)}")
+        hint = f"possible: {', '.join(onward)}"
+        yield TraceFinding("error", seen.run.id, 0, "status", problem, hint, snapshot.at)

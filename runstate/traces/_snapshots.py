@@ -12,18 +12,18 @@ from runstate.run.errors import FieldError
 
 __all__ = [
     "Candidate",
-    "JsonObject",
     "Location",
     "Note",
     "NoteKind",
     "Notes",
+    "RawObject",
     "Recording",
     "Skipped",
     "Snapshot",
     "object_of",
 ]
 
-JsonObject: TypeAlias = Mapping[str, object]
+RawObject: TypeAlias = Mapping[str, object]
 
 NoteKind: TypeAlias = Literal["passed over", "not judged", "read"]
 """Other traffic; what looks like a run and was not judged; how an unusual spelling was read."""
@@ -68,7 +68,7 @@ class Snapshot:
     at: Location
     event: str | None
     """The server-sent event it came with, `thread.run.queued`; None if it came without."""
-    record: JsonObject | None
+    record: RawObject | None
     faults: tuple[FieldError, ...] = ()
     asked: RunEvent | None = None
     """The event that the request asked for, if this is its answer and tells; the server accepted it."""
@@ -174,6 +174,6 @@ class Recording(Iterator[Snapshot]):
             self.notes.add(passed.kind, passed.text, passed.at)
 
 
-def object_of(value: object) -> JsonObject:
+def object_of(value: object) -> RawObject:
     """Return a value that is an object; an empty one for any other, which has none of the keys that are looked for."""
-    return cast("JsonObject", value) if isinstance(value, Mapping) else {}
+    return cast("RawObject", value) if isinstance(value, Mapping) else {}

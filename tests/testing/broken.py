@@ -10,7 +10,7 @@ import threading
 from itertools import count
 from typing import Any, Final
 
-from runstate.testing.conformance import Functions
+from runstate.testing.conformance import FunctionAdapter
 from tests.support.lifecycle import GIVEN, HELD_IN, NOW, ROWS, STAMPED_BY, STAMPS, TABLE
 
 Record = dict[str, Any]
@@ -65,8 +65,10 @@ class Desk:
             elif field in GIVEN and record[field] is None:
                 record[field] = GIVEN[field]
 
-    def subject(self) -> Functions:
-        return Functions(self.create, self.ask, self.read, refused=No, advance=self.advance, name=type(self).__name__)
+    def subject(self) -> FunctionAdapter:
+        return FunctionAdapter(
+            self.create, self.ask, self.read, refused=No, advance=self.advance, name=type(self).__name__
+        )
 
 
 # --- which moves are made ---------------------------------------------------------------------------------------------

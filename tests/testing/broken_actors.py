@@ -6,7 +6,7 @@ import copy
 import threading
 
 from runstate import RunEvent
-from runstate.testing.conformance import NotOffered, Objects
+from runstate.testing.conformance import EventNotOffered, ObjectAdapter
 from tests.testing.broken import Desk, No, Record
 
 # --- at once ----------------------------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ class Cards(Desk):
         if self.kept[record["id"]]["version"] != record["version"]:
             raise No("it was changed since you read it")
 
-    def cards(self) -> Objects:
-        return Objects(
+    def cards(self) -> ObjectAdapter:
+        return ObjectAdapter(
             self.new,
             refused=No,
             names={"request_cancel": "cancel"},
@@ -293,5 +293,5 @@ class TellsNobody(Leases):
 
     def settle(self, worker: str, run: str, event: str) -> None:
         if event != "complete":
-            raise NotOffered
+            raise EventNotOffered
         super().settle(worker, run, event)

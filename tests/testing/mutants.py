@@ -23,7 +23,7 @@ import pytest
 from runstate import IllegalTransition, ManualClock, Run, ToolOutputsMismatch, use_clock
 from runstate.run import _run as run
 from runstate.testing import a_run, assert_moves, assert_refused, assert_stamps, moves, refusals, walks
-from runstate.testing.conformance import Objects, RunsInMemory, hold_trial
+from runstate.testing.conformance import InMemoryAdapter, ObjectAdapter, hold_trial
 from tests.support.lifecycle import HELD_IN, NOW, PAIRS, STAMPS, STATUSES, TABLE
 
 # --- what a user might write ------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Mutant:
         """Write it."""
         clock = ManualClock(float(NOW))
 
-        class Subject(Objects):
+        class Subject(ObjectAdapter):
             def advance(self, seconds: int) -> None:
                 clock.advance(seconds)
 
@@ -389,7 +389,7 @@ def _new_run(clock: ManualClock) -> Run:
     return Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", id="run_1", at=int(clock.time()))
 
 
-REAL: Final = Written(_new_run, Run.from_dict, IllegalTransition, RunsInMemory)
+REAL: Final = Written(_new_run, Run.from_dict, IllegalTransition, InMemoryAdapter)
 
 
 def real_mutants() -> Iterator[RealMutant]:

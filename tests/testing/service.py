@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from runstate.testing.conformance import Http
+from runstate.testing.conformance import HttpAdapter
 from runstate.testing.conformance._http import Route
 from tests.support.lifecycle import EVENTS
 from tests.testing.broken import Desk, No, Record
@@ -79,7 +79,7 @@ class Service:
         return 200, json.dumps(record).encode(), {}
 
 
-class Clocked(Http):
+class Clocked(HttpAdapter):
     """An adapter that can also move the time of its service, which stands in the same process."""
 
     def __init__(self, url: str, desk: Desk, **given: Any) -> None:

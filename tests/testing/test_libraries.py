@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from runstate import RUN_LIFECYCLE, RunEvent, RunStatus
-from runstate.testing.conformance import Functions, Judgement, hold_trial
+from runstate.testing.conformance import FunctionAdapter, Judgement, hold_trial
 
 pytestmark = pytest.mark.foreign
 
@@ -72,7 +72,7 @@ def assert_as_known(library: str, judgement: Judgement, known: Collection[Cell],
 
 def test_what_is_mended_and_what_is_new_are_told_apart() -> None:
     """A table that has too much names the release and what to take out; one that has too little shows the matrix."""
-    refuses_nothing = Functions(create=lambda: {"status": "queued"}, ask=_move, read=dict, refused=())
+    refuses_nothing = FunctionAdapter(create=lambda: {"status": "queued"}, ask=_move, read=dict, refused=())
     judgement = hold_trial(refuses_nothing, race_rounds=0)
     wrong = {cell for cell, verdict in judgement.cells.items() if verdict == "wrong"}
     assert_as_known("pytest", judgement, wrong)

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import pytest
 
-from runstate.testing.conformance import RunsInMemory, hold_trial
+from runstate.testing.conformance import InMemoryAdapter, hold_trial
 from tests.support.lifecycle import TABLE
 from tests.testing.mutants import (
     ASSERTIONS,
@@ -45,7 +45,7 @@ def test_nothing_is_found_in_what_is_right() -> None:
     with UNMUTATED.written() as written:
         assert [] == list(caught_by(written))
     assert [] == list(caught_by(REAL))
-    assert hold_trial(RunsInMemory(), race_rounds=0).holds
+    assert hold_trial(InMemoryAdapter(), race_rounds=0).holds
 
 
 def test_there_is_a_mutant_for_every_row() -> None:

@@ -183,8 +183,8 @@ def test_traces_are_plausible(trace: list[dict[str, Any]]) -> None:
 def test_traces_that_skip_nothing(trace: list[dict[str, Any]]) -> None:
     """Without polling each step is a row of the law."""
     assert "queued" == trace[0]["status"]
-    assert all(len(step.events) == 1 for step in judge_trace(trace).steps)
-    assert len(trace) - 1 == len(judge_trace(trace).steps)
+    assert all(len(step.events) == 1 for step in judge_trace(trace).changes)
+    assert len(trace) - 1 == len(judge_trace(trace).changes)
 
 
 def test_traces_of_pollers() -> None:

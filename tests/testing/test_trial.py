@@ -17,12 +17,12 @@ from runstate.integrations.transitions import run_machine
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Transition
 from runstate.store import Store, open_store
 from runstate.testing.conformance import (
-    Functions,
+    EventNotOffered,
+    FunctionAdapter,
+    InMemoryAdapter,
     Judgement,
-    NotOffered,
-    Objects,
-    RunsInMemory,
-    RunsInStore,
+    ObjectAdapter,
+    StoreAdapter,
     hold_trial,
 )
 from tests.support.lifecycle import PAIRS, STAMPED_BY, TERMINAL
@@ -48,12 +48,12 @@ def assert_holds(judgement: Judgement, **tried: int) -> None:
 
 def test_runs_in_memory() -> None:
     """A `Run` holds."""
-    assert_holds(hold_trial(RunsInMemory(), race_rounds=2), race=112)
+    assert_holds(hold_trial(InMemoryAdapter(), race_rounds=2), race=112)
 
 
 def test_runs_in_a_store(any_store: Store, clock: ManualClock) -> None:
     """A store holds in every dialect: also against old copies, late workers, and two at once."""
-    judgement = hold_trial(RunsInStore(any_store, clock), race_rounds=1)
+    judgement = hold_trial(StoreAdapter(any_store, clock), race_rounds=1)
     # A cancel of a run that nobody works on goes through at once, so the walks through its cancelling are not there.
     assert_holds(judgement, walk=37, stale=72, lease=5)
 
@@ -63,12 +63,12 @@ def test_runs_in_a_store_that_reads_the_clock(dialect: str, request: pytest.Fixt
     """A store holds by the database's clock too, where leases lapse in earnest."""
     url = "sqlite:///:memory:" if dialect == "memory" else request.getfixturevalue("postgres_broom").url
     with open_store(url) as store:
-        judgement = hold_trial(RunsInStore(store), race_rounds=0, tick_s=0)
+        judgement = hold_trial(StoreAdapter(store), race_rounds=0, tick_s=0)
     judgement.assert_holds()
     assert {"cell": 81, "walk": 37, "repeat": 19, "stale": 72, "lease": 5} == judgement.tried
 
 
-class Fenceless(RunsInStore):
+class Fenceless(StoreAdapter):
     """Whoever brings an outcome is believed."""
 
     def settle(self, worker: str, run: str, event: RunEvent) -> object:
@@ -87,7 +87,7 @@ class Answer:
     """A model of `transitions`, which knows nothing of runs."""
 
 
-def twin(law: Lifecycle, clock: ManualClock) -> Objects:
+def twin(law: Lifecycle, clock: ManualClock) -> ObjectAdapter:
     """Return models of `transitions` that obey a law."""
 
     def create() -> Answer:
@@ -95,7 +95,7 @@ def twin(law: Lifecycle, clock: ManualClock) -> Objects:
         run_machine(answer, law=law)
         return answer
 
-    return Objects(create, refused=MachineError, advance=clock.advance, law=law, name="twin")
+    return ObjectAdapter(create, refused=MachineError, advance=clock.advance, law=law, name="twin")
 
 
 def test_the_twin(clock: ManualClock) -> None:
@@ -126,14 +126,14 @@ def test_functions() -> None:
 def test_functions_with_handles() -> None:
     """A handle that is only a name cannot go stale, whenever it was read."""
     desk = Desk()
-    named = Functions(desk.create, desk.ask, desk.read, refused=No, load=str, advance=desk.advance)
+    named = FunctionAdapter(desk.create, desk.ask, desk.read, refused=No, load=str, advance=desk.advance)
     assert_holds(hold_trial(named, race_rounds=1), stale=76)
 
 
 def test_functions_without_a_clock() -> None:
     """Where time is not to be moved, and not waited for, what can be seen without holds."""
     desk = Desk()
-    assert_holds(hold_trial(Functions(desk.create, desk.ask, desk.read, refused=No), race_rounds=1, tick_s=0))
+    assert_holds(hold_trial(FunctionAdapter(desk.create, desk.ask, desk.read, refused=No), race_rounds=1, tick_s=0))
 
 
 def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,9 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         desk.advance(2)
 
     monkeypatch.setattr("runstate.testing.conformance.sleep", pause)
-    once = hold_trial(Functions(desk.create, broken.StartsOnce.ask.__get__(desk), desk.read, refused=No), race_rounds=0)
+    once = hold_trial(
+        FunctionAdapter(desk.create, broken.StartsOnce.ask.__get__(desk), desk.read, refused=No), race_rounds=0
+    )
     assert once.holds
     assert {1.05} == set(waited)
     assert 20 > len(waited)
@@ -155,11 +157,11 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def status(run: str) -> Record:
         return {"status": desk.read(run)["status"]}
 
-    assert hold_trial(Functions(desk.create, desk.ask, status, refused=No), race_rounds=0).holds
+    assert hold_trial(FunctionAdapter(desk.create, desk.ask, status, refused=No), race_rounds=0).holds
     assert [] == waited
     slow = broken.StartsOnce()
     monkeypatch.setattr("runstate.testing.conformance.sleep", lambda _: slow.advance(2))
-    (charge,) = hold_trial(Functions(slow.create, slow.ask, slow.read, refused=No), race_rounds=0).charges
+    (charge,) = hold_trial(FunctionAdapter(slow.create, slow.ask, slow.read, refused=No), race_rounds=0).charges
     assert "time.sleep(1.05)" in charge.reproduction
 
 
@@ -251,7 +253,9 @@ def test_styles(style: str) -> None:
     def read(run: str) -> Any:
         return shown(desk.read(run))
 
-    assert_holds(hold_trial(Functions(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=1))
+    assert_holds(
+        hold_trial(FunctionAdapter(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=1)
+    )
 
 
 @pytest.mark.parametrize("style", [style for style in STYLES if style not in ("few", "status", "row")])
@@ -263,7 +267,9 @@ def test_styles_are_judged(style: str) -> None:
     def read(run: str) -> Any:
         return shown(desk.read(run))
 
-    judgement = hold_trial(Functions(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=0)
+    judgement = hold_trial(
+        FunctionAdapter(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=0
+    )
     assert 13 == len(judgement.charges)
     assert "expires_at is #" in judgement.charges[0].kind[2]
 
@@ -275,7 +281,9 @@ def test_what_is_awaited_is_not_asked() -> None:
     async def ask(run: str, event: RunEvent) -> None:
         desk.ask(run, event)
 
-    judgement = hold_trial(Functions(desk.create, ask, desk.read, refused=No, advance=desk.advance), race_rounds=1)
+    judgement = hold_trial(
+        FunctionAdapter(desk.create, ask, desk.read, refused=No, advance=desk.advance), race_rounds=1
+    )
     assert not judgement.holds
     assert (
         "it broke: TypeError: it is to be awaited: let the adapter do so, by asyncio.run" == judgement.charges[0].found
@@ -285,7 +293,7 @@ def test_what_is_awaited_is_not_asked() -> None:
 def test_a_trial_leaves_what_it_read_alone() -> None:
     """What a subject shows is not kept by reference: it may be what the subject itself changes."""
     desk = Desk()
-    shown = Functions(desk.create, desk.ask, lambda run: desk.kept[run], refused=No, advance=desk.advance)
+    shown = FunctionAdapter(desk.create, desk.ask, lambda run: desk.kept[run], refused=No, advance=desk.advance)
     assert_holds(hold_trial(shown, race_rounds=1))
 
 
@@ -298,10 +306,12 @@ def test_what_is_not_offered() -> None:
 
     def ask(run: str, event: RunEvent) -> None:
         if event in ("start", "confirm_cancel"):
-            raise NotOffered
+            raise EventNotOffered
         desk.ask(run, event)
 
-    judgement = hold_trial(Functions(desk.create, ask, desk.read, refused=No, advance=desk.advance), race_rounds=1)
+    judgement = hold_trial(
+        FunctionAdapter(desk.create, ask, desk.read, refused=No, advance=desk.advance), race_rounds=1
+    )
     assert judgement.holds
     reached = {"queued", "cancelling", "completed", "incomplete", "failed", "expired"}
     assert reached == {status for (status, _), verdict in judgement.cells.items() if verdict == "holds"}
@@ -320,7 +330,7 @@ def test_a_method_that_is_not_there_is_not_offered() -> None:
                 raise No
             self.status = "in_progress"
 
-    judgement = hold_trial(Objects(Order, refused=No), race_rounds=0)
+    judgement = hold_trial(ObjectAdapter(Order, refused=No), race_rounds=0)
     assert "Order: 2 of 81 cells hold, 16 are not offered, 63 are not reached" == judgement.summary
     assert judgement.holds
 
@@ -331,7 +341,7 @@ def test_who_offers_nothing_does_not_hold() -> None:
     class Mute:
         status = "queued"
 
-    judgement = hold_trial(Objects(Mute, refused=()))
+    judgement = hold_trial(ObjectAdapter(Mute, refused=()))
     assert not judgement.holds
     assert () == judgement.charges
     assert "Mute: 0 of 81 cells hold, 9 are not offered, 72 are not reached" == judgement.summary
@@ -373,7 +383,7 @@ def test_a_law_of_ones_own() -> None:
     """A law of fewer statuses has fewer cells, and is held against like the whole one."""
     desk = Direct()
     judgement = hold_trial(
-        Functions(desk.create, desk.ask, desk.read, refused=No, advance=desk.advance, law=Lifecycle(ROWS)),
+        FunctionAdapter(desk.create, desk.ask, desk.read, refused=No, advance=desk.advance, law=Lifecycle(ROWS)),
         race_rounds=2,
     )
     judgement.assert_holds()
@@ -397,13 +407,13 @@ def test_what_is_no_adapter() -> None:
     with pytest.raises(TypeError, match="expected an adapter with create, ask, read and refused; a function is none"):
         hold_trial(cast("Any", assert_holds))
     with pytest.raises(TypeError, match="the class RunsInMemory is none"):
-        hold_trial(cast("Any", RunsInMemory))
+        hold_trial(cast("Any", InMemoryAdapter))
     with pytest.raises(TypeError, match="refused: expected a class of errors, or a tuple of them, got 'KeyError'"):
-        Objects(object, refused=cast("Any", "KeyError"))
+        ObjectAdapter(object, refused=cast("Any", "KeyError"))
     with pytest.raises(TypeError, match="create: expected a class, or what makes an object, got an object"):
-        Objects(cast("Any", object()), refused=KeyError)
+        ObjectAdapter(cast("Any", object()), refused=KeyError)
     with pytest.raises(ValueError, match="unknown event 'requst_cancel'"):
-        Objects(object, refused=KeyError, names={"requst_cancel": "cancel"})
+        ObjectAdapter(object, refused=KeyError, names={"requst_cancel": "cancel"})
 
 
 def test_a_method_that_was_named_must_be_there() -> None:
@@ -412,13 +422,15 @@ def test_a_method_that_was_named_must_be_there() -> None:
     class Mine:
         status = "queued"
 
-    (charge,) = {charge.found for charge in hold_trial(Objects(Mine, refused=No, names={"fail": "break_"})).charges}
+    (charge,) = {
+        charge.found for charge in hold_trial(ObjectAdapter(Mine, refused=No, names={"fail": "break_"})).charges
+    }
     assert "it broke: TypeError: Mine has no method break_()" == charge
 
 
 def test_a_judgement_asserts_itself() -> None:
     """`assert_holds` passes, or fails with all that is printed."""
-    hold_trial(RunsInMemory(), race_rounds=0).assert_holds()
+    hold_trial(InMemoryAdapter(), race_rounds=0).assert_holds()
     judgement = hold_trial(broken.AcceptsAll().subject(), race_rounds=0)
     with pytest.raises(AssertionError) as raised:
         judgement.assert_holds()

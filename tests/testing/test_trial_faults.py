@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from runstate.lifecycle import RunEvent
-from runstate.testing.conformance import Charge, Functions, NotOffered, Refused, hold_trial
+from runstate.testing.conformance import Charge, EventNotOffered, EventRefused, FunctionAdapter, hold_trial
 from tests.support.lifecycle import NOW, PAIRS, TABLE, TERMINAL
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
@@ -301,7 +301,7 @@ def test_an_event_without_a_method_for_copies() -> None:
 
     def some(run: Any, event: RunEvent) -> object:
         if event == "expire":
-            raise NotOffered
+            raise EventNotOffered
         return ask(run, event)
 
     cards.ask = some  # type: ignore[method-assign]
@@ -458,7 +458,7 @@ def test_a_read_that_is_no_record(answer: Any) -> None:
         return answer
 
     desk = Desk()
-    (charge,) = hold_trial(Functions(desk.create, desk.ask, read, refused=No), race_rounds=1).charges
+    (charge,) = hold_trial(FunctionAdapter(desk.create, desk.ask, read, refused=No), race_rounds=1).charges
     assert charge.found.startswith(("no run was made: TypeError", "no run was made: ValueError"))
 
 
@@ -470,6 +470,8 @@ def test_refused_is_always_a_refusal() -> None:
         try:
             desk.ask(run, event)
         except No as no:
-            raise Refused(str(no)) from no
+            raise EventRefused(str(no)) from no
 
-    assert hold_trial(Functions(desk.create, ask, desk.read, refused=(), advance=desk.advance), race_rounds=1).holds
+    assert hold_trial(
+        FunctionAdapter(desk.create, ask, desk.read, refused=(), advance=desk.advance), race_rounds=1
+    ).holds

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
-from runstate.testing.conformance import Charge, Http, hold_trial
+from runstate.testing.conformance import Charge, HttpAdapter, hold_trial
 from tests.support.lifecycle import PAIRS
 from tests.testing import broken
 from tests.testing.broken import Desk, Record
@@ -222,7 +222,7 @@ def test_nobody_listens() -> None:
     """Where no service is, that is told once."""
     with socket.socket() as deaf:  # it has the port while nobody listens there: nobody else can
         deaf.bind(("127.0.0.1", 0))
-        (charge,) = hold_trial(Http(f"http://127.0.0.1:{deaf.getsockname()[1]}")).charges
+        (charge,) = hold_trial(HttpAdapter(f"http://127.0.0.1:{deaf.getsockname()[1]}")).charges
     assert charge.found.startswith("no run was made: ConnectionRefusedError")
 
 
@@ -317,9 +317,9 @@ def test_outputs_are_those_it_waits_for() -> None:
 def test_no_url(url: str) -> None:
     """What is not a URL of a service is refused at once."""
     with pytest.raises(ValueError, match="expected a URL that begins with http"):
-        Http(url)
+        HttpAdapter(url)
 
 
 def test_a_secret_is_not_told() -> None:
     """A name and password in a URL are not in the subject's name."""
-    assert "https://host:8000" == Http("https://me:secret@host:8000/v1").name
+    assert "https://host:8000" == HttpAdapter("https://me:secret@host:8000/v1").name

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from runstate.testing.conformance import SqlTable, hold_trial
+from runstate.testing.conformance import SqlTableAdapter, hold_trial
 from tests.support.lifecycle import PAIRS
 
 pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
@@ -49,7 +49,7 @@ def moves(given: Callable[[str], str], now: str = "") -> dict[str, str]:
     }
 
 
-def table(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTable:
+def table(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTableAdapter:
     """Return a table that stands trial."""
     with closing(connect()) as connection:
         connection.execute(TABLE)
@@ -58,7 +58,7 @@ def table(connect: Callable[[], Any], given: Callable[[str], str], **other: Any)
         f"INSERT INTO run (id, status, created_at, expires_at) VALUES ({given('id')}, 'queued', {given('at')}, 2e9)"
     )
     settings = {"create": created, "moves": moves(given), "read": f"SELECT * FROM run WHERE id = {given('id')}"}
-    return SqlTable(connect, **{**settings, **other})
+    return SqlTableAdapter(connect, **{**settings, **other})
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -127,7 +127,7 @@ def test_tables_that_break(database: Database) -> None:
     assert all(charge.found.startswith("refused: ") for charge in refused.charges)
 
 
-def table_again(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTable:
+def table_again(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTableAdapter:
     with closing(connect()) as connection:
         connection.execute("DROP TABLE run")
         connection.commit()

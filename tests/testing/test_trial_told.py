@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from runstate.lifecycle import RunEvent, RunStatus
-from runstate.testing.conformance import Functions, Judgement, Refused, hold_trial
+from runstate.testing.conformance import EventRefused, FunctionAdapter, Judgement, hold_trial
 from tests.support.lifecycle import EVENTS, LIVE, PAIRS, STATUSES
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
@@ -197,5 +197,5 @@ def test_a_name() -> None:
 
     assert hold_trial(Nameless(), race_rounds=0).summary.startswith("Nameless: ")
     desk = Desk()
-    named = Functions(desk.create, desk.ask, desk.read, refused=(No, Refused), name="desk")
+    named = FunctionAdapter(desk.create, desk.ask, desk.read, refused=(No, EventRefused), name="desk")
     assert hold_trial(named, race_rounds=0, tick_s=0).summary.startswith("desk: ")

@@ -25,7 +25,7 @@ _AT_ONCE: Final = 500  # runs of a kind that one sweep moves
 _BATCH: Final = 1000  # runs that are deleted in one transaction
 
 
-class _Undone(Exception):
+class _DryRun(Exception):
     """Raised to leave a transaction so that nothing of it stays."""
 
 
@@ -73,10 +73,10 @@ def _sweep_once(store: Store, dry_run: bool, max_attempts: int, actor: str) -> S
     session = store.database.open()
     done: list[SweepResult] = []
     try:
-        with suppress(_Undone), session.transaction():
+        with suppress(_DryRun), session.transaction():
             with store.within(getattr(session, "connection", None)) as bound:
                 done.append(bound.sweep(max_attempts=max_attempts, actor=actor, limit=_AT_ONCE))
-            raise _Undone
+            raise _DryRun
     finally:
         session.close()
     return done[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from runstate.diagram.model import Column, Lane, Picture
+from runstate.diagram.model import Lane, Picture, StatusColumn
 from runstate.diagram.palette import LIGHT
 from runstate.lifecycle import INITIAL_STATUS
 
@@ -41,7 +41,7 @@ def _lines(picture: Picture) -> Iterator[str]:
         yield from _edges(lane, picture)
 
 
-def _node(column: Column) -> str:
+def _node(column: StatusColumn) -> str:
     paint = LIGHT[column.tone]
     fill, ink = (paint.solid, "white") if column.here else (paint.fill, paint.ink)
     border = "2" if column.terminal else "1"

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from runstate.diagram.model import Column, Lane, Picture, Tone
+from runstate.diagram.model import Lane, Picture, StatusColumn, Tone
 from runstate.diagram.palette import DARK, LIGHT, Paint
 from runstate.run.json_values import escape
 
@@ -57,7 +57,7 @@ _LONGEST_TITLE: Final = 80
 
 
 @attrs.frozen
-class _Sheet:
+class _Layout:
     """Where everything is, in pixels."""
 
     gutter: float
@@ -100,7 +100,7 @@ def lanes_svg(picture: Picture) -> str:
     return "\n".join(parts)
 
 
-def _measured(picture: Picture) -> _Sheet:
+def _measured(picture: Picture) -> _Layout:
     gutter = _MARGIN + max((len(lane.event) for lane in picture.lanes), default=0) * _NAME_CHAR + 14
     left = gutter
     boxes: list[tuple[float, float]] = []
@@ -110,7 +110,9 @@ def _measured(picture: Picture) -> _Sheet:
             left += _GROUP_GAP
         boxes.append((left, width))
         left += width + _GAP + _BORDER * column.terminal
-    return _Sheet(gutter, tuple(boxes), max(left - _GAP + _MARGIN, 460.0), _FIRST_LANE + len(picture.lanes) * _ROW - 14)
+    return _Layout(
+        gutter, tuple(boxes), max(left - _GAP + _MARGIN, 460.0), _FIRST_LANE + len(picture.lanes) * _ROW - 14
+    )
 
 
 def _title(picture: Picture) -> str:
@@ -146,7 +148,7 @@ def _tones(paints: Mapping[Tone, Paint], paper: str) -> Iterator[str]:
         yield f".runstate .lane.{tone} polygon{{fill:{paint.edge}}}"
 
 
-def _guides(picture: Picture, sheet: _Sheet) -> Iterator[str]:
+def _guides(picture: Picture, sheet: _Layout) -> Iterator[str]:
     """A faint line down from each status, and one between those a run can leave and those it cannot."""
     lives = len(picture.live)
     for index in range(len(picture.columns)):
@@ -160,7 +162,7 @@ def _guides(picture: Picture, sheet: _Sheet) -> Iterator[str]:
             yield f'<text class="note" x="{_n(sheet.boxes[first][0])}" y="52">{text}</text>'
 
 
-def _box(column: Column, left: float, width: float) -> str:
+def _box(column: StatusColumn, left: float, width: float) -> str:
     classes = f"status {column.tone}{' here' * column.here}"
     shape = f'x="{_n(left)}" y="{_BOX_TOP}" width="{_n(width)}" height="{_BOX_HEIGHT}" rx="8"'
     border = f'<rect x="{_n(left - 3)}" y="{_BOX_TOP - 3}" width="{_n(width + 6)}" height="{_BOX_HEIGHT + 6}" rx="11"/>'
@@ -175,7 +177,7 @@ def _box(column: Column, left: float, width: float) -> str:
     )
 
 
-def _lane(picture: Picture, lane: Lane, sheet: _Sheet, y: float) -> Iterator[str]:
+def _lane(picture: Picture, lane: Lane, sheet: _Layout, y: float) -> Iterator[str]:
     at = {column.status: sheet.center(index) for index, column in enumerate(picture.columns)}
     target = at[lane.target]
     sources = [at[status] for status in lane.sources]
@@ -203,7 +205,7 @@ def _head(x: float, y: float, from_x: float, from_y: float) -> str:
     return f'<polygon points="{" ".join(f"{_n(a)},{_n(b)}" for a, b in corners)}"/>'
 
 
-def _legend(picture: Picture, sheet: _Sheet) -> Iterator[str]:
+def _legend(picture: Picture, sheet: _Layout) -> Iterator[str]:
     x, y = sheet.gutter + 6, sheet.bottom + 20
     deadline = None if picture.standing is None else picture.standing.time_of("expires_at")
     small = "small: the stamp it writes" if picture.standing is None else "small: its time (UTC), else its stamp"

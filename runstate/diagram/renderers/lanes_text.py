@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from runstate.diagram.canvas import ASCII, BOLD, FAINT, PAINT, PLAIN, UNICODE, Alphabet, Canvas, Stroke
-from runstate.diagram.model import Column, Lane, Picture
+from runstate.diagram.model import Lane, Picture, StatusColumn
 from runstate.run.json_values import escape
 
 __all__ = ["EMPTY", "HANGING", "TITLE", "lanes_text"]
@@ -255,9 +255,9 @@ def _longest(texts: Iterable[str]) -> int:
     return max(map(len, texts), default=0)
 
 
-def _name_style(column: Column) -> str:
+def _name_style(column: StatusColumn) -> str:
     return f"{BOLD};{PAINT[column.tone]}" if column.here else PAINT[column.tone]
 
 
-def _caption_style(column: Column) -> str:
+def _caption_style(column: StatusColumn) -> str:
     return PLAIN if column.times else FAINT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from runstate.diagram.model import Column, Lane, Picture
+from runstate.diagram.model import Lane, Picture, StatusColumn
 from runstate.lifecycle import Basis, Transition
 
 __all__ = ["markdown"]
@@ -39,7 +39,7 @@ def _law_rows(lane: Lane) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _status_row(column: Column) -> tuple[str, ...]:
+def _status_row(column: StatusColumn) -> tuple[str, ...]:
     name = f"**`{column.status}`** ◀" if column.here else f"`{column.status}`"
     written = "/".join(column.times or (f"`{stamp}`" for stamp in column.stamps))
     return name, _cell(column.status.meaning), "terminal" if column.terminal else "live", written

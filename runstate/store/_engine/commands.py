@@ -20,7 +20,7 @@ from runstate.run import Run
 from runstate.store._notifier import ALL_CHANGES, NO_CHANGE, Change
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_claimed, decode_created, decode_run
-from runstate.store._types import Outcome, Settle, StoredRun
+from runstate.store._types import Settle, SettleKey, StoredRun
 
 __all__ = [
     "Command",
@@ -187,9 +187,9 @@ class TransitionRun(Command[StoredRun]):
         return decode_run(raw)
 
 
-def group_by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[Outcome, Sequence[Settle]]]:
+def group_by_outcome(settles: Sequence[Settle]) -> Sequence[tuple[SettleKey, Sequence[Settle]]]:
     """Return settles that one statement can commit together, the largest lot last."""
-    groups: dict[Outcome, list[Settle]] = {}
+    groups: dict[SettleKey, list[Settle]] = {}
     for settle in settles:
         outcome = settle.outcome
         group = groups.get(outcome)

@@ -18,7 +18,7 @@ from runstate.store._sql.schema import SQLITE
 from runstate.store._sql.statements import PAYLOAD
 from runstate.store._sqlite.connection import SqliteConnection
 from runstate.store._sqlite.settle_and_claim import COMPLETE_ONLY, claim_next, complete_only
-from runstate.store._types import Outcome, Settle, StoredRun
+from runstate.store._types import Settle, SettleKey, StoredRun
 from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreError
 
 __all__ = ["checkpoint_params", "execute_settle_and_claim", "resume_data_of", "settle_needs_transaction"]
@@ -84,7 +84,7 @@ def _read_results(
 def _settle(
     session: Connection,
     owner: Params,
-    groups: Sequence[tuple[Outcome, Sequence[Settle]]],
+    groups: Sequence[tuple[SettleKey, Sequence[Settle]]],
     claim: Params | None,
     claimed: list[Row],
 ) -> set[int]:
@@ -118,7 +118,7 @@ def settle_needs_transaction(turn: SettleAndClaim[Any]) -> bool:
     return several or len(turn.groups) > 1 or bool(_with_checkpoint(turn.groups))
 
 
-def _with_checkpoint(groups: Sequence[tuple[Outcome, Sequence[Settle]]]) -> Sequence[Settle]:
+def _with_checkpoint(groups: Sequence[tuple[SettleKey, Sequence[Settle]]]) -> Sequence[Settle]:
     """Return the settles by which something is to be remembered: they are among the laden ones."""
     return [settle for (_, laden), group in groups if laden for settle in group if settle.noted is not None]
 

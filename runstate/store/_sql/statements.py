@@ -15,7 +15,7 @@ from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, StatusFi
 from runstate.store._sql.leases import Leases
 from runstate.store._sql.queries import Column, columns
 from runstate.store._sql.schema import ENDED, SQLITE, occupies_thread, sql_list, thread_lock_sql
-from runstate.store._types import Outcome
+from runstate.store._types import SettleKey
 
 __all__ = ["CREATE_COLUMNS", "MOVE_COLUMNS", "OUTCOMES", "PAYLOAD", "SETTLE_COLUMNS", "Statements"]
 
@@ -38,7 +38,7 @@ SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")
 
 _ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
 
-OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
+OUTCOMES: Final[tuple[SettleKey, ...]] = tuple(
     (event, laden)
     for event in RUN_LIFECYCLE.events
     if event not in _ASKED_OF_RUNS
@@ -196,7 +196,7 @@ class Statements(Leases):
         return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if laden else SETTLE_COLUMNS
 
     @cached_property
-    def settle(self) -> Mapping[Outcome, str]:
+    def settle(self) -> Mapping[SettleKey, str]:
         """Commit an outcome of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
         own = "runstate_run" if self.dialect is SQLITE else "r"
         return {
@@ -260,7 +260,7 @@ class Statements(Leases):
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
 
     @cached_property
-    def settle_and_claim(self) -> Mapping[Outcome, str]:
+    def settle_and_claim(self) -> Mapping[SettleKey, str]:
         """PostgreSQL: settle what is done by an event, and claim what is next, in one statement.
 
         Gives back 0 and a settled seq, or 1 and a claimed run.

@@ -1,13 +1,13 @@
 """A trial: anybody's implementation of runs, held against the law.
 
-    from runstate.testing.conformance import Functions, hold_trial
+    from runstate.testing.conformance import FunctionAdapter, hold_trial
 
-    hold_trial(Functions(create=make, ask=ask, read=read, refused=ValueError)).assert_holds()
+    hold_trial(FunctionAdapter(create=make, ask=ask, read=read, refused=ValueError)).assert_holds()
 
 The subject is driven through every cell, every legal walk with its stamps, every request asked twice, decisions of
 actors whose copy went stale, workers who come back after their lease, and races of two. The judgement is a matrix of
-the cells, and for each fault the calls that show it. Adapters: `Functions`, `Objects` (classes with methods),
-`SqlTable`, `Http`, and for this library's own `RunsInMemory` and `RunsInStore`.
+the cells, and for each fault the calls that show it. Adapters: `FunctionAdapter`, `ObjectAdapter` (classes with
+methods), `SqlTableAdapter`, `HttpAdapter`, and for this library's own `InMemoryAdapter` and `StoreAdapter`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,35 @@ from collections.abc import Iterator, Mapping
 from typing import Final, get_args
 
 from runstate.clock import sleep
-from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import Lifecycle, Stamp
 from runstate.run.validators import with_article
-from runstate.testing.conformance._adapters import Functions, Objects, RunsInMemory, RunsInStore, SqlTable
-from runstate.testing.conformance._http import Http
+from runstate.testing.conformance._adapters import (
+    FunctionAdapter,
+    InMemoryAdapter,
+    ObjectAdapter,
+    SqlTableAdapter,
+    StoreAdapter,
+)
+from runstate.testing.conformance._http import HttpAdapter
 from runstate.testing.conformance._leases import try_leases
 from runstate.testing.conformance._races import try_races
 from runstate.testing.conformance._report import Challenge, Charge, Judgement, Verdict
 from runstate.testing.conformance._requirements import Found, try_cells, try_stale, try_twice, try_walks
 from runstate.testing.conformance._scenarios import Tick, look_at
-from runstate.testing.conformance._subject import Clocked, NotOffered, Refused, Subject, law_of, name_of
+from runstate.testing.conformance._subject import Clocked, EventNotOffered, EventRefused, Subject, law_of, name_of
+from runstate.testing.matrix import CellKey
 
 __all__ = [
     "Charge",
-    "Functions",
-    "Http",
+    "EventNotOffered",
+    "EventRefused",
+    "FunctionAdapter",
+    "HttpAdapter",
+    "InMemoryAdapter",
     "Judgement",
-    "NotOffered",
-    "Objects",
-    "Refused",
-    "RunsInMemory",
-    "RunsInStore",
-    "SqlTable",
+    "ObjectAdapter",
+    "SqlTableAdapter",
+    "StoreAdapter",
     "Subject",
     "hold_trial",
 ]
@@ -76,7 +83,7 @@ def hold_trial(
         found.append(try_stale(subject, law, tick, _wrong(found)))
         found.append(try_leases(subject, law))
         found.append(try_races(subject, law, race_rounds, race_wait_s, _wrong(found)))
-    cells: Mapping[tuple[RunStatus, RunEvent], Verdict] = found[0].cells
+    cells: Mapping[CellKey, Verdict] = found[0].cells
     tried: dict[Challenge, int] = {each.challenge: each.tried for each in found if each.tried}
     return Judgement(name_of(subject), law, cells, tuple(_told_once(law, found)), tried)
 
@@ -85,7 +92,7 @@ def _called(subject: object) -> str:
     return f"the class {subject.__name__}" if isinstance(subject, type) else with_article(type(subject).__name__)
 
 
-def _wrong(found: list[Found]) -> set[tuple[RunStatus, RunEvent]]:
+def _wrong(found: list[Found]) -> set[CellKey]:
     """Return the cells that answer wrongly, whoever asks."""
     charges = (charge for each in found for charge in each.charges if charge.is_grave)
     return {(charge.status, charge.event) for charge in charges if charge.event is not None}

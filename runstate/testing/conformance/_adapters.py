@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from itertools import count
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 from runstate.clock import ManualClock, sleep, time_us
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent
@@ -21,26 +21,25 @@ from runstate.run.validators import with_article
 from runstate.store import Lease, Settle, Store, StoredRun
 from runstate.store.errors import Conflict, LeaseLost
 from runstate.testing._diff import fields_of
-from runstate.testing._drive import ask, ask_stored
-from runstate.testing.conformance._subject import Clocked, NotOffered, Refused
+from runstate.testing._drive import RefusalTypes, ask, ask_stored
+from runstate.testing.conformance._subject import Clocked, EventNotOffered, EventRefused
 
-__all__ = ["Functions", "Objects", "RunsInMemory", "RunsInStore", "SqlTable"]
+__all__ = ["FunctionAdapter", "InMemoryAdapter", "ObjectAdapter", "SqlTableAdapter", "StoreAdapter"]
 
-Refusals: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 
 _AT: Final = re.compile(r":at\b|%\(at\)s")
 
 
-def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:
+def _kinds(refused: RefusalTypes) -> tuple[type[Exception], ...]:
     """Return what an adapter takes for a refusal. Raises `TypeError` for what is no class of errors."""
     kinds = refused if isinstance(refused, tuple) else (refused,)
     for kind in cast("tuple[object, ...]", kinds):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise TypeError(f"refused: expected a class of errors, or a tuple of them, got {kind!r}")
-    return (Refused, *kinds)
+    return (EventRefused, *kinds)
 
 
-class Functions:
+class FunctionAdapter:
     """Three plain functions: make a run, ask an event of it, read it back.
 
     `load` returns a second handle of a run, as another actor has it who reads it now; `advance` lets seconds pass.
@@ -52,7 +51,7 @@ class Functions:
         ask: Callable[[Any, RunEvent], object],
         read: Callable[[Any], Mapping[str, Any]],
         *,
-        refused: Refusals,
+        refused: RefusalTypes,
         load: Callable[[Any], Any] | None = None,
         advance: Callable[[int], None] | None = None,
         law: Lifecycle = RUN_LIFECYCLE,
@@ -80,7 +79,7 @@ class Functions:
         return self._read(run)
 
 
-class Objects:
+class ObjectAdapter:
     """Objects of a class of your own, with a method for each event: an ORM class, a machine's model.
 
     `names` are the methods that are called otherwise than their event (`{"request_cancel": "cancel"}`); an event whose
@@ -93,7 +92,7 @@ class Objects:
         self,
         create: Callable[[], Any],
         *,
-        refused: Refusals,
+        refused: RefusalTypes,
         names: Mapping[str, str] | None = None,
         load: Callable[[Any], Any] | None = None,
         read: Callable[[Any], object] | None = None,
@@ -123,7 +122,7 @@ class Objects:
         """Ask an event by its method."""
         named = self._names.get(event, event)
         if not callable(getattr(run, named, None)):
-            missing = NotOffered if event not in self._names else TypeError  # what is named must be there
+            missing = EventNotOffered if event not in self._names else TypeError  # what is named must be there
             raise missing(f"{type(run).__name__} has no method {named}()")
         return ask(run, event, method=named)
 
@@ -132,7 +131,7 @@ class Objects:
         return fields_of(run if self._read is None else self._read(run))
 
 
-class SqlTable:
+class SqlTableAdapter:
     """A table of runs, and the statements that move them.
 
     `connect` opens a connection of the DB-API (sqlite3, psycopg); each thread has its own, and every statement is
@@ -148,7 +147,7 @@ class SqlTable:
         create: str,
         moves: Mapping[str, str],
         read: str,
-        refused: Refusals = (),
+        refused: RefusalTypes = (),
         law: Lifecycle = RUN_LIFECYCLE,
         name: str = "SQL table",
     ) -> None:
@@ -171,9 +170,9 @@ class SqlTable:
     def ask(self, run: str, event: RunEvent) -> object:
         """Execute the statement of an event."""
         if event not in self._moves:
-            raise NotOffered(f"there is no statement for {event}")
+            raise EventNotOffered(f"there is no statement for {event}")
         if self._execute(self._moves[event], run)[0] == 0:
-            raise Refused("no row was touched")
+            raise EventRefused("no row was touched")
         return None
 
     def read(self, run: str) -> Mapping[str, Any]:
@@ -230,7 +229,7 @@ _BRIEF_S: Final = 0.2
 _NAMES: Final[Mapping[str, Any]] = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "gpt-4o"}
 
 
-class RunsInMemory:
+class InMemoryAdapter:
     """Runs of this library in memory."""
 
     name = "runstate.Run"
@@ -256,7 +255,7 @@ class RunsInMemory:
         self._clock.advance(seconds)
 
 
-class RunsInStore:
+class StoreAdapter:
     """A store of this library, each request by an actor of its own. Whoever has read a run decides on that version.
 
     With the `clock` that everybody reads, time is moved rather than waited for.
@@ -298,7 +297,7 @@ class RunsInStore:
         lease = self.store.open_lease(worker, lease_s=_BRIEF_S if waits else _LEASE_S)
         found = self.store.claim_id(lease, run) if is_new else next(iter(self.store.take_over(lease, run_id=run)), None)
         if found is None:
-            raise Refused("it is not to be had")
+            raise EventRefused("it is not to be had")
         self._claims[worker] = lease, found.run
 
     def lapse(self, worker: str) -> None:

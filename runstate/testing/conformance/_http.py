@@ -15,9 +15,9 @@ from runstate.run import validators
 from runstate.run.codec import decode_field
 from runstate.run.values import RequiredAction, raise_if_invalid
 from runstate.testing._drive import CALLS
-from runstate.testing.conformance._subject import NotOffered, Refused
+from runstate.testing.conformance._subject import EventNotOffered, EventRefused
 
-__all__ = ["Http", "Route"]
+__all__ = ["HttpAdapter", "Route"]
 
 Route: TypeAlias = "tuple[str, str] | tuple[str, str, Mapping[str, Any]]"
 """A method, a path with `{thread_id}` and `{id}` in it, and what goes along as JSON."""
@@ -32,7 +32,7 @@ _MOST: Final = 10_000_000  # bytes of an answer
 _PATIENCE: Final = 2  # a service that answers nothing would be waited for a thousand times
 
 
-class Http:
+class HttpAdapter:
     """A service at a URL. What the API has no call for (start, complete, ...) is offered where `routes` say how.
 
     `routes` are by event, and `create`; those of the API are known. A status of `refused_by` is a refusal; any other
@@ -70,7 +70,7 @@ class Http:
         self._refused_by = refused_by
         self._wait_s = wait_s
         self._waited: Counter[str] = Counter()
-        self.refused: tuple[type[Exception], ...] = (Refused,)
+        self.refused: tuple[type[Exception], ...] = (EventRefused,)
         self.law: Lifecycle = law
         self.name: str = name or f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
@@ -83,7 +83,7 @@ class Http:
         """Ask an event of it by its route."""
         route = self._routes.get(RunEvent(event))
         if route is None:
-            raise NotOffered(f"there is no route for {event}")
+            raise EventNotOffered(f"there is no route for {event}")
         body: Mapping[str, Any] = {}
         if event == RunEvent.SUBMIT_TOOL_OUTPUTS:
             body = {"tool_outputs": [{"tool_call_id": one, "output": "ok"} for one in self._calls(run)]}
@@ -132,7 +132,7 @@ class Http:
     def _read_answer(self, response: HTTPResponse, told: str) -> Mapping[str, Any]:
         text = b"".join(self._parts(response))
         if response.status in self._refused_by:
-            raise Refused(_message(text))
+            raise EventRefused(_message(text))
         if response.status >= 300:
             said = _message(text)
             raise HTTPException(f"{told} was answered {response.status}{f': {said}' if said else ''}")

@@ -10,7 +10,7 @@ from runstate.testing.conformance._expectations import REFUSED, briefly
 from runstate.testing.conformance._report import Charge
 from runstate.testing.conformance._requirements import Found
 from runstate.testing.conformance._scenarios import look_at, told
-from runstate.testing.conformance._subject import Leasing, NotOffered, Subject
+from runstate.testing.conformance._subject import EventNotOffered, Leasing, Subject
 
 __all__ = ["try_leases"]
 
@@ -52,7 +52,7 @@ class _Late:
             self.lines.append(f'subject.claim("{self._second}", run)')
             self._subject.claim(self._second, run)
             return self._late(run) or self._new(run, target) or self._late(run)
-        except NotOffered:
+        except EventNotOffered:
             return None
         except Exception as error:  # of calls that are not the ones to be judged
             return "workers to have a run one after the other", f"it broke: {told(error)}"
@@ -78,7 +78,7 @@ class _Late:
         answer = "accepted"
         try:
             self._subject.settle(worker, run, self._event)
-        except NotOffered:
+        except EventNotOffered:
             raise
         except self._subject.refused as error:
             answer = "refused" if worker == self._first else f"refused: {told(error).partition(': ')[2]}"

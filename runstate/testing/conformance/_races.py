@@ -17,10 +17,11 @@ from runstate.testing.conformance._report import Charge
 from runstate.testing.conformance._requirements import Found, axes
 from runstate.testing.conformance._scenarios import Answer, ask_once, look_at, told, way_to
 from runstate.testing.conformance._subject import Loading, Subject
+from runstate.testing.matrix import CellKey
 
 __all__ = ["try_races"]
 
-Cells: TypeAlias = Container[tuple[RunStatus, RunEvent]]
+Cells: TypeAlias = Container[CellKey]
 Answered: TypeAlias = tuple[Answer, str]
 Together: TypeAlias = Callable[[Callable[[int], Answered]], tuple[Answered, Answered] | None]
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import attrs
 
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
+from runstate.testing.matrix import CellKey
 
 __all__ = ["Challenge", "Charge", "Judgement", "Verdict"]
 
@@ -84,7 +85,7 @@ class Judgement:
 
     subject: str
     law: Lifecycle = attrs.field(repr=False)
-    cells: Mapping[tuple[RunStatus, RunEvent], Verdict] = attrs.field(repr=False)
+    cells: Mapping[CellKey, Verdict] = attrs.field(repr=False)
     charges: tuple[Charge, ...]
     tried: Mapping[Challenge, int]
     """How many of each challenge were put to it; those it does not offer are not among them."""
@@ -162,7 +163,7 @@ class Judgement:
         return "\n".join((self.summary, *_listed(self.charges), "", self.matrix()))
 
 
-def _axes(cells: Mapping[tuple[RunStatus, RunEvent], Verdict]) -> tuple[list[RunStatus], list[RunEvent]]:
+def _axes(cells: Mapping[CellKey, Verdict]) -> tuple[list[RunStatus], list[RunEvent]]:
     """Return the statuses and events of some cells, in the order of the law."""
     return (
         [status for status in RunStatus if any(status is key[0] for key in cells)],

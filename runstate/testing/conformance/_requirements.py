@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import attrs
 
@@ -16,11 +16,9 @@ from runstate.testing.conformance._expectations import REFUSED, briefly, expecte
 from runstate.testing.conformance._report import Challenge, Charge, Verdict
 from runstate.testing.conformance._scenarios import Course, Tick, ask_once, drive, lines_of, look_at, told, way_to
 from runstate.testing.conformance._subject import Loading, Subject
-from runstate.testing.matrix import walks
+from runstate.testing.matrix import CellKey, walks
 
 __all__ = ["Found", "axes", "try_cells", "try_stale", "try_twice", "try_walks"]
-
-Cell: TypeAlias = tuple[RunStatus, RunEvent]
 
 _LONGEST: Final = 6
 
@@ -32,7 +30,7 @@ class Found:
     challenge: Challenge
     tried: int = 0
     charges: list[Charge] = attrs.field(factory=list[Charge])
-    cells: dict[Cell, Verdict] = attrs.field(factory=dict[Cell, Verdict])
+    cells: dict[CellKey, Verdict] = attrs.field(factory=dict[CellKey, Verdict])
 
 
 def axes(law: Lifecycle) -> tuple[tuple[RunStatus, ...], tuple[RunEvent, ...]]:
@@ -75,7 +73,7 @@ def _birth(course: Course, wrong: str) -> Charge:
     return Charge("birth", INITIAL_STATUS, None, f"to be born {INITIAL_STATUS}", wrong, lines)
 
 
-def _other_ways(law: Lifecycle, courses: dict[Cell, Course]) -> dict[Cell, tuple[RunEvent, ...]]:
+def _other_ways(law: Lifecycle, courses: dict[CellKey, Course]) -> dict[CellKey, tuple[RunEvent, ...]]:
     """Return other ways to where the usual one leads by an event that is not offered."""
     absent = {step.event for course in courses.values() for step in course.steps if step.answer == "not offered"}
     return {
@@ -85,7 +83,7 @@ def _other_ways(law: Lifecycle, courses: dict[Cell, Course]) -> dict[Cell, tuple
     }
 
 
-def _verdict(law: Lifecycle, key: Cell, course: Course, tick: Tick, found: Found, recognises: bool) -> Verdict:
+def _verdict(law: Lifecycle, key: CellKey, course: Course, tick: Tick, found: Found, recognises: bool) -> Verdict:
     step = course.last
     if step is None or step.source is not key[0]:
         return "not reached"
@@ -145,7 +143,7 @@ def try_twice(subject: Subject, law: Lifecycle, tick: Tick) -> Found:
     return found
 
 
-def try_stale(subject: Subject, law: Lifecycle, tick: Tick, wrong: AbstractSet[Cell]) -> Found:
+def try_stale(subject: Subject, law: Lifecycle, tick: Tick, wrong: AbstractSet[CellKey]) -> Found:
     """Let one actor read a run, another move it on, and the first ask for what was legal when it looked.
 
     What is known to be `wrong` with a copy just read is not tried with an old one.
@@ -166,7 +164,9 @@ def try_stale(subject: Subject, law: Lifecycle, tick: Tick, wrong: AbstractSet[C
     return found
 
 
-def _stale_cases(law: Lifecycle, wrong: AbstractSet[Cell]) -> Iterator[tuple[tuple[RunEvent, ...], RunEvent, RunEvent]]:
+def _stale_cases(
+    law: Lifecycle, wrong: AbstractSet[CellKey]
+) -> Iterator[tuple[tuple[RunEvent, ...], RunEvent, RunEvent]]:
     """Yield the way to where a copy is read, what another asks then, and what the copy's holder asks last."""
     statuses, events = axes(law)
     for status in statuses:

@@ -13,13 +13,25 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus
 from runstate.testing._diff import fields_of
-from runstate.testing.conformance._subject import NotOffered, Subject
+from runstate.testing.conformance._subject import EventNotOffered, Subject
 from runstate.testing.matrix import walks
 
-__all__ = ["Answer", "Course", "Record", "Step", "Tick", "ask_once", "drive", "lines_of", "look_at", "told", "way_to"]
+__all__ = [
+    "Answer",
+    "Course",
+    "RunFields",
+    "Step",
+    "Tick",
+    "ask_once",
+    "drive",
+    "lines_of",
+    "look_at",
+    "told",
+    "way_to",
+]
 
 Answer: TypeAlias = Literal["moved", "refused", "not offered", "broke"]
-Record: TypeAlias = Mapping[str, Any]
+RunFields: TypeAlias = Mapping[str, Any]
 
 _MOST_SAID: Final = 160
 _UNREADABLE: Final = "it cannot be read back"
@@ -42,8 +54,8 @@ class Step:
 
     event: RunEvent
     answer: Answer
-    before: Record
-    after: Record
+    before: RunFields
+    after: RunFields
     said: str = ""
     """The refusal's words, or what broke."""
 
@@ -69,7 +81,7 @@ class Course:
 
     events: tuple[RunEvent, ...]
     run: Any = None
-    born: Record = attrs.field(factory=dict[str, Any])
+    born: RunFields = attrs.field(factory=dict[str, Any])
     steps: list[Step] = attrs.field(factory=list[Step])
     ended: str = ""
     """Why it was not followed to its end."""
@@ -97,7 +109,7 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def look_at(subject: Subject, run: Any) -> Record:
+def look_at(subject: Subject, run: Any) -> RunFields:
     """Return a run as it is kept. Raises what the subject raises, and `ValueError` for a status that is none."""
     found = fields_of(_now(subject.read(run)))
     RunStatus(found["status"])
@@ -116,7 +128,7 @@ def ask_once(subject: Subject, run: Any, event: RunEvent) -> tuple[Answer, str]:
     """Ask one event; return what was answered, and in which words."""
     try:
         _now(subject.ask(run, event))
-    except NotOffered as error:
+    except EventNotOffered as error:
         return "not offered", told(error)
     except subject.refused as error:
         return "refused", told(error).partition(": ")[2]

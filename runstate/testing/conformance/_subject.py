@@ -7,14 +7,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 
-__all__ = ["Clocked", "Leasing", "Loading", "NotOffered", "Refused", "Subject", "law_of", "name_of"]
+__all__ = ["Clocked", "EventNotOffered", "EventRefused", "Leasing", "Loading", "Subject", "law_of", "name_of"]
 
 
-class Refused(Exception):
+class EventRefused(Exception):
     """What an adapter raises where its implementation said no."""
 
 
-class NotOffered(Exception):
+class EventNotOffered(Exception):
     """What an adapter raises for an event that its implementation has no way to be asked. It counts neither way."""
 
 
@@ -29,7 +29,7 @@ class Subject(Protocol):
         ...
 
     def ask(self, run: Any, event: RunEvent) -> object:
-        """Ask an event of a run. Raises one of `refused` if it is refused, `NotOffered` if it cannot be asked."""
+        """Ask an event of a run. Raises one of `refused` if it is refused, `EventNotOffered` if it cannot be asked."""
         ...
 
     def read(self, run: Any) -> Mapping[str, Any]:

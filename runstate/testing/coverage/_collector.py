@@ -19,7 +19,7 @@ from runstate.store._engine.commands import Command
 from runstate.store._engine.executor import ExecutionHook, execute_in_transaction, set_execution_hook
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.schema import SQLITE
-from runstate.testing._hook import Listener, notify
+from runstate.testing._hook import EventHook, set_event_hook
 from runstate.testing.coverage._data import Exercised
 from runstate.testing.factories import ARRANGED, is_arranging
 
@@ -35,14 +35,14 @@ class Watch:
         """Whose doing it is; None for a test that does not count."""
         self._adding = Lock()
         self._moves: dict[RunEvent, Any] = {}
-        self._before: tuple[ExecutionHook | None, Listener | None] = (None, None)
+        self._before: tuple[ExecutionHook | None, EventHook | None] = (None, None)
 
     def start(self) -> None:
         """Begin to watch. Of several in a process, the last one sees what is asked."""
         for event in RunEvent:
             self._moves[event] = vars(Run)[event]
             setattr(Run, event, self._watched(event, self._moves[event]))
-        self._before = (set_execution_hook(self._witness), notify(self.count))
+        self._before = (set_execution_hook(self._witness), set_event_hook(self.count))
 
     def stop(self) -> None:
         """Leave everything as it was before, a session that watches around this one too."""
@@ -53,7 +53,7 @@ class Watch:
         self._moves.clear()
         witness, listener = self._before
         set_execution_hook(witness)
-        notify(listener)
+        set_event_hook(listener)
 
     def count(self, status: RunStatus, event: RunEvent) -> None:
         """Note that an event was asked in a status."""

@@ -13,7 +13,7 @@ from runstate.testing.matrix import Cell, cells
 
 __all__ = ["Exercised", "Tally"]
 
-Key: TypeAlias = tuple[str, RunStatus, RunEvent]
+CountKey: TypeAlias = tuple[str, RunStatus, RunEvent]
 _CELLS: Final = cells()
 _BY_KEY: Final = {(cell.status, cell.event): cell for cell in _CELLS}
 
@@ -38,7 +38,7 @@ class Tally:
 class Exercised:
     """How often each cell was asked, by test; "" is what was asked between two tests."""
 
-    counts: Counter[Key] = attrs.field(factory=Counter[Key])
+    counts: Counter[CountKey] = attrs.field(factory=Counter[CountKey])
 
     def add(self, other: Exercised) -> None:
         """Count in what another process has exercised."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final, TypeAlias
+from typing import Final
 
 from runstate.diagram.canvas import ASCII, BOLD, FAINT, PAINT, PLAIN, UNICODE, Alphabet, Canvas
 from runstate.diagram.model import Lane, Picture
-from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.testing.coverage._data import Exercised
+from runstate.testing.matrix import CellKey
 
 __all__ = ["covered_lanes"]
 
-_Key: TypeAlias = tuple[RunStatus, RunEvent]
 _PITCH: Final = 6
 _GAP: Final = 2
 _STAIRS: Final = 2
@@ -67,7 +67,7 @@ def _names(canvas: Canvas, picture: Picture, alphabet: Alphabet, width: int | No
 
 
 def _lane(
-    canvas: Canvas, lane: Lane, at: Mapping[RunStatus, int], alphabet: Alphabet, asked: AbstractSet[_Key]
+    canvas: Canvas, lane: Lane, at: Mapping[RunStatus, int], alphabet: Alphabet, asked: AbstractSet[CellKey]
 ) -> None:
     """Draw a lane, lit where any of its moves was asked, then the sign of each of its cells."""
     y = canvas.height

@@ -19,9 +19,9 @@ from runstate.testing.coverage._data import Exercised
 from runstate.testing.coverage._lanes import covered_lanes
 from runstate.testing.coverage._reports import as_html, as_json, as_text
 
-__all__ = ["CoverageSession", "Report"]
+__all__ = ["CoverageSession", "ReportOption"]
 
-Report: TypeAlias = tuple[str, str]
+ReportOption: TypeAlias = tuple[str, str]
 """A kind of report (term, lanes, html, json) and the path of its file, "" for the terminal or the usual name."""
 
 _FILES: Final = {"html": "runstate-cov.html", "json": "runstate-cov.json"}
@@ -35,7 +35,11 @@ class CoverageSession:
     """The hooks of a session that counts; under pytest-xdist one in each worker, and one that gathers."""
 
     def __init__(
-        self, config: pytest.Config, reports: list[Report], fail_under: float, counts: Callable[[pytest.Item], bool]
+        self,
+        config: pytest.Config,
+        reports: list[ReportOption],
+        fail_under: float,
+        counts: Callable[[pytest.Item], bool],
     ) -> None:
         self.config = config
         self.counts = counts

@@ -37,7 +37,7 @@ from a2a.types import (
 from a2a.utils.errors import InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError
 
 from runstate import Lifecycle, RunEvent, RunStatus
-from runstate.testing.conformance import NotOffered, Refused
+from runstate.testing.conformance import EventNotOffered, EventRefused
 from tests.testing.libraries import law_from
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ SERVED: Final = {
     RunEvent.SUBMIT_TOOL_OUTPUTS: (RunStatus.IN_PROGRESS, (RunStatus.REQUIRES_ACTION,)),
     RunEvent.REQUEST_CANCEL: (RunStatus.CANCELLED, LIVE),  # the answer is the cancelled task
 }
-REFUSALS: Final = (Refused, InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError)
+REFUSALS: Final = (EventRefused, InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError)
 CONTEXT: Final = ServerCallContext()
 
 
@@ -96,9 +96,9 @@ class Waiting:
 
 
 def look_whether_asked(law: Lifecycle, status: RunStatus, event: RunEvent) -> None:
-    """Raise `NotOffered` for what A2A leaves open: an unusual way between live states."""
+    """Raise `EventNotOffered` for what A2A leaves open: an unusual way between live states."""
     if status in LIVE and law.find(status, event) is None:
-        raise NotOffered(f"A2A has no opinion about {event} in {status}")
+        raise EventNotOffered(f"A2A has no opinion about {event} in {status}")
 
 
 class ToldTasks(Waiting):
@@ -129,7 +129,7 @@ class ToldTasks(Waiting):
         said = TaskStatusUpdateEvent(task_id=stored.id, context_id=stored.context_id, status=status)
         self.wait(run.process(said))
         if self._task(self._manager(run.task_id)) == stored:
-            raise Refused("nothing was stored")
+            raise EventRefused("nothing was stored")
 
     def read(self, run: TaskManager) -> Mapping[str, Any]:
         return {"status": STATUSES[self._task(self._manager(run.task_id)).status.state]}
@@ -165,7 +165,7 @@ class Agent(AgentExecutor):
                 try:
                     await TaskUpdater(event_queue, task_id, context_id).update_status(state)
                 except asyncio.CancelledError:
-                    said.set_exception(Refused("the server stopped the agent"))
+                    said.set_exception(EventRefused("the server stopped the agent"))
                     raise
                 except Exception as error:
                     said.set_exception(error)
@@ -221,10 +221,10 @@ class ServedTasks(Waiting):
             orders.put_nowait((WORDS[event], said))
             await said
         else:
-            raise NotOffered("the agent has returned")
+            raise EventNotOffered("the agent has returned")
         await _settle()
         if await _task(self._handler, run) == task:
-            raise Refused("nothing was stored")
+            raise EventRefused("nothing was stored")
 
 
 class EndsAtCancel(Agent):

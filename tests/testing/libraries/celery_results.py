@@ -17,7 +17,7 @@ from celery.backends import cache
 from celery.worker import control
 
 from runstate import Lifecycle, RunEvent, RunStatus
-from runstate.testing.conformance import Refused
+from runstate.testing.conformance import EventRefused
 from tests.testing.libraries import law_from
 
 __all__ = ["Results"]
@@ -44,7 +44,7 @@ READY_STAYS: Final = law_from(
 class Results:
     """Tasks in the result backend that lives in memory; it shares its checks with the others that store by key."""
 
-    refused: tuple[type[Exception], ...] = (Refused,)
+    refused: tuple[type[Exception], ...] = (EventRefused,)
     law: Lifecycle = READY_STAYS
     name = "celery"
 
@@ -59,7 +59,7 @@ class Results:
         before = self._stored(run)
         self._ask(run, event)
         if self._stored(run) == before:
-            raise Refused("nothing was stored")  # which is Celery's way: it ignores, and says nothing
+            raise EventRefused("nothing was stored")  # which is Celery's way: it ignores, and says nothing
 
     def read(self, run: str) -> Mapping[str, Any]:
         return {"status": STATUSES[self._stored(run)["status"]]}

@@ -18,7 +18,7 @@ from openai.types.beta.threads.run import LastError, RequiredAction
 from openai_responses import OpenAIMock
 
 from runstate import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus
-from runstate.testing.conformance import NotOffered
+from runstate.testing.conformance import EventNotOffered
 
 __all__ = ["MockedRuns"]
 
@@ -87,7 +87,7 @@ class MockedRuns:
         held = self._retrieve(run)
         row = self.law.find(held.status, event)
         if row is None:
-            raise NotOffered("nobody works on a mocked run")
+            raise EventNotOffered("nobody works on a mocked run")
         held.status = row.target.value
         if row.stamp is not None:
             setattr(held, row.stamp, int(time.time()))
