@@ -288,15 +288,15 @@ NO_NAMES = frozenset(
             "RequiredAction",
             "TruncationStrategy",
             "Usage",
-            "Judgement",
-            "Charge",
+            "ConformanceReport",
+            "Violation",
             "Transition",
             "Lifecycle",
             "FieldError",
         ),
         # Addresses, words of the law, statements, titles of a report.
         *("open_store", "assert_history", "assert_moves", "assert_plausible", "assert_refused", "assert_stamps"),
-        *("FunctionAdapter", "ObjectAdapter", "SqlTableAdapter", "Subject"),
+        *("FunctionAdapter", "ObjectAdapter", "SqlTableAdapter", "SystemUnderTest"),
         # Protocols and what only looks like a callable of one's own.
         *("Clock", "SystemClock", "RunEvent", "RunStatus", "Basis", "ErrorCode", "IncompleteReason", "NewRun"),
         *(
@@ -305,11 +305,11 @@ NO_NAMES = frozenset(
             "HttpAdapter.headers",
             "HttpAdapter.body",
             "HttpAdapter.name",
-            "HttpAdapter.ask",
+            "HttpAdapter.send",
             "HttpAdapter.read",
         ),
         *(
-            "StoreAdapter.ask",
+            "StoreAdapter.send",
             "StoreAdapter.read",
             "StoreAdapter.lapse",
             "StoreAdapter.settle",

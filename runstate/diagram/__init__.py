@@ -37,7 +37,7 @@ _PENCILS: Final[Mapping[str, Callable[[Picture], str]]] = {
 
 
 def draw(
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     format: Format = "lanes",  # noqa: A002 - the word a caller looks for
     standing: Standing | None = None,
     width: int | None = None,
@@ -60,7 +60,7 @@ def draw(
     start       o------------>
     o may be asked   > leads to
     """
-    picture = Picture.of(law, standing)
+    picture = Picture.of(lifecycle, standing)
     if format in ("lanes", "ascii"):
         return lanes_text(picture, ascii_only=format == "ascii", width=width, color=color)
     pencil = _PENCILS.get(format)

@@ -110,18 +110,18 @@ class Picture:
     standing: Standing | None = None
 
     @classmethod
-    def of(cls, law: Lifecycle, standing: Standing | None = None) -> Picture:
+    def of(cls, lifecycle: Lifecycle, standing: Standing | None = None) -> Picture:
         """Return the picture of `law`, with a run in it if `standing` says where.
 
         A status that no row mentions gets no column, unless the run stands there.
         """
-        shown = {status for row in law.transitions for status in (row.source, row.target)}
+        shown = {status for row in lifecycle.transitions for status in (row.source, row.target)}
         if standing is not None:
             shown.add(standing.status)
-        in_order = sorted((status for status in RunStatus if status in shown), key=law.is_terminal)
+        in_order = sorted((status for status in RunStatus if status in shown), key=lifecycle.is_terminal)
         return cls(
-            columns=tuple(_column(law, status, standing) for status in in_order),
-            lanes=tuple(_lane(law, event, in_order, standing) for event in law.events),
+            columns=tuple(_column(lifecycle, status, standing) for status in in_order),
+            lanes=tuple(_lane(lifecycle, event, in_order, standing) for event in lifecycle.events),
             standing=standing,
         )
 
@@ -146,11 +146,11 @@ def clock_time(seconds: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}"
 
 
-def _column(law: Lifecycle, status: RunStatus, standing: Standing | None) -> StatusColumn:
+def _column(lifecycle: Lifecycle, status: RunStatus, standing: Standing | None) -> StatusColumn:
     born = (_BIRTH_STAMP,) if status is INITIAL_STATUS else ()
-    written = (row.stamp for row in law.transitions if row.target is status and row.stamp is not None)
+    written = (row.stamp for row in lifecycle.transitions if row.target is status and row.stamp is not None)
     stamps = tuple(dict.fromkeys((*born, *written)))
-    terminal = law.is_terminal(status)
+    terminal = lifecycle.is_terminal(status)
     here = standing is not None and standing.status is status
     # completed_at is written by three ends. Nothing leaves an end, so the time belongs to the one where the run stands.
     been_there = () if standing is None or (terminal and not here) else map(standing.time_of, stamps)
@@ -158,10 +158,10 @@ def _column(law: Lifecycle, status: RunStatus, standing: Standing | None) -> Sta
     return StatusColumn(status, _TONES[status], terminal, here, stamps, times)
 
 
-def _lane(law: Lifecycle, event: RunEvent, in_order: list[RunStatus], standing: Standing | None) -> Lane:
-    found = (law.find(status, event) for status in in_order)
+def _lane(lifecycle: Lifecycle, event: RunEvent, in_order: list[RunStatus], standing: Standing | None) -> Lane:
+    found = (lifecycle.find(status, event) for status in in_order)
     return Lane(
         rows=tuple(row for row in found if row is not None),
-        tone=_TONES[law.target_of(event)],
-        askable=standing is None or law.find(standing.status, event) is not None,
+        tone=_TONES[lifecycle.target_of(event)],
+        askable=standing is None or lifecycle.find(standing.status, event) is not None,
     )

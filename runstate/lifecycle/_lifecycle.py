@@ -160,28 +160,28 @@ class Lifecycle:
         return Lifecycle(tuple(row for row in self.transitions if row.basis is basis))
 
 
-def validate_lifecycle(law: Lifecycle) -> None:
+def validate_lifecycle(lifecycle: Lifecycle) -> None:
     """Hold a law to what users rely on. Raises `DefinitionError` for the first thing that does not hold.
 
     Every status can be reached from birth; every live status can expire and can fail, so no run is stuck for ever; and
     two transitions into one status never disagree about the stamp.
     """
     for status in RunStatus:
-        if law.shortest_path(INITIAL_STATUS, status) is None:
+        if lifecycle.shortest_path(INITIAL_STATUS, status) is None:
             raise DefinitionError(f"no way leads from {INITIAL_STATUS} to {status}")
         for event in (EXPIRE, FAIL):
-            if not law.is_terminal(status) and law.find(status, event) is None:
+            if not lifecycle.is_terminal(status) and lifecycle.find(status, event) is None:
                 raise DefinitionError(f"{status} is live, but cannot {event}")
     stamps: dict[RunStatus, Stamp | None] = {}
-    for row in law.transitions:
+    for row in lifecycle.transitions:
         if stamps.setdefault(row.target, row.stamp) != row.stamp:
             raise DefinitionError(f"{row.target} is stamped both {stamps[row.target]} and {row.stamp}")
 
 
 def _validated(rows: tuple[Transition, ...]) -> Lifecycle:
-    law = Lifecycle(rows)
-    validate_lifecycle(law)
-    return law
+    lifecycle = Lifecycle(rows)
+    validate_lifecycle(lifecycle)
+    return lifecycle
 
 
 RUN_LIFECYCLE: Final = _validated(TRANSITIONS)

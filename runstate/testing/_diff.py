@@ -61,25 +61,25 @@ def what_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[s
     )
 
 
-def outcomes(law: Lifecycle, status: RunStatus, event: RunEvent) -> tuple[tuple[RunEvent, ...], ...]:
+def outcomes(lifecycle: Lifecycle, status: RunStatus, event: RunEvent) -> tuple[tuple[RunEvent, ...], ...]:
     """Return what a legal event may come to, as the events it passes; () where it is refused.
 
     Nobody works on a run that waits, so there a cancel may arrive at once, in one commit (LIFECYCLE, "The law").
     """
-    if law.find(status, event) is None:
+    if lifecycle.find(status, event) is None:
         return ()
     cancel, confirm = RunEvent.REQUEST_CANCEL, RunEvent.CONFIRM_CANCEL
-    waits = event is cancel and law.find(status, RunEvent.REQUIRE_ACTION) is None
-    if waits and law.find(law.target_of(cancel), confirm) is not None:
+    waits = event is cancel and lifecycle.find(status, RunEvent.REQUIRE_ACTION) is None
+    if waits and lifecycle.find(lifecycle.target_of(cancel), confirm) is not None:
         return ((cancel,), (cancel, confirm))
     return ((event,),)
 
 
-def unlike_a_birth(run: Mapping[str, Any], law: Lifecycle = RUN_LIFECYCLE) -> tuple[str, ...]:
+def unlike_a_birth(run: Mapping[str, Any], lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[str, ...]:
     """Return what a new run should not be, told: it is queued, with its deadline, and nothing else."""
-    wrong = [] if run["status"] == INITIAL_STATUS else [f"it is born {run['status']}, not {INITIAL_STATUS}"]
-    wrong += [f"{stamp} is {_told(run[stamp])} at birth" for stamp in _STAMPS if run.get(stamp) is not None]
-    return (*wrong, *_unheld(run, INITIAL_STATUS, law))
+    wrong = [] if run["status"] == INITIAL_STATUS else [f"it is created {run['status']}, not {INITIAL_STATUS}"]
+    wrong += [f"{stamp} is {_told(run[stamp])} at creation" for stamp in _STAMPS if run.get(stamp) is not None]
+    return (*wrong, *_unheld(run, INITIAL_STATUS, lifecycle))
 
 
 def unlike_a_move(
@@ -88,25 +88,25 @@ def unlike_a_move(
     after: Mapping[str, Any],
     *,
     at: object = None,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
 ) -> tuple[str, ...]:
     """Return what legal events asked of `before`, one after the other, would not have left, told.
 
     `at` is the time of the last of them, where it is known. What neither of the two has is not looked at.
     """
-    target = law.target_of(events[-1])
+    target = lifecycle.target_of(events[-1])
     if after["status"] != target:
         return (f"status is {after['status']}, not {target}",)
-    stamps: list[Stamp | None] = [_stamp_of(event, law) for event in events]
+    stamps: list[Stamp | None] = [_stamp_of(event, lifecycle) for event in events]
     return (
         *_unstamped(before, after, stamps, at),
-        *_unheld(after, target, law),
-        *_unkept(before, after, target, law),
+        *_unheld(after, target, lifecycle),
+        *_unkept(before, after, target, lifecycle),
     )
 
 
-def _stamp_of(event: RunEvent, law: Lifecycle) -> Stamp | None:
-    return next((row.stamp for row in law.transitions if row.event is event), None)
+def _stamp_of(event: RunEvent, lifecycle: Lifecycle) -> Stamp | None:
+    return next((row.stamp for row in lifecycle.transitions if row.event is event), None)
 
 
 def _unstamped(
@@ -126,19 +126,21 @@ def _unstamped(
             yield f"{stamp} is {_told(new)}, and the move was made at {at}"
 
 
-def _unheld(run: Mapping[str, Any], status: RunStatus, law: Lifecycle) -> Iterator[str]:
+def _unheld(run: Mapping[str, Any], status: RunStatus, lifecycle: Lifecycle) -> Iterator[str]:
     """Yield each field that should have a value in a status and has none, or the other way round."""
     for field in _HELD:
-        if field in run and (run[field] is not None) is not law.is_present(field, status):
-            yield f"{field} is {_told(run[field])}, and in {status} it {_has(law.is_present(field, status))}"
+        if field in run and (run[field] is not None) is not lifecycle.is_present(field, status):
+            yield f"{field} is {_told(run[field])}, and in {status} it {_has(lifecycle.is_present(field, status))}"
 
 
-def _unkept(before: Mapping[str, Any], after: Mapping[str, Any], target: RunStatus, law: Lifecycle) -> Iterator[str]:
+def _unkept(
+    before: Mapping[str, Any], after: Mapping[str, Any], target: RunStatus, lifecycle: Lifecycle
+) -> Iterator[str]:
     """Yield each field that no transition writes and that changed all the same."""
     for field in _CONSTANT:
         if field in before and before[field] != after.get(field):
             yield f"{field} went from {_told(before[field])} to {_told(after.get(field))}, and it never changes"
-    if law.is_present("expires_at", target) and before.get("expires_at") != after.get("expires_at"):
+    if lifecycle.is_present("expires_at", target) and before.get("expires_at") != after.get("expires_at"):
         old, new = before.get("expires_at"), after.get("expires_at")
         if old is not None and new is not None:
             yield f"expires_at went from {_told(old)} to {_told(new)}, and a deadline is never moved"

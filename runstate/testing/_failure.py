@@ -36,7 +36,7 @@ def shortfall(
     source: RunStatus | None = None,
     asked: RunEvent | None = None,
     store: Store | None = None,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
 ) -> AssertionError:
     """Return the `AssertionError` of an assertion that does not hold, with all that helps to see why.
 
@@ -46,21 +46,21 @@ def shortfall(
     lines = [problem, *_lines("found", found)]
     status = _known(fields["status"])
     if (stood := source or status) is not None:
-        allowed = ", ".join(law.allowed_events(stood)) or f"nothing, {stood} is terminal"
+        allowed = ", ".join(lifecycle.allowed_events(stood)) or f"nothing, {stood} is terminal"
         lines.append(_line("allowed", allowed if stood is status else f"in {stood}: {allowed}"))
-        way = _way(law, stood, asked) if asked is not None else None
+        way = _way(lifecycle, stood, asked) if asked is not None else None
         if way is not None and len(way) > 1:
             lines.append(_line("way there", " -> ".join(way)))
     entries = entries_of(run, store)
     lines += _lines("history", (told_entry(entry, entries[0].at_us) for entry in entries))
     if status is not None:
-        lines += ["", *_lanes(fields, status, law)]
+        lines += ["", *_lanes(fields, status, lifecycle)]
     return AssertionError("\n".join(lines))
 
 
-def _way(law: Lifecycle, status: RunStatus, event: RunEvent) -> tuple[RunEvent, ...] | None:
+def _way(lifecycle: Lifecycle, status: RunStatus, event: RunEvent) -> tuple[RunEvent, ...] | None:
     """Return the shortest way to an event, by documented moves if they lead there: nobody is to cancel to complete."""
-    return law.filter(Basis.DOCUMENTED).path_to_event(status, event) or law.path_to_event(status, event)
+    return lifecycle.filter(Basis.DOCUMENTED).path_to_event(status, event) or lifecycle.path_to_event(status, event)
 
 
 def _known(status: str) -> RunStatus | None:
@@ -82,12 +82,12 @@ def told_entry(entry: Entry, since: int) -> str:
     return f"{asked} -> {entry.target} (+{format_duration(entry.at_us - since)}{by})"
 
 
-def _lanes(fields: Mapping[str, Any], status: RunStatus, law: Lifecycle) -> list[str]:
+def _lanes(fields: Mapping[str, Any], status: RunStatus, lifecycle: Lifecycle) -> list[str]:
     stamps = {name: _seconds(fields.get(name)) for name in _STAMPED}
     times = {name: time for name, time in stamps.items() if time is not None}
     run_id = fields.get("id")
     standing = Standing(status, times, run_id if isinstance(run_id, str) else None)
-    return [f"  {line}".rstrip() for line in draw(law, "lanes", standing, width=_WIDTH).splitlines()]
+    return [f"  {line}".rstrip() for line in draw(lifecycle, "lanes", standing, width=_WIDTH).splitlines()]
 
 
 def _seconds(time: object) -> int | None:

@@ -35,7 +35,7 @@ def assert_moves(
     store: Store | None = None,
     by: Callable[[], object] | None = None,
     refused: RefusalTypes = IllegalTransition,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     **given: Any,
 ) -> RunT:
     """Ask `event` of a run and assert that it moves as the law says; return the run as it stands then.
@@ -52,7 +52,7 @@ def assert_moves(
     """
     __tracebackhide__ = True
     event = RunEvent(event)
-    wanted = _wanted(event, to, law)
+    wanted = _wanted(event, to, lifecycle)
     before, source = _standing(run, event, store)
     name = _name(before)
     refusals = _kinds(refused)
@@ -64,23 +64,25 @@ def assert_moves(
         problem = f"{name} did not {event}: it was refused in {source}"
         # The law's own refusal says no more than what is told of every run.
         said = [] if isinstance(refusal, IllegalTransition) else [str(refusal) or type(refusal).__name__]
-        raise shortfall(problem, _now(run, store), said, source=source, asked=event, store=store, law=law) from None
+        raise shortfall(
+            problem, _now(run, store), said, source=source, asked=event, store=store, lifecycle=lifecycle
+        ) from None
     found = fields_of(after)
-    ways = outcomes(law, source, event)
+    ways = outcomes(lifecycle, source, event)
     if to is None:  # a store cancels at once what waits, and may
-        wanted = next((way for way in _ends(ways, law) if way == found["status"]), wanted)
+        wanted = next((way for way in _ends(ways, lifecycle) if way == found["status"]), wanted)
     if found["status"] != wanted:
         problem = f"{name} did not come to {wanted} by {event}"
         came = f"{source} -> {found['status']}" if found["status"] != source else "it did not move"
-        raise shortfall(problem, after, [came], source=source, store=store, law=law)
-    way = next((way for way in ways if law.target_of(way[-1]) is wanted), None)
+        raise shortfall(problem, after, [came], source=source, store=store, lifecycle=lifecycle)
+    way = next((way for way in ways if lifecycle.target_of(way[-1]) is wanted), None)
     if way is None:
         problem = f"{name} came from {source} to {wanted} by {event}, which the law has no row for"
-        raise shortfall(problem, after, what_changed(before, found), source=source, store=store, law=law)
-    wrong = unlike_a_move(before, way, found, at=given.get("at"), law=law)
+        raise shortfall(problem, after, what_changed(before, found), source=source, store=store, lifecycle=lifecycle)
+    wrong = unlike_a_move(before, way, found, at=given.get("at"), lifecycle=lifecycle)
     if wrong:
         problem = f"{name} came to {wanted}, but not as {event} does"
-        raise shortfall(problem, after, wrong, source=source, store=store, law=law)
+        raise shortfall(problem, after, wrong, source=source, store=store, lifecycle=lifecycle)
     return after
 
 
@@ -92,7 +94,7 @@ def assert_refused(
     store: Store | None = None,
     by: Callable[[], object] | None = None,
     refused: RefusalTypes = IllegalTransition,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     **given: Any,
 ) -> Exception:
     """Ask `event` of a run and assert that it is refused and nothing changed; return the refusal.
@@ -121,14 +123,16 @@ def assert_refused(
         changes = () if _expired_late(refusal, source) else what_changed(before, fields_of(now))
         if changes:
             problem = f"{name} was refused to {event}, and yet it changed"
-            raise shortfall(problem, now, changes, source=source, store=store, law=law) from None
+            raise shortfall(problem, now, changes, source=source, store=store, lifecycle=lifecycle) from None
         other = _refused_another(refusal, before, event)
         if other:
-            raise shortfall(f"{name} was not what was refused to {event}", now, [other], store=store, law=law) from None
-        wrong = None if possible is None else _misnamed(refusal, possible, source, law)
+            raise shortfall(
+                f"{name} was not what was refused to {event}", now, [other], store=store, lifecycle=lifecycle
+            ) from None
+        wrong = None if possible is None else _misnamed(refusal, possible, source, lifecycle)
         if wrong is not None:
             problem = f"{name} was refused to {event}, but not as it should be"
-            raise shortfall(problem, now, [wrong], store=store, law=law) from None
+            raise shortfall(problem, now, [wrong], store=store, lifecycle=lifecycle) from None
         return refusal
     except Exception as error:
         if refused is IllegalTransition and not isinstance(run, RunRecord):
@@ -137,7 +141,7 @@ def assert_refused(
     found = fields_of(after)
     came = [f"accepted: {found['status']}", *what_changed(before, found)]
     problem = f"{name} was not refused to {event} in {source}"
-    raise shortfall(problem, after, came, source=source, store=store, law=law)
+    raise shortfall(problem, after, came, source=source, store=store, lifecycle=lifecycle)
 
 
 def assert_stamps(run: object, *written: str, **times: int | None) -> None:
@@ -204,7 +208,7 @@ def assert_plausible(
     found: RunRecord | Mapping[str, object] | Iterable[RunRecord | Mapping[str, object]] | None = None,
     *,
     cassette: str | Path | None = None,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
 ) -> None:
     """Assert that a legal history could have left what was found: a record, or a trace of one run in order.
 
@@ -219,14 +223,14 @@ def assert_plausible(
         raise TypeError("give either a record or trace, or cassette=")
     if cassette is not None:
         with Path(cassette).open("rb") as file:
-            report = check_snapshots(read_snapshots(file), law)
+            report = check_snapshots(read_snapshots(file), lifecycle)
         told = [str(finding) for finding in report.findings if finding.severity == "error"]
         count = report.snapshots
     else:
         trace = _trace(found)
         count = len(trace)
         try:
-            told = [str(finding) for finding in judge_trace(trace, law).errors]
+            told = [str(finding) for finding in judge_trace(trace, lifecycle).errors]
         except InvalidRun as error:
             told = [str(error)]
     if not count and not told:
@@ -303,24 +307,26 @@ def _now(run: RunT, store: Store | None) -> RunT:
     return cast("RunT", store.get(run.id)) if store is not None and isinstance(run, StoredRun) else run
 
 
-def _ends(ways: Iterable[Sequence[RunEvent]], law: Lifecycle) -> tuple[RunStatus, ...]:
-    return tuple(law.target_of(way[-1]) for way in ways)
+def _ends(ways: Iterable[Sequence[RunEvent]], lifecycle: Lifecycle) -> tuple[RunStatus, ...]:
+    return tuple(lifecycle.target_of(way[-1]) for way in ways)
 
 
-def _wanted(event: RunEvent, to: RunStatus | str | None, law: Lifecycle) -> RunStatus:
+def _wanted(event: RunEvent, to: RunStatus | str | None, lifecycle: Lifecycle) -> RunStatus:
     """Return where an event should lead. Raises `ValueError` if `to` is said, and it leads there from nowhere."""
-    target = law.target_of(event)
+    target = lifecycle.target_of(event)
     wanted = target if to is None else RunStatus(to)
-    if wanted is not target and not any(wanted in _ends(outcomes(law, status, event), law) for status in RunStatus):
+    if wanted is not target and not any(
+        wanted in _ends(outcomes(lifecycle, status, event), lifecycle) for status in RunStatus
+    ):
         raise ValueError(f"{event} leads to {target}, and never to {wanted}")
     return wanted
 
 
-def _misnamed(refusal: Exception, possible: set[RunEvent], source: RunStatus, law: Lifecycle) -> str | None:
+def _misnamed(refusal: Exception, possible: set[RunEvent], source: RunStatus, lifecycle: Lifecycle) -> str | None:
     """Return what is wrong with the events that a refusal names as possible; None if nothing is."""
     told: object = getattr(refusal, "allowed", None)
     if not isinstance(told, Iterable):
-        lawful = set(law.allowed_events(source))
+        lawful = set(lifecycle.allowed_events(source))
         return None if lawful == possible else f"it names nothing, and the law allows {_listed(lawful)} there"
     named = {str(one) for one in cast("Iterable[object]", told)}
     return None if named == possible else f"it names {_listed(named)}, not {_listed(possible)}"

@@ -51,8 +51,8 @@ class Walk:
 
     @property
     def __name__(self) -> str:
-        """What pytest calls it: `start-complete`; `birth` where nothing is asked."""
-        return "-".join(self.events) or "birth"
+        """What pytest calls it: `start-complete`; `creation` for the walk without events."""
+        return "-".join(self.events) or "creation"
 
     @property
     def end(self) -> RunStatus:
@@ -65,7 +65,7 @@ class Walk:
         return tuple(map(Cell, self.statuses, self.events, self.statuses[1:]))
 
 
-def cells(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
+def cells(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """Return all 81 pairs of a status and an event, in the order of `RunStatus`, then of `RunEvent`.
 
     >>> len(cells()), len(moves()), len(refusals())
@@ -73,23 +73,23 @@ def cells(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """
 
     def target(status: RunStatus, event: RunEvent) -> RunStatus | None:
-        row = law.find(status, event)
+        row = lifecycle.find(status, event)
         return None if row is None else row.target
 
     return tuple(Cell(status, event, target(status, event)) for status in RunStatus for event in RunEvent)
 
 
-def moves(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
+def moves(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """Return the 19 cells that the law has a row for."""
-    return tuple(cell for cell in cells(law) if cell.target is not None)
+    return tuple(cell for cell in cells(lifecycle) if cell.target is not None)
 
 
-def refusals(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
+def refusals(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """Return the 62 cells that the law has no row for: asked there, the event is refused, and nothing changes."""
-    return tuple(cell for cell in cells(law) if cell.target is None)
+    return tuple(cell for cell in cells(lifecycle) if cell.target is None)
 
 
-def walks(max_events: int = 6, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Walk, ...]:
+def walks(max_events: int = 6, lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Walk, ...]:
     """Return every legal walk of up to `max_events` events, shorter ones first.
 
     >>> [len(walks(most)) for most in (0, 1, 2, 6)]
@@ -97,8 +97,8 @@ def walks(max_events: int = 6, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Walk, ..
     """
 
     def onward(walk: Walk) -> Iterator[Walk]:
-        for event in law.allowed_events(walk.end):
-            yield Walk((*walk.events, event), (*walk.statuses, law.target_of(event)))
+        for event in lifecycle.allowed_events(walk.end):
+            yield Walk((*walk.events, event), (*walk.statuses, lifecycle.target_of(event)))
 
     found = [Walk((), (INITIAL_STATUS,))]
     longest = found

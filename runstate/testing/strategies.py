@@ -52,7 +52,7 @@ _LIMITS: Final = st.integers(1, 1_000_000)
 
 
 def paths(
-    max_events: int = 8, ends_in: Statuses | None = None, *, law: Lifecycle = RUN_LIFECYCLE
+    max_events: int = 8, ends_in: Statuses | None = None, *, lifecycle: Lifecycle = RUN_LIFECYCLE
 ) -> st.SearchStrategy[Path]:
     """Return a strategy for legal paths from birth: the events of a run's life, or of its beginning.
 
@@ -64,15 +64,17 @@ def paths(
     >>> [str(event) for event in find(paths(ends_in="cancelled"), lambda path: "start" in path)]
     ['start', 'request_cancel', 'confirm_cancel']
     """
-    return st.sampled_from(_ends(max_events, ends_in, law)).flatmap(lambda end: _paths_to(end, max_events, law))
+    return st.sampled_from(_ends(max_events, ends_in, lifecycle)).flatmap(
+        lambda end: _paths_to(end, max_events, lifecycle)
+    )
 
 
 Path: TypeAlias = tuple[RunEvent, ...]
 
 
-def _ends(max_events: int, ends_in: Statuses | None, law: Lifecycle) -> list[RunStatus]:
+def _ends(max_events: int, ends_in: Statuses | None, lifecycle: Lifecycle) -> list[RunStatus]:
     """Return the statuses a path may end in. Raises `ValueError` where one of those wanted is too far off."""
-    ways = {status: law.shortest_path(INITIAL_STATUS, status) for status in RunStatus}
+    ways = {status: lifecycle.shortest_path(INITIAL_STATUS, status) for status in RunStatus}
     near = [status for status, way in ways.items() if way is not None and len(way) <= max_events]
     if ends_in is None:
         wanted = near
@@ -86,18 +88,18 @@ def _ends(max_events: int, ends_in: Statuses | None, law: Lifecycle) -> list[Run
 
 
 @st.composite
-def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Lifecycle) -> Path:
+def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, lifecycle: Lifecycle) -> Path:
     """Draw a length that leads there, then a way of that length, asking at each status only what still leads there."""
     within: list[frozenset[RunStatus]] = [frozenset([end])]
     for _ in range(max_events):
-        within.append(frozenset(row.source for row in law.transitions if row.target in within[-1]))
+        within.append(frozenset(row.source for row in lifecycle.transitions if row.target in within[-1]))
     length = draw(st.sampled_from([length for length, sources in enumerate(within) if INITIAL_STATUS in sources]))
     status = INITIAL_STATUS
     path: list[RunEvent] = []
     for left in reversed(range(length)):
-        onward = [event for event in law.allowed_events(status) if law.target_of(event) in within[left]]
+        onward = [event for event in lifecycle.allowed_events(status) if lifecycle.target_of(event) in within[left]]
         event = draw(st.sampled_from(onward))
-        status = law.target_of(event)
+        status = lifecycle.target_of(event)
         path.append(event)
     return tuple(path)
 
@@ -106,7 +108,7 @@ def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Lifecycle) 
 
 
 def runs(
-    statuses: Statuses | None = None, max_events: int = 8, *, law: Lifecycle = RUN_LIFECYCLE
+    statuses: Statuses | None = None, max_events: int = 8, *, lifecycle: Lifecycle = RUN_LIFECYCLE
 ) -> st.SearchStrategy[Run]:
     """Return a strategy for runs that a legal history brought where they stand, in one of `statuses`.
 
@@ -119,7 +121,7 @@ def runs(
     >>> run.status, run.last_error.code, run.usage.total_tokens
     (<RunStatus.FAILED: 'failed'>, 'server_error', 0)
     """
-    return _lives(paths(max_events, statuses, law=law)).map(_last_of)
+    return _lives(paths(max_events, statuses, lifecycle=lifecycle)).map(_last_of)
 
 
 def illegal_moves(max_events: int = 8) -> st.SearchStrategy[tuple[Run, RunEvent]]:
@@ -244,7 +246,7 @@ def _last_of(life: Life) -> Run:
 
 
 def traces(
-    max_events: int = 8, *, polling: bool = True, broken: bool = False, law: Lifecycle = RUN_LIFECYCLE
+    max_events: int = 8, *, polling: bool = True, broken: bool = False, lifecycle: Lifecycle = RUN_LIFECYCLE
 ) -> st.SearchStrategy[list[RunDict]]:
     """Return a strategy for traces: the JSON objects of one run in the order somebody saw them, at least one.
 
@@ -256,11 +258,13 @@ def traces(
     >>> [seen["status"] for seen in find(traces(), lambda trace: trace[-1]["status"] == "completed")]
     ['queued', 'in_progress', 'completed']
     """
-    lives = _lives(paths(max_events, law=law))
+    lives = _lives(paths(max_events, lifecycle=lifecycle))
     seen = lives.flatmap(_polled) if polling else lives.map(lambda life: life[1])
     if not broken:
         return seen
-    return lives.flatmap(lambda life: (_polled(life) if polling else st.just(life[1])).flatmap(_breaks(life, law)))
+    return lives.flatmap(
+        lambda life: (_polled(life) if polling else st.just(life[1])).flatmap(_breaks(life, lifecycle))
+    )
 
 
 @st.composite
@@ -282,13 +286,13 @@ _VALUES: Final[Mapping[str, object]] = {
 }
 
 
-def _breaks(life: Life, law: Lifecycle) -> Callable[[list[RunDict]], st.SearchStrategy[list[RunDict]]]:
+def _breaks(life: Life, lifecycle: Lifecycle) -> Callable[[list[RunDict]], st.SearchStrategy[list[RunDict]]]:
     """Return what makes a trace one that cannot be. Each way is certain by the table, whatever polling skipped."""
 
     def broken(trace: list[RunDict]) -> st.SearchStrategy[list[RunDict]]:
-        ways = [_misshapen(trace, law)]
-        if law.is_terminal(trace[-1]["status"]):  # no row leaves it, and the birth of every run is live
-            live = [snapshot for snapshot in life[1] if not law.is_terminal(snapshot["status"])]
+        ways = [_misshapen(trace, lifecycle)]
+        if lifecycle.is_terminal(trace[-1]["status"]):  # no row leaves it, and the birth of every run is live
+            live = [snapshot for snapshot in life[1] if not lifecycle.is_terminal(snapshot["status"])]
             ways.append(st.sampled_from(live).map(lambda woken: [*trace, dict(woken)]))
         if len(trace) > 1:
             ways.append(_renamed(trace))
@@ -297,9 +301,9 @@ def _breaks(life: Life, law: Lifecycle) -> Callable[[list[RunDict]], st.SearchSt
     return broken
 
 
-def _misshapen(trace: Sequence[RunDict], law: Lifecycle) -> st.SearchStrategy[list[RunDict]]:
+def _misshapen(trace: Sequence[RunDict], lifecycle: Lifecycle) -> st.SearchStrategy[list[RunDict]]:
     """Return a strategy for the trace with one field set or nulled, so that a snapshot has no shape there can be."""
-    known = field_patterns(law)
+    known = field_patterns(lifecycle)
     changes: list[tuple[int, str]] = [
         (index, field)
         for index, snapshot in enumerate(trace)

@@ -118,15 +118,17 @@ _DEADLINE: Final = "expires_at"
 _MOVED: Final = frozenset({_DEADLINE})
 
 
-def _born(law: Lifecycle) -> FieldPattern:
-    return FieldPattern(INITIAL_STATUS, frozenset(field for field in _HELD if law.is_present(field, INITIAL_STATUS)))
+def _born(lifecycle: Lifecycle) -> FieldPattern:
+    return FieldPattern(
+        INITIAL_STATUS, frozenset(field for field in _HELD if lifecycle.is_present(field, INITIAL_STATUS))
+    )
 
 
-def _next(law: Lifecycle, shape: FieldPattern) -> Iterator[tuple[RunEvent, FieldPattern, _Written]]:
+def _next(lifecycle: Lifecycle, shape: FieldPattern) -> Iterator[tuple[RunEvent, FieldPattern, _Written]]:
     """Yield each event that may be asked of a shape, what it leads to, and the fields it writes."""
-    for row in law.transitions:
+    for row in lifecycle.transitions:
         if row.source is shape.status:
-            held = frozenset(field for field in _HELD if law.is_present(field, row.target))
+            held = frozenset(field for field in _HELD if lifecycle.is_present(field, row.target))
             stamped = frozenset(() if row.stamp is None else (row.stamp,))
             kept = shape.present.intersection(_STAMPS)
             writes = stamped | (held - shape.present)
@@ -136,7 +138,9 @@ def _next(law: Lifecycle, shape: FieldPattern) -> Iterator[tuple[RunEvent, Field
 
 
 @lru_cache(maxsize=1024)  # sixteen shapes a law, and room for the laws that tests make up
-def _reachable(law: Lifecycle, start: FieldPattern) -> Mapping[tuple[FieldPattern, _Written], tuple[RunEvent, ...]]:
+def _reachable(
+    lifecycle: Lifecycle, start: FieldPattern
+) -> Mapping[tuple[FieldPattern, _Written], tuple[RunEvent, ...]]:
     """Return every shape that can follow `start`, with the fields written on the way, and the shortest such way."""
     waits = start.status is RunStatus.REQUIRES_ACTION  # and may have had its deadline moved since
     ways: dict[tuple[FieldPattern, _Written], tuple[RunEvent, ...]] = {(start, _MOVED if waits else frozenset()): ()}
@@ -144,7 +148,7 @@ def _reachable(law: Lifecycle, start: FieldPattern) -> Mapping[tuple[FieldPatter
     while frontier:
         reached: list[tuple[FieldPattern, _Written]] = []
         for shape, written in frontier:
-            for event, after, writes in _next(law, shape):
+            for event, after, writes in _next(lifecycle, shape):
                 key = (after, written | writes)
                 if key not in ways:
                     ways[key] = (*ways[shape, written], event)
@@ -154,13 +158,13 @@ def _reachable(law: Lifecycle, start: FieldPattern) -> Mapping[tuple[FieldPatter
 
 
 @lru_cache(maxsize=64)
-def field_patterns(law: Lifecycle = RUN_LIFECYCLE) -> frozenset[FieldPattern]:
+def field_patterns(lifecycle: Lifecycle = RUN_LIFECYCLE) -> frozenset[FieldPattern]:
     """Return every shape that a legal history can leave.
 
     >>> len(field_patterns())
     16
     """
-    return frozenset(shape for shape, _ in _reachable(law, _born(law)))
+    return frozenset(shape for shape, _ in _reachable(lifecycle, _born(lifecycle)))
 
 
 # --- one snapshot -----------------------------------------------------------------------------------------------------
@@ -219,9 +223,9 @@ def _known_reason(run: RunRecord, field: str) -> str | None:
     return None
 
 
-def _judge_fields(seen: Observation, index: int, law: Lifecycle) -> Iterator[TraceFinding]:
+def _judge_fields(seen: Observation, index: int, lifecycle: Lifecycle) -> Iterator[TraceFinding]:
     run = seen.run
-    candidates = [shape for shape in field_patterns(law) if shape.status is run.status]
+    candidates = [shape for shape in field_patterns(lifecycle) if shape.status is run.status]
     if not candidates:
         yield TraceFinding("error", run.id, index, "status", f"no path leads to {run.status}", "see the table")
         return
@@ -257,7 +261,7 @@ def _judge_times(run: RunRecord, index: int) -> Iterator[TraceFinding]:
         yield TraceFinding("error", run.id, index, "expires_at", problem, "the deadline counts from creation")
 
 
-def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[TraceFinding, ...]:
+def judge(record: Record, lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[TraceFinding, ...]:
     """Return what cannot be, or is odd, about a single record; () if a legal history could have left it.
 
     A JSON object may be given instead of a run; then keys it lacks count as not observed. (A run that was read from one
@@ -270,18 +274,18 @@ def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[TraceFinding,
     >>> print(judge({**run.to_dict(), "completed_at": 1_800_000_009})[0].message)
     completed_at is set, but no path from queued to queued stamps it
     """
-    return tuple(_judge(observe(record), 0, law))
+    return tuple(_judge(observe(record), 0, lifecycle))
 
 
-def _judge(seen: Observation, index: int, law: Lifecycle) -> Iterator[TraceFinding]:
-    yield from _judge_fields(seen, index, law)
+def _judge(seen: Observation, index: int, lifecycle: Lifecycle) -> Iterator[TraceFinding]:
+    yield from _judge_fields(seen, index, lifecycle)
     yield from _judge_times(seen.run, index)
 
 
 # --- a trace ----------------------------------------------------------------------------------------------------------
 
 
-def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> TraceReport:
+def judge_trace(records: Iterable[Record], lifecycle: Lifecycle = RUN_LIFECYCLE) -> TraceReport:
     """Judge snapshots of one run in the order they were observed: each by itself, and each step from one to the next.
 
     Raises `RunDecodeError` if a JSON object among them is no run.
@@ -290,7 +294,7 @@ def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Tr
     findings: list[TraceFinding] = []
     steps: list[StatusChange] = []
     for index, seen in enumerate(trace):
-        shaped = tuple(_judge_fields(seen, index, law))
+        shaped = tuple(_judge_fields(seen, index, lifecycle))
         findings += (*shaped, *_judge_times(seen.run, index))
         # What is excused in a snapshot is not held against the steps to it and from it.
         excused = {found.field for found in shaped if found.severity == "warning"}
@@ -300,9 +304,9 @@ def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> Tr
         findings.extend(_judge_constants(before.run, after.run, index))
         # A snapshot that cannot be was told already; whatever is said of a step to or from it would only repeat that.
         if not broken & {index - 1, index}:
-            way = _way(before, after, law)
+            way = _way(before, after, lifecycle)
             if way is None:
-                findings.append(_explain_step(before, after, index, law))
+                findings.append(_explain_step(before, after, index, lifecycle))
                 continue
             findings.extend(_judge_deadline(before, after, index))
             if before.run.status is not after.run.status:
@@ -338,7 +342,7 @@ def _rewritten(before: Observation, after: Observation) -> frozenset[str]:
     return frozenset(field for field in both if getattr(before.run, field) != getattr(after.run, field))
 
 
-def _way(before: Observation, after: Observation, law: Lifecycle) -> tuple[RunEvent, ...] | None:
+def _way(before: Observation, after: Observation, lifecycle: Lifecycle) -> tuple[RunEvent, ...] | None:
     """Return the shortest way from one snapshot to the next that wrote what differs; None if there is none."""
     old, new = before.run.started_at, after.run.started_at
     if old is not None and new is not None and new < old:
@@ -348,23 +352,23 @@ def _way(before: Observation, after: Observation, law: Lifecycle) -> tuple[RunEv
         return None
     found = (
         way
-        for start in field_patterns(law)
+        for start in field_patterns(lifecycle)
         if before.fits(start)
-        for (shape, written), way in _reachable(law, start).items()
+        for (shape, written), way in _reachable(lifecycle, start).items()
         if after.fits(shape) and differs <= written
     )
     return min(found, key=len, default=None)
 
 
-def _explain_step(before: Observation, after: Observation, index: int, law: Lifecycle) -> TraceFinding:
+def _explain_step(before: Observation, after: Observation, index: int, lifecycle: Lifecycle) -> TraceFinding:
     """Return the first thing that cannot be about the step from one snapshot to the next."""
     run, source, target = after.run, before.run.status, after.run.status
     field, problem = "status", f"no path leads from {source} to {target}"
     reached = [
         (shape, written)
-        for start in field_patterns(law)
+        for start in field_patterns(lifecycle)
         if before.fits(start)
-        for shape, written in _reachable(law, start)
+        for shape, written in _reachable(lifecycle, start)
     ]
     there = [shape for shape, _ in reached if shape.status is target]
     if there:

@@ -61,7 +61,7 @@ class Report:
         self.notes.update(other.notes)
 
 
-def check_snapshots(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -> Report:
+def check_snapshots(found: Iterable[Snapshot], lifecycle: Lifecycle = RUN_LIFECYCLE) -> Report:
     """Judge the snapshots of one recording, those of each run together, in the order they were observed.
 
     After a hundred that cannot be read it gives up: whatever that file is, it is no recording. The notes of the report
@@ -91,10 +91,10 @@ def check_snapshots(found: Iterable[Snapshot], law: Lifecycle = RUN_LIFECYCLE) -
         report.snapshots += 1
         traces.setdefault(seen.run.id, []).append((snapshot, seen))
         report.findings += _judge_event(snapshot, seen)
-        report.findings += _judge_answer(snapshot, seen, law)
+        report.findings += _judge_answer(snapshot, seen, lifecycle)
     for run_id, trace in traces.items():
         report.run_ids.add(run_id)
-        verdict = judge_trace((seen for _, seen in trace), law)
+        verdict = judge_trace((seen for _, seen in trace), lifecycle)
         report.changes.update(verdict.changes)
         for finding in verdict.findings:
             report.findings.append(attrs.evolve(finding, location=trace[finding.index][0].at))
@@ -157,16 +157,16 @@ def _known_reason(named: str, seen: Observation) -> str | None:
     return None
 
 
-def _judge_answer(snapshot: Snapshot, seen: Observation, law: Lifecycle) -> Iterator[TraceFinding]:
+def _judge_answer(snapshot: Snapshot, seen: Observation, lifecycle: Lifecycle) -> Iterator[TraceFinding]:
     """Yield a complaint if the server accepted an event, and its answer is a run that the event cannot lead to.
 
     A run may have gone on before the server answered, so every status that a path leads to is possible.
     """
-    if snapshot.asked is None or not law.sources_of(snapshot.asked):
+    if snapshot.asked is None or not lifecycle.sources_of(snapshot.asked):
         return
-    target = law.target_of(snapshot.asked)
-    if law.shortest_path(target, seen.run.status) is None:
+    target = lifecycle.target_of(snapshot.asked)
+    if lifecycle.shortest_path(target, seen.run.status) is None:
         problem = f"{snapshot.asked} was accepted, but answered with a run in {seen.run.status}"
-        onward = [status for status in RunStatus if law.shortest_path(target, status) is not None]
+        onward = [status for status in RunStatus if lifecycle.shortest_path(target, status) is not None]
         hint = f"possible: {', '.join(onward)}"
         yield TraceFinding("error", seen.run.id, 0, "status", problem, hint, snapshot.at)

@@ -255,7 +255,7 @@ def test_a_strange_name_is_shown_as_it_is() -> None:
 
 def test_loops_and_targets_in_the_middle() -> None:
     """A lane that leads back to where it is asked, or that is reached from both sides, has a sign of its own."""
-    law = Lifecycle(
+    lifecycle = Lifecycle(
         (
             Transition(RunEvent.COMPLETE, RunStatus.QUEUED, RunStatus.IN_PROGRESS, None, Basis.ALLOWED),
             Transition(RunEvent.COMPLETE, RunStatus.CANCELLING, RunStatus.IN_PROGRESS, None, Basis.ALLOWED),
@@ -273,7 +273,7 @@ fail           ●────────────────────�
 expire         ·         ◉            ·
 ● may be asked   ▶ leads to   ◉ both: leads back
     to where it is asked"""
-    assert expected == draw(law)
+    assert expected == draw(lifecycle)
 
 
 def test_a_law_without_rows() -> None:

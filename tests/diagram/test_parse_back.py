@@ -38,28 +38,28 @@ def standings(draw_: st.DrawFn) -> Standing:
     return Standing(draw_(STATUSES), stamps, draw_(st.none() | st.text()))
 
 
-def moves(law: Lifecycle) -> frozenset[Move]:
-    return frozenset((row.event, row.source, row.target) for row in law.transitions)
+def moves(lifecycle: Lifecycle) -> frozenset[Move]:
+    return frozenset((row.event, row.source, row.target) for row in lifecycle.transitions)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", LANES)
 @settings(max_examples=120, deadline=None)
-@given(law=laws(), standing=st.none() | standings(), width=WIDTHS, color=st.booleans())
-@example(law=RUN_LIFECYCLE, standing=None, width=None, color=False)
-@example(law=Lifecycle(()), standing=None, width=None, color=False)
-@example(law=Lifecycle(()), standing=Standing(RunStatus.QUEUED), width=None, color=True)
+@given(lifecycle=laws(), standing=st.none() | standings(), width=WIDTHS, color=st.booleans())
+@example(lifecycle=RUN_LIFECYCLE, standing=None, width=None, color=False)
+@example(lifecycle=Lifecycle(()), standing=None, width=None, color=False)
+@example(lifecycle=Lifecycle(()), standing=Standing(RunStatus.QUEUED), width=None, color=True)
 @example(
-    law=RUN_LIFECYCLE,
+    lifecycle=RUN_LIFECYCLE,
     standing=Standing(RunStatus.FAILED, run_id="x\nfail      ●──▶\nqueued failed"),
     width=30,
     color=True,
 )
 def test_every_picture_is_its_law(
-    form: Format, law: Lifecycle, standing: Standing | None, width: int | None, color: bool
+    form: Format, lifecycle: Lifecycle, standing: Standing | None, width: int | None, color: bool
 ) -> None:
     """Lanes, at any width, coloured or not, with a run or without, hold the moves of their law and no others."""
-    assert moves(law) == parse_lanes(draw(law, form, standing, width, color))
+    assert moves(lifecycle) == parse_lanes(draw(lifecycle, form, standing, width, color))
 
 
 @pytest.mark.parametrize("form", LANES)
@@ -70,18 +70,18 @@ def test_nineteen_and_eleven(form: Format) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(law=laws(), standing=st.none() | standings(), width=st.integers(25, 160), form=st.sampled_from(LANES[:2]))
-def test_no_line_is_wider_than_asked(law: Lifecycle, standing: Standing | None, width: int, form: Format) -> None:
+@given(lifecycle=laws(), standing=st.none() | standings(), width=st.integers(25, 160), form=st.sampled_from(LANES[:2]))
+def test_no_line_is_wider_than_asked(lifecycle: Lifecycle, standing: Standing | None, width: int, form: Format) -> None:
     """A line is wider than asked only if one word and its indent are."""
-    text = draw(law, form, standing, width)
+    text = draw(lifecycle, form, standing, width)
     assert [] == [line for line in text.splitlines() if len(line) > width]
 
 
 @settings(max_examples=60, deadline=None)
-@given(law=laws(), standing=standings(), width=WIDTHS)
-def test_ascii_is_ascii(law: Lifecycle, standing: Standing, width: int | None) -> None:
+@given(lifecycle=laws(), standing=standings(), width=WIDTHS)
+def test_ascii_is_ascii(lifecycle: Lifecycle, standing: Standing, width: int | None) -> None:
     """The plain form holds no other characters, whatever the run is called."""
-    assert draw(law, "ascii", standing, width).isascii()
+    assert draw(lifecycle, "ascii", standing, width).isascii()
 
 
 @pytest.mark.parametrize("text", ["", "hello", "fail: nobody -> knows", "<html></html>", "<p>queued</p>"])

@@ -36,7 +36,7 @@ class Desk:
         self.kept[run_id] = {**born, **dict.fromkeys((*STAMPS, *HELD_IN)), **born}
         return run_id
 
-    def ask(self, run: str, event: str) -> None:
+    def send(self, run: str, event: str) -> None:
         with self.turn:
             self.move(self.kept[run], str(event))
 
@@ -65,9 +65,9 @@ class Desk:
             elif field in GIVEN and record[field] is None:
                 record[field] = GIVEN[field]
 
-    def subject(self) -> FunctionAdapter:
+    def system(self) -> FunctionAdapter:
         return FunctionAdapter(
-            self.create, self.ask, self.read, refused=No, advance=self.advance, name=type(self).__name__
+            self.create, self.send, self.read, refused=No, advance=self.advance, name=type(self).__name__
         )
 
 

@@ -59,7 +59,7 @@ class Service:
             if got != ["call_1"]:
                 return self.error(400, f"Expected tool outputs for call_ids ['call_1'], got {got}")
         try:
-            self.desk.ask(run, event)
+            self.desk.send(run, event)
         except No:
             return self.refused(event, status)
         return self.ok(self.desk.read(run))

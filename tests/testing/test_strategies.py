@@ -77,7 +77,7 @@ def test_paths_shrink_to_the_shortest(status: str) -> None:
 def test_paths_of_a_part_of_the_law() -> None:
     """Of the documented law no path has another row."""
     rows = {(row.source, row.event) for row in documented().transitions}
-    for path in drawn(paths(law=documented())):
+    for path in drawn(paths(lifecycle=documented())):
         status = "queued"
         for event in path:
             assert (status, event) in rows
@@ -217,7 +217,7 @@ def test_broken_traces_break_in_every_way() -> None:
     assert fields | {"created_at"} == {finding.field for finding in problems}
 
 
-@given(traces(broken=True, polling=False, law=documented()))
+@given(traces(broken=True, polling=False, lifecycle=documented()))
 def test_broken_traces_of_a_part_of_the_law(trace: list[dict[str, Any]]) -> None:
     """They cannot be by that law, either."""
     assert judge_trace(trace, documented()).errors

@@ -419,8 +419,8 @@ def test_an_accepted_submit_leads_anywhere(status: RunStatus) -> None:
 def test_a_law_without_the_event_says_nothing_of_its_answer() -> None:
     """A law of one's own need not know how to cancel."""
     cancel = an_interaction({"string": json.dumps(a_trace()[0])}, uri=f"{RUNS}/run_1/cancel", method="POST")
-    law = type(RUN_LIFECYCLE)(tuple(row for row in RUN_LIFECYCLE.transitions if row.event != "request_cancel"))
-    assert [] == check_snapshots(read_snapshots([a_cassette(cancel).encode()]), law).findings
+    lifecycle = type(RUN_LIFECYCLE)(tuple(row for row in RUN_LIFECYCLE.transitions if row.event != "request_cancel"))
+    assert [] == check_snapshots(read_snapshots([a_cassette(cancel).encode()]), lifecycle).findings
 
 
 # --- hostile files ----------------------------------------------------------------------------------------------------

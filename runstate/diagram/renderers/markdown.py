@@ -16,9 +16,9 @@ _STATUS_HEAD: Final = ("status", "meaning", "kind", "stamp")
 
 def markdown(picture: Picture) -> str:
     """Return the table of the law, an empty line, and the table of the statuses."""
-    law = (cells for lane in picture.lanes for cells in _law_rows(lane))
+    lifecycle = (cells for lane in picture.lanes for cells in _law_rows(lane))
     statuses = map(_status_row, picture.columns)
-    return "\n".join((*_table(_LAW_HEAD, law), "", *_table(_STATUS_HEAD, statuses)))
+    return "\n".join((*_table(_LAW_HEAD, lifecycle), "", *_table(_STATUS_HEAD, statuses)))
 
 
 def _law_rows(lane: Lane) -> Iterator[tuple[str, ...]]:

@@ -52,7 +52,7 @@ def run_machine(
     *,
     initial: str | None = None,
     machine_cls: type[MachineT],
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> MachineT: ...
@@ -61,7 +61,7 @@ def run_machine(
     model: object,
     *,
     initial: str | None = None,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> Machine: ...
@@ -70,7 +70,7 @@ def run_machine(
     *,
     initial: str | None = None,
     machine_cls: type[Machine] = Machine,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> Machine:
@@ -86,7 +86,7 @@ def run_machine(
     Raises as `add_run`; then none of the models is bound.
     """
     separator: str | None = getattr(machine_cls.state_cls, "separator", None)  # hierarchical machines have one
-    if separator is not None and any(separator in status for status in law.statuses):
+    if separator is not None and any(separator in status for status in lifecycle.statuses):
         raise TypeError(
             f"{machine_cls.__name__} reads {separator!r} in a status as a nested state; "
             "use a flat machine, or one whose states have another separator"
@@ -95,12 +95,12 @@ def run_machine(
         model=None,
         initial=INITIAL_STATUS.value,
         states=[
-            {"name": status.value, "final": law.is_terminal(status), "on_enter": Stamps(law, status)}
-            for status in law.statuses
+            {"name": status.value, "final": lifecycle.is_terminal(status), "on_enter": Stamps(lifecycle, status)}
+            for status in lifecycle.statuses
         ],
         transitions=[
             {"trigger": row.event.value, "source": row.source.value, "dest": row.target.value, "before": tell_time}
-            for row in law.transitions
+            for row in lifecycle.transitions
         ],
         auto_transitions=False,
         model_attribute=_STATUS,
@@ -112,7 +112,7 @@ def run_machine(
         check_model(machine, each, (*machine.models, *models[:place]))
         _begin(each, initial)
     for each in models:
-        add_run(machine, each, initial=initial, law=law, expires_in_s=expires_in_s)
+        add_run(machine, each, initial=initial, lifecycle=lifecycle, expires_in_s=expires_in_s)
     return machine
 
 
@@ -121,7 +121,7 @@ def add_run(
     model: object,
     *,
     initial: str | None = None,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
 ) -> None:
     """Bind one more model to a machine made by `run_machine` with the same law; one machine serves any number of them.
@@ -142,7 +142,7 @@ def add_run(
     for name, time in times.items():
         if getattr(model, name, None) is None:
             setattr(model, name, time)
-    if not law.is_present("expires_at", status):
+    if not lifecycle.is_present("expires_at", status):
         _clear_deadline(model)
 
 
@@ -171,16 +171,16 @@ class Stamps:
 
     __name__ = "stamps"  # `transitions` writes it into a picture that shows callbacks
 
-    law: Lifecycle
+    lifecycle: Lifecycle
     status: RunStatus
 
     def __call__(self, event: EventData) -> None:
         """Stamp the model as the row of the move says; a move that is no row of the law stamps nothing."""
         source = event.transition.source if event.transition else None
-        for row in self.law.transitions:
+        for row in self.lifecycle.transitions:
             if (row.event, row.source, row.target) == (event.event.name, source, self.status) and row.stamp:
                 setattr(event.model, row.stamp, event.kwargs["at"])
-        if not self.law.is_present("expires_at", self.status):
+        if not self.lifecycle.is_present("expires_at", self.status):
             _clear_deadline(event.model)
 
 

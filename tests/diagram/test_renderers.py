@@ -71,16 +71,16 @@ def test_an_unknown_format_is_named() -> None:
         draw(format="png")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented(), LOOP, Lifecycle(())])
+@pytest.mark.parametrize("lifecycle", [RUN_LIFECYCLE, documented(), LOOP, Lifecycle(())])
 @pytest.mark.parametrize("standing", [None, AT_WORK])
-def test_svg_is_well_formed(law: Lifecycle, standing: Standing | None) -> None:
+def test_svg_is_well_formed(lifecycle: Lifecycle, standing: Standing | None) -> None:
     """An SVG is XML with a title, a description, and a sentence a lane; nothing outside it is needed."""
-    root = ElementTree.fromstring(draw(law, "svg", standing))
+    root = ElementTree.fromstring(draw(lifecycle, "svg", standing))
     titles = [node.text for node in root.iter(f"{SVG}title")]
     assert (f"{SVG}svg", "img") == (root.tag, root.get("role"))
     assert [f"{SVG}title", f"{SVG}desc"] == [node.tag for node in root][:2]
-    assert {lane.sentence for lane in Picture.of(law).lanes} <= set(titles)
-    assert ["http://www.w3.org/2000/svg"] == re.findall(r"https?://[^\"]+", draw(law, "svg", standing))
+    assert {lane.sentence for lane in Picture.of(lifecycle).lanes} <= set(titles)
+    assert ["http://www.w3.org/2000/svg"] == re.findall(r"https?://[^\"]+", draw(lifecycle, "svg", standing))
 
 
 def test_svg_of_a_run() -> None:
@@ -123,11 +123,11 @@ def test_names_can_be_read(paint: Paint, paper: str) -> None:
     assert _contrast(paper, paint.solid) > 4.5
 
 
-@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented(), LOOP])
-def test_mermaid_has_every_move_once(law: Lifecycle) -> None:
+@pytest.mark.parametrize("lifecycle", [RUN_LIFECYCLE, documented(), LOOP])
+def test_mermaid_has_every_move_once(lifecycle: Lifecycle) -> None:
     """Mermaid has one arrow a row, and besides only birth and the ends."""
-    drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", draw(law, "mermaid"), re.MULTILINE)
-    assert sorted((row.source, row.target, row.event) for row in law.transitions) == sorted(drawn)
+    drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", draw(lifecycle, "mermaid"), re.MULTILINE)
+    assert sorted((row.source, row.target, row.event) for row in lifecycle.transitions) == sorted(drawn)
 
 
 def test_mermaid_declares_the_statuses_in_order() -> None:
@@ -160,11 +160,11 @@ def test_dot_has_every_move_once() -> None:
     assert 13 == len(edges)
 
 
-@pytest.mark.parametrize("law", [documented(), LOOP, Lifecycle(())])
-def test_dot_without_the_rule_draws_plain_arrows(law: Lifecycle) -> None:
+@pytest.mark.parametrize("lifecycle", [documented(), LOOP, Lifecycle(())])
+def test_dot_without_the_rule_draws_plain_arrows(lifecycle: Lifecycle) -> None:
     """Where not every live status has the event, each move is an arrow of its own."""
-    edges = EDGE.findall(draw(law, "dot"))
-    assert sorted((row.source, row.target, row.event, "") for row in law.transitions) == sorted(edges)
+    edges = EDGE.findall(draw(lifecycle, "dot"))
+    assert sorted((row.source, row.target, row.event, "") for row in lifecycle.transitions) == sorted(edges)
 
 
 def test_dot_marks_the_run() -> None:

@@ -362,9 +362,9 @@ def test_samples_for_a_class_of_ones_own() -> None:
 def test_moves_by_a_part_of_the_law() -> None:
     """By another law, its rows decide, and its refusals are told."""
     run = Model()
-    run_machine(run, law=documented())
-    assert_moves(run, "start", law=documented())
-    found = failing(lambda: assert_moves(agent("cancelling"), "complete", law=documented()))
+    run_machine(run, lifecycle=documented())
+    assert_moves(run, "start", lifecycle=documented())
+    found = failing(lambda: assert_moves(agent("cancelling"), "complete", lifecycle=documented()))
     problem = "run run_1 came from cancelling to completed by complete, which the law has no row for"
     assert (problem, "in cancelling: confirm_cancel") == (found.problem, found.allowed)
 
@@ -701,7 +701,7 @@ def test_it_names_nothing() -> None:
     everything = "confirm_cancel, complete, mark_incomplete, fail, expire"
     assert (f"it names nothing, and the law allows {everything} there",) == found.found
     assert_refused(
-        agent("requires_action"), "start", ["submit_tool_outputs", "expire"], refused=NotAllowed, law=documented()
+        agent("requires_action"), "start", ["submit_tool_outputs", "expire"], refused=NotAllowed, lifecycle=documented()
     )
 
 
@@ -1022,7 +1022,7 @@ def test_not_plausible() -> None:
         assert_plausible({**record, "status": "done"})
     with pytest.raises(AssertionError, match=r"started_at is null, but every path from queued to cancelling stamps it"):
         assert_plausible(
-            [a_run(id="run_1"), a_run("cancelling", path=["request_cancel"], id="run_1")], law=documented()
+            [a_run(id="run_1"), a_run("cancelling", path=["request_cancel"], id="run_1")], lifecycle=documented()
         )
 
 
@@ -1090,8 +1090,8 @@ def test_what_a_birth_must_be() -> None:
     assert () == unlike_a_birth({"status": "queued"})
     wrong = {"status": "cancelling", "started_at": 5, "expires_at": None, "usage": {}}
     assert (
-        "it is born cancelling, not queued",
-        "started_at is 5 at birth",
+        "it is created cancelling, not queued",
+        "started_at is 5 at creation",
         "expires_at is null, and in queued it has a value",
         "usage is {}, and in queued it is null",
     ) == unlike_a_birth(wrong)
