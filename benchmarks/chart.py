@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from runstate.diagram.model import Tone
-from runstate.diagram.palette import DARK, LIGHT, Paint
+from runstate.diagram.model import ColorRole
+from runstate.diagram.palette import DARK, LIGHT, RoleColors
 
 Kind: TypeAlias = Literal["ours", "floor", "peer"]
 
@@ -17,7 +17,7 @@ ROW: Final = 26
 BAR: Final = 16
 HEAD: Final = 34
 MARGIN: Final = 16
-_TONES: Final[Mapping[Kind, Tone]] = {"ours": "blue", "floor": "grey", "peer": "orange"}
+_ROLES: Final[Mapping[Kind, ColorRole]] = {"ours": "blue", "floor": "grey", "peer": "orange"}
 
 
 class Bar(NamedTuple):
@@ -36,8 +36,8 @@ class Panel(NamedTuple):
 
 
 def _style() -> str:
-    def colours(paper: str, ink: str, note: str, palette: Mapping[Tone, Paint]) -> str:
-        edges = {kind: palette[tone].edge for kind, tone in _TONES.items()}
+    def colours(paper: str, ink: str, note: str, palette: Mapping[ColorRole, RoleColors]) -> str:
+        edges = {kind: palette[role].outline for kind, role in _ROLES.items()}
         rules = "".join(f".bars .{kind}{{fill:{edge}}}" for kind, edge in edges.items())
         return f".bars .paper{{fill:{paper}}}.bars text{{fill:{ink}}}.bars .note{{fill:{note}}}{rules}"
 

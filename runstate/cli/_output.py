@@ -1,6 +1,6 @@
 """What the commands show with: the screen as it is, lanes that suit it, aligned columns, and JSON for programs.
 
-The pencils are imported where something is drawn, for most commands draw nothing and all of them import this module.
+The renderers are imported where something is drawn: most commands draw nothing, and all of them import this module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runstate.run.snapshot import RunSnapshot
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-    from runstate.diagram import Standing
+    from runstate.diagram import RunPosition
 
 __all__ = [
     "columns",
@@ -28,10 +28,10 @@ __all__ = [
     "has_colors",
     "has_unicode",
     "lanes",
+    "position_of",
     "progress_bar",
     "screen",
     "sentence",
-    "standing_of",
 ]
 
 _BETWEEN: Final = "  "
@@ -67,19 +67,19 @@ def has_unicode(console: Console | None = None) -> bool:
     return True
 
 
-def lanes(console: Console, standing: Standing | None = None) -> str:
+def lanes(console: Console, position: RunPosition | None = None) -> str:
     """Return the lanes as they suit the terminal, or wide and plain for a pipe."""
     from runstate.diagram import draw
 
     width = console.width if console.is_terminal else None
-    return draw(RUN_LIFECYCLE, "lanes" if has_unicode(console) else "ascii", standing, width, has_colors(console))
+    return draw(RUN_LIFECYCLE, "lanes" if has_unicode(console) else "ascii", position, width, has_colors(console))
 
 
-def standing_of(run: RunSnapshot) -> Standing:
+def position_of(run: RunSnapshot) -> RunPosition:
     """Return where a run stands, to be drawn."""
-    from runstate.diagram import Standing
+    from runstate.diagram import RunPosition
 
-    return Standing(run.status, run.stamps(), run.id)
+    return RunPosition(run.status, run.stamps(), run.id)
 
 
 def columns(header: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> None:

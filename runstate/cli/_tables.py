@@ -24,10 +24,10 @@ _LEAST: Final = 8
 
 def status_style(status: str) -> str:
     """Return the colour of a status, as the pictures have it; none for what is no status."""
-    from runstate.diagram.canvas import PAINT
-    from runstate.diagram.model import Picture
+    from runstate.diagram.model import DiagramModel
+    from runstate.diagram.palette import ANSI_STYLES
 
-    paint = {str(column.status): PAINT[column.tone] for column in Picture.of(RUN_LIFECYCLE).columns}
+    paint = {str(column.status): ANSI_STYLES[column.role] for column in DiagramModel.of(RUN_LIFECYCLE).columns}
     return f"color({paint[status].rpartition(';')[2]})" if status in paint else ""
 
 

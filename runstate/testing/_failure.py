@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from runstate.clock import format_duration
-from runstate.diagram import Standing, draw
+from runstate.diagram import RunPosition, draw
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus
 from runstate.run.validators import YEAR_10000
 from runstate.store import Entry, Store, StoredRun
@@ -86,8 +86,8 @@ def _lanes(fields: Mapping[str, Any], status: RunStatus, lifecycle: Lifecycle) -
     stamps = {name: _seconds(fields.get(name)) for name in _STAMPED}
     times = {name: time for name, time in stamps.items() if time is not None}
     run_id = fields.get("id")
-    standing = Standing(status, times, run_id if isinstance(run_id, str) else None)
-    return [f"  {line}".rstrip() for line in draw(lifecycle, "lanes", standing, width=_WIDTH).splitlines()]
+    position = RunPosition(status, times, run_id if isinstance(run_id, str) else None)
+    return [f"  {line}".rstrip() for line in draw(lifecycle, "lanes", position, width=_WIDTH).splitlines()]
 
 
 def _seconds(time: object) -> int | None:

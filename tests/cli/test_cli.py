@@ -369,7 +369,7 @@ def test_an_interrupt_ends_it_quietly(
 
 
 def test_a_command_imports_only_what_it_needs() -> None:
-    """The table does not wait for the pencils, the judge or the demonstration."""
+    """The table does not wait for the renderers, the judge or the demonstration."""
     # What was there before is not the command's doing: a coverage tool looks in first.
     asked = "from runstate.cli import cli; cli.main(['table'], standalone_mode=False)"
     code = f"import sys; before = {{*sys.modules}}; {asked}; print(*{{*sys.modules}} - before)"

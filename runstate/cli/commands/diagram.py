@@ -9,7 +9,7 @@ from typing import cast
 import click
 
 from runstate.cli._files import FILE, bounded_lines, reading
-from runstate.cli._output import has_colors, has_unicode, screen, standing_of
+from runstate.cli._output import has_colors, has_unicode, position_of, screen
 from runstate.diagram import FORMATS, Format, draw
 from runstate.lifecycle import RUN_LIFECYCLE, documented
 from runstate.lifecycle.errors import RunstateError
@@ -27,17 +27,17 @@ __all__ = ["diagram"]
 def diagram(form: str | None, run_file: str | None, output: Path | None, only_documented: bool) -> None:
     """Draw the law, or where one run stands in it (the last snapshot in FILE)."""
     law = documented() if only_documented else RUN_LIFECYCLE
-    standing = None if run_file is None else standing_of(_last_run(run_file))
+    position = None if run_file is None else position_of(_last_run(run_file))
     chosen = cast("Format", form or ("lanes" if output or has_unicode() else "ascii"))
     if output is not None:
         try:
-            output.write_text(draw(law, chosen, standing) + "\n", encoding="utf-8")
+            output.write_text(draw(law, chosen, position) + "\n", encoding="utf-8")
         except OSError as error:
             raise click.UsageError(f"cannot write {output}: {error.strerror}") from None
         return
     console = screen()
     width = console.width if console.is_terminal else None
-    click.echo(draw(law, chosen, standing, width, has_colors(console)))
+    click.echo(draw(law, chosen, position, width, has_colors(console)))
 
 
 def _last_run(name: str) -> Run:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from runstate.cli._durations import duration, moment
 from runstate.cli._options import AS_JSON, LISTEN, STORE, opened
-from runstate.cli._output import emit_json, lanes, screen, standing_of
+from runstate.cli._output import emit_json, lanes, position_of, screen
 from runstate.cli._pairs import as_mapping, pair
 from runstate.cli._queues import empty_queues
 from runstate.cli._stored_json import entry_json, run_json
@@ -130,7 +130,7 @@ def show(run_id: str, url: str, as_json: bool) -> None:
         emit_json({**run_json(run), "progress": progress, "history": [entry_json(entry) for entry in entries]})
         return
     console = screen()
-    console.print(Text.from_ansi(lanes(console, standing_of(run))))
+    console.print(Text.from_ansi(lanes(console, position_of(run))))
     console.print()
     pairs([*_facts(run), ("progress", progress or "")])
     console.print()

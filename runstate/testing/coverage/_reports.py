@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any, Final
 
-from runstate.diagram.model import Lane, Picture
+from runstate.diagram.model import DiagramModel, Lane
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
 from runstate.testing.coverage._data import Exercised
 from runstate.testing.matrix import Cell, cells, moves, refusals
@@ -132,13 +132,13 @@ def as_html(exercised: Exercised, remarks: Sequence[str] = ()) -> str:
 
 
 def _lanes(exercised: Exercised) -> Iterator[str]:
-    picture = Picture.of(RUN_LIFECYCLE)
-    columns = [column.status for column in picture.columns]
+    model = DiagramModel.of(RUN_LIFECYCLE)
+    columns = [column.status for column in model.columns]
     yield '<table class="lanes"><colgroup><col class="names"></colgroup>'
     yield f"<thead><tr><th></th>{''.join(f'<th>{status}</th>' for status in columns)}</tr></thead><tbody>"
     asked = exercised.asked()
     by_key = {(cell.status, cell.event): cell for cell in cells()}
-    for lane in picture.lanes:
+    for lane in model.lanes:
         row = [by_key[status, lane.event] for status in columns]
         lit = any(cell in asked for cell in row if cell.target is not None)
         found = "".join(_cell(cell, lane, columns, exercised) for cell in row)
