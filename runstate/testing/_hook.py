@@ -1,4 +1,4 @@
-"""Where the kit's assertions tell what they asked of a class of the user's own, should anybody be counting."""
+"""The hook by which transition coverage counts the events that assertions send to classes of the user."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _hook: EventHook | None = None
 
 
 def set_event_hook(hook: EventHook | None) -> EventHook | None:
-    """Let `listener` hear of what is asked from now on, None for nobody; return who heard of it before."""
+    """Set the hook that is called for each event, None for no hook; return the previous one."""
     global _hook
     previous, _hook = _hook, hook
     return previous
 
 
 def report_event(run: object, status: RunStatus, event: RunEvent) -> None:
-    """Tell that an assertion asked an event of a run that stood there. Runs of this library tell by themselves."""
+    """Call the hook for an event that an assertion sent. Runs of this library are counted in another way."""
     if _hook is not None and not isinstance(run, RunSnapshot):
         _hook(status, event)

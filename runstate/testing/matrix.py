@@ -1,6 +1,6 @@
-"""The small space of the law: 81 pairs of a status and an event, and every legal walk up to a length.
+"""The state space of the lifecycle: 81 pairs of a status and an event, and every legal walk up to a length.
 
-Each has a name that does not change from one day to the next, which pytest takes for its id:
+Each has a stable name, which pytest uses as its id:
 
     @pytest.mark.parametrize("cell", refusals())
     def test_refusals(cell): ...  # test_refusals[completed-fail], ...
@@ -23,16 +23,16 @@ CellKey: TypeAlias = tuple[RunStatus, RunEvent]
 
 @attrs.frozen
 class Cell:
-    """An event asked where a run stands, and where that leads."""
+    """An event in a status, and where it leads."""
 
     status: RunStatus
     event: RunEvent
     target: RunStatus | None
-    """Where it leads; None where it is refused."""
+    """The status it leads to; None if it is refused."""
 
     @property
     def __name__(self) -> str:
-        """What pytest calls it: `in_progress-complete`."""
+        """The id for pytest: `in_progress-complete`."""
         return f"{self.status}-{self.event}"
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Cell:
 
 @attrs.frozen
 class Walk:
-    """A legal way from birth: the events, and where a run stands before the first and after each."""
+    """A legal path from the initial status: the events, and the status before the first and after each."""
 
     events: tuple[RunEvent, ...]
     statuses: tuple[RunStatus, ...]
@@ -51,12 +51,12 @@ class Walk:
 
     @property
     def __name__(self) -> str:
-        """What pytest calls it: `start-complete`; `creation` for the walk without events."""
+        """The id for pytest: `start-complete`; `creation` for the walk without events."""
         return "-".join(self.events) or "creation"
 
     @property
     def end(self) -> RunStatus:
-        """Where it leads."""
+        """The last status."""
         return self.statuses[-1]
 
     @property
@@ -80,12 +80,12 @@ def cells(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
 
 
 def moves(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
-    """Return the 19 cells that the law has a row for."""
+    """Return the 19 cells that have a transition."""
     return tuple(cell for cell in cells(lifecycle) if cell.target is not None)
 
 
 def refusals(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
-    """Return the 62 cells that the law has no row for: asked there, the event is refused, and nothing changes."""
+    """Return the 62 cells that have no transition: the event is refused, and nothing changes."""
     return tuple(cell for cell in cells(lifecycle) if cell.target is None)
 
 
@@ -96,13 +96,13 @@ def walks(max_events: int = 6, lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Wa
     [1, 5, 16, 54]
     """
 
-    def onward(walk: Walk) -> Iterator[Walk]:
+    def continuations(walk: Walk) -> Iterator[Walk]:
         for event in lifecycle.allowed_events(walk.end):
             yield Walk((*walk.events, event), (*walk.statuses, lifecycle.target_of(event)))
 
     found = [Walk((), (INITIAL_STATUS,))]
     longest = found
     for _ in range(max_events):
-        longest = [further for walk in longest for further in onward(walk)]
+        longest = [further for walk in longest for further in continuations(walk)]
         found += longest
     return tuple(found)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runstate import RUN_LIFECYCLE, IllegalTransition, Run, RunEvent, documented
 from runstate.run.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
-from runstate.testing._drive import ask
+from runstate.testing._send import send_event
 from runstate.testing.strategies import illegal_moves, paths, runs, traces
 from runstate.traces import judge, judge_trace
 from tests.support.lifecycle import PAIRS, STATUSES, TABLE, everything
@@ -156,7 +156,7 @@ def test_illegal_moves_are_refused(move: tuple[Run, RunEvent]) -> None:
     run, event = move
     before = everything(run)
     with pytest.raises(IllegalTransition):
-        ask(run, event)
+        send_event(run, event)
     assert before == everything(run)
 
 

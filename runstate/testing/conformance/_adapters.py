@@ -20,8 +20,8 @@ from runstate.run.ids import new_run_id
 from runstate.run.validators import with_article
 from runstate.store import Lease, Settle, Store, StoredRun
 from runstate.store.errors import Conflict, LeaseLost
-from runstate.testing._diff import fields_of
-from runstate.testing._drive import RefusalTypes, ask, ask_stored
+from runstate.testing._diff import read_fields
+from runstate.testing._send import RefusalTypes, send_event, send_event_to_store
 from runstate.testing.conformance._system import EventNotOffered, EventRefused, SupportsClock
 
 __all__ = ["FunctionAdapter", "InMemoryAdapter", "ObjectAdapter", "SqlTableAdapter", "StoreAdapter"]
@@ -124,11 +124,11 @@ class ObjectAdapter:
         if not callable(getattr(run, method, None)):
             error = EventNotOffered if event not in self._names else TypeError  # a method that was named must exist
             raise error(f"{type(run).__name__} has no method {method}()")
-        return ask(run, event, method=method)
+        return send_event(run, event, method=method)
 
     def read(self, run: Any) -> Mapping[str, Any]:
         """Return the attributes of a run."""
-        return fields_of(run if self._read is None else self._read(run))
+        return read_fields(run if self._read is None else self._read(run))
 
 
 class SqlTableAdapter:
@@ -246,7 +246,7 @@ class InMemoryAdapter:
 
     def send(self, run: Run, event: RunEvent) -> object:
         """Send an event to a run, at the time of the adapter's clock."""
-        return ask(run, event, at=int(self._clock.time()))
+        return send_event(run, event, at=int(self._clock.time()))
 
     def read(self, run: Run) -> Mapping[str, Any]:
         """Return all fields of a run."""
@@ -286,7 +286,7 @@ class StoreAdapter:
         """Send an event to a run."""
         known = {"expected_version": run.version} if isinstance(run, StoredRun) else {}
         kept = run if isinstance(run, StoredRun) else self.store.get(run)
-        return ask_stored(self.store, kept, event, actor=f"actor {next(self._actors)}", **known)
+        return send_event_to_store(self.store, kept, event, actor=f"actor {next(self._actors)}", **known)
 
     def read(self, run: str) -> Mapping[str, Any]:
         """Return a run as it is stored."""
@@ -321,7 +321,7 @@ class StoreAdapter:
 def _outcome(run: StoredRun, event: RunEvent) -> Settle:
     """Return an outcome with sample values, as a worker commits it."""
     sample = Run.from_dict(run.to_dict())
-    ask(sample, event)
+    send_event(sample, event)
     return Settle(
         run,
         event,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp, StatusField
-from runstate.testing._diff import outcomes, unlike_a_move, what_changed
+from runstate.testing._diff import diff_fields, move_violations, possible_paths
 from runstate.testing.conformance._scenarios import Step
 
 __all__ = ["REFUSED", "difference_of", "expected_outcome", "path_taken", "summarize_changes"]
@@ -23,7 +23,7 @@ def expected_outcome(lifecycle: Lifecycle, status: RunStatus, event: RunEvent) -
 
 def path_taken(lifecycle: Lifecycle, step: Step) -> tuple[RunEvent, ...]:
     """Return the events that lead to the target of a step; () if the table has no such move."""
-    paths = outcomes(lifecycle, step.source, step.event) if step.answer == "moved" else ()
+    paths = possible_paths(lifecycle, step.source, step.event) if step.answer == "moved" else ()
     return next((path for path in paths if lifecycle.target_of(path[-1]) is step.target), ())
 
 
@@ -32,7 +32,7 @@ def difference_of(lifecycle: Lifecycle, step: Step, *, time_passed: bool) -> str
 
     `time_passed` says that so much time has passed since the step before that a new stamp must differ.
     """
-    changed = what_changed(step.before, step.after)
+    changed = diff_fields(step.before, step.after)
     and_yet = f"; and yet {summarize_changes(changed)}" if changed else ""
     if step.answer == "not offered":
         return None
@@ -52,7 +52,7 @@ def difference_of(lifecycle: Lifecycle, step: Step, *, time_passed: bool) -> str
 
 def _move_differences(lifecycle: Lifecycle, step: Step, path: Sequence[RunEvent], time_passed: bool) -> Iterator[str]:
     """Yield what a legal move did otherwise than the table says, leaving out what was wrong before it."""
-    for difference in unlike_a_move(step.before, path, step.after, lifecycle=lifecycle):
+    for difference in move_violations(step.before, path, step.after, lifecycle=lifecycle):
         if not _is_inherited(lifecycle, step, difference.split(" ", 1)[0]):
             yield difference
     written = {row.stamp for row in lifecycle.transitions if row.event in path and row.stamp is not None}

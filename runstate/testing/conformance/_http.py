@@ -14,7 +14,7 @@ from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.run import validators
 from runstate.run.codec import decode_field
 from runstate.run.values import RequiredAction, raise_if_invalid
-from runstate.testing._drive import CALLS
+from runstate.testing._send import CALLS
 from runstate.testing.conformance._system import EventNotOffered, EventRefused
 
 __all__ = ["HttpAdapter", "Route"]

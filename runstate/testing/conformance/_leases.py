@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus
-from runstate.testing._diff import what_changed
+from runstate.testing._diff import diff_fields
 from runstate.testing.conformance._expectations import REFUSED, summarize_changes
 from runstate.testing.conformance._report import Violation
 from runstate.testing.conformance._requirements import RequirementResult
@@ -88,4 +88,4 @@ class _LateWorker:
             answer = "refused" if worker == self._first else f"refused: {describe_error(error).partition(': ')[2]}"
         except Exception as error:
             answer = f"not refused, it broke: {describe_error(error)}"
-        return answer, what_changed(before, read_run(self._system, run))
+        return answer, diff_fields(before, read_run(self._system, run))

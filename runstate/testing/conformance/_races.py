@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus
-from runstate.testing._diff import outcomes
+from runstate.testing._diff import possible_paths
 from runstate.testing.conformance._report import Violation
 from runstate.testing.conformance._requirements import RequirementResult, statuses_and_events
 from runstate.testing.conformance._scenarios import Answer, describe_error, path_to, read_run, send
@@ -108,7 +108,7 @@ class _Race:
         after_one = {
             self.lifecycle.target_of(path[-1])
             for event in accepted
-            for path in outcomes(self.lifecycle, self.status, event)
+            for path in possible_paths(self.lifecycle, self.status, event)
         }
         if status not in (after_both if len(accepted) == 2 else after_one if accepted else ()):
             what = (
@@ -125,9 +125,9 @@ class _Race:
         """Return the statuses that a run may have after both were accepted, one after the other."""
         found: set[RunStatus] = set()
         for first, second in (self.pair, self.pair[::-1]):
-            for path in outcomes(self.lifecycle, self.status, first):
+            for path in possible_paths(self.lifecycle, self.status, first):
                 target = self.lifecycle.target_of(path[-1])
-                found |= {self.lifecycle.target_of(path[-1]) for path in outcomes(self.lifecycle, target, second)}
+                found |= {self.lifecycle.target_of(path[-1]) for path in possible_paths(self.lifecycle, target, second)}
                 if first is second and self._allows_repeat(first):
                     found.add(target)
         return found

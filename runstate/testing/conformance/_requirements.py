@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus
-from runstate.testing._diff import unlike_a_birth, what_changed
+from runstate.testing._diff import creation_violations, diff_fields
 from runstate.testing.conformance._expectations import (
     REFUSED,
     difference_of,
@@ -72,7 +72,7 @@ def check_cells(
     plans = [(*paths[status], event) for status, event in keys]
     scenarios = dict(zip(keys, _run_scenarios(system, lifecycle, plans, time_step, result), strict=True))
     for scenario in list(scenarios.values())[:1]:  # all runs are created alike
-        differences = "; ".join(unlike_a_birth(scenario.created, lifecycle)) if scenario.created else ""
+        differences = "; ".join(creation_violations(scenario.created, lifecycle)) if scenario.created else ""
         if differences:
             result.violations.append(_creation_violation(scenario, differences))
     others = _other_paths(lifecycle, scenarios)
@@ -141,7 +141,7 @@ def _is_allowed_repeat(scenario: Scenario) -> bool:
     """Return whether the last step repeats the one before, was accepted, and changed nothing."""
     first, last = scenario.steps[-2:] if len(scenario.steps) > 1 else (None, scenario.steps[-1])
     same = first is not None and first.event is last.event
-    return same and last.answer == "moved" and not what_changed(last.before, last.after)
+    return same and last.answer == "moved" and not diff_fields(last.before, last.after)
 
 
 def _violation(
@@ -181,7 +181,7 @@ def check_repeats(system: SystemUnderTest, lifecycle: Lifecycle, time_step: Time
         if step is None or step.answer == "not offered":
             continue
         result.checked += 1
-        changed = what_changed(step.before, step.after)
+        changed = diff_fields(step.before, step.after)
         if changed or step.answer == "broke":
             difference = f"it broke: {step.text}" if step.answer == "broke" else "; ".join(changed)
             result.violations.append(_violation("repeat", lifecycle, scenario, difference, time_step))
@@ -249,7 +249,7 @@ def _send_by_stale_copy(
         if not moved or before["status"] != lifecycle.target_of(first_event):
             return None
         answer, text = send(system, copy, event)
-        changed = what_changed(before, read_run(system, run))
+        changed = diff_fields(before, read_run(system, run))
     except Exception as error:
         return f"it broke: {describe_error(error)}"
     if answer == "not offered":

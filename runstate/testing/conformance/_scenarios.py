@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus
-from runstate.testing._diff import fields_of
+from runstate.testing._diff import read_fields
 from runstate.testing.conformance._system import EventNotOffered, SystemUnderTest
 from runstate.testing.matrix import walks
 
@@ -111,7 +111,7 @@ def describe_error(error: BaseException) -> str:
 
 def read_run(system: SystemUnderTest, run: Any) -> RunFields:
     """Return a run as it is stored. Raises what the system raises, and `ValueError` for an unknown status."""
-    found = fields_of(_require_sync(system.read(run)))
+    found = read_fields(_require_sync(system.read(run)))
     RunStatus(found["status"])
     return found
 

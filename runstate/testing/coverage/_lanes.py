@@ -1,4 +1,4 @@
-"""The coverage drawn in the lanes: a column a status, a line an event, and in all 81 places whether it was asked."""
+"""Coverage as lanes: a column for a status, a line for an event, and a symbol for each of the 81 cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runstate.diagram.canvas import ASCII, BOLD, FAINT, PLAIN, UNICODE, Canvas, 
 from runstate.diagram.model import DiagramModel, Lane
 from runstate.diagram.palette import ANSI_STYLES
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
-from runstate.testing.coverage._data import Exercised
+from runstate.testing.coverage._data import CoverageData
 from runstate.testing.matrix import CellKey
 
 __all__ = ["covered_lanes"]
@@ -22,14 +22,14 @@ _STAIRS: Final = 2
 
 
 def covered_lanes(
-    exercised: Exercised, *, width: int | None = None, color: bool = False, ascii_only: bool = False
+    data: CoverageData, *, width: int | None = None, color: bool = False, ascii_only: bool = False
 ) -> str:
-    """Return the lanes with what was asked in them, at most `width` characters wide where that is 70 or more."""
+    """Return the lanes with their coverage, at most `width` characters wide if that is 70 or more."""
     model = DiagramModel.of(RUN_LIFECYCLE)
     glyphs = ASCII if ascii_only else UNICODE
     canvas = Canvas()
     centers = _draw_names(canvas, model, glyphs, width)
-    asked = {(cell.status, cell.event) for cell in exercised.asked()}
+    asked = {(cell.status, cell.event) for cell in data.covered()}
     for lane in model.lanes:
         _draw_lane(canvas, lane, dict(zip((c.status for c in model.columns), centers, strict=True)), glyphs, asked)
     signs = _symbols(glyphs)
@@ -40,7 +40,7 @@ def covered_lanes(
 
 
 def _symbols(glyphs: Glyphs) -> dict[tuple[bool, bool], str]:
-    """Return the sign of a cell: is it a move, was it asked."""
+    """Return the symbols of cells by whether a cell is a move and whether it is covered."""
     if glyphs is ASCII:
         return {(True, True): "O", (True, False): "o", (False, True): "x", (False, False): "."}
     lit, dim = glyphs.solid.ring, glyphs.dashed.ring
@@ -48,7 +48,7 @@ def _symbols(glyphs: Glyphs) -> dict[tuple[bool, bool], str]:
 
 
 def _draw_names(canvas: Canvas, model: DiagramModel, glyphs: Glyphs, width: int | None) -> list[int]:
-    """Write the statuses side by side where there is room, else as a staircase; return the middle of each column."""
+    """Write the statuses side by side if there is room, else as a staircase; return the centre of each column."""
     gutter = max(len(lane.event) for lane in model.lanes) + _GAP
     left, centers = gutter, list[int]()
     for column in model.columns:
@@ -70,7 +70,7 @@ def _draw_names(canvas: Canvas, model: DiagramModel, glyphs: Glyphs, width: int 
 def _draw_lane(
     canvas: Canvas, lane: Lane, at: Mapping[RunStatus, int], glyphs: Glyphs, asked: AbstractSet[CellKey]
 ) -> None:
-    """Draw a lane, lit where any of its moves was asked, then the sign of each of its cells."""
+    """Draw a lane, bright if any of its moves is covered, then the symbol of each of its cells."""
     y = canvas.height
     lit = any((source, lane.event) in asked for source in lane.sources)
     stroke, style = (glyphs.solid, ANSI_STYLES[lane.role]) if lit else (glyphs.dashed, FAINT)
@@ -78,7 +78,7 @@ def _draw_lane(
     target, rings = at[lane.target], [at[source] for source in lane.sources]
     for x in range(min(*rings, target), max(*rings, target) + 1):
         canvas.put(y, x, stroke.line[x % len(stroke.line)], style)
-    # The head beside its column, for the column's own cell, a refusal, has its sign there.
+    # The head stands beside its column, because the cell of the column, a refusal, has its symbol there.
     if min(rings) < target:
         canvas.put(y, target - 1, stroke.right, style)
     if max(rings) > target:
