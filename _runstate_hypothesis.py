@@ -1,7 +1,7 @@
 """Registers strategies for runs with Hypothesis, so that `st.from_type(Run)` and `st.builds` work.
 
-Hypothesis calls `register` when it is loaded; `runstate` calls it if Hypothesis was loaded first. This module is outside of
-the package, so neither of the two loads the other.
+Hypothesis calls `register` when it is loaded; `runstate` calls it if Hypothesis was loaded first. This module is
+outside of the package, so neither of the two loads the other.
 """
 
 from __future__ import annotations

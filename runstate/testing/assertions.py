@@ -82,12 +82,12 @@ def assert_moves(
     found = read_fields(after)
     paths = possible_paths(lifecycle, source, event)
     if to is None:  # a store may cancel a waiting run at once
-        target = next((way for way in _targets(paths, lifecycle) if way == found["status"]), target)
+        target = next((path for path in _targets(paths, lifecycle) if path == found["status"]), target)
     if found["status"] != target:
         problem = f"{name} did not come to {target} by {event}"
         found_status = f"{source} -> {found['status']}" if found["status"] != source else "it did not move"
         raise assertion_error(problem, after, [found_status], refused_in=source, store=store, lifecycle=lifecycle)
-    path = next((way for way in paths if lifecycle.target_of(way[-1]) is target), None)
+    path = next((path for path in paths if lifecycle.target_of(path[-1]) is target), None)
     if path is None:
         problem = f"{name} came from {source} to {target} by {event}, for which the table has no row"
         raise assertion_error(
@@ -331,7 +331,7 @@ def _current(run: RunT, store: Store | None) -> RunT:
 
 
 def _targets(paths: Iterable[Sequence[RunEvent]], lifecycle: Lifecycle) -> tuple[RunStatus, ...]:
-    return tuple(lifecycle.target_of(way[-1]) for way in paths)
+    return tuple(lifecycle.target_of(path[-1]) for path in paths)
 
 
 def _expected_target(event: RunEvent, to: RunStatus | str | None, lifecycle: Lifecycle) -> RunStatus:

@@ -66,9 +66,9 @@ class TrackedRun(Run):
 
 def _recording(event: RunEvent) -> Callable[..., None]:
     @wraps(getattr(Run, event))
-    def move(self: TrackedRun, *args: Any, at: int | None = None, **given: Any) -> None:
+    def move(self: TrackedRun, *args: Any, at: int | None = None, **kwargs: Any) -> None:
         source = self.status
-        getattr(super(TrackedRun, self), event)(*args, at=at, **given)
+        getattr(super(TrackedRun, self), event)(*args, at=at, **kwargs)
         self.record_entry(event, source, time_us() if at is None else at * 1_000_000)
 
     return move

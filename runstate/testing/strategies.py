@@ -77,7 +77,7 @@ Path: TypeAlias = tuple[RunEvent, ...]
 def _possible_ends(max_events: int, ends_in: Statuses | None, lifecycle: Lifecycle) -> list[RunStatus]:
     """Return the statuses in which a path may end. Raises `ValueError` if one of `ends_in` is too far."""
     shortest = {status: lifecycle.shortest_path(INITIAL_STATUS, status) for status in RunStatus}
-    near = [status for status, way in shortest.items() if way is not None and len(way) <= max_events]
+    near = [status for status, path in shortest.items() if path is not None and len(path) <= max_events]
     if ends_in is None:
         wanted = near
     else:

@@ -126,7 +126,7 @@ def test_target_of(event: str) -> None:
 
 def test_target_of_an_unknown_event() -> None:
     """A law that lacks an event says so."""
-    with pytest.raises(DefinitionError, match=r"^no transition of this law has the event start$"):
+    with pytest.raises(DefinitionError, match=r"^no transition of this lifecycle has the event start$"):
         Lifecycle(()).target_of(RunEvent.START)
     assert frozenset() == Lifecycle(()).sources_of(RunEvent.START)
 

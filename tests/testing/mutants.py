@@ -360,7 +360,7 @@ _NAMES: Final = {
     "request_cancel": ("_MAY_REQUEST", "_REQUESTED"),
     "confirm_cancel": ("_MAY_CONFIRM", "_CONFIRMED"),
     "complete": ("_MAY_COMPLETE", "_COMPLETED"),
-    "mark_incomplete": ("_MAY_CUT", "_INCOMPLETE"),
+    "mark_incomplete": ("_MAY_MARK_INCOMPLETE", "_INCOMPLETE"),
     "fail": ("_MAY_FAIL", "_FAILED"),
     "expire": ("_MAY_EXPIRE", "_EXPIRED"),
 }

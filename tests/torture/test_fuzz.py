@@ -227,4 +227,4 @@ def test_an_event_that_does_not_end() -> None:
         read_snapshots(iter([*[piece] * 40, b"\n", b"data: " + json.dumps(new_run().to_dict()).encode(), b"\n"]))
     )
     assert [True, False] == [snapshot.record is None for snapshot in found]
-    assert f"expected at most {MAX_BYTES} bytes, got 17000016" == found[0].faults[0].message
+    assert f"expected at most {MAX_BYTES} bytes, got 17000016" == found[0].errors[0].message

@@ -59,13 +59,13 @@ def demo(keep: Path | None, as_json: bool) -> None:
         with _shown(console, said) as show:
             fleet = DemoCluster(store, url, lambda sentence: _say(console, said, sentence))
             try:
-                for counts in fleet.drive():
+                for counts in fleet.run():
                     show(counts, fleet)
             except TimeoutError as error:
                 raise Mistaken(str(error)) from None
         summary = summarize(store)
         if as_json:
-            emit_json(summary.as_json())
+            emit_json(summary.to_dict())
         else:
             _print(console, summary, monotonic() - began)
         if keep is not None:
@@ -114,7 +114,7 @@ def _bars(counts: Mapping[RunStatus, int]) -> Table:
 
 def _workers(fleet: DemoCluster) -> Text:
     parts = [
-        f"{name}: {'killed' if name == fleet.killed else 'at work'}, {fleet.moved[name]} entries"
+        f"{name}: {'killed' if name == fleet.killed else 'at work'}, {fleet.entries_by_actor[name]} entries"
         for name in fleet.workers
     ]
     return Text(" · ".join(parts), style="bold")

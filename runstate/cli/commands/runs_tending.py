@@ -13,7 +13,7 @@ from runstate.cli._durations import duration
 from runstate.cli._options import AS_JSON, STORE, Mistaken, Refused, opened
 from runstate.cli._output import emit_json, progress_bar
 from runstate.run.json_values import escape
-from runstate.run.validators import counted
+from runstate.run.validators import pluralize
 
 if TYPE_CHECKING:
     from runstate.store import Store, SweepResult
@@ -60,7 +60,7 @@ def sweep(url: str, dry_run: bool, max_attempts: int, actor: str, as_json: bool)
         for run_id in ended:
             click.echo(f"{escape(run_id)} {'would be ' if dry_run else ''}{kind}")
     counts = [f"{len(ended)} {kind}" for kind, ended in moved.items() if ended]
-    counts += [f"{counted(lapsed, 'lease')} closed"] * bool(lapsed)
+    counts += [f"{pluralize(lapsed, 'lease')} closed"] * bool(lapsed)
     counts += [f"{adrift} {'waits' if adrift == 1 else 'wait'} to be taken over"] * bool(adrift)
     summary = ", ".join(counts) or "nothing is due"
     click.echo(f"{'dry run: ' if dry_run else ''}{summary}{', and more' if more else ''}", err=True)
@@ -100,14 +100,14 @@ def prune(url: str, older_than: float, dry_run: bool, yes: bool, as_json: bool) 
     if as_json:
         emit_json({"dry_run": dry_run, "prunable": prunable, "deleted": deleted})
     elif dry_run or not prunable:
-        click.echo(f"{counted(prunable, 'run')} would be deleted" if dry_run else "no run has ended so long ago")
+        click.echo(f"{pluralize(prunable, 'run')} would be deleted" if dry_run else "no run has ended so long ago")
     else:
-        click.echo(f"{counted(deleted, 'run')} deleted")
+        click.echo(f"{pluralize(deleted, 'run')} deleted")
 
 
 def _ask(prunable: int, shown: str) -> None:
     """Go on only if a person says so."""
-    told = f"{counted(prunable, 'run')} would be deleted from {shown}, history and all"
+    told = f"{pluralize(prunable, 'run')} would be deleted from {shown}, history and all"
     if not sys.stdin.isatty():
         raise Mistaken(f"{told}, and nobody is here to be asked: say --yes, or --dry-run")
     if not click.confirm(f"{told}, for ever. Go on?", err=True):

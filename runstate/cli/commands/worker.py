@@ -19,7 +19,7 @@ from runstate.cli._durations import duration
 from runstate.cli._options import LISTEN, STORE, Mistaken, opened
 from runstate.cli._queues import empty_queues
 from runstate.run.json_values import escape
-from runstate.run.validators import counted
+from runstate.run.validators import pluralize
 from runstate.store import Store
 from runstate.store.errors import StoreError
 from runstate.worker import Handler, Worker
@@ -166,7 +166,7 @@ def worker(
                 console.print("stopped before the store was there", soft_wrap=True)
         finally:
             if hand is not None:
-                committed = counted(hand.settled, "outcome")
+                committed = pluralize(hand.settled, "outcome")
                 console.print(f"worker {escape(hand.name)} has ended; {committed} committed", soft_wrap=True)
 
 

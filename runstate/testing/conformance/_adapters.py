@@ -190,10 +190,10 @@ class SqlTableAdapter:
     def _execute(self, statement: str, run: str) -> tuple[int, Mapping[str, Any] | None]:
         """Execute a statement and commit; return how many rows it affected, and the first that it returned."""
         connection = self._connection()
-        given = {"id": run, "at": time_us() // 1_000_000 + self._late}
+        parameters = {"id": run, "at": time_us() // 1_000_000 + self._late}
         try:
             with closing(connection.cursor()) as cursor:
-                cursor.execute(statement, given)
+                cursor.execute(statement, parameters)
                 touched: int = cursor.rowcount
                 rows: list[dict[str, Any]] = []
                 if cursor.description is not None:

@@ -61,11 +61,11 @@ class HttpAdapter:
             raise ValueError("expected a URL that begins with http:// or https:// and names a host")
         self._secure = parts.scheme == "https"
         self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
-        given = dict(routes or {})
-        self._create: Route = given.pop("create", ("POST", _RUNS))
+        given_routes = dict(routes or {})
+        self._create: Route = given_routes.pop("create", ("POST", _RUNS))
         self._routes: dict[RunEvent, Route] = {
             **_API_ROUTES,
-            **{RunEvent(event): route for event, route in given.items()},
+            **{RunEvent(event): route for event, route in given_routes.items()},
         }
         self._headers = {"content-type": "application/json", **(headers or {})}
         self._body = body or {"assistant_id": "asst_1"}
@@ -115,38 +115,38 @@ class HttpAdapter:
 
     def _request(self, route: Route, named: Mapping[str, str], body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         method, path, *more = route
-        told = f"{method} {path}"
-        if self._timeouts[told] >= _MAX_TIMEOUTS:
-            raise HTTPException(f"{told} was not asked any more")
-        given = None if body is None else json.dumps({**body, **(more[0] if more else {})})
+        call = f"{method} {path}"
+        if self._timeouts[call] >= _MAX_TIMEOUTS:
+            raise HTTPException(f"{call} was not asked any more")
+        payload = None if body is None else json.dumps({**body, **(more[0] if more else {})})
         place = self._base + path.format_map({name: quote(value, safe="") for name, value in named.items()})
         kind = HTTPSConnection if self._secure else HTTPConnection
         connection = kind(
             self._host, self._port, timeout=self._timeout_s
         )  # one for each request, because two threads may call at once
         try:
-            connection.request(method, place, given, dict(self._headers))
+            connection.request(method, place, payload, dict(self._headers))
             with connection.getresponse() as response:
-                return self._read_response(response, told)
+                return self._read_response(response, call)
         except TimeoutError:
-            self._timeouts[told] += 1
-            raise HTTPException(f"{told} was not answered within {self._timeout_s:g} s") from None
+            self._timeouts[call] += 1
+            raise HTTPException(f"{call} was not answered within {self._timeout_s:g} s") from None
         finally:
             connection.close()
 
-    def _read_response(self, response: HTTPResponse, told: str) -> Mapping[str, Any]:
+    def _read_response(self, response: HTTPResponse, call: str) -> Mapping[str, Any]:
         text = b"".join(self._read_body(response))
         if response.status in self._refused_statuses:
             raise EventRefused(_error_message(text))
         if response.status >= 300:
-            said = _error_message(text)
-            raise HTTPException(f"{told} was answered {response.status}{f': {said}' if said else ''}")
+            message = _error_message(text)
+            raise HTTPException(f"{call} was answered {response.status}{f': {message}' if message else ''}")
         try:
             found: Any = json.loads(text or b"{}")
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise HTTPException(f"{told} was not answered with a JSON object: {_error_message(text)}")
+            raise HTTPException(f"{call} was not answered with a JSON object: {_error_message(text)}")
         return cast("dict[str, Any]", found)
 
     def _read_body(self, response: HTTPResponse) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import attrs
 
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
-from runstate.run.validators import counted
+from runstate.run.validators import pluralize
 from runstate.testing.matrix import CellKey
 
 __all__ = ["ConformanceReport", "Requirement", "Verdict", "Violation"]
@@ -113,7 +113,7 @@ class ConformanceReport:
         others: tuple[Verdict, ...] = ("wrong", "not offered", "not reached")
         counts = [(verdict, self.count(verdict)) for verdict in others]
         parts += [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in counts if count]
-        total = f"; {counted(len(self.violations), 'violation')} in all" if self.violations else ""
+        total = f"; {pluralize(len(self.violations), 'violation')} in all" if self.violations else ""
         return f"{self.system}: {', '.join(parts)}{total}"
 
     def matrix(self) -> str:

@@ -63,12 +63,12 @@ class Collector:
 
     def _counting(self, event: RunEvent, move: Callable[..., None]) -> Callable[..., None]:
         @wraps(move)
-        def counting_move(run: Run, *args: Any, **given: Any) -> None:
+        def counting_move(run: Run, *args: Any, **kwargs: Any) -> None:
             if is_setting_up():
-                return move(run, *args, **given)
+                return move(run, *args, **kwargs)
             status = run.status
             try:
-                move(run, *args, **given)
+                move(run, *args, **kwargs)
             except IllegalTransition as refusal:
                 self.count(refusal.status, refusal.event)
                 raise

@@ -57,7 +57,7 @@ class CoverageData:
         found: dict[str, set[Cell]] = {}
         for test, status, event in self.counts:
             found.setdefault(test, set()).add(_BY_KEY[status, event])
-        return {test: tuple(cell for cell in _CELLS if cell in asked) for test, asked in sorted(found.items())}
+        return {test: tuple(cell for cell in _CELLS if cell in covered) for test, covered in sorted(found.items())}
 
     def covered(self) -> frozenset[Cell]:
         """Return the covered cells."""
@@ -66,8 +66,8 @@ class CoverageData:
     def tally(self, of: Iterable[Cell] = _CELLS) -> Tally:
         """Return how many of the cells are covered, by default of all 81."""
         wanted = tuple(of)
-        asked = self.covered()
-        return Tally(sum(cell in asked for cell in wanted), len(wanted))
+        covered = self.covered()
+        return Tally(sum(cell in covered for cell in wanted), len(wanted))
 
     def to_list(self) -> list[list[Any]]:
         """Return the counts as JSON values, for another process to add."""

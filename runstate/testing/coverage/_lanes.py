@@ -29,9 +29,9 @@ def covered_lanes(
     glyphs = ASCII if ascii_only else UNICODE
     canvas = Canvas()
     centers = _draw_names(canvas, model, glyphs, width)
-    asked = {(cell.status, cell.event) for cell in data.covered()}
+    covered = {(cell.status, cell.event) for cell in data.covered()}
     for lane in model.lanes:
-        _draw_lane(canvas, lane, dict(zip((c.status for c in model.columns), centers, strict=True)), glyphs, asked)
+        _draw_lane(canvas, lane, dict(zip((c.status for c in model.columns), centers, strict=True)), glyphs, covered)
     signs = _symbols(glyphs)
     legend = (f"{signs[True, True]} move asked", f"{signs[True, False]} move not asked")
     refused = (f"{signs[False, True]} refusal asked", f"{signs[False, False]} refusal not asked")
@@ -43,8 +43,8 @@ def _symbols(glyphs: Glyphs) -> dict[tuple[bool, bool], str]:
     """Return the symbols of cells by whether a cell is a move and whether it is covered."""
     if glyphs is ASCII:
         return {(True, True): "O", (True, False): "o", (False, True): "x", (False, False): "."}
-    lit, dim = glyphs.solid.ring, glyphs.dashed.ring
-    return {(True, True): lit, (True, False): dim, (False, True): "×", (False, False): glyphs.grid}
+    solid, dashed = glyphs.solid.ring, glyphs.dashed.ring
+    return {(True, True): solid, (True, False): dashed, (False, True): "×", (False, False): glyphs.grid}
 
 
 def _draw_names(canvas: Canvas, model: DiagramModel, glyphs: Glyphs, width: int | None) -> list[int]:
@@ -68,13 +68,13 @@ def _draw_names(canvas: Canvas, model: DiagramModel, glyphs: Glyphs, width: int 
 
 
 def _draw_lane(
-    canvas: Canvas, lane: Lane, at: Mapping[RunStatus, int], glyphs: Glyphs, asked: AbstractSet[CellKey]
+    canvas: Canvas, lane: Lane, at: Mapping[RunStatus, int], glyphs: Glyphs, covered: AbstractSet[CellKey]
 ) -> None:
     """Draw a lane, bright if any of its moves is covered, then the symbol of each of its cells."""
     y = canvas.height
-    lit = any((source, lane.event) in asked for source in lane.sources)
-    stroke, style = (glyphs.solid, ANSI_STYLES[lane.role]) if lit else (glyphs.dashed, FAINT)
-    canvas.put(y, 0, str(lane.event), BOLD if lit else PLAIN)
+    is_bright = any((source, lane.event) in covered for source in lane.sources)
+    stroke, style = (glyphs.solid, ANSI_STYLES[lane.role]) if is_bright else (glyphs.dashed, FAINT)
+    canvas.put(y, 0, str(lane.event), BOLD if is_bright else PLAIN)
     target, rings = at[lane.target], [at[source] for source in lane.sources]
     for x in range(min(*rings, target), max(*rings, target) + 1):
         canvas.put(y, x, stroke.line[x % len(stroke.line)], style)
@@ -85,6 +85,6 @@ def _draw_lane(
         canvas.put(y, target + 1, stroke.left, style)
     signs = _symbols(glyphs)
     for status, center in at.items():
-        is_move, is_asked = status in lane.sources, (status, lane.event) in asked
-        tone = style if is_move else ANSI_STYLES["red"] if is_asked else FAINT
-        canvas.put(y, center, signs[is_move, is_asked], tone)
+        is_move, is_covered = status in lane.sources, (status, lane.event) in covered
+        symbol_style = style if is_move else ANSI_STYLES["red"] if is_covered else FAINT
+        canvas.put(y, center, signs[is_move, is_covered], symbol_style)

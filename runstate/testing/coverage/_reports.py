@@ -24,11 +24,11 @@ def as_text(data: CoverageData) -> str:
         f"{'refusals':<{_LABEL}}{data.tally(refusals())}",
         f"{'total':<{_LABEL}}{data.tally()}",
     ]
-    asked = data.covered()
-    missed = [cell for cell in moves() if cell not in asked]
+    covered = data.covered()
+    missed = [cell for cell in moves() if cell not in covered]
     if missed:
         lines += ["", "moves not asked:", *(f"  {line}" for line in _by_status(missed))]
-    missed = [cell for cell in refusals() if cell not in asked]
+    missed = [cell for cell in refusals() if cell not in covered]
     if missed:
         lines += ["", "refusals not asked:", *(f"  {line}" for line in _by_status(missed))]
     return "\n".join(lines)
@@ -136,13 +136,13 @@ def _lanes(data: CoverageData) -> Iterator[str]:
     columns = [column.status for column in model.columns]
     yield '<table class="lanes"><colgroup><col class="names"></colgroup>'
     yield f"<thead><tr><th></th>{''.join(f'<th>{status}</th>' for status in columns)}</tr></thead><tbody>"
-    asked = data.covered()
+    covered = data.covered()
     by_key = {(cell.status, cell.event): cell for cell in cells()}
     for lane in model.lanes:
         row = [by_key[status, lane.event] for status in columns]
-        lit = any(cell in asked for cell in row if cell.target is not None)
+        is_bright = any(cell in covered for cell in row if cell.target is not None)
         found = "".join(_cell(cell, lane, columns, data) for cell in row)
-        yield f'<tr class="{"lit" if lit else ""}"><th>{lane.event}</th>{found}</tr>'
+        yield f'<tr class="{"lit" if is_bright else ""}"><th>{lane.event}</th>{found}</tr>'
     yield "</tbody></table>"
 
 

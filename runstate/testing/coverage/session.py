@@ -92,30 +92,30 @@ class CoverageSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Add the counts of a worker."""
-        told = getattr(node, "workeroutput", {}).get(_OUTPUT)
-        if told is None:
+        output = getattr(node, "workeroutput", {}).get(_OUTPUT)
+        if output is None:
             return
         self.workers.discard(node.gateway.id)
-        self.collector.data.add(CoverageData.from_list(told["counts"]))
-        self.tests_with_subprocesses |= set(told["elsewhere"])
+        self.collector.data.add(CoverageData.from_list(output["counts"]))
+        self.tests_with_subprocesses |= set(output["tests_with_subprocesses"])
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Send the counts to the gathering process, or write the reports and check the total."""
         self._listening = False
         self.collector.stop()
-        exercised = self.collector.data
+        data = self.collector.data
         if self.is_worker:
-            told = {"counts": exercised.to_list(), "elsewhere": sorted(self.tests_with_subprocesses)}
-            self.config.workeroutput[_OUTPUT] = told  # type: ignore[attr-defined]
+            output = {"counts": data.to_list(), "tests_with_subprocesses": sorted(self.tests_with_subprocesses)}
+            self.config.workeroutput[_OUTPUT] = output  # type: ignore[attr-defined]
             return
         if self.config.option.collectonly:
             return
         for kind, path in self.reports:
             if kind in _FILES:
-                text = as_html(exercised, self._remarks()) if kind == "html" else as_json(exercised, self._remarks())
+                text = as_html(data, self._remarks()) if kind == "html" else as_json(data, self._remarks())
                 self._file(kind, path).write_text(text, encoding="utf-8")
-        total = exercised.tally()
+        total = data.tally()
         if total.percent < self.fail_under:
             self.failed = f"transition coverage of {self.fail_under:g} % was asked for, and {total} was reached"
             if session.exitstatus == pytest.ExitCode.OK:
@@ -148,14 +148,14 @@ class CoverageSession:
             return
         say = terminalreporter
         say.section("transition coverage", sep="-")
-        exercised = self.collector.data
+        data = self.collector.data
         for kind, path in self.reports:
             if kind == "term":
-                say.line(as_text(exercised))
+                say.line(as_text(data))
             elif kind == "lanes":
                 width = shutil.get_terminal_size().columns
                 ascii_only = "utf" not in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-                say.line(covered_lanes(exercised, width=width, color=say.hasmarkup, ascii_only=ascii_only))
+                say.line(covered_lanes(data, width=width, color=say.hasmarkup, ascii_only=ascii_only))
             else:
                 say.line(f"{kind} report: {os.path.relpath(self._file(kind, path))}")
         for remark in self._remarks():
