@@ -1,7 +1,7 @@
-"""Tells Hypothesis how to make a run, so that `st.from_type(Run)` and `st.builds` of what takes a run work.
+"""Registers strategies for runs with Hypothesis, so that `st.from_type(Run)` and `st.builds` work.
 
-Hypothesis calls `register` as it is loaded, and `runstate` does where Hypothesis was there first. So this module stands
-outside of the package: neither of the two loads the other.
+Hypothesis calls `register` when it is loaded; `runstate` calls it if Hypothesis was loaded first. This module is
+outside of the package, so neither of the two loads the other.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and the counting if it is asked for."""
+    """Register the marker, and transition coverage if it is asked for."""
     config.addinivalue_line("markers", _MARKER)
     reports, fail_under = config.getoption("runstate_cov_report"), config.getoption("runstate_cov_fail_under")
     try:
@@ -87,7 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
             fail_under = _percent(config.getini("runstate_cov_fail_under"))
     except argparse.ArgumentTypeError as error:
         raise pytest.UsageError(f"in the configuration file: {error}") from None
-    # Who asks for a report or a floor asks for the counting.
+    # A report or a minimum implies the counting.
     if not (config.getoption("runstate_cov") or config.getini("runstate_cov") or reports or fail_under is not None):
         return
     from runstate.testing.coverage.session import CoverageSession
@@ -97,7 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def marked(item: pytest.Item) -> dict[str, Any]:
-    """Return what the marker says of a test: on itself first, then on its class and its module."""
+    """Return the arguments of the marker: those of the test itself first, then of its class and its module."""
     said: dict[str, Any] = {}
     for marker in item.iter_markers("runstate"):
         unknown = [*map(repr, marker.args), *(name for name in marker.kwargs if name not in ("at", "store", "cov"))]
@@ -110,19 +110,19 @@ def marked(item: pytest.Item) -> dict[str, Any]:
 
 
 def counts(item: pytest.Item) -> bool:
-    """Tell whether a test counts for transition coverage."""
+    """Return whether a test counts for transition coverage."""
     return bool(marked(item).get("cov", True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a marker that says what nobody understands, before any test runs."""
+    """Raise for a marker with unknown arguments before any test runs."""
     for item in items:
         marked(item)
 
 
 @pytest.fixture
 def run_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
-    """The clock that all of runstate reads, standing still until the test moves it: `run_clock.advance(600)`."""
+    """The clock that all of runstate reads. It stands still until the test moves it: `run_clock.advance(600)`."""
     from runstate import ManualClock, use_clock
 
     at = marked(request.node).get("at")
@@ -133,21 +133,21 @@ def run_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
 @pytest.fixture
 def run_store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """An empty store: SQLite in memory, or what `--runstate-store` says."""
-    from runstate.testing.fixtures import a_store
+    from runstate.testing.fixtures import temporary_store
 
     config = request.config
     url = marked(request.node).get("store")
     if url is None:
         url = config.getoption("runstate_store")
-    if url is None:  # an empty one is not left out: it is refused as the address that it is not
+    if url is None:  # an empty one is not left out: it is refused as a URL
         url = config.getini("runstate_store") or "sqlite:///:memory:"
-    with a_store(url, request) as store:
+    with temporary_store(url, request) as store:
         yield store
 
 
 @pytest.fixture
 def make_run(run_clock: ManualClock) -> MakeRun:
-    """Makes runs by `run_clock`, which comes along: `make_run("failed")`, `make_run("queued", store=run_store)`."""
+    """Makes runs by `run_clock`, which it uses too: `make_run("failed")`, `make_run("queued", store=run_store)`."""
     from runstate.testing.fixtures import MakeRun
 
     return MakeRun(run_clock)

@@ -5,7 +5,7 @@ Run it: python examples/print_diagrams.py
 
 from __future__ import annotations
 
-from runstate.diagram import FORMATS, Standing, draw
+from runstate.diagram import FORMATS, RunPosition, draw
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 
 
@@ -16,12 +16,12 @@ def main() -> None:
 
     created_at = 1_700_000_000
     stamps = {"created_at": created_at, "started_at": created_at + 2, "expires_at": created_at + 600}
-    standing = Standing(RunStatus.IN_PROGRESS, stamps, run_id="run_abc123")
-    print(draw(RUN_LIFECYCLE, "lanes", standing, width=100))
+    position = RunPosition(RunStatus.IN_PROGRESS, stamps, run_id="run_abc123")
+    print(draw(RUN_LIFECYCLE, "lanes", position, width=100))
     print()
 
     for name in FORMATS:
-        first, *more = draw(RUN_LIFECYCLE, name, standing).splitlines()
+        first, *more = draw(RUN_LIFECYCLE, name, position).splitlines()
         print(f"{name:8} {first[:60]:60} and {len(more)} lines more")
 
 

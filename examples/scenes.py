@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runstate import ManualClock, RequiredAction, Run, RunstateError, RunStatus, ToolCall, Usage, use_clock
-from runstate.diagram import Format, Standing, draw
+from runstate.diagram import Format, RunPosition, draw
 from runstate.traces import check_snapshots, read_snapshots
 
 NOON = 1_800_014_400  # Unix seconds: 2027-01-15 12:00:00 UTC
@@ -32,7 +32,7 @@ class Frame(NamedTuple):
     """The call, as code: `complete(usage)`."""
     record: dict[str, Any]
     """The run as it was then. The run itself goes on."""
-    standing: Standing
+    position: RunPosition
     """The same, to be drawn."""
     refusal: str | None
     """The sentence of the refusal, if it was refused."""
@@ -56,8 +56,8 @@ class Stage(NamedTuple):
 
     def frame(self, asked: str, refusal: str | None = None) -> Frame:
         """Return what there is to see now."""
-        standing = Standing(self.run.status, self.run.stamps(), self.run.id)
-        return Frame(self.scene, asked, self.run.to_dict(), standing, refusal)
+        position = RunPosition(self.run.status, self.run.stamps(), self.run.id)
+        return Frame(self.scene, asked, self.run.to_dict(), position, refusal)
 
 
 def ordinary(stage: Stage) -> Iterator[Frame]:
@@ -169,7 +169,7 @@ def show(played: Sequence[Frame]) -> None:
             print(f"    {frame.refusal}")
         if status not in seen:
             seen.add(status)
-            print(f"\n{draw(standing=frame.standing, format=lanes())}\n")
+            print(f"\n{draw(position=frame.position, format=lanes())}\n")
 
 
 def lanes() -> Format:

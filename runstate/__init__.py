@@ -1,20 +1,20 @@
-"""The lifecycle of an Assistants API run: in memory, in a store, in the hands of workers, and in tests.
+"""The lifecycle of an Assistants API run: in memory, in a store, in workers, and in tests.
 
-In memory `Run` has the lifecycle: nine moves, each legal or refused; `RUN_LIFECYCLE` is the table they obey.
-`open_store` opens SQLite or PostgreSQL, where runs survive; `Worker` claims them and calls your handler, and `drive`
-does so for one run, inside of another engine. All of that, and every error, can be imported from here; what needs a
-database is loaded when it is first asked for, so that `import runstate` stays light.
+`Run` is a run in memory: nine moves, each legal or refused by the table `RUN_LIFECYCLE`. `open_store` opens SQLite or
+PostgreSQL, where runs are durable. `Worker` claims them and calls your handler, and `drive` does so for one run inside
+another engine. All of that, and every error, can be imported from here. What needs a database is loaded on first use,
+so `import runstate` stays light.
 
     runstate.lifecycle                 the table of transitions, and every look-up in it
     runstate.run                       one run: its values, its moves, its JSON
-    runstate.traces                    reads recorded runs and judges whether a legal history could have left them
-    runstate.store                     stores: runs that survive, their histories, what workers ask of a store
+    runstate.traces                    reads recorded runs and judges whether a legal history can have left them
+    runstate.store                     stores: durable runs, their histories, and the methods for workers
     runstate.worker                    workers and their handlers, `drive`, `Dispatcher`
-    runstate.testing                   assertions, fixtures and transition coverage for pytest, Hypothesis, trials
-    runstate.diagram                   draws the law, and where a run stands in it
-    runstate.integrations.transitions  the same law as a `transitions.Machine`, for a model of your own
+    runstate.testing                   assertions, fixtures, transition coverage, Hypothesis strategies, conformance
+    runstate.diagram                   draws the lifecycle, and the position of a run in it
+    runstate.integrations.transitions  the lifecycle as a `transitions.Machine`, for a model of your own
 
-The command `runstate` shows the law, and looks after stored runs.
+The command `runstate` shows the lifecycle, and manages stored runs.
 """
 
 import sys as _sys
@@ -98,7 +98,7 @@ else:
     __getattr__, __dir__ = _lazy(__name__, _LATER)
 
 
-if _sys.modules.get("hypothesis"):  # which looks for those that tell it of their types as it is loaded
+if _sys.modules.get("hypothesis"):  # it looks for plugins when it is loaded; here it was loaded first
     from _runstate_hypothesis import register as _register
 
     _register()

@@ -1,7 +1,7 @@
-"""The only reader of time.
+"""The clock of the library, and the only module that reads the time.
 
-Everything that needs the time asks `current`, so a test can move it: `with use_clock(ManualClock()) as clock`. There is
-one clock for the whole process, because a run driven by two threads must not see two times.
+All other modules use `current`, so tests can set the time: `with use_clock(ManualClock()) as clock`. There is one clock
+for the whole process, because two threads that work on one run must not have two times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Clock(Protocol):
-    """Anything that tells the time."""
+    """A source of the time."""
 
     def time(self) -> float:
         """Return Unix seconds."""
@@ -45,7 +45,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved.
+    """A clock for tests that stands still until it is moved.
 
     >>> with use_clock(ManualClock(1_700_000_000)) as clock:
     ...     clock.advance(600)
@@ -61,16 +61,16 @@ class ManualClock:
         return f"ManualClock({self.now!r})"
 
     def time(self) -> float:
-        """Return the time it stands at, in Unix seconds."""
+        """Return its time in Unix seconds."""
         return float(self.now)
 
     def advance(self, seconds: float) -> None:
-        """Move it by `seconds`; backwards if negative, as real clocks sometimes go."""
+        """Move it by `seconds`; backwards if negative, as real clocks sometimes move."""
         self.now += seconds
 
 
 class _Current:
-    """Holds the clock's own `time` function: a call through it costs one slot more than `time.time()` alone."""
+    """Holds the `time` function of the clock: a call through it costs one slot access more than `time.time()`."""
 
     __slots__ = ("time",)
 
@@ -81,15 +81,15 @@ class _Current:
 current: Final = _Current(time.time)
 
 _system_time = time.time
-"""The function that tells the machine's time; freezegun puts its own into this name, as into that of every module."""
+"""The time function of the system; freezegun replaces it under this name, as in every module."""
 
-_REAL: Final = (time.time, SystemClock.time)  # in a tuple, where freezegun does not look
+_REAL_CLOCKS: Final = (time.time, SystemClock.time)  # in a tuple, where freezegun does not look
 
 
 class _ClockModule(ModuleType):
-    """The class of this module. It hands the function that freezegun puts into `_system_time` on to the reader.
+    """The class of this module. It passes the function that freezegun puts into `_system_time` on to `current`.
 
-    A reader that asked the module at each call would cost every move another call.
+    Reading it from the module at each call would cost every move another call.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -102,24 +102,24 @@ sys.modules[__name__].__class__ = _ClockModule
 
 # A partial of its own, so that freezegun leaves it alone.
 monotonic: Final = partial(time.monotonic)
-"""Seconds that only go forward, for how long something took. No test moves it: leases are real."""
+"""Seconds of a monotonic clock, for durations. No test moves it: leases are real."""
 
 sleep: Final = time.sleep
-"""Wait for so many seconds."""
+"""Sleep for so many seconds."""
 
 
 def time_us() -> int:
-    """Return Unix microseconds, as histories count them."""
+    """Return the time in Unix microseconds, as in histories."""
     return int(current.time() * 1_000_000)
 
 
 def override_us() -> int | None:
     """Time to pass to SQL, in Unix microseconds: the test clock's, or None so that the database uses its own."""
-    return None if current.time in _REAL else time_us()
+    return None if current.time in _REAL_CLOCKS else time_us()
 
 
 def format_duration(microseconds: float) -> str:
-    """Return a span of time as people say it, in its two largest units; a short one with its milliseconds.
+    """Return a duration in its two largest units; a short one with its milliseconds.
 
     >>> [format_duration(us) for us in (7_505_000_000, 86_401_000_000, 61_000_000, 1_204_000, 12_000)]
     ['2h 5m', '1d', '1m 1s', '1.204s', '12ms']
@@ -142,10 +142,10 @@ ClockT = TypeVar("ClockT", bound=Clock)
 
 @contextmanager
 def use_clock(clock: ClockT) -> Generator[ClockT, None, None]:
-    """Let the whole process read `clock` inside the block, then the one before again."""
+    """Use `clock` in the whole process inside the block, then the previous one again."""
     before = None if current.time is _system_time else current.time
     current.time = clock.time
     try:
         yield clock
     finally:
-        current.time = before or _system_time  # which freezegun may have replaced meanwhile
+        current.time = before or _system_time  # freezegun may have replaced it meanwhile

@@ -1,17 +1,17 @@
-"""Every exception of runstate, and the sentence it speaks.
+"""All exceptions of runstate.
 
-An error is a small record: fields for programs, one sentence for people. Whose fault it is decides the class:
+An error has fields for programs and one sentence for people. The class says what was wrong:
 
-- `DefinitionError`: the table itself contradicts itself (a developer's mistake, found when it loads).
-- `IllegalTransition`: the law refused the event where the run stands; `TerminalStatus` when nothing can ever be asked;
-  `DeadlinePassed` when the event had to come before the deadline, and the run is not expired yet.
-- `ToolOutputsMismatch`: the event may be asked, but not with these tool outputs.
-- `InvalidRun`: a value that no run can have; `RunDecodeError` when it was read from outside.
-- `LostRace`: somebody else was faster; `Conflict` by the version, `LeaseLost` by the lease.
-- `RunNotFound`, `ThreadBusy`, `KeyReused`: what was asked does not fit what the store holds.
-- `StoreError`: the store's own trouble; `retryable` says whether asking again can help.
+- `DefinitionError`: a table of transitions contradicts itself (a mistake of its author, found when it is loaded).
+- `IllegalTransition`: the table refuses the event in the status of the run; `TerminalStatus` if the run has ended;
+  `DeadlinePassed` if the event had to come before the deadline, and the run is not expired yet.
+- `ToolOutputsMismatch`: the event is allowed, but not with these tool outputs.
+- `InvalidRun`: a value that no run can have; `RunDecodeError` if it was read from outside.
+- `LostRace`: another caller was faster; `Conflict` by the version, `LeaseLost` by the lease.
+- `RunNotFound`, `ThreadBusy`, `KeyReused`: the request does not fit what the store has.
+- `StoreError`: a problem of the store; `retryable` says whether a retry can succeed.
 
-After any of them the run is as it was. (After `OutcomeUnknown` nobody knows: that is what it says.)
+After any of them the run is unchanged, except after `OutcomeUnknown`, which says that this is not known.
 """
 
 from runstate.lifecycle.errors import DeadlinePassed, DefinitionError, IllegalTransition, RunstateError, TerminalStatus

@@ -29,7 +29,7 @@ from runstate.run.snapshot import RunSnapshot
 from runstate.store import AsyncStore, Lease, NewRun, Store, open_store
 from runstate.store._api.store import StoreMethods
 from runstate.testing import a_run
-from runstate.testing.conformance import Http, RunsInStore
+from runstate.testing.conformance import HttpAdapter, StoreAdapter
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
 from tests.store.support import Prompt, birth, bring_in_store, insert, names
 from tests.support.cli_runner import CliRunner
@@ -253,10 +253,10 @@ OTHERS: Mapping[str, Callable[[Store, str], object]] = {
         f"a_run.settings.{name}": lambda store, word, name=name: a_run(store=store, **{name: word})  # type: ignore[misc]
         for name in BORN_WITH
     },
-    "Http.thread_id": lambda store, word: Http("http://localhost:1", thread_id=word),
-    "RunsInStore.settings": lambda store, word: RunsInStore(store, queue=word).create(),
-    "RunsInStore.claim.worker": lambda store, word: RunsInStore(store).claim(word, "run_1"),
-    "RunsInStore.load.run": lambda store, word: RunsInStore(store).load(word),
+    "HttpAdapter.thread_id": lambda store, word: HttpAdapter("http://localhost:1", thread_id=word),
+    "StoreAdapter.settings": lambda store, word: StoreAdapter(store, queue=word).create(),
+    "StoreAdapter.claim.worker": lambda store, word: StoreAdapter(store).claim(word, "run_1"),
+    "StoreAdapter.load.run": lambda store, word: StoreAdapter(store).load(word),
 }
 """Whatever else takes a name, with a word in its place."""
 
@@ -264,9 +264,9 @@ CALLED = {
     "Worker.queues": "queues[1]",
     "ToolCall.id": "tool_calls[0].id",
     "ToolCall.name": "tool_calls[0].name",
-    "RunsInStore.settings": "queue",
-    "RunsInStore.claim.worker": "actor",
-    "RunsInStore.load.run": "run_id",
+    "StoreAdapter.settings": "queue",
+    "StoreAdapter.claim.worker": "actor",
+    "StoreAdapter.load.run": "run_id",
 }
 """What the sentence calls it, where that is not the parameter."""
 
@@ -288,21 +288,34 @@ NO_NAMES = frozenset(
             "RequiredAction",
             "TruncationStrategy",
             "Usage",
-            "Judgement",
-            "Charge",
+            "ConformanceReport",
+            "Violation",
             "Transition",
             "Lifecycle",
             "FieldError",
         ),
         # Addresses, words of the law, statements, titles of a report.
         *("open_store", "assert_history", "assert_moves", "assert_plausible", "assert_refused", "assert_stamps"),
-        *("Functions", "Objects", "SqlTable", "Subject"),
+        *("FunctionAdapter", "ObjectAdapter", "SqlTableAdapter", "SystemUnderTest"),
         # Protocols and what only looks like a callable of one's own.
         *("Clock", "SystemClock", "RunEvent", "RunStatus", "Basis", "ErrorCode", "IncompleteReason", "NewRun"),
-        *("Http.url", "Http.routes", "Http.headers", "Http.body", "Http.name", "Http.ask", "Http.read"),
-        *("RunsInStore.ask", "RunsInStore.read", "RunsInStore.lapse", "RunsInStore.settle"),  # of what it made itself
         *(
-            "RunsInStore.claim.run",
+            "HttpAdapter.url",
+            "HttpAdapter.routes",
+            "HttpAdapter.headers",
+            "HttpAdapter.body",
+            "HttpAdapter.name",
+            "HttpAdapter.send",
+            "HttpAdapter.read",
+        ),
+        *(
+            "StoreAdapter.send",
+            "StoreAdapter.read",
+            "StoreAdapter.lapse",
+            "StoreAdapter.settle",
+        ),  # of what it made itself
+        *(
+            "StoreAdapter.claim.run",
             "ToolCall.arguments",
             "ToolCall.type",
             "ToolCall.extra",

@@ -1,4 +1,4 @@
-"""A bar chart as SVG, for light and dark backgrounds: one panel a database, one bar a contestant."""
+"""Bars: one panel a database, one bar a contestant, as an SVG that reads on light paper and on dark."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from runstate.diagram.model import Tone
-from runstate.diagram.palette import DARK, LIGHT, Paint
+from runstate.diagram.model import ColorRole
+from runstate.diagram.palette import DARK, LIGHT, RoleColors
 
 Kind: TypeAlias = Literal["runstate", "baseline", "peer"]
 
@@ -17,7 +17,7 @@ ROW: Final = 26
 BAR: Final = 16
 HEAD: Final = 34
 MARGIN: Final = 16
-_TONES: Final[Mapping[Kind, Tone]] = {"runstate": "blue", "baseline": "grey", "peer": "orange"}
+_ROLES: Final[Mapping[Kind, ColorRole]] = {"runstate": "blue", "baseline": "grey", "peer": "orange"}
 
 
 class Bar(NamedTuple):
@@ -29,15 +29,15 @@ class Bar(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Bars that can be compared with each other."""
+    """The bars that can be compared with each other."""
 
     title: str
     bars: Sequence[Bar]
 
 
 def _style() -> str:
-    def colours(paper: str, ink: str, note: str, palette: Mapping[Tone, Paint]) -> str:
-        edges = {kind: palette[tone].edge for kind, tone in _TONES.items()}
+    def colours(paper: str, ink: str, note: str, palette: Mapping[ColorRole, RoleColors]) -> str:
+        edges = {kind: palette[role].outline for kind, role in _ROLES.items()}
         rules = "".join(f".bars .{kind}{{fill:{edge}}}" for kind, edge in edges.items())
         return f".bars .paper{{fill:{paper}}}.bars text{{fill:{ink}}}.bars .note{{fill:{note}}}{rules}"
 
@@ -49,12 +49,12 @@ def _style() -> str:
 
 
 def _panel(panel: Panel, top: float) -> list[str]:
-    longest = max(bar.value for bar in panel.bars)
-    bar_space = WIDTH - LABELS - 2 * MARGIN - 80
+    most = max(bar.value for bar in panel.bars)
+    room = WIDTH - LABELS - 2 * MARGIN - 80
     lines = [f'<text class="title" x="{MARGIN}" y="{top + 20:g}">{escape(panel.title)}</text>']
     for place, bar in enumerate(panel.bars):
         middle = top + HEAD + place * ROW + ROW / 2
-        length = max(1.0, bar_space * bar.value / longest)
+        length = max(1.0, room * bar.value / most)
         bold = ' class="bold"' if bar.kind == "runstate" else ""
         size = f'width="{length:.1f}" height="{BAR}" rx="2"'
         lines += [
@@ -73,7 +73,7 @@ def chart(title: str, note: str, panels: Sequence[Panel]) -> str:
         lines += _panel(panel, top)
         top += HEAD + ROW * len(panel.bars) + 18
     figures = [", ".join(f"{bar.name} {bar.value:,.0f}" for bar in panel.bars) for panel in panels]
-    description = "; ".join(f"{panel.title}: {each}" for panel, each in zip(panels, figures, strict=True))
+    told = "; ".join(f"{panel.title}: {each}" for panel, each in zip(panels, figures, strict=True))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="bars" role="img" width="{WIDTH}" height="{top:g}"'
         f' viewBox="0 0 {WIDTH} {top:g}">'
@@ -82,7 +82,7 @@ def chart(title: str, note: str, panels: Sequence[Panel]) -> str:
         (
             head,
             f"<title>{escape(title)}</title>",
-            f"<desc>{escape(description)}</desc>",
+            f"<desc>{escape(told)}</desc>",
             f"<style>{_style()}</style>",
             f'<rect class="paper" width="{WIDTH}" height="{top:g}" rx="6"/>',
             f'<text class="title" x="{MARGIN}" y="{MARGIN + 14}">{escape(title)}</text>',

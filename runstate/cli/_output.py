@@ -20,7 +20,7 @@ from runstate.run.snapshot import RunSnapshot
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-    from runstate.diagram import Standing
+    from runstate.diagram import RunPosition
 
 __all__ = [
     "draw_lanes",
@@ -66,7 +66,7 @@ def has_unicode(console: Console | None = None) -> bool:
     return True
 
 
-def draw_lanes(console: Console, position: Standing | None = None) -> str:
+def draw_lanes(console: Console, position: RunPosition | None = None) -> str:
     """Return the lanes as the terminal can show them, or wide and plain for a pipe."""
     from runstate.diagram import draw
 
@@ -74,11 +74,11 @@ def draw_lanes(console: Console, position: Standing | None = None) -> str:
     return draw(RUN_LIFECYCLE, "lanes" if has_unicode(console) else "ascii", position, width, has_colors(console))
 
 
-def position_of(run: RunSnapshot) -> Standing:
+def position_of(run: RunSnapshot) -> RunPosition:
     """Return the position of a run in a diagram."""
-    from runstate.diagram import Standing
+    from runstate.diagram import RunPosition
 
-    return Standing(run.status, run.stamps(), run.id)
+    return RunPosition(run.status, run.stamps(), run.id)
 
 
 def print_text(text: str) -> None:

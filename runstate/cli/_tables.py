@@ -28,10 +28,10 @@ _READABLE: Final = 30
 
 def status_style(status: str) -> str:
     """Return the color of a status, as in the diagrams; an empty style for any other text."""
-    from runstate.diagram.canvas import PAINT
-    from runstate.diagram.model import Picture
+    from runstate.diagram.model import DiagramModel
+    from runstate.diagram.palette import ANSI_STYLES
 
-    paint = {str(column.status): PAINT[column.tone] for column in Picture.of(RUN_LIFECYCLE).columns}
+    paint = {str(column.status): ANSI_STYLES[column.role] for column in DiagramModel.of(RUN_LIFECYCLE).columns}
     return f"color({paint[status].rpartition(';')[2]})" if status in paint else ""
 
 

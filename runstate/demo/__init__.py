@@ -1,1 +1,1 @@
-"""Demonstrations: one run through every status, and two workers with a few hundred durable runs."""
+"""The demonstration: two workers with a few hundred durable runs."""

@@ -1,7 +1,7 @@
-"""What the demonstration drives: a few hundred durable runs of all kinds, two worker processes, and a client of theirs.
+"""The demonstration: a few hundred durable runs of all kinds, two worker processes, and a client.
 
-Everything is real: the workers are processes of their own, one is killed with its runs in its hands, and what comes of
-it is read back from the history.
+Everything is real: the workers are processes of their own, one is killed while it has runs, and the summary is read
+from the history.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["KINDS", "DemoCluster", "DemoSummary", "answer", "summarize"]
 
 KINDS: Final[Mapping[str, int]] = {
     "plain": 170,  # completes
-    "tools": 60,  # asks for a tool first
+    "tools": 60,  # requires a tool first
     "cancel": 30,  # is cancelled while it works
     "fail": 20,  # raises
     "limit": 20,  # uses more tokens than it may
-    "long": 16,  # takes a while: what the killed worker holds
+    "long": 16,  # takes a while: the killed worker has these
     "late": 4,  # is never done before its deadline
 }
 """How many runs of each kind there are."""
@@ -42,11 +42,11 @@ LEASE_S: Final = 2.0
 CONCURRENCY: Final = 8
 _DEADLINE_S: Final = 3
 _LIMIT: Final = 64
-_PATIENCE_S: Final = 60.0
+_TIMEOUT_S: Final = 60.0
 
 
 async def answer(ctx: Context) -> Outcome | None:
-    """Be the handler: do what the run's metadata says, and pretend to think meanwhile."""
+    """The handler: do what the metadata of the run says, with a pause for the work."""
     match ctx.run.metadata.get("kind"):
         case "tools" if not ctx.tool_outputs:
             await asyncio.sleep(0.02)
@@ -71,8 +71,8 @@ async def answer(ctx: Context) -> Outcome | None:
     return ctx.complete()
 
 
-def wanted() -> list[NewRun]:
-    """Return the runs to create, the kinds well mixed; the long ones come first."""
+def demo_runs() -> list[NewRun]:
+    """Return the runs to create, with the kinds mixed and the long ones first."""
     left = Counter(KINDS)
     order = ["long"] * left.pop("long")
     while left:
@@ -101,23 +101,23 @@ class DemoCluster:
 
     store: Store
     url: str
-    told: Callable[[str], None]
-    """Hears what happens, a sentence at a time."""
+    on_message: Callable[[str], None]
+    """Is called with a sentence for each thing that happens."""
     workers: dict[str, subprocess.Popen[bytes]] = attrs.field(factory=dict[str, "subprocess.Popen[bytes]"])
-    moved: Counter[str] = attrs.field(factory=Counter[str])
+    entries_by_actor: Counter[str] = attrs.field(factory=Counter[str])
     """How many entries each actor wrote."""
     kinds: dict[str, str] = attrs.field(factory=dict[str, str])
     killed: str | None = None
 
-    def drive(self) -> Iterator[Mapping[RunStatus, int]]:
-        """Drive everything to its end; yield how many runs stand in each status, some times a second.
+    def run(self) -> Iterator[Mapping[RunStatus, int]]:
+        """Run until all runs have ended; yield the counts of runs by status several times a second.
 
-        Raises `TimeoutError` if the end does not come in a minute.
+        Raises `TimeoutError` if that takes more than a minute.
         """
-        created = self.store.create_many(wanted())
+        created = self.store.create_many(demo_runs())
         self.kinds = {run.id: run.metadata["kind"] for run in created}
-        self.told(f"{len(created)} runs created in one commit")
-        until = monotonic() + _PATIENCE_S
+        self.on_message(f"{len(created)} runs created in one commit")
+        until = monotonic() + _TIMEOUT_S
         cursor = ""
         with self._workers("worker-1", "worker-2"):
             while True:
@@ -133,13 +133,13 @@ class DemoCluster:
                     return
                 self._kill_one()
                 if monotonic() > until:
-                    raise TimeoutError(f"not done after {_PATIENCE_S:.0f} s: {dict(counts)}")
+                    raise TimeoutError(f"not done after {_TIMEOUT_S:.0f} s: {dict(counts)}")
                 if not entries:
                     sleep(0.02)
 
     def _react(self, entry: Entry) -> None:
-        """Do what a client does when it hears of an entry."""
-        self.moved[entry.actor or "?"] += 1
+        """Do what a client does after an entry: submit tool outputs, or cancel."""
+        self.entries_by_actor[entry.actor or "?"] += 1
         try:
             if entry.target is RUN_LIFECYCLE.target_of(RunEvent.REQUIRE_ACTION):
                 calls = (entry.detail or {})["required_action"]["submit_tool_outputs"]["tool_calls"]
@@ -147,16 +147,16 @@ class DemoCluster:
             elif entry.event is RunEvent.START and self.kinds.get(entry.run_id) == "cancel":
                 self.store.request_cancel(entry.run_id, actor="client")
         except RunstateError as refused:
-            self.told(str(refused))
+            self.on_message(str(refused))
 
     def _kill_one(self) -> None:
-        """Kill the first worker once it has its hands full of long runs."""
+        """Kill the first worker once it works on long runs."""
         worker = self.workers.get("worker-1")
-        if self.killed is None and worker is not None and self.moved["worker-1"] >= CONCURRENCY:
+        if self.killed is None and worker is not None and self.entries_by_actor["worker-1"] >= CONCURRENCY:
             worker.kill()
             worker.wait()
             self.killed = "worker-1"
-            self.told(f"worker-1 is killed; its runs are taken over when its lease of {LEASE_S:g} s is over")
+            self.on_message(f"worker-1 is killed; its runs are taken over when its lease of {LEASE_S:g} s is over")
 
     @contextmanager
     def _workers(self, *names: str) -> Generator[None, None, None]:
@@ -167,7 +167,7 @@ class DemoCluster:
                 self.workers[name] = subprocess.Popen(  # noqa: S603  # this very program
                     [*program, "--name", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
-                self.told(f"{name} started, process {self.workers[name].pid}")
+                self.on_message(f"{name} started, process {self.workers[name].pid}")
             yield
         finally:
             for worker in self.workers.values():
@@ -182,7 +182,7 @@ class DemoCluster:
 
 @attrs.frozen
 class DemoSummary:
-    """What the history says of all runs."""
+    """A summary of the histories of all runs."""
 
     runs: int
     entries: int
@@ -194,17 +194,17 @@ class DemoSummary:
     wait_ms: float
     """The median from the creation of a run to its first start."""
     illegal: int
-    """Entries that no row of the law allows, or that do not follow the one before."""
+    """Entries without a transition in the table, or that do not follow the one before."""
     implausible: int
-    """Runs that no legal history can have left."""
+    """Runs that no legal history can leave."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it for programs."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
         return attrs.asdict(self)
 
 
 def summarize(store: Store) -> DemoSummary:
-    """Read every history back, and say what is in it."""
+    """Read all histories and return their summary."""
     entries: list[Entry] = []
     while more := store.entries(entries[-1].cursor if entries else "", limit=1000):
         entries += more
@@ -237,7 +237,7 @@ def _all_runs(store: Store) -> Iterator[StoredRun]:
 
 
 def _illegal(history: Sequence[Entry]) -> int:
-    """Count the entries of one run that do not follow from the one before by the law."""
+    """Count the entries of one run that do not follow from the one before by the table."""
     wrong = 0 if history[0].event is None and history[0].version == 1 else 1
     for before, entry in pairwise(history):
         row = None if entry.event is None or entry.source is None else RUN_LIFECYCLE.find(entry.source, entry.event)

@@ -1,7 +1,7 @@
-"""Pictures of the law, and of one run inside it, drawn from the rows.
+"""Diagrams of the lifecycle, and of the position of one run in it, drawn from the table of transitions.
 
-One neutral model (`model.py`), and a pencil for each place a picture is looked at: lanes for a terminal, an SVG for a
-page, Mermaid and DOT for tools that lay out graphs, Markdown tables for a README.
+There is one neutral model (`model.py`) and a renderer for each format: lanes for a terminal, SVG for a page, Mermaid
+and DOT for tools that lay out graphs, Markdown tables for a README.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
-from runstate.diagram.model import Picture, Standing
+from runstate.diagram.model import DiagramModel, RunPosition
 from runstate.diagram.renderers.dot import dot
 from runstate.diagram.renderers.lanes_svg import lanes_svg
 from runstate.diagram.renderers.lanes_text import lanes_text
@@ -20,15 +20,15 @@ from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FORMATS", "Format", "Standing", "draw"]
+__all__ = ["FORMATS", "Format", "RunPosition", "draw"]
 
 Format: TypeAlias = Literal["lanes", "ascii", "svg", "mermaid", "dot", "table"]
-"""The name of a way to draw."""
+"""The name of a format."""
 
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
-"""Every way to draw: `lanes` (Unicode text), `ascii`, `svg`, `mermaid`, `dot`, `table` (Markdown)."""
+"""Every format: `lanes` (Unicode text), `ascii`, `svg`, `mermaid`, `dot`, `table` (Markdown)."""
 
-_PENCILS: Final[Mapping[str, Callable[[Picture], str]]] = {
+_RENDERERS: Final[Mapping[str, Callable[[DiagramModel], str]]] = {
     "svg": lanes_svg,
     "mermaid": mermaid,
     "dot": dot,
@@ -37,17 +37,18 @@ _PENCILS: Final[Mapping[str, Callable[[Picture], str]]] = {
 
 
 def draw(
-    law: Lifecycle = RUN_LIFECYCLE,
-    format: Format = "lanes",  # noqa: A002 - the word a caller looks for
-    standing: Standing | None = None,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
+    format: Format = "lanes",  # noqa: A002 - the name that callers expect
+    position: RunPosition | None = None,
     width: int | None = None,
     color: bool = False,
 ) -> str:
-    """Return a picture of `law`, without a newline at its end; the same arguments always draw the same picture.
+    """Return a diagram of `lifecycle` without a trailing newline; equal arguments always give the same text.
 
-    `standing` puts a run into it: its status is marked, its times replace the names of the stamps, and what cannot be
-    asked of it now is dimmed. `width` (characters; None for no limit) and `color` (ANSI) are for `lanes` and `ascii`;
-    the other formats do without. When narrow, the names climb a staircase, and below that the lanes become a list.
+    `position` adds a run: its status is marked, its times replace the names of the stamps, and the events that are not
+    allowed in its status are dimmed. `width` (characters; None for no limit) and `color` (ANSI) apply to `lanes` and
+    `ascii`, and the other formats ignore them. In a narrow width the names form a staircase, and below that the lanes
+    become a list.
 
     Raises `ValueError` for an unknown format.
 
@@ -60,10 +61,10 @@ def draw(
     start       o------------>
     o allowed here   > leads to
     """
-    picture = Picture.of(law, standing)
+    model = DiagramModel.of(lifecycle, position)
     if format in ("lanes", "ascii"):
-        return lanes_text(picture, ascii_only=format == "ascii", width=width, color=color)
-    pencil = _PENCILS.get(format)
-    if pencil is None:
+        return lanes_text(model, ascii_only=format == "ascii", width=width, color=color)
+    renderer = _RENDERERS.get(format)
+    if renderer is None:
         raise ValueError(f"{format!r} is no format; a picture can be drawn as {', '.join(FORMATS)}")
-    return pencil(picture)
+    return renderer(model)

@@ -1,42 +1,30 @@
-"""Squared paper for text pictures: characters put at places, each with a colour that may be left away.
+"""A canvas for text diagrams: characters at places, each with an optional ANSI style.
 
-Also the two alphabets, Unicode and plain ASCII. The reader of pictures (`reading.py`) uses the same ones.
+Also the two sets of glyphs, Unicode and plain ASCII.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import attrs
 
-from runstate.diagram.model import Tone
-
-__all__ = ["ASCII", "BOLD", "FAINT", "PAINT", "PLAIN", "UNICODE", "Alphabet", "Canvas", "Stroke", "without_color"]
+__all__ = ["ASCII", "BOLD", "FAINT", "PLAIN", "UNICODE", "Canvas", "Glyphs", "Stroke", "without_color"]
 
 Style: TypeAlias = str
-"""The parameters of one ANSI "select graphic rendition" sequence; empty for the terminal's own colour."""
+"""The parameters of one ANSI "select graphic rendition" sequence; empty for the default style."""
 
 PLAIN: Final[Style] = ""
 BOLD: Final[Style] = "1"
 FAINT: Final[Style] = "2;38;5;244"
-# Middle tones of the 256 colours: each has a contrast above 3 : 1 on white and on black; a test holds this.
-PAINT: Final[Mapping[Tone, Style]] = {
-    "blue": "38;5;33",
-    "amber": "38;5;136",
-    "green": "38;5;28",
-    "orange": "38;5;166",
-    "red": "38;5;167",
-    "grey": "38;5;244",
-}
 
 _ESCAPE: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @attrs.frozen
 class Stroke:
-    """How one lane is drawn. `line` is repeated, so that two characters make a dashed line."""
+    """The characters of one lane. `line` is repeated, so two characters make a dashed line."""
 
     ring: str
     line: str
@@ -49,37 +37,37 @@ class Stroke:
 
 
 @attrs.frozen
-class Alphabet:
-    """The characters of one kind of text picture."""
+class Glyphs:
+    """The characters of one kind of text diagram."""
 
-    lit: Stroke
-    dim: Stroke
+    solid: Stroke
+    dashed: Stroke
     grid: str
     divider: str
-    here: str
+    current: str
     rule: str
     corner: str
     stem: str
     arrow: str
 
 
-UNICODE: Final = Alphabet(
-    lit=Stroke(ring="●", line="─", right="▶", left="◀", both="◆", loop="◉"),
-    dim=Stroke(ring="○", line="╌", right="▷", left="◁", both="◇", loop="◎"),
+UNICODE: Final = Glyphs(
+    solid=Stroke(ring="●", line="─", right="▶", left="◀", both="◆", loop="◉"),
+    dashed=Stroke(ring="○", line="╌", right="▷", left="◁", both="◇", loop="◎"),
     grid="·",
     divider="┊",
-    here="▲",
+    current="▲",
     rule="─",
     corner="┌",
     stem="│",
     arrow="→",
 )
-ASCII: Final = Alphabet(
-    lit=Stroke(ring="o", line="-", right=">", left="<", both="X", loop="@"),
-    dim=Stroke(ring="o", line="- ", right=">", left="<", both="X", loop="@"),
+ASCII: Final = Glyphs(
+    solid=Stroke(ring="o", line="-", right=">", left="<", both="X", loop="@"),
+    dashed=Stroke(ring="o", line="- ", right=">", left="<", both="X", loop="@"),
     grid=".",
     divider=":",
-    here="^",
+    current="^",
     rule="-",
     corner="+",
     stem="|",
@@ -89,7 +77,7 @@ ASCII: Final = Alphabet(
 
 @attrs.define
 class Canvas:
-    """Lines of characters that grow as they are written on."""
+    """Lines of styled characters, which grow as they are written to."""
 
     _lines: list[list[tuple[str, Style]]] = attrs.field(factory=list[list[tuple[str, Style]]])
 
@@ -104,7 +92,7 @@ class Canvas:
         return max(map(len, self._lines), default=0)
 
     def put(self, y: int, x: int, text: str, style: Style = PLAIN) -> None:
-        """Write `text` over whatever stands in line `y` from column `x` on."""
+        """Write `text` into line `y` from column `x` on, over what is there."""
         while len(self._lines) <= y:
             self._lines.append([])
         line = self._lines[y]
@@ -112,9 +100,9 @@ class Canvas:
         line[x : x + len(text)] = [(char, style) for char in text]
 
     def text(self, *, color: bool) -> str:
-        """Return the lines joined, none with blanks at its end."""
+        """Return the lines as text without trailing blanks; `color` adds ANSI styles."""
         return "\n".join(
-            _painted(line) if color else "".join(char for char, _ in line).rstrip() for line in self._lines
+            _with_ansi_styles(line) if color else "".join(char for char, _ in line).rstrip() for line in self._lines
         )
 
 
@@ -123,12 +111,12 @@ def without_color(text: str) -> str:
     return _ESCAPE.sub("", text)
 
 
-def _painted(line: list[tuple[str, Style]]) -> str:
+def _with_ansi_styles(line: list[tuple[str, Style]]) -> str:
     end = len("".join(char for char, _ in line).rstrip())
     pieces: list[str] = []
     current = PLAIN
     for char, wanted in line[:end]:
-        style = current if char == " " else wanted  # a blank shows no colour
+        style = current if char == " " else wanted  # a blank shows no style
         if style != current:
             pieces.append(f"\x1b[0;{style}m" if style else "\x1b[0m")
             current = style

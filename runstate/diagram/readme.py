@@ -1,7 +1,7 @@
-"""Keeps the pictures in a README what the law says: `python -m runstate.diagram.readme README.md`.
+"""Keeps the diagrams in a README up to date with the table: `python -m runstate.diagram.readme README.md`.
 
-A block stands between two comments, `<!-- runstate:table -->` and `<!-- /runstate:table -->`; what is between them is
-written anew. With `--check` nothing is written, and the answer is 1 when a file is stale.
+A block is what stands between two comments, `<!-- runstate:table -->` and `<!-- /runstate:table -->`. It is replaced.
+With `--check` nothing is written, and the exit status is 1 if a file is stale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runstate.diagram import draw
 __all__ = ["main", "refresh"]
 
 _README_WIDTH: Final = 88
-"""Characters that fit beside a page's margins without a scroll bar."""
+"""Characters that fit on a page without a scroll bar."""
 
 _BLOCKS: Final[Mapping[str, Callable[[], str]]] = {
     "table": lambda: draw(format="table"),
@@ -28,11 +28,11 @@ _OPENING: Final = re.compile(r"^<!-- runstate:(\w+) -->$", re.MULTILINE)
 
 
 def refresh(text: str) -> str:
-    r"""Return `text` with every block drawn anew from the law; all other text stays as it is.
+    r"""Return `text` with every block replaced by a diagram of the table; all other text stays as it is.
 
-    Raises `ValueError` when a block has no end, or no picture has its name.
+    Raises `ValueError` if a block has no end, or if there is no diagram of its name.
 
-    >>> text = "The law:\n<!-- runstate:lanes -->\nold\n<!-- /runstate:lanes -->\n"
+    >>> text = "The table:\n<!-- runstate:lanes -->\nold\n<!-- /runstate:lanes -->\n"
     >>> "old" in refresh(text)
     False
     """
@@ -51,7 +51,7 @@ def refresh(text: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Refresh the named files, or with `--check` only tell; return the exit status of the process."""
+    """Refresh the named files, or with `--check` only report stale ones; return the exit status of the process."""
     check = "--check" in arguments
     names = [argument for argument in arguments if argument != "--check"]
     if not names:

@@ -1,6 +1,6 @@
 """The lifecycle of a run: nine statuses, nine events, nineteen transitions, and every look-up derived from them.
 
-This package knows nothing of time, storage, JSON or people: it has no input and no output.
+This package has no input and no output, and knows nothing of time, storage or JSON.
 """
 
 from runstate.lifecycle._lifecycle import (

@@ -1,13 +1,12 @@
-"""The law of a run: nineteen transitions, and the fields that come and go with the status.
+"""The table of transitions of a run, and the fields that depend on the status.
 
-Everything this project knows about what may happen to a run stands in `TRANSITIONS` and `HELD_IN` below, and nowhere
-else: the moves of a run, the pictures, the README's table and the judge of recorded runs are derived from these rows
-or tested against them.
+All rules of the lifecycle are in `TRANSITIONS` and `PRESENT_IN` below, and nowhere else. The moves of a run, the
+diagrams, the table in the README and the judge of recorded runs are derived from these rows or tested against them.
 
-An event always leads to the same status, wherever it is asked. So a row answers two questions at once: "may this be
-asked here?" (is there a row for it) and "where does that lead?" (the target of any row of the event).
+An event always leads to the same status. So a row answers two questions: whether an event is allowed in a status (there
+is a row for it), and where it leads (the target of any row of the event).
 
-A rule that does not fit a row becomes a column. A status is terminal when no row leaves it; no list of them is kept.
+A rule that does not fit a row becomes a column. A status is terminal if no row leaves it; there is no list of them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from runstate.lifecycle._types import Basis, RunEvent, RunStatus, StatusField, T
 
 __all__ = ["INITIAL_STATUS", "PRESENT_IN", "TRANSITIONS"]
 
-# Short names: aligned rows read better, and a look-up in a module costs less than one in an Enum.
+# Short names keep the rows aligned, and a look-up in a module costs less than one in an Enum.
 QUEUED: Final = RunStatus.QUEUED
 IN_PROGRESS: Final = RunStatus.IN_PROGRESS
 REQUIRES_ACTION: Final = RunStatus.REQUIRES_ACTION
@@ -71,7 +70,7 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
 
 INITIAL_STATUS: Final = QUEUED  # 89 of 89 recorded creates
 
-# The fields that come and go with the status. Stamps are not here: once written, they stay.
+# The fields that depend on the status. Stamps are not here: once written, they stay.
 PRESENT_IN: Final[Mapping[StatusField, Literal["live", "terminal"] | RunStatus]] = {
     "expires_at":         "live",
     "required_action":    REQUIRES_ACTION,

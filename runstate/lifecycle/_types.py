@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple, NoReturn, Self, TypeAlias
 __all__ = ["Basis", "RunEvent", "RunStatus", "Stamp", "StatusField", "Transition"]
 
 
-def _unknown(kind: str, value: object, known: type[StrEnum]) -> str:
-    told = repr(value[:60]) if isinstance(value, str) else f"of type {type(value).__name__}"
-    return f"unknown {kind} {told}; the nine are {', '.join(known)}"
+def _unknown_message(kind: str, value: object, known: type[StrEnum]) -> str:
+    shown = repr(value[:60]) if isinstance(value, str) else f"of type {type(value).__name__}"
+    return f"unknown {kind} {shown}; the nine are {', '.join(known)}"
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. Each member says what it means, who moves the run on, and what happens otherwise."""
+    """The status of a run. Each member has its meaning: what moves the run on, and what happens otherwise."""
 
     meaning: str
 
@@ -26,7 +26,7 @@ class RunStatus(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
-        raise ValueError(_unknown("status", value, cls))
+        raise ValueError(_unknown_message("status", value, cls))
 
     QUEUED = "queued", "Waits for a worker to start it. If none does, it expires."
     IN_PROGRESS = (
@@ -49,11 +49,11 @@ class RunStatus(StrEnum):
 
 
 class RunEvent(StrEnum):
-    """What is asked of a run. Each has exactly one target."""
+    """What can be requested of a run. Each event has exactly one target."""
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
-        raise ValueError(_unknown("event", value, cls))
+        raise ValueError(_unknown_message("event", value, cls))
 
     START = "start"
     REQUIRE_ACTION = "require_action"
@@ -81,7 +81,7 @@ StatusField: TypeAlias = Literal["expires_at", "required_action", "last_error", 
 
 
 class Transition(NamedTuple):
-    """One row of the law: `event`, asked in `source`, leads to `target` and writes the time into `stamp`."""
+    """One row of the table: `event` in `source` leads to `target` and writes the time into `stamp`."""
 
     event: RunEvent
     source: RunStatus
@@ -90,4 +90,4 @@ class Transition(NamedTuple):
     basis: Basis
     evidence: str = ""
     until_deadline: bool = False
-    """Whether it is legal only before the run's deadline (`expires_at`). Stores enforce it, and nothing else does."""
+    """Whether it is legal only before the deadline of the run (`expires_at`). Only stores enforce it."""

@@ -1,4 +1,4 @@
-"""What the table refuses, and what is wrong with a table."""
+"""The errors of the table of transitions: refused events, and wrong definitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["DeadlinePassed", "DefinitionError", "IllegalTransition", "RefusedRun
 
 
 class RefusedRun(Protocol):
-    """What a refusal tells of a stored run. It is a `StoredRun`, which has more."""
+    """The stored run in a refusal. It is a `StoredRun`, which has more attributes."""
 
     @property
     def id(self) -> str:
@@ -25,7 +25,7 @@ class RefusedRun(Protocol):
 
     @property
     def status(self) -> RunStatus:
-        """Where it stands."""
+        """Its status."""
         ...
 
     @property
@@ -35,17 +35,17 @@ class RefusedRun(Protocol):
 
     @property
     def event(self) -> RunEvent | None:
-        """What moved it there; None if it was only created."""
+        """The last event; None if the run was only created."""
         ...
 
     @property
     def source(self) -> RunStatus | None:
-        """Where it stood before that."""
+        """The status before that event."""
         ...
 
     @property
     def actor(self) -> str | None:
-        """Who asked for that."""
+        """The actor of that event."""
         ...
 
     @property
@@ -59,12 +59,12 @@ class RefusedRun(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the run as the API has it."""
+        """Return the run as a JSON object of the API."""
         ...
 
 
 def _utc(seconds: int) -> str:
-    """Return a time in Unix seconds as people and programs write it."""
+    """Return a time in Unix seconds as text: `2023-11-14T23:13:20Z`."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -72,53 +72,53 @@ class RunstateError(Exception):
     """The root of every error of this library."""
 
     retryable: ClassVar[bool] = False
-    """Whether asking the same thing again can help. A refusal by the law stays one."""
+    """Whether a retry of the same request can succeed. A refusal by the table stays one."""
 
 
 class DefinitionError(RunstateError):
-    """A table of transitions contradicts itself, or an event is asked of a table that lacks it."""
+    """A table of transitions contradicts itself, or lacks an event that is looked up."""
 
 
 class IllegalTransition(RunstateError):
-    """The law has no row for this event where the run stands. Nothing was changed.
+    """The table has no transition for this event in the status of the run. Nothing was changed.
 
-    Only `RUN_LIFECYCLE.refusal` builds one. No `__init__`: BaseException keeps the arguments, which is what pickle and
-    copy rely on, and a refusal stays cheap for those who catch and drop it.
+    Only `RUN_LIFECYCLE.refusal` builds one. There is no `__init__`: BaseException keeps the arguments, pickle and copy
+    rely on that, and a refusal that is caught and dropped stays cheap.
     """
 
     @property
     def run_id(self) -> str:
-        """The run that was asked."""
+        """The id of the run."""
         return cast("str", self.args[0])
 
     @property
     def status(self) -> RunStatus:
-        """Where the run stands."""
+        """The status of the run."""
         return cast("RunStatus", self.args[1])
 
     @property
     def event(self) -> RunEvent:
-        """What was asked."""
+        """The event that was refused."""
         return cast("RunEvent", self.args[2])
 
     @property
     def allowed(self) -> tuple[RunEvent, ...]:
-        """The events that may be asked where the run stands."""
+        """The events that are allowed in this status."""
         return cast("tuple[RunEvent, ...]", self.args[3])
 
     @property
     def path(self) -> tuple[RunEvent, ...] | None:
-        """The fewest events that end with the one asked, from where the run stands; None if there is no way."""
+        """The fewest events from this status that end with the refused one; None without a path."""
         return cast("tuple[RunEvent, ...] | None", self.args[4])
 
     @property
     def run(self) -> RefusedRun | None:
-        """The run as the store holds it, from where it was refused; None for a run in memory."""
+        """The run as the store has it, if a store refused the event; None for a run in memory."""
         return cast("RefusedRun", self.args[5]) if len(self.args) > 5 else None
 
     @property
     def changed_by(self) -> str:
-        """What moved the stored run to where it stands, by whom: ` (by complete, worker w1)`; empty in memory."""
+        """The last event of the stored run and its actor: ` (by complete, worker w1)`; empty in memory."""
         run = self.run
         if run is None or run.event is None:
             return ""
@@ -137,8 +137,8 @@ class IllegalTransition(RunstateError):
 class TerminalStatus(IllegalTransition):
     """The run has ended, and nothing leaves a terminal status. Nothing was changed.
 
-    An event that is legal only before the deadline (`RUN_LIFECYCLE.until_deadline`) and comes too late is refused so as
-    well. If the run was not expired yet, the store has expired it first.
+    It is also raised for an event that is legal only before the deadline (`RUN_LIFECYCLE.until_deadline`) and comes too
+    late. If the run was not expired yet, the store has expired it first.
     """
 
     def __str__(self) -> str:
@@ -151,8 +151,8 @@ class TerminalStatus(IllegalTransition):
     def _because_expired(self) -> str:
         """Why and when a stored run expired, which may be long after its deadline.
 
-        `the store expired it at 2023-11-14T23:13:20Z, because its deadline had passed; `. An ended run has no deadline
-        any more, so the sentence cannot name that.
+        `the store expired it at 2023-11-14T23:13:20Z, because its deadline had passed; `. A run that has ended has no
+        deadline, so the sentence does not name it.
         """
         run = self.run
         if run is None or run.event != "expire" or run.completed_at is None:
@@ -163,9 +163,8 @@ class TerminalStatus(IllegalTransition):
 class DeadlinePassed(TerminalStatus):
     """The event is legal only before the run's deadline, which has passed. Nothing was changed.
 
-    Only `Store.within` raises it: a caller's own transaction is not made to expire a run. `status` is where the run
-    stands, and `allowed` is what it can still be asked. Everywhere else the store expires such a run at once, and
-    refuses with a plain `TerminalStatus`.
+    Only `Store.within` raises it, because a store does not expire a run inside a caller's transaction. `allowed` are
+    the events that are still allowed. Everywhere else the store expires such a run at once and raises `TerminalStatus`.
     """
 
     def __str__(self) -> str:

@@ -1,8 +1,8 @@
-"""One run: its object, its values, its nine moves, and the JSON that the API has for it. No input and no output.
+"""One run: its fields, its values, its nine moves, and its JSON. No input and no output.
 
-`Run` is a run in memory. `RunSnapshot` is one that was read, and cannot be moved. Modules of this package whose names
-begin with an underscore are private to it; the others serve the packages above. `runstate.run.codec` reads and writes
-JSON, and is loaded when it is first needed.
+`Run` is a run in memory. `RunSnapshot` is a run that was read, and has no moves. Modules whose names begin with an
+underscore are private to this package; the others serve the packages above. `runstate.run.codec` reads and writes JSON,
+and is loaded when it is first needed.
 """
 
 from runstate.run._run import DEFAULT_EXPIRES_IN_S, Run

@@ -1,12 +1,12 @@
-"""What a run does: birth and the nine moves.
+"""The run in memory: its creation and the nine moves.
 
-Every move reads the clock and checks its arguments, then asks the law and writes. From the law's answer to the last
-write there is no call, so no other thread comes in between: of many that ask at once one wins, and the others are
-refused by what it left. (CPython's global lock promises that. Without it, or with many processes, runs belong in a
-store.)
+Every move reads the clock and checks its arguments, then checks the status and writes. Between that check and the last
+write there is no call, so no other thread can run in between: of several threads one wins, and the others are refused
+by the status that it left. (The global interpreter lock of CPython guarantees that. Without it, or with several
+processes, runs belong in a store.)
 
-The writes stand in each move, one a line, because a shared helper would be such a call. That they are the law's writes,
-no more and no less, is a test over all rows.
+Each move has its writes, one a line, because a shared helper would be such a call. A test compares them with all rows
+of the table.
 """
 
 from __future__ import annotations
@@ -39,22 +39,30 @@ __all__ = ["DEFAULT_EXPIRES_IN_S", "Run"]
 
 DEFAULT_EXPIRES_IN_S: Final = 600  # 725 of 725 recorded runs
 
-# What each move asks of the law, looked up once.
+# What each move needs of the table, looked up once.
 _START, _REQUIRE, _SUBMIT = RunEvent.START, RunEvent.REQUIRE_ACTION, RunEvent.SUBMIT_TOOL_OUTPUTS
 _REQUEST, _CONFIRM = RunEvent.REQUEST_CANCEL, RunEvent.CONFIRM_CANCEL
-_COMPLETE, _CUT, _FAIL, _EXPIRE = RunEvent.COMPLETE, RunEvent.MARK_INCOMPLETE, RunEvent.FAIL, RunEvent.EXPIRE
+_COMPLETE, _MARK_INCOMPLETE, _FAIL, _EXPIRE = (
+    RunEvent.COMPLETE,
+    RunEvent.MARK_INCOMPLETE,
+    RunEvent.FAIL,
+    RunEvent.EXPIRE,
+)
 _MAY_START, _STARTED = RUN_LIFECYCLE.sources_of(_START), RUN_LIFECYCLE.target_of(_START)
 _MAY_REQUIRE, _REQUIRED = RUN_LIFECYCLE.sources_of(_REQUIRE), RUN_LIFECYCLE.target_of(_REQUIRE)
 _MAY_SUBMIT, _SUBMITTED = RUN_LIFECYCLE.sources_of(_SUBMIT), RUN_LIFECYCLE.target_of(_SUBMIT)
 _MAY_REQUEST, _REQUESTED = RUN_LIFECYCLE.sources_of(_REQUEST), RUN_LIFECYCLE.target_of(_REQUEST)
 _MAY_CONFIRM, _CONFIRMED = RUN_LIFECYCLE.sources_of(_CONFIRM), RUN_LIFECYCLE.target_of(_CONFIRM)
 _MAY_COMPLETE, _COMPLETED = RUN_LIFECYCLE.sources_of(_COMPLETE), RUN_LIFECYCLE.target_of(_COMPLETE)
-_MAY_CUT, _INCOMPLETE = RUN_LIFECYCLE.sources_of(_CUT), RUN_LIFECYCLE.target_of(_CUT)
+_MAY_MARK_INCOMPLETE, _INCOMPLETE = (
+    RUN_LIFECYCLE.sources_of(_MARK_INCOMPLETE),
+    RUN_LIFECYCLE.target_of(_MARK_INCOMPLETE),
+)
 _MAY_FAIL, _FAILED = RUN_LIFECYCLE.sources_of(_FAIL), RUN_LIFECYCLE.target_of(_FAIL)
 _MAY_EXPIRE, _EXPIRED = RUN_LIFECYCLE.sources_of(_EXPIRE), RUN_LIFECYCLE.target_of(_EXPIRE)
 _refusal = RUN_LIFECYCLE.refusal
 
-_Settings: TypeAlias = tuple[Any, ...]  # what _SETTINGS names, in that order
+_Settings: TypeAlias = tuple[Any, ...]  # the values of _SETTINGS, in that order
 _SETTINGS: Final = tuple(
     (setting, FIELDS[setting])
     for setting in (
@@ -66,54 +74,56 @@ _AUTO: Final = TruncationStrategy()
 _NO_PAIRS: Final[Mapping[str, str]] = {}
 _DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
 _NOTHING: Final[JsonObject] = {}
-_A_SECOND: Final = validators.integer(least=1)
+_POSITIVE: Final = validators.integer(least=1)
 
 _ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
-_CUT_AT: Final[Mapping[str, IncompleteDetails]] = {word: IncompleteDetails(word) for word in get_args(IncompleteReason)}
+_INCOMPLETE_DETAILS: Final[Mapping[str, IncompleteDetails]] = {
+    word: IncompleteDetails(word) for word in get_args(IncompleteReason)
+}
 
 
-def _given(at: int) -> int:
-    """Return the time a caller gave. Raises `InvalidRun` if it is none."""
+def _checked_time(at: int) -> int:
+    """Return a time that a caller gave, in Unix seconds. Raises `InvalidRun` if it is not one."""
     if at.__class__ is not int or not 0 <= at < validators.YEAR_10000:
         raise_if_invalid(validators.seconds("at", at))
     return at
 
 
-def _one_of(words: Iterable[str], path: str, value: object) -> InvalidRun:
+def _unknown_word(words: Iterable[str], path: str, value: object) -> InvalidRun:
     return InvalidRun(
         [FieldError(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.preview(value)}")]
     )
 
 
-def _settled(given: _Settings, faults: list[FieldError]) -> _Settings:
-    """Return the settings of a new run: copies of what was given, the default where nothing was. Adds their faults."""
+def _checked_settings(values: _Settings, errors: list[FieldError]) -> _Settings:
+    """Return the settings of a new run: copies of the values, or the defaults. Adds their errors to `errors`."""
     settings = list(_DEFAULTS)
-    for index, value in enumerate(given):
+    for index, value in enumerate(values):
         if value is not None and value is not _DEFAULTS[index]:
             setting, check = _SETTINGS[index]
             if setting == "truncation_strategy" and is_object(value):
                 value = truncation_strategy_of(cast("Mapping[str, object]", value))
             found = check(setting, value)
-            faults += found
-            settings[index] = None if found else deep_copy(value)  # what was handed in stays its owner's
+            errors += found
+            settings[index] = None if found else deep_copy(value)  # a copy, because the caller may change its value
     return tuple(settings)
 
 
-def _faults_of_deadline(born: int, expires_in_s: int) -> tuple[FieldError, ...]:
-    faults = _A_SECOND("expires_in_s", expires_in_s)
-    if not faults and expires_in_s >= validators.YEAR_10000 - born:
+def _deadline_errors(created_at: int, expires_in_s: int) -> tuple[FieldError, ...]:
+    errors = _POSITIVE("expires_in_s", expires_in_s)
+    if not errors and expires_in_s >= validators.YEAR_10000 - created_at:
         return (
             FieldError("expires_in_s", f"the deadline, {validators.preview(expires_in_s)} s on, is past the year 9999"),
         )
-    return faults
+    return errors
 
 
-def _check_names(given: tuple[object, ...], attributes: Mapping[str, object]) -> None:
-    """Raise TypeError unless these are the attributes of a run that exists."""
+def _check_names(positional: tuple[object, ...], attributes: Mapping[str, object]) -> None:
+    """Raise TypeError unless these are the attributes of an existing run."""
     missing = [name for name in ("id", "created_at", "thread_id", "assistant_id", "status") if name not in attributes]
     unknown = [name for name in attributes if name not in FIELDS and name != "extra"]
-    if given or missing or unknown:
-        wrong = "takes its attributes by name" if given else f"lacks {', '.join(missing)}" if missing else ""
+    if positional or missing or unknown:
+        wrong = "takes its attributes by name" if positional else f"lacks {', '.join(missing)}" if missing else ""
         wrong = wrong or f"has no attribute {', '.join(unknown)} to give"
         raise TypeError(
             f"Run(...) is a run that exists already, and {wrong}: "
@@ -122,7 +132,7 @@ def _check_names(given: tuple[object, ...], attributes: Mapping[str, object]) ->
 
 
 class Run(RunSnapshot):
-    """A run: the `thread.run` of the Assistants API, which only the nine moves change, in place, all or nothing.
+    """A run: the `thread.run` of the Assistants API. Only the nine moves change it, in place, all or nothing.
 
     Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
     where the run stands raises `IllegalTransition` (`TerminalStatus` if it has ended); arguments that no run can take
@@ -140,8 +150,8 @@ class Run(RunSnapshot):
 
     if not TYPE_CHECKING:  # a type checker knows the attributes from the base class
 
-        def __init__(self, *given: object, **attributes: object) -> None:
-            _check_names(given, attributes)
+        def __init__(self, *positional: object, **attributes: object) -> None:
+            _check_names(positional, attributes)
             super().__init__(**attributes)
 
     @classmethod
@@ -166,29 +176,29 @@ class Run(RunSnapshot):
         expires_in_s: int = DEFAULT_EXPIRES_IN_S,
         at: int | None = None,
     ) -> Self:
-        """Return a new run: queued, with its deadline `expires_in_s` seconds after its birth.
+        """Return a new run: queued, with its deadline `expires_in_s` seconds after its creation.
 
-        Without an `id` one is made (`new_run_id`). A setting that is None is the default, as in the API. Raises
-        `InvalidRun` with every fault of the arguments.
+        Without `id` it gets a new one (`new_run_id`). A setting of None means the default, as in the API. Raises
+        `InvalidRun` with all errors of the arguments.
         """
-        now = _clock.time() if at is None else _given(at)
-        born = int(now)
+        now = _clock.time() if at is None else _checked_time(at)
+        created_at = int(now)
         settings: _Settings = (
             *(instructions, tools, metadata, max_prompt_tokens, max_completion_tokens, truncation_strategy),
             *(tool_choice, parallel_tool_calls, response_format, temperature, top_p),
         )
-        named = (
+        has_valid_names = (
             (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
             and (thread_id and assistant_id and model)
             and not (thread_id.isspace() or assistant_id.isspace() or model.isspace())
             and (id is None or (id.__class__ is str and id and not id.isspace()))
         )
-        timely = expires_in_s.__class__ is int and 0 < expires_in_s < validators.YEAR_10000 - born
-        # A run with names and nothing else is common, and the checks of settings cost more than its birth. (1 equals
-        # True and 1.0, but where a boolean or a number belongs, it is told from the other.)
-        usual = parallel_tool_calls is True and temperature.__class__ is top_p.__class__ is float
-        if named and timely and usual and settings == _DEFAULTS:
-            settings = _DEFAULTS  # an empty object that was handed in equals ours, and is not
+        has_valid_deadline = expires_in_s.__class__ is int and 0 < expires_in_s < validators.YEAR_10000 - created_at
+        # A run without settings is common, and the checks of settings cost more than its creation. (1 equals True and
+        # 1.0, so the classes of booleans and numbers are compared.)
+        has_usual_settings = parallel_tool_calls is True and temperature.__class__ is top_p.__class__ is float
+        if has_valid_names and has_valid_deadline and has_usual_settings and settings == _DEFAULTS:
+            settings = _DEFAULTS  # an empty object of the caller is equal, and not the same
         else:
             names = {
                 "id": "-" if id is None else id,
@@ -196,23 +206,23 @@ class Run(RunSnapshot):
                 "assistant_id": assistant_id,
                 "model": model,
             }
-            faults = (
+            errors = (
                 []
-                if named
-                else [fault for name, value in names.items() for fault in validators.non_blank_string(name, value)]
+                if has_valid_names
+                else [error for name, value in names.items() for error in validators.non_blank_string(name, value)]
             )
-            settings = _settled(settings, faults)
-            raise_if_invalid(faults if timely else [*faults, *_faults_of_deadline(born, expires_in_s)])
+            settings = _checked_settings(settings, errors)
+            raise_if_invalid(errors if has_valid_deadline else [*errors, *_deadline_errors(created_at, expires_in_s)])
         run = cls.__new__(cls)
         run._id = new_run_id(now) if id is None else id
-        run._created_at = born
-        run._expires_at = born + expires_in_s
+        run._created_at = created_at
+        run._expires_at = created_at + expires_in_s
         run._status = INITIAL_STATUS
         run._fill(thread_id, assistant_id, model, settings)
         return run
 
     def _fill(self, thread_id: str, assistant_id: str, model: str, settings: _Settings) -> None:
-        """Write what a new run has besides its id, status and times. Everything has been checked."""
+        """Write the fields of a new run besides its id, status and times. All values have been checked."""
         self._thread_id = thread_id
         self._assistant_id = assistant_id
         self._model = model
@@ -237,21 +247,21 @@ class Run(RunSnapshot):
     # --- the nine moves -------------------------------------------------------------------------------------------
 
     def start(self, *, at: int | None = None) -> None:
-        """A worker begins, or goes on after a tool round: in_progress, `started_at` stamped anew."""
-        at = int(_clock.time()) if at is None else _given(at)
+        """Start or resume the work: in_progress. Stamps `started_at` anew."""
+        at = int(_clock.time()) if at is None else _checked_time(at)
         if (status := self._status) not in _MAY_START:
             raise _refusal(self._id, status, _START)
         self._status = _STARTED
         self._started_at = at
 
     def require_action(self, calls: Calls, *, at: int | None = None) -> None:
-        """Wait for the outputs of `calls` (at least one): requires_action. No time is stamped, `at` only checked.
+        """Wait for the outputs of `calls` (at least one): requires_action. Stamps nothing; `at` is only checked.
 
-        The calls come as a `RequiredAction`, as one `ToolCall` or several, or as the API has them: objects like
+        The calls are a `RequiredAction`, one `ToolCall` or several, or JSON of the API: objects like
         `{"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}`, or all of `required_action`.
         """
         if at is not None:
-            _given(at)
+            _checked_time(at)
         action = calls if isinstance(calls, RequiredAction) else required_action_of(calls)
         if (status := self._status) not in _MAY_REQUIRE:
             raise _refusal(self._id, status, _REQUIRE)
@@ -261,15 +271,15 @@ class Run(RunSnapshot):
     def submit_tool_outputs(
         self, outputs: Mapping[str, str] | Sequence[Mapping[str, str]], *, at: int | None = None
     ) -> None:
-        """Answer all calls at once: queued again, for the next free worker. `at` is only checked.
+        """Submit the outputs of all calls: queued again, for the next free worker. `at` is only checked.
 
-        The outputs come as `{call id: output}`, or as the API lists them: `[{"tool_call_id": ..., "output": ...}]`.
+        The outputs are `{call id: output}`, or the list of the API: `[{"tool_call_id": ..., "output": ...}]`.
 
         Raises `ToolOutputsMismatch` unless the ids are exactly those of the required calls. The run does not keep the
         outputs; they belong to the thread.
         """
         if at is not None:
-            _given(at)
+            _checked_time(at)
         answers = normalize(outputs)
         action = self._required_action
         fits = action is not None and answers.keys() == action.id_set
@@ -282,17 +292,17 @@ class Run(RunSnapshot):
         self._required_action = None
 
     def request_cancel(self, *, at: int | None = None) -> None:
-        """Ask that the run be cancelled: cancelling, until its worker confirms or ends it. `at` is only checked."""
+        """Request a cancel: cancelling, until the worker confirms it or ends the run. `at` is only checked."""
         if at is not None:
-            _given(at)
+            _checked_time(at)
         if (status := self._status) not in _MAY_REQUEST:
             raise _refusal(self._id, status, _REQUEST)
         self._status = _REQUESTED
         self._required_action = None
 
     def confirm_cancel(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
-        """Say that the work has stopped: cancelled, `cancelled_at` stamped."""
-        at = int(_clock.time()) if at is None else _given(at)
+        """Confirm that the work has stopped: cancelled. Stamps `cancelled_at`."""
+        at = int(_clock.time()) if at is None else _checked_time(at)
         usage = NO_USAGE if usage is None else usage_of(usage)
         if (status := self._status) not in _MAY_CONFIRM:
             raise _refusal(self._id, status, _CONFIRM)
@@ -302,8 +312,8 @@ class Run(RunSnapshot):
         self._usage = usage
 
     def complete(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
-        """End well: completed, `completed_at` stamped. Also out of cancelling, when the end wins the race."""
-        at = int(_clock.time()) if at is None else _given(at)
+        """Complete the run: completed. Stamps `completed_at`. Also legal in cancelling, if the end wins the race."""
+        at = int(_clock.time()) if at is None else _checked_time(at)
         usage = NO_USAGE if usage is None else usage_of(usage)
         if (status := self._status) not in _MAY_COMPLETE:
             raise _refusal(self._id, status, _COMPLETE)
@@ -315,14 +325,14 @@ class Run(RunSnapshot):
     def mark_incomplete(
         self, reason: IncompleteReason, usage: GivenUsage | None = None, *, at: int | None = None
     ) -> None:
-        """End at a token limit: incomplete, with its reason, `completed_at` stamped."""
-        at = int(_clock.time()) if at is None else _given(at)
+        """End the run at a token limit: incomplete, with its reason. Stamps `completed_at`."""
+        at = int(_clock.time()) if at is None else _checked_time(at)
         usage = NO_USAGE if usage is None else usage_of(usage)
-        if not isinstance(cast("object", reason), str) or reason not in _CUT_AT:
-            raise _one_of(_CUT_AT, "reason", reason)
-        details = _CUT_AT[reason]
-        if (status := self._status) not in _MAY_CUT:
-            raise _refusal(self._id, status, _CUT)
+        if not isinstance(cast("object", reason), str) or reason not in _INCOMPLETE_DETAILS:
+            raise _unknown_word(_INCOMPLETE_DETAILS, "reason", reason)
+        details = _INCOMPLETE_DETAILS[reason]
+        if (status := self._status) not in _MAY_MARK_INCOMPLETE:
+            raise _refusal(self._id, status, _MARK_INCOMPLETE)
         self._status = _INCOMPLETE
         self._completed_at = at
         self._expires_at = None
@@ -330,11 +340,11 @@ class Run(RunSnapshot):
         self._usage = usage
 
     def fail(self, code: ErrorCode, message: str, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
-        """End by an error: failed, with `last_error`, `failed_at` stamped."""
-        at = int(_clock.time()) if at is None else _given(at)
+        """End the run by an error: failed, with `last_error`. Stamps `failed_at`."""
+        at = int(_clock.time()) if at is None else _checked_time(at)
         usage = NO_USAGE if usage is None else usage_of(usage)
         if not isinstance(cast("object", code), str) or code not in _ERROR_CODES:
-            raise _one_of(_ERROR_CODES, "code", code)
+            raise _unknown_word(_ERROR_CODES, "code", code)
         error = LastError(str(code), message)
         if (status := self._status) not in _MAY_FAIL:
             raise _refusal(self._id, status, _FAIL)
@@ -346,8 +356,11 @@ class Run(RunSnapshot):
         self._usage = usage
 
     def expire(self, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
-        """End by the deadline: expired, `completed_at` stamped. Whether it is due is the caller's to ask (`is_due`)."""
-        at = int(_clock.time()) if at is None else _given(at)
+        """End the run by its deadline: expired.
+
+        Stamps `completed_at`. The caller checks whether it is due (`is_due`).
+        """
+        at = int(_clock.time()) if at is None else _checked_time(at)
         usage = NO_USAGE if usage is None else usage_of(usage)
         if (status := self._status) not in _MAY_EXPIRE:
             raise _refusal(self._id, status, _EXPIRE)

@@ -1,11 +1,11 @@
-"""Runs as JSON: read tolerantly, write strictly (LIFECYCLE, "Reading and writing").
+"""The JSON codec of runs: tolerant in reading, strict in writing.
 
-Reading takes snake_case and the camelCase of the JavaScript client, each at every level whose keys are known; lets
-every key be absent but the twelve that all recorded runs have; keeps unknown keys; and reports all faults of an
-object at once, each with its path. Writing spells every key one way and leaves none out. What belongs to the user
-(metadata, tools, a JSON schema) is never respelled.
+The decoder accepts snake_case and the camelCase of the JavaScript client at every level with known keys. All keys are
+optional but the twelve that every recorded run has. Unknown keys are kept. All errors of an object are reported at
+once, each with its path. The encoder writes all keys in one spelling. Values of the user (metadata, tools, a JSON
+schema) are never respelled.
 
-Input is bounded: 16 MiB of text, 80 levels deep, of which any one value may have 64.
+Input is bounded: 16 MiB of text and 80 levels, of which one value may have 64.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ __all__ = [
 
 Spelling: TypeAlias = Literal["snake", "camel"]
 
-_MAX_FAULTS: Final = 100  # enough to mend an object by, too few to fill a memory
+_MAX_ERRORS: Final = 100  # enough to correct an object, too few to fill the memory
 
 REQUIRED_KEYS: Final = (
     *("id", "object", "created_at", "thread_id", "assistant_id", "status"),
     *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "last_error"),
 )
-"""The keys that every recorded run has; all others may be absent."""
+"""The keys that every recorded run has; all others are optional."""
 
 _INNER: Final = ("submit_tool_outputs", "submit_tool_approval")  # of a required action, named by its type
 _NESTED: Final = (
@@ -65,8 +65,8 @@ _CAMEL: Final = {name: _camel(name) for name in (*FIELDS, *_NESTED)}
 _SNAKE: Final = {camel: name for name, camel in _CAMEL.items()}
 
 
-def _raise(faults: Iterator[FieldError]) -> None:
-    found = [fault for fault, _ in zip(faults, range(_MAX_FAULTS), strict=False)]
+def _raise_errors(errors: Iterator[FieldError]) -> None:
+    found = [error for error, _ in zip(errors, range(_MAX_ERRORS), strict=False)]
     if found:
         raise RunDecodeError(found)
 
@@ -75,20 +75,20 @@ def _raise(faults: Iterator[FieldError]) -> None:
 
 
 class _Decoder:
-    """One object being read: collects the faults, so that all can be told at once."""
+    """The decoder of one object. It collects the errors, so that all can be raised at once."""
 
-    def __init__(self, *, given: bool = False) -> None:
-        self.faults: list[FieldError] = []
-        self._given = given
-        """Whether it is a caller's argument, in which the arguments of a call may be an object."""
+    def __init__(self, *, is_argument: bool = False) -> None:
+        self.errors: list[FieldError] = []
+        self._is_argument = is_argument
+        """Whether the object is a caller's argument, in which the arguments of a call may be an object."""
 
     def add_error(self, path: str, problem: str) -> None:
-        self.faults.append(FieldError(path, problem))
+        self.errors.append(FieldError(path, problem))
 
     def keys(
         self, path: str, value: object, known: Container[str]
     ) -> tuple[dict[str, object], dict[str, object]] | None:
-        """Return the known keys of an object, in snake_case, and its unknown ones as they came; None if it is none."""
+        """Return the known keys of an object, in snake_case, and its unknown keys; None if it is no object."""
         if not isinstance(value, Mapping):
             self.add_error(path, f"expected an object, got {validators.kind_of(value)}")
             return None
@@ -105,7 +105,7 @@ class _Decoder:
         return found, extra
 
     def build(self, path: str, value: object, kind: Callable[..., object], needed: str, optional: str = "") -> object:
-        """Return the value object `kind` made of an object's keys, its unknown keys as `extra`; None after a fault."""
+        """Return a `kind` of the keys of an object, with unknown keys as `extra`; None after an error."""
         read = self.keys(path, value, (*needed.split(), *optional.split()))
         if read is None:
             return None
@@ -120,7 +120,7 @@ class _Decoder:
         try:
             return kind(**found)
         except InvalidRun as refused:
-            self.faults += [FieldError(json_path(path, fault.path), fault.message) for fault in refused.errors]
+            self.errors += [FieldError(json_path(path, error.path), error.message) for error in refused.errors]
             return None
 
     def required_action(self, path: str, value: object) -> object:
@@ -171,7 +171,7 @@ class _Decoder:
         missing = [key for key in ("id", "name") if key not in outer]
         for key in missing:
             self.add_error(f"{path}.{key}", "is missing")
-        if not self._given and isinstance(outer.get("arguments"), Mapping):  # a ToolCall would make text of it
+        if not self._is_argument and isinstance(outer.get("arguments"), Mapping):  # a ToolCall would make text of it
             self.add_error(f"{path}.arguments", "expected a string, got an object")
             return None
         return None if missing else self.make(path, ToolCall, **outer, extra=extra)
@@ -201,38 +201,45 @@ class _Decoder:
 
 _KNOWN: Final = frozenset(("object", *FIELDS))
 _NEVER_NULL: Final = frozenset(key for key, check in FIELDS.items() if check(key, None))
-_SHAPED: Final = ("status", "required_action", "last_error", "incomplete_details", "usage", "truncation_strategy")
+_OBJECT_FIELDS: Final = (
+    "status",
+    "required_action",
+    "last_error",
+    "incomplete_details",
+    "usage",
+    "truncation_strategy",
+)
 
 
 def decode(data: object) -> dict[str, object]:
-    """Return the attributes of the run that a JSON object describes, checked, by name. Raises `RunDecodeError`.
+    """Return the checked attributes of the run in a JSON object, by name. Missing keys are null.
 
-    All faults are told at once. Absent keys are null; `extra` holds the unknown ones.
+    `extra` has the unknown keys. Raises `RunDecodeError` with all errors.
     """
-    reading = _Decoder()
-    read = reading.keys("", data, _KNOWN)
+    decoder = _Decoder()
+    read = decoder.keys("", data, _KNOWN)
     if read is None:
-        raise RunDecodeError(reading.faults)
+        raise RunDecodeError(decoder.errors)
     found, extra = read
     missing = [FieldError(key, "is missing") for key in REQUIRED_KEYS if key not in found]
     if found.pop("object", "thread.run") != "thread.run":
-        reading.add_error("object", "expected 'thread.run'")
+        decoder.add_error("object", "expected 'thread.run'")
     fields: dict[str, object] = {}
     fields.update(dict.fromkeys(FIELDS))
     for key, value in found.items():
         if value is None and key not in _NEVER_NULL:
             continue
-        if key in _SHAPED:
-            fields[key] = getattr(reading, key)(key, value)
+        if key in _OBJECT_FIELDS:
+            fields[key] = getattr(decoder, key)(key, value)
         else:
-            faults = FIELDS[key](key, value)
-            if faults:
-                reading.faults += faults
+            errors = FIELDS[key](key, value)
+            if errors:
+                decoder.errors += errors
             else:
-                fields[key] = deep_copy(value)  # what was handed in stays its owner's
-    reading.faults += validators.extra("", extra)
-    # A wrong value says more than a key that is not there, and is told first.
-    _raise(chain(reading.faults, missing))
+                fields[key] = deep_copy(value)  # a copy, because the caller may change its value
+    decoder.errors += validators.extra("", extra)
+    # A wrong value says more than a missing key, and is reported first.
+    _raise_errors(chain(decoder.errors, missing))
     tools = cast("list[object] | None", fields["tools"])
     fields["tools"] = None if tools is None else tuple(tools)
     fields["extra"] = deep_copy(extra)
@@ -240,7 +247,7 @@ def decode(data: object) -> dict[str, object]:
 
 
 def missing_keys(data: Mapping[str, object]) -> frozenset[str]:
-    """Return the attributes that a JSON object has no key for, in either spelling."""
+    """Return the attributes for which a JSON object has no key, in either spelling."""
     return frozenset(FIELDS).difference(_SNAKE.get(key, key) for key in data)
 
 
@@ -256,13 +263,13 @@ _KEYS_OF: Final[Mapping[type, tuple[str, ...]]] = {
 
 
 class _Encoder:
-    """How the keys of the object itself are spelled; unknown keys and the user's own stay as they came."""
+    """The encoder for one spelling of known keys; unknown keys and those of the user are unchanged."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self.names = names
 
     def value(self, value: object) -> object:
-        """Return what JSON holds for the value of an attribute."""
+        """Return the JSON value of an attribute."""
         if isinstance(value, RequiredAction):
             return self.required_action(value)
         if isinstance(value, LastError | IncompleteDetails | Usage | TruncationStrategy):
@@ -284,7 +291,7 @@ class _Encoder:
 
 
 def _with_extra(found: dict[str, Any], extra: Mapping[str, object]) -> dict[str, Any]:
-    """Add unknown keys; those of an inner object stand under its key (see `runstate.run.values`)."""
+    """Add unknown keys; those of an inner object are under its key (see `runstate.run.values`)."""
     for key, value in extra.items():
         inner = deep_copy(value)
         if key not in found:
@@ -301,38 +308,38 @@ _SPELLINGS: Final[Mapping[str, _Encoder]] = {
 
 
 def encode(run: RunRecord, spelling: Spelling = "snake") -> dict[str, Any]:
-    """Return the JSON object of a run: all 27 keys, null where there is no value, then the unknown ones it has."""
+    """Return the JSON object of a run: all 27 keys, null without a value, then its unknown keys."""
     if spelling not in _SPELLINGS:
         raise ValueError(f"expected the spelling 'snake' or 'camel', got {spelling!r}")
-    write = _SPELLINGS[spelling]
+    encoder = _SPELLINGS[spelling]
     *values, extra = run.field_values()
     found: dict[str, Any] = {"id": run.id, "object": run.object}
     for key, value in zip(FIELDS, values, strict=True):
-        found[write.names[key]] = write.value(value)
+        found[encoder.names[key]] = encoder.value(value)
     return _with_extra(found, extra)
 
 
 def encode_field(value: object) -> object:
-    """Return what JSON holds for the value of one attribute, in snake_case."""
+    """Return the JSON value of one attribute, in snake_case."""
     return _SPELLINGS["snake"].value(value)
 
 
 def json_text(value: object) -> str | None:
-    """Return the JSON text of the value of one attribute, as a row of a store keeps it; None stays None."""
+    """Return the JSON text of one attribute for a row of a store; None stays None."""
     if value is None:
         return None
     return json.dumps(encode_field(value), separators=(",", ":"), allow_nan=False)
 
 
 def decode_field(field: str, data: object, path: str | None = None) -> object:
-    """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with every fault.
+    """Return the value of one attribute that has a class of its own. Raises `RunDecodeError` with all errors.
 
     Besides the attributes, `field` may be `tool_call`, or `given_usage`: a usage whose total may be missing. `path` is
-    where the faults of a caller's argument are told.
+    the path in the errors of a caller's argument.
     """
-    reading = _Decoder(given=path is not None)
-    value: object = getattr(reading, field)(path or field, data)
-    _raise(iter(reading.faults))
+    decoder = _Decoder(is_argument=path is not None)
+    value: object = getattr(decoder, field)(path or field, data)
+    _raise_errors(iter(decoder.errors))
     return value
 
 

@@ -1,4 +1,4 @@
-"""What is refused because of values: a run that cannot be, JSON that is no run, tool outputs that do not fit."""
+"""The errors of values: an invalid run, JSON that is no run, tool outputs that do not match."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ToolOutputsMismatch(RunstateError):
         """The ids that outputs were given for."""
 
     def __str__(self) -> str:
-        # The first half is the real servers' sentence (LIFECYCLE, "HTTP answers").
+        # The first half is the sentence of the real servers.
         return (
             f"Expected tool outputs for call_ids {list(self.expected)}, got {list(self.got)}; "
             f"run {self.run_id} stays requires_action until exactly these come in one request"
@@ -30,7 +30,7 @@ class ToolOutputsMismatch(RunstateError):
 
 
 class FieldError(NamedTuple):
-    """One thing wrong with a value: where it stands (`required_action.tool_calls[0].id`) and what is wrong there."""
+    """One error of a value: its path (`required_action.tool_calls[0].id`) and a message."""
 
     path: str
     message: str
@@ -40,19 +40,19 @@ class FieldError(NamedTuple):
 
 
 class InvalidRun(RunstateError, ValueError):
-    """Values that no run can have: all faults at once, each with its path."""
+    """Values that no run can have: all errors at once, each with its path."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__(tuple(errors))
         self.errors: tuple[FieldError, ...] = tuple(errors)
 
     def __str__(self) -> str:
-        told = "; ".join(map(str, self.errors[:10]))
-        return f"{told}; and {len(self.errors) - 10} more" if len(self.errors) > 10 else told
+        text = "; ".join(map(str, self.errors[:10]))
+        return f"{text}; and {len(self.errors) - 10} more" if len(self.errors) > 10 else text
 
 
 class RunDecodeError(InvalidRun):
-    """What was read from outside is not a run: all faults at once, each with its path."""
+    """Input from outside is not a run: all errors at once, each with its path."""
 
     def __str__(self) -> str:
         return f"not a run: {super().__str__()}"

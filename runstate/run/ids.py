@@ -1,4 +1,4 @@
-"""Ids of runs, which sort by the time they were made."""
+"""Ids of runs, which sort by their time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runstate.clock import current as _clock
 
 __all__ = ["new_run_id"]
 
-# In the order of ASCII, so that ids sort as the numbers they spell.
+# In the order of ASCII, so that ids sort by their numbers.
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # Two digits at a time need half the divisions. Three would need a table of 238,328 strings.
 _PAIRS: Final = tuple(high + low for high in _DIGITS for low in _DIGITS)

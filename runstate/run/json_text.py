@@ -1,4 +1,4 @@
-"""JSON text to values: one value, several one after another, or objects inside other text.
+"""A parser of JSON text: one value, several one after another, or objects inside other text.
 
 Input is bounded: 16 MiB of text, 80 levels deep. Text is UTF-8, without NaN or Infinity, and no object has a key twice.
 """
@@ -14,15 +14,15 @@ from typing import Final, cast
 from runstate.run import json_values
 from runstate.run.errors import FieldError, RunDecodeError
 from runstate.run.json_values import DuplicateKeys, is_json, iter_json_errors
-from runstate.run.refused_text import is_deeper, reason
+from runstate.run.syntax_problem import is_deeper, syntax_problem
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "objects_in", "parse", "parse_many"]
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = json_values.MAX_DEPTH + 16  # of a text: a value at its deepest, inside a run, inside a recording
 _TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
-_MAX_FAULTS: Final = 100
-_MAX_ATTEMPTS: Final = 8  # places in one text where an object may begin, and none does
+_MAX_ERRORS: Final = 100
+_MAX_ATTEMPTS: Final = 8  # braces in one text that begin no object
 _BETWEEN: Final = re.compile(r"[\s\x1e]*")  # values of a JSON text sequence (RFC 7464) begin with a record separator
 
 
@@ -39,22 +39,22 @@ _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def parse(text: str | bytes, first_line: int = 1) -> object:
-    """Return the value that JSON text spells. Raises `RunDecodeError` with the place, also for what JSON forbids.
+    """Return the value of a JSON text. Raises `RunDecodeError` with the place, also for what JSON forbids.
 
-    `first_line` is the line of a file that the text begins on, for telling places.
+    `first_line` is the line of a file on which the text begins, for places in errors.
     """
     whole = _decoded(text)
     try:
         value = cast("object", json.loads(whole, object_pairs_hook=_object))
     except (ValueError, RecursionError) as error:
         raise _unreadable(error, whole, first_line) from None
-    return _fitting(value)
+    return _require_json(value)
 
 
 def parse_many(text: str | bytes, first_line: int = 1) -> Iterator[tuple[int, object]]:
-    """Yield (line, value) for each JSON value of a text in which they stand one after another.
+    """Yield (line, value) for each of several JSON values, one after another in a text.
 
-    Raises `RunDecodeError` at the first place that is not JSON; what stands before it was yielded.
+    Raises `RunDecodeError` at the first place that is not JSON, after the values before it.
     """
     whole = _decoded(text)
     at = counted = 0
@@ -69,11 +69,11 @@ def parse_many(text: str | bytes, first_line: int = 1) -> Iterator[tuple[int, ob
             raise _unreadable(error, whole, first_line) from None
         line += whole.count("\n", counted, begin)
         counted = begin
-        yield line, _fitting(value)
+        yield line, _require_json(value)
 
 
 def objects_in(text: str) -> Iterator[dict[str, object]]:
-    """Yield the JSON objects that stand in other text, such as a line of a log; what is not JSON is passed over.
+    """Yield the JSON objects inside other text, such as a line of a log; what is not JSON is skipped.
 
     After a few braces that begin no JSON object it gives up, so that the time stays linear.
     """
@@ -102,21 +102,21 @@ def _decoded(text: str | bytes) -> str:
 
 
 def _unreadable(error: Exception, text: str, first_line: int) -> RunDecodeError:
-    """Return what is wrong with a text that the reader refused. All before the place of the error is JSON."""
+    """Return the error for a text that the parser refused. Everything before the place of the error is JSON."""
     if isinstance(error, RecursionError):
         return RunDecodeError([FieldError("", _TOO_DEEP)])
     if isinstance(error, json.JSONDecodeError):
         if is_deeper(text[: error.pos], MAX_DEPTH):
             return RunDecodeError([FieldError("", _TOO_DEEP)])
         place = f"line {first_line - 1 + error.lineno} column {error.colno}"
-        return RunDecodeError([FieldError("", f"not JSON at {place}: {reason(text, error.pos)}")])
+        return RunDecodeError([FieldError("", f"not JSON at {place}: {syntax_problem(text, error.pos)}")])
     # The interpreter's own bound on the digits of an integer.
     return RunDecodeError([FieldError("", "a number has too many digits")])
 
 
-def _fitting(value: object) -> object:
+def _require_json(value: object) -> object:
     if not is_json(value, MAX_DEPTH):
-        faults = [fault for fault, _ in zip(iter_json_errors("", value, MAX_DEPTH), range(_MAX_FAULTS), strict=False)]
-        if faults:
-            raise RunDecodeError(faults)
+        errors = [error for error, _ in zip(iter_json_errors("", value, MAX_DEPTH), range(_MAX_ERRORS), strict=False)]
+        if errors:
+            raise RunDecodeError(errors)
     return value

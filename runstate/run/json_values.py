@@ -1,7 +1,7 @@
-"""Values as JSON has them: what fits, how deep, and copies that share nothing.
+"""JSON values: validation, paths, and deep copies.
 
-A run carries JSON that is its user's own (tools, a response format, unknown keys). It is kept as it came, but only if
-it can be written again.
+A run has JSON of its user (tools, a response format, unknown keys). It is kept unchanged, but only if it can be written
+again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _MAX_BITS: Final = 14_000  # of an integer: fewer digits than the 4,300 that Pyt
 
 
 class DuplicateKeys(dict[str, object]):
-    """An object in whose text a key stood twice, until the fault has been told with its path."""
+    """An object whose text has a key twice. It exists until the error is reported with its path."""
 
     repeated: tuple[str, ...] = ()
 
 
 def escape(text: str) -> str:
-    r"""Return `text` with everything that is no visible character written as an escape: it comes from strangers.
+    r"""Return `text` with all characters that are not printable escaped. Use it for text from outside.
 
     >>> print(escape("run\n\x1b[31m"))
     run\n\x1b[31m
@@ -40,8 +40,8 @@ def json_path(path: str, key: object) -> str:
     """Return the path of a member: `metadata.color`, `tools[0]`. Long keys are cut."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    told = escape(str(key)[:64])
-    return f"{path}.{told}" if path else told
+    name = escape(str(key)[:64])
+    return f"{path}.{name}" if path else name
 
 
 def is_json(value: object, max_depth: int = MAX_DEPTH) -> bool:
@@ -61,7 +61,7 @@ def is_json(value: object, max_depth: int = MAX_DEPTH) -> bool:
                 return False
         return True
     if kind is list:
-        for item in cast("list[object]", value):  # noqa: SIM110  # a generator would cost more than what it asks
+        for item in cast("list[object]", value):  # noqa: SIM110  # a generator would cost more than the checks
             if not is_json(item, max_depth - 1):
                 return False
         return True
@@ -69,9 +69,9 @@ def is_json(value: object, max_depth: int = MAX_DEPTH) -> bool:
 
 
 def iter_json_errors(path: str, value: object, max_depth: int = MAX_DEPTH) -> Iterator[FieldError]:
-    """Yield what JSON cannot spell, or what lies deeper than `max_depth` levels, in the order it stands.
+    """Yield an error for each value that JSON cannot have, or that is deeper than `max_depth` levels, in order.
 
-    Neither the depth nor the breadth of the value costs memory: it is gone through with one iterator a level.
+    Neither depth nor breadth of the value costs memory: there is one iterator for each level.
     """
     trail: list[object] = []
     levels: list[Iterator[tuple[object, object]]] = [iter(((None, value),))]
@@ -83,7 +83,7 @@ def iter_json_errors(path: str, value: object, max_depth: int = MAX_DEPTH) -> It
             if members is not None and len(levels) <= max_depth:
                 trail.append(key)
                 levels.append(iter(members))
-                yield from _bad_keys(_path(path, trail), item)
+                yield from _key_errors(_path(path, trail), item)
                 break
             problem = _problem(item) if members is None else f"nested deeper than {max_depth} levels"
             if problem is not None:
@@ -95,12 +95,12 @@ def iter_json_errors(path: str, value: object, max_depth: int = MAX_DEPTH) -> It
 
 
 def is_object(value: object) -> TypeGuard[Mapping[object, object]]:
-    """Tell whether the value is what JSON calls an object. Asking a dict for its class is 5x faster than its base."""
+    """Return whether the value is a JSON object. The test for the class `dict` is 5x faster than that for the base."""
     return value.__class__ is dict or isinstance(value, Mapping)
 
 
 def _members(item: object) -> Iterable[tuple[object, object]] | None:
-    """Return the (key, value) or (index, value) pairs of a container; None for what is none."""
+    """Return the (key, value) or (index, value) pairs of a container; None for other values."""
     if item.__class__ is int or item.__class__ is float:
         return None
     if is_object(item):
@@ -110,7 +110,7 @@ def _members(item: object) -> Iterable[tuple[object, object]] | None:
     return None
 
 
-def _bad_keys(path: str, item: object) -> Iterator[FieldError]:
+def _key_errors(path: str, item: object) -> Iterator[FieldError]:
     if isinstance(item, DuplicateKeys):
         yield from (FieldError(json_path(path, key), "stands twice") for key in item.repeated)
     if is_object(item):
@@ -120,7 +120,7 @@ def _bad_keys(path: str, item: object) -> Iterator[FieldError]:
 
 
 def _problem(item: object) -> str | None:
-    """Return what keeps a value from being JSON; None if nothing does."""
+    """Return why a value is not JSON; None if it is."""
     if isinstance(item, int):
         return None if item.bit_length() <= _MAX_BITS else "a number has too many digits"
     if isinstance(item, float):
@@ -137,7 +137,7 @@ def _path(path: str, trail: list[object]) -> str:
 
 
 def deep_copy(value: object) -> object:
-    """Return a copy in dicts and lists, so that whoever changes the one does not change the other."""
+    """Return a copy in dicts and lists that shares no container with the value."""
     if value is None or value.__class__ in _PLAIN:
         return value
     if is_object(value):

@@ -1,10 +1,10 @@
-"""What a run is: the 27 attributes of the object, readable and not assignable (LIFECYCLE, "The object").
+"""The data of a run: the 27 attributes of the object, readable and not assignable.
 
-The values live in private slots behind read-only properties. The moves in `run.py` write those slots directly, which
-has two reasons, both measured on CPython 3.11 to 3.13. A store into a slot costs 6-7 ns, where a write through the
-captured descriptor of a frozen class costs 53-103 ns and a terminal move makes four of them. And a store is no call:
-the interpreter lets other threads in only after calls and at loops, so the check and all writes of a move happen as
-one. The price is the read: 8 ns instead of 6 on 3.12, 70 ns on 3.11.
+The values are in private slots behind read-only properties. The moves in `_run.py` write those slots directly, for two
+reasons, both measured on CPython 3.11 to 3.13. A store into a slot costs 6-7 ns, a write through the captured
+descriptor of a frozen class costs 53-103 ns, and a terminal move makes four of them. And a store is no call: the
+interpreter switches threads only after calls and at loops, so the check and all writes of a move happen as one. The
+price is the read: 8 ns instead of 6 on 3.12, 70 ns on 3.11.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from runstate.run.values import (
 __all__ = ["FIELDS", "JsonObject", "ResponseFormat", "RunRecord", "ToolChoice", "Tools"]
 
 JsonObject: TypeAlias = Mapping[str, Any]
-"""An object as JSON has it, kept as it came."""
+"""A JSON object, kept unchanged."""
 
 Json: TypeAlias = object
-"""Any value at all; inside `RunRecord` the word object is an attribute."""
+"""Any value; inside `RunRecord` the name `object` is an attribute."""
 
 Tools: TypeAlias = tuple[JsonObject, ...]
 ToolChoice: TypeAlias = Literal["none", "auto", "required"] | JsonObject
@@ -72,7 +72,7 @@ FIELDS: Final[Mapping[str, Check]] = {
     "temperature": validators.optional(validators.number(0, 2)),
     "top_p": validators.optional(validators.number(0, 1)),
 }
-"""The 26 attributes that vary, in the order they are written, each with its check. The 27th, `object`, never does."""
+"""The 26 variable attributes, in the order of writing, each with its check. The 27th, `object`, is constant."""
 
 _STAMPS: Final = ("created_at", "expires_at", "started_at", "cancelled_at", "failed_at", "completed_at")
 _CONTAINERS: Final = ("_tools", "_metadata", "_tool_choice", "_response_format", "_extra")
@@ -84,9 +84,9 @@ _NO_PAIRS: Final[Mapping[str, str]] = {}
 class RunRecord:
     """A run as data: equal when every attribute is, copied and pickled like any value.
 
-    The constructor takes the attributes by name and raises `InvalidRun` with every fault it finds. It judges each
-    value by itself; whether they can stand together is `plausible.judge`'s question. A weak reference to a run is
-    possible: no move lets go of a run, so a callback at its end comes in the middle of none.
+    The constructor takes the attributes by name and raises `InvalidRun` with all errors. It checks each value by
+    itself; `runstate.traces.judge` checks whether they are possible together. Weak references to a run are allowed: no
+    move releases a run, so a finalizer cannot run in the middle of a move.
     """
 
     _id: str = attrs.field(alias="id")
@@ -118,16 +118,16 @@ class RunRecord:
     _extra: JsonObject = attrs.field(default=_NOTHING, alias="extra")
 
     def __attrs_post_init__(self) -> None:
-        faults = [fault for field, check in FIELDS.items() for fault in check(field, getattr(self, f"_{field}"))]
-        raise_if_invalid([*faults, *validators.extra("extra", self._extra, taken=FIELDS)])
-        # What was handed in stays its owner's: a run has containers of its own.
+        errors = [error for field, check in FIELDS.items() for error in check(field, getattr(self, f"_{field}"))]
+        raise_if_invalid([*errors, *validators.extra("extra", self._extra, taken=FIELDS)])
+        # Copies, because the caller may change its containers.
         for field in _CONTAINERS:
             setattr(self, field, deep_copy(getattr(self, field)))
         self._tools = None if self._tools is None else tuple(self._tools)
 
     @classmethod
     def from_validated(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the run with these attributes, all of them and `extra`, which `wire.decode` has checked."""
+        """Return the run with all these attributes and `extra`, which `codec.decode` has checked."""
         run = cls.__new__(cls)
         for field, value in fields.items():
             setattr(run, f"_{field}", value)
@@ -136,7 +136,7 @@ class RunRecord:
     def field_values(self) -> tuple[Any, ...]:
         """Return the values of `FIELDS`, then `extra`, all of one moment.
 
-        Reading slots makes no call, so no other thread's move comes between the first and the last of them.
+        Reading slots makes no call, so no move of another thread can come between the first and the last of them.
         """
         return (
             self._id,
@@ -204,47 +204,47 @@ class RunRecord:
 
     @property
     def object(self) -> Literal["thread.run"]:
-        """What kind of object this is: always `thread.run`."""
+        """The type of the object: always `thread.run`."""
         return "thread.run"
 
     @property
     def id(self) -> str:
-        """The run's own name, `run_` and 24 characters on the hosted API."""
+        """The id of the run, `run_` and 24 characters on the hosted API."""
         return self._id
 
     @property
     def created_at(self) -> int:
-        """Unix seconds at birth; never changes."""
+        """The time of creation in Unix seconds; constant."""
         return self._created_at
 
     @property
     def thread_id(self) -> str:
-        """The thread it answers on."""
+        """The id of the thread that the run answers."""
         return self._thread_id
 
     @property
     def assistant_id(self) -> str:
-        """The assistant that answers."""
+        """The id of the assistant."""
         return self._assistant_id
 
     @property
     def status(self) -> RunStatus:
-        """Where it stands: one of the nine statuses."""
+        """The status: one of nine."""
         return self._status
 
     @property
     def required_action(self) -> RequiredAction | None:
-        """The calls it waits for: non-null exactly in requires_action."""
+        """The calls that the run waits for: non-null exactly in requires_action."""
         return self._required_action
 
     @property
     def last_error(self) -> LastError | None:
-        """Why it failed: non-null exactly in failed."""
+        """Why the run failed: non-null exactly in failed."""
         return self._last_error
 
     @property
     def expires_at(self) -> int | None:
-        """Its deadline in Unix seconds, never extended: non-null exactly in the live statuses."""
+        """The deadline in Unix seconds, never extended: non-null exactly in the live statuses."""
         return self._expires_at
 
     @property
@@ -269,12 +269,12 @@ class RunRecord:
 
     @property
     def incomplete_details(self) -> IncompleteDetails | None:
-        """Which limit ended it: non-null in incomplete."""
+        """Which limit ended the run: non-null in incomplete."""
         return self._incomplete_details
 
     @property
     def model(self) -> str | None:
-        """The model that answers; null where an old record lacks it."""
+        """The model; null if an old record has none."""
         return self._model
 
     @property
@@ -284,47 +284,47 @@ class RunRecord:
 
     @property
     def tools(self) -> Tools:
-        """The tools it may call, as JSON objects, copies; empty where an old record lacks them."""
+        """Copies of the tools that the run may call, as JSON objects; empty if an old record has none."""
         return tuple(cast("list[JsonObject]", deep_copy(self._tools or ())))
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Up to 16 pairs of the user's own, read-only; empty where an old record lacks them."""
+        """Up to 16 pairs of the user, read-only; empty if an old record has none."""
         return MappingProxyType(self._metadata or _NO_PAIRS)
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens it used: null until terminal."""
+        """The tokens that the run used: null until it has ended."""
         return self._usage
 
     @property
     def max_prompt_tokens(self) -> int | None:
-        """The limit on prompt tokens, over all of the run; null for none."""
+        """The limit on prompt tokens over the whole run; null for none."""
         return self._max_prompt_tokens
 
     @property
     def max_completion_tokens(self) -> int | None:
-        """The limit on completion tokens, over all of the run; null for none."""
+        """The limit on completion tokens over the whole run; null for none."""
         return self._max_completion_tokens
 
     @property
     def truncation_strategy(self) -> TruncationStrategy | None:
-        """How much of the thread the model sees; null where an old record lacks it."""
+        """How much of the thread the model sees; null if an old record has none."""
         return self._truncation_strategy
 
     @property
     def tool_choice(self) -> ToolChoice | None:
-        """Whether the model may call tools, or which; null where an old record lacks it."""
+        """Whether the model may call tools, or which; null if an old record has none."""
         return cast("ToolChoice | None", deep_copy(self._tool_choice))
 
     @property
     def parallel_tool_calls(self) -> bool | None:
-        """Whether it may call several tools at once; null where an old record lacks it."""
+        """Whether the model may call several tools at once; null if an old record has none."""
         return self._parallel_tool_calls
 
     @property
     def response_format(self) -> ResponseFormat | None:
-        """The form of the answer; null where an old record lacks it."""
+        """The format of the response; null if an old record has none."""
         return cast("ResponseFormat | None", deep_copy(self._response_format))
 
     @property
@@ -339,7 +339,7 @@ class RunRecord:
 
     @property
     def extra(self) -> JsonObject:
-        """The keys a newer server added, as they came; a copy."""
+        """A copy of the keys that a newer server added."""
         return cast("JsonObject", deep_copy(self._extra))
 
     def __repr__(self) -> str:
@@ -352,9 +352,9 @@ class RunRecord:
             return NotImplemented
         return self.field_values() == other.field_values()
 
-    __hash__: ClassVar[None]  # type: ignore[assignment]  # equal by value, and the value moves
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # equal by value, and the value changes
 
     def stamps(self) -> dict[str, int | None]:
-        """Return the six times of a run by name, in Unix seconds, null where not set."""
+        """Return the six times of a run by name, in Unix seconds, None if not set."""
         now = dict(zip(FIELDS, self.field_values()[:-1], strict=True))
         return {stamp: now[stamp] for stamp in _STAMPS}

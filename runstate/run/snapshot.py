@@ -1,6 +1,6 @@
-"""A run to look at: what it can be asked, and how it is read and written. Nothing here changes it.
+"""A run without moves: its queries, and its JSON.
 
-`Run` adds the moves; what a store gives out is such a snapshot with its place in the store.
+`Run` adds the moves. A stored run is such a snapshot with its place in the store.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["RunSnapshot"]
 
 
 class _Hidden:
-    """An attribute of the base class that is not there."""
+    """Hides an attribute of the base class."""
 
     def __get__(self, run: object, owner: type) -> NoReturn:
         raise AttributeError(f"{owner.__name__} is changed by its moves alone: attrs.evolve would forge its status")
 
 
 class RunSnapshot(RunRecord):
-    """A run that answers questions and is read and written as JSON, but has no moves."""
+    """A run with queries and JSON, but without moves."""
 
     __slots__ = ()
 
@@ -41,25 +41,28 @@ class RunSnapshot(RunRecord):
 
     @property
     def allowed_events(self) -> tuple[RunEvent, ...]:
-        """The events that may be asked where it stands; none when it has ended."""
+        """The events that are allowed in its status; none if it has ended."""
         return RUN_LIFECYCLE.allowed_events(self._status)
 
     def is_due(self, now: float | None = None) -> bool:
-        """Tell whether the deadline has come at `now` (Unix seconds, else the clock's). Never of an ended run."""
+        """Return whether the deadline has come at `now` (Unix seconds, by default of the clock).
+
+        False if it has ended.
+        """
         left = self.seconds_left(now)
         return left is not None and left <= 0
 
     def seconds_left(self, now: float | None = None) -> float | None:
-        """Return the seconds until the deadline, negative past it; None for an ended run, which has none."""
+        """Return the seconds until the deadline, negative past it; None for a run that has ended."""
         deadline = self._expires_at
         if deadline is None:
             return None
         return deadline - (_clock.time() if now is None else now)
 
     def over_budget(self, usage: GivenUsage | None = None) -> IncompleteReason | None:
-        """Return the limit that `usage` (else the run's own) is past, ready for `mark_incomplete`; None within both.
+        """Return the limit that `usage` (by default that of the run) exceeds, for `mark_incomplete`; None within both.
 
-        A run may use its limit to the last token. The prompt's limit is asked first.
+        A run may use its limit to the last token. The limit on prompt tokens is checked first.
         """
         spent = self._usage if usage is None else usage_of(usage)
         if spent is None:
@@ -71,18 +74,18 @@ class RunSnapshot(RunRecord):
         return None
 
     # --- JSON -----------------------------------------------------------------------------------------------------
-    # The reader of JSON is loaded when somebody first asks: it is a tenth of the time to import this library.
+    # The codec is loaded when first needed: it takes a tenth of the import time of this library.
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
-        """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with every fault."""
+        """Read a run from a JSON object, in snake_case or camelCase. Raises `RunDecodeError` with all errors."""
         from runstate.run import codec
 
         return cls.from_validated(codec.decode(data))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with every fault."""
+        """Read a run from JSON text (UTF-8, at most 16 MiB). Raises `RunDecodeError` with all errors."""
         from runstate.run import codec
 
         return cls.from_validated(codec.decode(codec.parse(text)))

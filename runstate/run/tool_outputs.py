@@ -1,4 +1,4 @@
-"""The outputs of a run's tool calls, in the two forms that callers have them."""
+"""The outputs of tool calls, in the two forms that callers pass."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["normalize"]
 
 
 def normalize(outputs: object) -> dict[str, str]:
-    """Return the outputs by call id: as they came, or from the API's list of `tool_call_id` and `output`.
+    """Return the outputs by call id, from such an object or from the list of the API.
 
-    The list may stand in the API's whole body, `{"tool_outputs": [...]}`, and one output by itself.
+    The list of the API has objects with `tool_call_id` and `output`. Its whole body, `{"tool_outputs": [...]}`, and a
+    single output are accepted too.
 
-    Raises `InvalidRun` with every fault.
+    Raises `InvalidRun` with all errors.
     """
     if outputs.__class__ is dict:
         for output in cast("dict[str, object]", outputs).values():
@@ -26,7 +27,7 @@ def normalize(outputs: object) -> dict[str, str]:
                 break
         else:
             by_id = cast("dict[str, str]", outputs)
-            if "tool_call_id" not in by_id:  # or it may be one output by itself
+            if "tool_call_id" not in by_id:  # or it may be a single output
                 return by_id
     outputs = _listed(outputs)
     if isinstance(outputs, list | tuple):
@@ -38,12 +39,12 @@ def normalize(outputs: object) -> dict[str, str]:
         outputs = named
     if not is_object(outputs):
         raise InvalidRun(validators.wrong_type("outputs", "an object {call id: output}", outputs))
-    raise_if_invalid(validators.first_hundred(_faults_of_outputs(outputs)))
+    raise_if_invalid(validators.first_hundred(_output_errors(outputs)))
     return cast("dict[str, str]", outputs)
 
 
 def _listed(outputs: object) -> object:
-    """Return the list in a body of the API, or made of one output; anything else as it came."""
+    """Return the list in a body of the API, or of a single output; any other value unchanged."""
     if not is_object(outputs):
         return outputs
     inner = outputs.get("tool_outputs")
@@ -52,6 +53,6 @@ def _listed(outputs: object) -> object:
     return [outputs] if set(outputs) == {"tool_call_id", "output"} else outputs
 
 
-def _faults_of_outputs(outputs: Mapping[object, object]) -> Iterator[FieldError]:
+def _output_errors(outputs: Mapping[object, object]) -> Iterator[FieldError]:
     for call_id, output in outputs.items():
         yield from validators.string(json_path("outputs", call_id), output)

@@ -1,7 +1,7 @@
-"""What the attributes of a run may hold: types, ranges and lengths (LIFECYCLE, "The object").
+"""The validators of attributes: types, ranges and lengths.
 
-A check takes a path and a value and returns a `FieldError` for each thing wrong with it, () for nothing. The
-constructor of a run and the reader of JSON ask the same checks, so a limit stands here and nowhere else.
+A check takes a path and a value, and returns a `FieldError` for each error, or (). The constructor of a run and the
+codec use the same checks, so each limit is defined here alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ __all__ = [
     "Check",
     "FieldErrors",
     "boolean",
-    "counted",
     "extra",
     "first_hundred",
     "identifier",
@@ -39,6 +38,7 @@ __all__ = [
     "one_of",
     "optional",
     "plain_text",
+    "pluralize",
     "preview",
     "response_format",
     "seconds",
@@ -71,7 +71,7 @@ _KINDS: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
 
 
 def kind_of(value: object) -> str:
-    """Return what JSON calls the value: `a string`, `null`, `an array` ..."""
+    """Return the JSON type of a value: `a string`, `null`, `an array` ..."""
     if value is None:
         return "null"
     python_type = type(value)
@@ -79,7 +79,7 @@ def kind_of(value: object) -> str:
 
 
 def preview(value: object) -> str:
-    """Return the value as a message can hold it: at most 60 characters, a container by its kind alone."""
+    """Return the value for a message: at most 60 characters, a container by its type alone."""
     if is_object(value) or value.__class__ in _CONTAINERS:
         return kind_of(value)
     try:
@@ -98,22 +98,22 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"  # not u: a UUID, a union
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Return a number of things, in the singular where it is one.
 
-    >>> counted(0, "run"), counted(1, "run"), counted(1200, "run")
+    >>> pluralize(0, "run"), pluralize(1, "run"), pluralize(1200, "run")
     ('0 runs', '1 run', '1200 runs')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def first_hundred(faults: Iterable[FieldError]) -> FieldErrors:
-    """Return the first hundred faults: enough to mend a value by, too few to fill a memory or to cost its square."""
-    return tuple(islice(faults, 100))
+def first_hundred(errors: Iterable[FieldError]) -> FieldErrors:
+    """Return the first hundred errors: enough to correct a value, too few to fill the memory or to cost its square."""
+    return tuple(islice(errors, 100))
 
 
 def wrong_type(path: str, expected: str, value: object) -> FieldErrors:
-    """Return the fault of a value that is not what is expected there."""
+    """Return the error for a value of another type than expected."""
     return (FieldError(path, f"expected {expected}, got {kind_of(value)}"),)
 
 
@@ -130,14 +130,14 @@ def non_empty_string(path: str, value: object) -> FieldErrors:
 
 
 def non_blank_string(path: str, value: object) -> FieldErrors:
-    """A string with something to read in it: a name made of white space is an unset variable, or a slip."""
+    """A string that is not only white space, which would be an unset variable or a slip."""
     if isinstance(value, str) and value.isspace():
         return (FieldError(path, "is blank: it has nothing but white space"),)
     return non_empty_string(path, value)
 
 
 def plain_text(path: str, value: object) -> FieldErrors:
-    """A string that a column of a database keeps: PostgreSQL's cannot hold NUL, so neither may SQLite's."""
+    """A string that a column of a database can store: PostgreSQL cannot store NUL, so SQLite must not either."""
     found = string(path, value)
     plain = "" if found else cast("str", value)
     if plain.isprintable():  # which neither of the two is
@@ -150,17 +150,17 @@ def plain_text(path: str, value: object) -> FieldErrors:
 
 
 def identifier(path: str, value: object) -> FieldErrors:
-    """A name as a caller gives one, of a run, a thread, a queue, an actor: neither empty nor blank, and plain text.
+    """A name that a caller gives to a run, a thread, a queue or an actor: neither empty nor blank, and plain text.
 
-    What is read, from outside or from a database, is held to less (`name`): others have what they have.
+    Names that are read, from outside or from a database, are checked less strictly (`non_empty_string`).
     """
     if isinstance(value, str) and value and value.isprintable() and not value.isspace():
-        return ()  # nearly always, and asked with every move
+        return ()  # nearly always, and checked in every move
     return non_blank_string(path, value) or plain_text(path, value)
 
 
 def indexed_identifier(path: str, value: object) -> FieldErrors:
-    """The same of a name that a database has in an index: at most 500 characters."""
+    """An identifier in an index of a database: at most 500 characters."""
     if isinstance(value, str) and len(value) > MAX_NAME:
         return (FieldError(path, f"is too long: {len(value)} characters, at most {MAX_NAME}"),)
     return identifier(path, value)
@@ -238,12 +238,12 @@ def optional(check: Check) -> Check:
 
 
 def json_value(path: str, value: object) -> FieldErrors:
-    """Anything that JSON can spell, at most 64 levels deep."""
+    """Any JSON value, at most 64 levels deep."""
     return () if is_json(value) else first_hundred(iter_json_errors(path, value))
 
 
 def extra(path: str, value: object, taken: Container[object] = ()) -> FieldErrors:
-    """An object, as unknown keys are kept: its keys are none of those `taken`, and JSON can spell it."""
+    """A JSON object of unknown keys, none of which is in `taken`."""
     if not is_object(value):
         return wrong_type(path, "an object", value)
     if not value:
@@ -261,10 +261,10 @@ def metadata(path: str, value: object) -> FieldErrors:
     if len(value) > MAX_METADATA_PAIRS:
         problem = f"too many properties: expected at most {MAX_METADATA_PAIRS}, got {len(value)}"
         return (FieldError(path, problem),)
-    faults: FieldErrors = ()
+    errors: FieldErrors = ()
     for key, item in value.items():
-        faults += _pair(path, key, item)
-    return faults
+        errors += _pair(path, key, item)
+    return errors
 
 
 def _pair(path: str, key: object, item: object) -> FieldErrors:
@@ -273,15 +273,15 @@ def _pair(path: str, key: object, item: object) -> FieldErrors:
     if isinstance(item, str) and len(key) <= MAX_METADATA_KEY and len(item) <= MAX_METADATA_VALUE:
         return ()
     at = json_path(path, key)
-    faults: FieldErrors = ()
+    errors: FieldErrors = ()
     if len(key) > MAX_METADATA_KEY:
-        faults = (FieldError(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}"),)
+        errors = (FieldError(at, f"key too long: expected at most {MAX_METADATA_KEY} characters, got {len(key)}"),)
     if not isinstance(item, str):
-        return (*faults, *wrong_type(at, "a string", item))
+        return (*errors, *wrong_type(at, "a string", item))
     if len(item) > MAX_METADATA_VALUE:
         problem = f"value too long: expected at most {MAX_METADATA_VALUE} characters, got {len(item)}"
-        return (*faults, FieldError(at, problem))
-    return faults
+        return (*errors, FieldError(at, problem))
+    return errors
 
 
 def _typed_object(path: str, value: object) -> FieldErrors:
@@ -298,7 +298,7 @@ def tools(path: str, value: object) -> FieldErrors:
     if not isinstance(value, list | tuple):
         return wrong_type(path, "an array", value)
     members = enumerate(cast("Sequence[object]", value))
-    return first_hundred(fault for index, item in members for fault in _typed_object(f"{path}[{index}]", item))
+    return first_hundred(error for index, item in members for error in _typed_object(f"{path}[{index}]", item))
 
 
 def _word_or_object(*words: str) -> Check:
@@ -318,9 +318,9 @@ response_format: Final = _word_or_object("auto")
 
 def tool_choice(path: str, value: object) -> FieldErrors:
     """`none`, `auto`, `required`, or an object that names a tool (a function by its name)."""
-    faults = _tool_choice(path, value)
-    if faults or isinstance(value, str):
-        return faults
+    errors = _tool_choice(path, value)
+    if errors or isinstance(value, str):
+        return errors
     choice = cast("Mapping[str, object]", value)
     if choice["type"] != "function":
         return ()

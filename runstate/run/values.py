@@ -1,9 +1,8 @@
-"""The small objects inside a run: what it waits for, why it ended, what it used (LIFECYCLE, "The object").
+"""The values inside a run: what it waits for, why it ended, what it used.
 
-They are frozen and check themselves: one that exists is well-formed. (They have no slot for weak references, because
-a callback at their end would run in the middle of a move that lets go of them.) `extra` keeps the keys that a newer
-server adds, so that they come back on writing; where a known key holds an object, its unknown keys stand in `extra`
-under the same key.
+They are frozen and validate themselves in the constructor. (They have no slot for weak references, because a finalizer
+would run in the middle of a move that releases them.) `extra` keeps the keys that a newer server adds, so that they are
+written again. If a known key has an object, its unknown keys are in `extra` under the same key.
 """
 
 from __future__ import annotations
@@ -39,23 +38,23 @@ IncompleteReason: TypeAlias = Literal["max_completion_tokens", "max_prompt_token
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
-def raise_if_invalid(faults: Sequence[FieldError]) -> None:
-    """Raise `InvalidRun` with all of them if there are any."""
-    if faults:
-        raise InvalidRun(faults)
+def raise_if_invalid(errors: Sequence[FieldError]) -> None:
+    """Raise `InvalidRun` with these errors if there are any."""
+    if errors:
+        raise InvalidRun(errors)
 
 
 def _copy_extra(extra: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a copy of unknown keys; what is no object stays as it is, and is a fault."""
+    """Return a copy of unknown keys; what is no object stays as it is, and is an error later."""
     if extra == _NOTHING:
         return _NOTHING
     return cast("Mapping[str, object]", deep_copy(extra)) if extra and validators.json_value("", extra) == () else extra
 
 
 def _argument_text(arguments: str | Mapping[str, object]) -> str:
-    """Return arguments as JSON text; what is neither text nor JSON stays as it is, and is a fault."""
+    """Return arguments as JSON text; what is neither text nor JSON stays as it is, and is an error later."""
     if arguments.__class__ is not str and isinstance(arguments, Mapping) and validators.extra("", arguments) == ():
-        import json  # here, because most of those who drive runs never write one
+        import json  # imported here, because most programs never need it
 
         return json.dumps(deep_copy(arguments))
     return cast("str", arguments)
@@ -63,9 +62,9 @@ def _argument_text(arguments: str | Mapping[str, object]) -> str:
 
 @attrs.frozen(weakref_slot=False)
 class ToolCall:
-    """A call that a run waits for: the id to answer under, the tool's name, its arguments as JSON text.
+    """A call that a run waits for: its id, the name of the tool, and its arguments as JSON text.
 
-    Arguments that are given as an object are written as JSON text.
+    Arguments that are an object are written as JSON text.
 
     >>> ToolCall("call_1", "weather", {"city": "Paris"}).arguments
     '{"city": "Paris"}'
@@ -82,27 +81,27 @@ class ToolCall:
     )
 
     def __attrs_post_init__(self) -> None:
-        faults = (
+        errors = (
             validators.non_empty_string("id", self.id)
             + validators.non_empty_string("name", self.name)
             + _arguments("arguments", self.arguments)
         )
         raise_if_invalid(
-            faults
+            errors
             + validators.non_empty_string("type", self.type)
             + validators.extra("extra", self.extra, taken=("id", "type", "name", "arguments"))
         )
 
 
 def _arguments(path: str, value: object) -> validators.FieldErrors:
-    """JSON text. Of an object that could not be written as such, what keeps it from that is told."""
+    """JSON text. For an object that could not be written, the errors say why."""
     if isinstance(value, str):
         return ()
     return validators.extra(path, value) if is_object(value) else validators.string(path, value)
 
 
 def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
-    # What cannot be gone through stays as it is, and is a fault.
+    # What is not iterable stays as it is, and is an error later.
     return tuple(calls) if isinstance(cast("object", calls), Iterable) else cast("tuple[ToolCall, ...]", calls)
 
 
@@ -120,26 +119,26 @@ class RequiredAction:
         default=_NOTHING, converter=_copy_extra, repr=False, kw_only=True, hash=False
     )
     call_ids: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
-    """The ids to answer under, in order."""
+    """The ids of the calls, in order."""
     id_set: AbstractSet[str] = attrs.field(init=False, repr=False, eq=False)
     """The same ids, for comparing with the keys of the outputs."""
 
     def __attrs_post_init__(self) -> None:
-        raise_if_invalid(tuple(self._faults()))
+        raise_if_invalid(tuple(self._errors()))
         object.__setattr__(self, "call_ids", tuple(call.id for call in self.tool_calls))
         object.__setattr__(self, "id_set", frozenset(self.call_ids))
 
     @property
     def unnamed(self) -> tuple[FieldError, ...]:
-        """The faults of calls whose id or name is blank. They can be read, and are not to be made."""
+        """The errors of calls with a blank id or name. They can be read, and must not be created."""
         return tuple(
-            fault
+            error
             for index, call in enumerate(self.tool_calls)
             for part, given in (("id", call.id), ("name", call.name))
-            for fault in validators.non_blank_string(f"tool_calls[{index}].{part}", given)
+            for error in validators.non_blank_string(f"tool_calls[{index}].{part}", given)
         )
 
-    def _faults(self) -> Iterator[FieldError]:
+    def _errors(self) -> Iterator[FieldError]:
         yield from validators.non_empty_string("type", self.type) + validators.extra(
             "extra", self.extra, taken=("type",)
         )
@@ -171,9 +170,9 @@ class LastError:
 
     def __attrs_post_init__(self) -> None:
         if self.code.__class__ is self.message.__class__ is str and self.code and self.extra is _NOTHING:
-            return  # in a move, the checks would cost more than all the rest of it
-        faults = validators.non_empty_string("code", self.code) + validators.string("message", self.message)
-        raise_if_invalid(faults + validators.extra("extra", self.extra, taken=("code", "message")))
+            return  # in a move, the checks would cost more than all the rest
+        errors = validators.non_empty_string("code", self.code) + validators.string("message", self.message)
+        raise_if_invalid(errors + validators.extra("extra", self.extra, taken=("code", "message")))
 
 
 @attrs.frozen(weakref_slot=False)
@@ -203,9 +202,9 @@ class TruncationStrategy:
     )
 
     def __attrs_post_init__(self) -> None:
-        raise_if_invalid(tuple(self._faults()))
+        raise_if_invalid(tuple(self._errors()))
 
-    def _faults(self) -> Iterator[FieldError]:
+    def _errors(self) -> Iterator[FieldError]:
         if self.type not in ("auto", "last_messages"):
             yield FieldError("type", f"expected 'auto' or 'last_messages', got {validators.preview(self.type)}")
         yield from _LAST_MESSAGES("last_messages", self.last_messages) + validators.extra(
@@ -237,20 +236,20 @@ class Usage:
     )
 
     def __attrs_post_init__(self) -> None:
-        faults = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)
+        errors = _TOKENS("prompt_tokens", self.prompt_tokens) + _TOKENS("completion_tokens", self.completion_tokens)
         raise_if_invalid(
-            faults
+            errors
             + _TOKENS("total_tokens", self.total_tokens)
             + validators.extra("extra", self.extra, taken=("prompt_tokens", "completion_tokens", "total_tokens"))
         )
 
 
 def _sum(prompt_tokens: object, completion_tokens: object) -> int:
-    """Return the sum; 0 where one is no number, which the checks then report by its name."""
+    """Return the sum; 0 if one is no number, which the checks then report by its name."""
     if isinstance(prompt_tokens, int) and isinstance(completion_tokens, int):
         return prompt_tokens + completion_tokens
     return 0
 
 
 NO_USAGE: Final = Usage()
-"""What a run that used nothing carries when it has ended."""
+"""The usage of a run that ended without using tokens."""

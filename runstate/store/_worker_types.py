@@ -25,14 +25,14 @@ __all__ = [
     "Claim",
     "HeartbeatResult",
     "Lease",
-    "Outcome",
     "Settle",
     "SettleAndClaimResult",
+    "SettleKey",
     "SweepResult",
     "detail_text",
 ]
 
-Outcome: TypeAlias = tuple[RunEvent, bool]
+SettleKey: TypeAlias = tuple[RunEvent, bool]
 """The event of an outcome, and whether it has a payload: more than the tokens used, or not even these."""
 
 
@@ -170,7 +170,7 @@ class Settle:
     """Whether it was made of values, and not of JSON texts that may be wrong."""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SettleKey:
         """Its event, and whether it has a payload: more than the tokens it used, or not even these."""
         bare = self.detail is self.required_action is self.last_error is self.incomplete_details is None
         return self.event, not bare or self.usage is None or self.noted is not None

@@ -1,13 +1,13 @@
-"""A kit for tests of runs: assertions, runs to test with, the 81 cells, transition coverage, and a trial.
+"""A kit for tests of runs: assertions, factories, the 81 cells, transition coverage, and conformance.
 
     from runstate.testing import a_run, assert_moves, assert_refused
 
     def test_a_finished_run_cannot_start():
         assert_refused(a_run("completed"), "start", allowed=[])
 
-The assertions take a `Run`, a stored run with its `store=`, or a run of a class of your own. What stands beside:
-`runstate.testing.strategies` for Hypothesis, `runstate.testing.conformance` for somebody's whole implementation,
-and the pytest plugin with its fixtures and `--runstate-cov`.
+The assertions take a `Run`, a stored run with its `store=`, or a run of a class of your own. There are also
+`runstate.testing.strategies` for Hypothesis, `runstate.testing.conformance` for a whole implementation, and the pytest
+plugin with its fixtures and `--runstate-cov`.
 """
 
 from runstate.testing.assertions import (

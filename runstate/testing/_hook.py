@@ -1,4 +1,4 @@
-"""Where the kit's assertions tell what they asked of a class of the user's own, should anybody be counting."""
+"""The hook by which transition coverage counts the events that assertions send to classes of the user."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import TypeAlias
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.run.snapshot import RunSnapshot
 
-__all__ = ["Listener", "notice", "notify"]
+__all__ = ["EventHook", "report_event", "set_event_hook"]
 
-Listener: TypeAlias = Callable[[RunStatus, RunEvent], None]
+EventHook: TypeAlias = Callable[[RunStatus, RunEvent], None]
 
-_listener: Listener | None = None
-
-
-def notify(listener: Listener | None) -> Listener | None:
-    """Let `listener` hear of what is asked from now on, None for nobody; return who heard of it before."""
-    global _listener
-    before, _listener = _listener, listener
-    return before
+_hook: EventHook | None = None
 
 
-def notice(run: object, status: RunStatus, event: RunEvent) -> None:
-    """Tell that an assertion asked an event of a run that stood there. Runs of this library tell by themselves."""
-    if _listener is not None and not isinstance(run, RunSnapshot):
-        _listener(status, event)
+def set_event_hook(hook: EventHook | None) -> EventHook | None:
+    """Set the hook that is called for each event, None for no hook; return the previous one."""
+    global _hook
+    previous, _hook = _hook, hook
+    return previous
+
+
+def report_event(run: object, status: RunStatus, event: RunEvent) -> None:
+    """Call the hook for an event that an assertion sent. Runs of this library are counted in another way."""
+    if _hook is not None and not isinstance(run, RunSnapshot):
+        _hook(status, event)

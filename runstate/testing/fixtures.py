@@ -1,4 +1,4 @@
-"""What stands behind the fixtures of the pytest plugin."""
+"""The implementation of the fixtures of the pytest plugin."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from runstate.testing.factories import TrackedRun, a_run
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["MakeRun", "a_store"]
+__all__ = ["MakeRun", "temporary_store"]
 
 
 class MakeRun:
-    """Makes runs where a test wants them, as `a_run` does, by the test's clock."""
+    """Makes runs in any status, as `a_run` does, by the clock of the test."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
@@ -62,11 +62,11 @@ class MakeRun:
 
 
 @contextmanager
-def a_store(url: str, request: pytest.FixtureRequest) -> Generator[Store, None, None]:
-    """Open an empty store for one test, of the kind that a URL names, and leave nothing of it behind.
+def temporary_store(url: str, request: pytest.FixtureRequest) -> Generator[Store, None, None]:
+    """Open an empty store for one test, of the kind that the URL names, and remove it afterwards.
 
-    Of an SQLite file only the name is taken: it is made anew in the test's own directory. In PostgreSQL it is a schema
-    of its own, dropped afterwards; nothing else in that database is touched.
+    Of the path of an SQLite file only the name is used: the file is created in the temporary directory of the test. In
+    PostgreSQL the store is in a schema of its own, which is dropped afterwards.
     """
     if database_at(url).embedded:  # which says what is wrong with an address
         name = unquote(url.rpartition("/")[2])
@@ -80,7 +80,7 @@ def a_store(url: str, request: pytest.FixtureRequest) -> Generator[Store, None, 
 
 @contextmanager
 def _schema(url: str) -> Generator[str, None, None]:
-    """Make a schema; yield the URL of the database as seen from inside it."""
+    """Create a schema; yield a URL whose connections use it; drop the schema."""
     import psycopg
     from psycopg.sql import SQL, Identifier
 
@@ -88,17 +88,17 @@ def _schema(url: str) -> Generator[str, None, None]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(name)))
         try:
-            inside = _with_path(url, name)
-            _require_path(inside, name)
+            inside = _with_search_path(url, name)
+            _require_search_path(inside, name)
             yield inside
         finally:
-            with connection.transaction():  # for which alone the setting is made
+            with connection.transaction():  # the setting applies to it alone
                 connection.execute("SET LOCAL client_min_messages = warning")
                 connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(name)))
 
 
-def _require_path(url: str, schema: str) -> None:
-    """Raise `StoreError` where connections do not look into a schema as they are told: a test would write elsewhere."""
+def _require_search_path(url: str, schema: str) -> None:
+    """Raise `StoreError` if connections do not use the schema of the URL: a test would write elsewhere."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:
@@ -107,9 +107,9 @@ def _require_path(url: str, schema: str) -> None:
         raise StoreError("a pooler drops the `options` of the address: give the tests the server's own")
 
 
-def _with_path(url: str, schema: str) -> str:
-    """Return a URL whose connections look into a schema."""
+def _with_search_path(url: str, schema: str) -> str:
+    """Return a URL whose connections use a schema."""
     head, _, query = url.partition("?")
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    given["options"] = f"{given.get('options', '')} -csearch_path={schema}".strip()
-    return f"{head}?{urlencode(given, quote_via=quote)}"
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    parameters["options"] = f"{parameters.get('options', '')} -csearch_path={schema}".strip()
+    return f"{head}?{urlencode(parameters, quote_via=quote)}"

@@ -1,6 +1,6 @@
-"""The small space of the law: 81 pairs of a status and an event, and every legal walk up to a length.
+"""The state space of the lifecycle: 81 pairs of a status and an event, and every legal walk up to a length.
 
-Each has a name that does not change from one day to the next, which pytest takes for its id:
+Each has a stable name, which pytest uses as its id:
 
     @pytest.mark.parametrize("cell", refusals())
     def test_refusals(cell): ...  # test_refusals[completed-fail], ...
@@ -9,26 +9,30 @@ Each has a name that does not change from one day to the next, which pytest take
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus
 
-__all__ = ["Cell", "Walk", "cells", "moves", "refusals", "walks"]
+__all__ = ["Cell", "CellKey", "Walk", "cells", "moves", "refusals", "walks"]
+
+CellKey: TypeAlias = tuple[RunStatus, RunEvent]
+"""The status and the event of a cell."""
 
 
 @attrs.frozen
 class Cell:
-    """An event asked where a run stands, and where that leads."""
+    """An event in a status, and where it leads."""
 
     status: RunStatus
     event: RunEvent
     target: RunStatus | None
-    """Where it leads; None where it is refused."""
+    """The status it leads to; None if it is refused."""
 
     @property
     def __name__(self) -> str:
-        """What pytest calls it: `in_progress-complete`."""
+        """The id for pytest: `in_progress-complete`."""
         return f"{self.status}-{self.event}"
 
     def __str__(self) -> str:
@@ -39,7 +43,7 @@ class Cell:
 
 @attrs.frozen
 class Walk:
-    """A legal way from birth: the events, and where a run stands before the first and after each."""
+    """A legal path from the initial status: the events, and the status before the first and after each."""
 
     events: tuple[RunEvent, ...]
     statuses: tuple[RunStatus, ...]
@@ -47,12 +51,12 @@ class Walk:
 
     @property
     def __name__(self) -> str:
-        """What pytest calls it: `start-complete`; `birth` where nothing is asked."""
-        return "-".join(self.events) or "birth"
+        """The id for pytest: `start-complete`; `creation` for the walk without events."""
+        return "-".join(self.events) or "creation"
 
     @property
     def end(self) -> RunStatus:
-        """Where it leads."""
+        """The last status."""
         return self.statuses[-1]
 
     @property
@@ -61,7 +65,7 @@ class Walk:
         return tuple(map(Cell, self.statuses, self.events, self.statuses[1:]))
 
 
-def cells(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
+def cells(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """Return all 81 pairs of a status and an event, in the order of `RunStatus`, then of `RunEvent`.
 
     >>> len(cells()), len(moves()), len(refusals())
@@ -69,36 +73,36 @@ def cells(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
     """
 
     def target(status: RunStatus, event: RunEvent) -> RunStatus | None:
-        row = law.find(status, event)
+        row = lifecycle.find(status, event)
         return None if row is None else row.target
 
     return tuple(Cell(status, event, target(status, event)) for status in RunStatus for event in RunEvent)
 
 
-def moves(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
-    """Return the 19 cells that the law has a row for."""
-    return tuple(cell for cell in cells(law) if cell.target is not None)
+def moves(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
+    """Return the 19 cells that have a transition."""
+    return tuple(cell for cell in cells(lifecycle) if cell.target is not None)
 
 
-def refusals(law: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
-    """Return the 62 cells that the law has no row for: asked there, the event is refused, and nothing changes."""
-    return tuple(cell for cell in cells(law) if cell.target is None)
+def refusals(lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Cell, ...]:
+    """Return the 62 cells that have no transition: the event is refused, and nothing changes."""
+    return tuple(cell for cell in cells(lifecycle) if cell.target is None)
 
 
-def walks(max_events: int = 6, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Walk, ...]:
+def walks(max_events: int = 6, lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[Walk, ...]:
     """Return every legal walk of up to `max_events` events, shorter ones first.
 
     >>> [len(walks(most)) for most in (0, 1, 2, 6)]
     [1, 5, 16, 54]
     """
 
-    def onward(walk: Walk) -> Iterator[Walk]:
-        for event in law.allowed_events(walk.end):
-            yield Walk((*walk.events, event), (*walk.statuses, law.target_of(event)))
+    def continuations(walk: Walk) -> Iterator[Walk]:
+        for event in lifecycle.allowed_events(walk.end):
+            yield Walk((*walk.events, event), (*walk.statuses, lifecycle.target_of(event)))
 
     found = [Walk((), (INITIAL_STATUS,))]
     longest = found
     for _ in range(max_events):
-        longest = [further for walk in longest for further in onward(walk)]
+        longest = [further for walk in longest for further in continuations(walk)]
         found += longest
     return tuple(found)

@@ -1,11 +1,11 @@
-"""Hypothesis strategies: legal paths, runs that such paths left, moves that the law refuses, and traces of pollers.
+"""Hypothesis strategies: legal paths, runs that such paths leave, illegal moves, and traces of pollers.
 
     @given(runs(["completed", "failed"]))
     def test_my_summary(run):
         assert summary(run).ended_at == (run.completed_at or run.failed_at)
 
-All is chosen from the rows of the law as it is built, so nothing is drawn in vain. Examples shrink to few events,
-plain settings and equal times. Texts hold what every database keeps: no NUL and no half of a character.
+All values are built from the table of transitions, so none is filtered out. Examples shrink to few events, default
+settings and equal times. Texts have only what every database stores: no NUL and no lone surrogate.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ from runstate.run.values import (
     TruncationStrategy,
     Usage,
 )
-from runstate.testing._drive import ask
+from runstate.testing._send import send_event
 from runstate.testing.matrix import Cell, refusals
 from runstate.traces import FieldPattern, field_patterns
 
 __all__ = ["illegal_moves", "instances", "paths", "runs", "traces"]
 
 Statuses: TypeAlias = RunStatus | str | Iterable[RunStatus | str]
-Snapshot: TypeAlias = dict[str, Any]
+RunDict: TypeAlias = dict[str, Any]
 
-_BIRTHS: Final = st.integers(1_750_000_000, 1_900_000_000)  # Unix seconds: no old recording, which would be excused
-_STEPS: Final = st.integers(0, 3600)
+_CREATED_AT: Final = st.integers(
+    1_750_000_000, 1_900_000_000
+)  # Unix seconds, later than the old recordings that the judge excuses
+_SECONDS_BETWEEN: Final = st.integers(0, 3600)
 _CHARACTERS: Final = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 _TEXTS: Final = st.text(_CHARACTERS, max_size=30)
 _NAMES: Final = st.text(_CHARACTERS, min_size=1, max_size=30).filter(lambda name: not name.isspace())
@@ -52,52 +54,54 @@ _LIMITS: Final = st.integers(1, 1_000_000)
 
 
 def paths(
-    max_events: int = 8, ends_in: Statuses | None = None, *, law: Lifecycle = RUN_LIFECYCLE
+    max_events: int = 8, ends_in: Statuses | None = None, *, lifecycle: Lifecycle = RUN_LIFECYCLE
 ) -> st.SearchStrategy[Path]:
-    """Return a strategy for legal paths from birth: the events of a run's life, or of its beginning.
+    """Return a strategy for legal paths from the initial status.
 
-    A path has at most `max_events` events and ends in one of the statuses of `ends_in`, each as likely as the others;
-    in any where None is given. It shrinks to shorter ones, and to the earlier statuses of `ends_in`. Raises
-    `ValueError` for a status that no path of that length leads to, or that is none.
+    A path has at most `max_events` events and ends in one of the statuses of `ends_in`, by default in any, all equally
+    likely. It shrinks to shorter paths and to the earlier statuses of `ends_in`. Raises `ValueError` for an unknown
+    status and for one that no path of that length leads to.
 
     >>> from hypothesis import find
     >>> [str(event) for event in find(paths(ends_in="cancelled"), lambda path: "start" in path)]
     ['start', 'request_cancel', 'confirm_cancel']
     """
-    return st.sampled_from(_ends(max_events, ends_in, law)).flatmap(lambda end: _paths_to(end, max_events, law))
+    return st.sampled_from(_possible_ends(max_events, ends_in, lifecycle)).flatmap(
+        lambda end: _paths_to(end, max_events, lifecycle)
+    )
 
 
 Path: TypeAlias = tuple[RunEvent, ...]
 
 
-def _ends(max_events: int, ends_in: Statuses | None, law: Lifecycle) -> list[RunStatus]:
-    """Return the statuses a path may end in. Raises `ValueError` where one of those wanted is too far off."""
-    ways = {status: law.shortest_path(INITIAL_STATUS, status) for status in RunStatus}
-    near = [status for status, way in ways.items() if way is not None and len(way) <= max_events]
+def _possible_ends(max_events: int, ends_in: Statuses | None, lifecycle: Lifecycle) -> list[RunStatus]:
+    """Return the statuses in which a path may end. Raises `ValueError` if one of `ends_in` is too far."""
+    shortest = {status: lifecycle.shortest_path(INITIAL_STATUS, status) for status in RunStatus}
+    near = [status for status, path in shortest.items() if path is not None and len(path) <= max_events]
     if ends_in is None:
         wanted = near
     else:
         wanted = [RunStatus(status) for status in ([ends_in] if isinstance(ends_in, str) else ends_in)]
     far = [status for status in wanted if status not in near]
     if far or not wanted:
-        told = ", ".join(far) or "no status at all"
-        raise ValueError(f"no legal path of at most {max_events} events ends in {told}")
+        listed = ", ".join(far) or "no status at all"
+        raise ValueError(f"no legal path of at most {max_events} events ends in {listed}")
     return wanted
 
 
 @st.composite
-def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Lifecycle) -> Path:
-    """Draw a length that leads there, then a way of that length, asking at each status only what still leads there."""
+def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, lifecycle: Lifecycle) -> Path:
+    """Draw a possible length, then a path of that length, in each status only from events that still lead to `end`."""
     within: list[frozenset[RunStatus]] = [frozenset([end])]
     for _ in range(max_events):
-        within.append(frozenset(row.source for row in law.transitions if row.target in within[-1]))
+        within.append(frozenset(row.source for row in lifecycle.transitions if row.target in within[-1]))
     length = draw(st.sampled_from([length for length, sources in enumerate(within) if INITIAL_STATUS in sources]))
     status = INITIAL_STATUS
     path: list[RunEvent] = []
     for left in reversed(range(length)):
-        onward = [event for event in law.allowed_events(status) if law.target_of(event) in within[left]]
+        onward = [event for event in lifecycle.allowed_events(status) if lifecycle.target_of(event) in within[left]]
         event = draw(st.sampled_from(onward))
-        status = law.target_of(event)
+        status = lifecycle.target_of(event)
         path.append(event)
     return tuple(path)
 
@@ -106,24 +110,24 @@ def _paths_to(draw: st.DrawFn, end: RunStatus, max_events: int, law: Lifecycle) 
 
 
 def runs(
-    statuses: Statuses | None = None, max_events: int = 8, *, law: Lifecycle = RUN_LIFECYCLE
+    statuses: Statuses | None = None, max_events: int = 8, *, lifecycle: Lifecycle = RUN_LIFECYCLE
 ) -> st.SearchStrategy[Run]:
-    """Return a strategy for runs that a legal history brought where they stand, in one of `statuses`.
+    """Return a strategy for runs in one of `statuses` that a legal history has left.
 
-    Drawn are the path (at most `max_events` events, as `paths` does), its times, which never go back, what the events
-    carry (calls, outputs, reasons, errors, usage), and what the run was created with. `law` may be a part of the law,
-    such as `documented()`. Raises `ValueError` as `paths` does.
+    It draws the path (at most `max_events` events, as `paths` does), its times, which never go back, the arguments of
+    the events (calls, outputs, reasons, errors, usage), and the settings of the run. `lifecycle` may be a part of the
+    table, such as `documented()`. Raises `ValueError` as `paths` does.
 
     >>> from hypothesis import find
     >>> run = find(runs(), lambda run: run.failed_at is not None)
     >>> run.status, run.last_error.code, run.usage.total_tokens
     (<RunStatus.FAILED: 'failed'>, 'server_error', 0)
     """
-    return _lives(paths(max_events, statuses, law=law)).map(_last_of)
+    return _histories(paths(max_events, statuses, lifecycle=lifecycle)).map(_run_of)
 
 
 def illegal_moves(max_events: int = 8) -> st.SearchStrategy[tuple[Run, RunEvent]]:
-    """Return a strategy for a run and an event that the law refuses where it stands: the 62 refusals, evenly.
+    """Return a strategy for a run and an event that is illegal in its status: the 62 refusals, equally likely.
 
     >>> from hypothesis import find
     >>> run, event = find(illegal_moves(), lambda move: move[0].is_terminal)
@@ -134,7 +138,7 @@ def illegal_moves(max_events: int = 8) -> st.SearchStrategy[tuple[Run, RunEvent]
     def run_in(cell: Cell) -> st.SearchStrategy[tuple[Run, RunEvent]]:
         return st.tuples(runs(cell.status, max_events), st.just(cell.event))
 
-    near = _ends(max_events, None, RUN_LIFECYCLE)
+    near = _possible_ends(max_events, None, RUN_LIFECYCLE)
     return st.sampled_from([cell for cell in refusals() if cell.status in near]).flatmap(run_in)
 
 
@@ -177,27 +181,27 @@ _USAGES: Final = st.none() | _A_USAGE
 _ARGUMENTS: Final = st.dictionaries(_NAMES, _TEXTS, max_size=3).map(json.dumps)
 _A_CALL_OF_A_TOOL: Final = st.builds(ToolCall, _NAMES, _NAMES, _ARGUMENTS)
 _CALLS: Final = st.lists(_A_CALL_OF_A_TOOL, min_size=1, max_size=4, unique_by=lambda call: call.id)
-_CARRIED: Final[Mapping[RunEvent, Mapping[str, st.SearchStrategy[Any]]]] = {
+_ARGUMENTS_OF: Final[Mapping[RunEvent, Mapping[str, st.SearchStrategy[Any]]]] = {
     RunEvent.REQUIRE_ACTION: {"calls": _CALLS},
     RunEvent.MARK_INCOMPLETE: {"reason": st.sampled_from(get_args(IncompleteReason))},
     RunEvent.FAIL: {"code": st.sampled_from(get_args(ErrorCode)), "message": _TEXTS},
 }
 
 
-def _carried(draw: st.DrawFn, event: RunEvent, run: Run) -> dict[str, Any]:
-    """Draw what is handed to an event of a run, its time aside."""
+def _arguments_of(draw: st.DrawFn, event: RunEvent, run: Run) -> dict[str, Any]:
+    """Draw the arguments of an event, apart from its time."""
     if event is RunEvent.SUBMIT_TOOL_OUTPUTS and run.required_action is not None:
         return {"outputs": {call_id: draw(_TEXTS) for call_id in run.required_action.call_ids}}
-    given = {name: draw(strategy) for name, strategy in _CARRIED.get(event, {}).items()}
+    arguments = {name: draw(strategy) for name, strategy in _ARGUMENTS_OF.get(event, {}).items()}
     return (
-        {**given, "usage": draw(_USAGES)}
+        {**arguments, "usage": draw(_USAGES)}
         if RUN_LIFECYCLE.is_present("usage", RUN_LIFECYCLE.target_of(event))
-        else given
+        else arguments
     )
 
 
 def instances(kind: type) -> st.SearchStrategy[Any]:
-    """Return the strategy for a class: `Run`, or what a run holds. `st.from_type` gives the same.
+    """Return the strategy for a class: `Run`, or a value inside a run. `st.from_type` gives the same.
 
     >>> from hypothesis import find
     >>> find(instances(Usage), lambda usage: usage.total_tokens > 5).total_tokens
@@ -216,63 +220,65 @@ _INSTANCES: Final[Mapping[type, Callable[[], st.SearchStrategy[Any]]]] = {
     Usage: lambda: _A_USAGE,
 }
 
-Life: TypeAlias = tuple[Run, list[Snapshot]]
+RunHistory: TypeAlias = tuple[Run, list[RunDict]]
 
 
 @st.composite
-def _lives(draw: st.DrawFn, ways: st.SearchStrategy[Path]) -> Life:
-    """Draw a run with its whole life: as JSON at its birth and after each event."""
-    path = draw(ways)
-    at = draw(_BIRTHS)
-    given: dict[str, Any] = {name: draw(_NAMES) for name in ("id", "thread_id", "assistant_id", "model")}
-    if draw(st.booleans()):  # many runs have nothing else
-        given |= draw(_SETTINGS)
-    run = Run.create(**given, at=at)
-    seen = [run.to_dict()]
+def _histories(draw: st.DrawFn, path_strategy: st.SearchStrategy[Path]) -> RunHistory:
+    """Draw a run with its history: the run as JSON after its creation and after each event."""
+    path = draw(path_strategy)
+    at = draw(_CREATED_AT)
+    settings: dict[str, Any] = {name: draw(_NAMES) for name in ("id", "thread_id", "assistant_id", "model")}
+    if draw(st.booleans()):  # many runs have no other settings
+        settings |= draw(_SETTINGS)
+    run = Run.create(**settings, at=at)
+    snapshots = [run.to_dict()]
     for event in path:
-        at += draw(_STEPS)
-        ask(run, event, **_carried(draw, event, run), at=at)
-        seen.append(run.to_dict())
-    return run, seen
+        at += draw(_SECONDS_BETWEEN)
+        send_event(run, event, **_arguments_of(draw, event, run), at=at)
+        snapshots.append(run.to_dict())
+    return run, snapshots
 
 
-def _last_of(life: Life) -> Run:
-    return life[0]
+def _run_of(history: RunHistory) -> Run:
+    return history[0]
 
 
 # --- traces -----------------------------------------------------------------------------------------------------------
 
 
 def traces(
-    max_events: int = 8, *, polling: bool = True, broken: bool = False, law: Lifecycle = RUN_LIFECYCLE
-) -> st.SearchStrategy[list[Snapshot]]:
-    """Return a strategy for traces: the JSON objects of one run in the order somebody saw them, at least one.
+    max_events: int = 8, *, polling: bool = True, broken: bool = False, lifecycle: Lifecycle = RUN_LIFECYCLE
+) -> st.SearchStrategy[list[RunDict]]:
+    """Return a strategy for traces: the JSON objects of one run in the order of observation, at least one.
 
-    A poller skips statuses and sees others twice; with `polling=False` each status is seen once. `broken=True` gives
-    traces that no legal history could leave, by one change: a field that comes and goes has a value, or has none,
-    against every shape of its status; a run that has ended lives again; or a name or `created_at` changes.
+    A poller skips some statuses and reads others twice; with `polling=False` each status is read once. `broken=True`
+    gives traces that no legal history can leave, by one change: a field that depends on the status is set or null
+    against every pattern of the status; a run that has ended is live again; or an id or `created_at` changes.
 
     >>> from hypothesis import find
     >>> [seen["status"] for seen in find(traces(), lambda trace: trace[-1]["status"] == "completed")]
     ['queued', 'in_progress', 'completed']
     """
-    lives = _lives(paths(max_events, law=law))
-    seen = lives.flatmap(_polled) if polling else lives.map(lambda life: life[1])
+    histories = _histories(paths(max_events, lifecycle=lifecycle))
+    observed = histories.flatmap(_polled) if polling else histories.map(lambda life: life[1])
     if not broken:
-        return seen
-    return lives.flatmap(lambda life: (_polled(life) if polling else st.just(life[1])).flatmap(_breaks(life, law)))
+        return observed
+    return histories.flatmap(
+        lambda life: (_polled(life) if polling else st.just(life[1])).flatmap(_breaker(life, lifecycle))
+    )
 
 
 @st.composite
-def _polled(draw: st.DrawFn, life: Life) -> list[Snapshot]:
-    _, seen = life
-    times = [draw(st.sampled_from([1, 0, 2])) for _ in seen]
-    polled = [dict(snapshot) for snapshot, often in zip(seen, times, strict=True) for _ in range(often)]
-    return polled or [dict(seen[-1])]
+def _polled(draw: st.DrawFn, history: RunHistory) -> list[RunDict]:
+    _, snapshots = history
+    times = [draw(st.sampled_from([1, 0, 2])) for _ in snapshots]
+    polled = [dict(snapshot) for snapshot, times in zip(snapshots, times, strict=True) for _ in range(times)]
+    return polled or [dict(snapshots[-1])]
 
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
-_HELD: Final[tuple[StatusField, ...]] = get_args(StatusField)
+_STATUS_FIELDS: Final[tuple[StatusField, ...]] = get_args(StatusField)
 _A_CALL: Final = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 _VALUES: Final[Mapping[str, object]] = {
     "required_action": {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [_A_CALL]}},
@@ -282,33 +288,36 @@ _VALUES: Final[Mapping[str, object]] = {
 }
 
 
-def _breaks(life: Life, law: Lifecycle) -> Callable[[list[Snapshot]], st.SearchStrategy[list[Snapshot]]]:
-    """Return what makes a trace one that cannot be. Each way is certain by the table, whatever polling skipped."""
+def _breaker(history: RunHistory, lifecycle: Lifecycle) -> Callable[[list[RunDict]], st.SearchStrategy[list[RunDict]]]:
+    """Return a function that makes a trace impossible.
 
-    def broken(trace: list[Snapshot]) -> st.SearchStrategy[list[Snapshot]]:
-        ways = [_misshapen(trace, law)]
-        if law.is_terminal(trace[-1]["status"]):  # no row leaves it, and the birth of every run is live
-            live = [snapshot for snapshot in life[1] if not law.is_terminal(snapshot["status"])]
-            ways.append(st.sampled_from(live).map(lambda woken: [*trace, dict(woken)]))
+    Each change is certain by the table, whatever polling skipped.
+    """
+
+    def broken(trace: list[RunDict]) -> st.SearchStrategy[list[RunDict]]:
+        options = [_with_impossible_pattern(trace, lifecycle)]
+        if lifecycle.is_terminal(trace[-1]["status"]):  # no transition leaves it, and the initial status is live
+            live = [snapshot for snapshot in history[1] if not lifecycle.is_terminal(snapshot["status"])]
+            options.append(st.sampled_from(live).map(lambda snapshot: [*trace, dict(snapshot)]))
         if len(trace) > 1:
-            ways.append(_renamed(trace))
-        return st.one_of(ways)
+            options.append(_with_changed_constant(trace))
+        return st.one_of(options)
 
     return broken
 
 
-def _misshapen(trace: Sequence[Snapshot], law: Lifecycle) -> st.SearchStrategy[list[Snapshot]]:
-    """Return a strategy for the trace with one field set or nulled, so that a snapshot has no shape there can be."""
-    known = field_patterns(law)
+def _with_impossible_pattern(trace: Sequence[RunDict], lifecycle: Lifecycle) -> st.SearchStrategy[list[RunDict]]:
+    """Return a strategy for the trace with one field set or null, so that a snapshot has an impossible pattern."""
+    known = field_patterns(lifecycle)
     changes: list[tuple[int, str]] = [
         (index, field)
         for index, snapshot in enumerate(trace)
-        for present in [frozenset(field for field in (*_STAMPS, *_HELD) if snapshot[field] is not None)]
-        for field in (*_HELD, *_STAMPS)
+        for present in [frozenset(field for field in (*_STAMPS, *_STATUS_FIELDS) if snapshot[field] is not None)]
+        for field in (*_STATUS_FIELDS, *_STAMPS)
         if FieldPattern(RunStatus(snapshot["status"]), present ^ {field}) not in known
     ]
 
-    def changed(change: tuple[int, str]) -> list[Snapshot]:
+    def changed(change: tuple[int, str]) -> list[RunDict]:
         index, field = change
         snapshot = trace[index]
         a_value = _VALUES[field] if field in _VALUES else snapshot["created_at"] + 1
@@ -318,10 +327,10 @@ def _misshapen(trace: Sequence[Snapshot], law: Lifecycle) -> st.SearchStrategy[l
     return st.sampled_from(changes).map(changed)
 
 
-def _renamed(trace: Sequence[Snapshot]) -> st.SearchStrategy[list[Snapshot]]:
-    """Return a strategy for the trace with one of the names that never change another from some snapshot on."""
+def _with_changed_constant(trace: Sequence[RunDict]) -> st.SearchStrategy[list[RunDict]]:
+    """Return a strategy for the trace in which a constant field changes at some snapshot."""
 
-    def renamed(since: int, name: str) -> list[Snapshot]:
+    def renamed(since: int, name: str) -> list[RunDict]:
         new = trace[0][name] + (1 if name == "created_at" else "x")
         return [*trace[:since], *({**snapshot, name: new} for snapshot in trace[since:])]
 

@@ -1,22 +1,20 @@
-"""Recorded runs as files hold them, read and judged.
+"""Recorded runs: readers for files, and the judge.
 
-`read_snapshots` reads whatever people have recorded runs in: JSON lines, arrays, documents, logs, captures of
-server-sent events, and the files of HTTP recorders. `check_snapshots` judges the runs in it and reports; what was
-passed over and what was not judged is counted, so that nothing is silent. `judge` and `judge_trace` judge records that
-are at hand.
+`read_snapshots` reads runs from JSON lines, arrays, documents, logs, captures of server-sent events, and the files of
+HTTP recorders. `check_snapshots` judges them and returns a report, which also counts what was passed over and what was
+not judged. `judge` and `judge_trace` judge records that are given as values.
 
     >>> report = check_snapshots(read_snapshots([b'{"object": "thread.message", "id": "msg_1"}']))
     >>> report.snapshots, report.passed_over, report.errors
     (0, 1, 1)
 """
 
-from runstate.traces._dialects import Reading, as_wire
+from runstate.traces._dialects import NormalizedRecord, normalize_record
+from runstate.traces._findings import Severity, TraceFinding
 from runstate.traces._judge import (
     FieldPattern,
-    Finding,
     Observation,
-    Severity,
-    Step,
+    StatusChange,
     TraceReport,
     field_patterns,
     judge,
@@ -24,30 +22,29 @@ from runstate.traces._judge import (
     observe,
 )
 from runstate.traces._reader import read_snapshots
-from runstate.traces._report import LocatedFinding, Report, check_snapshots
+from runstate.traces._report import Report, check_snapshots
 from runstate.traces._snapshots import Location, Note, NoteKind, Notes, Recording, Snapshot
 
 __all__ = [
     "FieldPattern",
-    "Finding",
-    "LocatedFinding",
     "Location",
+    "NormalizedRecord",
     "Note",
     "NoteKind",
     "Notes",
     "Observation",
-    "Reading",
     "Recording",
     "Report",
     "Severity",
     "Snapshot",
-    "Step",
+    "StatusChange",
+    "TraceFinding",
     "TraceReport",
-    "as_wire",
     "check_snapshots",
     "field_patterns",
     "judge",
     "judge_trace",
+    "normalize_record",
     "observe",
     "read_snapshots",
 ]

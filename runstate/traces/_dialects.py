@@ -1,7 +1,7 @@
-"""Runs that a client or another server wrote in its own spelling, to the spelling of the wire.
+"""Normalization of runs that were not written as the API writes them.
 
-Clients in Go, Java, Kotlin and Rust leave nulls out, or write zeros for them; others write numbers as text, times as
-dates, or keys in PascalCase. That is not the wire, but what people have stored. How it was read is told in a remark.
+Clients in Go, Java, Kotlin and Rust leave nulls out, or write zeros for them. Others write numbers as text, times as
+dates, or keys in PascalCase. Such runs are not what the API sends, but what is stored. A remark says how each was read.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import attrs
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.record import FIELDS
 from runstate.run.validators import YEAR_10000
-from runstate.traces._finding import NAME, is_run
-from runstate.traces._snapshots import JsonObject, object_of
+from runstate.traces._run_search import RUN_OBJECT, is_run
+from runstate.traces._snapshots import RawObject, as_object
 
-__all__ = ["Reading", "as_wire"]
+__all__ = ["NormalizedRecord", "normalize_record"]
 
 LEFT_OUT: Final = "runs whose nulls are left out: an absent key was read as null"
 ZEROS: Final = "runs with zeros or empty values for null: read as null"
@@ -40,8 +40,8 @@ DASHSCOPE: Final = "runs in the dialect of DashScope: their statuses were judged
 
 _STAMPS: Final = ("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at")
 _TIMES: Final = ("created_at", *_STAMPS)
-_NULLABLE: Final = (*_STAMPS, "last_error")  # of the keys that every run on the wire has
-_SHAPED: Final = ("required_action", "last_error", "incomplete_details", "truncation_strategy")
+_NULLABLE: Final = (*_STAMPS, "last_error")  # of the keys that every run of the API has
+_OBJECT_FIELDS: Final = ("required_action", "last_error", "incomplete_details", "truncation_strategy")
 _OFTEN_EMPTY: Final = ("model", "tool_choice", "response_format")
 _LIMITS: Final = ("max_prompt_tokens", "max_completion_tokens")
 _COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -55,8 +55,8 @@ _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _STATUSES: Final = frozenset(status.value for status in RunStatus)
 _LIVE: Final = frozenset(status.value for status in RunStatus if not RUN_LIFECYCLE.is_terminal(status))
 _MOST_MILLISECONDS: Final = 1000 * YEAR_10000
-_YEAR_1: Final = -62_135_596_800  # what Go and .NET write for a time that is not set
-_SPELLED: Final[Mapping[str, str]] = {
+_YEAR_1: Final = -62_135_596_800  # what Go and .NET write for an unset time
+_API_KEYS: Final[Mapping[str, str]] = {
     spelled: name
     for name in (*FIELDS, "object", "agent_id")
     for first, *rest in (name.split("_"),)
@@ -64,26 +64,26 @@ _SPELLED: Final[Mapping[str, str]] = {
     for spelled in (camel, camel[0].upper() + camel[1:])
     if spelled != name
 }
-_PASCAL: Final = frozenset(key for key in _SPELLED if key[0].isupper())
+_PASCAL: Final = frozenset(key for key in _API_KEYS if key[0].isupper())
 
 
 @attrs.define
-class Reading:
-    """A record in the spelling of the wire, what was read how, and the fields that are not to be judged."""
+class NormalizedRecord:
+    """A record as the API writes it, the remarks on how it was read, and the fields that must not be judged."""
 
     record: dict[str, Any]
     remarks: dict[str, None] = attrs.field(factory=dict)
-    unseen: frozenset[str] = frozenset()
+    not_judged: frozenset[str] = frozenset()
 
     def remark(self, text: str) -> None:
-        """Tell once how something in the record was read."""
+        """Add a remark on how something in the record was read, once."""
         self.remarks[text] = None
 
 
-def as_wire(record: JsonObject) -> Reading:
-    """Return a record as the wire would have spelled it. What fits no dialect is left for the decoder to refuse."""
+def normalize_record(record: RawObject) -> NormalizedRecord:
+    """Return a record as the API would have written it. What fits no dialect is left for the decoder to refuse."""
     nulls = any(record.get(key, 0) is None for key in _NULLABLE)
-    reading = Reading(_with_keys_of_the_wire(record))
+    reading = NormalizedRecord(_with_api_keys(record))
     if any(key in _PASCAL for key in record):
         _read_pascal(reading)
     _read_names(reading)
@@ -95,7 +95,7 @@ def as_wire(record: JsonObject) -> Reading:
     _read_empty(reading)
     if (counts_input or MILLISECONDS in reading.remarks) and not _has_stamp(reading.record):
         reading.remark(DASHSCOPE)
-        reading.unseen = frozenset((*_STAMPS, "usage"))
+        reading.not_judged = frozenset((*_STAMPS, "usage"))
     elif not nulls:
         _read_absent(reading)
     return reading
@@ -104,35 +104,35 @@ def as_wire(record: JsonObject) -> Reading:
 # --- keys and names ---------------------------------------------------------------------------------------------------
 
 
-def _with_keys_of_the_wire(record: JsonObject) -> dict[str, Any]:
-    """Return a copy with the known keys in snake_case; one that stands twice is left for the decoder to tell."""
-    if _SPELLED.keys().isdisjoint(record):
+def _with_api_keys(record: RawObject) -> dict[str, Any]:
+    """Return a copy with the known keys in snake_case; duplicates are left for the decoder to refuse."""
+    if _API_KEYS.keys().isdisjoint(record):
         return dict(record)
-    renamed = {key: _SPELLED[key] for key in record if key in _SPELLED and _SPELLED[key] not in record}
+    renamed = {key: _API_KEYS[key] for key in record if key in _API_KEYS and _API_KEYS[key] not in record}
     twice = {name for name, times in Counter(renamed.values()).items() if times > 1}
     return {key if renamed.get(key) in twice else renamed.get(key, key): value for key, value in record.items()}
 
 
-def _read_pascal(reading: Reading) -> None:
+def _read_pascal(reading: NormalizedRecord) -> None:
     reading.remark(PASCAL)
-    for key in (*_SHAPED, "usage", "tool_choice"):
+    for key in (*_OBJECT_FIELDS, "usage", "tool_choice"):
         if key in reading.record:
-            reading.record[key] = _lowered(reading.record[key])
+            reading.record[key] = _snake_case_keys(reading.record[key])
 
 
-def _lowered(value: object) -> object:
-    """Return a value whose keys are in snake_case, at every level."""
+def _snake_case_keys(value: object) -> object:
+    """Return a value with keys in snake_case at every level."""
     if isinstance(value, Mapping):
-        members = cast("JsonObject", value).items()
-        return {_WORD.sub("_", key).lower(): _lowered(member) for key, member in members}
-    return [_lowered(member) for member in cast("list[object]", value)] if isinstance(value, list) else value
+        members = cast("RawObject", value).items()
+        return {_WORD.sub("_", key).lower(): _snake_case_keys(member) for key, member in members}
+    return [_snake_case_keys(member) for member in cast("list[object]", value)] if isinstance(value, list) else value
 
 
-def _read_names(reading: Reading) -> None:
-    """Read the status as a constant of a program spells it, and what stands for other keys."""
+def _read_names(reading: NormalizedRecord) -> None:
+    """Read a status that is spelled as a constant of a program, and aliases of keys."""
     record = reading.record
     if record.get("object") is None and is_run(record):
-        record["object"] = NAME
+        record["object"] = RUN_OBJECT
         reading.remark(NO_OBJECT)
     if "agent_id" in record and "assistant_id" not in record:
         record["assistant_id"] = record.pop("agent_id")
@@ -148,9 +148,9 @@ def _read_names(reading: Reading) -> None:
 # --- numbers and times ------------------------------------------------------------------------------------------------
 
 
-def _time(reading: Reading, key: str, value: object) -> object:
-    """Return a time as Unix seconds, and null where a client writes something else for it."""
-    value = _unwrapped(reading, value)
+def _time(reading: NormalizedRecord, key: str, value: object) -> object:
+    """Return a time in Unix seconds, and null for what a client writes instead of null."""
+    value = _unwrap_mongo(reading, value)
     if isinstance(value, str):
         value = _time_of_text(reading, value.strip())
     if isinstance(value, float) and value == value and abs(value) < _MOST_MILLISECONDS:  # not NaN
@@ -167,10 +167,10 @@ def _time(reading: Reading, key: str, value: object) -> object:
     return value
 
 
-def _unwrapped(reading: Reading, value: object) -> object:
-    """Return a number or a date without the object that MongoDB's extended JSON has around it."""
+def _unwrap_mongo(reading: NormalizedRecord, value: object) -> object:
+    """Return a number or a date without the object that MongoDB's extended JSON wraps around it."""
     for _ in range(_MONGO_LEVELS):
-        held = object_of(value)
+        held = as_object(value)
         key, inner = next(iter(held.items()), ("", None))
         if len(held) != 1 or key not in _MONGO:
             break
@@ -179,7 +179,7 @@ def _unwrapped(reading: Reading, value: object) -> object:
     return value
 
 
-def _time_of_text(reading: Reading, text: str) -> object:
+def _time_of_text(reading: NormalizedRecord, text: str) -> object:
     if not text:
         return 0
     if _DIGITS.fullmatch(text):
@@ -196,29 +196,29 @@ def _time_of_text(reading: Reading, text: str) -> object:
     return text
 
 
-def _number(reading: Reading, value: object) -> object:
-    """Return the number that a text spells; any other value as it is."""
-    value = _unwrapped(reading, value)
+def _number(reading: NormalizedRecord, value: object) -> object:
+    """Return the number in a text; any other value unchanged."""
+    value = _unwrap_mongo(reading, value)
     if not isinstance(value, str) or not _DIGITS.fullmatch(value):
         return value
     reading.remark(TEXTS)
     return float(value) if "." in value else int(value)
 
 
-def _read_numbers(reading: Reading) -> None:
+def _read_numbers(reading: NormalizedRecord) -> None:
     for key in (*_LIMITS, "temperature", "top_p"):
         if key in reading.record:
             reading.record[key] = _number(reading, reading.record[key])
 
 
-def _read_usage(reading: Reading) -> bool:
-    """Read the counts of tokens; tell whether they are named as DashScope names them."""
+def _read_usage(reading: NormalizedRecord) -> bool:
+    """Read the counts of tokens; return whether they have the names of DashScope."""
     usage = reading.record.get("usage")
     if not isinstance(usage, Mapping):
         return False
-    given = cast("JsonObject", usage)
-    renamed = "prompt_tokens" not in given and not _DASHSCOPE_COUNTS.keys().isdisjoint(given)
-    found = {_DASHSCOPE_COUNTS.get(key, key) if renamed else key: value for key, value in given.items()}
+    counts = cast("RawObject", usage)
+    renamed = "prompt_tokens" not in counts and not _DASHSCOPE_COUNTS.keys().isdisjoint(counts)
+    found = {_DASHSCOPE_COUNTS.get(key, key) if renamed else key: value for key, value in counts.items()}
     for key in {*_COUNTS, *_CAMEL_COUNTS} & found.keys():
         found[key] = _number(reading, found[key])
     reading.record["usage"] = found
@@ -235,19 +235,19 @@ def _read_usage(reading: Reading) -> bool:
 
 
 def _is_empty(value: object) -> bool:
-    """Tell whether a value is what a program writes for one that is not there."""
+    """Return whether a value is what a program writes for a missing one."""
     if isinstance(value, Mapping):
-        return all(map(_is_empty, cast("JsonObject", value).values()))
+        return all(map(_is_empty, cast("RawObject", value).values()))
     return value is None or (not isinstance(value, bool) and value in ("", 0, []))
 
 
-def _read_empty(reading: Reading) -> None:
+def _read_empty(reading: NormalizedRecord) -> None:
     record = reading.record
     strategy = record.get("truncation_strategy")
-    if isinstance(strategy, Mapping) and cast("JsonObject", strategy).get("last_messages") == 0:
-        record["truncation_strategy"] = {**cast("JsonObject", strategy), "last_messages": None}
+    if isinstance(strategy, Mapping) and cast("RawObject", strategy).get("last_messages") == 0:
+        record["truncation_strategy"] = {**cast("RawObject", strategy), "last_messages": None}
         reading.remark(ZEROS)
-    for key in (*_SHAPED, *_OFTEN_EMPTY, *_LIMITS):
+    for key in (*_OBJECT_FIELDS, *_OFTEN_EMPTY, *_LIMITS):
         if record.get(key) is not None and _is_empty(record[key]):
             record[key] = None
             reading.remark(ZEROS)
@@ -256,12 +256,12 @@ def _read_empty(reading: Reading) -> None:
         reading.remark(ZEROS)
 
 
-def _has_stamp(record: JsonObject) -> bool:
+def _has_stamp(record: RawObject) -> bool:
     return any(record.get(key) is not None for key in _STAMPS)
 
 
-def _read_absent(reading: Reading) -> None:
-    """Read keys that every run on the wire has and this one lacks as null, as it spells no other null."""
+def _read_absent(reading: NormalizedRecord) -> None:
+    """Read missing keys that every run of the API has as null, because the record has no other null."""
     missing = [key for key in _NULLABLE if key not in reading.record]
     if not missing:
         return
@@ -270,4 +270,4 @@ def _read_absent(reading: Reading) -> None:
         reading.remark(LEFT_OUT)
     else:
         reading.remark(NO_STAMPS)
-        reading.unseen = frozenset(_STAMPS)
+        reading.not_judged = frozenset(_STAMPS)

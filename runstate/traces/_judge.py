@@ -1,12 +1,11 @@
-"""Judge whether a legal history could have left this record, this trace.
+"""The judge: whether a legal history can have left a record or a trace.
 
-From the table follows a finite set of shapes: a status, and which of the nine fields that come and go have a value. A
-record whose shape is not among them cannot be, and neither can a trace whose next snapshot no path leads to from the
-one before. Polling skips statuses, so a path may be long. The first thing that cannot be is explained, with what
-would have been possible. What old recordings do for a known reason (LIFECYCLE, "The stamps") is a warning with that
-reason.
+The table of transitions allows a finite set of field patterns: a status, and which of the nine fields that depend on it
+have a value. A record with another pattern is impossible, and so is a trace in which no path leads from one snapshot to
+the next. Polling skips statuses, so a path may have several events. A finding explains the first impossible thing, and
+says what would have been possible. What old recordings do for a known reason is a warning with that reason.
 
-A key that a record lacks altogether was not observed: it is neither set nor null, and fits everything.
+A key that a record does not have was not observed: it is neither set nor null, and matches everything.
 """
 
 from __future__ import annotations
@@ -15,20 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, TypeAlias, get_args
 
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus, Stamp, StatusField
 from runstate.run import codec
 from runstate.run.record import RunRecord
+from runstate.traces._findings import Severity, TraceFinding
 
 __all__ = [
     "FieldPattern",
-    "Finding",
     "Observation",
-    "Severity",
-    "Step",
+    "StatusChange",
     "TraceReport",
     "field_patterns",
     "judge",
@@ -36,13 +34,12 @@ __all__ = [
     "observe",
 ]
 
-Severity: TypeAlias = Literal["error", "warning"]
 Record: TypeAlias = "RunRecord | Mapping[str, object] | Observation"
 
 _STAMPS: Final[tuple[Stamp, ...]] = get_args(Stamp)
-_HELD: Final[tuple[StatusField, ...]] = get_args(StatusField)
-_FIELDS: Final[tuple[str, ...]] = (*_STAMPS, *_HELD)
-_CONSTANT: Final = ("id", "created_at", "thread_id", "assistant_id")
+_STATUS_FIELDS: Final[tuple[StatusField, ...]] = get_args(StatusField)
+_FIELDS: Final[tuple[str, ...]] = (*_STAMPS, *_STATUS_FIELDS)
+_CONSTANT_FIELDS: Final = ("id", "created_at", "thread_id", "assistant_id")
 
 _FEBRUARY_2024: Final = 1_706_745_600  # Unix seconds, as all below
 _MARCH_2024: Final = 1_709_251_200
@@ -58,25 +55,8 @@ class FieldPattern:
 
 
 @attrs.frozen
-class Finding:
-    """One thing that cannot be (`error`), or that an old recording does for a known reason (`warning`)."""
-
-    severity: Severity
-    run_id: str
-    index: int
-    """Which snapshot of the trace, counted from 0."""
-    field: str
-    message: str
-    possible: str
-    """What a legal history could have left instead, or the known reason of a warning."""
-
-    def __str__(self) -> str:
-        return f"run {self.run_id}: {self.message} ({self.possible})"
-
-
-@attrs.frozen
-class Step:
-    """A change of status between two snapshots, and the shortest legal way: several events if polling skipped some."""
+class StatusChange:
+    """A change of status between two snapshots, with the shortest legal path."""
 
     source: RunStatus
     target: RunStatus
@@ -85,67 +65,73 @@ class Step:
 
 @attrs.frozen
 class TraceReport:
-    """What a trace was found to be: its findings in order, and the changes of status that were seen."""
+    """The report on a trace: its findings in order, and its changes of status."""
 
-    findings: tuple[Finding, ...]
-    steps: tuple[Step, ...]
+    findings: tuple[TraceFinding, ...]
+    changes: tuple[StatusChange, ...]
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings that no known reason excuses."""
+    def errors(self) -> tuple[TraceFinding, ...]:
+        """The findings that are not excused by a known reason."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
 
-# --- what the law can leave -------------------------------------------------------------------------------------------
+# --- possible patterns ------------------------------------------------------------------------------------------------
 
-_Written: TypeAlias = frozenset[str]  # the fields written on the way
+_Written: TypeAlias = frozenset[str]  # the fields written on a path
 _DEADLINE: Final = "expires_at"
-_MOVED: Final = frozenset({_DEADLINE})
+_DEADLINE_MOVED: Final = frozenset({_DEADLINE})
 
 
-def _born(law: Lifecycle) -> FieldPattern:
-    return FieldPattern(INITIAL_STATUS, frozenset(field for field in _HELD if law.is_present(field, INITIAL_STATUS)))
+def _initial_pattern(lifecycle: Lifecycle) -> FieldPattern:
+    return FieldPattern(
+        INITIAL_STATUS, frozenset(field for field in _STATUS_FIELDS if lifecycle.is_present(field, INITIAL_STATUS))
+    )
 
 
-def _next(law: Lifecycle, shape: FieldPattern) -> Iterator[tuple[RunEvent, FieldPattern, _Written]]:
-    """Yield each event that may be asked of a shape, what it leads to, and the fields it writes."""
-    for row in law.transitions:
-        if row.source is shape.status:
-            held = frozenset(field for field in _HELD if law.is_present(field, row.target))
+def _successors(lifecycle: Lifecycle, pattern: FieldPattern) -> Iterator[tuple[RunEvent, FieldPattern, _Written]]:
+    """Yield each event that is legal in a pattern, the pattern it leads to, and the fields it writes."""
+    for row in lifecycle.transitions:
+        if row.source is pattern.status:
+            held = frozenset(field for field in _STATUS_FIELDS if lifecycle.is_present(field, row.target))
             stamped = frozenset(() if row.stamp is None else (row.stamp,))
-            kept = shape.present.intersection(_STAMPS)
-            writes = stamped | (held - shape.present)
-            # Some servers set the deadline anew when tools are asked for; the law itself never does.
-            moved = _MOVED & held if row.target is RunStatus.REQUIRES_ACTION else frozenset[str]()
+            kept = pattern.present.intersection(_STAMPS)
+            writes = stamped | (held - pattern.present)
+            # Some servers set a new deadline when a run requires action; the table never does.
+            moved = _DEADLINE_MOVED & held if row.target is RunStatus.REQUIRES_ACTION else frozenset[str]()
             yield row.event, FieldPattern(row.target, kept | stamped | held), writes | moved
 
 
-@lru_cache(maxsize=1024)  # sixteen shapes a law, and room for the laws that tests make up
-def _reachable(law: Lifecycle, start: FieldPattern) -> Mapping[tuple[FieldPattern, _Written], tuple[RunEvent, ...]]:
-    """Return every shape that can follow `start`, with the fields written on the way, and the shortest such way."""
-    waits = start.status is RunStatus.REQUIRES_ACTION  # and may have had its deadline moved since
-    ways: dict[tuple[FieldPattern, _Written], tuple[RunEvent, ...]] = {(start, _MOVED if waits else frozenset()): ()}
-    frontier = list(ways)
+@lru_cache(maxsize=1024)  # sixteen patterns for each table, with room for the tables of tests
+def _reachable(
+    lifecycle: Lifecycle, start: FieldPattern
+) -> Mapping[tuple[FieldPattern, _Written], tuple[RunEvent, ...]]:
+    """Return every pattern that can follow `start`, with the fields written on the path, and the shortest such path."""
+    may_have_moved = start.status is RunStatus.REQUIRES_ACTION  # the deadline may have moved since
+    paths: dict[tuple[FieldPattern, _Written], tuple[RunEvent, ...]] = {
+        (start, _DEADLINE_MOVED if may_have_moved else frozenset()): ()
+    }
+    frontier = list(paths)
     while frontier:
         reached: list[tuple[FieldPattern, _Written]] = []
-        for shape, written in frontier:
-            for event, after, writes in _next(law, shape):
+        for pattern, written in frontier:
+            for event, after, writes in _successors(lifecycle, pattern):
                 key = (after, written | writes)
-                if key not in ways:
-                    ways[key] = (*ways[shape, written], event)
+                if key not in paths:
+                    paths[key] = (*paths[pattern, written], event)
                     reached.append(key)
         frontier = reached
-    return ways
+    return paths
 
 
 @lru_cache(maxsize=64)
-def field_patterns(law: Lifecycle = RUN_LIFECYCLE) -> frozenset[FieldPattern]:
-    """Return every shape that a legal history can leave.
+def field_patterns(lifecycle: Lifecycle = RUN_LIFECYCLE) -> frozenset[FieldPattern]:
+    """Return every pattern that a legal history can leave.
 
     >>> len(field_patterns())
     16
     """
-    return frozenset(shape for shape, _ in _reachable(law, _born(law)))
+    return frozenset(pattern for pattern, _ in _reachable(lifecycle, _initial_pattern(lifecycle)))
 
 
 # --- one snapshot -----------------------------------------------------------------------------------------------------
@@ -153,49 +139,49 @@ def field_patterns(law: Lifecycle = RUN_LIFECYCLE) -> frozenset[FieldPattern]:
 
 @attrs.frozen
 class Observation:
-    """A snapshot as it was observed: the run, and the keys its record lacked."""
+    """A snapshot as it was observed: the run, and the keys that its record did not have."""
 
     run: RunRecord
-    unseen: frozenset[str]
+    missing: frozenset[str]
 
     @property
     def present(self) -> frozenset[str]:
-        """The fields that come and go, and have a value."""
+        """The fields that depend on the status and have a value."""
         return frozenset(field for field in _FIELDS if getattr(self.run, field) is not None)
 
-    def fits(self, shape: FieldPattern) -> bool:
-        """Tell whether the snapshot is of this shape, in the fields that were observed."""
-        return self.run.status is shape.status and not (self.present ^ shape.present) - self.unseen
+    def matches(self, pattern: FieldPattern) -> bool:
+        """Return whether the snapshot has this pattern in the fields that were observed."""
+        return self.run.status is pattern.status and not (self.present ^ pattern.present) - self.missing
 
 
 def observe(record: Record) -> Observation:
-    """Return a record as the judge sees it: decoded, once. Raises `RunDecodeError` if it is no run."""
+    """Return a record decoded for the judge. Raises `RunDecodeError` if it is no run."""
     if isinstance(record, Observation):
         return record
     if isinstance(record, RunRecord):
-        return Observation(copy(record), frozenset())  # of one moment, should another thread be moving it
+        return Observation(copy(record), frozenset())  # a copy of one moment, because another thread may be moving it
     return Observation(RunRecord.from_validated(codec.decode(record)), codec.missing_keys(record))
 
 
-def _mismatches(seen: Observation, candidates: Sequence[FieldPattern]) -> Iterator[tuple[str, str]]:
-    """Yield (field, "set" or "null") for each field that is so in the snapshot and in no candidate."""
+def _mismatches(observed: Observation, candidates: Sequence[FieldPattern]) -> Iterator[tuple[str, str]]:
+    """Yield (field, "set" or "null") for each field whose presence differs from that in all candidates."""
     for field in _FIELDS:
-        if field in seen.unseen:
+        if field in observed.missing:
             continue
-        is_set = field in seen.present
-        if all((field in shape.present) is not is_set for shape in candidates):
+        is_set = field in observed.present
+        if all((field in pattern.present) is not is_set for pattern in candidates):
             yield field, "set" if is_set else "null"
 
 
 def _possible_in(status: RunStatus, candidates: Sequence[FieldPattern]) -> str:
-    always = [field for field in _FIELDS if all(field in shape.present for shape in candidates)]
+    always = [field for field in _FIELDS if all(field in pattern.present for pattern in candidates)]
     either = [field for field in _FIELDS if field not in always and any(field in s.present for s in candidates)]
-    told = [f"{', '.join(fields)} {how}" for fields, how in ((always, "set"), (either, "set or null")) if fields]
-    return f"possible in {status}: {'; '.join((*told, 'all else null'))}"
+    parts = [f"{', '.join(fields)} {how}" for fields, how in ((always, "set"), (either, "set or null")) if fields]
+    return f"possible in {status}: {'; '.join((*parts, 'all else null'))}"
 
 
 def _known_reason(run: RunRecord, field: str) -> str | None:
-    """Return why an old recording breaks the rule of this field, if that is known (LIFECYCLE, "The stamps")."""
+    """Return the known reason why an old recording breaks the rule of this field; None if there is none."""
     if field == "usage" and run.usage is None and run.created_at < _FEBRUARY_2024:
         return "runs carry usage only since February 2024"
     spring_2024 = _MARCH_2024 <= run.created_at < _JULY_2024
@@ -204,49 +190,50 @@ def _known_reason(run: RunRecord, field: str) -> str | None:
     return None
 
 
-def _judge_fields(seen: Observation, index: int, law: Lifecycle) -> Iterator[Finding]:
-    run = seen.run
-    candidates = [shape for shape in field_patterns(law) if shape.status is run.status]
+def _judge_fields(observed: Observation, index: int, lifecycle: Lifecycle) -> Iterator[TraceFinding]:
+    run = observed.run
+    candidates = [pattern for pattern in field_patterns(lifecycle) if pattern.status is run.status]
     if not candidates:
-        yield Finding("error", run.id, index, "status", f"no path leads to {run.status}", "see the table")
+        yield TraceFinding("error", run.id, index, "status", f"no path leads to {run.status}", "see the table")
         return
-    if any(seen.fits(shape) for shape in candidates):
+    if any(observed.matches(pattern) for pattern in candidates):
         return
     possible = _possible_in(run.status, candidates)
-    for field, found in _mismatches(seen, candidates):
+    for field, found in _mismatches(observed, candidates):
         verb = "stamps" if field in _STAMPS else "sets"
-        every = f"no path from {INITIAL_STATUS} to {run.status} {verb} it"
+        rule = f"no path from {INITIAL_STATUS} to {run.status} {verb} it"
         if found == "null":
-            every = f"every path from {INITIAL_STATUS} to {run.status} {verb} it"
-        elif field in _HELD:
-            every = f"every path from {INITIAL_STATUS} to {run.status} leaves it null"
+            rule = f"every path from {INITIAL_STATUS} to {run.status} {verb} it"
+        elif field in _STATUS_FIELDS:
+            rule = f"every path from {INITIAL_STATUS} to {run.status} leaves it null"
         reason = _known_reason(run, field)
         severity: Severity = "error" if reason is None else "warning"
-        yield Finding(severity, run.id, index, field, f"{field} is {found}, but {every}", reason or possible)
+        yield TraceFinding(severity, run.id, index, field, f"{field} is {found}, but {rule}", reason or possible)
 
 
-def _judge_times(run: RunRecord, index: int) -> Iterator[Finding]:
-    """Yield what is odd about the order of the times. Clocks of two machines differ, so it is a warning."""
+def _judge_times(run: RunRecord, index: int) -> Iterator[TraceFinding]:
+    """Yield findings about the order of times. They are warnings, because the clocks of two machines differ."""
     skew = "possible only if the clocks of two machines differ"
     for stamp in _STAMPS:
         time: int | None = getattr(run, stamp)
         if time is not None and time < run.created_at:
             problem = f"{stamp} {time} is before created_at {run.created_at}"
-            yield Finding("warning", run.id, index, stamp, problem, skew)
+            yield TraceFinding("warning", run.id, index, stamp, problem, skew)
         elif time is not None and run.started_at is not None and time < run.started_at:
-            yield Finding(
+            yield TraceFinding(
                 "warning", run.id, index, stamp, f"{stamp} {time} is before started_at {run.started_at}", skew
             )
     if run.expires_at is not None and run.expires_at <= run.created_at:
         problem = f"expires_at {run.expires_at} is not after created_at {run.created_at}"
-        yield Finding("error", run.id, index, "expires_at", problem, "the deadline counts from creation")
+        yield TraceFinding("error", run.id, index, "expires_at", problem, "the deadline counts from creation")
 
 
-def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Finding, ...]:
-    """Return what cannot be, or is odd, about a single record; () if a legal history could have left it.
+def judge(record: Record, lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[TraceFinding, ...]:
+    """Return the findings on a single record; () if a legal history can have left it.
 
-    A JSON object may be given instead of a run; then keys it lacks count as not observed. (A run that was read from one
-    has forgotten which those were, so give the object itself.) Raises `RunDecodeError` if it is none.
+    A JSON object may be given instead of a run. Keys that it does not have count as not observed. (A run that was
+    decoded from an object no longer knows which keys were missing, so pass the object itself.) Raises `RunDecodeError`
+    if the object is no run.
 
     >>> from runstate import Run
     >>> run = Run.create(thread_id="t", assistant_id="a", model="m", id="run_1", at=1_800_000_000)
@@ -255,118 +242,128 @@ def judge(record: Record, law: Lifecycle = RUN_LIFECYCLE) -> tuple[Finding, ...]
     >>> print(judge({**run.to_dict(), "completed_at": 1_800_000_009})[0].message)
     completed_at is set, but no path from queued to queued stamps it
     """
-    return tuple(_judge(observe(record), 0, law))
+    return tuple(_judge(observe(record), 0, lifecycle))
 
 
-def _judge(seen: Observation, index: int, law: Lifecycle) -> Iterator[Finding]:
-    yield from _judge_fields(seen, index, law)
-    yield from _judge_times(seen.run, index)
+def _judge(observed: Observation, index: int, lifecycle: Lifecycle) -> Iterator[TraceFinding]:
+    yield from _judge_fields(observed, index, lifecycle)
+    yield from _judge_times(observed.run, index)
 
 
 # --- a trace ----------------------------------------------------------------------------------------------------------
 
 
-def judge_trace(records: Iterable[Record], law: Lifecycle = RUN_LIFECYCLE) -> TraceReport:
-    """Judge snapshots of one run in the order they were observed: each by itself, and each step from one to the next.
+def judge_trace(records: Iterable[Record], lifecycle: Lifecycle = RUN_LIFECYCLE) -> TraceReport:
+    """Judge snapshots of one run in the order of observation: each by itself, and each change from one to the next.
 
     Raises `RunDecodeError` if a JSON object among them is no run.
     """
     trace = [observe(record) for record in records]
-    findings: list[Finding] = []
-    steps: list[Step] = []
-    for index, seen in enumerate(trace):
-        shaped = tuple(_judge_fields(seen, index, law))
-        findings += (*shaped, *_judge_times(seen.run, index))
-        # What is excused in a snapshot is not held against the steps to it and from it.
-        excused = {found.field for found in shaped if found.severity == "warning"}
-        trace[index] = attrs.evolve(seen, unseen=seen.unseen | excused) if excused else seen
+    findings: list[TraceFinding] = []
+    steps: list[StatusChange] = []
+    for index, observed in enumerate(trace):
+        field_findings = tuple(_judge_fields(observed, index, lifecycle))
+        findings += (*field_findings, *_judge_times(observed.run, index))
+        # A field that is excused in a snapshot is not judged in the changes to it and from it.
+        excused = {found.field for found in field_findings if found.severity == "warning"}
+        trace[index] = attrs.evolve(observed, missing=observed.missing | excused) if excused else observed
     broken = {finding.index for finding in findings if finding.severity == "error"}
     for index, (before, after) in enumerate(pairwise(trace), start=1):
         findings.extend(_judge_constants(before.run, after.run, index))
-        # A snapshot that cannot be was told already; whatever is said of a step to or from it would only repeat that.
+        # A finding on a change to or from an impossible snapshot would only repeat the one on the snapshot.
         if not broken & {index - 1, index}:
-            way = _way(before, after, law)
-            if way is None:
-                findings.append(_explain_step(before, after, index, law))
+            path = _path(before, after, lifecycle)
+            if path is None:
+                findings.append(_explain_step(before, after, index, lifecycle))
                 continue
             findings.extend(_judge_deadline(before, after, index))
             if before.run.status is not after.run.status:
-                steps.append(Step(before.run.status, after.run.status, way))
+                steps.append(StatusChange(before.run.status, after.run.status, path))
     return TraceReport(tuple(sorted(findings, key=lambda finding: finding.index)), tuple(steps))
 
 
-def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterator[Finding]:
-    for field in _CONSTANT:
+def _judge_constants(before: RunRecord, after: RunRecord, index: int) -> Iterator[TraceFinding]:
+    for field in _CONSTANT_FIELDS:
         old, new = getattr(before, field), getattr(after, field)
         if old != new:
             problem = f"{field} changed from {old} to {new}"
-            yield Finding("error", after.id, index, field, problem, "it never changes")
+            yield TraceFinding("error", after.id, index, field, problem, "it never changes")
 
 
 def _is_later(before: Observation, after: Observation) -> bool:
-    """Tell whether the deadline of the second snapshot is after that of the first."""
+    """Return whether the deadline of the second snapshot is after that of the first."""
     old, new = before.run.expires_at, after.run.expires_at
     return old is not None and new is not None and new > old
 
 
-def _judge_deadline(before: Observation, after: Observation, index: int) -> Iterator[Finding]:
-    """Yield a warning if the deadline moved on while the run may have waited for tools (LIFECYCLE, "The stamps")."""
-    if _DEADLINE in _rewritten(before, after):
+def _judge_deadline(before: Observation, after: Observation, index: int) -> Iterator[TraceFinding]:
+    """Yield a warning if the deadline moved while the run may have waited for tool outputs."""
+    if _DEADLINE in _differing_fields(before, after):
         problem = f"expires_at went from {before.run.expires_at} to {after.run.expires_at}"
         reason = "some servers set the deadline anew when a run waits for its tools"
-        yield Finding("warning", after.run.id, index, _DEADLINE, problem, reason)
+        yield TraceFinding("warning", after.run.id, index, _DEADLINE, problem, reason)
 
 
-def _rewritten(before: Observation, after: Observation) -> frozenset[str]:
-    """Return the fields that have a value in both snapshots, and not the same."""
-    both = (before.present & after.present) - before.unseen - after.unseen
+def _differing_fields(before: Observation, after: Observation) -> frozenset[str]:
+    """Return the fields that have different values in both snapshots."""
+    both = (before.present & after.present) - before.missing - after.missing
     return frozenset(field for field in both if getattr(before.run, field) != getattr(after.run, field))
 
 
-def _way(before: Observation, after: Observation, law: Lifecycle) -> tuple[RunEvent, ...] | None:
-    """Return the shortest way from one snapshot to the next that wrote what differs; None if there is none."""
+def _path(before: Observation, after: Observation, lifecycle: Lifecycle) -> tuple[RunEvent, ...] | None:
+    """Return the shortest path from one snapshot to the next that writes what differs; None if there is none."""
     old, new = before.run.started_at, after.run.started_at
     if old is not None and new is not None and new < old:
         return None
-    differs = _rewritten(before, after)
+    differs = _differing_fields(before, after)
     if _DEADLINE in differs and not _is_later(before, after):
         return None
     found = (
-        way
-        for start in field_patterns(law)
-        if before.fits(start)
-        for (shape, written), way in _reachable(law, start).items()
-        if after.fits(shape) and differs <= written
+        path
+        for start in field_patterns(lifecycle)
+        if before.matches(start)
+        for (pattern, written), path in _reachable(lifecycle, start).items()
+        if after.matches(pattern) and differs <= written
     )
     return min(found, key=len, default=None)
 
 
-def _explain_step(before: Observation, after: Observation, index: int, law: Lifecycle) -> Finding:
-    """Return the first thing that cannot be about the step from one snapshot to the next."""
+def _explain_step(before: Observation, after: Observation, index: int, lifecycle: Lifecycle) -> TraceFinding:
+    """Return the finding on the first impossible thing in the change from one snapshot to the next."""
     run, source, target = after.run, before.run.status, after.run.status
     field, problem = "status", f"no path leads from {source} to {target}"
     reached = [
-        (shape, written)
-        for start in field_patterns(law)
-        if before.fits(start)
-        for shape, written in _reachable(law, start)
+        (pattern, written)
+        for start in field_patterns(lifecycle)
+        if before.matches(start)
+        for pattern, written in _reachable(lifecycle, start)
     ]
-    there = [shape for shape, _ in reached if shape.status is target]
-    if there:
-        differs = _rewritten(before, after)
-        misfits = [name for name, _ in _mismatches(after, there)]
-        never = differs.difference(*(written for shape, written in reached if shape.status is target))
+    patterns = [pattern for pattern, _ in reached if pattern.status is target]
+    if patterns:
+        differs = _differing_fields(before, after)
+        mismatched = [name for name, _ in _mismatches(after, patterns)]
+        never_written = differs.difference(*(written for pattern, written in reached if pattern.status is target))
         if _DEADLINE in differs and not _is_later(before, after):
-            never |= _MOVED
-        # By the law of runs there is always one; in a law where two fields go together neither may differ alone.
-        named = (*misfits, *(name for name in _FIELDS if name in never), *(name for name in _FIELDS if name in differs))
-        field = next(iter(named), "status")
+            never_written |= _DEADLINE_MOVED
+        # In the table of runs there is always one; in a table where two fields go together neither may differ alone.
+        candidates = (
+            *mismatched,
+            *(name for name in _FIELDS if name in never_written),
+            *(name for name in _FIELDS if name in differs),
+        )
+        field = next(iter(candidates), "status")
         old, new = getattr(before.run, field), getattr(run, field)
-        problem = f"{field} went from {_told(old)} to {_told(new)}, but no path from {source} to {target} does that"
-    onward = [status for status in RunStatus if status is not source and any(s.status is status for s, _ in reached)]
-    possible = f"possible after {source}: {', '.join(onward)}" if onward else f"{source} is terminal, nothing leaves it"
-    return Finding("error", run.id, index, field, problem, possible)
+        problem = f"{field} went from {_format(old)} to {_format(new)}, but no path from {source} to {target} does that"
+    later_statuses = [
+        status for status in RunStatus if status is not source and any(s.status is status for s, _ in reached)
+    ]
+    possible = (
+        f"possible after {source}: {', '.join(later_statuses)}"
+        if later_statuses
+        else f"{source} is terminal, nothing leaves it"
+    )
+    return TraceFinding("error", run.id, index, field, problem, possible)
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     return "null" if value is None else str(value)[:60]

@@ -1,18 +1,21 @@
-"""Bytes of any file to lines of UTF-8: encodings with a byte order mark or zero bytes, line ends of every system."""
+"""Decoding of any file to lines of UTF-8: other encodings of Unicode, and the line ends of every system."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from runstate.run.json_text import MAX_BYTES
-from runstate.traces._refusals import in_bytes, refusal
+from runstate.traces._unsupported import binary_format, decode_error
 
-__all__ = ["NOT_BYTES", "lines_of", "not_utf8"]
+__all__ = ["NOT_BYTES", "NumberedLines", "iter_lines", "with_utf8_hint"]
 
-_MARKS: Final = (  # the longer ones first: that of UTF-32 begins with that of UTF-16
+NumberedLines: TypeAlias = Iterator[tuple[int, bytes]]
+"""The lines of a file, each with its number, counted from 1."""
+
+_MARKS: Final = (  # longer ones first: the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -20,48 +23,52 @@ _MARKS: Final = (  # the longer ones first: that of UTF-32 begins with that of U
 )
 _HEAD: Final = 64  # bytes
 _ZEROS: Final = (b"\0\0\0x", "utf-32-be"), (b"x\0\0\0", "utf-32-le"), (b"\0x\0x", "utf-16-be"), (b"x\0x\0", "utf-16-le")
-"""Where the first characters, which are ASCII, have their zero bytes."""
+"""The places of zero bytes in the first characters, which are ASCII."""
 _SAMPLE: Final = 1024  # bytes of a line
-_NO_TEXT: Final = bytes({*range(0x20), 0x7F} - set(b"\b\t\n\v\f\r\x1b\x1e"))
-"""Control characters that text does not have: not white space, not what colours a log, nor what separates records."""
-_MANY: Final = 3
-_MOST_NO_TEXT: Final = 0.04  # of its bytes; programs, archives and random bytes have more, a damaged log has fewer
+_CONTROL_CHARACTERS: Final = bytes({*range(0x20), 0x7F} - set(b"\b\t\n\v\f\r\x1b\x1e"))
+"""Control characters that are not in text: all but white space, ANSI escapes and record separators."""
+_MIN_CONTROL: Final = 3
+_MAX_CONTROL_RATIO: Final = 0.04  # of all bytes: programs, archives and random bytes have more, a damaged log has fewer
 
 NOT_BYTES: Final = "expected the lines of a file as bytes: open(path, 'rb')"
 
 
-def lines_of(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def iter_lines(chunks: Iterable[bytes]) -> NumberedLines:
     """Yield the numbered lines of a file in UTF-8.
 
-    Raises `RunDecodeError` for a file that is not text, `TypeError` for lines that are no bytes.
+    Raises `RunDecodeError` for a file that is not text, and `TypeError` for lines that are not bytes.
     """
     rest = iter(chunks)
-    first = list(islice(rest, 4))  # what is no text may begin with line breaks
+    first = list(islice(rest, 4))  # a binary file may begin with line breaks
     if any(not isinstance(cast("object", line), bytes | bytearray) for line in first):
         raise TypeError(NOT_BYTES)
     head = b"".join(line[:_HEAD] for line in first)
-    said = in_bytes(head)
-    if said is not None:
-        raise refusal(said)
+    problem = binary_format(head)
+    if problem is not None:
+        raise decode_error(problem)
     encoding = _encoding(head)
     if encoding is None and (b"\0" in head[:4] or _is_binary(b"".join(line[:_SAMPLE] for line in first))):
-        raise refusal("this is a binary file: record it as JSON")
+        raise decode_error("this is a binary file: record it as JSON")
     every = chain(first, rest)
-    yield from enumerate(_split(every if encoding is None else _transcoded(every, encoding)), start=1)
+    yield from enumerate(
+        _split_at_carriage_returns(every if encoding is None else _transcode(every, encoding)), start=1
+    )
 
 
-def not_utf8(problem: str) -> str:
-    """Return what to do about text that is not UTF-8, after what is wrong with it."""
+def with_utf8_hint(problem: str) -> str:
+    """Return a problem, with a hint on what to do if it is that text is not UTF-8."""
     return f"{problem}: save it as UTF-8 (iconv -f LATIN1 -t UTF-8)" if problem.endswith("is not UTF-8") else problem
 
 
 def _is_binary(sample: bytes) -> bool:
-    """Tell whether the first bytes of a file, which has no encoding with zero bytes, are those of no text."""
-    return len(sample) - len(sample.translate(None, _NO_TEXT)) > max(_MANY, _MOST_NO_TEXT * len(sample))
+    """Return whether the first bytes of a file, without zero bytes of an encoding, are not text."""
+    return len(sample) - len(sample.translate(None, _CONTROL_CHARACTERS)) > max(
+        _MIN_CONTROL, _MAX_CONTROL_RATIO * len(sample)
+    )
 
 
 def _encoding(head: bytes) -> str | None:
-    """Return the encoding that the first bytes tell of; None for UTF-8, or what is taken for it."""
+    """Return the encoding by the first bytes; None for UTF-8 or an unknown one."""
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
     if marked is not None:
         return marked
@@ -69,23 +76,23 @@ def _encoding(head: bytes) -> str | None:
     return next((name for zeros, name in _ZEROS if start.startswith(zeros)), None)
 
 
-def _transcoded(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield the lines of a file in another encoding as UTF-8. Bytes that are none of it become U+FFFD."""
+def _transcode(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield the lines of a file in another encoding as UTF-8. Invalid bytes become U+FFFD."""
     decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-    begun: list[str] = []
+    pending: list[str] = []
     size = 0
     for chunk in chunks:
         *whole, last = decoder.decode(chunk).removeprefix("\ufeff").split("\n")
         for line in whole:
-            yield "".join([*begun, line, "\n"]).encode(errors="replace")
-            begun, size = [], 0
-        if size <= MAX_BYTES:  # of a line that does not end, as much as it takes to refuse it
-            begun.append(last)
+            yield "".join([*pending, line, "\n"]).encode(errors="replace")
+            pending, size = [], 0
+        if size <= MAX_BYTES:  # of an endless line, enough for the reader to refuse it
+            pending.append(last)
             size += len(last)
-    yield "".join(begun).encode(errors="replace")
+    yield "".join(pending).encode(errors="replace")
 
 
-def _split(lines: Iterable[bytes]) -> Iterator[bytes]:
+def _split_at_carriage_returns(lines: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines, also of a file whose lines end with a carriage return alone."""
     for line in lines:
         if b"\r" in line and b"\r" in (stripped := line.rstrip(b"\r\n")):

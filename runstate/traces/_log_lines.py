@@ -1,4 +1,4 @@
-"""Lines that hold runs: JSON lines, and logs in which JSON stands behind a prefix or over several lines."""
+"""Runs in lines: JSON lines, and logs with JSON after a prefix or over several lines."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 
 from runstate.run import json_text
 from runstate.run.errors import FieldError, RunDecodeError
 from runstate.run.json_text import MAX_BYTES
-from runstate.traces._finding import CUT, NAME, NO_RUN, NOT_ONE, iter_runs
-from runstate.traces._refusals import in_line
+from runstate.traces._lines import NumberedLines
+from runstate.traces._run_search import CUT_OFF, NO_RUN, NOT_A_RUN, RUN_OBJECT, iter_runs
 from runstate.traces._snapshots import Candidate, Location, Skipped, Snapshot
-from runstate.traces._values import in_value
+from runstate.traces._unsupported import printed_object
+from runstate.traces._values import iter_runs_in_value
 
-__all__ = ["in_lines"]
+__all__ = ["iter_runs_in_lines"]
 
-Lines: TypeAlias = Iterator[tuple[int, bytes]]
-
-_NAME: Final = NAME.encode()
+_NAME: Final = RUN_OBJECT.encode()
 _NOT_JSON: Final = "a line without JSON"
 _BEGINS_JSON: Final = (b'{"', b"{ ", b"{}", b'["', b"[{", b"[[", b"[]")
-_CONTINUES: Final = (b" ", b"\t", b"(", b")", b"[", b"]", b"{", b"}")  # an object that is printed over many lines
+_CONTINUES: Final = (b" ", b"\t", b"(", b")", b"[", b"]", b"{", b"}")  # an object that is printed over several lines
 _DOUBLED: Final = '{""'  # JSON text in a field of CSV
 _LITERAL: Final = re.compile(r"'(?:[^'\\]|\\.)*'")  # text or bytes as Python and JavaScript print them
 _ESCAPE: Final = re.compile(r"\\(.)")
@@ -33,31 +32,31 @@ _BREAKS: Final = {"n": "\n", "r": "\r", "t": "\t"}
 _QUOTED: Final = '"{\\"'  # JSON text in quotes, as logfmt writes it
 
 
-def in_lines(lines: Lines) -> Iterator[Candidate]:
-    """Yield the runs in lines, each of which is a JSON text, or has one behind a prefix or over the lines after it."""
-    printed: str | None = None  # an object that a language prints over many lines is told once
+def iter_runs_in_lines(lines: NumberedLines) -> Iterator[Candidate]:
+    """Yield the runs in lines of JSON, alone, after a prefix, or over several lines."""
+    printed: str | None = None  # an object that a language prints over several lines is reported once
     for number, line in _blocks(lines):
         text = line.strip().lstrip(b"\x1e")
         if not text:
             continue
-        found = [*_whole(number, text)] or [*_inside(number, text)]
+        found = [*_iter_whole_line(number, text)] or [*_iter_inside_line(number, text)]
         if _has_run(found):
             printed = None
         elif found and printed:
             found = [Skipped(Location(number), _NOT_JSON)]
         elif not found:
-            said = in_line(text)
-            if said is None and not line.startswith(_CONTINUES):
+            problem = printed_object(text)
+            if problem is None and not line.startswith(_CONTINUES):
                 printed = None
-            found = [_unread(number, text, said, printed)]
-            printed = printed or said
+            found = [_unreadable_line(number, text, problem, printed)]
+            printed = printed or problem
         yield from found
 
 
-def _blocks(lines: Lines) -> Iterator[tuple[int, bytes]]:
-    """Yield lines, those of an object that is printed over many lines as one.
+def _blocks(lines: NumberedLines) -> Iterator[tuple[int, bytes]]:
+    """Yield lines; those of an object that is printed over several lines are joined.
 
-    Brackets are paired by their indentation. Where no end of an object is found, what is whole inside it is still one.
+    Brackets are paired by their indentation. If an object has no end, the complete objects inside it are still joined.
     """
     block = _Block()
     for number, line in lines:
@@ -73,18 +72,18 @@ def _blocks(lines: Lines) -> Iterator[tuple[int, bytes]]:
 
 @attrs.define
 class _Block:
-    """Lines from one that opens an object on, and which of them belong together."""
+    """Lines that begin with one that opens an object, and which of them belong together."""
 
     lines: list[tuple[int, bytes]] = attrs.field(factory=list)
     open: list[tuple[int, int]] = attrs.field(factory=list)
-    """Index and indentation of the lines whose bracket was not closed yet."""
+    """Index and indentation of the lines whose bracket is still open."""
     ends: dict[int, int] = attrs.field(factory=dict)
-    """The index of the last line of an object, by that of its first."""
+    """The index of the last line of each object, by the index of its first line."""
     indents: Counter[int] = attrs.field(factory=Counter)
     size: int = 0
 
     def add(self, number: int, line: bytes) -> None:
-        """Take the next line."""
+        """Add the next line."""
         at, indent = len(self.lines), len(line) - len(line.lstrip())
         self.lines.append((number, line))
         self.size += len(line)
@@ -110,7 +109,7 @@ class _Block:
         return begin
 
     def parts(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines, those of each whole object as one."""
+        """Yield the lines; those of each complete object are joined."""
         at = 0
         while at < len(self.lines):
             end = self.ends.get(at, at) + 1
@@ -126,30 +125,30 @@ def _opens(line: bytes) -> bool:
 # --- one line ---------------------------------------------------------------------------------------------------------
 
 
-def _whole(number: int, text: bytes) -> Iterator[Candidate]:
-    """Yield what a line holds that is JSON from its beginning to its end; nothing if it is not."""
+def _iter_whole_line(number: int, text: bytes) -> Iterator[Candidate]:
+    """Yield what a line of JSON holds; nothing if it is not JSON from its beginning to its end."""
     if text.startswith((b"{", b"[", b'"')):
         try:
             values = list(json_text.parse_many(text, first_line=number))
         except RunDecodeError:
             return
         for line, value in values:
-            yield from in_value(Location(line), value)
+            yield from iter_runs_in_value(Location(line), value)
 
 
-def _inside(number: int, text: bytes) -> Iterator[Candidate]:
-    """Yield the runs in JSON objects that stand in a line with other text; nothing if there are none."""
+def _iter_inside_line(number: int, text: bytes) -> Iterator[Candidate]:
+    """Yield the runs in JSON objects among other text in a line."""
     if len(text) > MAX_BYTES or (begins := text.find(b"{")) < 0:
         return
     try:
         line = text.decode()
     except UnicodeDecodeError:
         return
-    found = [one for value in json_text.objects_in(line) for one in in_value(Location(number), value)]
+    found = [one for value in json_text.objects_in(line) for one in iter_runs_in_value(Location(number), value)]
     spoken_of = _NAME in text
     if spoken_of and not _has_run(found):
-        found = [one for value in _escaped(line) for one in iter_runs(Location(number), None, value)]
-    # An object inside one that is cut off says nothing about the whole.
+        found = [one for value in _iter_escaped(line) for one in iter_runs(Location(number), None, value)]
+    # An object inside one that is cut off says nothing about the whole line.
     if _has_run(found) or (not spoken_of and begins and not text.startswith(_BEGINS_JSON)):
         yield from found
 
@@ -158,8 +157,8 @@ def _has_run(found: list[Candidate]) -> bool:
     return any(isinstance(one, Snapshot) for one in found)
 
 
-def _escaped(line: str) -> Iterator[object]:
-    """Yield what stands in a line as text in text: JSON in quotes, or with its line breaks as escapes."""
+def _iter_escaped(line: str) -> Iterator[object]:
+    """Yield JSON values that are escaped in a line: in quotes, or with line breaks as escapes."""
     begin = line.find(_QUOTED)
     if begin >= 0:
         try:
@@ -174,17 +173,17 @@ def _escaped(line: str) -> Iterator[object]:
         yield from json_text.objects_in(_ESCAPE.sub(lambda escape: _BREAKS.get(escape[1], escape[1]), literal[0]))
 
 
-def _unread(number: int, text: bytes, said: str | None, printed: str | None) -> Candidate:
-    """Return what is to be told about a line in which nothing could be read, after an object that was printed."""
+def _unreadable_line(number: int, text: bytes, problem: str | None, printed: str | None) -> Candidate:
+    """Return what to report for a line in which nothing could be read; `printed` names the object before it."""
     at = Location(number)
-    if said is not None:
-        return Skipped(at, printed, "not judged") if printed else Snapshot(at, None, None, (FieldError("", said),))
+    if problem is not None:
+        return Skipped(at, printed, "not judged") if printed else Snapshot(at, None, None, (FieldError("", problem),))
     try:
         json_text.parse(text, first_line=number)
-        return Skipped(at, NO_RUN, faults=(NOT_ONE,))
+        return Skipped(at, NO_RUN, errors=(NOT_A_RUN,))
     except RunDecodeError as error:
         if (text.startswith(_BEGINS_JSON) and not printed) or len(text) > MAX_BYTES:
             return Snapshot(at, None, None, error.errors)
         if _NAME in text and not printed:
-            return Skipped(at, CUT, "not judged", error.errors)
-        return Skipped(at, _NOT_JSON, faults=() if printed else error.errors)
+            return Skipped(at, CUT_OFF, "not judged", error.errors)
+        return Skipped(at, _NOT_JSON, errors=() if printed else error.errors)

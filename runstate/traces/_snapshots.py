@@ -1,4 +1,4 @@
-"""What a recording is read into: snapshots with their places, and what was passed over, counted."""
+"""The data model of recordings: snapshots with locations, and notes that count everything else."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from runstate.run.errors import FieldError
 
 __all__ = [
     "Candidate",
-    "JsonObject",
     "Location",
     "Note",
     "NoteKind",
     "Notes",
+    "RawObject",
     "Recording",
     "Skipped",
     "Snapshot",
-    "object_of",
+    "as_object",
 ]
 
-JsonObject: TypeAlias = Mapping[str, object]
+RawObject: TypeAlias = Mapping[str, object]
+"""A JSON object as it was recorded. Nothing about its values is known."""
 
 NoteKind: TypeAlias = Literal["passed over", "not judged", "read"]
-"""Other traffic; what looks like a run and was not judged; how an unusual spelling was read."""
+"""Other traffic; what looks like a run and was not judged; how another spelling was read."""
 
-_MAX_NOTES: Final = 100  # kinds of notes on one recording; names in them come from strangers
+_MAX_NOTES: Final = 100  # kinds of notes on one recording, which have text from the recording
 _MAX_HELD: Final = 100
 
 
 @attrs.frozen
 class Location:
-    """Where in a recording something stands: `12`, `1[3]`, `interaction 3 line 7`, `entry 5.data[0]`."""
+    """A place in a recording: `12`, `1[3]`, `interaction 3 line 7`, `entry 5.data[0]`."""
 
     line: int
-    """The line it begins on, counted from 1: of the file, or of the part's body. 0 for a body that is one value."""
+    """The first line, counted from 1: of the file, or of the body of the part. 0 for a body that is one value."""
     item: str = ""
-    """Where in the JSON of that line, if not at its top: `[3]`, `.data[0]`."""
+    """The path in the JSON of that line, if not its top: `[3]`, `.data[0]`."""
     part: str = ""
-    """What the recording is made of, if not of lines: `interaction`, `entry`."""
+    """The kind of parts that the recording has, if not lines: `interaction`, `entry`."""
     number: int = 0
-    """Which of its parts, counted from 1 as they stand in the file."""
+    """The number of the part, counted from 1 in the order of the file."""
 
     def __str__(self) -> str:
         if not self.part:
@@ -52,32 +53,32 @@ class Location:
         return f"{self.part} {self.number}{line}{self.item}"
 
     def inside(self, item: str) -> Location:
-        """Return the place of something in the JSON that stands here."""
+        """Return the location of a member of the JSON at this location."""
         return Location(self.line, self.item + item, self.part, self.number)
 
     @property
     def order(self) -> tuple[int, int]:
-        """What sorts the places of one recording from its top to its bottom."""
+        """The sort key of locations in one recording."""
         return self.number, self.line
 
 
 @attrs.frozen
 class Snapshot:
-    """One recorded run object, not yet decoded, or the faults of what stands in its place."""
+    """One recorded run object, not yet decoded, or the errors of what is in its place."""
 
     at: Location
     event: str | None
-    """The server-sent event it came with, `thread.run.queued`; None if it came without."""
-    record: JsonObject | None
-    faults: tuple[FieldError, ...] = ()
-    asked: RunEvent | None = None
-    """The event that the request asked for, if this is its answer and tells; the server accepted it."""
-    is_other: bool = False
-    """Whether this is no run, and told only because the recording has none at all."""
+    """The server-sent event that carried it, `thread.run.queued`; None without one."""
+    record: RawObject | None
+    errors: tuple[FieldError, ...] = ()
+    requested: RunEvent | None = None
+    """The event that was requested, if this is the response that accepts it; else None."""
+    is_placeholder: bool = False
+    """Whether it is no run, and is reported only because the recording has no run at all."""
 
     @property
     def place(self) -> str:
-        """Where it stands: `12`, `1[3]`, `interaction 3 line 7`."""
+        """The location as text: `12`, `1[3]`, `interaction 3 line 7`."""
         return str(self.at)
 
 
@@ -88,8 +89,8 @@ class Skipped:
     at: Location
     text: str
     kind: NoteKind = "passed over"
-    faults: tuple[FieldError, ...] = ()
-    """What is wrong with it, if it turns out that the recording has no run at all."""
+    errors: tuple[FieldError, ...] = ()
+    """Errors to report if the recording has no run at all."""
 
 
 Candidate: TypeAlias = Snapshot | Skipped
@@ -97,7 +98,7 @@ Candidate: TypeAlias = Snapshot | Skipped
 
 @attrs.define
 class Note:
-    """Something about a recording that is told by its count and the place where it was first seen."""
+    """A note on a recording: a count, and the location of the first occurrence."""
 
     kind: NoteKind
     text: str
@@ -118,7 +119,7 @@ class Notes:
         return len(self._notes)
 
     def add(self, kind: NoteKind, text: str, at: Location, count: int = 1) -> None:
-        """Count something at a place."""
+        """Count an occurrence at a location."""
         if (kind, text) not in self._notes and len(self._notes) >= _MAX_NOTES:
             text = "of other kinds"
         note = self._notes.setdefault((kind, text), Note(kind, text, 0, at))
@@ -127,53 +128,53 @@ class Notes:
             note.first = at
 
     def update(self, other: Iterable[Note]) -> None:
-        """Count in other notes."""
+        """Add other notes."""
         for note in other:
             self.add(note.kind, note.text, note.first, note.count)
 
     def count(self, kind: NoteKind) -> int:
-        """Return how many things of a kind were counted."""
+        """Return the count of a kind."""
         return sum(note.count for note in self if note.kind == kind)
 
     def first(self, kind: NoteKind) -> Location | None:
-        """Return the place of the first thing of a kind; None if there is none."""
+        """Return the location of the first occurrence of a kind; None if there is none."""
         return min((note.first for note in self if note.kind == kind), key=lambda place: place.order, default=None)
 
 
 class Recording(Iterator[Snapshot]):
-    """The snapshots of a recording, in order, to be read once; and notes on everything else that was read so far."""
+    """An iterator over the snapshots of a recording, with notes on everything else that was read so far."""
 
-    def __init__(self, sightings: Iterable[Candidate]) -> None:
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
         self.notes: Notes = Notes()
-        self._snapshots = self._sift(sightings)
+        self._snapshots = self._iter_snapshots(candidates)
 
     def __next__(self) -> Snapshot:
         return next(self._snapshots)
 
-    def _sift(self, sightings: Iterable[Candidate]) -> Iterator[Snapshot]:
-        """Yield the snapshots and note the rest; where there is no run at all, what is wrong with the rest is told."""
+    def _iter_snapshots(self, candidates: Iterable[Candidate]) -> Iterator[Snapshot]:
+        """Yield the snapshots and add notes on the rest; without any run, yield the errors of the rest."""
         has_run = False
         held: list[Skipped] = []
-        for sighting in sightings:
-            if isinstance(sighting, Snapshot):
-                if sighting.record is not None and not has_run:
+        for candidate in candidates:
+            if isinstance(candidate, Snapshot):
+                if candidate.record is not None and not has_run:
                     has_run = True
-                    self._note(held)
-                yield sighting
-            elif sighting.faults and not has_run and len(held) < _MAX_HELD:
-                held.append(sighting)
+                    self._add_notes(held)
+                yield candidate
+            elif candidate.errors and not has_run and len(held) < _MAX_HELD:
+                held.append(candidate)
             else:
-                self._note([sighting])
+                self._add_notes([candidate])
         if not has_run:
-            self._note(held)
+            self._add_notes(held)
             for passed in held:
-                yield Snapshot(passed.at, None, None, passed.faults, is_other=True)
+                yield Snapshot(passed.at, None, None, passed.errors, is_placeholder=True)
 
-    def _note(self, many: Iterable[Skipped]) -> None:
+    def _add_notes(self, many: Iterable[Skipped]) -> None:
         for passed in many:
             self.notes.add(passed.kind, passed.text, passed.at)
 
 
-def object_of(value: object) -> JsonObject:
-    """Return a value that is an object; an empty one for any other, which has none of the keys that are looked for."""
-    return cast("JsonObject", value) if isinstance(value, Mapping) else {}
+def as_object(value: object) -> RawObject:
+    """Return a value if it is an object, else an empty object."""
+    return cast("RawObject", value) if isinstance(value, Mapping) else {}

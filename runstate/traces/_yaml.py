@@ -1,7 +1,7 @@
-"""Values as YAML spells them, of which only what JSON knows too is read: nothing in a text can make an object.
+"""A YAML parser that returns JSON values only: nothing in a text can construct an object.
 
-PyYAML is asked only what stands where (its events), never to build anything: tags that name Python or Ruby classes are
-passed over, and what stands under them is read as the text, the list or the object that it is.
+It uses only the event parser of PyYAML, never its constructors. Tags that name Python or Ruby classes are ignored, and
+what they tag is read as the text, list or mapping that it is.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, Final, cast
 
 from runstate.run.errors import FieldError, RunDecodeError
 from runstate.run.json_text import MAX_BYTES, MAX_DEPTH
-from runstate.run.refused_text import is_deeper, reason
+from runstate.run.syntax_problem import is_deeper, syntax_problem
 
 __all__ = ["Base64", "parse"]
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
-_TRUTHS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_BOOLEANS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}(?:[eE][-+]?[0-9]{1,3})?")
 _NOT_ALLOWED: Final = re.compile("[^\\t\\n\\r -~\\x85\\xa0-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
@@ -33,57 +33,57 @@ class Base64(str):
 
 
 def parse(text: bytes) -> object:
-    """Return the value that a YAML text spells. Raises `RunDecodeError` with the place.
+    """Return the value of a YAML text: one document in UTF-8, at most 16 MiB and 80 levels, without aliases.
 
-    That is: one document in UTF-8 of 16 MiB and 80 levels at most, no aliases, and only with PyYAML installed.
+    Raises `RunDecodeError` with the place, also if PyYAML is not installed.
     """
     try:
-        import yaml  # type: ignore[import-untyped]  # here, because only a reader of YAML needs it
+        import yaml  # type: ignore[import-untyped]  # imported here, because only YAML needs it
     except ImportError:
         raise _refusal("YAML is read with PyYAML, which is not installed: pip install pyyaml") from None
     if len(text) > MAX_BYTES:
         raise _refusal(f"expected at most {MAX_BYTES} bytes, got more")
-    if text.count(b"%TAG") > _MAX_TAGS:  # each is compared with all before it
+    if text.count(b"%TAG") > _MAX_TAGS:  # PyYAML compares each with all before it
         raise _refusal(f"expected at most {_MAX_TAGS} %TAG directives, got more")
     reader = cast("Any", yaml)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 28x faster, and not in every PyYAML
-    building = _Building()
+    builder = _ValueBuilder()
     try:
         decoded = text.decode()
     except UnicodeDecodeError as error:
         raise _refusal(f"byte {error.start} is not UTF-8") from None
     try:
-        return building.value_of(reader.parse(decoded, Loader=loader))
+        return builder.value_of(reader.parse(decoded, Loader=loader))
     except yaml.YAMLError as error:
-        raise _refusal(_not_yaml(decoded, getattr(error, "problem_mark", None), building)) from None
+        raise _refusal(_not_yaml(decoded, getattr(error, "problem_mark", None), builder)) from None
     except RunDecodeError:
         raise
     except RecursionError:
         raise _refusal(_TOO_DEEP) from None
-    except (ValueError, OverflowError):  # what the reader in Python says to a number past its own bounds
+    except (ValueError, OverflowError):  # from the parser in Python, for a number past its bounds
         raise _refusal("not YAML: a number in it is too large") from None
 
 
-def _not_yaml(text: str, mark: Any, building: _Building) -> str:
-    """Return what is wrong with a text that the reader refused at a mark, or for a character if it gives none."""
+def _not_yaml(text: str, mark: Any, builder: _ValueBuilder) -> str:
+    """Return what is wrong with a text that PyYAML refused, by its mark, or for a character if it gives no mark."""
     if mark is None:
         found = _NOT_ALLOWED.search(text)
         if found is None:
             return "not YAML"
         line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         return f"not YAML at line {line} column {column}: a character it does not allow"
-    # A reader looks ahead of what it has told, and may have a bound on depth of its own.
-    if is_deeper(text[building.reached : mark.index + 1], MAX_DEPTH, building.depth):
+    # The parser looks ahead of its events, and may have a bound on depth of its own.
+    if is_deeper(text[builder.reached : mark.index + 1], MAX_DEPTH, builder.depth):
         return _TOO_DEEP
-    return f"not YAML at line {mark.line + 1} column {mark.column + 1}: {reason(text, mark.index)}"
+    return f"not YAML at line {mark.line + 1} column {mark.column + 1}: {syntax_problem(text, mark.index)}"
 
 
 def _refusal(problem: str) -> RunDecodeError:
     return RunDecodeError([FieldError("", problem)])
 
 
-class _Building:
-    """The value that events make, built without recursion, so that no depth of it can hurt."""
+class _ValueBuilder:
+    """Builds a value from parser events without recursion, so that deep nesting does no harm."""
 
     def __init__(self) -> None:
         self._levels: list[list[object]] = [[]]
@@ -111,7 +111,7 @@ class _Building:
                 members = levels.pop()
                 levels[-1].append(members if kind == "SequenceEndEvent" else _object(members))
             elif kind == "AliasEvent":
-                # A few aliases of aliases are a text of gigabytes, and what writes cassettes writes none.
+                # Aliases of aliases can expand to gigabytes, and recorders of cassettes write none.
                 line = event.start_mark.line + 1
                 raise _refusal(f"line {line} has an alias (*{event.anchor[:64]}), which is not read")
         documents = levels[0]
@@ -127,7 +127,7 @@ def _object(members: list[object]) -> dict[str, object]:
 
 
 def _scalar(event: Any) -> object:
-    """Return what a scalar spells: only a plain one without a tag can be anything but text."""
+    """Return the value of a scalar. Only a plain one without a tag can be anything but text."""
     text: str = event.value
     if event.tag in _BINARY:
         return Base64(text)
@@ -135,8 +135,8 @@ def _scalar(event: Any) -> object:
         return text
     if text in _NULLS:
         return None
-    if text in _TRUTHS:
-        return _TRUTHS[text]
+    if text in _BOOLEANS:
+        return _BOOLEANS[text]
     if _INTEGER.fullmatch(text):
         return int(text)
     return float(text) if _NUMBER.fullmatch(text) else text

@@ -216,7 +216,7 @@ class WorkerSession(CancelWatch):
         for work in left:
             self._stop_execution(work)
         self._declined.clear()
-        log.warning("worker %s lets go of %s: %s", self.name, validators.counted(len(left), "run"), why)
+        log.warning("worker %s lets go of %s: %s", self.name, validators.pluralize(len(left), "run"), why)
         self._lease_lost = True
         self._wake.set()
 

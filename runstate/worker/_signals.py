@@ -33,7 +33,7 @@ _SAY_S: Final = 0.2  # for the log, which may be blocked like everything else
 _MARK: Final = b"\0"  # among the numbers of signals: what came before it was read
 _ending: Final = threading.Lock()
 
-_Handler: TypeAlias = "Callable[[int, FrameType | None], Any] | int | None"
+_SignalHandler: TypeAlias = "Callable[[int, FrameType | None], Any] | int | None"
 
 
 class StopSignals:
@@ -66,7 +66,7 @@ class StopSignals:
         self._waits_from = float("-inf")
         self._ends_at = float("inf")
         self._is_left = False
-        self._previous: dict[int, _Handler] = {}
+        self._previous: dict[int, _SignalHandler] = {}
         self._previous_wakeup = -1
         self._writer: socket.socket | None = None
         self._caught_up: Final = threading.Event()

@@ -1,7 +1,8 @@
-"""Reads lanes back into moves: the second opinion on the pencils.
+"""Reads lanes back into moves: the second opinion on the renderers.
 
-It looks at what is on the paper, rings and arrow heads and the columns they stand in, and at nothing the pencils might
-have said besides. So if a picture shows another law than the one it was drawn from, the reader finds that other law.
+It looks at what is on the paper, rings and arrow heads and the columns they stand in, and at nothing the renderers
+might have said besides. So if a picture shows another law than the one it was drawn from, the reader finds that other
+law.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import attrs
 
 from runstate.diagram.canvas import ASCII, UNICODE, without_color
 from runstate.diagram.model import Move
-from runstate.diagram.renderers.lanes_text import EMPTY, HANGING, TITLE
+from runstate.diagram.renderers.lanes_text import EMPTY, INDENT, TITLE
 from runstate.lifecycle import RunEvent, RunStatus
 
 __all__ = ["parse_lanes"]
 
-_STROKES: Final = (UNICODE.lit, UNICODE.dim, ASCII.lit, ASCII.dim)
+_STROKES: Final = (UNICODE.solid, UNICODE.dashed, ASCII.solid, ASCII.dashed)
 _LOOPS: Final = frozenset(stroke.loop for stroke in _STROKES)
 _RINGS: Final = frozenset(stroke.ring for stroke in _STROKES) | _LOOPS
 _HEADS: Final = frozenset(sign for s in _STROKES for sign in (s.right, s.left, s.both)) | _LOOPS
@@ -50,7 +51,7 @@ def parse_lanes(picture: str) -> frozenset[Move]:
     if picture.lstrip().startswith("<"):
         return _read_svg(picture)
     lines = [line for line in without_color(picture).splitlines() if not line.startswith(TITLE)]
-    unfolded = "\n".join(lines).replace(f"\n{HANGING}", " ").split("\n")
+    unfolded = "\n".join(lines).replace(f"\n{INDENT}", " ").split("\n")
     if EMPTY in unfolded:
         return frozenset()
     listed = [found for found in map(_LISTED.fullmatch, unfolded) if found]

@@ -6,18 +6,19 @@ import re
 
 import pytest
 
-from runstate.diagram import Standing, draw
-from runstate.diagram.canvas import PAINT, without_color
+from runstate.diagram import RunPosition, draw
+from runstate.diagram.canvas import without_color
+from runstate.diagram.palette import ANSI_STYLES
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Transition
 
 MIDNIGHT = 1_699_920_000  # 2023-11-14 00:00:00 UTC
 NOON = MIDNIGHT + 12 * 3600
-AT_WORK = Standing(
+AT_WORK = RunPosition(
     RunStatus.IN_PROGRESS,
     {"created_at": NOON + 1, "started_at": NOON + 3, "expires_at": NOON + 601, "failed_at": None},
     "run_abc",
 )
-ENDED = Standing(
+ENDED = RunPosition(
     RunStatus.COMPLETED,
     {"created_at": NOON + 1, "started_at": NOON + 3, "completed_at": NOON + 9, "expires_at": None},
 )
@@ -223,7 +224,7 @@ def test_a_run_at_work(form: str, width: int, expected: str) -> None:
 
 def test_a_time_stands_only_where_the_run_was() -> None:
     """Three ends write completed_at, but the time stands under the one that the run reached."""
-    captions = draw(standing=ENDED).splitlines()[3]
+    captions = draw(position=ENDED).splitlines()[3]
     assert [
         "12:00:01",
         "12:00:03",
@@ -237,7 +238,7 @@ def test_a_time_stands_only_where_the_run_was() -> None:
 
 def test_nothing_can_be_asked_of_a_run_that_ended() -> None:
     """Every lane of a terminal run is dimmed, and the mark stands under its status."""
-    text = draw(standing=ENDED)
+    text = draw(position=ENDED)
     title, _, names, _, mark, *_ = text.splitlines()
     assert "run is completed, times in UTC" == title
     assert "completed" == names[mark.index("▲") - 4 : mark.index("▲") + 5]
@@ -247,7 +248,7 @@ def test_nothing_can_be_asked_of_a_run_that_ended() -> None:
 def test_a_strange_name_is_shown_as_it_is() -> None:
     """Control characters, wide characters and line ends in an id are written as escapes, and a long id is cut."""
     titles = [
-        draw(standing=Standing(RunStatus.QUEUED, run_id=name), width=60).splitlines()[0]
+        draw(position=RunPosition(RunStatus.QUEUED, run_id=name), width=60).splitlines()[0]
         for name in ("\x1b[2J\né", "x" * 99)
     ]
     assert [r"run \x1b[2J\n\xe9 is queued, times in UTC", f"run {'x' * 33}... is queued"] == [titles[0], titles[1]]
@@ -255,7 +256,7 @@ def test_a_strange_name_is_shown_as_it_is() -> None:
 
 def test_loops_and_targets_in_the_middle() -> None:
     """A lane that leads back to where it is asked, or that is reached from both sides, has a sign of its own."""
-    law = Lifecycle(
+    lifecycle = Lifecycle(
         (
             Transition(RunEvent.COMPLETE, RunStatus.QUEUED, RunStatus.IN_PROGRESS, None, Basis.ALLOWED),
             Transition(RunEvent.COMPLETE, RunStatus.CANCELLING, RunStatus.IN_PROGRESS, None, Basis.ALLOWED),
@@ -273,23 +274,23 @@ fail           ●────────────────────�
 expire         ·         ◉            ·
 ● allowed here   ▶ leads to   ◉ both: leads back
     to the same status"""
-    assert expected == draw(law)
+    assert expected == draw(lifecycle)
 
 
 def test_a_law_without_rows() -> None:
     """A law without rows says so in words, with the run's place if there is one."""
     assert "no transitions" == draw(Lifecycle(()))
     assert "run is queued, times in UTC\n^ queued\nno transitions" == draw(
-        Lifecycle(()), "ascii", Standing(RunStatus.QUEUED), 30
+        Lifecycle(()), "ascii", RunPosition(RunStatus.QUEUED), 30
     )
 
 
 @pytest.mark.parametrize("width", [None, 125, 80, 40])
-@pytest.mark.parametrize("standing", [None, AT_WORK, ENDED])
-def test_color_changes_no_character(width: int | None, standing: Standing | None) -> None:
+@pytest.mark.parametrize("position", [None, AT_WORK, ENDED])
+def test_color_changes_no_character(width: int | None, position: RunPosition | None) -> None:
     """Without its escapes a coloured picture is the plain one, and no colour runs on past its line."""
-    colored = draw(RUN_LIFECYCLE, "lanes", standing, width, color=True)
-    assert draw(RUN_LIFECYCLE, "lanes", standing, width) == without_color(colored)
+    colored = draw(RUN_LIFECYCLE, "lanes", position, width, color=True)
+    assert draw(RUN_LIFECYCLE, "lanes", position, width) == without_color(colored)
     assert "\x1b[" in colored
     assert {"\x1b[0m"} == {re.findall("\x1b.*?m", line)[-1] for line in colored.splitlines() if "\x1b" in line}
 
@@ -312,7 +313,7 @@ def _brightness(code: int) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("paint", PAINT.values())
+@pytest.mark.parametrize("paint", ANSI_STYLES.values())
 def test_colors_can_be_seen_on_light_and_dark(paint: str) -> None:
     """Each tone has a contrast above 3 : 1 on white and on black."""
     light = _brightness(int(paint.rpartition(";")[2]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runstate.diagram import Format, Standing, draw
+from runstate.diagram import Format, RunPosition, draw
 from runstate.diagram.model import Move
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Stamp, Transition, documented
 from tests.diagram.lanes_parser import parse_lanes
@@ -19,7 +19,7 @@ LANES: tuple[Format, ...] = ("lanes", "ascii", "svg")
 
 
 @st.composite
-def laws(draw_: st.DrawFn) -> Lifecycle:
+def lifecycles(draw_: st.DrawFn) -> Lifecycle:
     """Any table the law's own checks let pass: also self-loops, targets between sources, no rows at all."""
     rows: list[Transition] = []
     for event in draw_(st.sets(st.sampled_from(RunEvent))):
@@ -31,35 +31,35 @@ def laws(draw_: st.DrawFn) -> Lifecycle:
 
 
 @st.composite
-def standings(draw_: st.DrawFn) -> Standing:
+def positions(draw_: st.DrawFn) -> RunPosition:
     """A run anywhere, whose id a stranger chose."""
     names: st.SearchStrategy[str] = st.sampled_from(("created_at", "expires_at", *get_args(Stamp)))
     stamps = draw_(st.dictionaries(names, st.none() | st.integers()))
-    return Standing(draw_(STATUSES), stamps, draw_(st.none() | st.text()))
+    return RunPosition(draw_(STATUSES), stamps, draw_(st.none() | st.text()))
 
 
-def moves(law: Lifecycle) -> frozenset[Move]:
-    return frozenset((row.event, row.source, row.target) for row in law.transitions)
+def moves(lifecycle: Lifecycle) -> frozenset[Move]:
+    return frozenset((row.event, row.source, row.target) for row in lifecycle.transitions)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", LANES)
 @settings(max_examples=120, deadline=None)
-@given(law=laws(), standing=st.none() | standings(), width=WIDTHS, color=st.booleans())
-@example(law=RUN_LIFECYCLE, standing=None, width=None, color=False)
-@example(law=Lifecycle(()), standing=None, width=None, color=False)
-@example(law=Lifecycle(()), standing=Standing(RunStatus.QUEUED), width=None, color=True)
+@given(lifecycle=lifecycles(), position=st.none() | positions(), width=WIDTHS, color=st.booleans())
+@example(lifecycle=RUN_LIFECYCLE, position=None, width=None, color=False)
+@example(lifecycle=Lifecycle(()), position=None, width=None, color=False)
+@example(lifecycle=Lifecycle(()), position=RunPosition(RunStatus.QUEUED), width=None, color=True)
 @example(
-    law=RUN_LIFECYCLE,
-    standing=Standing(RunStatus.FAILED, run_id="x\nfail      ●──▶\nqueued failed"),
+    lifecycle=RUN_LIFECYCLE,
+    position=RunPosition(RunStatus.FAILED, run_id="x\nfail      ●──▶\nqueued failed"),
     width=30,
     color=True,
 )
 def test_every_picture_is_its_law(
-    form: Format, law: Lifecycle, standing: Standing | None, width: int | None, color: bool
+    form: Format, lifecycle: Lifecycle, position: RunPosition | None, width: int | None, color: bool
 ) -> None:
     """Lanes, at any width, coloured or not, with a run or without, hold the moves of their law and no others."""
-    assert moves(law) == parse_lanes(draw(law, form, standing, width, color))
+    assert moves(lifecycle) == parse_lanes(draw(lifecycle, form, position, width, color))
 
 
 @pytest.mark.parametrize("form", LANES)
@@ -70,18 +70,25 @@ def test_nineteen_and_eleven(form: Format) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(law=laws(), standing=st.none() | standings(), width=st.integers(25, 160), form=st.sampled_from(LANES[:2]))
-def test_no_line_is_wider_than_asked(law: Lifecycle, standing: Standing | None, width: int, form: Format) -> None:
+@given(
+    lifecycle=lifecycles(),
+    position=st.none() | positions(),
+    width=st.integers(25, 160),
+    form=st.sampled_from(LANES[:2]),
+)
+def test_no_line_is_wider_than_asked(
+    lifecycle: Lifecycle, position: RunPosition | None, width: int, form: Format
+) -> None:
     """A line is wider than asked only if one word and its indent are."""
-    text = draw(law, form, standing, width)
+    text = draw(lifecycle, form, position, width)
     assert [] == [line for line in text.splitlines() if len(line) > width]
 
 
 @settings(max_examples=60, deadline=None)
-@given(law=laws(), standing=standings(), width=WIDTHS)
-def test_ascii_is_ascii(law: Lifecycle, standing: Standing, width: int | None) -> None:
+@given(lifecycle=lifecycles(), position=positions(), width=WIDTHS)
+def test_ascii_is_ascii(lifecycle: Lifecycle, position: RunPosition, width: int | None) -> None:
     """The plain form holds no other characters, whatever the run is called."""
-    assert draw(law, "ascii", standing, width).isascii()
+    assert draw(lifecycle, "ascii", position, width).isascii()
 
 
 @pytest.mark.parametrize("text", ["", "hello", "fail: nobody -> knows", "<html></html>", "<p>queued</p>"])
@@ -137,7 +144,7 @@ def test_a_shape_between_columns_is_refused() -> None:
 
 
 def test_a_moved_arrow_is_another_rule() -> None:
-    """The reader believes the shapes, not what the pencil says besides."""
+    """The reader believes the shapes, not what the renderer says besides."""
     text = draw()
     line = next(line for line in text.splitlines() if line.startswith("confirm_cancel"))
     moved = line.replace("─▶             ·", "───────────────▶"[:2] + "─" * 12 + "─▶")

@@ -30,7 +30,7 @@ import runstate.testing
 import runstate.testing.conformance
 import runstate.worker
 from runstate.cli import cli
-from runstate.testing.conformance import Judgement
+from runstate.testing.conformance import ConformanceReport
 from tests.support.source_names import identifiers
 
 ROOT: Final = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ OWNERS: Final[dict[str, Any]] = {
     "st": st,
     "ctx": runstate.worker.Context,
     "error": runstate.errors.StoreError,
-    "judgement": Judgement,
+    "report": ConformanceReport,
     "run": runstate.Run,
     "run_clock": runstate.ManualClock,
     "store": runstate.store.Store,

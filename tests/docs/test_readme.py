@@ -55,7 +55,7 @@ def test_the_second_command_finds_nothing() -> None:
     """The recording that the README names is judged without a complaint."""
     with (ROOT / "examples" / "recorded.jsonl").open("rb") as file:
         report = report_on(read_snapshots(file))
-    assert (8, []) == (len(report.run_ids), report.complaints)
+    assert (8, []) == (len(report.run_ids), report.findings)
 
 
 def test_a_stale_picture_is_noticed() -> None:

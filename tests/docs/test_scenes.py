@@ -56,7 +56,7 @@ def test_every_run_it_shows_could_be() -> None:
     for trace in traces.values():
         verdict = judge_trace(trace)
         assert () == verdict.findings
-        assert all((step.source, step.events[0], step.target) in moves for step in verdict.steps)
+        assert all((step.source, step.events[0], step.target) in moves for step in verdict.changes)
 
 
 def test_a_refusal_shows_the_run_as_it_was() -> None:

@@ -46,10 +46,12 @@ def plain(model: object) -> dict[str, object]:
     return {name: value for name, value in vars(model).items() if not callable(value)}
 
 
-def job_in(status: str, law: Lifecycle = RUN_LIFECYCLE, machine_cls: type[Machine] = Machine, **options: Any) -> Job:
+def job_in(
+    status: str, lifecycle: Lifecycle = RUN_LIFECYCLE, machine_cls: type[Machine] = Machine, **options: Any
+) -> Job:
     job = Job()
     with use_clock(ManualClock(NOW)):
-        run_machine(job, initial=status, machine_cls=machine_cls, law=law, **options)
+        run_machine(job, initial=status, machine_cls=machine_cls, lifecycle=lifecycle, **options)
     return job
 
 
@@ -64,13 +66,13 @@ def test_the_pairs_are_all_eighty_one() -> None:
     assert sum(RUN_LIFECYCLE.find(status, event) is not None for status, event in PAIRS) == 19
 
 
-@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
+@pytest.mark.parametrize("lifecycle", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
 @pytest.mark.parametrize(("status", "event"), PAIRS)
-def test_the_twin_gives_the_same_second_opinion(status: RunStatus, event: RunEvent, law: Lifecycle) -> None:
+def test_the_twin_gives_the_same_second_opinion(status: RunStatus, event: RunEvent, lifecycle: Lifecycle) -> None:
     """It moves exactly where the law has a row, writes what the row says, and else changes nothing."""
-    job = job_in(status, law)
+    job = job_in(status, lifecycle)
     before = plain(job)
-    row = law.find(status, event)
+    row = lifecycle.find(status, event)
     assert (row is not None) is getattr(job, f"may_{event}")()
 
     if row is None:
@@ -83,7 +85,7 @@ def test_the_twin_gives_the_same_second_opinion(status: RunStatus, event: RunEve
     expected = {**before, "status": row.target.value}
     if row.stamp is not None:
         expected[row.stamp] = NOW + 7
-    if law.is_terminal(row.target):
+    if lifecycle.is_terminal(row.target):
         expected["expires_at"] = None
     assert expected == plain(job)
 

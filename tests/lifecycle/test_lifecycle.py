@@ -90,14 +90,14 @@ def test_birth() -> None:
     assert "queued" == INITIAL_STATUS.value
 
 
-@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
-def test_the_law_cannot_be_changed(law: Lifecycle) -> None:
+@pytest.mark.parametrize("lifecycle", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
+def test_the_law_cannot_be_changed(lifecycle: Lifecycle) -> None:
     """Neither a row nor the table can be assigned to."""
     with pytest.raises(AttributeError):
-        law.transitions = ()  # type: ignore[misc]
+        lifecycle.transitions = ()  # type: ignore[misc]
     with pytest.raises(AttributeError):
-        law.transitions[0].target = RunStatus.FAILED  # type: ignore[misc]
-    assert RunStatus.IN_PROGRESS is law.transitions[0].target
+        lifecycle.transitions[0].target = RunStatus.FAILED  # type: ignore[misc]
+    assert RunStatus.IN_PROGRESS is lifecycle.transitions[0].target
 
 
 # --- the look-ups -----------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_target_of(event: str) -> None:
 
 def test_target_of_an_unknown_event() -> None:
     """A law that lacks an event says so."""
-    with pytest.raises(DefinitionError, match=r"^no transition of this law has the event start$"):
+    with pytest.raises(DefinitionError, match=r"^no transition of this lifecycle has the event start$"):
         Lifecycle(()).target_of(RunEvent.START)
     assert frozenset() == Lifecycle(()).sources_of(RunEvent.START)
 
@@ -329,16 +329,18 @@ def test_a_law_says_how_many_rows_it_has() -> None:
     assert "<Lifecycle of 11 transitions>" == repr(documented())
 
 
-@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
-def test_a_law_stays_the_law_in_a_copy_and_in_another_process(law: Lifecycle) -> None:
+@pytest.mark.parametrize("lifecycle", [RUN_LIFECYCLE, documented()], ids=["law", "documented"])
+def test_a_law_stays_the_law_in_a_copy_and_in_another_process(lifecycle: Lifecycle) -> None:
     """What was copied or pickled is that very law, so that code which asks for `RUN_LIFECYCLE` finds it."""
-    assert copy.copy(law) is copy.deepcopy(law) is pickle.loads(pickle.dumps(law)) is law
+    assert copy.copy(lifecycle) is copy.deepcopy(lifecycle) is pickle.loads(pickle.dumps(lifecycle)) is lifecycle
     command = (
         "import pickle, sys; from runstate import RUN_LIFECYCLE, documented; law = pickle.load(sys.stdin.buffer); "
     )
     command += "print(law is RUN_LIFECYCLE, law is documented())"
-    done = subprocess.run([sys.executable, "-c", command], input=pickle.dumps(law), capture_output=True, check=True)
-    assert f"{law is RUN_LIFECYCLE} {law is documented()}" == done.stdout.decode().strip()
+    done = subprocess.run(
+        [sys.executable, "-c", command], input=pickle.dumps(lifecycle), capture_output=True, check=True
+    )
+    assert f"{lifecycle is RUN_LIFECYCLE} {lifecycle is documented()}" == done.stdout.decode().strip()
 
 
 def test_laws_with_the_same_rows_are_equal() -> None:

@@ -514,7 +514,7 @@ def test_every_error_of_a_store_is_a_public_one() -> None:
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
                 if bases & (public | {"Exception", "BaseException"}):
                     found.add(node.name)
-    assert {"TokenLimitReached", "RunFailed", "_Undone"} == found - public
+    assert {"TokenLimitReached", "RunFailed", "_Rollback"} == found - public
 
 
 def test_a_busy_file_is_told_by_a_public_error(path: Path) -> None:

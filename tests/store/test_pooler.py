@@ -23,7 +23,7 @@ from runstate.store import Store, open_store
 from runstate.store._postgres import connection as driver
 from runstate.store._postgres.connection import PostgresDatabase
 from runstate.store.doctor import examine
-from runstate.testing.fixtures import a_store
+from runstate.testing.fixtures import temporary_store
 from runstate.worker import Context, Worker
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, ask_store, names, wait_for_a_lock
@@ -343,7 +343,10 @@ def test_the_status_of_every_live_run_is_reached_again(pooled: str) -> None:
 def test_a_store_of_the_pytest_plugin(direct: str, request: pytest.FixtureRequest) -> None:
     """Where a pooler drops the schema that a test is given, the test is not let loose on another's tables."""
     with PgBouncer(direct, settings={"ignore_startup_parameters": "options"}) as pooler, Prompt(direct) as prompt:
-        with pytest.raises(StoreError, match="drops the `options` of the address"), a_store(pooler.url, request):
+        with (
+            pytest.raises(StoreError, match="drops the `options` of the address"),
+            temporary_store(pooler.url, request),
+        ):
             pass
         assert [] == prompt.run("SELECT 1 FROM pg_namespace WHERE starts_with(nspname, 'runstate_test_')")
         assert [] == prompt.rows("runstate_run")

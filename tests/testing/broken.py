@@ -10,7 +10,7 @@ import threading
 from itertools import count
 from typing import Any, Final
 
-from runstate.testing.conformance import Functions
+from runstate.testing.conformance import FunctionAdapter
 from tests.support.lifecycle import GIVEN, HELD_IN, NOW, ROWS, STAMPED_BY, STAMPS, TABLE
 
 Record = dict[str, Any]
@@ -36,7 +36,7 @@ class Desk:
         self.kept[run_id] = {**born, **dict.fromkeys((*STAMPS, *HELD_IN)), **born}
         return run_id
 
-    def ask(self, run: str, event: str) -> None:
+    def send(self, run: str, event: str) -> None:
         with self.turn:
             self.move(self.kept[run], str(event))
 
@@ -65,8 +65,10 @@ class Desk:
             elif field in GIVEN and record[field] is None:
                 record[field] = GIVEN[field]
 
-    def subject(self) -> Functions:
-        return Functions(self.create, self.ask, self.read, refused=No, advance=self.advance, name=type(self).__name__)
+    def system(self) -> FunctionAdapter:
+        return FunctionAdapter(
+            self.create, self.send, self.read, refused=No, advance=self.advance, name=type(self).__name__
+        )
 
 
 # --- which moves are made ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import copy
 import threading
 
 from runstate import RunEvent
-from runstate.testing.conformance import NotOffered, Objects
+from runstate.testing.conformance import EventNotOffered, ObjectAdapter
 from tests.testing.broken import Desk, No, Record
 
 # --- at once ----------------------------------------------------------------------------------------------------------
@@ -15,7 +15,7 @@ from tests.testing.broken import Desk, No, Record
 class Meeting:
     """Where two threads that race wait for each other, so that both have looked before either writes.
 
-    Whoever comes from the trial's own thread, alone, passes through.
+    Whoever comes from the conformance kit's own thread, alone, passes through.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class LooksThenWrites(Desk):
         super().__init__()
         self.meeting = Meeting()
 
-    def ask(self, run: str, event: str) -> None:
+    def send(self, run: str, event: str) -> None:
         seen = self.read(run)
         self.check(seen, event)
         self.meeting.meet()
@@ -47,10 +47,10 @@ class StopsForEver(Desk):
         super().__init__()
         self.released = threading.Event()
 
-    def ask(self, run: str, event: str) -> None:
+    def send(self, run: str, event: str) -> None:
         if threading.current_thread() is not threading.main_thread():
             self.released.wait()
-        super().ask(run, event)
+        super().send(run, event)
 
 
 class GivesWay(Desk):
@@ -60,12 +60,12 @@ class GivesWay(Desk):
         super().__init__()
         self.meeting = Meeting()
 
-    def ask(self, run: str, event: str) -> None:
+    def send(self, run: str, event: str) -> None:
         self.check(self.read(run), event)
         self.meeting.meet()
         if threading.current_thread() is not threading.main_thread():
             raise No("somebody else is at it")
-        super().ask(run, event)
+        super().send(run, event)
 
 
 class BreaksAtOnce(Desk):
@@ -75,7 +75,7 @@ class BreaksAtOnce(Desk):
         super().__init__()
         self.meeting = Meeting()
 
-    def ask(self, run: str, event: str) -> None:
+    def send(self, run: str, event: str) -> None:
         self.meeting.meet()
         mine = self.turn.acquire(blocking=False)
         self.meeting.meet()
@@ -94,8 +94,8 @@ class ForgetsToClose(Desk):
         super().__init__()
         self.torn: set[str] = set()
 
-    def ask(self, run: str, event: str) -> None:
-        super().ask(run, event)
+    def send(self, run: str, event: str) -> None:
+        super().send(run, event)
         if threading.current_thread() is not threading.main_thread():
             self.torn.add(run)
 
@@ -178,11 +178,11 @@ class Cards(Desk):
         if self.kept[record["id"]]["version"] != record["version"]:
             raise No("it was changed since you read it")
 
-    def cards(self) -> Objects:
-        return Objects(
+    def cards(self) -> ObjectAdapter:
+        return ObjectAdapter(
             self.new,
             refused=No,
-            names={"request_cancel": "cancel"},
+            methods={"request_cancel": "cancel"},
             load=self.load,
             read=self.look,
             advance=self.advance,
@@ -228,12 +228,12 @@ class Leases(Desk):
         self.owners: dict[str, str] = {}
         self.lapsed: set[str] = set()
 
-    def ask(self, run: str, event: RunEvent | str) -> None:
-        super().ask(run, event)
+    def send(self, run: str, event: RunEvent | str) -> None:
+        super().send(run, event)
 
     def claim(self, worker: str, run: str) -> None:
         if run not in self.owners:
-            self.ask(run, "start")
+            self.send(run, "start")
         elif self.owners[run] not in self.lapsed:
             raise No("somebody has it")
         self.owners[run] = worker
@@ -243,7 +243,7 @@ class Leases(Desk):
 
     def settle(self, worker: str, run: str, event: str) -> None:
         self.owns(worker, run)
-        self.ask(run, event)
+        self.send(run, event)
 
     def owns(self, worker: str, run: str) -> None:
         if self.owners[run] != worker:
@@ -284,7 +284,7 @@ class WritesForTheLate(Leases):
 
     def owns(self, worker: str, run: str) -> None:
         if self.owners[run] != worker:
-            self.ask(run, "complete")
+            self.send(run, "complete")
         super().owns(worker, run)
 
 
@@ -293,5 +293,5 @@ class TellsNobody(Leases):
 
     def settle(self, worker: str, run: str, event: str) -> None:
         if event != "complete":
-            raise NotOffered
+            raise EventNotOffered
         super().settle(worker, run, event)

@@ -1,13 +1,14 @@
-"""Implementations of runs with one mistake each, and who catches them: the kit's assertions, its trial.
+"""Implementations of runs with one mistake each, and who catches them: the kit's assertions, its conformance kit.
 
     python -m tests.testing.mutants
 
 `AgentRun` is what a user might write: nine methods over a literal table. Each mutant is that class with one thing
 changed in its table, and is put to the kit as a user would: `assert_moves` over `moves()`, `assert_refused` over
-`refusals()`, `assert_moves` along `walks()`, and `hold_trial`. After these come mutants of `Run` itself, made by
+`refusals()`, `assert_moves` along `walks()`, and `check_conformance`. After these come mutants of `Run` itself, made by
 changing what `runstate.run._run` has looked up in the law, or what a move writes.
 
-A mutant that is legal after all, or that the trial lets pass on purpose, says why, and is not counted as caught.
+A mutant that is legal after all, or that the conformance kit lets pass on purpose, says why, and is not counted as
+caught.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pytest
 from runstate import IllegalTransition, ManualClock, Run, ToolOutputsMismatch, use_clock
 from runstate.run import _run as run
 from runstate.testing import a_run, assert_moves, assert_refused, assert_stamps, moves, refusals, walks
-from runstate.testing.conformance import Objects, RunsInMemory, hold_trial
+from runstate.testing.conformance import InMemoryAdapter, ObjectAdapter, check_conformance
 from tests.support.lifecycle import HELD_IN, NOW, PAIRS, STAMPS, STATUSES, TABLE
 
 # --- what a user might write ------------------------------------------------------------------------------------------
@@ -154,8 +155,8 @@ class Written:
     load: Callable[[Mapping[str, Any]], Any]
     """Make a run of a record."""
     refused: type[Exception]
-    trial: Callable[[], Any]
-    """A subject for the trial."""
+    system: Callable[[], Any]
+    """What the conformance kit checks."""
 
 
 def test_moves(written: Written) -> None:
@@ -180,16 +181,16 @@ def test_walks(written: Written) -> None:
             made = assert_moves(made, step.event, step.target, refused=written.refused, at=at)
 
 
-def test_trial(written: Written) -> None:
-    judgement = hold_trial(written.trial(), race_rounds=0)
-    assert judgement.holds, str(judgement)
+def test_conformance(written: Written) -> None:
+    report = check_conformance(written.system(), race_rounds=0)
+    assert report.conforms, str(report)
 
 
 SUITE: Final[Mapping[str, Callable[[Written], None]]] = {
     "moves": test_moves,
     "refusals": test_refusals,
     "walks": test_walks,
-    "trial": test_trial,
+    "conformance": test_conformance,
 }
 for _test in SUITE.values():
     _test.__test__ = False  # type: ignore[attr-defined]  # pytest would take them for its own
@@ -229,7 +230,7 @@ class Mutant:
         """Write it."""
         clock = ManualClock(float(NOW))
 
-        class Subject(Objects):
+        class ClockedAdapter(ObjectAdapter):
             def advance(self, seconds: int) -> None:
                 clock.advance(seconds)
 
@@ -237,7 +238,7 @@ class Mutant:
             lambda clock: AgentRun(self.rows, clock, **deepcopy(dict(self.born))),
             lambda record: AgentRun(self.rows, ManualClock(float(NOW)), **deepcopy(dict(record))),
             NotAllowed,
-            lambda: Subject(lambda: AgentRun(self.rows, clock, **deepcopy(dict(self.born))), refused=NotAllowed),
+            lambda: ClockedAdapter(lambda: AgentRun(self.rows, clock, **deepcopy(dict(self.born))), refused=NotAllowed),
         )
 
 
@@ -347,7 +348,7 @@ def _births() -> Iterator[Mutant]:
     wrong += [*dict.fromkeys(STAMPS, NOW).items(), *_VALUES.items(), ("expires_at", None)]
     for name, value in wrong:
         told = value if name == "status" else "null" if value is None else "set"
-        yield Mutant("born wrong", f"{name} is {told} at birth", born={name: value})
+        yield Mutant("born wrong", f"{name} is {told} at creation", born={name: value})
 
 
 # --- mutants of Run ---------------------------------------------------------------------------------------------------
@@ -359,7 +360,7 @@ _NAMES: Final = {
     "request_cancel": ("_MAY_REQUEST", "_REQUESTED"),
     "confirm_cancel": ("_MAY_CONFIRM", "_CONFIRMED"),
     "complete": ("_MAY_COMPLETE", "_COMPLETED"),
-    "mark_incomplete": ("_MAY_CUT", "_INCOMPLETE"),
+    "mark_incomplete": ("_MAY_MARK_INCOMPLETE", "_INCOMPLETE"),
     "fail": ("_MAY_FAIL", "_FAILED"),
     "expire": ("_MAY_EXPIRE", "_EXPIRED"),
 }
@@ -389,7 +390,7 @@ def _new_run(clock: ManualClock) -> Run:
     return Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", id="run_1", at=int(clock.time()))
 
 
-REAL: Final = Written(_new_run, Run.from_dict, IllegalTransition, RunsInMemory)
+REAL: Final = Written(_new_run, Run.from_dict, IllegalTransition, InMemoryAdapter)
 
 
 def real_mutants() -> Iterator[RealMutant]:
@@ -453,7 +454,7 @@ class Count:
     all: int = 0
     legal: int = 0
     by_assertions: int = 0
-    by_trial: int = 0
+    by_conformance: int = 0
     by_both: int = 0
     missed: int = 0
 
@@ -464,9 +465,9 @@ class Count:
             self.legal += 1
             return
         asserted = bool({*found} & {*ASSERTIONS})
-        tried = "trial" in found
+        tried = "conformance" in found
         self.by_assertions += asserted
-        self.by_trial += tried
+        self.by_conformance += tried
         self.by_both += asserted and tried
         self.missed += not (asserted and tried)
 

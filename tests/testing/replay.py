@@ -1,4 +1,4 @@
-"""A charge's reproduction executed literally, to see whether it shows what it says."""
+"""The reproduction of a violation, executed line by line to see that it shows what the violation says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from runstate.testing.conformance import Charge, Subject
+from runstate.testing.conformance import SystemUnderTest, Violation
 
 __all__ = ["Shown", "replay"]
 
@@ -29,15 +29,15 @@ class Shown(NamedTuple):
         return self.errors[-1]
 
 
-def replay(charge: Charge, subject: Subject) -> Shown:
+def replay(violation: Violation, system: SystemUnderTest) -> Shown:
     """Execute a reproduction line by line, a refusal or not; each must be answered as its comment says."""
-    room: dict[str, Any] = {"subject": subject, "time": time, "ThreadPoolExecutor": ThreadPoolExecutor}
+    room: dict[str, Any] = {"system": system, "time": time, "ThreadPoolExecutor": ThreadPoolExecutor}
     seen: list[dict[str, Any]] = []
     errors: list[BaseException | None] = []
-    for line in charge.reproduction:
+    for line in violation.reproduction:
         call, _, said = (part.strip() for part in line.partition("  #"))
-        if "ask" in call or "settle" in call:
-            seen.append(look(subject, room))
+        if "send" in call or "settle" in call:
+            seen.append(look(system, room))
         try:
             exec(call, room)
             error = None
@@ -47,19 +47,19 @@ def replay(charge: Charge, subject: Subject) -> Shown:
             errors.append(error)
         if said.startswith("moved to "):
             assert error is None
-            assert said.removeprefix("moved to ") == subject.read(room["run"])["status"]
+            assert said.removeprefix("moved to ") == system.read(room["run"])["status"]
         elif said:
-            assert (said == "refused") is isinstance(error, subject.refused)
+            assert (said == "refused") is isinstance(error, system.refused)
             assert error is not None
     answers: list[Future[object]] = room.get("answers", [])
     if answers:
         errors += [answer.exception(30) for answer in answers]
         room["pool"].shutdown()
-    return Shown(seen[-1] if seen else {}, look(subject, room), errors)
+    return Shown(seen[-1] if seen else {}, look(system, room), errors)
 
 
-def look(subject: Subject, room: dict[str, Any]) -> dict[str, Any]:
+def look(system: SystemUnderTest, room: dict[str, Any]) -> dict[str, Any]:
     try:
-        return dict(subject.read(room["run"]))
+        return dict(system.read(room["run"]))
     except Exception:
         return {}

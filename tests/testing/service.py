@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from runstate.testing.conformance import Http
+from runstate.testing.conformance import HttpAdapter
 from runstate.testing.conformance._http import Route
 from tests.support.lifecycle import EVENTS
 from tests.testing.broken import Desk, No, Record
@@ -59,7 +59,7 @@ class Service:
             if got != ["call_1"]:
                 return self.error(400, f"Expected tool outputs for call_ids ['call_1'], got {got}")
         try:
-            self.desk.ask(run, event)
+            self.desk.send(run, event)
         except No:
             return self.refused(event, status)
         return self.ok(self.desk.read(run))
@@ -79,7 +79,7 @@ class Service:
         return 200, json.dumps(record).encode(), {}
 
 
-class Clocked(Http):
+class Clocked(HttpAdapter):
     """An adapter that can also move the time of its service, which stands in the same process."""
 
     def __init__(self, url: str, desk: Desk, **given: Any) -> None:

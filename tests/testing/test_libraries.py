@@ -1,6 +1,6 @@
-"""Other people's libraries on trial: what is known to be wrong is found, and all the rest of what is asked holds.
+"""Other people's libraries on system: what is known to be wrong is found, and all the rest of what is asked holds.
 
-Nothing here is a fault of this library. A release that mends something fails a test, which says so. docs/trial.md
+Nothing here is a fault of this library. A release that mends something fails a test, which says so. docs/conformance.md
 tells the same to users.
 """
 
@@ -18,11 +18,11 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from runstate import RUN_LIFECYCLE, RunEvent, RunStatus
-from runstate.testing.conformance import Functions, Judgement, hold_trial
+from runstate.testing.conformance import ConformanceReport, FunctionAdapter, check_conformance
 
 pytestmark = pytest.mark.foreign
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "trial.md").read_text(encoding="utf-8")
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
 Cell: TypeAlias = tuple[RunStatus, RunEvent]
 
 COMPLETED, FAILED, CANCELLED = RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
@@ -52,34 +52,34 @@ def _numbers(release: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", release)[:3]]
 
 
-def judged(subject: Any) -> Judgement:
-    """Hold a trial without races: two threads would meet on one event loop, or in one process's memory."""
-    with closing(subject):
-        return hold_trial(subject, race_rounds=0, tick_s=0, recognises=True)
+def judged(system: Any) -> ConformanceReport:
+    """Check conformance without races: two threads would meet on one event loop, or in one process's memory."""
+    with closing(system):
+        return check_conformance(system, race_rounds=0, time_step_s=0, allow_repeats=True)
 
 
-def assert_as_known(library: str, judgement: Judgement, known: Collection[Cell], row: str = "") -> None:
+def assert_as_known(library: str, report: ConformanceReport, known: Collection[Cell], row: str = "") -> None:
     """Hold a judgement against what is known to be wrong: no less, and no more; and against its row on the page."""
     found = f"{library} {version(library)}"
-    wrong = {(charge.status, charge.event) for charge in judgement.charges}
+    wrong = {(violation.status, violation.event) for violation in report.violations}
     mended = ", ".join(f"{event} in {status}" for status, event in known if (status, event) not in wrong)
-    assert not mended, f"mended: take it out of the table. {found} has it right now: {mended}\n\n{judgement}"
-    assert wrong <= {*known}, f"{found} has more wrong than the table says\n\n{judgement}"
+    assert not mended, f"mended: take it out of the table. {found} has it right now: {mended}\n\n{report}"
+    assert wrong <= {*known}, f"{found} has more wrong than the table says\n\n{report}"
     if f"| {found}, " in PAGE:  # it tells of one release
-        counts = f"{judgement.count('holds')} | {judgement.count('wrong')}"
+        counts = f"{report.count('holds')} | {report.count('wrong')}"
         assert re.search(rf"^\| {re.escape(row)}.*? \| {re.escape(counts)} \|", PAGE, re.MULTILINE), counts
 
 
 def test_what_is_mended_and_what_is_new_are_told_apart() -> None:
     """A table that has too much names the release and what to take out; one that has too little shows the matrix."""
-    refuses_nothing = Functions(create=lambda: {"status": "queued"}, ask=_move, read=dict, refused=())
-    judgement = hold_trial(refuses_nothing, race_rounds=0)
-    wrong = {cell for cell, verdict in judgement.cells.items() if verdict == "wrong"}
-    assert_as_known("pytest", judgement, wrong)
+    refuses_nothing = FunctionAdapter(create=lambda: {"status": "queued"}, send=_move, read=dict, refused=())
+    report = check_conformance(refuses_nothing, race_rounds=0)
+    wrong = {cell for cell, verdict in report.cells.items() if verdict == "wrong"}
+    assert_as_known("pytest", report, wrong)
     with pytest.raises(AssertionError, match=r"mended: take it out of the table\. pytest \d.* now: start in queued"):
-        assert_as_known("pytest", judgement, {*wrong, (RunStatus.QUEUED, START)})
+        assert_as_known("pytest", report, {*wrong, (RunStatus.QUEUED, START)})
     with pytest.raises(AssertionError, match=r"pytest \d.* has more wrong than the table says\s+functions: "):
-        assert_as_known("pytest", judgement, wrong - {(COMPLETED, START)})
+        assert_as_known("pytest", report, wrong - {(COMPLETED, START)})
 
 
 def _move(run: dict[str, str], event: RunEvent) -> None:
@@ -97,25 +97,25 @@ def a2a() -> Any:
 
 def test_a2a_task_manager() -> None:
     """It stores what is said of an ended task (a2aproject/a2a-python#1182); on the usual way all is well."""
-    judgement = judged(a2a().ToldTasks())
-    assert_as_known("a2a-sdk", judgement, left(ENDS, by=AGENTS_WORDS), row="a2a-sdk 1.3.0, `TaskManager`")
-    assert 6 + 3 == judgement.count("holds")
+    report = judged(a2a().ToldTasks())
+    assert_as_known("a2a-sdk", report, left(ENDS, by=AGENTS_WORDS), row="a2a-sdk 1.3.0, `TaskManager`")
+    assert 6 + 3 == report.count("holds")
 
 
 def test_a2a_served_with_an_agent_that_keeps_its_contract() -> None:
     """The server lets no client reopen or cancel an ended task, and all that can be asked holds."""
-    judgement = judged(a2a().ServedTasks())
-    assert_as_known("a2a-sdk", judgement, (), row="a2a-sdk 1.3.0, `DefaultRequestHandler`")
-    assert 9 + 6 == judgement.count("holds")
+    report = judged(a2a().ServedTasks())
+    assert_as_known("a2a-sdk", report, (), row="a2a-sdk 1.3.0, `DefaultRequestHandler`")
+    assert 9 + 6 == report.count("holds")
 
 
 def test_a2a_served_with_an_agent_that_speaks_on() -> None:
     """An agent that goes on after its last word reopens its own task; clients are refused all the same."""
-    judgement = judged(a2a().ServedTasks(speaks_on=True))
+    report = judged(a2a().ServedTasks(speaks_on=True))
     assert_as_known(
-        "a2a-sdk", judgement, left((COMPLETED, FAILED), by=AGENTS_WORDS), row="the same, an agent that continues"
+        "a2a-sdk", report, left((COMPLETED, FAILED), by=AGENTS_WORDS), row="the same, an agent that continues"
     )
-    assert {"holds"} == {judgement.cells[end, event] for end in ENDS for event in (REQUEST_CANCEL, SUBMIT_TOOL_OUTPUTS)}
+    assert {"holds"} == {report.cells[end, event] for end in ENDS for event in (REQUEST_CANCEL, SUBMIT_TOOL_OUTPUTS)}
 
 
 def test_a2a_a_cancel_that_meets_the_last_word() -> None:
@@ -131,11 +131,11 @@ def test_a2a_a_cancel_that_meets_the_last_word() -> None:
 
 def test_celery_keeps_a_success_and_no_other_end() -> None:
     """No later word changes SUCCESS, and a revoke changes no end. FAILURE and REVOKED give way, as Celery has it."""
-    judgement = judged(adapters("celery_results", "celery", "5.7").Results())
+    report = judged(adapters("celery_results", "celery", "5.7").Results())
     known = left((FAILED, CANCELLED), by=(START, COMPLETE, FAIL, CONFIRM_CANCEL))
-    assert_as_known("celery", judgement, known, row="celery 5.7.0")
-    assert {"holds"} == {judgement.cells[COMPLETED, event] for event in judgement.law.events}
-    assert {"holds"} == {judgement.cells[end, REQUEST_CANCEL] for end in ENDS}
+    assert_as_known("celery", report, known, row="celery 5.7.0")
+    assert {"holds"} == {report.cells[COMPLETED, event] for event in report.lifecycle.events}
+    assert {"holds"} == {report.cells[end, REQUEST_CANCEL] for end in ENDS}
 
 
 # --- openai-responses -------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ ENDED: Final = (COMPLETED, FAILED, RunStatus.INCOMPLETE, RunStatus.EXPIRED)
 
 def test_openai_responses_takes_any_cancel_and_drops_any_outputs() -> None:
     """Its mock cancels ended runs, leaves cancelled_at null, and answers to outputs with 200 and nothing done."""
-    judgement = judged(adapters("openai_mock", "openai-responses", "0.13.1").MockedRuns())
+    report = judged(adapters("openai_mock", "openai-responses", "0.13.1").MockedRuns())
     cancels = product((*LIVE, *ENDED), (REQUEST_CANCEL,))
     outputs = product((*LIVE, *ENDED, CANCELLED), (SUBMIT_TOOL_OUTPUTS,))
-    assert_as_known("openai-responses", judgement, {*cancels, *outputs}, row="openai-responses 0.13.1")
+    assert_as_known("openai-responses", report, {*cancels, *outputs}, row="openai-responses 0.13.1")

@@ -1,7 +1,7 @@
-"""Every implementation of runs with one mistake is caught: by the assertions, and by the trial alone.
+"""Every implementation of runs with one mistake is caught: by the assertions, and by the conformance kit alone.
 
-All of them, with both, by `python -m tests.testing.mutants`; here the trial, which takes longer, judges some of each
-kind.
+All of them, with both, by `python -m tests.testing.mutants`; here the conformance kit, which takes longer, judges some
+of each kind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import groupby
 
 import pytest
 
-from runstate.testing.conformance import RunsInMemory, hold_trial
+from runstate.testing.conformance import InMemoryAdapter, check_conformance
 from tests.support.lifecycle import TABLE
 from tests.testing.mutants import (
     ASSERTIONS,
@@ -41,11 +41,11 @@ def test_the_table_is_the_law() -> None:
 
 
 def test_nothing_is_found_in_what_is_right() -> None:
-    """The unmutated class and `Run` pass the whole suite, the trial too."""
+    """The unmutated class and `Run` pass the whole suite, the conformance kit too."""
     with UNMUTATED.written() as written:
         assert [] == list(caught_by(written))
     assert [] == list(caught_by(REAL))
-    assert hold_trial(RunsInMemory(), race_rounds=0).holds
+    assert check_conformance(InMemoryAdapter(), race_rounds=0).conforms
 
 
 def test_there_is_a_mutant_for_every_row() -> None:
@@ -80,22 +80,22 @@ def test_the_assertions_catch_each(kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY)
-def test_the_trial_catches_each(kind: str) -> None:
-    """Each mutant is found by the trial alone."""
+def test_the_conformance_kit_catches_each(kind: str) -> None:
+    """Each mutant is found by the conformance kit alone."""
     judged = [mutant for mutant in EVERY[kind] if not mutant.legal]
     missed = []
     for mutant in random.Random(kind).sample(judged, min(len(judged), _OF_EACH_KIND)):
         with mutant.written() as written:
-            if "trial" not in caught_by(written, ["trial"]):
+            if "conformance" not in caught_by(written, ["conformance"]):
                 missed.append(mutant.name)
     assert [] == missed
 
 
 def test_what_is_no_mistake() -> None:
-    """Four mutants are legal: two that change nothing, and a waiting run cancelled at once, which the trial allows."""
+    """Four mutants are legal: two that change nothing, and a waiting run cancelled at once, which the kit allows."""
     legal = [mutant for found in EVERY.values() for mutant in found if mutant.legal]
     assert 4 == len(legal)
     for _, alike in groupby(legal, lambda mutant: mutant.legal):
         for mutant in alike:
             with mutant.written() as written:
-                assert "trial" not in caught_by(written, ["trial"]), mutant.name
+                assert "conformance" not in caught_by(written, ["conformance"]), mutant.name

@@ -276,9 +276,9 @@ def test_addresses_of_every_form_get_the_schema(url: str, inside: str) -> None:
     """An address without a host, with a socket, or with options of its own keeps them."""
     from psycopg.conninfo import conninfo_to_dict
 
-    from runstate.testing.fixtures import _with_path
+    from runstate.testing.fixtures import _with_search_path
 
-    assert inside == _with_path(url, "s")
+    assert inside == _with_search_path(url, "s")
     assert conninfo_to_dict(url).items() - {("options", "-cjit=off")} <= conninfo_to_dict(inside).items()
 
 

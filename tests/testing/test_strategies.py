@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runstate import RUN_LIFECYCLE, IllegalTransition, Run, RunEvent, documented
 from runstate.run.values import IncompleteDetails, LastError, RequiredAction, ToolCall, TruncationStrategy, Usage
-from runstate.testing._drive import ask
+from runstate.testing._send import send_event
 from runstate.testing.strategies import illegal_moves, paths, runs, traces
 from runstate.traces import judge, judge_trace
 from tests.support.lifecycle import PAIRS, STATUSES, TABLE, everything
@@ -77,7 +77,7 @@ def test_paths_shrink_to_the_shortest(status: str) -> None:
 def test_paths_of_a_part_of_the_law() -> None:
     """Of the documented law no path has another row."""
     rows = {(row.source, row.event) for row in documented().transitions}
-    for path in drawn(paths(law=documented())):
+    for path in drawn(paths(lifecycle=documented())):
         status = "queued"
         for event in path:
             assert (status, event) in rows
@@ -156,7 +156,7 @@ def test_illegal_moves_are_refused(move: tuple[Run, RunEvent]) -> None:
     run, event = move
     before = everything(run)
     with pytest.raises(IllegalTransition):
-        ask(run, event)
+        send_event(run, event)
     assert before == everything(run)
 
 
@@ -183,8 +183,8 @@ def test_traces_are_plausible(trace: list[dict[str, Any]]) -> None:
 def test_traces_that_skip_nothing(trace: list[dict[str, Any]]) -> None:
     """Without polling each step is a row of the law."""
     assert "queued" == trace[0]["status"]
-    assert all(len(step.events) == 1 for step in judge_trace(trace).steps)
-    assert len(trace) - 1 == len(judge_trace(trace).steps)
+    assert all(len(step.events) == 1 for step in judge_trace(trace).changes)
+    assert len(trace) - 1 == len(judge_trace(trace).changes)
 
 
 def test_traces_of_pollers() -> None:
@@ -217,7 +217,7 @@ def test_broken_traces_break_in_every_way() -> None:
     assert fields | {"created_at"} == {finding.field for finding in problems}
 
 
-@given(traces(broken=True, polling=False, law=documented()))
+@given(traces(broken=True, polling=False, lifecycle=documented()))
 def test_broken_traces_of_a_part_of_the_law(trace: list[dict[str, Any]]) -> None:
     """They cannot be by that law, either."""
     assert judge_trace(trace, documented()).errors

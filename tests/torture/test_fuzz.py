@@ -205,18 +205,18 @@ def judged(text: bytes) -> Report:
 def test_many_directives_of_yaml_are_refused() -> None:
     """PyYAML compares each with all before it: a megabyte of them takes seconds, sixteen take half an hour."""
     text = b"---\n...\n" + b"".join(b"%%TAG !a%d! b\n" % number for number in range(200_000))
-    (complaint,) = judged(text).complaints
+    (complaint,) = judged(text).findings
     assert complaint.message.endswith("expected at most 100 %TAG directives, got more")
 
 
 def test_blank_lines_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A document that goes on in blank lines is refused at the reader's bound; the line of a fault is the file's."""
-    (complaint,) = judged(b"{\n\n\n5}\n").complaints
+    (complaint,) = judged(b"{\n\n\n5}\n").findings
     assert "line 4 column 1" in complaint.message
-    (complaint,) = judged(b"\n\ninteractions: [}\n").complaints
+    (complaint,) = judged(b"\n\ninteractions: [}\n").findings
     assert "line 3 column 16" in complaint.message
     monkeypatch.setattr("runstate.run.json_text.MAX_BYTES", 1000)
-    (complaint,) = judged(b"{\n" + b"\n" * 998 + b"}\n").complaints
+    (complaint,) = judged(b"{\n" + b"\n" * 998 + b"}\n").findings
     assert "expected at most 1000 bytes, got 1001" in complaint.message
 
 
@@ -227,4 +227,4 @@ def test_an_event_that_does_not_end() -> None:
         read_snapshots(iter([*[piece] * 40, b"\n", b"data: " + json.dumps(new_run().to_dict()).encode(), b"\n"]))
     )
     assert [True, False] == [snapshot.record is None for snapshot in found]
-    assert f"expected at most {MAX_BYTES} bytes, got 17000016" == found[0].faults[0].message
+    assert f"expected at most {MAX_BYTES} bytes, got 17000016" == found[0].errors[0].message

@@ -112,7 +112,7 @@ def places(text: str | bytes) -> list[str]:
 
 
 def told(text: str | bytes) -> list[str]:
-    return [str(complaint) for complaint in read(text).complaints]
+    return [str(complaint) for complaint in read(text).findings]
 
 
 # --- what the recorders write -----------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_what_was_recorded_of_a_lawful_server_is_in_order(name: str) -> None:
     data = (DATA / name).read_bytes()
     report = read(data)
     expected, runs, first = RECORDED[name]
-    assert (expected, runs, []) == (report.snapshots, len(report.run_ids), report.complaints)
+    assert (expected, runs, []) == (report.snapshots, len(report.run_ids), report.findings)
     assert first == places(data)[: len(first)]
 
 
@@ -173,7 +173,7 @@ def test_a_cassette_of_the_r_package_is_read() -> None:
         text += f"    body:\n      encoding: ''\n      file: no\n      string: |-\n        {body}\n"
         text += "  recorded_at: 2024-05-21 01:09:51 GMT\n"
     report = read(text + "recorded_with: vcr/1.2.2\n")
-    assert (3, []) == (report.snapshots, report.complaints)
+    assert (3, []) == (report.snapshots, report.findings)
 
 
 def test_a_cassette_of_ruby_is_read() -> None:
@@ -227,7 +227,7 @@ BODIES = {
 def test_a_body_is_unpacked_as_its_header_says(data: bytes, encoding: str) -> None:
     """Gzip and deflate are read, and what was unpacked before it was written is not unpacked twice."""
     report = read(a_cassette(an_interaction(packed(data), content_encoding=encoding)))
-    assert (1, []) == (report.snapshots, report.complaints)
+    assert (1, []) == (report.snapshots, report.findings)
     content = {"text": packed(data)["base64_string"], "encoding": "base64"}
     response = {"status": 200, "headers": [{"name": "Content-Encoding", "value": encoding}], "content": content}
     assert ["entry 1"] == places(a_har({"request": {}, "response": response}))
@@ -251,12 +251,12 @@ def test_a_body_that_cannot_be_read_is_told_if_it_may_have_held_a_run(data: byte
     """It is a complaint where runs are asked for, and silent elsewhere, and the run after it is read."""
     after = an_interaction(packed(TEXT))
     report = read(a_cassette(an_interaction(packed(data), content_encoding=encoding), after))
-    (complaint,) = report.complaints
+    (complaint,) = report.findings
     assert (1, "interaction 1", "error") == (report.snapshots, complaint.place, complaint.severity)
     assert said in complaint.message
     elsewhere = an_interaction(packed(data), uri="http://localhost/v1/embeddings", content_encoding=encoding)
     expected = [] if b'"thread.run"' not in data else [complaint.message]
-    assert expected == [complaint.message for complaint in read(a_cassette(elsewhere, after)).complaints]
+    assert expected == [complaint.message for complaint in read(a_cassette(elsewhere, after)).findings]
 
 
 def test_base64_that_is_none_is_told() -> None:
@@ -316,7 +316,7 @@ def test_other_traffic_is_silent() -> None:
     bodies += [{"string": 'event: error\ndata: {"error": {"message": "no"}}\n\n'}, *OTHERS]
     interactions = [an_interaction(body, uri=uri) for body in bodies for uri in (RUNS, "http://localhost/", "")]
     report = read(a_cassette(*interactions, an_interaction({"string": TEXT.decode()})))
-    assert (1, []) == (report.snapshots, report.complaints)
+    assert (1, []) == (report.snapshots, report.findings)
 
 
 def test_steps_of_a_run_are_silent_even_if_unreadable() -> None:
@@ -345,7 +345,7 @@ def test_an_answer_that_says_no_is_no_snapshot(code: int) -> None:
     refused = an_interaction({"string": json.dumps(started)}, code=code)
     others = [an_interaction({"string": json.dumps(run)}) for run in (queued, completed)]
     report = read(a_cassette(*others, refused))
-    assert (2, []) == (report.snapshots, report.complaints)
+    assert (2, []) == (report.snapshots, report.findings)
 
 
 # --- what cannot be ---------------------------------------------------------------------------------------------------
@@ -419,8 +419,8 @@ def test_an_accepted_submit_leads_anywhere(status: RunStatus) -> None:
 def test_a_law_without_the_event_says_nothing_of_its_answer() -> None:
     """A law of one's own need not know how to cancel."""
     cancel = an_interaction({"string": json.dumps(a_trace()[0])}, uri=f"{RUNS}/run_1/cancel", method="POST")
-    law = type(RUN_LIFECYCLE)(tuple(row for row in RUN_LIFECYCLE.transitions if row.event != "request_cancel"))
-    assert [] == check_snapshots(read_snapshots([a_cassette(cancel).encode()]), law).complaints
+    lifecycle = type(RUN_LIFECYCLE)(tuple(row for row in RUN_LIFECYCLE.transitions if row.event != "request_cancel"))
+    assert [] == check_snapshots(read_snapshots([a_cassette(cancel).encode()]), lifecycle).findings
 
 
 # --- hostile files ----------------------------------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def test_a_cassette_past_the_bound_is_refused_without_reading_on() -> None:
                 read_lines += 1
                 yield b"- " + b"x" * 1_000_000 + b"\n"
 
-        (complaint,) = check_snapshots(read_snapshots(endless())).complaints
+        (complaint,) = check_snapshots(read_snapshots(endless())).findings
         assert f"expected at most {MAX_BYTES} bytes" in complaint.message
         assert 17 == read_lines
 
@@ -509,7 +509,7 @@ def test_twenty_megabytes_are_refused_and_fifteen_read() -> None:
 def test_bodies_that_are_hostile_by_number_are_given_up() -> None:
     """A hundred that cannot be read are enough to know."""
     report = read(a_cassette(*[an_interaction({"string": "{"})] * 500))
-    assert (101, "interaction 100") == (len(report.complaints), report.complaints[-1].place)
+    assert (101, "interaction 100") == (len(report.findings), report.findings[-1].place)
 
 
 JUNK: list[Any] = [None, True, 5, -1.5, "", "x", [], {}, [[]], {"": None}, "gzip", "base64", "br", {"string": {}}]

@@ -450,11 +450,11 @@ def test_every_container_is_judged_the_same(write: Callable[[Trace], str | bytes
     """What is lawful has no complaint and all its steps; what is not has the one that it has everywhere."""
     lawful = read(write(LAWFUL))
     expected = read(lines(LAWFUL))
-    assert (5, {"run_1"}, [], 0) == (lawful.snapshots, lawful.run_ids, lawful.complaints, lawful.not_judged)
-    assert expected.steps == lawful.steps
-    assert 4 == lawful.steps.total()
+    assert (5, {"run_1"}, [], 0) == (lawful.snapshots, lawful.run_ids, lawful.findings, lawful.not_judged)
+    assert expected.changes == lawful.changes
+    assert 4 == lawful.changes.total()
     unlawful = read(write(UNLAWFUL))
-    (complaint,) = unlawful.complaints
+    (complaint,) = unlawful.findings
     assert (4, 1, 0) == (unlawful.snapshots, unlawful.errors, unlawful.not_judged)
     assert str(complaint).endswith(f": error: run run_1: {SAID}")
 

@@ -178,11 +178,11 @@ def test_every_dialect_is_judged_the_same(dialect: str, container: str) -> None:
     spell, remarks = DIALECTS[dialect]
     write = CONTAINERS[container]
     lawful = read(write([spell(run) for run in LAWFUL]))
-    assert (5, []) == (lawful.snapshots, lawful.complaints)
-    assert read(lines(LAWFUL)).steps == lawful.steps
+    assert (5, []) == (lawful.snapshots, lawful.findings)
+    assert read(lines(LAWFUL)).changes == lawful.changes
     assert remarks == notes(lawful).keys()
     unlawful = read(write([spell(run) for run in UNLAWFUL]))
-    (complaint,) = unlawful.complaints
+    (complaint,) = unlawful.findings
     assert str(complaint).endswith(f": error: run run_1: {SAID}")
 
 
@@ -190,10 +190,10 @@ def test_every_dialect_is_judged_the_same(dialect: str, container: str) -> None:
 def test_a_stamp_that_is_missing_is_found_in_every_dialect(spell: Callable[[Json], Json]) -> None:
     """A completed run without its time of completion cannot be, also where null is spelled as absence or as zero."""
     broken = [*LAWFUL[:4], LAWFUL[4] | {"completed_at": None}]
-    (complaint,) = read(lines(map(spell, broken))).complaints
+    (complaint,) = read(lines(map(spell, broken))).findings
     assert "completed_at is null, but every path from queued to completed stamps it" in complaint.message
     early = [LAWFUL[0], LAWFUL[1] | {"completed_at": CREATED + 5}]
-    (complaint,) = read(lines(map(spell, early))).complaints
+    (complaint,) = read(lines(map(spell, early))).findings
     assert "completed_at is set, but no path from queued to in_progress stamps it" in complaint.message
 
 
@@ -217,7 +217,7 @@ def test_a_run_without_any_stamp_is_judged_by_its_statuses() -> None:
     bare = [{k: v for k, v in run.items() if k not in STAMPS} for run in LAWFUL]
     bare = [without_nulls(run) for run in bare]
     report = read(lines(bare))
-    assert [] == report.complaints
+    assert [] == report.findings
     assert {
         "runs without any time stamp but created_at: their statuses were judged, their stamps were not": 5
     } == notes(report)
@@ -226,10 +226,10 @@ def test_a_run_without_any_stamp_is_judged_by_its_statuses() -> None:
 
 def test_explicit_nulls_are_what_they_say() -> None:
     """A run that spells its nulls and has none of its stamps is judged as it stands: nothing excuses it."""
-    (complaint,) = read(lines([LAWFUL[4] | {"completed_at": None, "started_at": None}])).complaints[:1]
+    (complaint,) = read(lines([LAWFUL[4] | {"completed_at": None, "started_at": None}])).findings[:1]
     assert "completed_at is null, but every path" in complaint.message
     without = {key: value for key, value in LAWFUL[4].items() if key != "failed_at"}
-    (complaint,) = read(lines([without])).complaints
+    (complaint,) = read(lines([without])).findings
     assert "failed_at: is missing" == complaint.message
 
 
@@ -247,11 +247,11 @@ def dashscope(run: Json, nothing: object = None, empty: object = None) -> Json:
 def test_dashscope_is_named_and_its_statuses_are_judged(nothing: object, empty: object) -> None:
     """In a stream its stamps are null, in a page they are zero; required_action and last_error are empty objects."""
     lawful = read(sse([dashscope(run, nothing, empty) for run in LAWFUL]))
-    assert (5, []) == (lawful.snapshots, lawful.complaints)
-    assert read(lines(LAWFUL)).steps == lawful.steps
+    assert (5, []) == (lawful.snapshots, lawful.findings)
+    assert read(lines(LAWFUL)).changes == lawful.changes
     assert 5 == notes(lawful)[DASHSCOPE]
     unlawful = read(lines([dashscope(run, nothing, empty) for run in UNLAWFUL]))
-    assert [SAID] == [f"{complaint.message} ({complaint.possible})" for complaint in unlawful.complaints]
+    assert [SAID] == [f"{complaint.message} ({complaint.hint})" for complaint in unlawful.findings]
 
 
 @pytest.mark.parametrize(
@@ -275,5 +275,5 @@ def test_what_is_of_no_dialect_is_refused_as_ever(member: Json, said: str) -> No
     """A value that nothing spells is an error that names it, and no guess."""
     report = read(lines([LAWFUL[1] | member]))
     assert 0 == report.snapshots
-    assert any(said in complaint.message for complaint in report.complaints)
+    assert any(said in complaint.message for complaint in report.findings)
     assert 1 == report.not_judged

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runstate import RUN_LIFECYCLE, Lifecycle, Run, RunDecodeError, RunEvent, RunStatus, documented
-from runstate.traces import FieldPattern, Finding, Step, field_patterns, judge, judge_trace
+from runstate.traces import FieldPattern, StatusChange, TraceFinding, field_patterns, judge, judge_trace
 from tests.support.lifecycle import (
     BORN,
     COMING_AND_GOING,
@@ -32,7 +32,7 @@ OLD = 1_700_000_000  # November 2023: no usage yet
 SPRING_2024 = 1_712_000_000
 
 
-def told(found: tuple[Finding, ...]) -> list[tuple[str, str]]:
+def told(found: tuple[TraceFinding, ...]) -> list[tuple[str, str]]:
     return [(finding.severity, str(finding)) for finding in found]
 
 
@@ -134,7 +134,7 @@ def test_usage_before_february_2024(created_at: int, severity: str) -> None:
     run.complete(at=created_at + 2)
     (finding,) = judge({**run.to_dict(), "usage": None})
     assert (severity, "usage") == (finding.severity, finding.field)
-    assert ("runs carry usage only since February 2024" == finding.possible) is (severity == "warning")
+    assert ("runs carry usage only since February 2024" == finding.hint) is (severity == "warning")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_incomplete_details_in_spring_2024(status: str, created_at: int, severit
     run = bring(status, at=created_at)
     (finding,) = judge({**run.to_dict(), "incomplete_details": SAMPLE["incomplete_details"]})
     assert (severity, "incomplete_details") == (finding.severity, finding.field)
-    known = "some completed runs of spring 2024 carry it" == finding.possible
+    known = "some completed runs of spring 2024 carry it" == finding.hint
     assert known is (severity == "warning")
 
 
@@ -207,9 +207,9 @@ SKEW = "possible only if the clocks of two machines differ"
 def test_a_finding_about_times_is_complete(odd: dict[str, int], field: str, problem: str) -> None:
     """It names severity, run, snapshot, field, problem and what would explain it, also inside a trace."""
     done = bring("completed").to_dict()
-    assert (Finding("warning", "run_1", 0, field, problem, SKEW),) == judge({**done, **odd})
+    assert (TraceFinding("warning", "run_1", 0, field, problem, SKEW),) == judge({**done, **odd})
     verdict = judge_trace([done, {**done, **odd}])
-    assert Finding("warning", "run_1", 1, field, problem, SKEW) in verdict.findings
+    assert TraceFinding("warning", "run_1", 1, field, problem, SKEW) in verdict.findings
 
 
 def test_a_time_that_is_equal_is_not_before() -> None:
@@ -222,7 +222,7 @@ def test_a_finding_about_the_deadline_is_complete() -> None:
     """It names the snapshot and the field."""
     born = new_run().to_dict()
     problem = f"expires_at {NOW} is not after created_at {NOW}"
-    expected = Finding("error", "run_1", 1, "expires_at", problem, "the deadline counts from creation")
+    expected = TraceFinding("error", "run_1", 1, "expires_at", problem, "the deadline counts from creation")
     assert expected in judge_trace([born, {**born, "expires_at": NOW}]).findings
 
 
@@ -233,16 +233,16 @@ def test_a_step_that_cannot_be_is_told_by_its_field() -> None:
     """The status if no path leads there, else the first field that differs, with both values, null said as null."""
     done, failed = bring("completed").to_dict(), bring("failed").to_dict()
     possible = "completed is terminal, nothing leaves it"
-    assert (Finding("error", "run_1", 1, "status", "no path leads from completed to failed", possible),) == judge_trace(
-        [done, failed]
-    ).findings
+    assert (
+        TraceFinding("error", "run_1", 1, "status", "no path leads from completed to failed", possible),
+    ) == judge_trace([done, failed]).findings
 
     started, born = bring("in_progress").to_dict(), new_run().to_dict()
     problem = f"started_at went from {NOW + 1} to null, but no path from in_progress to queued does that"
     onward = "requires_action, queued, cancelling, completed, incomplete, failed, cancelled, expired"
     (finding,) = judge_trace([started, born]).findings
     assert ("started_at", problem) == (finding.field, finding.message)
-    assert {*onward.split(", ")} == {*finding.possible.removeprefix("possible after in_progress: ").split(", ")}
+    assert {*onward.split(", ")} == {*finding.hint.removeprefix("possible after in_progress: ").split(", ")}
 
     back = {**started, "started_at": NOW}
     problem = f"started_at went from {NOW + 1} to {NOW}, but no path from in_progress to in_progress does that"
@@ -259,7 +259,7 @@ def test_among_equally_short_ways_the_first_of_the_table_is_told() -> None:
     again = bring("requires_action")
     again.submit_tool_outputs({"call_1": "sunny"})
     done = {**bring("completed").to_dict(), "started_at": again.started_at}
-    assert [(RunEvent.START, RunEvent.COMPLETE)] == [step.events for step in judge_trace([again, done]).steps]
+    assert [(RunEvent.START, RunEvent.COMPLETE)] == [step.events for step in judge_trace([again, done]).changes]
 
 
 def test_a_long_value_is_cut_in_the_sentence() -> None:
@@ -295,10 +295,10 @@ def test_every_step_there_can_be(before: HandShape) -> None:
         assert is_legal([first, second]) is (not verdict.errors)
         if verdict.errors:
             (finding,) = verdict.errors
-            assert (1, "run_1", ()) == (finding.index, finding.run_id, verdict.steps)
-            assert finding.possible
+            assert (1, "run_1", ()) == (finding.index, finding.run_id, verdict.changes)
+            assert finding.hint
         elif before.status != after.status:
-            ((source, target, events),) = [(s.source, s.target, s.events) for s in verdict.steps]
+            ((source, target, events),) = [(s.source, s.target, s.events) for s in verdict.changes]
             assert (before.status, after.status) == (source, target)
             assert leads(before, events) == after
 
@@ -316,14 +316,14 @@ def test_steps_are_the_shortest() -> None:
     trace[2]["started_at"] = NOW + 30
     trace[2]["completed_at"] = NOW + 40
     expected = (
-        Step(RunStatus.QUEUED, RunStatus.REQUIRES_ACTION, (RunEvent.START, RunEvent.REQUIRE_ACTION)),
-        Step(
+        StatusChange(RunStatus.QUEUED, RunStatus.REQUIRES_ACTION, (RunEvent.START, RunEvent.REQUIRE_ACTION)),
+        StatusChange(
             RunStatus.REQUIRES_ACTION,
             RunStatus.COMPLETED,
             (RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.START, RunEvent.COMPLETE),
         ),
     )
-    assert expected == judge_trace(trace).steps
+    assert expected == judge_trace(trace).changes
     assert () == judge_trace(trace).findings
 
 
@@ -411,7 +411,7 @@ def test_constants(key: str) -> None:
     after = {**before, key: NOW + 1 if key == "created_at" else "other"}
     verdict = judge_trace([before, after])
     problem = f"{key} changed from {before[key]} to {after[key]}"
-    assert (Finding("error", after["id"], 1, key, problem, "it never changes"),) == verdict.errors
+    assert (TraceFinding("error", after["id"], 1, key, problem, "it never changes"),) == verdict.errors
 
 
 def test_a_broken_snapshot_is_told_once() -> None:
@@ -431,9 +431,9 @@ def test_a_trace_of_unobserved_keys() -> None:
 
 def test_short_traces() -> None:
     """A trace of nothing or of one snapshot has no steps; runs may stand for objects."""
-    assert ((), ()) == (judge_trace([]).findings, judge_trace([]).steps)
-    assert () == judge_trace([new_run()]).steps
-    assert 1 == len(judge_trace([bring("queued"), bring("in_progress")]).steps)
+    assert ((), ()) == (judge_trace([]).findings, judge_trace([]).changes)
+    assert () == judge_trace([new_run()]).changes
+    assert 1 == len(judge_trace([bring("queued"), bring("in_progress")]).changes)
 
 
 @pytest.mark.parametrize("record", [{}, 5, {"id": "run_1"}, None])
@@ -465,7 +465,7 @@ def test_a_law_that_leads_nowhere() -> None:
         FieldPattern(s.status, frozenset()) for s in field_patterns(nowhere)
     }
     (finding,) = judge(bring("completed"), nowhere)
-    assert Finding("error", "run_1", 0, "status", "no path leads to completed", "see the table") == finding
+    assert TraceFinding("error", "run_1", 0, "status", "no path leads to completed", "see the table") == finding
 
 
 # --- changed traces ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runstate import ManualClock, Run, RunEvent, RunStatus, Usage, use_clock
-from runstate.traces import Report, Step, check_snapshots, read_snapshots
+from runstate.traces import Report, StatusChange, check_snapshots, read_snapshots
 
 _CREATED = 1_800_000_000
 
@@ -64,12 +64,12 @@ FORMS = {
 def test_every_form_gives_the_same_snapshots(text: str) -> None:
     """Three snapshots of one run, its two changes of status, and nothing to complain about."""
     report = read(text)
-    assert (3, {"run_1"}, []) == (report.snapshots, report.run_ids, report.complaints)
+    assert (3, {"run_1"}, []) == (report.snapshots, report.run_ids, report.findings)
     steps = {
-        Step(RunStatus.QUEUED, RunStatus.IN_PROGRESS, (RunEvent.START,)): 1,
-        Step(RunStatus.IN_PROGRESS, RunStatus.COMPLETED, (RunEvent.COMPLETE,)): 1,
+        StatusChange(RunStatus.QUEUED, RunStatus.IN_PROGRESS, (RunEvent.START,)): 1,
+        StatusChange(RunStatus.IN_PROGRESS, RunStatus.COMPLETED, (RunEvent.COMPLETE,)): 1,
     }
-    assert steps == dict(report.steps)
+    assert steps == dict(report.changes)
 
 
 def test_a_single_object_over_many_lines_is_one_snapshot() -> None:
@@ -90,7 +90,7 @@ def test_an_event_over_many_data_lines_is_one_object() -> None:
     """The lines of one event's data are joined, as the format says, and the place is the first of them."""
     data = "\n".join(f"data: {line}" for line in json.dumps(a_trace()[0], indent=1).splitlines())
     report = read(f"event: thread.run.created\nid: 7\nretry: 10\n{data}\n\n")
-    assert (1, []) == (report.snapshots, report.complaints)
+    assert (1, []) == (report.snapshots, report.findings)
     assert ["4"] == places(f"event: thread.run.created\nid: 7\nretry: 10\n{data}\n\n")
 
 
@@ -103,15 +103,15 @@ def test_what_says_it_is_no_run_is_passed_over() -> None:
     """Messages and steps stand between the runs of a stream."""
     step = json.dumps({"id": "step_1", "object": "thread.run.step", "status": "in_progress"})
     report = read(f"{step}\n{json.dumps(a_trace()[0])}\n")
-    assert (1, []) == (report.snapshots, report.complaints)
+    assert (1, []) == (report.snapshots, report.findings)
 
 
 def test_an_event_that_names_another_status_is_told() -> None:
     """The event and the status it came with must agree; created comes with queued."""
     queued, started, _ = a_trace()
-    assert [] == read(json.dumps({"event": "thread.run.created", "run": queued})).complaints
-    assert [] == read(json.dumps({"event": "thread.run.step.created", "run": started})).complaints
-    (complaint,) = read(json.dumps({"event": "thread.run.created", "run": started})).complaints
+    assert [] == read(json.dumps({"event": "thread.run.created", "run": queued})).findings
+    assert [] == read(json.dumps({"event": "thread.run.step.created", "run": started})).findings
+    (complaint,) = read(json.dumps({"event": "thread.run.created", "run": started})).findings
     assert ("1", "error", "run_1") == (complaint.place, complaint.severity, complaint.run_id)
     assert "the event thread.run.created came with a run in in_progress" == complaint.message
 
@@ -119,7 +119,7 @@ def test_an_event_that_names_another_status_is_told() -> None:
 def test_an_impossible_step_names_run_line_and_reason() -> None:
     """A completed run that starts again is told at the line where it does."""
     queued, started, completed = map(json.dumps, a_trace())
-    (complaint,) = read(f"{queued}\n{completed}\n{started}\n").complaints
+    (complaint,) = read(f"{queued}\n{completed}\n{started}\n").findings
     expected = (
         "3: error: run run_1: no path leads from completed to in_progress (completed is terminal, nothing leaves it)"
     )
@@ -133,9 +133,9 @@ def test_one_bad_line_spoils_no_other() -> None:
         f"{queued}\n{started[:40]}\n{started}\n{json.dumps({'id': 'run_2', 'status': 'paused'})}\n{completed}"
     )
     assert (3, {"run_1"}) == (report.snapshots, report.run_ids)
-    assert {"2", "4"} == {complaint.place for complaint in report.complaints}
-    assert 2 == sum(report.steps.values())
-    assert any("unknown status 'paused'" in str(complaint) for complaint in report.complaints)
+    assert {"2", "4"} == {complaint.place for complaint in report.findings}
+    assert 2 == sum(report.changes.values())
+    assert any("unknown status 'paused'" in str(complaint) for complaint in report.findings)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_one_bad_line_spoils_no_other() -> None:
 )
 def test_bad_bytes_are_told_with_their_place(text: bytes, said: str) -> None:
     """Whatever the bytes, the answer is a complaint, and never an exception."""
-    assert str(read(text).complaints[0]).startswith(said)
+    assert str(read(text).findings[0]).startswith(said)
 
 
 def test_a_document_past_the_bound_is_refused_without_reading_on() -> None:
@@ -176,7 +176,7 @@ def test_a_document_past_the_bound_is_refused_without_reading_on() -> None:
             read_lines += 1
             yield b"x" * 1_000_000 + b"\n"
 
-    (complaint,) = check_snapshots(read_snapshots(endless())).complaints
+    (complaint,) = check_snapshots(read_snapshots(endless())).findings
     assert "expected at most 16777216 bytes" in complaint.message
     assert 17 == read_lines
 
@@ -186,16 +186,16 @@ def test_the_same_run_in_two_recordings_counts_once() -> None:
     total = Report()
     for _ in range(2):
         total.add(read(FORMS["JSON lines"]))
-    assert (6, {"run_1"}, 4) == (total.snapshots, total.run_ids, sum(total.steps.values()))
+    assert (6, {"run_1"}, 4) == (total.snapshots, total.run_ids, sum(total.changes.values()))
 
 
 def test_a_known_reason_is_a_warning_and_no_error() -> None:
     """A run of 2023 without usage is odd for a known reason."""
     old = a_trace()[2] | {"created_at": 1_700_000_000, "started_at": 1_700_000_001, "usage": None}
     report = read(json.dumps(old | {"completed_at": 1_700_000_002}))
-    assert ["warning"] == [complaint.severity for complaint in report.complaints]
+    assert ["warning"] == [complaint.severity for complaint in report.findings]
     assert 0 == report.errors
-    assert "runs carry usage only since February 2024" in str(report.complaints[0])
+    assert "runs carry usage only since February 2024" in str(report.findings[0])
 
 
 @pytest.mark.parametrize("field", ["usage", "incomplete_details"])
@@ -206,8 +206,8 @@ def test_what_is_excused_is_so_in_every_step(field: str) -> None:
     at_work = a_trace()[1] | {"created_at": born, "started_at": born + 1, "expires_at": born + 600}
     ended = a_trace()[2] | {"created_at": born, "started_at": born + 1, "completed_at": born + 2} | odd
     report = read("\n".join(json.dumps(run) for run in (at_work, ended, ended)))
-    assert ["warning"] * 2 == [complaint.severity for complaint in report.complaints]
-    assert 1 == report.steps.total()
+    assert ["warning"] * 2 == [complaint.severity for complaint in report.findings]
+    assert 1 == report.changes.total()
 
 
 def test_a_colon_is_a_comment() -> None:
@@ -224,13 +224,13 @@ def test_a_first_line_cut_off_spoils_no_other() -> None:
     first, *more = map(json.dumps, a_trace())
     report = read("\n".join([first[:50], *more]))
     assert (2, 1) == (report.snapshots, report.errors)
-    assert "1: error: not JSON at line 1 column" in str(report.complaints[0])
+    assert "1: error: not JSON at line 1 column" in str(report.findings[0])
 
 
 def test_an_error_is_told_by_the_line_of_the_file() -> None:
     """The line in the sentence is the line before it."""
     first, second, _ = map(json.dumps, a_trace())
-    (complaint,) = read(f"{first}\n\n{second[:50]}\n").complaints
+    (complaint,) = read(f"{first}\n\n{second[:50]}\n").findings
     assert str(complaint).startswith("3: error: not JSON at line 3 column ")
 
 
@@ -238,7 +238,8 @@ def test_complaints_come_in_the_order_of_the_file() -> None:
     """Whatever they are about, they are told from top to bottom."""
     first, second, third = a_trace()
     broken = [first | {"failed_at": 5}, {"id": "run_2", "status": "paused"}, second | {"cancelled_at": 5}, third]
-    lines_told = [complaint.line for complaint in read("\n".join(map(json.dumps, broken))).complaints]
+    found = read("\n".join(map(json.dumps, broken))).findings
+    lines_told = [finding.location.line for finding in found if finding.location]
     assert sorted(lines_told) == lines_told
     assert {1, 2, 3} == set(lines_told)
 
@@ -246,16 +247,16 @@ def test_complaints_come_in_the_order_of_the_file() -> None:
 def test_what_is_no_recording_is_given_up() -> None:
     """A hundred lines that cannot be read are enough to know."""
     report = read("nonsense\n" * 5000)
-    assert 101 == len(report.complaints)
-    assert "100: error: gave up after 100 that cannot be read" == str(report.complaints[-1])
+    assert 101 == len(report.findings)
+    assert "100: error: gave up after 100 that cannot be read" == str(report.findings[-1])
 
 
 def test_a_recording_cannot_forge_lines_or_speak_to_the_terminal() -> None:
     """Ids and keys come from strangers; control characters, line breaks and lone surrogates are told as escapes."""
     hostile = "run_\x1b[2J\nfake.jsonl:1: error: x\ud800"
     record = a_trace()[2] | {"id": hostile, "failed_at": 5, "metadata": {"\x1b[2J": 5}}
-    told = [str(complaint) for complaint in read(json.dumps(record)).complaints]
-    told += [str(complaint) for complaint in read(json.dumps(record | {"metadata": {}})).complaints]
+    told = [str(complaint) for complaint in read(json.dumps(record)).findings]
+    told += [str(complaint) for complaint in read(json.dumps(record | {"metadata": {}})).findings]
     assert len(told) >= 2
     assert all(said.isprintable() for said in told)
     assert any("run run_\\x1b[2J\\nfake.jsonl" in said for said in told)

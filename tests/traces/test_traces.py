@@ -36,7 +36,7 @@ def test_every_step_is_a_legal_way() -> None:
     """Each change of status that was seen is explained by events that the table allows, one after another."""
     seen: Counter[tuple[str, str]] = Counter()
     for recorded in RECORDED:
-        for step in judge_trace(recorded.snapshots).steps:
+        for step in judge_trace(recorded.snapshots).changes:
             status: str = step.source
             for event in step.events:
                 status = TABLE[status, event]

@@ -159,7 +159,7 @@ DOCUMENTS: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize(("data", "said"), [*PRINTED.values(), *DOCUMENTS.values()], ids=[*PRINTED, *DOCUMENTS])
 def test_text_that_is_not_read_is_named_once(data: str, said: str) -> None:
     """One sentence with what it is and what to do, however many lines it has, and exit code 1."""
-    (complaint,) = read(data).complaints
+    (complaint,) = read(data).findings
     assert complaint.severity == "error"
     assert complaint.message.startswith(f"this is {said}")
     done = CliRunner().invoke(cli, ["check", "-"], input=data)
@@ -169,7 +169,7 @@ def test_text_that_is_not_read_is_named_once(data: str, said: str) -> None:
 @pytest.mark.parametrize(("data", "said"), BINARY.values(), ids=BINARY.keys())
 def test_files_that_are_not_text_are_named(data: bytes, said: str) -> None:
     """The first bytes tell; nothing is unpacked or loaded."""
-    (complaint,) = read(data).complaints
+    (complaint,) = read(data).findings
     assert complaint.message.startswith(f"this is {said}")
     assert 1 == CliRunner().invoke(cli, ["check", "-"], input=data).exit_code
 
@@ -180,8 +180,8 @@ def test_a_printed_object_in_a_log_is_an_error_of_its_own(data: str, said: str) 
     one_line = " ".join(data.split())
     report = read(f"{log(LAWFUL[:1], 'got ')}INFO {one_line}\n{log(LAWFUL[1:], 'got ')}")
     assert 5 == report.snapshots
-    told = [complaint for complaint in report.complaints if said in complaint.message]
-    assert told == report.complaints
+    told = [complaint for complaint in report.findings if said in complaint.message]
+    assert told == report.findings
     assert 1 == report.not_judged
 
 
@@ -195,7 +195,7 @@ def test_what_print_shows_of_a_run_is_refused(kind: type[Run | StoredRun], statu
         run = stored if kind is StoredRun else Run.from_dict(stored.to_dict())
         report = read(f"10:00 INFO {run}\n10:01 INFO {run!r}\n")
         assert ["this is a run as this library's repr shows it: print run.to_json() instead"] == [
-            complaint.message for complaint in report.complaints
+            complaint.message for complaint in report.findings
         ]
         assert (0, 2) == (report.snapshots, report.not_judged)
 
@@ -221,7 +221,7 @@ def test_text_in_an_old_encoding_is_text(encoding: str) -> None:
     data = f"{TEXT}\n{json.dumps(RUN | {'model': 'é'}, ensure_ascii=False)}\n".encode(encoding)
     report = check_snapshots(read_snapshots(io.BytesIO(data)))
     assert 1 == report.snapshots
-    assert ["iconv" in complaint.message for complaint in report.complaints] == [True]
+    assert ["iconv" in complaint.message for complaint in report.findings] == [True]
 
 
 EMPTY: dict[str, Json] = {
@@ -247,7 +247,7 @@ def test_a_recorder_that_recorded_nothing(value: Json) -> None:
     if next(iter(value)) in KEYS and "meta" not in value:
         texts.append(in_yaml(value))
     for text in texts:
-        assert ["1: error: no run in it"] == [str(complaint) for complaint in read(text).complaints]
+        assert ["1: error: no run in it"] == [str(complaint) for complaint in read(text).findings]
         assert 1 == CliRunner().invoke(cli, ["check", "-"], input=text).exit_code
     assert 1 == read(json.dumps({"requests": [], "run": RUN})).snapshots
     assert 1 == read(json.dumps(RUN | {"responses": []})).snapshots
@@ -312,7 +312,7 @@ NEITHER = "an answer about runs whose body is neither JSON nor server-sent event
 def test_an_answer_that_may_hold_a_run_is_counted(body: Any, said: str) -> None:
     """Its kind is told with the count and the first place; the runs beside it are judged."""
     report = read(answered(TEXT, body, body))
-    assert (1, [], 2) == (report.snapshots, report.complaints, report.not_judged)
+    assert (1, [], 2) == (report.snapshots, report.findings, report.not_judged)
     assert [(said, 2, "interaction 2")] == told(report, "not judged")
     assert Location(0, "", "interaction", 2) == report.notes.first("not judged")
 
@@ -329,7 +329,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_and_counted(body: Any) -> Non
     """A body that was cut off, or is no base64: an error with its place, and one of what was not judged."""
     report = read(answered(TEXT, body))
     assert (1, 1, 1) == (report.snapshots, report.errors, report.not_judged)
-    assert "interaction 2" == report.complaints[0].place == told(report, "not judged")[0][2]
+    assert "interaction 2" == report.findings[0].place == told(report, "not judged")[0][2]
 
 
 @pytest.mark.parametrize(
@@ -340,14 +340,14 @@ def test_what_is_no_run_is_passed_over_and_counted(other: Json) -> None:
     forms = [answered(TEXT, json.dumps(other)), lines([RUN, other]), f"data: {TEXT}\n\ndata: {json.dumps(other)}\n\n"]
     for form in forms:
         report = read(form)
-        assert (1, [], 0, 1) == (report.snapshots, report.complaints, report.not_judged, report.passed_over)
+        assert (1, [], 0, 1) == (report.snapshots, report.findings, report.not_judged, report.passed_over)
 
 
 def test_an_error_of_the_service_is_no_snapshot_and_counted() -> None:
     """Whatever spells the status."""
     for code in (404, "429", "500 Internal Server Error", {"code": 400}, {"code": "503", "message": "no"}):
         report = read(answered(TEXT, code=code))
-        assert (0, ["no run in it"]) == (report.snapshots, [complaint.message for complaint in report.complaints])
+        assert (0, ["no run in it"]) == (report.snapshots, [complaint.message for complaint in report.findings])
         assert [("an HTTP error", 1, "interaction 1")] == told(report, "passed over")
 
 
@@ -359,7 +359,7 @@ def test_an_error_of_the_service_is_no_snapshot_and_counted() -> None:
 def test_a_status_and_a_url_are_the_same_however_they_are_spelled(code: object, key: str) -> None:
     """The snapshot is read, and what was asked is known: a cancel is not answered by a run that goes on."""
     entry = vcr(key, code, json.dumps)("POST", f"{AT}/run_1/cancel?a=b", LAWFUL[1])
-    (complaint,) = read(json.dumps({"interactions": [entry]})).complaints
+    (complaint,) = read(json.dumps({"interactions": [entry]})).findings
     assert complaint.message == "request_cancel was accepted, but answered with a run in in_progress"
 
 
@@ -379,7 +379,7 @@ def test_a_header_is_the_same_however_it_is_spelled(headers: Any) -> None:
     """In any case, as text, as a list, as pairs, in turns or as lines."""
     body = {"base64_string": base64.b64encode(zlib.compress(TEXT.encode())).decode()}
     response = {"status": 200, "headers": headers, "body": body}
-    assert (1, []) == (lambda report: (report.snapshots, report.complaints))(
+    assert (1, []) == (lambda report: (report.snapshots, report.findings))(
         read(json.dumps({"interactions": [{"request": {"url": AT, "method": "GET"}, "response": response}]}))
     )
 
@@ -393,7 +393,7 @@ def test_a_recording_in_which_nothing_was_judged_is_never_fine() -> None:
     assert (0, 2, 0, 2) == (noise.snapshots, noise.errors, noise.not_judged, noise.passed_over)
     for nothing in (lines([STEP, MESSAGE]), f"data: {json.dumps(STEP)}\n\n", answered(json.dumps(STEP))):
         report = read(nothing)
-        assert ["no run in it"] == [complaint.message for complaint in report.complaints]
+        assert ["no run in it"] == [complaint.message for complaint in report.findings]
         assert report.passed_over
 
 
@@ -403,7 +403,7 @@ def test_a_stream_that_ends_with_an_error_is_told_in_words() -> None:
     stream = sse(LAWFUL[:2]).partition("event: done")[0] + error
     for form in (stream, answered(stream)):
         report = read(form)
-        assert (2, []) == (report.snapshots, report.complaints)
+        assert (2, []) == (report.snapshots, report.findings)
         assert [("an error: The server had an error.", 1)] == [note[:2] for note in told(report, "passed over")]
 
 
@@ -412,7 +412,7 @@ def test_lines_of_a_log_are_counted() -> None:
     noise = 'plain\n{"level": "info"}\n'
     cut = f"got {TEXT[:-9]}\n"
     report = read(noise + log(LAWFUL, "got ", noise=noise) + cut)
-    assert (5, []) == (report.snapshots, report.complaints)
+    assert (5, []) == (report.snapshots, report.findings)
     assert {("a line without JSON", 7, "1"), ("no run in it", 7, "2")} == {*told(report, "passed over")}
     assert [("text that speaks of a run, without a whole JSON object", 1, "20")] == told(report, "not judged")
 
@@ -424,7 +424,7 @@ def test_what_is_whole_in_a_document_that_was_cut_off_is_judged(whole: int) -> N
     cut = text[: text.index('"id"', sum(len(part) for part in text.split('  {\n    "id"')[: whole + 1]) + 20)]
     report = read(cut)
     assert (whole, 1) == (report.snapshots, report.errors)
-    assert report.complaints[0].message.startswith("not JSON at line ")
+    assert report.findings[0].message.startswith("not JSON at line ")
     assert report.not_judged == 1
 
 
@@ -453,7 +453,7 @@ def test_bytes_that_are_not_utf_8_are_told_in_our_own_words() -> None:
     """In lines, in a document and in YAML, with what to do."""
     latin = TEXT.replace("hi", "h\xed").encode("latin-1")
     for form in (latin, b"{\n" + latin[1:], b"interactions:\n- \xed\n"):
-        (complaint,) = read(form).complaints
+        (complaint,) = read(form).findings
         assert complaint.message.endswith("is not UTF-8: save it as UTF-8 (iconv -f LATIN1 -t UTF-8)")
 
 
@@ -522,7 +522,7 @@ def test_an_old_stream_calls_an_incomplete_run_completed() -> None:
             key: created + value - RUN["created_at"] if key.endswith("_at") and value else value
             for key, value in ended.items()
         }
-        (complaint,) = read(f"event: thread.run.completed\ndata: {json.dumps(moved)}\n\n").complaints
+        (complaint,) = read(f"event: thread.run.completed\ndata: {json.dumps(moved)}\n\n").findings
         assert severity == complaint.severity
 
 
@@ -535,7 +535,7 @@ def test_oddities_of_real_services_are_lawful() -> None:
         "usage": RUN["usage"],
     }
     for code in ("invalid_engine_error", "tool_user_error"):
-        assert [] == read(lines([LAWFUL[0], failed | {"last_error": {"code": code, "message": "no"}}])).complaints
+        assert [] == read(lines([LAWFUL[0], failed | {"last_error": {"code": code, "message": "no"}}])).findings
     create = vcr("uri", 200, json.dumps)("POST", AT, LAWFUL[1])
-    assert [] == read(json.dumps({"interactions": [create]})).complaints
-    assert [] == read(lines([RUN, RUN | {"metadata": {"rated": "well"}}])).complaints
+    assert [] == read(json.dumps({"interactions": [create]})).findings
+    assert [] == read(lines([RUN, RUN | {"metadata": {"rated": "well"}}])).findings

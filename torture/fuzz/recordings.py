@@ -135,11 +135,11 @@ def make_cassette(rng: random.Random) -> bytes:
 def judge_recording(given: bytes) -> bool:
     """A report, each of whose complaints is one line."""
     report = check_snapshots(read_snapshots(bounded_lines(io.BytesIO(given))))
-    for complaint in report.complaints:
+    for complaint in report.findings:
         said = str(complaint)
         unsent(said)
         if "\n" in said:
             raise Broken(f"more than a line: {said!r}")
-    if not report.snapshots and not report.complaints:
+    if not report.snapshots and not report.findings:
         raise Broken("nothing read, and nothing said")
     return bool(report.snapshots)

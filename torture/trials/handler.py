@@ -146,7 +146,8 @@ def skew(seconds: float) -> None:
     time.time = wrong
     # The reader has the function itself, and this process had loaded it already. A wrong clock is not a test's clock.
     clock.current.time = wrong
-    vars(clock)["_REAL"] = (wrong,)
+    assert "_REAL_CLOCKS" in vars(clock)
+    vars(clock)["_REAL_CLOCKS"] = (wrong,)
 
 
 def opened(url: str, wait_s: float) -> Store:

@@ -16,7 +16,7 @@ from runstate.cli._options import json_option
 from runstate.cli._output import print_json, progress_bar, stdout_console
 from runstate.cli._tables import print_folded_table
 from runstate.run.json_values import escape
-from runstate.traces import Note, NoteKind, Notes, Report, Step, check_snapshots, read_snapshots
+from runstate.traces import Note, NoteKind, Notes, Report, StatusChange, check_snapshots, read_snapshots
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,22 +72,22 @@ def _report_to_json(report: Report) -> dict[str, Any]:
         "not_judged": report.not_judged,
         "transitions": [
             {
-                "source": step.source.value,
-                "target": step.target.value,
-                "events": list(map(str, step.events)),
+                "source": change.source.value,
+                "target": change.target.value,
+                "events": list(map(str, change.events)),
                 "count": n,
             }
-            for step, n in _sorted_steps(report.steps)
+            for change, n in _sorted_changes(report.changes)
         ],
         "findings": [
             {
-                "place": complaint.place,
-                "severity": complaint.severity,
-                "run": complaint.run_id,
-                "message": complaint.message,
-                "possible": complaint.possible,
+                "place": finding.place,
+                "severity": finding.severity,
+                "run": finding.run_id,
+                "message": finding.message,
+                "possible": finding.hint,
             }
-            for complaint in report.complaints
+            for finding in report.findings
         ],
     }
 
@@ -105,26 +105,26 @@ def _sorted_notes(notes: Notes) -> list[Note]:
     return sorted(notes, key=lambda note: (kinds.index(note.kind), note.first.order, note.text))
 
 
-def _sorted_steps(steps: Counter[Step]) -> list[tuple[Step, int]]:
+def _sorted_changes(changes: Counter[StatusChange]) -> list[tuple[StatusChange, int]]:
     """Return the observed changes of status: direct ones first, the most frequent first."""
-    return sorted(steps.items(), key=lambda item: (len(item[0].events), -item[1], item[0].events))
+    return sorted(changes.items(), key=lambda item: (len(item[0].events), -item[1], item[0].events))
 
 
 def _print_reports(reports: list[tuple[str, Report]], total: Report) -> None:
     console = stdout_console()
     for name, report in reports:
-        for complaint in report.complaints:
-            style = "red" if complaint.severity == "error" else "yellow"
-            console.print(Text(f"{escape(name)}:{complaint}", style=style))
+        for finding in report.findings:
+            style = "red" if finding.severity == "error" else "yellow"
+            console.print(Text(f"{escape(name)}:{finding}", style=style))
     rows = [_count_row(report, escape(name)) for name, report in reports]
     if len(reports) > 1:
         rows.append(_count_row(total, f"in all {len(reports)} files"))
     print_folded_table(("snapshots", "runs", "errors", "warnings", "file"), rows)
     _print_notes(console, reports)
-    if total.steps:
+    if total.changes:
         console.print()
-        steps = _sorted_steps(total.steps)
-        cells = [(str(count), step.source, step.target, " -> ".join(step.events)) for step, count in steps]
+        changes = _sorted_changes(total.changes)
+        cells = [(str(count), change.source, change.target, " -> ".join(change.events)) for change, count in changes]
         print_folded_table(("seen", "from", "to", "by (what polling skipped is inferred)"), cells)
 
 
@@ -142,5 +142,5 @@ def _print_notes(console: Console, reports: list[tuple[str, Report]]) -> None:
 
 
 def _count_row(report: Report, name: str) -> tuple[str, ...]:
-    warnings = len(report.complaints) - report.errors
+    warnings = len(report.findings) - report.errors
     return (str(report.snapshots), str(len(report.run_ids)), str(report.errors), str(warnings), name)

@@ -60,13 +60,13 @@ def demo(keep: Path | None, as_json: bool) -> None:
         with _open_live_view(console, messages) as live_view:
             cluster = DemoCluster(store, url, lambda sentence: _add_message(console, messages, sentence))
             try:
-                for counts in cluster.drive():
+                for counts in cluster.run():
                     live_view(counts, cluster)
             except TimeoutError as error:
                 raise InvalidUsage(str(error)) from None
         summary = summarize(store)
         if as_json:
-            print_json(summary.as_json())
+            print_json(summary.to_dict())
         else:
             _print_summary(console, summary, monotonic() - started_at)
         if keep is not None:
@@ -115,7 +115,7 @@ def _bars(counts: Mapping[RunStatus, int]) -> Table:
 
 def _workers(cluster: DemoCluster) -> Text:
     parts = [
-        f"{name}: {'killed' if name == cluster.killed else 'running'}, {cluster.moved[name]} entries"
+        f"{name}: {'killed' if name == cluster.killed else 'running'}, {cluster.entries_by_actor[name]} entries"
         for name in cluster.workers
     ]
     return Text(" · ".join(parts), style="bold")

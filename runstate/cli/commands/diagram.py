@@ -14,7 +14,7 @@ from runstate.diagram import FORMATS, Format, draw
 from runstate.lifecycle import RUN_LIFECYCLE, documented
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import Run
-from runstate.traces import as_wire, read_snapshots
+from runstate.traces import normalize_record, read_snapshots
 
 __all__ = ["diagram"]
 
@@ -53,7 +53,7 @@ def _last_run(name: str) -> Run:
     last = found[0]
     try:
         if last.record is None:
-            raise click.UsageError(f"{name}:{last.place}: {'; '.join(map(str, last.faults))}")
-        return Run.from_dict(as_wire(last.record).record)
+            raise click.UsageError(f"{name}:{last.place}: {'; '.join(map(str, last.errors))}")
+        return Run.from_dict(normalize_record(last.record).record)
     except RunstateError as error:
         raise click.UsageError(f"{name}:{last.place}: {error}") from None

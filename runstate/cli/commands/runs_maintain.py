@@ -14,7 +14,7 @@ from runstate.cli._output import print_json, progress_bar
 from runstate.cli._times import duration
 from runstate.cli.errors import InvalidUsage, Refused
 from runstate.run.json_values import escape
-from runstate.run.validators import counted
+from runstate.run.validators import pluralize
 
 if TYPE_CHECKING:
     from runstate.store import Store, SweepResult
@@ -26,7 +26,7 @@ _SWEEP_LIMIT: Final = 500  # runs of each kind in one sweep
 _PRUNE_LIMIT: Final = 1000  # runs in one transaction
 
 
-class _Rollback(Exception):
+class _DryRun(Exception):
     """Raised inside a transaction to roll it back."""
 
 
@@ -68,7 +68,7 @@ def sweep(url: str, dry_run: bool, max_attempts: int, actor: str, as_json: bool)
         for run_id in ended:
             click.echo(f"{escape(run_id)} {'would be ' if dry_run else ''}{kind}")
     counts = [f"{len(ended)} {kind}" for kind, ended in moved.items() if ended]
-    counts += [f"{counted(expired_leases, 'lease')} closed"] * bool(expired_leases)
+    counts += [f"{pluralize(expired_leases, 'lease')} closed"] * bool(expired_leases)
     counts += [f"{orphaned} {'waits' if orphaned == 1 else 'wait'} to be taken over"] * bool(orphaned)
     summary = ", ".join(counts) or "nothing is due"
     click.echo(f"{'dry run: ' if dry_run else ''}{summary}{', and more' if more else ''}", err=True)
@@ -83,10 +83,10 @@ def _sweep_once(store: Store, dry_run: bool, max_attempts: int, actor: str) -> S
     session = database_of(store).open()
     results: list[SweepResult] = []
     try:
-        with suppress(_Rollback), session.transaction():
+        with suppress(_DryRun), session.transaction():
             with store.within(getattr(session, "connection", None)) as bound:
                 results.append(bound.sweep(max_attempts=max_attempts, actor=actor, limit=_SWEEP_LIMIT))
-            raise _Rollback
+            raise _DryRun
     finally:
         session.close()
     return results[0]
@@ -110,14 +110,14 @@ def prune(url: str, older_than: float, dry_run: bool, yes: bool, as_json: bool) 
     if as_json:
         print_json({"dry_run": dry_run, "prunable": prunable, "deleted": deleted})
     elif dry_run or not prunable:
-        click.echo(f"{counted(prunable, 'run')} would be deleted" if dry_run else "no run ended that long ago")
+        click.echo(f"{pluralize(prunable, 'run')} would be deleted" if dry_run else "no run ended that long ago")
     else:
-        click.echo(f"{counted(deleted, 'run')} deleted")
+        click.echo(f"{pluralize(deleted, 'run')} deleted")
 
 
 def _confirm(prunable: int, display_url: str) -> None:
     """Ask for confirmation on a terminal. Raises if there is none, or if the answer is no."""
-    effect = f"{counted(prunable, 'run')} would be deleted from {display_url}, with all history"
+    effect = f"{pluralize(prunable, 'run')} would be deleted from {display_url}, with all history"
     if not sys.stdin.isatty():
         raise InvalidUsage(f"{effect}, and there is no terminal to ask for confirmation: say --yes, or --dry-run")
     if not click.confirm(f"{effect}, forever. Go on?", err=True):

@@ -20,7 +20,7 @@ from runstate.cli._queues import empty_queue_hint
 from runstate.cli._times import duration
 from runstate.cli.errors import InvalidUsage
 from runstate.run.json_values import escape
-from runstate.run.validators import counted
+from runstate.run.validators import pluralize
 from runstate.store import Store
 from runstate.store.errors import StoreError
 from runstate.worker import Handler, Worker
@@ -191,7 +191,7 @@ def worker(
                 console.print("stopped before the store was available", soft_wrap=True)
         finally:
             if running is not None:
-                committed = counted(running.settled, "outcome")
+                committed = pluralize(running.settled, "outcome")
                 console.print(f"worker {escape(running.name)} has ended; {committed} committed", soft_wrap=True)
 
 

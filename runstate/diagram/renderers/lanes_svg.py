@@ -1,6 +1,6 @@
-"""Lanes as an SVG that needs nothing else: no script, no font file, light and dark by the reader's own setting.
+"""Lanes as a self-contained SVG: no script, no font file, light or dark by the setting of the browser.
 
-It brings its own paper, so that it stays readable on a page whose colours are not the reader's setting.
+It has its own background, so it stays readable on a page that does not follow that setting.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 
 import attrs
 
-from runstate.diagram.model import Column, Lane, Picture, Tone
-from runstate.diagram.palette import DARK, LIGHT, Paint
+from runstate.diagram.model import ColorRole, DiagramModel, Lane, StatusColumn
+from runstate.diagram.palette import DARK, LIGHT, RoleColors
 from runstate.run.json_values import escape
 
 __all__ = ["lanes_svg"]
@@ -49,7 +49,7 @@ _FIRST_LANE: Final = 136
 _ROW: Final = 30
 _GAP: Final = 10
 _BORDER: Final = 4
-"""From the box of a terminal status to the second line around it, and a little more."""
+"""Room for the second outline around the box of a terminal status."""
 _GROUP_GAP: Final = 26
 _NAME_CHAR: Final = 8.0
 _CAPTION_CHAR: Final = 6.2
@@ -57,15 +57,15 @@ _LONGEST_TITLE: Final = 80
 
 
 @attrs.frozen
-class _Sheet:
-    """Where everything is, in pixels."""
+class _Layout:
+    """The places of the parts, in pixels."""
 
     gutter: float
     boxes: tuple[tuple[float, float], ...]
     """Left edge and width of each status."""
     width: float
     bottom: float
-    """Under the last lane."""
+    """The lower edge of the last lane."""
 
     def center(self, index: int) -> float:
         """Return the middle of the column."""
@@ -73,147 +73,149 @@ class _Sheet:
         return left + width / 2
 
 
-def lanes_svg(picture: Picture) -> str:
-    """Return the lanes as one SVG element. Everything in it that came from outside is escaped."""
-    sheet = _measured(picture)
-    height = sheet.bottom + 44
-    title = _title(picture)
-    size = f'width="{_n(sheet.width)}" height="{_n(height)}"'
-    view = f'viewBox="0 0 {_n(sheet.width)} {_n(height)}"'
+def lanes_svg(model: DiagramModel) -> str:
+    """Return the lanes as one SVG element. All text from outside is escaped."""
+    layout = _compute_layout(model)
+    height = layout.bottom + 44
+    title = _title(model)
+    size = f'width="{_px(layout.width)}" height="{_px(height)}"'
+    view = f'viewBox="0 0 {_px(layout.width)} {_px(height)}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="runstate" role="img" {size} {view}>',
         f"<title>{escape_html(title)}</title>",
-        f"<desc>{escape_html(_description(picture))}</desc>",
+        f"<desc>{escape_html(_description(model))}</desc>",
         f"<style>\n{_style()}\n</style>",
         f'<rect class="paper" {size} rx="8"/>',
-        f'<text class="title" x="{_n(sheet.width / 2)}" y="28" text-anchor="middle">{escape_html(title)}</text>',
-        *_guides(picture, sheet),
-        *(_box(column, *box) for column, box in zip(picture.columns, sheet.boxes, strict=True)),
+        f'<text class="title" x="{_px(layout.width / 2)}" y="28" text-anchor="middle">{escape_html(title)}</text>',
+        *_guides(model, layout),
+        *(_box(column, *box) for column, box in zip(model.columns, layout.boxes, strict=True)),
         *(
             line
-            for row, lane in enumerate(picture.lanes)
-            for line in _lane(picture, lane, sheet, _FIRST_LANE + row * _ROW)
+            for row, lane in enumerate(model.lanes)
+            for line in _lane(model, lane, layout, _FIRST_LANE + row * _ROW)
         ),
-        *_legend(picture, sheet),
+        *_legend(model, layout),
         "</svg>",
     ]
     return "\n".join(parts)
 
 
-def _measured(picture: Picture) -> _Sheet:
-    gutter = _MARGIN + max((len(lane.event) for lane in picture.lanes), default=0) * _NAME_CHAR + 14
+def _compute_layout(model: DiagramModel) -> _Layout:
+    gutter = _MARGIN + max((len(lane.event) for lane in model.lanes), default=0) * _NAME_CHAR + 14
     left = gutter
     boxes: list[tuple[float, float]] = []
-    for index, column in enumerate(picture.columns):
+    for index, column in enumerate(model.columns):
         width = max(len(column.status) * _NAME_CHAR, len(column.caption) * _CAPTION_CHAR) + 20
-        if column.terminal and index == len(picture.live) > 0:
+        if column.is_terminal and index == len(model.live) > 0:
             left += _GROUP_GAP
         boxes.append((left, width))
-        left += width + _GAP + _BORDER * column.terminal
-    return _Sheet(gutter, tuple(boxes), max(left - _GAP + _MARGIN, 460.0), _FIRST_LANE + len(picture.lanes) * _ROW - 14)
+        left += width + _GAP + _BORDER * column.is_terminal
+    return _Layout(gutter, tuple(boxes), max(left - _GAP + _MARGIN, 460.0), _FIRST_LANE + len(model.lanes) * _ROW - 14)
 
 
-def _title(picture: Picture) -> str:
-    standing = picture.standing
-    if standing is None:
+def _title(model: DiagramModel) -> str:
+    position = model.position
+    if position is None:
         return "Run lifecycle"
-    name = "" if standing.run_id is None else f" {escape(standing.run_id)}"
-    title = f"Run{name} is {standing.status}"
+    name = "" if position.run_id is None else f" {escape(position.run_id)}"
+    title = f"Run{name} is {position.status}"
     return title if len(title) <= _LONGEST_TITLE else f"{title[:_LONGEST_TITLE]}…"
 
 
-def _description(picture: Picture) -> str:
+def _description(model: DiagramModel) -> str:
     return " ".join(
         (
             "Each row is an event. Rings mark the statuses that allow it, an arrow head the status it leads to.",
-            *(f"{lane.sentence}." for lane in picture.lanes),
+            *(f"{lane.sentence}." for lane in model.lanes),
         )
     )
 
 
 def _style() -> str:
-    dark = "\n".join((_DARK_STYLE, *_tones(DARK, "#0d1117")))
-    return "\n".join((_STYLE, *_tones(LIGHT, "#fff"), f"@media (prefers-color-scheme:dark){{\n{dark}\n}}"))
+    dark = "\n".join((_DARK_STYLE, *_role_styles(DARK, "#0d1117")))
+    return "\n".join((_STYLE, *_role_styles(LIGHT, "#fff"), f"@media (prefers-color-scheme:dark){{\n{dark}\n}}"))
 
 
-def _tones(paints: Mapping[Tone, Paint], paper: str) -> Iterator[str]:
-    for tone, paint in paints.items():
-        yield f".runstate .status.{tone} rect{{fill:{paint.fill};stroke:{paint.edge}}}"
-        yield f".runstate .status.{tone} text{{fill:{paint.ink}}}"
-        yield f".runstate .status.{tone}.here .box{{fill:{paint.solid};stroke:{paint.solid}}}"
-        yield f".runstate .status.{tone}.here text{{fill:{paper}}}"
-        yield f".runstate .lane.{tone} :is(line,path,circle){{stroke:{paint.edge}}}"
-        yield f".runstate .lane.{tone} polygon{{fill:{paint.edge}}}"
+def _role_styles(palette: Mapping[ColorRole, RoleColors], background: str) -> Iterator[str]:
+    for role, colors in palette.items():
+        yield f".runstate .status.{role} rect{{fill:{colors.fill};stroke:{colors.outline}}}"
+        yield f".runstate .status.{role} text{{fill:{colors.text}}}"
+        yield f".runstate .status.{role}.here .box{{fill:{colors.current_fill};stroke:{colors.current_fill}}}"
+        yield f".runstate .status.{role}.here text{{fill:{background}}}"
+        yield f".runstate .lane.{role} :is(line,path,circle){{stroke:{colors.outline}}}"
+        yield f".runstate .lane.{role} polygon{{fill:{colors.outline}}}"
 
 
-def _guides(picture: Picture, sheet: _Sheet) -> Iterator[str]:
-    """A faint line down from each status, and one between those a run can leave and those it cannot."""
-    lives = len(picture.live)
-    for index in range(len(picture.columns)):
-        x = _n(sheet.center(index))
-        yield f'<line class="guide" x1="{x}" y1="{_BOX_TOP + _BOX_HEIGHT + 4}" x2="{x}" y2="{_n(sheet.bottom)}"/>'
-    if 0 < lives < len(picture.columns):
-        x = _n(sheet.boxes[lives][0] - (_GROUP_GAP + _GAP) / 2)
-        yield f'<line class="divider" x1="{x}" y1="44" x2="{x}" y2="{_n(sheet.bottom)}"/>'
-    for text, first, group in (("live", 0, picture.live), ("terminal: no way out", lives, picture.terminal)):
+def _guides(model: DiagramModel, layout: _Layout) -> Iterator[str]:
+    """Yield a faint line down from each status, and one between the live and the terminal ones."""
+    live_count = len(model.live)
+    for index in range(len(model.columns)):
+        x = _px(layout.center(index))
+        yield f'<line class="guide" x1="{x}" y1="{_BOX_TOP + _BOX_HEIGHT + 4}" x2="{x}" y2="{_px(layout.bottom)}"/>'
+    if 0 < live_count < len(model.columns):
+        x = _px(layout.boxes[live_count][0] - (_GROUP_GAP + _GAP) / 2)
+        yield f'<line class="divider" x1="{x}" y1="44" x2="{x}" y2="{_px(layout.bottom)}"/>'
+    for text, first, group in (("live", 0, model.live), ("terminal: no way out", live_count, model.terminal)):
         if group:
-            yield f'<text class="note" x="{_n(sheet.boxes[first][0])}" y="52">{text}</text>'
+            yield f'<text class="note" x="{_px(layout.boxes[first][0])}" y="52">{text}</text>'
 
 
-def _box(column: Column, left: float, width: float) -> str:
-    classes = f"status {column.tone}{' here' * column.here}"
-    shape = f'x="{_n(left)}" y="{_BOX_TOP}" width="{_n(width)}" height="{_BOX_HEIGHT}" rx="8"'
-    border = f'<rect x="{_n(left - 3)}" y="{_BOX_TOP - 3}" width="{_n(width + 6)}" height="{_BOX_HEIGHT + 6}" rx="11"/>'
-    middle = _n(left + width / 2)
+def _box(column: StatusColumn, left: float, width: float) -> str:
+    classes = f"status {column.role}{' here' * column.is_current}"
+    shape = f'x="{_px(left)}" y="{_BOX_TOP}" width="{_px(width)}" height="{_BOX_HEIGHT}" rx="8"'
+    border = (
+        f'<rect x="{_px(left - 3)}" y="{_BOX_TOP - 3}" width="{_px(width + 6)}" height="{_BOX_HEIGHT + 6}" rx="11"/>'
+    )
+    middle = _px(left + width / 2)
     name_y = _BOX_TOP + (19 if column.caption else 27)
     caption = f'<text class="caption" x="{middle}" y="{_BOX_TOP + 35}" text-anchor="middle">{column.caption}</text>'
     return (
         f'<g class="{classes}"><title>{column.status}: {escape_html(column.status.meaning)}</title>'
-        f'{border * column.terminal}<rect class="box" {shape}/>'
+        f'{border * column.is_terminal}<rect class="box" {shape}/>'
         f'<text class="name" x="{middle}" y="{name_y}" text-anchor="middle">{column.status}</text>'
         f"{caption * bool(column.caption)}</g>"
     )
 
 
-def _lane(picture: Picture, lane: Lane, sheet: _Sheet, y: float) -> Iterator[str]:
-    at = {column.status: sheet.center(index) for index, column in enumerate(picture.columns)}
+def _lane(model: DiagramModel, lane: Lane, layout: _Layout, y: float) -> Iterator[str]:
+    at = {column.status: layout.center(index) for index, column in enumerate(model.columns)}
     target = at[lane.target]
     sources = [at[status] for status in lane.sources]
     leads_back = target in sources
-    emphasis = "" if picture.standing is None else " askable" if lane.askable else " dim"
-    yield f'<g class="lane {lane.tone}{emphasis}"><title>{lane.sentence}</title>'
-    yield f'<rect class="row" width="{_n(sheet.width)}" y="{_n(y - _ROW / 2)}" height="{_ROW}"/>'
-    yield f'<text class="name" x="{_n(sheet.gutter - 14)}" y="{_n(y + 4.5)}" text-anchor="end">{lane.event}</text>'
-    for side, end in ((1, min(sources)), (-1, max(sources))):  # from the left, from the right
+    emphasis = "" if model.position is None else " askable" if lane.is_allowed else " dim"
+    yield f'<g class="lane {lane.role}{emphasis}"><title>{lane.sentence}</title>'
+    yield f'<rect class="row" width="{_px(layout.width)}" y="{_px(y - _ROW / 2)}" height="{_ROW}"/>'
+    yield f'<text class="name" x="{_px(layout.gutter - 14)}" y="{_px(y + 4.5)}" text-anchor="end">{lane.event}</text>'
+    for side, end in ((1, min(sources)), (-1, max(sources))):  # arrows from the left, then from the right
         if (target - end) * side > 0:
             tip = target - side * (_RING + 1) * leads_back
-            yield f'<line x1="{_n(end)}" y1="{_n(y)}" x2="{_n(tip - side * (_HEAD - 1))}" y2="{_n(y)}"/>'
+            yield f'<line x1="{_px(end)}" y1="{_px(y)}" x2="{_px(tip - side * (_HEAD - 1))}" y2="{_px(y)}"/>'
             yield _head(tip, y, tip - side * _HEAD, y)
     if leads_back:
-        yield f'<path d="M{_n(target + 3)},{_n(y - 3)}c12,-14 -22,-15 -11.5,-6.5"/>'
+        yield f'<path d="M{_px(target + 3)},{_px(y - 3)}c12,-14 -22,-15 -11.5,-6.5"/>'
         yield _head(target - 2.5, y - 3.5, target - 9.5, y - 9.5)
-    yield from (f'<circle cx="{_n(x)}" cy="{_n(y)}" r="{_RING}"/>' for x in sources)
+    yield from (f'<circle cx="{_px(x)}" cy="{_px(y)}" r="{_RING}"/>' for x in sources)
     yield "</g>"
 
 
 def _head(x: float, y: float, from_x: float, from_y: float) -> str:
-    """Return an arrow head whose tip, its first corner, is at (x, y), seen from where it comes."""
+    """Return an arrow head from (from_x, from_y) with its tip, the first corner, at (x, y)."""
     across_x, across_y = (from_y - y) * 0.5, (x - from_x) * 0.5
     corners = ((x, y), (from_x + across_x, from_y + across_y), (from_x - across_x, from_y - across_y))
-    return f'<polygon points="{" ".join(f"{_n(a)},{_n(b)}" for a, b in corners)}"/>'
+    return f'<polygon points="{" ".join(f"{_px(a)},{_px(b)}" for a, b in corners)}"/>'
 
 
-def _legend(picture: Picture, sheet: _Sheet) -> Iterator[str]:
-    x, y = sheet.gutter + 6, sheet.bottom + 20
-    deadline = None if picture.standing is None else picture.standing.time_of("expires_at")
-    small = "small: the stamp it writes" if picture.standing is None else "small: its time (UTC), else its stamp"
+def _legend(model: DiagramModel, layout: _Layout) -> Iterator[str]:
+    x, y = layout.gutter + 6, layout.bottom + 20
+    deadline = None if model.position is None else model.position.time_of("expires_at")
+    small = "small: the stamp it writes" if model.position is None else "small: its time (UTC), else its stamp"
     small += f"; the run expires {deadline}" if deadline else ""
-    yield f'<g class="legend lane grey"><circle cx="{_n(x)}" cy="{_n(y)}" r="{_RING}"/>'
+    yield f'<g class="legend lane grey"><circle cx="{_px(x)}" cy="{_px(y)}" r="{_RING}"/>'
     yield _head(x + 113, y, x + 104, y)
     for offset, text in ((11, "allowed here"), (120, "leads to"), (188, small)):
-        yield f'<text class="note" x="{_n(x + offset)}" y="{_n(y + 4)}">{text}</text>'
+        yield f'<text class="note" x="{_px(x + offset)}" y="{_px(y + 4)}">{text}</text>'
     yield "</g>"
 
 
-def _n(number: float) -> str:
+def _px(number: float) -> str:
     return f"{number:.1f}".removesuffix(".0")

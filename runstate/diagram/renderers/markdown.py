@@ -1,28 +1,28 @@
-"""The law as two Markdown tables: what may be asked where, and what each status means."""
+"""The lifecycle as two Markdown tables: the transitions, and the meaning of each status."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from runstate.diagram.model import Column, Lane, Picture
+from runstate.diagram.model import DiagramModel, Lane, StatusColumn
 from runstate.lifecycle import Basis, Transition
 
 __all__ = ["markdown"]
 
-_LAW_HEAD: Final = ("event", "from", "to", "until", "stamp", "basis")
+_TRANSITION_HEAD: Final = ("event", "from", "to", "until", "stamp", "basis")
 _STATUS_HEAD: Final = ("status", "meaning", "kind", "stamp")
 
 
-def markdown(picture: Picture) -> str:
-    """Return the table of the law, an empty line, and the table of the statuses."""
-    law = (cells for lane in picture.lanes for cells in _law_rows(lane))
-    statuses = map(_status_row, picture.columns)
-    return "\n".join((*_table(_LAW_HEAD, law), "", *_table(_STATUS_HEAD, statuses)))
+def markdown(model: DiagramModel) -> str:
+    """Return the table of transitions, an empty line, and the table of statuses."""
+    transitions = (cells for lane in model.lanes for cells in _transition_rows(lane))
+    statuses = map(_status_row, model.columns)
+    return "\n".join((*_table(_TRANSITION_HEAD, transitions), "", *_table(_STATUS_HEAD, statuses)))
 
 
-def _law_rows(lane: Lane) -> Iterator[tuple[str, ...]]:
-    """Yield one line for all rows of an event that share stamp and basis, documented ones first."""
+def _transition_rows(lane: Lane) -> Iterator[tuple[str, ...]]:
+    """Yield one line for all transitions of an event with the same stamp and basis, documented ones first."""
     groups: dict[tuple[Basis, str | None], list[Transition]] = {}
     for row in sorted(lane.rows, key=lambda row: row.basis is not Basis.DOCUMENTED):
         groups.setdefault((row.basis, row.stamp), []).append(row)
@@ -39,10 +39,10 @@ def _law_rows(lane: Lane) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _status_row(column: Column) -> tuple[str, ...]:
-    name = f"**`{column.status}`** ◀" if column.here else f"`{column.status}`"
+def _status_row(column: StatusColumn) -> tuple[str, ...]:
+    name = f"**`{column.status}`** ◀" if column.is_current else f"`{column.status}`"
     written = "/".join(column.times or (f"`{stamp}`" for stamp in column.stamps))
-    return name, _cell(column.status.meaning), "terminal" if column.terminal else "live", written
+    return name, _cell(column.status.meaning), "terminal" if column.is_terminal else "live", written
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -1,9 +1,9 @@
-"""The twin: the same law as a `transitions.Machine`, bound to a model of your own.
+"""The lifecycle as a `transitions.Machine`, bound to a model of your own.
 
-For those who already live with `transitions`: the nine events become trigger methods of the model, its status lives in
-`model.status`, its times in `created_at`, `started_at` and so on, and an illegal move raises `transitions.MachineError`
-as every other machine does. States, transitions, final states and stamps are read off the rows of the law; this module
-adds none. It is also the law's second opinion: another engine, asked the same 81 questions.
+The nine events become trigger methods of the model. The status is in `model.status`, the times are in `created_at`,
+`started_at` and so on, and an illegal move raises `transitions.MachineError`, as with every other machine. States,
+transitions, final states and stamps are derived from the table; this module adds none. Tests compare this second engine
+with the first in all 81 cells.
 
 This package alone imports `transitions`, and nothing in runstate imports it.
 
@@ -14,15 +14,15 @@ This package alone imports `transitions`, and nothing in runstate imports it.
     answer.start(at=1_700_000_000)
     answer.status, answer.started_at      # ("in_progress", 1700000000)
 
-A model's status is the plain string ("in_progress"): it equals `RunStatus.IN_PROGRESS`, goes into JSON as it is,
-names the methods that `transitions` makes of it (`on_enter_in_progress`, `is_status_in_progress`), and stands in its
-pictures. Where `transitions` itself takes a status (`machine.get_triggers`, `machine.set_state`), give it that string
+A model's status is the plain string ("in_progress"): it equals `RunStatus.IN_PROGRESS`, is JSON as it is, and names the
+methods that `transitions` derives from it (`on_enter_in_progress`, `is_status_in_progress`) and the boxes of its
+diagrams. Where `transitions` itself takes a status (`machine.get_triggers`, `machine.set_state`), give it that string
 too: it reads an enum member by its Python name. Callbacks get the `EventData` (`send_event` is on), whose
 `kwargs["at"]` is the time of the move.
 
-Copies of a bound model, by `copy.copy`, `copy.deepcopy` or pickle, are bound models of their own. What
-`attrs.evolve` and `dataclasses.replace` make is a new model, to be bound by `add_run`. A model whose class takes no
-methods, such as `types.SimpleNamespace`, is copied by `copy.deepcopy` alone: a shallow copy would move the original.
+Copies of a bound model by `copy.copy`, `copy.deepcopy` or pickle are bound models of their own. The results of
+`attrs.evolve` and `dataclasses.replace` are new models, to be bound by `add_run`. A model whose class cannot get
+methods, such as `types.SimpleNamespace`, must be copied by `copy.deepcopy`: a shallow copy would move the original.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run_machine(
     *,
     initial: str | None = None,
     machine_cls: type[MachineT],
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> MachineT: ...
@@ -61,7 +61,7 @@ def run_machine(
     model: object,
     *,
     initial: str | None = None,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> Machine: ...
@@ -70,23 +70,23 @@ def run_machine(
     *,
     initial: str | None = None,
     machine_cls: type[Machine] = Machine,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
     **machine_options: Any,
 ) -> Machine:
-    """Bind `model`, or each of a list or tuple of models, to a machine that obeys `law`; return the machine.
+    """Bind `model`, or each of a list or tuple of models, to a machine of `lifecycle`; return the machine.
 
-    A model that has a status keeps it, unless `initial` says otherwise; one without is born queued. It gets the times
-    it lacks: `created_at` now, `expires_at` `expires_in_s` after that, and None for the stamps that no move wrote yet.
+    A model with a status keeps it, unless `initial` is given; one without is queued. Missing times are set:
+    `created_at` is now, `expires_at` is `expires_in_s` seconds later, and the stamps that no move wrote yet are None.
 
     `machine_cls` is any flat machine of `transitions`: `GraphMachine` draws, `LockedMachine` locks, the triggers of
-    `AsyncMachine` are awaited. All other options go to it as they are (`queued=True`, `after_state_change=...`). Naming
-    what is decided here (states, transitions, auto_transitions, model_attribute, send_event) is a TypeError.
+    `AsyncMachine` are awaited. All other options are passed to it (`queued=True`, `after_state_change=...`), except
+    those that are set here (states, transitions, auto_transitions, model_attribute, send_event).
 
-    Raises as `add_run`; then none of the models is bound.
+    Raises `TypeError` for such an option, and what `add_run` raises; then none of the models is bound.
     """
     separator: str | None = getattr(machine_cls.state_cls, "separator", None)  # hierarchical machines have one
-    if separator is not None and any(separator in status for status in law.statuses):
+    if separator is not None and any(separator in status for status in lifecycle.statuses):
         raise TypeError(
             f"{machine_cls.__name__} reads {separator!r} in a status as a nested state; "
             "use a flat machine, or one whose states have another separator"
@@ -95,12 +95,12 @@ def run_machine(
         model=None,
         initial=INITIAL_STATUS.value,
         states=[
-            {"name": status.value, "final": law.is_terminal(status), "on_enter": Stamps(law, status)}
-            for status in law.statuses
+            {"name": status.value, "final": lifecycle.is_terminal(status), "on_enter": StampCallback(lifecycle, status)}
+            for status in lifecycle.statuses
         ],
         transitions=[
-            {"trigger": row.event.value, "source": row.source.value, "dest": row.target.value, "before": tell_time}
-            for row in law.transitions
+            {"trigger": row.event.value, "source": row.source.value, "dest": row.target.value, "before": resolve_time}
+            for row in lifecycle.transitions
         ],
         auto_transitions=False,
         model_attribute=_STATUS,
@@ -112,7 +112,7 @@ def run_machine(
         check_model(machine, each, (*machine.models, *models[:place]))
         _begin(each, initial)
     for each in models:
-        add_run(machine, each, initial=initial, law=law, expires_in_s=expires_in_s)
+        add_run(machine, each, initial=initial, lifecycle=lifecycle, expires_in_s=expires_in_s)
     return machine
 
 
@@ -121,13 +121,13 @@ def add_run(
     model: object,
     *,
     initial: str | None = None,
-    law: Lifecycle = RUN_LIFECYCLE,
+    lifecycle: Lifecycle = RUN_LIFECYCLE,
     expires_in_s: int = 600,
 ) -> None:
-    """Bind one more model to a machine made by `run_machine` with the same law; one machine serves any number of them.
+    """Bind one more model to a machine that `run_machine` made with the same lifecycle.
 
-    `machine.add_model(model)` binds too, but checks nothing of this, makes the model queued whatever it was, and leaves
-    its times to you.
+    One machine can have any number of models. `machine.add_model(model)` binds a model too, but without these checks;
+    it sets the status to queued and does not set the times.
 
     Raises, and leaves the model as it was: ValueError when its status is none of the nine, when a time it has is not in
     Unix seconds, or when another model on the machine equals this one (`transitions` takes equal models for one, and
@@ -142,23 +142,23 @@ def add_run(
     for name, time in times.items():
         if getattr(model, name, None) is None:
             setattr(model, name, time)
-    if not law.is_present("expires_at", status):
+    if not lifecycle.is_present("expires_at", status):
         _clear_deadline(model)
 
 
 def _begin(model: object, initial: str | None) -> tuple[RunStatus, int]:
-    """Return where a model begins, and its birth in Unix seconds. Raises ValueError if what it has is neither."""
+    """Return the first status of a model, and its creation in Unix seconds. Raises ValueError for other values."""
     status = RunStatus(initial or getattr(model, _STATUS, None) or INITIAL_STATUS)
     times = {name: getattr(model, name, None) for name in ("created_at", "expires_at", *get_args(Stamp))}
-    raise_if_invalid([fault for name, time in times.items() for fault in optional(seconds)(name, time)])
+    raise_if_invalid([error for name, time in times.items() for error in optional(seconds)(name, time)])
     created_at: int | None = times["created_at"]
     return status, int(current.time()) if created_at is None else created_at
 
 
-def tell_time(event: EventData) -> None:
-    """Settle the time of a move before anything moves: `at`, else the clock; then `event.kwargs["at"]` holds it.
+def resolve_time(event: EventData) -> None:
+    """Set `event.kwargs["at"]` to the time of the move in Unix seconds: `at`, by default the time of the clock.
 
-    Raises `InvalidRun` when `at` is not Unix seconds.
+    Raises `InvalidRun` if `at` is not in Unix seconds.
     """
     at: object = event.kwargs.get("at")
     raise_if_invalid(optional(seconds)("at", at))
@@ -166,21 +166,21 @@ def tell_time(event: EventData) -> None:
 
 
 @attrs.frozen
-class Stamps:
-    """Writes what a move into `status` writes, before any other callback sees the model there."""
+class StampCallback:
+    """Writes the stamps of a move into `status`, before any other callback sees the new status."""
 
-    __name__ = "stamps"  # `transitions` writes it into a picture that shows callbacks
+    __name__ = "stamps"  # the name of the callback in diagrams of `transitions`
 
-    law: Lifecycle
+    lifecycle: Lifecycle
     status: RunStatus
 
     def __call__(self, event: EventData) -> None:
-        """Stamp the model as the row of the move says; a move that is no row of the law stamps nothing."""
+        """Stamp the model as the transition says; a move that is not in the table stamps nothing."""
         source = event.transition.source if event.transition else None
-        for row in self.law.transitions:
+        for row in self.lifecycle.transitions:
             if (row.event, row.source, row.target) == (event.event.name, source, self.status) and row.stamp:
                 setattr(event.model, row.stamp, event.kwargs["at"])
-        if not self.law.is_present("expires_at", self.status):
+        if not self.lifecycle.is_present("expires_at", self.status):
             _clear_deadline(event.model)
 
 

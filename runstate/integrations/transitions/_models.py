@@ -1,8 +1,8 @@
-"""Models of `transitions`: which can be bound to a machine, and how copies of a bound one are bound themselves.
+"""Models of `transitions`: checks before binding, and copies of bound models.
 
-`transitions` leaves out an event where the model has an attribute of that name, and only logs it; and it
-keeps each trigger in the model, as a partial that names the model, so that a shallow copy of the model moves the
-original. Here the first is refused, and the second mended.
+`transitions` leaves out an event if the model has an attribute of that name, and only logs it. And it keeps each
+trigger in the model as a partial of the model, so a shallow copy of the model moves the original. This module refuses
+the first and corrects the second.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _copied: Final[WeakSet[type]] = WeakSet()
 
 
 def check_model(machine: Machine, model: object, others: Iterable[object]) -> None:
-    """Raise where binding the model would fail halfway, or would not bind all of it. Nothing is changed.
+    """Raise if binding the model would fail halfway, or would not bind all of it. Nothing is changed.
 
-    ValueError for a model that equals one of the `others` on the machine, TypeError for all else.
+    Raises ValueError for a model that equals one of the `others` on the machine, TypeError for everything else.
     """
     others = tuple(others)
     if any(other is model for other in others):
         return
-    _check_unequal(model, others)
+    _require_unequal(model, others)
     if isinstance(model, type):
         raise TypeError(f"expected a model, got the class {model.__name__}: all its instances would be one run")
     name = type(model).__name__
@@ -45,27 +45,27 @@ def check_model(machine: Machine, model: object, others: Iterable[object]) -> No
         )
     taken = [each for each in _bound_names(machine) if getattr(model, each, None) is not None]
     taken = [each for each in taken if not _belongs_to(getattr(model, each), _owner(model))]
-    if taken and not machine.model_override:  # by which a model's own methods give way
+    if taken and not machine.model_override:  # it lets the machine replace methods of the model
         listed = ", ".join(taken[:_SHOWN]) + ", ..." * (len(taken) > _SHOWN)
         raise TypeError(
             f"{name} cannot be bound: its own {listed} would be in the way of what the machine binds under that name. "
             "Rename it, or bind an object that the model holds"
         )
-    _check_writable(model, name)
+    _require_writable(model, name)
 
 
-def _check_unequal(model: object, others: Iterable[object]) -> None:
+def _require_unequal(model: object, others: Iterable[object]) -> None:
     if any(other == model for other in others):
         raise ValueError("an equal model is on this machine already; let models compare by identity (eq=False)")
 
 
-def _check_writable(model: object, name: str) -> None:
+def _require_writable(model: object, name: str) -> None:
     had = _PROBE in getattr(model, "__dict__", ())
     try:
         setattr(model, _PROBE, getattr(model, _PROBE, None))
         if not had:
             delattr(model, _PROBE)
-    except Exception as error:  # whatever its class raises
+    except Exception as error:  # the class may raise anything
         why = "it is frozen, or has attributes of its own choice only: a model must be mutable"
         if not hasattr(model, "__dict__"):
             why = "a model is an object of a class of your own"
@@ -79,10 +79,10 @@ def _check_writable(model: object, name: str) -> None:
 
 
 def bind(machine: Machine, model: object, status: str) -> None:
-    """Bind a model that was checked, in that status; where that fails, the model is as it was."""
+    """Bind a checked model in a status. If that fails, the model is unchanged."""
     if not _is_bound(model):
         _unbind(model)
-    _let_copies_be_bound(type(model))
+    _bind_copies(type(model))
     before = set(dir(model))
     try:
         machine.add_model(model, initial=str(status))
@@ -95,26 +95,26 @@ def bind(machine: Machine, model: object, status: str) -> None:
 
 
 def _bound_names(machine: Machine) -> tuple[str, ...]:
-    """Return the names under which `transitions` binds something to a model of this machine."""
+    """Return the names of the attributes that `transitions` binds to a model of this machine."""
     events = [name for event in machine.events for name in (event, f"may_{event}")]
     return (*events, "trigger", "may_trigger", *(f"is_status_{status}" for status in machine.states))
 
 
 def _trigger(model: object) -> partial[Any] | None:
-    """Return the trigger of an event that all machines have; None where the model has none of `transitions`."""
+    """Return the trigger of an event that all machines have; None if the model has none of `transitions`."""
     found: Any = getattr(model, RunEvent.START.value, None)
     bound = isinstance(found, partial) and isinstance(getattr(found.func, "__self__", None), Event)
     return cast("partial[Any]", found) if bound else None
 
 
 def _owner(model: object) -> object:
-    """Return the model that this one's trigger moves: itself, the one it was copied from, or None if it has none."""
+    """Return the model that the trigger moves: itself, the original of a copy, or None without a trigger."""
     trigger = _trigger(model)
     return None if trigger is None else trigger.args[0]
 
 
 def _belongs_to(value: object, owner: object) -> bool:
-    """Tell whether a value is what `transitions` bound to a model."""
+    """Return whether a value is one that `transitions` bound to `owner`."""
     return owner is not None and isinstance(value, partial) and any(part is owner for part in value.args)
 
 
@@ -123,7 +123,7 @@ def _machine(trigger: partial[Any]) -> Machine:
 
 
 def _is_bound(model: object) -> bool:
-    """Tell whether the model is on the machine that its triggers ask."""
+    """Return whether the model is on the machine of its triggers."""
     trigger = _trigger(model)
     if trigger is None or trigger.args[0] is not model:
         return False
@@ -131,7 +131,7 @@ def _is_bound(model: object) -> bool:
 
 
 def _unbind(model: object) -> None:
-    """Take away what is bound of a machine that let go of the model, or came along with another model's attributes."""
+    """Remove attributes that are bound by another machine, or that belong to the original of a copy."""
     trigger = _trigger(model)
     if trigger is not None:
         for name in (*_bound_names(_machine(trigger)), "get_graph"):
@@ -139,8 +139,8 @@ def _unbind(model: object) -> None:
                 delattr(model, name)
 
 
-def _let_copies_be_bound(cls: type) -> None:
-    """Have `copy.copy` of a bound model make a model that moves itself, on the same machine."""
+def _bind_copies(cls: type) -> None:
+    """Make `copy.copy` of a bound model return a model that moves itself, on the same machine."""
     if cls in _copied:
         return
     own: Callable[[Any], Any] = getattr(cls, "__copy__", _shallow_copy)
@@ -150,22 +150,22 @@ def _let_copies_be_bound(cls: type) -> None:
         trigger = _trigger(twin)
         if trigger is not None and trigger.args[0] is not twin:
             machine = _machine(trigger)
-            _check_unequal(twin, machine.models)
+            _require_unequal(twin, machine.models)
             bind(machine, twin, twin.status)
         return twin
 
-    with suppress(TypeError):  # a class of C, such as SimpleNamespace
+    with suppress(TypeError):  # a class in C, such as SimpleNamespace
         cls.__copy__ = __copy__  # type: ignore[attr-defined]
         _copied.add(cls)
 
 
 def _shallow_copy(model: Any) -> Any:
-    """Return what `copy.copy` makes of an object whose class says nothing about it."""
+    """Return what `copy.copy` returns for an object whose class does not define it."""
     reduced = model.__reduce_ex__(4)
     if isinstance(reduced, str):
         return model
     parts: list[Any] = [*reduced, None, None, None]
-    make, args, state, _, pairs = parts[:5]  # no model is a list: that would be a list of models
+    make, args, state, _, pairs = parts[:5]  # no model is a list, which would be a list of models
     twin: Any = make(*args)
     if state is not None and hasattr(twin, "__setstate__"):
         twin.__setstate__(state)
@@ -180,5 +180,5 @@ def _shallow_copy(model: Any) -> Any:
 
 
 def _parts(state: Any) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return what an object keeps in its `__dict__`, and in slots, as pickle has it."""
+    """Return the state in `__dict__` and in slots, as pickle has it."""
     return cast("Any", state) if isinstance(state, tuple) else (state, None)

@@ -23,7 +23,7 @@ from runstate.store._sql.columns import CLAIMED_COLUMNS, CREATE_COLUMNS, getter
 from runstate.store._sql.connection import Connection, Groups
 from runstate.store._sql.rows import Row, decode_claimed, decode_created, decode_run
 from runstate.store._types import StoredRun
-from runstate.store._worker_types import Claim, Outcome, Settle, SettleAndClaimResult
+from runstate.store._worker_types import Claim, Settle, SettleAndClaimResult, SettleKey
 
 __all__ = [
     "Command",
@@ -195,7 +195,7 @@ class TransitionRun(Command[StoredRun]):
 
 def group_by_outcome(settles: Sequence[Settle]) -> Groups:
     """Return settles that one statement can commit together, the largest lot last."""
-    groups: dict[Outcome, list[Settle]] = {}
+    groups: dict[SettleKey, list[Settle]] = {}
     for settle in settles:
         outcome = settle.outcome
         group = groups.get(outcome)

@@ -66,7 +66,7 @@ _MOST_KNOWN: Final = 64  # refusals whose codes are remembered
 _PORT: Final = re.compile(r"[0-9]{1,9}")
 _SETTINGS: Final = position(CREATE_COLUMNS, "settings")
 _LAST_PORT: Final = 65535
-_Connection = psycopg.Connection[Any]
+_DriverConnection = psycopg.Connection[Any]
 T = TypeVar("T")
 
 
@@ -99,7 +99,7 @@ def map_error(error: psycopg.Error, where: str, *, broken: bool = False, reading
             return StoreError(f"{where}: {told[0]}")
 
 
-def _interrupt(connection: _Connection) -> None:
+def _interrupt(connection: _DriverConnection) -> None:
     """End a connection that another thread waits for, which must not be touched but for its socket."""
     with suppress(OSError, psycopg.Error), socket(fileno=dup(connection.fileno())) as line:
         line.shutdown(SHUT_RDWR)
@@ -110,7 +110,7 @@ class PostgresConnection:
 
     def __init__(
         self,
-        connection: _Connection,
+        connection: _DriverConnection,
         where: str,
         *,
         owned: bool = True,
@@ -249,12 +249,12 @@ class PostgresDatabase:
         local = set_locally(settings)
         return self._first(connection, lambda: self._to_write(connection, direct, local))
 
-    def _to_write(self, connection: _Connection, direct: bool, settings: str) -> PostgresConnection:
+    def _to_write(self, connection: _DriverConnection, direct: bool, settings: str) -> PostgresConnection:
         if any(connection.info.parameter_status(name) == "on" for name in _ONLY_READS):
             raise StoreUnavailable(_READ_ONLY.format(self.display_url))
         return PostgresConnection(connection, self.display_url, named=direct, settings=settings)
 
-    def _connect_plainly(self) -> tuple[_Connection, bool]:
+    def _connect_plainly(self) -> tuple[_DriverConnection, bool]:
         """Return a new connection, and whether it is one with the server, with no pooler between."""
         connection = self.connect()
         direct = self._first(connection, lambda: not is_pooled(connection))
@@ -267,7 +267,7 @@ class PostgresDatabase:
         self._options = connection.info.options if direct else None
         return connection, direct
 
-    def _connect_with(self, settings: Mapping[str, str]) -> tuple[_Connection, bool]:
+    def _connect_with(self, settings: Mapping[str, str]) -> tuple[_DriverConnection, bool]:
         """Return the same for a connection that has settings, where it is one with the server."""
         known = others = self._options  # which another thread may find out anew at any time
         if others is None:
@@ -285,7 +285,7 @@ class PostgresDatabase:
             return self._connect_plainly()[0], False
         return connection, self._first(connection, lambda: are_set(connection, settings))
 
-    def _first(self, connection: _Connection, do: Callable[[], T]) -> T:
+    def _first(self, connection: _DriverConnection, do: Callable[[], T]) -> T:
         """Return what comes of the first use of a new connection; if that fails, close it."""
         try:
             if connection.info.server_version < _OLDEST:
@@ -314,11 +314,11 @@ class PostgresDatabase:
     def close(self) -> None:
         """Keep nothing."""
 
-    def interrupt(self, connection: _Connection) -> None:
+    def interrupt(self, connection: _DriverConnection) -> None:
         """Wake the thread that waits for a connection's answer, by an end of it."""
         _interrupt(connection)
 
-    def connect(self, options: str | None = None) -> _Connection:
+    def connect(self, options: str | None = None) -> _DriverConnection:
         """Return a new connection, or say why there is none; `options` are instead of those of the address."""
         patience_s = max(2, int(self._wait_s))
         kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}

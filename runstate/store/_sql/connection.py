@@ -14,7 +14,7 @@ from runstate.store._sql.dialect import Dialect
 from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.rows import Row
 from runstate.store._sql.statements import Statements
-from runstate.store._worker_types import Outcome, Settle
+from runstate.store._worker_types import Settle, SettleKey
 from runstate.store.availability import Availability
 
 __all__ = ["CALLERS_DATABASE", "Connection", "Database", "Groups", "Params", "Trouble", "driver_connection"]
@@ -25,7 +25,7 @@ CALLERS_DATABASE: Final = "the database of the connection that was given"
 Params: TypeAlias = Mapping[str, Any]
 """Parameters by name."""
 
-Groups: TypeAlias = Sequence[tuple[Outcome, Sequence[Settle]]]
+Groups: TypeAlias = Sequence[tuple[SettleKey, Sequence[Settle]]]
 """The outcomes of claimed runs, those together that one statement can commit."""
 
 

@@ -9,18 +9,18 @@ from typing import Final
 from runstate.store._sql.columns import PAYLOAD
 from runstate.store._sql.connection import Connection, Params
 from runstate.store._sql.rows import Row
-from runstate.store._worker_types import Outcome, Settle
+from runstate.store._worker_types import Settle, SettleKey
 
 __all__ = ["settle_group", "settle_params"]
 
 
-def settle_group(session: Connection, owner: Params, outcome: Outcome, group: Sequence[Settle]) -> set[int]:
+def settle_group(session: Connection, owner: Params, outcome: SettleKey, group: Sequence[Settle]) -> set[int]:
     """Commit the outcomes of one kind that a worker brings; return the seqs of those that were settled."""
     params = {**owner, **settle_params(session, outcome, group)}
     return {seq for seq, _ in session.execute(session.statements.settle[outcome], params)}
 
 
-def settle_params(session: Connection, outcome: Outcome, group: Sequence[Settle]) -> Params:
+def settle_params(session: Connection, outcome: SettleKey, group: Sequence[Settle]) -> Params:
     """Return the parameters that carry outcomes of one kind."""
     _, has_payload = outcome
     return session.bind_rows(session.statements.settle_columns(has_payload), _rows(group, has_payload))

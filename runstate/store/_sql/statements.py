@@ -25,7 +25,7 @@ from runstate.store._sql.columns import (
 from runstate.store._sql.dialect import thread_lock_sql
 from runstate.store._sql.leases import Leases
 from runstate.store._sql.schema import ENDED, occupies_thread, sql_list
-from runstate.store._worker_types import Outcome
+from runstate.store._worker_types import SettleKey
 
 __all__ = ["OUTCOMES", "Statements"]
 
@@ -39,7 +39,7 @@ _IDLE: Final = sql_list(sorted(set(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CAN
 _HELD: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
 _ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
 
-OUTCOMES: Final[tuple[Outcome, ...]] = tuple(
+OUTCOMES: Final[tuple[SettleKey, ...]] = tuple(
     (event, laden)
     for event in RUN_LIFECYCLE.events
     if event not in _ASKED_OF_RUNS
@@ -196,7 +196,7 @@ class Statements(Leases):
         return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if laden else SETTLE_COLUMNS
 
     @cached_property
-    def settle(self) -> Mapping[Outcome, str]:
+    def settle(self) -> Mapping[SettleKey, str]:
         """Commit an outcome of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
         own = self.dialect.returned
         return {
@@ -258,7 +258,7 @@ class Statements(Leases):
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
 
     @cached_property
-    def settle_and_claim(self) -> Mapping[Outcome, str]:
+    def settle_and_claim(self) -> Mapping[SettleKey, str]:
         """PostgreSQL: settle what is done by an event, and claim what is next, in one statement.
 
         Gives back 0 and a settled seq, or 1 and a claimed run.

@@ -40,7 +40,7 @@ _COMPLETED: Final = (
 )
 
 
-class _Connection(Connection, Protocol):
+class _CountingConnection(Connection, Protocol):
     """A connection that says how many rows a statement has changed."""
 
     def change(self, statement: str, params: Params) -> int:
@@ -49,7 +49,7 @@ class _Connection(Connection, Protocol):
 
 
 def settle_and_claim(
-    session: _Connection,
+    session: _CountingConnection,
     owner: Params,
     groups: Groups,
     queues: Sequence[str],
@@ -70,7 +70,7 @@ def settle_and_claim(
     return settled, claimed
 
 
-def _complete_only(session: _Connection, owner: Params, settles: Sequence[Settle]) -> set[int]:
+def _complete_only(session: _CountingConnection, owner: Params, settles: Sequence[Settle]) -> set[int]:
     """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
     seqs = [settle.run.seq for settle in settles]
     params = {**owner, "seqs": json.dumps(seqs)}
@@ -102,7 +102,7 @@ def _completing(*, alike: bool) -> str:
     return f"{start} FROM (SELECT {names} FROM json_each(:each)) AS v WHERE r.seq = v.key AND {held}"
 
 
-def _claim(session: _Connection, params: Params) -> Sequence[Row]:
+def _claim(session: _CountingConnection, params: Params) -> Sequence[Row]:
     """Claim up to `limit` queued runs of a queue; return what `rows.decode_claimed` reads."""
     params = {**params, "now": time_us()}  # the same moment in both statements
     ((found, seqs),) = session.execute(claimable(), params)

@@ -9,7 +9,7 @@ import attrs
 
 from runstate.store.doctor.diagnosis import Severity, Sheet
 
-__all__ = ["Made", "Objects", "compare"]
+__all__ = ["Catalog", "Made", "compare"]
 
 _SHORT: Final = 60  # characters of a definition that a sentence can hold
 
@@ -37,8 +37,8 @@ class Made:
         return self.kind == "index" and not self.definition.startswith("CREATE UNIQUE")
 
 
-Objects: TypeAlias = Mapping[tuple[str, str, str], Made]
-"""Objects by kind, table and name."""
+Catalog: TypeAlias = Mapping[tuple[str, str, str], Made]
+"""The objects of a schema by kind, table and name."""
 
 _NEEDED_FOR: Final = {
     "table": "the library cannot work without it",
@@ -50,7 +50,7 @@ _NEEDED_FOR: Final = {
 }
 
 
-def compare(live: Objects, needed: Objects, ddl: str, sheet: Sheet) -> None:
+def compare(live: Catalog, needed: Catalog, ddl: str, sheet: Sheet) -> None:
     """Note everything that the library makes and a database lacks, has otherwise, or does not obey."""
     lost_tables = {made.name for made in needed.values() if made.kind == "table"}
     lost_tables -= {made.name for made in live.values() if made.kind == "table"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
-__all__ = ["Diagnosis", "Finding", "Progress", "Severity", "Sheet"]
+from runstate.traces import Severity
 
-Severity: TypeAlias = Literal["error", "warning"]
+__all__ = ["Diagnosis", "Finding", "Progress", "Severity", "Sheet"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Is told what is looked at, how much of it was seen, and how much there is."""

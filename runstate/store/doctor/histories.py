@@ -193,5 +193,5 @@ def _judge(sheet: Sheet, row: Row) -> None:
         sheet.add("error", "implausible", f"run {run_id} cannot be read: {told}", _BY_HAND, run_id=str(run_id))
         return
     for finding in found:
-        remedy = _BY_HAND if finding.severity == "error" else finding.possible
+        remedy = _BY_HAND if finding.severity == "error" else finding.hint
         sheet.add(finding.severity, "implausible", f"run {run_id}: {finding.message}", remedy, run_id=run_id)

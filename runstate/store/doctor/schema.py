@@ -11,7 +11,7 @@ from typing import Final
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.migrations import ddl, migrate
-from runstate.store.doctor.catalog import Made, Objects, compare
+from runstate.store.doctor.catalog import Catalog, Made, compare
 from runstate.store.doctor.diagnosis import Sheet
 from runstate.store.errors import StoreError
 
@@ -22,7 +22,7 @@ __all__ = ["examine_schema"]
 _KINDS: Final = {"table": "table", "index": "index", "trigger": "guard", "view": "view"}
 
 
-def _of_sqlite(session: Connection) -> Objects:
+def _of_sqlite(session: Connection) -> Catalog:
     found = session.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name LIKE 'runstate_%' AND sql IS NOT NULL", {}
     )
@@ -32,7 +32,7 @@ def _of_sqlite(session: Connection) -> Objects:
     }
 
 
-def _sqlite_reference() -> Objects:
+def _sqlite_reference() -> Catalog:
     from runstate.store._sqlite.connection import SqliteDatabase
 
     reference = SqliteDatabase(":memory:")
@@ -92,11 +92,11 @@ SELECT g.tgname, c.relname FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.
         AND g.tgenabled <> 'D' AND g.tgtype & 3 = 3"""  # before, and for each row
 
 
-class _Undone(Exception):
+class _Rollback(Exception):
     """Raised to leave a transaction so that nothing of it stays."""
 
 
-def _of_postgres(session: Connection, schema: int, *names: str) -> Objects:
+def _of_postgres(session: Connection, schema: int, *names: str) -> Catalog:
     """Return the objects of a schema, without its name in their definitions."""
 
     def plain(definition: str) -> str:
@@ -110,7 +110,7 @@ def _of_postgres(session: Connection, schema: int, *names: str) -> Objects:
     }
 
 
-def _postgres_reference(session: Connection) -> Objects:
+def _postgres_reference(session: Connection) -> Catalog:
     """Return what the DDL makes, as temporary objects of the transaction that is under way."""
     session.execute("SELECT set_config('search_path', 'pg_temp', true)", {})
     # Temporary functions are found by their full name alone.
@@ -141,8 +141,8 @@ def _examine_postgres(session: Connection, sheet: Sheet) -> None:
                 if ("guard", table, name) not in needed:
                     sentence = f"the trigger {name} on {table} is not this library's, and can change what it writes"
                     sheet.add("warning", "trigger", sentence, "see that it returns NEW as it came", thing=name)
-            raise _Undone
-    except _Undone:
+            raise _Rollback
+    except _Rollback:
         return
 
 

@@ -1,128 +1,150 @@
-"""A trial: anybody's implementation of runs, held against the law.
+"""The conformance kit: tests an implementation of runs against the table of transitions.
 
-    from runstate.testing.conformance import Functions, hold_trial
+    from runstate.testing.conformance import FunctionAdapter, check_conformance
 
-    hold_trial(Functions(create=make, ask=ask, read=read, refused=ValueError)).assert_holds()
+    check_conformance(FunctionAdapter(create=make, send=send, read=read, refused=ValueError)).assert_conforms()
 
-The subject is driven through every cell, every legal walk with its stamps, every request asked twice, decisions of
-actors whose copy went stale, workers who come back after their lease, and races of two. The judgement is a matrix of
-the cells, and for each fault the calls that show it. Adapters: `Functions`, `Objects` (classes with methods),
-`SqlTable`, `Http`, and for this library's own `RunsInMemory` and `RunsInStore`.
+The kit checks every cell, every legal walk with its stamps, repeated requests, requests by actors whose copy is stale,
+workers that come back after their lease has lapsed, and races of two threads. The report has a matrix of the cells, and
+for each violation the calls that reproduce it. Adapters: `FunctionAdapter`, `ObjectAdapter` (classes with methods),
+`SqlTableAdapter`, `HttpAdapter`, and for the runs of this library `InMemoryAdapter` and `StoreAdapter`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Final, get_args
 
 from runstate.clock import sleep
-from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
+from runstate.lifecycle import Lifecycle, Stamp
 from runstate.run.validators import with_article
-from runstate.testing.conformance._adapters import Functions, Objects, RunsInMemory, RunsInStore, SqlTable
-from runstate.testing.conformance._http import Http
-from runstate.testing.conformance._leases import try_leases
-from runstate.testing.conformance._races import try_races
-from runstate.testing.conformance._report import Challenge, Charge, Judgement, Verdict
-from runstate.testing.conformance._requirements import Found, try_cells, try_stale, try_twice, try_walks
-from runstate.testing.conformance._scenarios import Tick, look_at
-from runstate.testing.conformance._subject import Clocked, NotOffered, Refused, Subject, law_of, name_of
+from runstate.testing.conformance._adapters import (
+    FunctionAdapter,
+    InMemoryAdapter,
+    ObjectAdapter,
+    SqlTableAdapter,
+    StoreAdapter,
+)
+from runstate.testing.conformance._http import HttpAdapter
+from runstate.testing.conformance._leases import check_leases
+from runstate.testing.conformance._races import check_races
+from runstate.testing.conformance._report import ConformanceReport, Requirement, Verdict, Violation
+from runstate.testing.conformance._requirements import (
+    RequirementResult,
+    check_cells,
+    check_repeats,
+    check_stale_copies,
+    check_walks,
+)
+from runstate.testing.conformance._scenarios import TimeStep, read_run
+from runstate.testing.conformance._system import (
+    EventNotOffered,
+    EventRefused,
+    SupportsClock,
+    SystemUnderTest,
+    lifecycle_of,
+    name_of,
+)
+from runstate.testing.matrix import CellKey
 
 __all__ = [
-    "Charge",
-    "Functions",
-    "Http",
-    "Judgement",
-    "NotOffered",
-    "Objects",
-    "Refused",
-    "RunsInMemory",
-    "RunsInStore",
-    "SqlTable",
-    "Subject",
-    "hold_trial",
+    "ConformanceReport",
+    "EventNotOffered",
+    "EventRefused",
+    "FunctionAdapter",
+    "HttpAdapter",
+    "InMemoryAdapter",
+    "ObjectAdapter",
+    "SqlTableAdapter",
+    "StoreAdapter",
+    "SystemUnderTest",
+    "Violation",
+    "check_conformance",
 ]
 
 _STAMPS: Final = ("created_at", *get_args(Stamp))
-_A_SECOND: Final = 1.05
-_CLOCKED_S: Final = 60
+_REAL_STEP_S: Final = 1.05
+_CLOCK_STEP_S: Final = 60
 
 
-def hold_trial(
-    subject: Subject,
+def check_conformance(
+    system: SystemUnderTest,
     *,
     race_rounds: int = 20,
-    tick_s: float | None = None,
-    race_wait_s: float = 30.0,
-    recognises: bool = False,
-) -> Judgement:
-    """Drive a subject through all challenges, and return the judgement. It raises nothing of the subject's.
+    time_step_s: float | None = None,
+    race_timeout_s: float = 30.0,
+    allow_repeats: bool = False,
+) -> ConformanceReport:
+    """Check a system against all requirements and return the report. Errors of the system are reported, not raised.
 
-    Raises `TypeError` for what is no adapter.
+    `race_rounds` is how often each pair of events is raced; 0 if the system must not be called by two threads. If two
+    threads have no answer within `race_timeout_s`, they block each other. `time_step_s` is how many seconds to wait
+    between two moves of a run, so that a stamp that is written anew differs from the old one. By default it is a second
+    for a system with stamps, and nothing if the system has `advance`. With `allow_repeats`, a repeated request may be
+    accepted if it changes nothing, as some services answer a client that lost the first answer; otherwise it must be
+    refused, as the table says.
 
-    `race_rounds` is how often each pair of events is raced; 0 for what is not to be asked by two threads. Two that
-    are not answered within `race_wait_s` block each other. `tick_s` is how many seconds to wait between two moves of a
-    run, so that a stamp written anew is seen to differ; a second where the subject has stamps, unless it has an
-    `advance`. By default a repeated request must be refused. With `recognises`, it may also be accepted without a
-    change, for idempotent implementations, which a client needs whose answer was lost.
+    Raises `TypeError` if `system` is no adapter.
     """
-    missing = [name for name in ("create", "ask", "read") if not callable(getattr(subject, name, None))]
-    if missing or isinstance(subject, type):
-        raise TypeError(f"expected an adapter with create, ask, read and refused; {_called(subject)} is none")
-    law = law_of(subject)
-    tick = _tick(subject, tick_s)
-    found = [try_cells(subject, law, tick, recognises)]
-    if "holds" in found[0].cells.values():
-        found += [try_walks(subject, law, tick), try_twice(subject, law, tick)]
-        found.append(try_stale(subject, law, tick, _wrong(found)))
-        found.append(try_leases(subject, law))
-        found.append(try_races(subject, law, race_rounds, race_wait_s, _wrong(found)))
-    cells: Mapping[tuple[RunStatus, RunEvent], Verdict] = found[0].cells
-    tried: dict[Challenge, int] = {each.challenge: each.tried for each in found if each.tried}
-    return Judgement(name_of(subject), law, cells, tuple(_told_once(law, found)), tried)
+    missing = [name for name in ("create", "send", "read") if not callable(getattr(system, name, None))]
+    if missing or isinstance(system, type):
+        raise TypeError(f"expected an adapter with create, send, read and refused; {_describe(system)} is none")
+    lifecycle = lifecycle_of(system)
+    time_step = _time_step(system, time_step_s)
+    results = [check_cells(system, lifecycle, time_step, allow_repeats)]
+    if "holds" in results[0].cells.values():
+        results += [check_walks(system, lifecycle, time_step), check_repeats(system, lifecycle, time_step)]
+        results.append(check_stale_copies(system, lifecycle, time_step, _wrong_cells(results)))
+        results.append(check_leases(system, lifecycle))
+        results.append(check_races(system, lifecycle, race_rounds, race_timeout_s, _wrong_cells(results)))
+    cells: Mapping[CellKey, Verdict] = results[0].cells
+    checked: dict[Requirement, int] = {each.requirement: each.checked for each in results if each.checked}
+    return ConformanceReport(name_of(system), lifecycle, cells, tuple(_without_duplicates(lifecycle, results)), checked)
 
 
-def _called(subject: object) -> str:
-    return f"the class {subject.__name__}" if isinstance(subject, type) else with_article(type(subject).__name__)
+def _describe(system: object) -> str:
+    return f"the class {system.__name__}" if isinstance(system, type) else with_article(type(system).__name__)
 
 
-def _wrong(found: list[Found]) -> set[tuple[RunStatus, RunEvent]]:
-    """Return the cells that answer wrongly, whoever asks."""
-    charges = (charge for each in found for charge in each.charges if charge.is_grave)
-    return {(charge.status, charge.event) for charge in charges if charge.event is not None}
+def _wrong_cells(results: list[RequirementResult]) -> set[CellKey]:
+    """Return the cells whose answer is wrong already with one actor."""
+    violations = (violation for each in results for violation in each.violations if violation.is_wrong_answer)
+    return {(each.status, each.event) for each in violations if each.event is not None}
 
 
-def _told_once(law: Lifecycle, found: list[Found]) -> Iterator[Charge]:
-    """Yield each fault once, by the shortest way, and the most telling ones of the cells first."""
-    first = sorted(found[0].charges, key=lambda charge: charge.weight(law))
-    cells = {(charge.status, charge.event) for charge in first}
-    told: set[tuple[object, ...]] = set()
-    for charge in (*first, *(charge for each in found[1:] for charge in each.charges)):
-        key = (charge.status, charge.event, charge.beside, *charge.kind[1:])
-        if key in told or (charge.challenge == "repeat" and (charge.status, charge.event) in cells):
+def _without_duplicates(lifecycle: Lifecycle, results: list[RequirementResult]) -> Iterator[Violation]:
+    """Yield each violation once, by its shortest reproduction; those of cells come first."""
+    first = sorted(results[0].violations, key=lambda violation: violation.sort_key(lifecycle))
+    cells = {(violation.status, violation.event) for violation in first}
+    reported: set[tuple[object, ...]] = set()
+    for violation in (*first, *chain.from_iterable(result.violations for result in results[1:])):
+        key = (violation.status, violation.event, violation.other_event, *violation.kind[1:])
+        if key in reported or (violation.requirement == "repeat" and (violation.status, violation.event) in cells):
             continue
-        told.add(key)
-        yield charge
+        reported.add(key)
+        yield violation
 
 
-def _tick(subject: Subject, tick_s: float | None) -> Tick:
+def _time_step(system: SystemUnderTest, time_step_s: float | None) -> TimeStep:
     """Return what lets time pass between two moves."""
-    if isinstance(subject, Clocked) and tick_s is None:
-        return Tick(lambda: _advance(subject), is_seen=True, line=f"subject.advance({_CLOCKED_S})")
-    seconds = _A_SECOND * _has_stamps(subject) if tick_s is None else tick_s
+    if isinstance(system, SupportsClock) and time_step_s is None:
+        return TimeStep(lambda: _advance(system), changes_stamps=True, line=f"system.advance({_CLOCK_STEP_S})")
+    seconds = _REAL_STEP_S * _has_stamps(system) if time_step_s is None else time_step_s
     if not seconds:
-        return Tick(lambda: None, is_seen=False, line="")
-    return Tick(lambda: sleep(seconds), is_seen=seconds > 1, line=f"time.sleep({seconds:g})")
+        return TimeStep(lambda: None, changes_stamps=False, line="")
+    return TimeStep(lambda: sleep(seconds), changes_stamps=seconds > 1, line=f"time.sleep({seconds:g})")
 
 
-def _advance(subject: Clocked) -> None:
+def _advance(system: SupportsClock) -> None:
     try:
-        subject.advance(_CLOCKED_S)
-    except Exception:  # then time must pass by itself
-        sleep(_A_SECOND)
+        system.advance(_CLOCK_STEP_S)
+    except Exception:  # then real time must pass
+        sleep(_REAL_STEP_S)
 
 
-def _has_stamps(subject: Subject) -> bool:
+def _has_stamps(system: SystemUnderTest) -> bool:
     try:
-        return any(name in look_at(subject, subject.create()) for name in _STAMPS)
-    except Exception:  # the trial itself will tell what is wrong with it
+        return any(name in read_run(system, system.create()) for name in _STAMPS)
+    except Exception:  # the checks report what is wrong with it
         return False

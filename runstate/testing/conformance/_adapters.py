@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from itertools import count
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 from runstate.clock import ManualClock, sleep, time_us
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, Lifecycle, RunEvent
@@ -20,125 +20,124 @@ from runstate.run.ids import new_run_id
 from runstate.run.validators import with_article
 from runstate.store import Lease, Settle, Store, StoredRun
 from runstate.store.errors import Conflict, LeaseLost
-from runstate.testing._diff import fields_of
-from runstate.testing._drive import ask, ask_stored
-from runstate.testing.conformance._subject import Clocked, NotOffered, Refused
+from runstate.testing._diff import read_fields
+from runstate.testing._send import RefusalTypes, send_event, send_event_to_store
+from runstate.testing.conformance._system import EventNotOffered, EventRefused, SupportsClock
 
-__all__ = ["Functions", "Objects", "RunsInMemory", "RunsInStore", "SqlTable"]
-
-Refusals: TypeAlias = type[Exception] | tuple[type[Exception], ...]
-
-_AT: Final = re.compile(r":at\b|%\(at\)s")
+__all__ = ["FunctionAdapter", "InMemoryAdapter", "ObjectAdapter", "SqlTableAdapter", "StoreAdapter"]
 
 
-def _kinds(refused: Refusals) -> tuple[type[Exception], ...]:
-    """Return what an adapter takes for a refusal. Raises `TypeError` for what is no class of errors."""
+_TIME_PARAMETER: Final = re.compile(r":at\b|%\(at\)s")
+
+
+def _refusal_types(refused: RefusalTypes) -> tuple[type[Exception], ...]:
+    """Return the exceptions that count as refusals. Raises `TypeError` for what is no class of exceptions."""
     kinds = refused if isinstance(refused, tuple) else (refused,)
     for kind in cast("tuple[object, ...]", kinds):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise TypeError(f"refused: expected a class of errors, or a tuple of them, got {kind!r}")
-    return (Refused, *kinds)
+    return (EventRefused, *kinds)
 
 
-class Functions:
-    """Three plain functions: make a run, ask an event of it, read it back.
+class FunctionAdapter:
+    """Three functions: create a run, send an event to it, read it back.
 
-    `load` returns a second handle of a run, as another actor has it who reads it now; `advance` lets seconds pass.
+    `load` returns the handle that another actor gets by reading the run now; `advance` moves the clock by seconds.
     """
 
     def __init__(
         self,
         create: Callable[[], Any],
-        ask: Callable[[Any, RunEvent], object],
+        send: Callable[[Any, RunEvent], object],
         read: Callable[[Any], Mapping[str, Any]],
         *,
-        refused: Refusals,
+        refused: RefusalTypes,
         load: Callable[[Any], Any] | None = None,
         advance: Callable[[int], None] | None = None,
-        law: Lifecycle = RUN_LIFECYCLE,
+        lifecycle: Lifecycle = RUN_LIFECYCLE,
         name: str = "functions",
     ) -> None:
-        self._create, self._ask, self._read = create, ask, read
+        self._create, self._ask, self._read = create, send, read
         if load is not None:
             self.load: Callable[[Any], Any] = load
         if advance is not None:
             self.advance: Callable[[int], None] = advance
-        self.refused: tuple[type[Exception], ...] = _kinds(refused)
-        self.law: Lifecycle = law
+        self.refused: tuple[type[Exception], ...] = _refusal_types(refused)
+        self.lifecycle: Lifecycle = lifecycle
         self.name: str = name
 
     def create(self) -> Any:
-        """Make a run."""
+        """Create a run."""
         return self._create()
 
-    def ask(self, run: Any, event: RunEvent) -> object:
-        """Ask an event of it."""
+    def send(self, run: Any, event: RunEvent) -> object:
+        """Send an event to a run."""
         return self._ask(run, RunEvent(event))
 
     def read(self, run: Any) -> Mapping[str, Any]:
-        """Return it as it is kept."""
+        """Return a run as it is stored."""
         return self._read(run)
 
 
-class Objects:
-    """Objects of a class of your own, with a method for each event: an ORM class, a machine's model.
+class ObjectAdapter:
+    """Objects with a method for each event: instances of an ORM class, models of a state machine.
 
-    `names` are the methods that are called otherwise than their event (`{"request_cancel": "cancel"}`); an event whose
-    method is not there is not offered. What a method needs besides has samples by name (calls, outputs, reason, code,
-    message). `load` returns a second copy of a run, as another session of an ORM would read it, and `read` what is kept
-    of it, if that is not the object itself; `advance` lets seconds pass for the clock that they read.
+    `methods` names the methods that are not called like their event (`{"request_cancel": "cancel"}`). An event without
+    a method is not offered. Required arguments (calls, outputs, reason, code, message) are filled in with samples by
+    their names. `load` returns a second copy of a run, as another session of an ORM reads it; `read` returns what is
+    stored, if that is not the object itself; `advance` moves the clock that the objects read.
     """
 
     def __init__(
         self,
         create: Callable[[], Any],
         *,
-        refused: Refusals,
-        names: Mapping[str, str] | None = None,
+        refused: RefusalTypes,
+        methods: Mapping[str, str] | None = None,
         load: Callable[[Any], Any] | None = None,
         read: Callable[[Any], object] | None = None,
         advance: Callable[[int], None] | None = None,
-        law: Lifecycle = RUN_LIFECYCLE,
+        lifecycle: Lifecycle = RUN_LIFECYCLE,
         name: str = "",
     ) -> None:
         if not callable(create):
             got = with_article(type(create).__name__)
             raise TypeError(f"create: expected a class, or what makes an object, got {got}")
         self._create = create
-        self._names = {RunEvent(event): method for event, method in (names or {}).items()}
+        self._names = {RunEvent(event): method for event, method in (methods or {}).items()}
         self._read = read
         if load is not None:
             self.load: Callable[[Any], Any] = load
         if advance is not None:
             self.advance: Callable[[int], None] = advance
-        self.refused: tuple[type[Exception], ...] = _kinds(refused)
-        self.law: Lifecycle = law
+        self.refused: tuple[type[Exception], ...] = _refusal_types(refused)
+        self.lifecycle: Lifecycle = lifecycle
         self.name: str = name or getattr(create, "__name__", "objects")
 
     def create(self) -> Any:
-        """Make a run."""
+        """Create a run."""
         return self._create()
 
-    def ask(self, run: Any, event: RunEvent) -> object:
-        """Ask an event by its method."""
-        named = self._names.get(event, event)
-        if not callable(getattr(run, named, None)):
-            missing = NotOffered if event not in self._names else TypeError  # what is named must be there
-            raise missing(f"{type(run).__name__} has no method {named}()")
-        return ask(run, event, method=named)
+    def send(self, run: Any, event: RunEvent) -> object:
+        """Call the method of an event."""
+        method = self._names.get(event, event)
+        if not callable(getattr(run, method, None)):
+            error = EventNotOffered if event not in self._names else TypeError  # a method that was named must exist
+            raise error(f"{type(run).__name__} has no method {method}()")
+        return send_event(run, event, method=method)
 
     def read(self, run: Any) -> Mapping[str, Any]:
-        """Return its attributes."""
-        return fields_of(run if self._read is None else self._read(run))
+        """Return the attributes of a run."""
+        return read_fields(run if self._read is None else self._read(run))
 
 
-class SqlTable:
+class SqlTableAdapter:
     """A table of runs, and the statements that move them.
 
-    `connect` opens a connection of the DB-API (sqlite3, psycopg); each thread has its own, and every statement is
-    committed. The statements take `id` and `at` (Unix seconds) in the style of the driver, `:id` or `%(id)s`: `create`
-    inserts a run under that id, `read` selects it with its column names, and `moves` hold one for each event. One that
-    touches or returns no row refused, as does an error of `refused` (a CHECK, a trigger).
+    `connect` opens a DB-API connection (sqlite3, psycopg). Each thread has its own, and every statement is committed.
+    The statements take `id` and `at` (Unix seconds) in the style of the driver, `:id` or `%(id)s`: `create` inserts a
+    run with that id, `read` selects it with its column names, and `moves` has one statement for each event. A statement
+    that affects or returns no row refuses the event, and so does an error of `refused` (a CHECK, a trigger).
     """
 
     def __init__(
@@ -148,18 +147,20 @@ class SqlTable:
         create: str,
         moves: Mapping[str, str],
         read: str,
-        refused: Refusals = (),
-        law: Lifecycle = RUN_LIFECYCLE,
+        refused: RefusalTypes = (),
+        lifecycle: Lifecycle = RUN_LIFECYCLE,
         name: str = "SQL table",
     ) -> None:
         self._connect = connect
         self._made, self._moves, self._look = create, {RunEvent(event): sql for event, sql in moves.items()}, read
         self._own = threading.local()
         self._late = 0
-        if _AT.search(self._moves.get(RunEvent.START, "".join(moves.values()))):  # else the database tells the time
+        if _TIME_PARAMETER.search(
+            self._moves.get(RunEvent.START, "".join(moves.values()))
+        ):  # else the database has the time
             self.advance: Callable[[int], None] = self._advance
-        self.refused: tuple[type[Exception], ...] = _kinds(refused)
-        self.law: Lifecycle = law
+        self.refused: tuple[type[Exception], ...] = _refusal_types(refused)
+        self.lifecycle: Lifecycle = lifecycle
         self.name: str = name
 
     def create(self) -> str:
@@ -168,17 +169,17 @@ class SqlTable:
         self._execute(self._made, run_id)
         return run_id
 
-    def ask(self, run: str, event: RunEvent) -> object:
+    def send(self, run: str, event: RunEvent) -> object:
         """Execute the statement of an event."""
         if event not in self._moves:
-            raise NotOffered(f"there is no statement for {event}")
+            raise EventNotOffered(f"there is no statement for {event}")
         if self._execute(self._moves[event], run)[0] == 0:
-            raise Refused("no row was touched")
+            raise EventRefused("no row was touched")
         return None
 
     def read(self, run: str) -> Mapping[str, Any]:
         """Select a run."""
-        _, row = self._execute(self._look, run)  # committed, or a reader would see for ever what it saw first
+        _, row = self._execute(self._look, run)  # committed, or later reads would see the first snapshot
         if row is None:
             raise LookupError("no row has its id")
         return row
@@ -187,12 +188,12 @@ class SqlTable:
         self._late += seconds
 
     def _execute(self, statement: str, run: str) -> tuple[int, Mapping[str, Any] | None]:
-        """Execute a statement and commit; return how many rows it touched, and the first that it returned."""
+        """Execute a statement and commit; return how many rows it affected, and the first that it returned."""
         connection = self._connection()
-        given = {"id": run, "at": time_us() // 1_000_000 + self._late}
+        parameters = {"id": run, "at": time_us() // 1_000_000 + self._late}
         try:
             with closing(connection.cursor()) as cursor:
-                cursor.execute(statement, given)
+                cursor.execute(statement, parameters)
                 touched: int = cursor.rowcount
                 rows: list[dict[str, Any]] = []
                 if cursor.description is not None:
@@ -201,21 +202,21 @@ class SqlTable:
                     touched = len(rows)
             connection.commit()
         except Exception:
-            with suppress(Exception):  # what went wrong first is what is told
+            with suppress(Exception):  # the first error is the one to report
                 connection.rollback()
             raise
         return touched, next(iter(rows), None)
 
     def _connection(self) -> Any:
         if not hasattr(self._own, "held"):
-            held, connection = _Held(), self._connect()
+            held, connection = _OpenMarker(), self._connect()
             weakref.finalize(held, _close, connection)
             self._own.held, self._own.connection = held, connection
         return self._own.connection
 
 
-class _Held:
-    """What a thread holds as long as it may use its connection, which is closed then."""
+class _OpenMarker:
+    """A marker in the storage of a thread: when it goes, the connection of the thread is closed."""
 
 
 def _close(connection: Any) -> None:
@@ -224,14 +225,14 @@ def _close(connection: Any) -> None:
 
 
 _LEASE_S: Final = 30.0
-_BRIEF_S: Final = 0.2
-"""A lease that is waited for in earnest, and that nobody must still hold at any time."""
+_SHORT_LEASE_S: Final = 0.2
+"""A lease short enough to wait for in real time."""
 
-_NAMES: Final[Mapping[str, Any]] = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "gpt-4o"}
+_IDS: Final[Mapping[str, Any]] = {"thread_id": "thread_1", "assistant_id": "asst_1", "model": "gpt-4o"}
 
 
-class RunsInMemory:
-    """Runs of this library in memory."""
+class InMemoryAdapter:
+    """The runs of this library in memory."""
 
     name = "runstate.Run"
     refused: tuple[type[Exception], ...] = (IllegalTransition,)
@@ -240,26 +241,26 @@ class RunsInMemory:
         self._clock = ManualClock()
 
     def create(self) -> Run:
-        """Make a run."""
-        return Run.create(**_NAMES, at=int(self._clock.time()))
+        """Create a run."""
+        return Run.create(**_IDS, at=int(self._clock.time()))
 
-    def ask(self, run: Run, event: RunEvent) -> object:
-        """Ask an event of it, at the time of the trial."""
-        return ask(run, event, at=int(self._clock.time()))
+    def send(self, run: Run, event: RunEvent) -> object:
+        """Send an event to a run, at the time of the adapter's clock."""
+        return send_event(run, event, at=int(self._clock.time()))
 
     def read(self, run: Run) -> Mapping[str, Any]:
-        """Return all of it."""
+        """Return all fields of a run."""
         return copy.copy(run).to_dict()
 
     def advance(self, seconds: int) -> None:
-        """Move the clock that the moves are told."""
+        """Move the adapter's clock."""
         self._clock.advance(seconds)
 
 
-class RunsInStore:
-    """A store of this library, each request by an actor of its own. Whoever has read a run decides on that version.
+class StoreAdapter:
+    """A store of this library. Each request has an actor of its own; one by a loaded copy names the copy's version.
 
-    With the `clock` that everybody reads, time is moved rather than waited for.
+    With `clock`, the clock of the whole process, time is moved instead of waited for.
     """
 
     refused: tuple[type[Exception], ...] = (IllegalTransition, Conflict, LeaseLost)
@@ -269,48 +270,48 @@ class RunsInStore:
         if clock is not None:
             self.advance: Callable[[int], None] = clock.advance
         self.name: str = f"runstate.store, {store.dialect}"
-        self._settings = {**_NAMES, **settings}
+        self._settings = {**_IDS, **settings}
         self._actors = count(1)
         self._claims: dict[str, tuple[Lease, StoredRun]] = {}
 
     def create(self) -> str:
-        """Make a run; return its id."""
+        """Create a run; return its id."""
         return self.store.create(**self._settings).id
 
     def load(self, run: str) -> StoredRun:
-        """Read a run, to decide on what it is now."""
+        """Read a run."""
         return self.store.get(run)
 
-    def ask(self, run: str | StoredRun, event: RunEvent) -> object:
-        """Ask an event of it."""
+    def send(self, run: str | StoredRun, event: RunEvent) -> object:
+        """Send an event to a run."""
         known = {"expected_version": run.version} if isinstance(run, StoredRun) else {}
         kept = run if isinstance(run, StoredRun) else self.store.get(run)
-        return ask_stored(self.store, kept, event, actor=f"actor {next(self._actors)}", **known)
+        return send_event_to_store(self.store, kept, event, actor=f"actor {next(self._actors)}", **known)
 
     def read(self, run: str) -> Mapping[str, Any]:
-        """Return it as the store keeps it."""
+        """Return a run as it is stored."""
         return self.store.get(run).to_dict()
 
     def claim(self, worker: str, run: str) -> None:
         """Let a worker claim a run, or take it over."""
         is_new = self.store.get(run).status is INITIAL_STATUS
-        waits = is_new and not isinstance(self, Clocked)
-        lease = self.store.open_lease(worker, lease_s=_BRIEF_S if waits else _LEASE_S)
+        waits = is_new and not isinstance(self, SupportsClock)
+        lease = self.store.open_lease(worker, lease_s=_SHORT_LEASE_S if waits else _LEASE_S)
         found = self.store.claim_id(lease, run) if is_new else next(iter(self.store.take_over(lease, run_id=run)), None)
         if found is None:
-            raise Refused("it is not to be had")
+            raise EventRefused("it cannot be claimed")
         self._claims[worker] = lease, found.run
 
     def lapse(self, worker: str) -> None:
-        """Let a worker's lease lapse: time passes, and the sweep finds it."""
-        if isinstance(self, Clocked):
+        """Let a worker's lease lapse: time passes, and a sweep closes it."""
+        if isinstance(self, SupportsClock):
             self.advance(2 * int(_LEASE_S))
         else:
-            sleep(1.5 * _BRIEF_S)
+            sleep(1.5 * _SHORT_LEASE_S)
         self.store.sweep()
 
     def settle(self, worker: str, run: str, event: RunEvent) -> object:
-        """Let a worker settle its run, as it was when it claimed it."""
+        """Let a worker settle a run by the copy that it claimed."""
         lease, claimed = self._claims[worker]
         for error in self.store.settle(lease, [_outcome(claimed, RunEvent(event))]).refused.values():
             raise error
@@ -318,9 +319,9 @@ class RunsInStore:
 
 
 def _outcome(run: StoredRun, event: RunEvent) -> Settle:
-    """Return an outcome as a worker brings it, with what it needs."""
+    """Return an outcome with sample values, as a worker commits it."""
     sample = Run.from_dict(run.to_dict())
-    ask(sample, event)
+    send_event(sample, event)
     return Settle(
         run,
         event,

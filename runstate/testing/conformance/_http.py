@@ -1,4 +1,4 @@
-"""The adapter for a service that speaks the Assistants API, or something like it."""
+"""The adapter for a service with the Assistants API, or one like it."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
 from runstate.run import validators
 from runstate.run.codec import decode_field
 from runstate.run.values import RequiredAction, raise_if_invalid
-from runstate.testing._drive import CALLS
-from runstate.testing.conformance._subject import NotOffered, Refused
+from runstate.testing._send import CALLS
+from runstate.testing.conformance._system import EventNotOffered, EventRefused
 
-__all__ = ["Http", "Route"]
+__all__ = ["HttpAdapter", "Route"]
 
 Route: TypeAlias = "tuple[str, str] | tuple[str, str, Mapping[str, Any]]"
-"""A method, a path with `{thread_id}` and `{id}` in it, and what goes along as JSON."""
+"""A method, a path with `{thread_id}` and `{id}` in it, and fields to add to the JSON body."""
 
 _RUNS: Final = "/threads/{thread_id}/runs"
-_READ: Final = ("GET", f"{_RUNS}/{{id}}")
-_API: Final[Mapping[RunEvent, Route]] = {
+_READ_ROUTE: Final = ("GET", f"{_RUNS}/{{id}}")
+_API_ROUTES: Final[Mapping[RunEvent, Route]] = {
     RunEvent.REQUEST_CANCEL: ("POST", f"{_RUNS}/{{id}}/cancel"),
     RunEvent.SUBMIT_TOOL_OUTPUTS: ("POST", f"{_RUNS}/{{id}}/submit_tool_outputs"),
 }
-_MOST: Final = 10_000_000  # bytes of an answer
-_PATIENCE: Final = 2  # a service that answers nothing would be waited for a thousand times
+_MAX_BYTES: Final = 10_000_000  # bytes of an answer
+_MAX_TIMEOUTS: Final = 2  # a service that never answers would be waited for a thousand times
 
 
-class Http:
-    """A service at a URL. What the API has no call for (start, complete, ...) is offered where `routes` say how.
+class HttpAdapter:
+    """A service at a URL. Events that the API has no call for (start, complete, ...) are offered if `routes` has them.
 
-    `routes` are by event, and `create`; those of the API are known. A status of `refused_by` is a refusal; any other
-    error is told as a breakage. It is 400 alone: clients of the API ask again by themselves after a 409. Each run is
-    made on a thread of its own (`POST /threads`), unless `thread_id` is given. A route that twice gave no answer
-    within `wait_s` is not asked any more.
+    `routes` has a route for each event, and one for `create`; those of the API are known. A response with a status of
+    `refused_statuses` is a refusal; any other error is a violation. By default it is 400 alone, because clients of the
+    API retry by themselves after a 409. Each run is created on a thread of its own (`POST /threads`), unless
+    `thread_id` is given. A route without a response within `timeout_s` is not called again after the second time.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Http:
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         thread_id: str | None = None,
-        refused_by: tuple[int, ...] = (400,),
-        wait_s: float = 30.0,
-        law: Lifecycle = RUN_LIFECYCLE,
+        refused_statuses: tuple[int, ...] = (400,),
+        timeout_s: float = 30.0,
+        lifecycle: Lifecycle = RUN_LIFECYCLE,
         name: str = "",
     ) -> None:
         if thread_id is not None:
@@ -61,101 +61,106 @@ class Http:
             raise ValueError("expected a URL that begins with http:// or https:// and names a host")
         self._secure = parts.scheme == "https"
         self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
-        given = dict(routes or {})
-        self._create: Route = given.pop("create", ("POST", _RUNS))
-        self._routes: dict[RunEvent, Route] = {**_API, **{RunEvent(event): route for event, route in given.items()}}
+        given_routes = dict(routes or {})
+        self._create: Route = given_routes.pop("create", ("POST", _RUNS))
+        self._routes: dict[RunEvent, Route] = {
+            **_API_ROUTES,
+            **{RunEvent(event): route for event, route in given_routes.items()},
+        }
         self._headers = {"content-type": "application/json", **(headers or {})}
         self._body = body or {"assistant_id": "asst_1"}
         self._thread_id = thread_id
-        self._refused_by = refused_by
-        self._wait_s = wait_s
-        self._waited: Counter[str] = Counter()
-        self.refused: tuple[type[Exception], ...] = (Refused,)
-        self.law: Lifecycle = law
+        self._refused_statuses = refused_statuses
+        self._timeout_s = timeout_s
+        self._timeouts: Counter[str] = Counter()
+        self.refused: tuple[type[Exception], ...] = (EventRefused,)
+        self.lifecycle: Lifecycle = lifecycle
         self.name: str = name or f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     def create(self) -> tuple[str, str]:
-        """Make a run; return the ids of its thread and itself."""
-        thread_id = self._thread_id or self._made(("POST", "/threads"), {}, {})
-        return thread_id, self._made(self._create, {"thread_id": thread_id, "id": ""}, self._body)
+        """Create a run; return the ids of its thread and of itself."""
+        thread_id = self._thread_id or self._create_object(("POST", "/threads"), {}, {})
+        return thread_id, self._create_object(self._create, {"thread_id": thread_id, "id": ""}, self._body)
 
-    def ask(self, run: tuple[str, str], event: RunEvent) -> object:
-        """Ask an event of it by its route."""
+    def send(self, run: tuple[str, str], event: RunEvent) -> object:
+        """Call the route of an event."""
         route = self._routes.get(RunEvent(event))
         if route is None:
-            raise NotOffered(f"there is no route for {event}")
+            raise EventNotOffered(f"there is no route for {event}")
         body: Mapping[str, Any] = {}
         if event == RunEvent.SUBMIT_TOOL_OUTPUTS:
-            body = {"tool_outputs": [{"tool_call_id": one, "output": "ok"} for one in self._calls(run)]}
-        return self._asked(route, self._named(run), body)
+            body = {"tool_outputs": [{"tool_call_id": one, "output": "ok"} for one in self._call_ids(run)]}
+        return self._request(route, self._path_values(run), body)
 
     def read(self, run: tuple[str, str]) -> Mapping[str, Any]:
-        """Retrieve it."""
-        return self._asked(_READ, self._named(run), None)
+        """Retrieve a run."""
+        return self._request(_READ_ROUTE, self._path_values(run), None)
 
-    def _calls(self, run: tuple[str, str]) -> list[str]:
-        """Return the ids of the calls that it waits for; of the sample's where it waits for none."""
+    def _call_ids(self, run: tuple[str, str]) -> list[str]:
+        """Return the ids of the calls that a run waits for; those of the samples if it waits for none."""
         found = self.read(run)
         data = found.get("required_action", found.get("requiredAction"))
         action = None if data is None else decode_field("required_action", data)
         return [call.id for call in (action.tool_calls if isinstance(action, RequiredAction) else CALLS)]
 
     @staticmethod
-    def _named(run: tuple[str, str]) -> dict[str, str]:
+    def _path_values(run: tuple[str, str]) -> dict[str, str]:
         return {"thread_id": run[0], "id": run[1]}
 
-    def _made(self, route: Route, named: Mapping[str, str], body: Mapping[str, Any]) -> str:
-        made = self._asked(route, named, body)
+    def _create_object(self, route: Route, named: Mapping[str, str], body: Mapping[str, Any]) -> str:
+        made = self._request(route, named, body)
         if "id" not in made:
             raise HTTPException(f"{route[0]} {route[1]} was answered without an id")
         return str(made["id"])
 
-    def _asked(self, route: Route, named: Mapping[str, str], body: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    def _request(self, route: Route, named: Mapping[str, str], body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         method, path, *more = route
-        told = f"{method} {path}"
-        if self._waited[told] >= _PATIENCE:
-            raise HTTPException(f"{told} was not asked any more")
-        given = None if body is None else json.dumps({**body, **(more[0] if more else {})})
+        call = f"{method} {path}"
+        if self._timeouts[call] >= _MAX_TIMEOUTS:
+            raise HTTPException(f"{call} was not asked any more")
+        payload = None if body is None else json.dumps({**body, **(more[0] if more else {})})
         place = self._base + path.format_map({name: quote(value, safe="") for name, value in named.items()})
         kind = HTTPSConnection if self._secure else HTTPConnection
-        connection = kind(self._host, self._port, timeout=self._wait_s)  # one a request: two threads may ask at once
+        connection = kind(
+            self._host, self._port, timeout=self._timeout_s
+        )  # one for each request, because two threads may call at once
         try:
-            connection.request(method, place, given, dict(self._headers))
+            connection.request(method, place, payload, dict(self._headers))
             with connection.getresponse() as response:
-                return self._read_answer(response, told)
+                return self._read_response(response, call)
         except TimeoutError:
-            self._waited[told] += 1
-            raise HTTPException(f"{told} was not answered within {self._wait_s:g} s") from None
+            self._timeouts[call] += 1
+            raise HTTPException(f"{call} was not answered within {self._timeout_s:g} s") from None
         finally:
             connection.close()
 
-    def _read_answer(self, response: HTTPResponse, told: str) -> Mapping[str, Any]:
-        text = b"".join(self._parts(response))
-        if response.status in self._refused_by:
-            raise Refused(_message(text))
+    def _read_response(self, response: HTTPResponse, call: str) -> Mapping[str, Any]:
+        text = b"".join(self._read_body(response))
+        if response.status in self._refused_statuses:
+            raise EventRefused(_error_message(text))
         if response.status >= 300:
-            said = _message(text)
-            raise HTTPException(f"{told} was answered {response.status}{f': {said}' if said else ''}")
+            message = _error_message(text)
+            raise HTTPException(f"{call} was answered {response.status}{f': {message}' if message else ''}")
         try:
             found: Any = json.loads(text or b"{}")
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise HTTPException(f"{told} was not answered with a JSON object: {_message(text)}")
+            raise HTTPException(f"{call} was not answered with a JSON object: {_error_message(text)}")
         return cast("dict[str, Any]", found)
 
-    def _parts(self, response: HTTPResponse) -> Iterator[bytes]:
-        """Yield an answer's bytes; one that has no end (a stream of events) is not waited for."""
-        until, length = monotonic() + self._wait_s, 0
+    def _read_body(self, response: HTTPResponse) -> Iterator[bytes]:
+        """Yield the bytes of a response; raise `TimeoutError` for one without an end, such as a stream of events."""
+        until, length = monotonic() + self._timeout_s, 0
         while part := response.read1(65_536):
             length += len(part)
-            if length > _MOST or monotonic() > until:
+            if length > _MAX_BYTES or monotonic() > until:
                 raise TimeoutError
             yield part
 
 
-def _message(text: bytes) -> str:
-    """Return the message in the API's envelope of errors, or how the answer begins."""
+def _error_message(text: bytes) -> str:
+    """Return the message of the API's error object, or how the response begins."""
     try:
         return str(json.loads(text)["error"]["message"])
     except (ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""Two actors at once: what both were told must be what some order of the two could have told them."""
+"""Two actors at once: both answers must be possible in some order of the two requests."""
 
 from __future__ import annotations
 
@@ -12,185 +12,193 @@ from typing import Any, TypeAlias
 import attrs
 
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus
-from runstate.testing._diff import outcomes
-from runstate.testing.conformance._report import Charge
-from runstate.testing.conformance._requirements import Found, axes
-from runstate.testing.conformance._scenarios import Answer, ask_once, look_at, told, way_to
-from runstate.testing.conformance._subject import Loading, Subject
+from runstate.testing._diff import possible_paths
+from runstate.testing.conformance._report import Violation
+from runstate.testing.conformance._requirements import RequirementResult, statuses_and_events
+from runstate.testing.conformance._scenarios import Answer, describe_error, path_to, read_run, send
+from runstate.testing.conformance._system import SupportsLoad, SystemUnderTest
+from runstate.testing.matrix import CellKey
 
-__all__ = ["try_races"]
+__all__ = ["check_races"]
 
-Cells: TypeAlias = Container[tuple[RunStatus, RunEvent]]
-Answered: TypeAlias = tuple[Answer, str]
-Together: TypeAlias = Callable[[Callable[[int], Answered]], tuple[Answered, Answered] | None]
+CellKeys: TypeAlias = Container[CellKey]
+AnswerAndText: TypeAlias = tuple[Answer, str]
+RunBoth: TypeAlias = Callable[[Callable[[int], AnswerAndText]], tuple[AnswerAndText, AnswerAndText] | None]
 
 
-def try_races(subject: Subject, law: Lifecycle, rounds: int, wait_s: float, wrong: Cells) -> Found:
-    """Let two threads ask at the same moment, `rounds` times each pair of events that is legal where a run stands.
+def check_races(
+    system: SystemUnderTest, lifecycle: Lifecycle, rounds: int, timeout_s: float, wrong_cells: CellKeys
+) -> RequirementResult:
+    """Send two events at the same moment by two threads, `rounds` times for each pair that is legal in a status.
 
-    A pair is left out if one of the two, alone or after the other, is known to be `wrong` already. Whoever is not
-    answered within `wait_s` ends the races.
+    A pair is left out if one of its events, alone or after the other, is among `wrong_cells`. An answer that does not
+    come within `timeout_s` ends the races.
     """
-    found = Found("race")
-    with _racers(wait_s) as together:
-        for status in axes(law)[0]:
-            way = way_to(law, status)
-            for first, second in _pairs(law, status, wrong) if way is not None else ():
-                race = _Race(subject, law, way or (), status, (first, second), together)
-                found.tried += race.run(rounds)
-                if race.fault:
-                    found.charges.append(race.charge())
-                if race.is_over:
-                    return found
-    return found
+    result = RequirementResult("race")
+    with _two_threads(timeout_s) as run_both:
+        for status in statuses_and_events(lifecycle)[0]:
+            path = path_to(lifecycle, status)
+            for first, second in _pairs(lifecycle, status, wrong_cells) if path is not None else ():
+                race = _Race(system, lifecycle, path or (), status, (first, second), run_both)
+                result.checked += race.run(rounds)
+                if race.found:
+                    result.violations.append(race.violation())
+                if race.ends_races:
+                    return result
+    return result
 
 
-def _pairs(law: Lifecycle, status: RunStatus, wrong: Cells) -> Iterator[tuple[RunEvent, RunEvent]]:
-    """Yield the pairs of events of which the one that comes second is refused, in at least one order."""
-    for first, second in combinations_with_replacement(law.allowed_events(status), 2):
-        after = (law.target_of(first), second), (law.target_of(second), first)
+def _pairs(lifecycle: Lifecycle, status: RunStatus, wrong_cells: CellKeys) -> Iterator[tuple[RunEvent, RunEvent]]:
+    """Yield the pairs of events of which, in at least one order, the second must be refused."""
+    for first, second in combinations_with_replacement(lifecycle.allowed_events(status), 2):
+        after = (lifecycle.target_of(first), second), (lifecycle.target_of(second), first)
         alone = (status, first), (status, second)
-        if not all(law.find(*each) for each in after) and not any(each in wrong for each in (*alone, *after)):
+        if not all(lifecycle.find(*each) for each in after) and not any(
+            each in wrong_cells for each in (*alone, *after)
+        ):
             yield first, second
 
 
 @attrs.define
 class _Race:
-    """Two events asked at once where a run stands, until something is wrong."""
+    """Two events sent at once to runs in one status, until a violation is found."""
 
-    subject: Subject
-    law: Lifecycle
-    way: tuple[RunEvent, ...]
+    system: SystemUnderTest
+    lifecycle: Lifecycle
+    path: tuple[RunEvent, ...]
     status: RunStatus
     pair: tuple[RunEvent, RunEvent]
-    together: Together
-    fault: str = ""
-    is_over: bool = False
-    """Whether no other race makes sense."""
+    run_both: RunBoth
+    found: str = ""
+    ends_races: bool = False
+    """Whether further races make no sense."""
 
     def run(self, rounds: int) -> int:
-        """Run up to so many rounds; return how many there were."""
-        both_may = self._both_may()
+        """Run up to `rounds` rounds; return how many were run."""
+        after_both = self._statuses_after_both()
         for done in range(rounds):
-            ready = self._ready()
-            if ready is None or not self._run(*ready, both_may):
+            ready = self._set_up()
+            if ready is None or not self._run_once(*ready, after_both):
                 return done
-            if self.fault:
+            if self.found:
                 return done + 1
         return rounds
 
-    def _run(self, run: Any, copies: list[Any], both_may: set[RunStatus]) -> bool:
-        """Race once; tell whether it could be put to the test."""
-        came = self.together(lambda place: ask_once(self.subject, copies[place], self.pair[place]))
-        if came is None:
-            self.is_over = True
-            self.fault = "it is stuck: not both were answered"
+    def _run_once(self, run: Any, copies: list[Any], after_both: set[RunStatus]) -> bool:
+        """Race once; return whether the system offers both events."""
+        answered = self.run_both(lambda place: send(self.system, copies[place], self.pair[place]))
+        if answered is None:
+            self.ends_races = True
+            self.found = "it is stuck: not both were answered"
             return True
-        answers = [answer for answer, _ in came]
+        answers = [answer for answer, _ in answered]
         if "not offered" in answers:
             return False
-        broke = next((said for answer, said in came if answer == "broke"), None)
-        if broke is not None:
-            self.fault = f"it broke: {broke}"
+        failure = next((text for answer, text in answered if answer == "broke"), None)
+        if failure is not None:
+            self.found = f"it broke: {failure}"
             return True
         try:
-            stands = RunStatus(look_at(self.subject, run)["status"])
+            status = RunStatus(read_run(self.system, run)["status"])
         except Exception as error:
-            self.fault = f"it broke: it cannot be read back: {told(error)}"
+            self.found = f"it broke: it cannot be read back: {describe_error(error)}"
             return True
-        yes = [event for event, answer in zip(self.pair, answers, strict=True) if answer == "moved"]
-        # One of them alone may always come to be granted: who decided on what it saw before the other's move may be
-        # told to look again.
-        one = {self.law.target_of(way[-1]) for event in yes for way in outcomes(self.law, self.status, event)}
-        if stands not in (both_may if len(yes) == 2 else one if yes else ()):
-            said = (
+        accepted = [event for event, answer in zip(self.pair, answers, strict=True) if answer == "moved"]
+        # One of them alone may always be accepted: the other may have been decided by a copy that is stale since.
+        after_one = {
+            self.lifecycle.target_of(path[-1])
+            for event in accepted
+            for path in possible_paths(self.lifecycle, self.status, event)
+        }
+        if status not in (after_both if len(accepted) == 2 else after_one if accepted else ()):
+            what = (
                 "both were accepted"
-                if len(yes) == 2
-                else f"{yes[0]} alone was accepted"
-                if yes
+                if len(accepted) == 2
+                else f"{accepted[0]} alone was accepted"
+                if accepted
                 else "both were refused"
             )
-            self.fault = f"{said}, and the run is {stands}"
+            self.found = f"{what}, and the run is {status}"
         return True
 
-    def _both_may(self) -> set[RunStatus]:
-        """Return where a run may stand when both were granted, the one after the other."""
+    def _statuses_after_both(self) -> set[RunStatus]:
+        """Return the statuses that a run may have after both were accepted, one after the other."""
         found: set[RunStatus] = set()
         for first, second in (self.pair, self.pair[::-1]):
-            for way in outcomes(self.law, self.status, first):
-                came = self.law.target_of(way[-1])
-                found |= {self.law.target_of(onward[-1]) for onward in outcomes(self.law, came, second)}
-                if first is second and self._recognises(first):
-                    found.add(came)
+            for path in possible_paths(self.lifecycle, self.status, first):
+                target = self.lifecycle.target_of(path[-1])
+                found |= {self.lifecycle.target_of(path[-1]) for path in possible_paths(self.lifecycle, target, second)}
+                if first is second and self._allows_repeat(first):
+                    found.add(target)
         return found
 
-    def _recognises(self, event: RunEvent) -> bool:
-        """Tell whether the same request asked again, when the first is through, is granted again."""
-        ready = self._ready()
-        return ready is not None and all(ask_once(self.subject, copy, event)[0] == "moved" for copy in ready[1])
+    def _allows_repeat(self, event: RunEvent) -> bool:
+        """Return whether the system accepts an event again after it has accepted it."""
+        ready = self._set_up()
+        return ready is not None and all(send(self.system, copy, event)[0] == "moved" for copy in ready[1])
 
-    def _ready(self) -> tuple[Any, list[Any]] | None:
-        """Return a run where the race begins, and the two handles; None if it does not come there."""
-        subject = self.subject
+    def _set_up(self) -> tuple[Any, list[Any]] | None:
+        """Return a run in the status of the race, and two handles; None if it cannot be brought there."""
+        system = self.system
         try:
-            run = subject.create()
-            if any(ask_once(subject, run, event)[0] != "moved" for event in self.way):
+            run = system.create()
+            if any(send(system, run, event)[0] != "moved" for event in self.path):
                 return None
-            if look_at(subject, run)["status"] != self.status:
+            if read_run(system, run)["status"] != self.status:
                 return None
-            return run, [subject.load(run) if isinstance(subject, Loading) else run for _ in self.pair]
-        except Exception as error:  # that this breaks is not a matter of two at once, and needs telling once
-            self.fault, self.is_over = f"it broke: {told(error)}", True
+            return run, [system.load(run) if isinstance(system, SupportsLoad) else run for _ in self.pair]
+        except Exception as error:  # no matter of two at once, so one violation is enough
+            self.found, self.ends_races = f"it broke: {describe_error(error)}", True
             return None
 
-    def charge(self) -> Charge:
-        """Return the charge, with what to do to see it."""
+    def violation(self) -> Violation:
+        """Return the violation, with the calls that reproduce it."""
         pair = ", ".join(f'"{event}"' for event in self.pair)
-        copies = "[subject.load(run), subject.load(run)]" if isinstance(self.subject, Loading) else "[run, run]"
+        copies = "[system.load(run), system.load(run)]" if isinstance(self.system, SupportsLoad) else "[run, run]"
         lines = (
-            "run = subject.create()",
-            *(f'subject.ask(run, "{event}")' for event in self.way),
+            "run = system.create()",
+            *(f'system.send(run, "{event}")' for event in self.path),
             f"pool, both = ThreadPoolExecutor(2), {copies}",
-            f"answers = list(map(pool.submit, [subject.ask] * 2, both, [{pair}]))",
+            f"answers = list(map(pool.submit, [system.send] * 2, both, [{pair}]))",
             "[answer.exception() for answer in answers]",
-            "subject.read(run)",
+            "system.read(run)",
         )
         first, second = self.pair
         expected = f"{first} and {second} to come one after the other"
-        return Charge("race", self.status, second, expected, self.fault, lines, beside=first)
+        return Violation("race", self.status, second, expected, self.found, lines, other_event=first)
 
 
 @contextmanager
-def _racers(wait_s: float) -> Generator[Together, None, None]:
-    """Yield what lets two threads call at once: it returns their answers, or None if one does not come back.
+def _two_threads(timeout_s: float) -> Generator[RunBoth, None, None]:
+    """Yield a function that calls in two threads at once and returns both answers, or None after `timeout_s`.
 
-    The two live as long as the races, so that what a subject keeps for each thread (a connection) is kept.
+    The threads live as long as the races, so that a system keeps what it has for each thread, such as a connection.
     """
     barrier = threading.Barrier(2)
-    inboxes: list[SimpleQueue[Callable[[int], Answered] | None]] = [SimpleQueue(), SimpleQueue()]
-    answers: SimpleQueue[tuple[int, Answered]] = SimpleQueue()
+    inboxes: list[SimpleQueue[Callable[[int], AnswerAndText] | None]] = [SimpleQueue(), SimpleQueue()]
+    answers: SimpleQueue[tuple[int, AnswerAndText]] = SimpleQueue()
     stuck: list[bool] = []
 
     def serve(place: int) -> None:
-        while (asked := inboxes[place].get()) is not None:
+        while (task := inboxes[place].get()) is not None:
             barrier.wait()
-            answers.put((place, asked(place)))
+            answers.put((place, task(place)))
 
-    def together(asked: Callable[[int], Answered]) -> tuple[Answered, Answered] | None:
+    def run_both(call: Callable[[int], AnswerAndText]) -> tuple[AnswerAndText, AnswerAndText] | None:
         for inbox in inboxes:
-            inbox.put(asked)
+            inbox.put(call)
         try:
-            came = dict(answers.get(timeout=wait_s) for _ in inboxes)
+            results = dict(answers.get(timeout=timeout_s) for _ in inboxes)
         except Empty:
             stuck.append(True)
             return None
-        return came[0], came[1]
+        return results[0], results[1]
 
     threads = [threading.Thread(target=serve, args=(place,), daemon=True) for place in (0, 1)]
     for thread in threads:
         thread.start()
     try:
-        yield together
+        yield run_both
     finally:
         for inbox in inboxes:
             inbox.put(None)

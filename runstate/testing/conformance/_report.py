@@ -1,4 +1,4 @@
-"""What a trial found: which cells hold, which are wrong and how, each with the shortest way to see it."""
+"""The report on an implementation: which cells hold, which are wrong and how, each with its shortest reproduction."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import attrs
 
 from runstate.lifecycle import Lifecycle, RunEvent, RunStatus, Stamp
+from runstate.run.validators import pluralize
+from runstate.testing.matrix import CellKey
 
-__all__ = ["Challenge", "Charge", "Judgement", "Verdict"]
+__all__ = ["ConformanceReport", "Requirement", "Verdict", "Violation"]
 
 Verdict: TypeAlias = Literal["holds", "wrong", "not offered", "not reached"]
-"""What came of a cell."""
+"""The result of a cell."""
 
-Challenge: TypeAlias = Literal["birth", "cell", "walk", "repeat", "stale", "race", "lease"]
-"""How a fault was found: by one event, on a longer way, by asking twice, by a copy gone stale, by two at once, by a
-worker whose lease had lapsed."""
+Requirement: TypeAlias = Literal["creation", "cell", "walk", "repeat", "stale", "race", "lease"]
+"""What is checked: a new run, one event, a longer walk, a repeated event, an event by a stale copy, two events at once,
+or an event by a worker whose lease has lapsed."""
 
 _SIGNS: Final[Mapping[Verdict, str]] = {"holds": "+", "wrong": "X", "not offered": ".", "not reached": "?"}
-_GRAVE: Final = ("accepted", "refused; and yet", "it broke", "refused")
-_NUMBERED: Final = re.compile(r"\b\w*\d[\w.:+-]*")
+_WRONG_ANSWERS: Final = ("accepted", "refused; and yet", "it broke", "refused")
+_ID_OR_NUMBER: Final = re.compile(r"\b\w*\d[\w.:+-]*")
 _NAMES: Final = re.compile(rf"\b({'|'.join((*RunStatus, *RunEvent, *get_args(Stamp)))})\b")
-_HOW: Final[Mapping[Challenge, str]] = {
-    "birth": "",
+_SUFFIXES: Final[Mapping[Requirement, str]] = {
+    "creation": "",
     "cell": "",
     "walk": ", on a longer way",
     "repeat": ", asked twice",
@@ -33,86 +35,86 @@ _HOW: Final[Mapping[Challenge, str]] = {
     "race": ", by two at once",
     "lease": ", by a worker whose lease had lapsed",
 }
-_MOST: Final = 12
-_MOST_ALIKE: Final = 6
+_MAX_LISTED: Final = 12
+_MAX_ALIKE: Final = 6
 
 
 @attrs.frozen
-class Charge:
-    """One thing that an implementation does otherwise than the law says."""
+class Violation:
+    """One thing that an implementation does otherwise than the table of transitions says."""
 
-    challenge: Challenge
+    requirement: Requirement
     status: RunStatus
-    """Where the run stood."""
+    """The status of the run before."""
     event: RunEvent | None
-    """What was asked; None of a birth."""
+    """The event that was sent; None for the creation."""
     expected: str
     found: str
     reproduction: tuple[str, ...]
-    """The calls that show it, a line each."""
-    beside: RunEvent | None = None
-    """What somebody else asked: in a race at the same moment, after an old copy was read."""
+    """The calls that reproduce it, a line each."""
+    other_event: RunEvent | None = None
+    """The event of the other actor: in a race at the same moment, else after the stale copy was read."""
 
     @property
     def where(self) -> str:
-        """What was asked, and where the run stood."""
-        both = f"{self.beside} and " if self.challenge == "race" else ""
-        return "a new run" if self.event is None else f"{both}{self.event} in {self.status}"
+        """The event and the status of the run, in words."""
+        other = f"{self.other_event} and " if self.requirement == "race" else ""
+        return "a new run" if self.event is None else f"{other}{self.event} in {self.status}"
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """How it was found and what is wrong, without ids and times: the same fault is so each time it is found."""
-        return self.challenge, _NUMBERED.sub("#", self.expected), _NUMBERED.sub("#", self.found)
+        """The requirement and what is wrong, without ids and times: equal for the same violation found twice."""
+        return self.requirement, _ID_OR_NUMBER.sub("#", self.expected), _ID_OR_NUMBER.sub("#", self.found)
 
     @property
-    def is_grave(self) -> bool:
-        """Whether the answer itself was wrong, and not only what it left behind."""
-        return self.found.startswith(_GRAVE)
+    def is_wrong_answer(self) -> bool:
+        """Whether the answer itself was wrong, and not only the fields it left."""
+        return self.found.startswith(_WRONG_ANSWERS)
 
-    def weight(self, law: Lifecycle) -> tuple[bool, int, bool]:
-        """Return what puts the most telling charges of a kind first: births, then what was stored and should not be."""
-        grave = [place for place, word in enumerate(_GRAVE) if self.found.startswith(word)]
-        return self.event is not None, min(grave, default=len(_GRAVE)), not law.is_terminal(self.status)
+    def sort_key(self, lifecycle: Lifecycle) -> tuple[bool, int, bool]:
+        """Return what sorts the clearest violations first: creation, then what was stored and should not be."""
+        places = [place for place, word in enumerate(_WRONG_ANSWERS) if self.found.startswith(word)]
+        return self.event is not None, min(places, default=len(_WRONG_ANSWERS)), not lifecycle.is_terminal(self.status)
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}; found {self.found}"
 
 
 @attrs.frozen
-class Judgement:
-    """The outcome of a trial."""
+class ConformanceReport:
+    """What `check_conformance` found."""
 
-    subject: str
-    law: Lifecycle = attrs.field(repr=False)
-    cells: Mapping[tuple[RunStatus, RunEvent], Verdict] = attrs.field(repr=False)
-    charges: tuple[Charge, ...]
-    tried: Mapping[Challenge, int]
-    """How many of each challenge were put to it; those it does not offer are not among them."""
+    system: str
+    lifecycle: Lifecycle = attrs.field(repr=False)
+    cells: Mapping[CellKey, Verdict] = attrs.field(repr=False)
+    violations: tuple[Violation, ...]
+    checked: Mapping[Requirement, int]
+    """How many checks of each requirement were made; requirements that the system does not support are left out."""
 
     @property
-    def holds(self) -> bool:
-        """Whether something was asked and nothing was found wrong."""
-        return not self.charges and self.count("holds") > 0
+    def conforms(self) -> bool:
+        """Whether at least one cell holds and there is no violation."""
+        return not self.violations and self.count("holds") > 0
 
-    def assert_holds(self) -> None:
-        """Raise `AssertionError`, with all that was found and the matrix, unless nothing was found wrong."""
+    def assert_conforms(self) -> None:
+        """Raise `AssertionError` with the violations and the matrix unless the system conforms."""
         __tracebackhide__ = True
-        if not self.holds:
+        if not self.conforms:
             raise AssertionError(str(self))
 
     def count(self, verdict: Verdict) -> int:
-        """Return how many cells came to a verdict."""
+        """Return how many cells have a verdict."""
         return sum(found == verdict for found in self.cells.values())
 
     @property
     def summary(self) -> str:
-        """One sentence: `TaskTable: 79 of 81 cells hold, 2 are wrong; 5 faults in all`."""
-        told = [f"{self.count('holds')} of {len(self.cells)} cells hold"]
+        """One sentence: `TaskTable: 79 of 81 cells hold, 2 are wrong; 5 violations in all`."""
+        parts = [f"{self.count('holds')} of {len(self.cells)} cells hold"]
         others: tuple[Verdict, ...] = ("wrong", "not offered", "not reached")
         counts = [(verdict, self.count(verdict)) for verdict in others]
-        told += [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in counts if count]
-        faults = f"; {len(self.charges)} fault{'s' * (len(self.charges) != 1)} in all" if self.charges else ""
-        return f"{self.subject}: {', '.join(told)}{faults}"
+        parts += [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in counts if count]
+        total = f"; {pluralize(len(self.violations), 'violation')} in all" if self.violations else ""
+        return f"{self.system}: {', '.join(parts)}{total}"
 
     def matrix(self) -> str:
         """Return the cells as text: a line an event, a column a status."""
@@ -137,56 +139,56 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON takes it."""
         return {
-            "subject": self.subject,
-            "holds": self.holds,
+            "system": self.system,
+            "conforms": self.conforms,
             "cells": [
                 {"status": status.value, "event": event.value, "verdict": verdict}
                 for (status, event), verdict in self.cells.items()
             ],
-            "tried": dict(self.tried),
-            "faults": [
+            "checked": dict(self.checked),
+            "violations": [
                 {
-                    "challenge": charge.challenge,
-                    "status": charge.status.value,
-                    "event": None if charge.event is None else charge.event.value,
-                    "beside": None if charge.beside is None else charge.beside.value,
-                    "expected": charge.expected,
-                    "found": charge.found,
-                    "reproduction": list(charge.reproduction),
+                    "requirement": violation.requirement,
+                    "status": violation.status.value,
+                    "event": None if violation.event is None else violation.event.value,
+                    "other_event": None if violation.other_event is None else violation.other_event.value,
+                    "expected": violation.expected,
+                    "found": violation.found,
+                    "reproduction": list(violation.reproduction),
                 }
-                for charge in self.charges
+                for violation in self.violations
             ],
         }
 
     def __str__(self) -> str:
-        return "\n".join((self.summary, *_listed(self.charges), "", self.matrix()))
+        return "\n".join((self.summary, *_format_violations(self.violations), "", self.matrix()))
 
 
-def _axes(cells: Mapping[tuple[RunStatus, RunEvent], Verdict]) -> tuple[list[RunStatus], list[RunEvent]]:
-    """Return the statuses and events of some cells, in the order of the law."""
+def _axes(cells: Mapping[CellKey, Verdict]) -> tuple[list[RunStatus], list[RunEvent]]:
+    """Return the statuses and events of some cells, in the order of their enumerations."""
     return (
         [status for status in RunStatus if any(status is key[0] for key in cells)],
         [event for event in RunEvent if any(event is key[1] for key in cells)],
     )
 
 
-def _listed(charges: Sequence[Charge]) -> Iterator[str]:
-    """Yield the charges as text, those that differ in the names of events and statuses alone as one."""
-    alike: dict[tuple[str, ...], list[Charge]] = {}
-    for charge in charges:
-        alike.setdefault(tuple(_NAMES.sub("#", part.partition(" (with ")[0]) for part in charge.kind), []).append(
-            charge
+def _format_violations(violations: Sequence[Violation]) -> Iterator[str]:
+    """Yield the violations as text; those that differ only in the names of events and statuses as one."""
+    alike: dict[tuple[str, ...], list[Violation]] = {}
+    for violation in violations:
+        alike.setdefault(tuple(_NAMES.sub("#", part.partition(" (with ")[0]) for part in violation.kind), []).append(
+            violation
         )
-    for number, (first, *others) in enumerate(islice(alike.values(), _MOST), start=1):
+    for number, (first, *others) in enumerate(islice(alike.values(), _MAX_LISTED), start=1):
         yield ""
-        yield f"{number}. {first.where}{_HOW[first.challenge]}"
+        yield f"{number}. {first.where}{_SUFFIXES[first.requirement]}"
         yield f"   expected  {first.expected}"
         yield f"   found     {first.found}"
         yield from (f"     {line}" for line in first.reproduction)
         if others:
-            shown = ", ".join(charge.where for charge in others[:_MOST_ALIKE])
-            more = f" and {len(others) - _MOST_ALIKE} more" if len(others) > _MOST_ALIKE else ""
+            shown = ", ".join(violation.where for violation in others[:_MAX_ALIKE])
+            more = f" and {len(others) - _MAX_ALIKE} more" if len(others) > _MAX_ALIKE else ""
             yield f"   and so {shown}{more}"
-    if len(alike) > _MOST:
+    if len(alike) > _MAX_LISTED:
         yield ""
-        yield f"... and {len(alike) - _MOST} more kinds of fault in .charges"
+        yield f"... and {len(alike) - _MAX_LISTED} more kinds of violation in .violations"

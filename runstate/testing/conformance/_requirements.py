@@ -1,4 +1,4 @@
-"""What a subject is put through by one actor: every cell, every walk, everything twice, and copies gone stale."""
+"""The requirements that are checked by one thread: cells, walks, repeated events, and events by stale copies."""
 
 from __future__ import annotations
 
@@ -6,216 +6,271 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus
-from runstate.testing._diff import unlike_a_birth, what_changed
-from runstate.testing.conformance._expectations import REFUSED, briefly, expected_of, fault_of, way_taken
-from runstate.testing.conformance._report import Challenge, Charge, Verdict
-from runstate.testing.conformance._scenarios import Course, Tick, ask_once, drive, lines_of, look_at, told, way_to
-from runstate.testing.conformance._subject import Loading, Subject
-from runstate.testing.matrix import walks
+from runstate.testing._diff import creation_violations, diff_fields
+from runstate.testing.conformance._expectations import (
+    REFUSED,
+    difference_of,
+    expected_outcome,
+    path_taken,
+    summarize_changes,
+)
+from runstate.testing.conformance._report import Requirement, Verdict, Violation
+from runstate.testing.conformance._scenarios import (
+    Scenario,
+    TimeStep,
+    describe_error,
+    path_to,
+    read_run,
+    reproduction_lines,
+    run_scenarios,
+    send,
+)
+from runstate.testing.conformance._system import SupportsLoad, SystemUnderTest
+from runstate.testing.matrix import CellKey, walks
 
-__all__ = ["Found", "axes", "try_cells", "try_stale", "try_twice", "try_walks"]
+__all__ = [
+    "RequirementResult",
+    "check_cells",
+    "check_repeats",
+    "check_stale_copies",
+    "check_walks",
+    "statuses_and_events",
+]
 
-Cell: TypeAlias = tuple[RunStatus, RunEvent]
-
-_LONGEST: Final = 6
+_MAX_EVENTS: Final = 6
 
 
 @attrs.define
-class Found:
-    """What a challenge came to."""
+class RequirementResult:
+    """What the checks of one requirement found."""
 
-    challenge: Challenge
-    tried: int = 0
-    charges: list[Charge] = attrs.field(factory=list[Charge])
-    cells: dict[Cell, Verdict] = attrs.field(factory=dict[Cell, Verdict])
-
-
-def axes(law: Lifecycle) -> tuple[tuple[RunStatus, ...], tuple[RunEvent, ...]]:
-    """Return the statuses and the events that a law mentions."""
-    met = {INITIAL_STATUS, *chain.from_iterable((row.source, row.target) for row in law.transitions)}
-    return tuple(status for status in RunStatus if status in met), law.events
+    requirement: Requirement
+    checked: int = 0
+    violations: list[Violation] = attrs.field(factory=list[Violation])
+    cells: dict[CellKey, Verdict] = attrs.field(factory=dict[CellKey, Verdict])
 
 
-def try_cells(subject: Subject, law: Lifecycle, tick: Tick, recognises: bool) -> Found:
-    """Ask every event in every status, each on a run of its own; see `hold_trial` for `recognises`."""
-    statuses, events = axes(law)
-    found = Found("cell")
-    wanted = [(status, event) for status in statuses for event in events]
-    ways = {status: way_to(law, status) or () for status in statuses}
-    plans = [(*ways[status], event) for status, event in wanted]
-    courses = dict(zip(wanted, _driven(subject, law, plans, tick, found), strict=True))
-    for course in list(courses.values())[:1]:  # they are all made alike
-        wrong = "; ".join(unlike_a_birth(course.born, law)) if course.born else ""
-        if wrong:
-            found.charges.append(_birth(course, wrong))
-    others = _other_ways(law, courses)
-    courses |= zip(others, _driven(subject, law, others.values(), tick, found), strict=True)
-    for key, course in courses.items():
-        found.cells[key] = _verdict(law, key, course, tick, found, recognises)
-        found.tried += found.cells[key] in ("holds", "wrong")
-    return found
+def statuses_and_events(lifecycle: Lifecycle) -> tuple[tuple[RunStatus, ...], tuple[RunEvent, ...]]:
+    """Return the statuses and the events that a table of transitions mentions."""
+    met = {INITIAL_STATUS, *chain.from_iterable((row.source, row.target) for row in lifecycle.transitions)}
+    return tuple(status for status in RunStatus if status in met), lifecycle.events
 
 
-def _driven(
-    subject: Subject, law: Lifecycle, plans: Iterable[Sequence[RunEvent]], tick: Tick, found: Found
-) -> list[Course]:
-    """Follow plans as far as the law goes along; a run that could not be made is charged once."""
-    courses = drive(subject, plans, tick, partial(way_taken, law))
-    found.charges += [_birth(course, course.ended) for course in courses if not course.born][:1]
-    return courses
+def check_cells(
+    system: SystemUnderTest, lifecycle: Lifecycle, time_step: TimeStep, allow_repeats: bool
+) -> RequirementResult:
+    """Send every event in every status, each to a run of its own; `check_conformance` explains `allow_repeats`."""
+    statuses, events = statuses_and_events(lifecycle)
+    result = RequirementResult("cell")
+    keys = [(status, event) for status in statuses for event in events]
+    paths = {status: path_to(lifecycle, status) or () for status in statuses}
+    plans = [(*paths[status], event) for status, event in keys]
+    scenarios = dict(zip(keys, _run_scenarios(system, lifecycle, plans, time_step, result), strict=True))
+    for scenario in list(scenarios.values())[:1]:  # all runs are created alike
+        differences = "; ".join(creation_violations(scenario.created, lifecycle)) if scenario.created else ""
+        if differences:
+            result.violations.append(_creation_violation(scenario, differences))
+    others = _other_paths(lifecycle, scenarios)
+    scenarios |= zip(others, _run_scenarios(system, lifecycle, others.values(), time_step, result), strict=True)
+    for key, scenario in scenarios.items():
+        result.cells[key] = _verdict(lifecycle, key, scenario, time_step, result, allow_repeats)
+        result.checked += result.cells[key] in ("holds", "wrong")
+    return result
 
 
-def _birth(course: Course, wrong: str) -> Charge:
-    lines = ("run = subject.create()", *(["subject.read(run)"] if course.run is not None else []))
-    return Charge("birth", INITIAL_STATUS, None, f"to be born {INITIAL_STATUS}", wrong, lines)
+def _run_scenarios(
+    system: SystemUnderTest,
+    lifecycle: Lifecycle,
+    plans: Iterable[Sequence[RunEvent]],
+    time_step: TimeStep,
+    result: RequirementResult,
+) -> list[Scenario]:
+    """Run scenarios as long as their steps are legal; report once that a run cannot be created."""
+    scenarios = run_scenarios(system, plans, time_step, partial(path_taken, lifecycle))
+    result.violations += [
+        _creation_violation(scenario, scenario.stopped) for scenario in scenarios if not scenario.created
+    ][:1]
+    return scenarios
 
 
-def _other_ways(law: Lifecycle, courses: dict[Cell, Course]) -> dict[Cell, tuple[RunEvent, ...]]:
-    """Return other ways to where the usual one leads by an event that is not offered."""
-    absent = {step.event for course in courses.values() for step in course.steps if step.answer == "not offered"}
+def _creation_violation(scenario: Scenario, found: str) -> Violation:
+    lines = ("run = system.create()", *(["system.read(run)"] if scenario.run is not None else []))
+    return Violation("creation", INITIAL_STATUS, None, f"to be created {INITIAL_STATUS}", found, lines)
+
+
+def _other_paths(lifecycle: Lifecycle, scenarios: dict[CellKey, Scenario]) -> dict[CellKey, tuple[RunEvent, ...]]:
+    """Return other paths to the statuses whose usual path needs an event that is not offered."""
+    absent = {step.event for scenario in scenarios.values() for step in scenario.steps if step.answer == "not offered"}
     return {
-        (status, event): (*way, event)
-        for status, event in courses
-        if absent & {*(way_to(law, status) or ())} and (way := way_to(law, status, absent)) is not None
+        (status, event): (*path, event)
+        for status, event in scenarios
+        if absent & {*(path_to(lifecycle, status) or ())} and (path := path_to(lifecycle, status, absent)) is not None
     }
 
 
-def _verdict(law: Lifecycle, key: Cell, course: Course, tick: Tick, found: Found, recognises: bool) -> Verdict:
-    step = course.last
+def _verdict(
+    lifecycle: Lifecycle,
+    key: CellKey,
+    scenario: Scenario,
+    time_step: TimeStep,
+    result: RequirementResult,
+    allow_repeats: bool,
+) -> Verdict:
+    step = scenario.last
     if step is None or step.source is not key[0]:
         return "not reached"
     if step.answer == "not offered":
         return "not offered"
-    fault = None if recognises and _is_recognised(course) else fault_of(law, step, later=tick.is_seen)
-    if fault is None:
+    difference = (
+        None
+        if allow_repeats and _is_allowed_repeat(scenario)
+        else difference_of(lifecycle, step, time_passed=time_step.changes_stamps)
+    )
+    if difference is None:
         return "holds"
-    found.charges.append(_charge("cell", law, course, fault, tick))
+    result.violations.append(_violation("cell", lifecycle, scenario, difference, time_step))
     return "wrong"
 
 
-def _is_recognised(course: Course) -> bool:
-    """Tell whether the last step asked what the one before had got, and was granted with nothing changed."""
-    first, last = course.steps[-2:] if len(course.steps) > 1 else (None, course.steps[-1])
+def _is_allowed_repeat(scenario: Scenario) -> bool:
+    """Return whether the last step repeats the one before, was accepted, and changed nothing."""
+    first, last = scenario.steps[-2:] if len(scenario.steps) > 1 else (None, scenario.steps[-1])
     same = first is not None and first.event is last.event
-    return same and last.answer == "moved" and not what_changed(last.before, last.after)
+    return same and last.answer == "moved" and not diff_fields(last.before, last.after)
 
 
-def _charge(challenge: Challenge, law: Lifecycle, course: Course, fault: str, tick: Tick) -> Charge:
-    step = course.steps[-1]
-    lines = tuple(lines_of(course.steps, wait=tick.line if "_at " in fault else ""))
-    expected = expected_of(law, step.source, step.event)
-    return Charge(challenge, step.source, step.event, expected, fault, lines)
+def _violation(
+    requirement: Requirement, lifecycle: Lifecycle, scenario: Scenario, found: str, time_step: TimeStep
+) -> Violation:
+    step = scenario.steps[-1]
+    lines = tuple(reproduction_lines(scenario.steps, wait=time_step.line if "_at " in found else ""))
+    expected = expected_outcome(lifecycle, step.source, step.event)
+    return Violation(requirement, step.source, step.event, expected, found, lines)
 
 
-def try_walks(subject: Subject, law: Lifecycle, tick: Tick) -> Found:
-    """Follow every legal walk, and look at each step: what is right at first may be wrong the second time round."""
-    found = Found("walk")
-    plans = [walk.events for walk in walks(_LONGEST, law) if len(walk.events) > 1]
-    for course in _driven(subject, law, plans, tick, found):
-        step = course.last
+def check_walks(system: SystemUnderTest, lifecycle: Lifecycle, time_step: TimeStep) -> RequirementResult:
+    """Follow every legal walk and check its last step: what is right at first may be wrong the second time."""
+    result = RequirementResult("walk")
+    plans = [walk.events for walk in walks(_MAX_EVENTS, lifecycle) if len(walk.events) > 1]
+    for scenario in _run_scenarios(system, lifecycle, plans, time_step, result):
+        step = scenario.last
         if step is None or step.answer == "not offered":
             continue
-        found.tried += 1
-        # Shorter walks and the cells have told of all steps but the last.
-        fault = fault_of(law, step, later=tick.is_seen)
-        if fault is not None:
-            found.charges.append(_charge("walk", law, course, fault, tick))
-    return found
+        result.checked += 1
+        # Shorter walks and the cells cover all steps but the last.
+        difference = difference_of(lifecycle, step, time_passed=time_step.changes_stamps)
+        if difference is not None:
+            result.violations.append(_violation("walk", lifecycle, scenario, difference, time_step))
+    return result
 
 
-def try_twice(subject: Subject, law: Lifecycle, tick: Tick) -> Found:
-    """Ask every legal event twice: the second time it is refused, or recognised and answered with nothing changed."""
-    found = Found("repeat")
-    ways = [(*way, row.event) for row in law.transitions if (way := way_to(law, row.source)) is not None]
-    plans = [(*way, way[-1]) for way in ways if law.find(law.target_of(way[-1]), way[-1]) is None]
-    for course in _driven(subject, law, plans, tick, found):
-        step = course.last
+def check_repeats(system: SystemUnderTest, lifecycle: Lifecycle, time_step: TimeStep) -> RequirementResult:
+    """Send every legal event twice: the second time it is refused, or accepted without a change."""
+    result = RequirementResult("repeat")
+    paths = [
+        (*path, row.event) for row in lifecycle.transitions if (path := path_to(lifecycle, row.source)) is not None
+    ]
+    plans = [(*path, path[-1]) for path in paths if lifecycle.find(lifecycle.target_of(path[-1]), path[-1]) is None]
+    for scenario in _run_scenarios(system, lifecycle, plans, time_step, result):
+        step = scenario.last
         if step is None or step.answer == "not offered":
             continue
-        found.tried += 1
-        changed = what_changed(step.before, step.after)
+        result.checked += 1
+        changed = diff_fields(step.before, step.after)
         if changed or step.answer == "broke":
-            fault = f"it broke: {step.said}" if step.answer == "broke" else "; ".join(changed)
-            found.charges.append(_charge("repeat", law, course, fault, tick))
-    return found
+            difference = f"it broke: {step.text}" if step.answer == "broke" else "; ".join(changed)
+            result.violations.append(_violation("repeat", lifecycle, scenario, difference, time_step))
+    return result
 
 
-def try_stale(subject: Subject, law: Lifecycle, tick: Tick, wrong: AbstractSet[Cell]) -> Found:
-    """Let one actor read a run, another move it on, and the first ask for what was legal when it looked.
+def check_stale_copies(
+    system: SystemUnderTest, lifecycle: Lifecycle, time_step: TimeStep, wrong_cells: AbstractSet[CellKey]
+) -> RequirementResult:
+    """Let one actor read a run, another move it, and the first send an event that was legal when it read the run.
 
-    What is known to be `wrong` with a copy just read is not tried with an old one.
+    `wrong_cells`, which are wrong with a fresh copy already, are left out.
     """
-    found = Found("stale")
-    if not isinstance(subject, Loading):
-        return found
-    cases = list(_stale_cases(law, wrong))
-    courses = _driven(subject, law, [way for way, _, _ in cases], tick, found)
-    read = [(case, course, _load(subject, course)) for case, course in zip(cases, courses, strict=True)]
-    tick.pass_time()
-    for (_, onward, event), course, (copy, broke) in read:
-        fault = broke or (None if course.ended else _fault_of_stale(subject, law, course.run, copy, onward, event))
-        if fault is not None:
-            found.tried += 1
-        if fault:
-            found.charges.append(_stale_charge(law, course, onward, event, fault))
-    return found
+    result = RequirementResult("stale")
+    if not isinstance(system, SupportsLoad):
+        return result
+    cases = list(_stale_cases(lifecycle, wrong_cells))
+    scenarios = _run_scenarios(system, lifecycle, [path for path, _, _ in cases], time_step, result)
+    read = [(case, scenario, _load_copy(system, scenario)) for case, scenario in zip(cases, scenarios, strict=True)]
+    time_step.run()
+    for (_, first_event, event), scenario, (copy, error) in read:
+        difference = error or (
+            None if scenario.stopped else _send_by_stale_copy(system, lifecycle, scenario.run, copy, first_event, event)
+        )
+        if difference is not None:
+            result.checked += 1
+        if difference:
+            result.violations.append(_stale_violation(lifecycle, scenario, first_event, event, difference))
+    return result
 
 
-def _stale_cases(law: Lifecycle, wrong: AbstractSet[Cell]) -> Iterator[tuple[tuple[RunEvent, ...], RunEvent, RunEvent]]:
-    """Yield the way to where a copy is read, what another asks then, and what the copy's holder asks last."""
-    statuses, events = axes(law)
+def _stale_cases(
+    lifecycle: Lifecycle, wrong_cells: AbstractSet[CellKey]
+) -> Iterator[tuple[tuple[RunEvent, ...], RunEvent, RunEvent]]:
+    """Yield the path to the status in which a copy is read, the event of the other actor, and that of the copy."""
+    statuses, events = statuses_and_events(lifecycle)
     for status in statuses:
-        way = way_to(law, status)
-        for onward in law.allowed_events(status) if way is not None else ():
+        path = path_to(lifecycle, status)
+        for first_event in lifecycle.allowed_events(status) if path is not None else ():
             for event in events:
-                late = law.target_of(onward), event
-                if law.find(status, event) and not law.find(*late) and not {late, (status, onward)} & wrong:
-                    yield way or (), onward, event
+                late = lifecycle.target_of(first_event), event
+                if (
+                    lifecycle.find(status, event)
+                    and not lifecycle.find(*late)
+                    and not {late, (status, first_event)} & wrong_cells
+                ):
+                    yield path or (), first_event, event
 
 
-def _load(subject: Loading, course: Course) -> tuple[Any, str]:
-    """Return a copy as another actor reads it, and what broke."""
+def _load_copy(system: SupportsLoad, scenario: Scenario) -> tuple[Any, str]:
+    """Return a copy as another actor reads it, and the error, if any, in words."""
     try:
-        return (None if course.ended else subject.load(course.run)), ""
+        return (None if scenario.stopped else system.load(scenario.run)), ""
     except Exception as error:
-        return None, f"it broke: {told(error)}"
+        return None, f"it broke: {describe_error(error)}"
 
 
-def _fault_of_stale(
-    subject: Loading, law: Lifecycle, run: Any, copy: Any, onward: RunEvent, event: RunEvent
+def _send_by_stale_copy(
+    system: SupportsLoad, lifecycle: Lifecycle, run: Any, copy: Any, first_event: RunEvent, event: RunEvent
 ) -> str | None:
-    """Return what is wrong with how the holder of an old copy was answered; "" if nothing, None if nothing was."""
+    """Return in words what is wrong with the answer to a stale copy; "" if nothing, None if there was no answer."""
     try:
-        moved = ask_once(subject, subject.load(run), onward)[0] == "moved"
-        before = look_at(subject, run)
-        if not moved or before["status"] != law.target_of(onward):
+        moved = send(system, system.load(run), first_event)[0] == "moved"
+        before = read_run(system, run)
+        if not moved or before["status"] != lifecycle.target_of(first_event):
             return None
-        answer, said = ask_once(subject, copy, event)
-        changed = what_changed(before, look_at(subject, run))
+        answer, text = send(system, copy, event)
+        changed = diff_fields(before, read_run(system, run))
     except Exception as error:
-        return f"it broke: {told(error)}"
+        return f"it broke: {describe_error(error)}"
     if answer == "not offered":
         return None
     if answer == "broke":
-        return f"it broke: {said}"
-    # The very request that was granted may be recognised: its answer may have been lost.
-    if not changed and (answer == "refused" or event is onward):
+        return f"it broke: {text}"
+    # A repeated request may be accepted: its first answer may have been lost.
+    if not changed and (answer == "refused" or event is first_event):
         return ""
     was = "accepted" if answer == "moved" else "refused; and yet"
-    return f"{was}: {briefly(changed)}" if changed else "accepted, with nothing changed"
+    return f"{was}: {summarize_changes(changed)}" if changed else "accepted, with nothing changed"
 
 
-def _stale_charge(law: Lifecycle, course: Course, onward: RunEvent, event: RunEvent, fault: str) -> Charge:
+def _stale_violation(
+    lifecycle: Lifecycle, scenario: Scenario, first_event: RunEvent, event: RunEvent, found: str
+) -> Violation:
     lines = (
-        *lines_of(course.steps),
-        "copy = subject.load(run)",
-        f'subject.ask(subject.load(run), "{onward}")',
-        f'subject.ask(copy, "{event}")',
-        "subject.read(run)",
+        *reproduction_lines(scenario.steps),
+        "copy = system.load(run)",
+        f'system.send(system.load(run), "{first_event}")',
+        f'system.send(copy, "{event}")',
+        "system.read(run)",
     )
-    return Charge("stale", law.target_of(onward), event, REFUSED, fault, lines, beside=onward)
+    return Violation("stale", lifecycle.target_of(first_event), event, REFUSED, found, lines, other_event=first_event)

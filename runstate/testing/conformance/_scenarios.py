@@ -1,7 +1,7 @@
-"""Courses: a run is created, asked one event after another, and looked at before and after each.
+"""Scenarios: a run is created, gets one event after another, and is read before and after each.
 
-All courses of a trial go on together, a step of each and then a tick of the clock, so that a trial that has to wait
-for another second waits a handful of times and not a thousand.
+All scenarios advance together, one step of each and then a step of the clock. So checks that have to wait for the next
+second wait a handful of times and not a thousand.
 """
 
 from __future__ import annotations
@@ -12,178 +12,190 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, Lifecycle, RunEvent, RunStatus
-from runstate.testing._diff import fields_of
-from runstate.testing.conformance._subject import NotOffered, Subject
+from runstate.testing._diff import read_fields
+from runstate.testing.conformance._system import EventNotOffered, SystemUnderTest
 from runstate.testing.matrix import walks
 
-__all__ = ["Answer", "Course", "Record", "Step", "Tick", "ask_once", "drive", "lines_of", "look_at", "told", "way_to"]
+__all__ = [
+    "Answer",
+    "RunFields",
+    "Scenario",
+    "Step",
+    "TimeStep",
+    "describe_error",
+    "path_to",
+    "read_run",
+    "reproduction_lines",
+    "run_scenarios",
+    "send",
+]
 
 Answer: TypeAlias = Literal["moved", "refused", "not offered", "broke"]
-Record: TypeAlias = Mapping[str, Any]
+RunFields: TypeAlias = Mapping[str, Any]
 
-_MOST_SAID: Final = 160
+_MAX_TEXT: Final = 160
 _UNREADABLE: Final = "it cannot be read back"
 
 
 @attrs.frozen
-class Tick:
-    """What lets time pass between two moves."""
+class TimeStep:
+    """A way to let time pass between two moves."""
 
-    pass_time: Callable[[], None]
-    is_seen: bool
-    """Whether so much passes that a stamp of whole seconds written anew differs."""
+    run: Callable[[], None]
+    changes_stamps: bool
+    """Whether so much time passes that a new stamp in whole seconds differs from the old one."""
     line: str
-    """How a reproduction says it."""
+    """The line for it in a reproduction."""
 
 
 @attrs.frozen
 class Step:
-    """One event asked of a run, what was answered, and how the run was kept before and after."""
+    """One event sent to a run, the answer, and the run before and after."""
 
     event: RunEvent
     answer: Answer
-    before: Record
-    after: Record
-    said: str = ""
-    """The refusal's words, or what broke."""
+    before: RunFields
+    after: RunFields
+    text: str = ""
+    """The message of the refusal or of the error."""
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether the event was answered and the run could not be read then."""
-        return self.said.startswith(_UNREADABLE)
+        """Whether the run could not be read after the event."""
+        return self.text.startswith(_UNREADABLE)
 
     @property
     def source(self) -> RunStatus:
-        """Where the run stood."""
+        """The status of the run before."""
         return RunStatus(self.before["status"])
 
     @property
     def target(self) -> RunStatus:
-        """Where it stands then."""
+        """The status of the run after."""
         return RunStatus(self.after["status"])
 
 
 @attrs.define
-class Course:
-    """The events to be asked of one run, and what came of those asked so far."""
+class Scenario:
+    """The events to send to one run, and the steps taken so far."""
 
     events: tuple[RunEvent, ...]
     run: Any = None
-    born: Record = attrs.field(factory=dict[str, Any])
+    created: RunFields = attrs.field(factory=dict[str, Any])
     steps: list[Step] = attrs.field(factory=list[Step])
-    ended: str = ""
-    """Why it was not followed to its end."""
+    stopped: str = ""
+    """Why it was stopped before its end."""
 
     @property
     def last(self) -> Step | None:
-        """Its last step, if all of it was followed."""
+        """Its last step, if all its events were sent."""
         return self.steps[-1] if self.steps and len(self.steps) == len(self.events) else None
 
 
-def way_to(law: Lifecycle, status: RunStatus, without: Container[RunEvent] = ()) -> tuple[RunEvent, ...] | None:
-    """Return the shortest way of a law from birth to a status, by a worker's hand where such a one leads there."""
-    ways = [walk.events for walk in walks(5, law) if walk.end is status]
-    ways = [way for way in ways if not any(event in without for event in way)]
-    begun = [way for way in ways if RunEvent.START in way[:1]]
-    return () if status is INITIAL_STATUS else min(begun or ways, key=len, default=None)
+def path_to(lifecycle: Lifecycle, status: RunStatus, without: Container[RunEvent] = ()) -> tuple[RunEvent, ...] | None:
+    """Return the shortest path from creation to a status, one that begins with `start` if there is one."""
+    paths = [walk.events for walk in walks(5, lifecycle) if walk.end is status]
+    paths = [path for path in paths if not any(event in without for event in path)]
+    started = [path for path in paths if RunEvent.START in path[:1]]
+    return () if status is INITIAL_STATUS else min(started or paths, key=len, default=None)
 
 
-def told(error: BaseException) -> str:
-    """Return an error in one line; somebody else's may not even have a sentence."""
+def describe_error(error: BaseException) -> str:
+    """Return an error in one line. The message of an error of the system may itself raise."""
     try:
-        said = " ".join(str(error).split())[:_MOST_SAID]
+        text = " ".join(str(error).split())[:_MAX_TEXT]
     except Exception:
-        said = ""
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def look_at(subject: Subject, run: Any) -> Record:
-    """Return a run as it is kept. Raises what the subject raises, and `ValueError` for a status that is none."""
-    found = fields_of(_now(subject.read(run)))
+def read_run(system: SystemUnderTest, run: Any) -> RunFields:
+    """Return a run as it is stored. Raises what the system raises, and `ValueError` for an unknown status."""
+    found = read_fields(_require_sync(system.read(run)))
     RunStatus(found["status"])
     return found
 
 
-def _now(answer: object) -> object:
-    """Return an answer that is one. Raises `TypeError` for a coroutine: nothing has been asked yet then."""
+def _require_sync(answer: object) -> object:
+    """Return an answer. Raises `TypeError` for a coroutine, which has done nothing yet."""
     if isinstance(answer, Coroutine):
-        answer.close()  # or Python warns that nobody awaited it
-        raise TypeError("it is to be awaited: let the adapter do so, by asyncio.run")
+        answer.close()  # or Python warns that it was never awaited
+        raise TypeError("it returned a coroutine: let the adapter await it, by asyncio.run")
     return answer
 
 
-def ask_once(subject: Subject, run: Any, event: RunEvent) -> tuple[Answer, str]:
-    """Ask one event; return what was answered, and in which words."""
+def send(system: SystemUnderTest, run: Any, event: RunEvent) -> tuple[Answer, str]:
+    """Send one event; return the answer and its message."""
     try:
-        _now(subject.ask(run, event))
-    except NotOffered as error:
-        return "not offered", told(error)
-    except subject.refused as error:
-        return "refused", told(error).partition(": ")[2]
-    except Exception as error:  # whatever it is, it is somebody else's code, and the trial goes on
-        return "broke", told(error)
+        _require_sync(system.send(run, event))
+    except EventNotOffered as error:
+        return "not offered", describe_error(error)
+    except system.refused as error:
+        return "refused", describe_error(error).partition(": ")[2]
+    except Exception as error:  # of the system: it is reported, and the checks go on
+        return "broke", describe_error(error)
     return "moved", ""
 
 
-def drive(
-    subject: Subject,
+def run_scenarios(
+    system: SystemUnderTest,
     plans: Iterable[Sequence[RunEvent]],
-    tick: Tick,
-    way_taken: Callable[[Step], tuple[RunEvent, ...]],
-) -> list[Course]:
-    """Follow each plan on a run of its own, all of them a step at a time, as long as the way taken is a legal one."""
-    courses = [Course(tuple(plan)) for plan in plans]
-    for course in courses:
-        _begin(subject, course)
-    for place in range(max((len(course.events) for course in courses), default=0)):
-        tick.pass_time()
-        for course in courses:
-            if not course.ended and place < len(course.events):
-                step = _follow(subject, course, course.events[place])
-                _go_on(course, way_taken(step))
-    return courses
+    time_step: TimeStep,
+    path_taken: Callable[[Step], tuple[RunEvent, ...]],
+) -> list[Scenario]:
+    """Follow each plan on a run of its own, all of them a step at a time, as long as the moves are legal."""
+    scenarios = [Scenario(tuple(plan)) for plan in plans]
+    for scenario in scenarios:
+        _create_run(system, scenario)
+    for place in range(max((len(scenario.events) for scenario in scenarios), default=0)):
+        time_step.run()
+        for scenario in scenarios:
+            if not scenario.stopped and place < len(scenario.events):
+                step = _take_step(system, scenario, scenario.events[place])
+                _update_plan(scenario, path_taken(step))
+    return scenarios
 
 
-def _begin(subject: Subject, course: Course) -> None:
+def _create_run(system: SystemUnderTest, scenario: Scenario) -> None:
     try:
-        course.run = subject.create()
-        course.born = look_at(subject, course.run)
+        scenario.run = system.create()
+        scenario.created = read_run(system, scenario.run)
     except Exception as error:
-        course.ended = f"no run was made: {told(error)}"
+        scenario.stopped = f"no run was made: {describe_error(error)}"
 
 
-def _follow(subject: Subject, course: Course, event: RunEvent) -> Step:
-    before = course.steps[-1].after if course.steps else course.born
-    answer, said = ask_once(subject, course.run, event)
+def _take_step(system: SystemUnderTest, scenario: Scenario, event: RunEvent) -> Step:
+    before = scenario.steps[-1].after if scenario.steps else scenario.created
+    answer, text = send(system, scenario.run, event)
     try:
-        after = look_at(subject, course.run)
+        after = read_run(system, scenario.run)
     except Exception as error:
-        answer, said, after = "broke", f"{_UNREADABLE}: {told(error)}", before
-    step = Step(event, answer, before, after, said)
-    course.steps.append(step)
+        answer, text, after = "broke", f"{_UNREADABLE}: {describe_error(error)}", before
+    step = Step(event, answer, before, after, text)
+    scenario.steps.append(step)
     return step
 
 
-def _go_on(course: Course, way: tuple[RunEvent, ...]) -> None:
-    """Leave out what a step did besides what it was asked; end a course that cannot be followed any more."""
-    asked, ahead = len(course.steps), course.events[len(course.steps) :]
-    more = way[1:]
-    if not way:
-        course.ended = "the last step was not a legal move"
+def _update_plan(scenario: Scenario, path: tuple[RunEvent, ...]) -> None:
+    """Drop planned events that the step already included; stop a scenario that cannot go on."""
+    done, ahead = len(scenario.steps), scenario.events[len(scenario.steps) :]
+    more = path[1:]
+    if not path:
+        scenario.stopped = "the last step was not a legal move"
     elif more and ahead[: len(more)] == more:
-        course.events = (*course.events[:asked], *ahead[len(more) :])
-    elif more and ahead[:1] != way[:1]:  # to ask the same once more makes sense wherever it came
-        course.ended = f"it went on by {more[0]} of itself"
+        scenario.events = (*scenario.events[:done], *ahead[len(more) :])
+    elif more and ahead[:1] != path[:1]:  # a repeated event makes sense in any status
+        scenario.stopped = f"it went on to {more[0]} without being told"
 
 
-def lines_of(steps: Sequence[Step], wait: str = "") -> Iterator[str]:
-    """Yield a reproduction, a call a line, and what came of each; `wait` is a line to stand before the last."""
-    yield "run = subject.create()"
+def reproduction_lines(steps: Sequence[Step], wait: str = "") -> Iterator[str]:
+    """Yield a reproduction, a call a line with its outcome; `wait` is a line to put before the last call."""
+    yield "run = system.create()"
     for number, step in enumerate(steps, start=1):
         if wait and number == len(steps):
             yield wait
-        call = f'subject.ask(run, "{step.event}")'
-        came = f"moved to {step.target}" if step.answer == "moved" else step.answer
-        yield call if step.is_unreadable else f"{call:<42}  # {came}"
+        call = f'system.send(run, "{step.event}")'
+        outcome = f"moved to {step.target}" if step.answer == "moved" else step.answer
+        yield call if step.is_unreadable else f"{call:<42}  # {outcome}"
     if steps and (steps[-1].before != steps[-1].after or steps[-1].is_unreadable):
-        yield "subject.read(run)"
+        yield "system.read(run)"

@@ -1,10 +1,10 @@
-"""Transition coverage: which of the 81 cells a test suite has asked, moves apart from refusals, in total and by test.
+"""Transition coverage: which of the 81 cells a test suite covers, moves and refusals apart, in total and by test.
 
-Counted is what the code under test asked of a `Run` or a store in this process, and what the kit's assertions asked of
-other classes. Moves made by `a_run` to set up a run are not counted.
+It counts the events that the code under test sends to a `Run` or a store in this process, and those that the assertions
+of the kit send to other classes. The moves by which `a_run` sets up a run do not count.
 """
 
-from runstate.testing.coverage._collector import Watch
-from runstate.testing.coverage._data import Exercised, Tally
+from runstate.testing.coverage._collector import Collector
+from runstate.testing.coverage._data import CoverageData, Tally
 
-__all__ = ["Exercised", "Tally", "Watch"]
+__all__ = ["Collector", "CoverageData", "Tally"]

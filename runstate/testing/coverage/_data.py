@@ -1,4 +1,4 @@
-"""What was exercised: how often each cell, by which test."""
+"""The data of transition coverage: how often each cell was covered, and by which test."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import attrs
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.testing.matrix import Cell, cells
 
-__all__ = ["Exercised", "Tally"]
+__all__ = ["CoverageData", "Tally"]
 
-Key: TypeAlias = tuple[str, RunStatus, RunEvent]
+CountKey: TypeAlias = tuple[str, RunStatus, RunEvent]
 _CELLS: Final = cells()
 _BY_KEY: Final = {(cell.status, cell.event): cell for cell in _CELLS}
 
 
 @attrs.frozen
 class Tally:
-    """How many of some cells were exercised."""
+    """How many of some cells are covered."""
 
     covered: int
     total: int
@@ -35,46 +35,46 @@ class Tally:
 
 
 @attrs.define
-class Exercised:
-    """How often each cell was asked, by test; "" is what was asked between two tests."""
+class CoverageData:
+    """How often each cell was covered, by test; "" stands for what happened between tests."""
 
-    counts: Counter[Key] = attrs.field(factory=Counter[Key])
+    counts: Counter[CountKey] = attrs.field(factory=Counter[CountKey])
 
-    def add(self, other: Exercised) -> None:
-        """Count in what another process has exercised."""
+    def add(self, other: CoverageData) -> None:
+        """Add the counts of another process."""
         self.counts.update(other.counts)
 
-    def times(self, cell: Cell) -> int:
-        """Return how often a cell was asked."""
+    def count(self, cell: Cell) -> int:
+        """Return how often a cell was covered."""
         return sum(n for (_, status, event), n in self.counts.items() if (status, event) == (cell.status, cell.event))
 
     def tests_of(self, cell: Cell) -> tuple[str, ...]:
-        """Return the tests that asked a cell."""
+        """Return the tests that cover a cell."""
         return tuple(sorted({test for test, *key in self.counts if tuple(key) == (cell.status, cell.event)}))
 
     def by_test(self) -> Mapping[str, tuple[Cell, ...]]:
-        """Return the cells of each test, in the order of the law."""
+        """Return the cells of each test, in the order of `cells()`."""
         found: dict[str, set[Cell]] = {}
         for test, status, event in self.counts:
             found.setdefault(test, set()).add(_BY_KEY[status, event])
-        return {test: tuple(cell for cell in _CELLS if cell in asked) for test, asked in sorted(found.items())}
+        return {test: tuple(cell for cell in _CELLS if cell in covered) for test, covered in sorted(found.items())}
 
-    def asked(self) -> frozenset[Cell]:
-        """Return the cells that were asked."""
+    def covered(self) -> frozenset[Cell]:
+        """Return the covered cells."""
         return frozenset(_BY_KEY[status, event] for _, status, event in self.counts)
 
     def tally(self, of: Iterable[Cell] = _CELLS) -> Tally:
-        """Return how many of some cells were exercised; of all 81 unless said."""
+        """Return how many of the cells are covered, by default of all 81."""
         wanted = tuple(of)
-        asked = self.asked()
-        return Tally(sum(cell in asked for cell in wanted), len(wanted))
+        covered = self.covered()
+        return Tally(sum(cell in covered for cell in wanted), len(wanted))
 
     def to_list(self) -> list[list[Any]]:
-        """Return it as JSON takes it, for another process to add."""
+        """Return the counts as JSON values, for another process to add."""
         return [[test, status.value, event.value, n] for (test, status, event), n in sorted(self.counts.items())]
 
     @classmethod
-    def from_list(cls, rows: Iterable[Iterable[Any]]) -> Exercised:
-        """Return what `to_list` wrote."""
+    def from_list(cls, rows: Iterable[Iterable[Any]]) -> CoverageData:
+        """Return the data that `to_list` wrote."""
         read = ((str(test), RunStatus(status), RunEvent(event), int(n)) for test, status, event, n in rows)
         return cls(Counter({(test, status, event): n for test, status, event, n in read}))

@@ -1,4 +1,4 @@
-"""The coverage as text for a terminal, as JSON, and as a page."""
+"""Coverage as text for a terminal, as JSON, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any, Final
 
-from runstate.diagram.model import Lane, Picture
+from runstate.diagram.model import DiagramModel, Lane
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
-from runstate.testing.coverage._data import Exercised
+from runstate.testing.coverage._data import CoverageData
 from runstate.testing.matrix import Cell, cells, moves, refusals
 
 __all__ = ["as_html", "as_json", "as_text"]
@@ -17,18 +17,18 @@ __all__ = ["as_html", "as_json", "as_text"]
 _LABEL: Final = 11
 
 
-def as_text(exercised: Exercised) -> str:
-    """Return the totals, and what was not asked."""
+def as_text(data: CoverageData) -> str:
+    """Return the totals and the cells that are not covered."""
     lines = [
-        f"{'moves':<{_LABEL}}{exercised.tally(moves())}",
-        f"{'refusals':<{_LABEL}}{exercised.tally(refusals())}",
-        f"{'total':<{_LABEL}}{exercised.tally()}",
+        f"{'moves':<{_LABEL}}{data.tally(moves())}",
+        f"{'refusals':<{_LABEL}}{data.tally(refusals())}",
+        f"{'total':<{_LABEL}}{data.tally()}",
     ]
-    asked = exercised.asked()
-    missed = [cell for cell in moves() if cell not in asked]
+    covered = data.covered()
+    missed = [cell for cell in moves() if cell not in covered]
     if missed:
         lines += ["", "moves not asked:", *(f"  {line}" for line in _by_status(missed))]
-    missed = [cell for cell in refusals() if cell not in asked]
+    missed = [cell for cell in refusals() if cell not in covered]
     if missed:
         lines += ["", "refusals not asked:", *(f"  {line}" for line in _by_status(missed))]
     return "\n".join(lines)
@@ -42,11 +42,11 @@ def _by_status(found: Sequence[Cell]) -> Iterator[str]:
             yield f"{status:<{width}}{', '.join(events) if len(events) < len(RunEvent) else 'all nine events'}"
 
 
-def as_json(exercised: Exercised, remarks: Sequence[str] = ()) -> str:
-    """Return everything: totals, each cell with how often it was asked and by which tests, each test's cells."""
+def as_json(data: CoverageData, remarks: Sequence[str] = ()) -> str:
+    """Return totals, the count and the tests of each cell, and the cells of each test."""
 
     def tally(of: Sequence[Cell]) -> dict[str, Any]:
-        found = exercised.tally(of)
+        found = data.tally(of)
         return {"covered": found.covered, "total": found.total, "percent": round(found.percent, 2)}
 
     report = {
@@ -58,8 +58,8 @@ def as_json(exercised: Exercised, remarks: Sequence[str] = ()) -> str:
                 "status": cell.status.value,
                 "event": cell.event.value,
                 "target": None if cell.target is None else cell.target.value,
-                "times": exercised.times(cell),
-                "tests": list(exercised.tests_of(cell)),
+                "times": data.count(cell),
+                "tests": list(data.tests_of(cell)),
             }
             for cell in cells()
         ],
@@ -68,7 +68,7 @@ def as_json(exercised: Exercised, remarks: Sequence[str] = ()) -> str:
                 "moves": [cell.__name__ for cell in found if cell.target is not None],
                 "refusals": [cell.__name__ for cell in found if cell.target is None],
             }
-            for test, found in exercised.by_test().items()
+            for test, found in data.by_test().items()
         },
         "remarks": list(remarks),
     }
@@ -110,44 +110,44 @@ _KEY: Final = (
 )
 
 
-def as_html(exercised: Exercised, remarks: Sequence[str] = ()) -> str:
-    """Return one page that needs nothing else: the lanes with how often each cell was asked, then test by test."""
+def as_html(data: CoverageData, remarks: Sequence[str] = ()) -> str:
+    """Return one self-contained page: the lanes with the count of each cell, then test by test."""
     tallies = (("moves", moves()), ("refusals", refusals()), ("all cells", cells()))
     boxes = "".join(
         f"<div><b>{found.covered} of {found.total}</b><span>{name}, {found.percent:.0f} %</span></div>"
-        for name, found in ((name, exercised.tally(of)) for name, of in tallies)
+        for name, found in ((name, data.tally(of)) for name, of in tallies)
     )
     return "\n".join(
         (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Transition coverage</title>',
             f'<meta name="viewport" content="width=device-width">\n<style>\n{_STYLE}\n</style></head><body>',
             f'<h1>Transition coverage</h1>\n<div class="tallies">{boxes}</div>',
-            *_lanes(exercised),
+            *_lanes(data),
             f'<p class="note">{_KEY}</p>',
             *(f'<p class="note">{escape(remark)}</p>' for remark in remarks),
-            *_tests(exercised),
+            *_tests(data),
             "</body></html>\n",
         )
     )
 
 
-def _lanes(exercised: Exercised) -> Iterator[str]:
-    picture = Picture.of(RUN_LIFECYCLE)
-    columns = [column.status for column in picture.columns]
+def _lanes(data: CoverageData) -> Iterator[str]:
+    model = DiagramModel.of(RUN_LIFECYCLE)
+    columns = [column.status for column in model.columns]
     yield '<table class="lanes"><colgroup><col class="names"></colgroup>'
     yield f"<thead><tr><th></th>{''.join(f'<th>{status}</th>' for status in columns)}</tr></thead><tbody>"
-    asked = exercised.asked()
+    covered = data.covered()
     by_key = {(cell.status, cell.event): cell for cell in cells()}
-    for lane in picture.lanes:
+    for lane in model.lanes:
         row = [by_key[status, lane.event] for status in columns]
-        lit = any(cell in asked for cell in row if cell.target is not None)
-        found = "".join(_cell(cell, lane, columns, exercised) for cell in row)
-        yield f'<tr class="{"lit" if lit else ""}"><th>{lane.event}</th>{found}</tr>'
+        is_bright = any(cell in covered for cell in row if cell.target is not None)
+        found = "".join(_cell(cell, lane, columns, data) for cell in row)
+        yield f'<tr class="{"lit" if is_bright else ""}"><th>{lane.event}</th>{found}</tr>'
     yield "</tbody></table>"
 
 
-def _cell(cell: Cell, lane: Lane, columns: list[RunStatus], exercised: Exercised) -> str:
-    times = exercised.times(cell)
+def _cell(cell: Cell, lane: Lane, columns: list[RunStatus], data: CoverageData) -> str:
+    times = data.count(cell)
     classes = ["refusal" if cell.target is None else "move", *(["asked"] if times else [])]
     place, target = columns.index(cell.status), columns.index(lane.target)
     sources = [columns.index(source) for source in lane.sources]
@@ -157,15 +157,15 @@ def _cell(cell: Cell, lane: Lane, columns: list[RunStatus], exercised: Exercised
         end = f"to{back}" if place == target else f"from{back}" if place in (first, last) else ""
         classes.append(f"line {end}".strip())
     head = f'<span class="head">{"◀" if target == first else "▶"}</span>' if place == target else ""
-    tests = exercised.tests_of(cell)
+    tests = data.tests_of(cell)
     title = escape("\n".join((str(cell), *(test or "outside of tests" for test in tests[:20]))), quote=True)
     sign = str(times) if times else "·" if cell.target is None else "&nbsp;"  # an empty ring has no height
     return f'<td class="{" ".join(classes)}" title="{title}">{head}<span class="n">{sign}</span></td>'
 
 
-def _tests(exercised: Exercised) -> Iterator[str]:
+def _tests(data: CoverageData) -> Iterator[str]:
     yield '<h2>By test</h2>\n<table class="tests"><tr><th>test</th><th>moves</th><th>refusals</th></tr>'
-    for test, found in exercised.by_test().items():
+    for test, found in data.by_test().items():
         asked = ", ".join(cell.__name__ for cell in found if cell.target is not None)
         refused = ", ".join(cell.__name__ for cell in found if cell.target is None)
         yield f"<tr><td>{escape(test) or 'outside of tests'}</td><td>{asked}</td><td>{refused}</td></tr>"

@@ -1,6 +1,6 @@
-"""Transition coverage of one pytest session: watches in every process that runs tests, reports in one.
+"""Transition coverage of a pytest session: it collects in every process that runs tests, and reports in one.
 
-Loaded by the plugin where `--runstate-cov` is given, and not before.
+The plugin loads this module only if coverage is asked for.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from runstate.testing.coverage._collector import Watch
-from runstate.testing.coverage._data import Exercised
+from runstate.testing.coverage._collector import Collector
+from runstate.testing.coverage._data import CoverageData
 from runstate.testing.coverage._lanes import covered_lanes
 from runstate.testing.coverage._reports import as_html, as_json, as_text
 
-__all__ = ["CoverageSession", "Report"]
+__all__ = ["CoverageSession", "ReportOption"]
 
-Report: TypeAlias = tuple[str, str]
-"""A kind of report (term, lanes, html, json) and the path of its file, "" for the terminal or the usual name."""
+ReportOption: TypeAlias = tuple[str, str]
+"""A kind of report (term, lanes, html, json) and the path of its file; "" for the terminal or the default path."""
 
 _FILES: Final = {"html": "runstate-cov.html", "json": "runstate-cov.json"}
 _OUTPUT: Final = "runstate_cov"
@@ -32,86 +32,90 @@ _STARTS_A_PROCESS: Final = frozenset(
 
 
 class CoverageSession:
-    """The hooks of a session that counts; under pytest-xdist one in each worker, and one that gathers."""
+    """The pytest hooks of a session with coverage; under pytest-xdist one in each worker, and one that gathers."""
 
     def __init__(
-        self, config: pytest.Config, reports: list[Report], fail_under: float, counts: Callable[[pytest.Item], bool]
+        self,
+        config: pytest.Config,
+        reports: list[ReportOption],
+        fail_under: float,
+        counts: Callable[[pytest.Item], bool],
     ) -> None:
         self.config = config
         self.counts = counts
         self.reports = reports
         self.fail_under = fail_under
-        self.watch: Watch = Watch()
+        self.collector: Collector = Collector()
         self.workers: set[str] = set()
-        self.elsewhere: set[str] = set()
-        """The tests that started another process, in which nothing is seen."""
+        self.tests_with_subprocesses: set[str] = set()
+        """The tests that started another process, in which nothing is counted."""
         self.failed: str = ""
         self._listening = False
 
     @property
     def is_worker(self) -> bool:
-        """Whether another process gathers what this one counts."""
+        """Whether another process gathers the counts of this one."""
         return hasattr(self.config, "workerinput")
 
-    # --- watching -------------------------------------------------------------------------------------------------
+    # --- collecting -----------------------------------------------------------------------------------------------
 
     def pytest_sessionstart(self) -> None:
-        """Begin to watch."""
-        self.watch.start()
+        """Start counting."""
+        self.collector.start()
         self._listening = True
-        sys.addaudithook(self._hear)  # it cannot be taken back, so it is told when to listen
+        sys.addaudithook(self._note_subprocess)  # a hook cannot be removed, so a flag turns it off
 
-    def _hear(self, event: str, _: tuple[Any, ...]) -> None:
-        if self._listening and event in _STARTS_A_PROCESS and self.watch.test:
-            self.elsewhere.add(self.watch.test)
+    def _note_subprocess(self, event: str, _: tuple[Any, ...]) -> None:
+        if self._listening and event in _STARTS_A_PROCESS and self.collector.test:
+            self.tests_with_subprocesses.add(self.collector.test)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Let what is asked now be this test's, unless it is marked as one that does not count."""
-        self.watch.test = item.nodeid if self.counts(item) else None
+        """Count events for this test, unless its marker says that it does not count."""
+        self.collector.test = item.nodeid if self.counts(item) else None
         try:
             return (yield)
         finally:
-            self.watch.test = ""
+            self.collector.test = ""
 
     def pytest_unconfigure(self) -> None:
-        """Stop watching, should the session have ended before it began."""
-        self.watch.stop()
+        """Stop counting, also if the session ended before it began."""
+        self.collector.stop()
 
     # --- gathering ------------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Remember a worker until it has told what it counted."""
+        """Remember a worker until its counts arrive."""
         self.workers.add(node.gateway.id)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Take what a worker counted."""
-        told = getattr(node, "workeroutput", {}).get(_OUTPUT)
-        if told is None:
+        """Add the counts of a worker."""
+        output = getattr(node, "workeroutput", {}).get(_OUTPUT)
+        if output is None:
             return
         self.workers.discard(node.gateway.id)
-        self.watch.exercised.add(Exercised.from_list(told["counts"]))
-        self.elsewhere |= set(told["elsewhere"])
+        self.collector.data.add(CoverageData.from_list(output["counts"]))
+        self.tests_with_subprocesses |= set(output["tests_with_subprocesses"])
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Hand over what was counted, or write the reports and judge the total."""
+        """Send the counts to the gathering process, or write the reports and check the total."""
         self._listening = False
-        self.watch.stop()
-        exercised = self.watch.exercised
+        self.collector.stop()
+        data = self.collector.data
         if self.is_worker:
-            told = {"counts": exercised.to_list(), "elsewhere": sorted(self.elsewhere)}
-            self.config.workeroutput[_OUTPUT] = told  # type: ignore[attr-defined]
+            output = {"counts": data.to_list(), "tests_with_subprocesses": sorted(self.tests_with_subprocesses)}
+            self.config.workeroutput[_OUTPUT] = output  # type: ignore[attr-defined]
             return
         if self.config.option.collectonly:
             return
         for kind, path in self.reports:
             if kind in _FILES:
-                text = as_html(exercised, self._remarks()) if kind == "html" else as_json(exercised, self._remarks())
+                text = as_html(data, self._remarks()) if kind == "html" else as_json(data, self._remarks())
                 self._file(kind, path).write_text(text, encoding="utf-8")
-        total = exercised.tally()
+        total = data.tally()
         if total.percent < self.fail_under:
             self.failed = f"transition coverage of {self.fail_under:g} % was asked for, and {total} was reached"
             if session.exitstatus == pytest.ExitCode.OK:
@@ -123,35 +127,35 @@ class CoverageSession:
         return file
 
     def _remarks(self) -> list[str]:
-        """Return what cannot be seen in the counts, in sentences."""
+        """Return notes on what the counts do not include."""
         remarks: list[str] = []
         if self.workers:
             remarks.append(
                 f"what {', '.join(sorted(self.workers))} counted is missing: the worker ended without a word"
             )
-        if self.elsewhere:
-            some = sorted(self.elsewhere)
+        if self.tests_with_subprocesses:
+            some = sorted(self.tests_with_subprocesses)
             more = f" and {len(some) - 3} more" if len(some) > 3 else ""
             started = f"{', '.join(some[:3])}{more} started other processes"
             remarks.append(f"{started}: what runs were asked there is not seen from here, and not counted")
         return remarks
 
-    # --- telling --------------------------------------------------------------------------------------------------
+    # --- reporting ------------------------------------------------------------------------------------------------
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write the reports that go to the terminal, and where the others went."""
+        """Write the reports for the terminal, and the paths of the others."""
         if self.is_worker or self.config.option.collectonly:
             return
         say = terminalreporter
         say.section("transition coverage", sep="-")
-        exercised = self.watch.exercised
+        data = self.collector.data
         for kind, path in self.reports:
             if kind == "term":
-                say.line(as_text(exercised))
+                say.line(as_text(data))
             elif kind == "lanes":
                 width = shutil.get_terminal_size().columns
                 ascii_only = "utf" not in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-                say.line(covered_lanes(exercised, width=width, color=say.hasmarkup, ascii_only=ascii_only))
+                say.line(covered_lanes(data, width=width, color=say.hasmarkup, ascii_only=ascii_only))
             else:
                 say.line(f"{kind} report: {os.path.relpath(self._file(kind, path))}")
         for remark in self._remarks():

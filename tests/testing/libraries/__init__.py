@@ -1,4 +1,4 @@
-"""Other people's libraries behind the adapter of a trial: what each of them offers is asked, and nothing else."""
+"""Other people's libraries behind the adapter of a system: what each of them offers is asked, and nothing else."""
 
 from __future__ import annotations
 

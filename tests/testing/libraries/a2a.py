@@ -1,4 +1,4 @@
-"""The server side of `a2a-sdk` on trial: its record keeping alone (`ToldTasks`), and all of it (`ServedTasks`).
+"""The server side of `a2a-sdk` on system: its record keeping alone (`ToldTasks`), and all of it (`ServedTasks`).
 
 A2A has no table of moves between live states, so only the usual way is asked there. What its documentation promises is
 that an ended task stays ended, and there everything is asked. AUTH_REQUIRED and REJECTED have no counterpart.
@@ -37,7 +37,7 @@ from a2a.types import (
 from a2a.utils.errors import InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError
 
 from runstate import Lifecycle, RunEvent, RunStatus
-from runstate.testing.conformance import NotOffered, Refused
+from runstate.testing.conformance import EventNotOffered, EventRefused
 from tests.testing.libraries import law_from
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ SERVED: Final = {
     RunEvent.SUBMIT_TOOL_OUTPUTS: (RunStatus.IN_PROGRESS, (RunStatus.REQUIRES_ACTION,)),
     RunEvent.REQUEST_CANCEL: (RunStatus.CANCELLED, LIVE),  # the answer is the cancelled task
 }
-REFUSALS: Final = (Refused, InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError)
+REFUSALS: Final = (EventRefused, InvalidAgentResponseError, TaskNotCancelableError, UnsupportedOperationError)
 CONTEXT: Final = ServerCallContext()
 
 
 class Waiting:
-    """A trial asks plain functions, and a2a is async: each request runs on a loop that stands still in between."""
+    """The kit calls plain functions, and a2a is async: each request runs on a loop that stands still in between."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
@@ -95,17 +95,17 @@ class Waiting:
         self._runner.close()
 
 
-def look_whether_asked(law: Lifecycle, status: RunStatus, event: RunEvent) -> None:
-    """Raise `NotOffered` for what A2A leaves open: an unusual way between live states."""
-    if status in LIVE and law.find(status, event) is None:
-        raise NotOffered(f"A2A has no opinion about {event} in {status}")
+def look_whether_asked(lifecycle: Lifecycle, status: RunStatus, event: RunEvent) -> None:
+    """Raise `EventNotOffered` for what A2A leaves open: an unusual way between live states."""
+    if status in LIVE and lifecycle.find(status, event) is None:
+        raise EventNotOffered(f"A2A has no opinion about {event} in {status}")
 
 
 class ToldTasks(Waiting):
     """Actors who each hold a `TaskManager` over one store, and tell it an agent's words."""
 
     refused: tuple[type[Exception], ...] = REFUSALS
-    law: Lifecycle = law_from(TOLD)
+    lifecycle: Lifecycle = law_from(TOLD)
     name = "a2a-sdk, TaskManager"
 
     def __init__(self) -> None:
@@ -122,14 +122,14 @@ class ToldTasks(Waiting):
         self._task(manager)
         return manager
 
-    def ask(self, run: TaskManager, event: RunEvent) -> None:
+    def send(self, run: TaskManager, event: RunEvent) -> None:
         stored = self._task(self._manager(run.task_id))
-        look_whether_asked(self.law, STATUSES[stored.status.state], event)
+        look_whether_asked(self.lifecycle, STATUSES[stored.status.state], event)
         status = TaskStatus(state=WORDS[event])
         said = TaskStatusUpdateEvent(task_id=stored.id, context_id=stored.context_id, status=status)
         self.wait(run.process(said))
         if self._task(self._manager(run.task_id)) == stored:
-            raise Refused("nothing was stored")
+            raise EventRefused("nothing was stored")
 
     def read(self, run: TaskManager) -> Mapping[str, Any]:
         return {"status": STATUSES[self._task(self._manager(run.task_id)).status.state]}
@@ -165,7 +165,7 @@ class Agent(AgentExecutor):
                 try:
                     await TaskUpdater(event_queue, task_id, context_id).update_status(state)
                 except asyncio.CancelledError:
-                    said.set_exception(Refused("the server stopped the agent"))
+                    said.set_exception(EventRefused("the server stopped the agent"))
                     raise
                 except Exception as error:
                     said.set_exception(error)
@@ -186,7 +186,7 @@ class ServedTasks(Waiting):
     """
 
     refused: tuple[type[Exception], ...] = REFUSALS
-    law: Lifecycle = law_from(SERVED)
+    lifecycle: Lifecycle = law_from(SERVED)
     name = "a2a-sdk, DefaultRequestHandler"
 
     def __init__(self, *, speaks_on: bool = False) -> None:
@@ -197,7 +197,7 @@ class ServedTasks(Waiting):
     def create(self) -> str:
         return self.wait(_new(self._handler))
 
-    def ask(self, run: str, event: RunEvent) -> None:
+    def send(self, run: str, event: RunEvent) -> None:
         self.wait(self._ask(run, event))
 
     def read(self, run: str) -> Mapping[str, Any]:
@@ -210,7 +210,7 @@ class ServedTasks(Waiting):
     async def _ask(self, run: str, event: RunEvent) -> None:
         task = await _task(self._handler, run)
         status = STATUSES[task.status.state]
-        look_whether_asked(self.law, status, event)
+        look_whether_asked(self.lifecycle, status, event)
         orders = self._agent.at_work.get(run)
         if event is RunEvent.REQUEST_CANCEL:
             await self._handler.on_cancel_task(CancelTaskRequest(id=run), CONTEXT)
@@ -221,10 +221,10 @@ class ServedTasks(Waiting):
             orders.put_nowait((WORDS[event], said))
             await said
         else:
-            raise NotOffered("the agent has returned")
+            raise EventNotOffered("the agent has returned")
         await _settle()
         if await _task(self._handler, run) == task:
-            raise Refused("nothing was stored")
+            raise EventRefused("nothing was stored")
 
 
 class EndsAtCancel(Agent):

@@ -1,4 +1,4 @@
-"""Celery's result backend on trial. Whoever runs a task writes by `mark_as_...`, a client cancels by `revoke`.
+"""Celery's result backend. A worker writes by `mark_as_...`, a client cancels by `revoke`.
 
 PENDING is queued, STARTED in_progress, SUCCESS completed, FAILURE failed, REVOKED cancelled; RETRY has no counterpart.
 Celery has no table of moves, so the law is what a reader expects of `celery.states.READY_STATES`, "the task result is
@@ -17,7 +17,7 @@ from celery.backends import cache
 from celery.worker import control
 
 from runstate import Lifecycle, RunEvent, RunStatus
-from runstate.testing.conformance import Refused
+from runstate.testing.conformance import EventRefused
 from tests.testing.libraries import law_from
 
 __all__ = ["Results"]
@@ -44,8 +44,8 @@ READY_STAYS: Final = law_from(
 class Results:
     """Tasks in the result backend that lives in memory; it shares its checks with the others that store by key."""
 
-    refused: tuple[type[Exception], ...] = (Refused,)
-    law: Lifecycle = READY_STAYS
+    refused: tuple[type[Exception], ...] = (EventRefused,)
+    lifecycle: Lifecycle = READY_STAYS
     name = "celery"
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class Results:
     def create(self) -> str:
         return str(uuid4())  # an id that nobody knows is PENDING
 
-    def ask(self, run: str, event: RunEvent) -> None:
+    def send(self, run: str, event: RunEvent) -> None:
         before = self._stored(run)
         self._ask(run, event)
         if self._stored(run) == before:
-            raise Refused("nothing was stored")  # which is Celery's way: it ignores, and says nothing
+            raise EventRefused("nothing was stored")  # which is Celery's way: it ignores, and says nothing
 
     def read(self, run: str) -> Mapping[str, Any]:
         return {"status": STATUSES[self._stored(run)["status"]]}

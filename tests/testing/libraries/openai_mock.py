@@ -1,4 +1,4 @@
-"""The mock server of `openai-responses` on trial, asked by the real `openai` client.
+"""The mock server of `openai-responses`, called by the real `openai` client.
 
 It answers a client's calls, and nobody works on its runs: what a worker does is done here by the author of a test, who
 puts the run into `OpenAIMock.state`, and only where the law has it. What is judged is therefore cancel and
@@ -18,7 +18,7 @@ from openai.types.beta.threads.run import LastError, RequiredAction
 from openai_responses import OpenAIMock
 
 from runstate import RUN_LIFECYCLE, Lifecycle, RunEvent, RunStatus
-from runstate.testing.conformance import NotOffered
+from runstate.testing.conformance import EventNotOffered
 
 __all__ = ["MockedRuns"]
 
@@ -38,7 +38,7 @@ class MockedRuns:
     """Runs of one mocked server, each on a thread of its own."""
 
     refused: tuple[type[Exception], ...] = (openai.BadRequestError,)
-    law: Lifecycle = CANCELLED_AT_ONCE
+    lifecycle: Lifecycle = CANCELLED_AT_ONCE
     name = "openai-responses"
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class MockedRuns:
             thread_id = beta.threads.create().id
             return thread_id, beta.threads.runs.create(thread_id, assistant_id=self._assistant_id).id
 
-    def ask(self, run: tuple[str, str], event: RunEvent) -> None:
+    def send(self, run: tuple[str, str], event: RunEvent) -> None:
         thread_id, run_id = run
         with self._beta() as beta:
             if event is RunEvent.REQUEST_CANCEL:
@@ -85,9 +85,9 @@ class MockedRuns:
     def _put(self, run: tuple[str, str], event: RunEvent) -> None:
         """Put a run where the law has it after an event, as the author of a test does."""
         held = self._retrieve(run)
-        row = self.law.find(held.status, event)
+        row = self.lifecycle.find(held.status, event)
         if row is None:
-            raise NotOffered("nobody works on a mocked run")
+            raise EventNotOffered("nobody works on a mocked run")
         held.status = row.target.value
         if row.stamp is not None:
             setattr(held, row.stamp, int(time.time()))

@@ -15,7 +15,7 @@ from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
 from runstate.run.values import IncompleteDetails, LastError, RequiredAction, Usage
 from runstate.store import Claim, Lease, NewRun, Settle, Store, StoredRun
-from runstate.testing._drive import CALLS
+from runstate.testing._send import CALLS
 from tests.testing.store_machine.known import Known, Refusal, Refused, View, Wanted, differences, view_of
 from tests.testing.store_machine.model import Account
 

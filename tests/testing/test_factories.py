@@ -14,7 +14,7 @@ from runstate import IllegalTransition, InvalidRun, ManualClock, Run, RunStatus,
 from runstate.clock import current
 from runstate.store import Store, StoredRun, open_store
 from runstate.testing import TrackedRun, a_run, assert_history, walks
-from runstate.testing.factories import ARRANGED, is_arranging
+from runstate.testing.factories import SETUP_ACTOR, is_setting_up
 from runstate.traces import judge, judge_trace
 from tests.support.lifecycle import (
     CALL,
@@ -164,17 +164,17 @@ def test_it_says_that_it_is_arranging() -> None:
 
     class Watching(ManualClock):
         def advance(self, seconds: float) -> None:
-            seen.append(is_arranging())
-            other = threading.Thread(target=lambda: seen.append(is_arranging()))
+            seen.append(is_setting_up())
+            other = threading.Thread(target=lambda: seen.append(is_setting_up()))
             other.start()
             other.join()
 
     a_run("in_progress", clock=Watching(5.0))
     assert [True, False] == seen
-    assert not is_arranging()
+    assert not is_setting_up()
     with pytest.raises(IllegalTransition):
         a_run(path=["complete"])
-    assert not is_arranging()
+    assert not is_setting_up()
 
 
 # --- a run that remembers ---------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_a_stored_run_in_each_status(status: str, store: Store) -> None:
     assert store.get(run.id) == run
     history = store.history(run.id)
     assert [None, *WAYS[status]] == [entry.event for entry in history]
-    assert {ARRANGED} >= {entry.actor for entry in history[1:]}
+    assert {SETUP_ACTOR} >= {entry.actor for entry in history[1:]}
     assert_history(store, WAYS[status])
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events, as a capture of a stream or a recorded body holds them."""
+"""A parser of server-sent events in a captured stream or a recorded body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runstate.run.json_text import MAX_BYTES
 __all__ = ["FIELDS_OF_SSE", "iter_sse"]
 
 FIELDS_OF_SSE: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
-"""What a line of server-sent events begins with."""
+"""The beginnings of lines of server-sent events."""
 
 _DONE: Final = b"[DONE]"
 
@@ -19,7 +19,7 @@ _DONE: Final = b"[DONE]"
 def iter_sse(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | None, bytes]]:
     """Yield (first line, name, data) of server-sent events: `event:` and `data:` fields, ended by a blank line.
 
-    What ends a stream, `[DONE]`, is none.
+    `[DONE]`, the end of a stream, is not an event.
     """
     event: str | None = None
     data: list[bytes] = []
@@ -33,10 +33,10 @@ def iter_sse(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | No
             if value == _DONE:
                 continue
             begin = begin or number
-            if size <= MAX_BYTES:  # of an event that does not end, as much as it takes to refuse it
+            if size <= MAX_BYTES:  # of an endless event, enough for the reader to refuse it
                 data.append(value)
                 size += len(value) + (len(data) > 1)
-        elif not line.strip():  # a colon by itself is a comment
+        elif not line.strip():  # a line that begins with a colon is a comment
             if data:
                 yield begin, event, b"\n".join(data)
             event, data, begin, size = None, [], 0, 0

@@ -1,4 +1,4 @@
-"""What is recognised and not read: binary files, printed objects of programming languages, documents of other tools.
+"""Formats that are recognised and not read: binary files, printed objects of languages, documents of other tools.
 
 Each has a sentence that says what it is and what to do instead.
 """
@@ -12,13 +12,13 @@ from typing import Final, cast
 from runstate.lifecycle import RunStatus
 from runstate.run.errors import FieldError, RunDecodeError
 
-__all__ = ["in_bytes", "in_document", "in_line", "refusal"]
+__all__ = ["binary_format", "decode_error", "other_document", "printed_object"]
 
 _AS_JSON: Final = "record it as JSON"
 
 _FIRST_BYTES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
-    (re.compile(pattern, re.DOTALL), told)
-    for pattern, told in (
+    (re.compile(pattern, re.DOTALL), hint)
+    for pattern, hint in (
         (rb"\x1f\x8b", "a gzip file: unpack it first (gunzip -c FILE | runstate check -)"),
         (rb"PK\x03\x04", "a ZIP archive, as Fiddler and others write: unpack it, or export the session as HAR"),
         (rb"\x28\xb5\x2f\xfd", "a zstd file: unpack it first (zstd -dc FILE | runstate check -)"),
@@ -37,8 +37,8 @@ _FIRST_BYTES: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
 )
 
 _PRINTED: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
-    (re.compile(pattern, re.MULTILINE), told)
-    for pattern, told in (
+    (re.compile(pattern, re.MULTILINE), hint)
+    for pattern, hint in (
         (rb"\bclass \w*Run\w* \{", "an object as a Java client prints it: write it with the JSON library instead"),
         (rb"\bRun\w*\(id: \"", "a value as Swift prints it: write it with JSONEncoder instead"),
         (
@@ -104,7 +104,7 @@ _RUN_OR_RECORDER: Final = re.compile(
     rb"run_|thread\.run|Run\b|RunObject|nock\(|nock.\)|stdClass|^Array$|^array|^object\(|: created_at="
 )
 
-_HEAD: Final = 512  # bytes of a line in which an object begins, if it is one
+_HEAD: Final = 512  # bytes of a line that are searched
 
 _DOCUMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("openapi", "an OpenAPI document: its examples are no recording; save the value of one as a file to judge it"),
@@ -115,27 +115,27 @@ _DOCUMENTS: Final[tuple[tuple[str, str], ...]] = (
 )
 
 
-def refusal(problem: str) -> RunDecodeError:
-    """Return the error for something that cannot be read."""
+def decode_error(problem: str) -> RunDecodeError:
+    """Return the error for input that cannot be read."""
     return RunDecodeError([FieldError("", problem)])
 
 
-def in_bytes(head: bytes) -> str | None:
-    """Return what a file is and what to do, if its first bytes are those of a kind that is not text."""
-    return next((f"this is {told}" for begin, told in _FIRST_BYTES if begin.match(head)), None)
+def binary_format(head: bytes) -> str | None:
+    """Return what a binary file is and what to do, by its first bytes; None for other files."""
+    return next((f"this is {hint}" for begin, hint in _FIRST_BYTES if begin.match(head)), None)
 
 
-def in_line(line: bytes) -> str | None:
-    """Return what a line of text is and what to do, if it is an object as some language prints it."""
+def printed_object(line: bytes) -> str | None:
+    """Return what a printed object is and what to do, by a line of it; None for other lines."""
     head = line[:_HEAD]
     if not _RUN_OR_RECORDER.search(head):
         return None
-    return next((f"this is {told}" for begin, told in _PRINTED if begin.search(head)), None)
+    return next((f"this is {hint}" for begin, hint in _PRINTED if begin.search(head)), None)
 
 
-def in_document(value: object) -> str | None:
-    """Return what a value is and what to do, if it is a document of another tool."""
+def other_document(value: object) -> str | None:
+    """Return what a document of another tool is and what to do; None for other values."""
     if not isinstance(value, Mapping):
         return None
     found = cast("Mapping[str, object]", value)
-    return next((f"this is {told}" for key, told in _DOCUMENTS if key in found and "status" not in found), None)
+    return next((f"this is {hint}" for key, hint in _DOCUMENTS if key in found and "status" not in found), None)

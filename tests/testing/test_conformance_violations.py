@@ -1,4 +1,4 @@
-"""A trial finds what was broken on purpose: where, in which words, and by calls that show it."""
+"""The conformance kit finds what was broken on purpose: where, in which words, and by calls that show it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from runstate.lifecycle import RunEvent
-from runstate.testing.conformance import Charge, Functions, NotOffered, Refused, hold_trial
+from runstate.testing.conformance import EventNotOffered, EventRefused, FunctionAdapter, Violation, check_conformance
 from tests.support.lifecycle import NOW, PAIRS, TABLE, TERMINAL
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
 from tests.testing.replay import Shown, replay
 
-pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+pytestmark = pytest.mark.slow  # a check of conformance of a whole implementation asks some thousand things
 
 CALLS_TOLD: Final = (
     "required_action is {'type': 'submit_tool_outputs', 'submit_tool_outputs': {'too, and in queued it is null"
@@ -43,7 +43,7 @@ class Seeded(NamedTuple):
     expected: str
     found: str
     shows: Callable[[Shown], bool]
-    charges: int = 1
+    violations: int = 1
 
 
 REFUSED: Final = "to be refused, and nothing changed"
@@ -87,13 +87,13 @@ SEEDED: Final = (
         *(broken.StampsTooSoon, "cell", "request_cancel", "queued", "to come to cancelling"),
         "cancelled_at went from null to #, and this move does not write it",
         lambda shown: shown.after["status"] == "cancelling" and shown.after["cancelled_at"] is not None,
-        charges=3,
+        violations=3,
     ),
     Seeded(
         *(broken.StampsAnotherToo, "cell", "mark_incomplete", "in_progress", "to come to incomplete"),
         "started_at went from # to #, and this move does not write it",
         lambda shown: "started_at" in shown.changed,
-        charges=3,  # there, while cancelling, and there when it was never started
+        violations=3,  # there, while cancelling, and there when it was never started
     ),
     Seeded(
         *(broken.StampsARefusal, "cell", "expire", "failed", REFUSED),
@@ -114,7 +114,7 @@ SEEDED: Final = (
         *(broken.KeepsTheDeadline, "cell", "fail", "queued", "to come to failed"),
         "expires_at is #, and in failed it is null",
         lambda shown: (shown.after["status"], shown.after["expires_at"]) == ("failed", NOW + 600),
-        charges=13,
+        violations=13,
     ),
     Seeded(
         *(broken.ExtendsTheDeadline, "cell", "require_action", "in_progress", "to come to requires_action"),
@@ -125,7 +125,7 @@ SEEDED: Final = (
         *(broken.ForgetsUsage, "cell", "fail", "queued", "to come to failed"),
         "usage is null, and in failed it has a value",
         lambda shown: (shown.after["status"], shown.after["usage"]) == ("failed", None),
-        charges=13,
+        violations=13,
     ),
     Seeded(
         *(broken.KeepsTheCalls, "cell", "submit_tool_outputs", "requires_action", "to come to queued"),
@@ -138,13 +138,13 @@ SEEDED: Final = (
         lambda shown: "created_at" in shown.changed,
     ),
     Seeded(
-        *(broken.OpenEnded, "birth", None, "queued", "to be born queued"),
+        *(broken.OpenEnded, "creation", None, "queued", "to be created queued"),
         "expires_at is null, and in queued it has a value",
         lambda shown: (shown.after["status"], shown.after["expires_at"]) == ("queued", None),
     ),
     Seeded(
-        *(broken.BornAtWork, "birth", None, "queued", "to be born queued"),
-        "it is born in_progress, not queued; started_at is # at birth",
+        *(broken.BornAtWork, "creation", None, "queued", "to be created queued"),
+        "it is created in_progress, not queued; started_at is # at creation",
         lambda shown: shown.after["status"] == "in_progress",
     ),
     Seeded(
@@ -153,12 +153,12 @@ SEEDED: Final = (
         lambda shown: is_accepted(shown) and shown.changed == {"failed_at"},
     ),
     Seeded(
-        *(broken.CannotCreate, "birth", None, "queued", "to be born queued"),
+        *(broken.CannotCreate, "creation", None, "queued", "to be created queued"),
         "no run was made: ConnectionError: no database answers",
         lambda shown: isinstance(shown.last, ConnectionError),
     ),
     Seeded(
-        *(broken.NeverReads, "birth", None, "queued", "to be born queued"),
+        *(broken.NeverReads, "creation", None, "queued", "to be created queued"),
         "no run was made: ConnectionError: no database answers",
         lambda shown: shown.after == {},
     ),
@@ -171,37 +171,37 @@ SEEDED: Final = (
         *(broken.HasATenthStatus, "cell", "expire", "queued", "to come to expired"),
         f"it broke: it cannot be read back: ValueError: {UNKNOWN}",
         lambda shown: shown.after["status"] == "timed_out",
-        charges=4,
+        violations=4,
     ),
     Seeded(
         *(broken.StumblesOverRefusals, "cell", "start", "completed", REFUSED),
         "it broke: TypeError: 'NoneType' object is not callable",
         lambda shown: isinstance(shown.last, TypeError) and shown.changed == set(),
-        charges=62,
+        violations=62,
     ),
     Seeded(
         *(broken.HasNoWords, "cell", "expire", "completed", REFUSED),
         "it broke: Speechless",
         lambda shown: isinstance(shown.last, broken.Speechless),
-        charges=8,  # eight statuses; the ninth is never reached
+        violations=8,  # eight statuses; the ninth is never reached
     ),
     Seeded(
         *(broken.RefusesAll, "cell", "start", "queued", "to come to in_progress"),
         "refused: never",
         lambda shown: is_refused(shown) and shown.changed == set(),
-        charges=4,
+        violations=4,
     ),
     Seeded(
         *(broken.AcceptsAll, "cell", "start", "completed", REFUSED),
         "accepted: it is in_progress (with started_at, usage)",
         lambda shown: is_accepted(shown) and shown.after["status"] == "in_progress",
-        charges=62,
+        violations=62,
     ),
 )
 
 
-def told(charge: Charge) -> tuple[str, str | None, str]:
-    return charge.challenge, charge.event and charge.event.value, charge.status.value
+def told(violation: Violation) -> tuple[str, str | None, str]:
+    return violation.requirement, violation.event and violation.event.value, violation.status.value
 
 
 @pytest.mark.parametrize("seeded", SEEDED, ids=lambda seeded: seeded.kind.__name__)
@@ -211,23 +211,23 @@ def test_what_is_broken_is_found(seeded: Seeded) -> None:
     So are all others that come of it: none is made up.
     """
     recognises = issubclass(seeded.kind, broken.Recognises)
-    judgement = hold_trial(seeded.kind().subject(), race_rounds=1, recognises=recognises)
-    first = judgement.charges[0]
-    assert not judgement.holds
+    report = check_conformance(seeded.kind().system(), race_rounds=1, allow_repeats=recognises)
+    first = report.violations[0]
+    assert not report.conforms
     assert (seeded.challenge, seeded.event, seeded.status) == told(first)
     assert seeded.expected == first.expected
     assert seeded.found == first.kind[2]
-    assert seeded.charges == len(judgement.charges)
-    assert seeded.shows(replay(first, seeded.kind().subject()))
-    for charge in judgement.charges:
-        shown = replay(charge, seeded.kind().subject())
-        if charge.event is not None and charge.is_grave:
-            assert not is_lawful(shown, charge)
+    assert seeded.violations == len(report.violations)
+    assert seeded.shows(replay(first, seeded.kind().system()))
+    for violation in report.violations:
+        shown = replay(violation, seeded.kind().system())
+        if violation.event is not None and violation.is_wrong_answer:
+            assert not is_lawful(shown, violation)
 
 
-def is_lawful(shown: Shown, charge: Charge) -> bool:
+def is_lawful(shown: Shown, violation: Violation) -> bool:
     """Tell whether the law's answer was given."""
-    target = TABLE.get((charge.status.value, str(charge.event)))
+    target = TABLE.get((violation.status.value, str(violation.event)))
     if target is None:
         return isinstance(shown.last, No) and shown.changed == set()
     return shown.last is None and shown.after.get("status") == target
@@ -235,23 +235,23 @@ def is_lawful(shown: Shown, charge: Charge) -> bool:
 
 def test_where_a_run_cannot_be_brought_is_not_judged() -> None:
     """Who refuses everything is wrong in four cells and right in five; the others are not reached, and do not hold."""
-    judgement = hold_trial(broken.RefusesAll().subject(), race_rounds=1)
-    reached = {cell for cell, verdict in judgement.cells.items() if verdict != "not reached"}
+    report = check_conformance(broken.RefusesAll().system(), race_rounds=1)
+    reached = {cell for cell, verdict in report.cells.items() if verdict != "not reached"}
     assert {cell for cell in PAIRS if cell[0] == "queued"} == reached
-    assert (5, 4, 0, 72) == tuple(judgement.count(word) for word in ("holds", "wrong", "not offered", "not reached"))
+    assert (5, 4, 0, 72) == tuple(report.count(word) for word in ("holds", "wrong", "not offered", "not reached"))
 
 
 def test_who_is_born_elsewhere_is_not_judged_there() -> None:
     """A cell is judged only where the run really stood."""
-    judgement = hold_trial(broken.BornAtWork().subject(), race_rounds=1)
-    assert dict.fromkeys(PAIRS, "not reached") == judgement.cells
-    assert {} == judgement.tried
+    report = check_conformance(broken.BornAtWork().system(), race_rounds=1)
+    assert dict.fromkeys(PAIRS, "not reached") == report.cells
+    assert {} == report.checked
 
 
 def test_matrix_names_the_wrong_cells() -> None:
     """Who accepts everything is wrong in each cell that the law has no row for."""
-    judgement = hold_trial(broken.AcceptsAll().subject(), race_rounds=0)
-    wrong = {cell for cell, verdict in judgement.cells.items() if verdict == "wrong"}
+    report = check_conformance(broken.AcceptsAll().system(), race_rounds=0)
+    wrong = {cell for cell, verdict in report.cells.items() if verdict == "wrong"}
     assert set(PAIRS) - set(TABLE) == wrong
 
 
@@ -260,18 +260,18 @@ def test_matrix_names_the_wrong_cells() -> None:
 
 def test_an_old_copy_is_not_saved() -> None:
     """Where the last write wins, an outcome overwrites another one; each is charged once and can be replayed."""
-    judgement = hold_trial(broken_actors.LastWriteWins().cards(), race_rounds=1)
-    assert {"stale"} == {charge.challenge for charge in judgement.charges}
-    over = {(str(charge.status), str(charge.event)) for charge in judgement.charges}
+    report = check_conformance(broken_actors.LastWriteWins().cards(), race_rounds=1)
+    assert {"stale"} == {violation.requirement for violation in report.violations}
+    over = {(str(violation.status), str(violation.event)) for violation in report.violations}
     assert {
         (end, event) for end in TERMINAL for event in ("complete", "fail", "expire") if TARGET[event] != end
     } <= over
-    for charge in judgement.charges:
-        shown = replay(charge, broken_actors.LastWriteWins().cards())
-        assert charge.status.value == shown.before["status"]
+    for violation in report.violations:
+        shown = replay(violation, broken_actors.LastWriteWins().cards())
+        assert violation.status.value == shown.before["status"]
         assert shown.last is None
         assert "status" in shown.changed
-        assert is_refused(replay(charge, broken_actors.Cards().cards()))
+        assert is_refused(replay(violation, broken_actors.Cards().cards()))
 
 
 TARGET: Final = {event: target for (_, event), target in TABLE.items()}
@@ -286,10 +286,14 @@ TARGET: Final = {event: target for (_, event), target in TABLE.items()}
 )
 def test_an_old_copy_is_refused_well(kind: type[broken_actors.Cards], found: str) -> None:
     """A refusal of an old copy is no accident, and leaves nothing behind."""
-    charges = [charge for charge in hold_trial(kind().cards(), race_rounds=0).charges if charge.status == "failed"]
-    assert charges
-    assert {("stale", found)} == {(charge.challenge, charge.kind[2]) for charge in charges}
-    shown = replay(charges[0], kind().cards())
+    violations = [
+        violation
+        for violation in check_conformance(kind().cards(), race_rounds=0).violations
+        if violation.status == "failed"
+    ]
+    assert violations
+    assert {("stale", found)} == {(violation.requirement, violation.kind[2]) for violation in violations}
+    shown = replay(violations[0], kind().cards())
     assert shown.last is not None
     assert {"failed_at"} if kind is broken_actors.SavesAPart else set() == shown.changed
 
@@ -297,60 +301,63 @@ def test_an_old_copy_is_refused_well(kind: type[broken_actors.Cards], found: str
 def test_an_event_without_a_method_for_copies() -> None:
     """What is not offered is not asked of an old copy either."""
     cards = broken_actors.Cards().cards()
-    ask = cards.ask
+    send = cards.send
 
     def some(run: Any, event: RunEvent) -> object:
         if event == "expire":
-            raise NotOffered
-        return ask(run, event)
+            raise EventNotOffered
+        return send(run, event)
 
-    cards.ask = some  # type: ignore[method-assign]
-    judgement = hold_trial(cards, race_rounds=1)
-    judgement.assert_holds()
-    assert 40 < judgement.tried["stale"] < 76
+    cards.send = some  # type: ignore[method-assign]
+    report = check_conformance(cards, race_rounds=1)
+    report.assert_conforms()
+    assert 40 < report.checked["stale"] < 76
 
 
 def test_what_two_at_once_leave_is_read() -> None:
     """A run that cannot be read after a race is a breakage, shown by the race."""
-    charges = hold_trial(broken_actors.ForgetsToClose().subject(), race_rounds=1).charges
+    violations = check_conformance(broken_actors.ForgetsToClose().system(), race_rounds=1).violations
     assert {("race", "it broke: it cannot be read back: EOFError: torn page")} == {
-        (charge.challenge, charge.found) for charge in charges
+        (violation.requirement, violation.found) for violation in violations
     }
-    assert {} == replay(charges[0], broken_actors.ForgetsToClose().subject()).after
+    assert {} == replay(violations[0], broken_actors.ForgetsToClose().system()).after
 
 
 def test_look_then_write_is_a_race() -> None:
     """Who looks, and writes when somebody else may have written, is found only by two who ask at once."""
-    judgement = hold_trial(broken_actors.LooksThenWrites().subject(), race_rounds=1)
-    assert 81 == judgement.count("holds")
-    assert {"race"} == {charge.challenge for charge in judgement.charges}
-    found = {(str(charge.beside), str(charge.event), str(charge.status)): charge for charge in judgement.charges}
+    report = check_conformance(broken_actors.LooksThenWrites().system(), race_rounds=1)
+    assert 81 == report.count("holds")
+    assert {"race"} == {violation.requirement for violation in report.violations}
+    found = {
+        (str(violation.other_event), str(violation.event), str(violation.status)): violation
+        for violation in report.violations
+    }
     twice = {(event, event, status) for status, event in TABLE if (TABLE[status, event], event) not in TABLE}
     assert twice <= set(found)
-    charge = found["complete", "complete", "in_progress"]
-    assert "complete and complete to come one after the other" == charge.expected
-    assert "both were accepted, and the run is completed" == charge.found
-    assert [None, None] == replay(charge, broken_actors.LooksThenWrites().subject()).errors[-2:]
-    assert [No] == [type(error) for error in replay(charge, Desk().subject()).errors[-2:] if error is not None]
+    violation = found["complete", "complete", "in_progress"]
+    assert "complete and complete to come one after the other" == violation.expected
+    assert "both were accepted, and the run is completed" == violation.found
+    assert [None, None] == replay(violation, broken_actors.LooksThenWrites().system()).errors[-2:]
+    assert [No] == [type(error) for error in replay(violation, Desk().system()).errors[-2:] if error is not None]
 
 
 def test_one_of_two_is_granted() -> None:
     """Where two ask for what is legal, one of them gets it."""
-    judgement = hold_trial(broken_actors.GivesWay().subject(), race_rounds=1)
-    assert 56 == len(judgement.charges)
-    charge = judgement.charges[0]
-    assert ("race", "start", "queued") == told(charge)
-    assert "both were refused, and the run is queued" == charge.found
-    assert [No, No] == [type(error) for error in replay(charge, broken_actors.GivesWay().subject()).errors[-2:]]
+    report = check_conformance(broken_actors.GivesWay().system(), race_rounds=1)
+    assert 56 == len(report.violations)
+    violation = report.violations[0]
+    assert ("race", "start", "queued") == told(violation)
+    assert "both were refused, and the run is queued" == violation.found
+    assert [No, No] == [type(error) for error in replay(violation, broken_actors.GivesWay().system()).errors[-2:]]
 
 
 def test_a_break_at_once_is_told() -> None:
     """Where one of two who ask at once is answered by an accident, that is no refusal."""
-    judgement = hold_trial(broken_actors.BreaksAtOnce().subject(), race_rounds=1)
+    report = check_conformance(broken_actors.BreaksAtOnce().system(), race_rounds=1)
     assert {("race", "it broke: OSError: database is locked")} == {
-        (charge.challenge, charge.found) for charge in judgement.charges
+        (violation.requirement, violation.found) for violation in report.violations
     }
-    errors = replay(judgement.charges[0], broken_actors.BreaksAtOnce().subject()).errors[-2:]
+    errors = replay(report.violations[0], broken_actors.BreaksAtOnce().system()).errors[-2:]
     assert {type(None), OSError} == {type(error) for error in errors}
 
 
@@ -358,13 +365,13 @@ def test_who_blocks_each_other_ends_the_races() -> None:
     """Two that are never answered are told of once, and are not waited for again."""
     desk = broken_actors.StopsForEver()
     try:
-        judgement = hold_trial(desk.subject(), race_rounds=5, race_wait_s=0.05)
+        report = check_conformance(desk.system(), race_rounds=5, race_timeout_s=0.05)
     finally:
         desk.released.set()
-    (charge,) = judgement.charges
-    assert ("race", "start", "queued") == told(charge)
-    assert "it is stuck: not both were answered" == charge.found
-    assert 81 == judgement.count("holds")
+    (violation,) = report.violations
+    assert ("race", "start", "queued") == told(violation)
+    assert "it is stuck: not both were answered" == violation.found
+    assert 81 == report.count("holds")
 
 
 @pytest.mark.parametrize(
@@ -382,11 +389,11 @@ def test_who_blocks_each_other_ends_the_races() -> None:
 )
 def test_a_late_worker(kind: type[broken_actors.Leases], found: str) -> None:
     """A worker past its lease is refused, and the one that took over is not."""
-    judgement = hold_trial(kind(), race_rounds=0)
-    assert ["lease"] * 5 == [charge.challenge for charge in judgement.charges]
-    charge = next(charge for charge in judgement.charges if charge.event == "complete")
-    assert found == charge.found.partition(" (")[0]
-    shown = replay(charge, kind())
+    report = check_conformance(kind(), race_rounds=0)
+    assert ["lease"] * 5 == [violation.requirement for violation in report.violations]
+    violation = next(violation for violation in report.violations if violation.event == "complete")
+    assert found == violation.found.partition(" (")[0]
+    shown = replay(violation, kind())
     late = broken_actors.TrustsWorkers, broken_actors.WritesForTheLate
     assert ("completed" if kind in late else "in_progress") == shown.after["status"]
     assert (kind is broken_actors.TrustsWorkers) is (shown.last is None)
@@ -394,19 +401,20 @@ def test_a_late_worker(kind: type[broken_actors.Leases], found: str) -> None:
 
 def test_what_workers_are_not_offered() -> None:
     """An outcome that a worker has no way to bring is not held against it."""
-    judgement = hold_trial(broken_actors.TellsNobody(), race_rounds=0)
-    assert judgement.holds
-    assert 5 == judgement.tried["lease"]
+    report = check_conformance(broken_actors.TellsNobody(), race_rounds=0)
+    assert report.conforms
+    assert 5 == report.checked["lease"]
 
 
-# --- what a subject may do to a trial ---------------------------------------------------------------------------------
+# --- what a subject may do to a check of conformance
+# ---------------------------------------------------------------------------------
 
 
 class Wreck(Exception):
     pass
 
 
-@pytest.mark.parametrize("broken_call", ["create", "ask", "read", "load", "claim", "lapse", "settle"])
+@pytest.mark.parametrize("broken_call", ["create", "send", "read", "load", "claim", "lapse", "settle"])
 @pytest.mark.parametrize("after", [0, 1, 100, 500])
 def test_a_trial_never_raises(broken_call: str, after: int) -> None:
     """Whatever breaks, and whenever it begins to: there is a judgement, and it does not hold."""
@@ -429,9 +437,9 @@ def test_a_trial_never_raises(broken_call: str, after: int) -> None:
         return call
 
     setattr(Wrecked, broken_call, wreck(broken_call))
-    judgement = hold_trial(Wrecked(), race_rounds=1)
-    assert (Wrecked.calls <= after) is judgement.holds
-    assert str(judgement)
+    report = check_conformance(Wrecked(), race_rounds=1)
+    assert (Wrecked.calls <= after) is report.conforms
+    assert str(report)
 
 
 def test_time_that_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +452,7 @@ def test_time_that_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
             super().advance(seconds)
             raise Wreck
 
-    assert hold_trial(Wrecked().subject(), race_rounds=0).holds
+    assert check_conformance(Wrecked().system(), race_rounds=0).conforms
     assert {1.05} == set(waited)
 
 
@@ -458,18 +466,22 @@ def test_a_read_that_is_no_record(answer: Any) -> None:
         return answer
 
     desk = Desk()
-    (charge,) = hold_trial(Functions(desk.create, desk.ask, read, refused=No), race_rounds=1).charges
-    assert charge.found.startswith(("no run was made: TypeError", "no run was made: ValueError"))
+    (violation,) = check_conformance(
+        FunctionAdapter(desk.create, desk.send, read, refused=No), race_rounds=1
+    ).violations
+    assert violation.found.startswith(("no run was made: TypeError", "no run was made: ValueError"))
 
 
 def test_refused_is_always_a_refusal() -> None:
     """An adapter may say no by `Refused`, whatever its implementation raises besides."""
     desk = Desk()
 
-    def ask(run: str, event: RunEvent) -> None:
+    def send(run: str, event: RunEvent) -> None:
         try:
-            desk.ask(run, event)
+            desk.send(run, event)
         except No as no:
-            raise Refused(str(no)) from no
+            raise EventRefused(str(no)) from no
 
-    assert hold_trial(Functions(desk.create, ask, desk.read, refused=(), advance=desk.advance), race_rounds=1).holds
+    assert check_conformance(
+        FunctionAdapter(desk.create, send, desk.read, refused=(), advance=desk.advance), race_rounds=1
+    ).conforms

@@ -1,4 +1,4 @@
-"""A trial of what is correct: no charge, in whatever style it is written."""
+"""Correct implementations conform, in whatever style they are written."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from runstate.integrations.transitions import run_machine
 from runstate.lifecycle import RUN_LIFECYCLE, Basis, Lifecycle, RunEvent, RunStatus, Transition
 from runstate.store import Store, open_store
 from runstate.testing.conformance import (
-    Functions,
-    Judgement,
-    NotOffered,
-    Objects,
-    RunsInMemory,
-    RunsInStore,
-    hold_trial,
+    ConformanceReport,
+    EventNotOffered,
+    FunctionAdapter,
+    InMemoryAdapter,
+    ObjectAdapter,
+    StoreAdapter,
+    check_conformance,
 )
 from tests.support.lifecycle import PAIRS, STAMPED_BY, TERMINAL
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No, Record
 
-pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+pytestmark = pytest.mark.slow  # a check of conformance of a whole implementation asks some thousand things
 
 ALL: Final = {"cell": 81, "walk": 49, "repeat": 19, "race": 56}
 """What there is to try: cells, walks, requests asked twice, pairs of events."""
 
 
-def assert_holds(judgement: Judgement, **tried: int) -> None:
+def assert_conforms(report: ConformanceReport, **tried: int) -> None:
     """Assert that each cell holds and nothing is charged, after so much was tried."""
-    assert judgement.charges == (), str(judgement)
-    assert judgement.holds
-    assert dict.fromkeys(PAIRS, "holds") == judgement.cells
-    assert {**ALL, **tried} == judgement.tried
+    assert report.violations == (), str(report)
+    assert report.conforms
+    assert dict.fromkeys(PAIRS, "holds") == report.cells
+    assert {**ALL, **tried} == report.checked
 
 
 # --- our own ----------------------------------------------------------------------------------------------------------
@@ -48,14 +48,14 @@ def assert_holds(judgement: Judgement, **tried: int) -> None:
 
 def test_runs_in_memory() -> None:
     """A `Run` holds."""
-    assert_holds(hold_trial(RunsInMemory(), race_rounds=2), race=112)
+    assert_conforms(check_conformance(InMemoryAdapter(), race_rounds=2), race=112)
 
 
 def test_runs_in_a_store(any_store: Store, clock: ManualClock) -> None:
     """A store holds in every dialect: also against old copies, late workers, and two at once."""
-    judgement = hold_trial(RunsInStore(any_store, clock), race_rounds=1)
+    report = check_conformance(StoreAdapter(any_store, clock), race_rounds=1)
     # A cancel of a run that nobody works on goes through at once, so the walks through its cancelling are not there.
-    assert_holds(judgement, walk=37, stale=72, lease=5)
+    assert_conforms(report, walk=37, stale=72, lease=5)
 
 
 @pytest.mark.parametrize("dialect", ["memory", "postgres"])
@@ -63,56 +63,58 @@ def test_runs_in_a_store_that_reads_the_clock(dialect: str, request: pytest.Fixt
     """A store holds by the database's clock too, where leases lapse in earnest."""
     url = "sqlite:///:memory:" if dialect == "memory" else request.getfixturevalue("postgres_broom").url
     with open_store(url) as store:
-        judgement = hold_trial(RunsInStore(store), race_rounds=0, tick_s=0)
-    judgement.assert_holds()
-    assert {"cell": 81, "walk": 37, "repeat": 19, "stale": 72, "lease": 5} == judgement.tried
+        report = check_conformance(StoreAdapter(store), race_rounds=0, time_step_s=0)
+    report.assert_conforms()
+    assert {"cell": 81, "walk": 37, "repeat": 19, "stale": 72, "lease": 5} == report.checked
 
 
-class Fenceless(RunsInStore):
+class Fenceless(StoreAdapter):
     """Whoever brings an outcome is believed."""
 
     def settle(self, worker: str, run: str, event: RunEvent) -> object:
         assert worker
-        return self.ask(run, event)
+        return self.send(run, event)
 
 
 def test_a_store_without_fences(any_store: Store, clock: ManualClock) -> None:
     """The challenge of late workers is one: whose outcomes are not held against their lease is charged."""
-    judgement = hold_trial(Fenceless(any_store, clock), race_rounds=0)
-    assert ["lease"] * 5 == [charge.challenge for charge in judgement.charges]
-    assert all(charge.found.startswith("the late worker was accepted: status went") for charge in judgement.charges)
+    report = check_conformance(Fenceless(any_store, clock), race_rounds=0)
+    assert ["lease"] * 5 == [violation.requirement for violation in report.violations]
+    assert all(
+        violation.found.startswith("the late worker was accepted: status went") for violation in report.violations
+    )
 
 
 class Answer:
     """A model of `transitions`, which knows nothing of runs."""
 
 
-def twin(law: Lifecycle, clock: ManualClock) -> Objects:
+def twin(lifecycle: Lifecycle, clock: ManualClock) -> ObjectAdapter:
     """Return models of `transitions` that obey a law."""
 
     def create() -> Answer:
         answer = Answer()
-        run_machine(answer, law=law)
+        run_machine(answer, lifecycle=lifecycle)
         return answer
 
-    return Objects(create, refused=MachineError, advance=clock.advance, law=law, name="twin")
+    return ObjectAdapter(create, refused=MachineError, advance=clock.advance, lifecycle=lifecycle, name="twin")
 
 
 def test_the_twin(clock: ManualClock) -> None:
     """A `transitions.Machine` of the same law holds; it is not made for two threads."""
-    judgement = hold_trial(twin(RUN_LIFECYCLE, clock), race_rounds=0)
-    judgement.assert_holds()
-    assert {"cell": 81, "walk": 49, "repeat": 19} == judgement.tried
+    report = check_conformance(twin(RUN_LIFECYCLE, clock), race_rounds=0)
+    report.assert_conforms()
+    assert {"cell": 81, "walk": 49, "repeat": 19} == report.checked
 
 
 def test_the_documented_twin(clock: ManualClock) -> None:
     """One of the documented law holds against that, and does not hold against the whole."""
-    judgement = hold_trial(twin(RUN_LIFECYCLE.filter(Basis.DOCUMENTED), clock), race_rounds=0)
-    judgement.assert_holds()
-    assert 81 == judgement.count("holds")
+    report = check_conformance(twin(RUN_LIFECYCLE.filter(Basis.DOCUMENTED), clock), race_rounds=0)
+    report.assert_conforms()
+    assert 81 == report.count("holds")
     documented = twin(RUN_LIFECYCLE.filter(Basis.DOCUMENTED), clock)
-    documented.law = RUN_LIFECYCLE
-    assert 8 == len(hold_trial(documented, race_rounds=0).charges)
+    documented.lifecycle = RUN_LIFECYCLE
+    assert 8 == len(check_conformance(documented, race_rounds=0).violations)
 
 
 # --- other people's ---------------------------------------------------------------------------------------------------
@@ -120,20 +122,22 @@ def test_the_documented_twin(clock: ManualClock) -> None:
 
 def test_functions() -> None:
     """Three functions over a dict hold."""
-    assert_holds(hold_trial(Desk().subject(), race_rounds=1))
+    assert_conforms(check_conformance(Desk().system(), race_rounds=1))
 
 
 def test_functions_with_handles() -> None:
     """A handle that is only a name cannot go stale, whenever it was read."""
     desk = Desk()
-    named = Functions(desk.create, desk.ask, desk.read, refused=No, load=str, advance=desk.advance)
-    assert_holds(hold_trial(named, race_rounds=1), stale=76)
+    named = FunctionAdapter(desk.create, desk.send, desk.read, refused=No, load=str, advance=desk.advance)
+    assert_conforms(check_conformance(named, race_rounds=1), stale=76)
 
 
 def test_functions_without_a_clock() -> None:
     """Where time is not to be moved, and not waited for, what can be seen without holds."""
     desk = Desk()
-    assert_holds(hold_trial(Functions(desk.create, desk.ask, desk.read, refused=No), race_rounds=1, tick_s=0))
+    assert_conforms(
+        check_conformance(FunctionAdapter(desk.create, desk.send, desk.read, refused=No), race_rounds=1, time_step_s=0)
+    )
 
 
 def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +150,10 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         desk.advance(2)
 
     monkeypatch.setattr("runstate.testing.conformance.sleep", pause)
-    once = hold_trial(Functions(desk.create, broken.StartsOnce.ask.__get__(desk), desk.read, refused=No), race_rounds=0)
-    assert once.holds
+    once = check_conformance(
+        FunctionAdapter(desk.create, broken.StartsOnce.send.__get__(desk), desk.read, refused=No), race_rounds=0
+    )
+    assert once.conforms
     assert {1.05} == set(waited)
     assert 20 > len(waited)
     waited.clear()
@@ -155,31 +161,33 @@ def test_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def status(run: str) -> Record:
         return {"status": desk.read(run)["status"]}
 
-    assert hold_trial(Functions(desk.create, desk.ask, status, refused=No), race_rounds=0).holds
+    assert check_conformance(FunctionAdapter(desk.create, desk.send, status, refused=No), race_rounds=0).conforms
     assert [] == waited
     slow = broken.StartsOnce()
     monkeypatch.setattr("runstate.testing.conformance.sleep", lambda _: slow.advance(2))
-    (charge,) = hold_trial(Functions(slow.create, slow.ask, slow.read, refused=No), race_rounds=0).charges
-    assert "time.sleep(1.05)" in charge.reproduction
+    (violation,) = check_conformance(
+        FunctionAdapter(slow.create, slow.send, slow.read, refused=No), race_rounds=0
+    ).violations
+    assert "time.sleep(1.05)" in violation.reproduction
 
 
 def test_repeats_may_be_recognised() -> None:
     """The same request asked again may be answered alike, if that is said and nothing changes; else it is refused."""
-    assert_holds(hold_trial(broken.Recognises().subject(), race_rounds=1, recognises=True))
-    judgement = hold_trial(broken.Recognises().subject(), race_rounds=1)
-    wrong = {cell for cell, verdict in judgement.cells.items() if verdict == "wrong"}
+    assert_conforms(check_conformance(broken.Recognises().system(), race_rounds=1, allow_repeats=True))
+    report = check_conformance(broken.Recognises().system(), race_rounds=1)
+    wrong = {cell for cell, verdict in report.cells.items() if verdict == "wrong"}
     assert wrong
-    assert {event for _, event in wrong} == {charge.event for charge in judgement.charges}
+    assert {event for _, event in wrong} == {violation.event for violation in report.violations}
 
 
 def test_copies() -> None:
     """Objects whose old copies are not saved hold."""
-    assert_holds(hold_trial(broken_actors.Cards().cards(), race_rounds=1), stale=76)
+    assert_conforms(check_conformance(broken_actors.Cards().cards(), race_rounds=1), stale=76)
 
 
 def test_leases() -> None:
     """Workers who hold leases hold."""
-    assert_holds(hold_trial(broken_actors.Leases(), race_rounds=1), lease=5)
+    assert_conforms(check_conformance(broken_actors.Leases(), race_rounds=1), lease=5)
 
 
 class Status(enum.Enum):
@@ -251,7 +259,11 @@ def test_styles(style: str) -> None:
     def read(run: str) -> Any:
         return shown(desk.read(run))
 
-    assert_holds(hold_trial(Functions(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=1))
+    assert_conforms(
+        check_conformance(
+            FunctionAdapter(desk.create, desk.send, read, refused=No, advance=desk.advance), race_rounds=1
+        )
+    )
 
 
 @pytest.mark.parametrize("style", [style for style in STYLES if style not in ("few", "status", "row")])
@@ -263,30 +275,35 @@ def test_styles_are_judged(style: str) -> None:
     def read(run: str) -> Any:
         return shown(desk.read(run))
 
-    judgement = hold_trial(Functions(desk.create, desk.ask, read, refused=No, advance=desk.advance), race_rounds=0)
-    assert 13 == len(judgement.charges)
-    assert "expires_at is #" in judgement.charges[0].kind[2]
+    report = check_conformance(
+        FunctionAdapter(desk.create, desk.send, read, refused=No, advance=desk.advance), race_rounds=0
+    )
+    assert 13 == len(report.violations)
+    assert "expires_at is #" in report.violations[0].kind[2]
 
 
 def test_what_is_awaited_is_not_asked() -> None:
     """An adapter of coroutines that nobody runs is told so; it is not taken for one that accepts everything."""
     desk = Desk()
 
-    async def ask(run: str, event: RunEvent) -> None:
-        desk.ask(run, event)
+    async def send(run: str, event: RunEvent) -> None:
+        desk.send(run, event)
 
-    judgement = hold_trial(Functions(desk.create, ask, desk.read, refused=No, advance=desk.advance), race_rounds=1)
-    assert not judgement.holds
+    report = check_conformance(
+        FunctionAdapter(desk.create, send, desk.read, refused=No, advance=desk.advance), race_rounds=1
+    )
+    assert not report.conforms
     assert (
-        "it broke: TypeError: it is to be awaited: let the adapter do so, by asyncio.run" == judgement.charges[0].found
+        "it broke: TypeError: it returned a coroutine: let the adapter await it, by asyncio.run"
+        == report.violations[0].found
     )
 
 
 def test_a_trial_leaves_what_it_read_alone() -> None:
     """What a subject shows is not kept by reference: it may be what the subject itself changes."""
     desk = Desk()
-    shown = Functions(desk.create, desk.ask, lambda run: desk.kept[run], refused=No, advance=desk.advance)
-    assert_holds(hold_trial(shown, race_rounds=1))
+    shown = FunctionAdapter(desk.create, desk.send, lambda run: desk.kept[run], refused=No, advance=desk.advance)
+    assert_conforms(check_conformance(shown, race_rounds=1))
 
 
 # --- less than everything ---------------------------------------------------------------------------------------------
@@ -296,17 +313,19 @@ def test_what_is_not_offered() -> None:
     """An event that cannot be asked is neither right nor wrong, and other ways lead past it where there are any."""
     desk = Desk()
 
-    def ask(run: str, event: RunEvent) -> None:
+    def send(run: str, event: RunEvent) -> None:
         if event in ("start", "confirm_cancel"):
-            raise NotOffered
-        desk.ask(run, event)
+            raise EventNotOffered
+        desk.send(run, event)
 
-    judgement = hold_trial(Functions(desk.create, ask, desk.read, refused=No, advance=desk.advance), race_rounds=1)
-    assert judgement.holds
+    report = check_conformance(
+        FunctionAdapter(desk.create, send, desk.read, refused=No, advance=desk.advance), race_rounds=1
+    )
+    assert report.conforms
     reached = {"queued", "cancelling", "completed", "incomplete", "failed", "expired"}
-    assert reached == {status for (status, _), verdict in judgement.cells.items() if verdict == "holds"}
-    assert (6 * 7, 6 * 2, 3 * 9) == tuple(judgement.count(word) for word in ("holds", "not offered", "not reached"))
-    assert "functions: 42 of 81 cells hold, 12 are not offered, 27 are not reached" == judgement.summary
+    assert reached == {status for (status, _), verdict in report.cells.items() if verdict == "holds"}
+    assert (6 * 7, 6 * 2, 3 * 9) == tuple(report.count(word) for word in ("holds", "not offered", "not reached"))
+    assert "functions: 42 of 81 cells hold, 12 are not offered, 27 are not reached" == report.summary
 
 
 def test_a_method_that_is_not_there_is_not_offered() -> None:
@@ -320,9 +339,9 @@ def test_a_method_that_is_not_there_is_not_offered() -> None:
                 raise No
             self.status = "in_progress"
 
-    judgement = hold_trial(Objects(Order, refused=No), race_rounds=0)
-    assert "Order: 2 of 81 cells hold, 16 are not offered, 63 are not reached" == judgement.summary
-    assert judgement.holds
+    report = check_conformance(ObjectAdapter(Order, refused=No), race_rounds=0)
+    assert "Order: 2 of 81 cells hold, 16 are not offered, 63 are not reached" == report.summary
+    assert report.conforms
 
 
 def test_who_offers_nothing_does_not_hold() -> None:
@@ -331,10 +350,10 @@ def test_who_offers_nothing_does_not_hold() -> None:
     class Mute:
         status = "queued"
 
-    judgement = hold_trial(Objects(Mute, refused=()))
-    assert not judgement.holds
-    assert () == judgement.charges
-    assert "Mute: 0 of 81 cells hold, 9 are not offered, 72 are not reached" == judgement.summary
+    report = check_conformance(ObjectAdapter(Mute, refused=()))
+    assert not report.conforms
+    assert () == report.violations
+    assert "Mute: 0 of 81 cells hold, 9 are not offered, 72 are not reached" == report.summary
 
 
 CANCELLED: Final = Transition(
@@ -372,14 +391,14 @@ class Direct(Desk):
 def test_a_law_of_ones_own() -> None:
     """A law of fewer statuses has fewer cells, and is held against like the whole one."""
     desk = Direct()
-    judgement = hold_trial(
-        Functions(desk.create, desk.ask, desk.read, refused=No, advance=desk.advance, law=Lifecycle(ROWS)),
+    report = check_conformance(
+        FunctionAdapter(desk.create, desk.send, desk.read, refused=No, advance=desk.advance, lifecycle=Lifecycle(ROWS)),
         race_rounds=2,
     )
-    judgement.assert_holds()
-    assert {"cell": 12, "walk": 2, "repeat": 4, "race": 12} == judgement.tried
-    assert DIRECT == str(judgement)
-    assert not hold_trial(desk.subject(), race_rounds=0).holds
+    report.assert_conforms()
+    assert {"cell": 12, "walk": 2, "repeat": 4, "race": 12} == report.checked
+    assert DIRECT == str(report)
+    assert not check_conformance(desk.system(), race_rounds=0).conforms
 
 
 DIRECT: Final = """\
@@ -393,17 +412,17 @@ complete          +          +           +          +
 
 
 def test_what_is_no_adapter() -> None:
-    """A mistake in what is put on trial is told before the trial, and is no fault of the runs."""
-    with pytest.raises(TypeError, match="expected an adapter with create, ask, read and refused; a function is none"):
-        hold_trial(cast("Any", assert_holds))
-    with pytest.raises(TypeError, match="the class RunsInMemory is none"):
-        hold_trial(cast("Any", RunsInMemory))
+    """A mistake in an adapter is reported before any check, and is no violation of the runs."""
+    with pytest.raises(TypeError, match="expected an adapter with create, send, read and refused; a function is none"):
+        check_conformance(cast("Any", assert_conforms))
+    with pytest.raises(TypeError, match="the class InMemoryAdapter is none"):
+        check_conformance(cast("Any", InMemoryAdapter))
     with pytest.raises(TypeError, match="refused: expected a class of errors, or a tuple of them, got 'KeyError'"):
-        Objects(object, refused=cast("Any", "KeyError"))
+        ObjectAdapter(object, refused=cast("Any", "KeyError"))
     with pytest.raises(TypeError, match="create: expected a class, or what makes an object, got an object"):
-        Objects(cast("Any", object()), refused=KeyError)
+        ObjectAdapter(cast("Any", object()), refused=KeyError)
     with pytest.raises(ValueError, match="unknown event 'requst_cancel'"):
-        Objects(object, refused=KeyError, names={"requst_cancel": "cancel"})
+        ObjectAdapter(object, refused=KeyError, methods={"requst_cancel": "cancel"})
 
 
 def test_a_method_that_was_named_must_be_there() -> None:
@@ -412,14 +431,17 @@ def test_a_method_that_was_named_must_be_there() -> None:
     class Mine:
         status = "queued"
 
-    (charge,) = {charge.found for charge in hold_trial(Objects(Mine, refused=No, names={"fail": "break_"})).charges}
-    assert "it broke: TypeError: Mine has no method break_()" == charge
+    (violation,) = {
+        violation.found
+        for violation in check_conformance(ObjectAdapter(Mine, refused=No, methods={"fail": "break_"})).violations
+    }
+    assert "it broke: TypeError: Mine has no method break_()" == violation
 
 
 def test_a_judgement_asserts_itself() -> None:
-    """`assert_holds` passes, or fails with all that is printed."""
-    hold_trial(RunsInMemory(), race_rounds=0).assert_holds()
-    judgement = hold_trial(broken.AcceptsAll().subject(), race_rounds=0)
+    """`assert_conforms` passes, or fails with all that is printed."""
+    check_conformance(InMemoryAdapter(), race_rounds=0).assert_conforms()
+    report = check_conformance(broken.AcceptsAll().system(), race_rounds=0)
     with pytest.raises(AssertionError) as raised:
-        judgement.assert_holds()
-    assert str(judgement) == str(raised.value)
+        report.assert_conforms()
+    assert str(report) == str(raised.value)

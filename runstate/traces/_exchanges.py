@@ -1,7 +1,7 @@
-"""One recorded HTTP request with its answer, however the recorder spells it.
+"""One recorded HTTP request with its response, in the format of any recorder.
 
-A request, a status, headers and a body are all there is. Recorders differ in names (`uri`, `url`, `RequestUri`), in
-case, and in where they nest a value (`status: 200`, `status: 200 OK`, `status: {code: "200"}`), so the names below are
+An exchange has a request, a status, headers and a body. Recorders differ in names (`uri`, `url`, `RequestUri`), in
+case, and in where they nest a value (`status: 200`, `status: 200 OK`, `status: {code: "200"}`). So the names below are
 compared without case, underscores and hyphens.
 """
 
@@ -15,11 +15,11 @@ import attrs
 
 from runstate.lifecycle import RunEvent
 from runstate.traces._bodies import Hex
-from runstate.traces._finding import is_run
-from runstate.traces._snapshots import JsonObject, Location, object_of
+from runstate.traces._run_search import is_run
+from runstate.traces._snapshots import Location, RawObject, as_object
 from runstate.traces._yaml import Base64
 
-__all__ = ["Exchange", "is_exchange", "path_of", "read_exchange"]
+__all__ = ["Exchange", "is_exchange", "read_exchange", "split_path"]
 
 _REQUESTS: Final = ("request", "req", "httprequest", "originalrequest")
 _RESPONSES: Final = ("response", "res", "httpresponse", "responsedefinition")
@@ -31,70 +31,70 @@ _BODIES: Final = ("body", "responsebody", "content", "parsedbody", "jsonbody", "
 _FLAT_BODIES: Final = ("responsebody", "response", "responsetext", "responsecontent")
 _WRAPPED_BYTES: Final = ("base64string", "base64bytes", "encoded", "base64")
 _WRAPPED_TEXT: Final = ("string", "text", "json", "value")
-_ASKED: Final = {"cancel": RunEvent.REQUEST_CANCEL, "submit_tool_outputs": RunEvent.SUBMIT_TOOL_OUTPUTS}
+_EVENT_BY_CALL: Final = {"cancel": RunEvent.REQUEST_CANCEL, "submit_tool_outputs": RunEvent.SUBMIT_TOOL_OUTPUTS}
 _CODE: Final = re.compile(r"\s*(?:HTTP/\S+\s+)?([1-9]\d{2})\b")
-_UNNAMED: Final = str.maketrans("", "", "_- ")
+_SEPARATORS: Final = str.maketrans("", "", "_- ")
 
 
 @attrs.frozen
 class Exchange:
-    """One recorded request, and what was answered."""
+    """One recorded request and its response."""
 
     at: Location
     method: str
     path: tuple[str, ...]
-    """The names in the path of the request; () if it was not recorded."""
+    """The segments of the path of the request; () if it was not recorded."""
     code: int
     encoding: str
-    """How the body is compressed, as the answer's header says."""
+    """The content encoding by the header of the response."""
     body: object
     """Text, `Base64`, `Hex`, pieces of text, or a JSON value that was written as one; None if there is none."""
-    elsewhere: str = ""
-    """Where the body is instead, if the recording says so."""
+    body_location: str = ""
+    """Where the body is, if the recording says that it is elsewhere."""
 
     @property
     def requested(self) -> RunEvent | None:
-        """The event of the law that the request asked for, if it is one."""
+        """The event that the request asks for; None for other requests."""
         is_move = self.method == "POST" and "runs" in self.path
-        return _ASKED.get(self.path[-1]) if is_move else None
+        return _EVENT_BY_CALL.get(self.path[-1]) if is_move else None
 
     @property
     def is_about_runs(self) -> bool:
-        """Whether the path of the request asks for runs, and not for their steps."""
+        """Whether the path of the request is about runs, and not about their steps."""
         return "runs" in self.path and "steps" not in self.path
 
-    def may_hold_run(self, said: bytes = b"") -> bool:
-        """Tell whether it is about runs, by the path of the request or by what it says."""
-        return not self.path or self.is_about_runs or b'"thread.run"' in said
+    def may_hold_run(self, body: bytes = b"") -> bool:
+        """Return whether the response may hold a run, by the path of the request or by the body."""
+        return not self.path or self.is_about_runs or b'"thread.run"' in body
 
 
 def is_exchange(value: object) -> bool:
-    """Tell whether a value is one recorded request with its answer."""
-    found = _lowered(value)
+    """Return whether a value is one recorded request with its response."""
+    found = _normalize_keys(value)
     if not found or is_run(value):
         return False
-    asked = any(isinstance(found.get(name), Mapping) for name in _REQUESTS)
-    answered = next((found[name] for name in _RESPONSES if name in found), None)
-    if asked and isinstance(answered, Mapping):
+    has_request = any(isinstance(found.get(name), Mapping) for name in _REQUESTS)
+    response = next((found[name] for name in _RESPONSES if name in found), None)
+    if has_request and isinstance(response, Mapping):
         return True
     flat = any(name in found for name in _FLAT_BODIES) and any(isinstance(found.get(name), str) for name in _URLS)
     return flat and any(name in found for name in (*_METHODS, *_CODES))
 
 
 def read_exchange(at: Location, value: object) -> Exchange:
-    """Return what was asked and answered in one entry of a recording."""
-    entry = _lowered(value)
-    request = _lowered(_first(entry, _REQUESTS, Mapping)) or entry
-    inner = object_of(_first(entry, _RESPONSES, Mapping))
+    """Return the exchange in one entry of a recording."""
+    entry = _normalize_keys(value)
+    request = _normalize_keys(_first_of(entry, _REQUESTS, Mapping)) or entry
+    inner = as_object(_first_of(entry, _RESPONSES, Mapping))
     nested = bool(inner) and not _is_body(inner)
-    response = _lowered(inner) if nested else entry
+    response = _normalize_keys(inner) if nested else entry
     url = _url(request)
     body = _body(response, _BODIES if nested else _FLAT_BODIES)
     file = response.get("bodyfilename")
     return Exchange(
         at,
-        _text(_first(request, _METHODS, str)).upper(),
-        path_of(url),
+        _text_or_empty(_first_of(request, _METHODS, str)).upper(),
+        split_path(url),
         _code(response),
         _header(response, "content-encoding"),
         body,
@@ -102,8 +102,8 @@ def read_exchange(at: Location, value: object) -> Exchange:
     )
 
 
-def path_of(url: str) -> tuple[str, ...]:
-    """Return the names in the path of a URL, without what stands before it and after it."""
+def split_path(url: str) -> tuple[str, ...]:
+    """Return the segments of the path of a URL."""
     whole = url.partition("?")[0].partition("#")[0]
     _, _, after_scheme = whole.partition("://")
     path = after_scheme.partition("/")[2] if after_scheme else whole
@@ -113,44 +113,44 @@ def path_of(url: str) -> tuple[str, ...]:
 # --- spellings --------------------------------------------------------------------------------------------------------
 
 
-def _lowered(value: object) -> dict[str, object]:
-    """Return an object with its names as they are compared; of two that are the same then, the first counts."""
+def _normalize_keys(value: object) -> dict[str, object]:
+    """Return an object with normalized keys; of two equal ones the first counts."""
     found: dict[str, object] = {}
-    for key, member in object_of(value).items():
-        found.setdefault(key.lower().translate(_UNNAMED), member)
+    for key, member in as_object(value).items():
+        found.setdefault(key.lower().translate(_SEPARATORS), member)
     return found
 
 
-def _first(found: Mapping[str, object], names: Iterable[str], kind: type = object) -> object:
+def _first_of(found: Mapping[str, object], names: Iterable[str], kind: type = object) -> object:
     return next(
         (found[name] for name in names if name in found and isinstance(found[name], kind) and found[name] is not None),
         None,
     )
 
 
-def _text(value: object) -> str:
+def _text_or_empty(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _is_body(value: JsonObject) -> bool:
-    """Tell whether an answer is its own body, as nock has it."""
-    names = _lowered(value)
-    told = any(name in names for name in (*_BODIES, *_HEADERS, "statuscode", "bodyfilename"))
-    return is_run(value) or ("object" in names) or not (told or _code_in(names.get("status")) is not None)
+def _is_body(value: RawObject) -> bool:
+    """Return whether a response is its own body, as in nock."""
+    names = _normalize_keys(value)
+    has_response_keys = any(name in names for name in (*_BODIES, *_HEADERS, "statuscode", "bodyfilename"))
+    return is_run(value) or ("object" in names) or not (has_response_keys or _code_in(names.get("status")) is not None)
 
 
 def _url(request: Mapping[str, object]) -> str:
-    value = _first(request, _URLS)
+    value = _first_of(request, _URLS)
     if isinstance(value, Mapping):  # Postman
-        value = _lowered(cast("object", value)).get("raw")
+        value = _normalize_keys(cast("object", value)).get("raw")
     elif isinstance(value, list):  # Hoverfly
         matchers = cast("list[object]", value)
-        value = object_of(matchers[0]).get("value") if matchers else None
-    return _text(value)
+        value = as_object(matchers[0]).get("value") if matchers else None
+    return _text_or_empty(value)
 
 
 def _code(response: Mapping[str, object]) -> int:
-    """Return an HTTP status; 200 where none was recorded."""
+    """Return the HTTP status; 200 if none was recorded."""
     codes = (_code_in(response.get(name)) for name in _CODES)
     return next((code for code in codes if code is not None), 200)
 
@@ -164,29 +164,29 @@ def _code_in(value: object) -> int | None:
         match = _CODE.match(value[:64])
         return int(match[1]) if match else None
     if isinstance(value, Mapping):
-        inner = _lowered(cast("object", value))
+        inner = _normalize_keys(cast("object", value))
         return next((code for name in _CODES if (code := _code_in(inner.get(name))) is not None), None)
     return None
 
 
 def _header(response: Mapping[str, object], name: str) -> str:
-    """Return the value of a header, from an object, a list of names with values, or a list of both in turns."""
+    """Return the value of a header from an object, a list of names with values, or an alternating list of both."""
     headers = next((response[key] for key in _HEADERS if response.get(key)), None)
     pairs: Iterable[tuple[object, object]] = ()
     if isinstance(headers, Mapping):
-        pairs = cast("JsonObject", headers).items()
+        pairs = cast("RawObject", headers).items()
     elif isinstance(headers, list):
         members = cast("list[object]", headers)
         if all(isinstance(member, str) for member in members):
             lines = (cast("str", member).partition(":") for member in members)
             pairs = [*zip(members[::2], members[1::2], strict=False), *((name, value) for name, _, value in lines)]
         else:
-            named = [_lowered(member) for member in members]
+            named = [_normalize_keys(member) for member in members]
             pairs = [(found.get("name", found.get("key")), found.get("value")) for found in named]
     for key, value in pairs:
         if isinstance(key, str) and key.strip().lower() == name:
             inner = cast("list[object]", value) if isinstance(value, list) else [value]
-            return _text(inner[0]).strip() if inner else ""
+            return _text_or_empty(inner[0]).strip() if inner else ""
     return ""
 
 
@@ -195,7 +195,7 @@ def _body(response: Mapping[str, object], names: Iterable[str]) -> object:
     name = next((name for name in names if response.get(name) is not None), None)
     if name is None:
         return None
-    body = _unwrapped(response[name])
+    body = _unwrap(response[name])
     if isinstance(body, str) and not isinstance(body, Base64 | Hex):
         flags = (response.get("encodedbody"), response.get("isbase64encoded"), response.get("bodyisbase64"))
         if name == "base64body" or True in flags:
@@ -205,21 +205,21 @@ def _body(response: Mapping[str, object], names: Iterable[str]) -> object:
     return body
 
 
-def _unwrapped(body: object) -> object:
-    """Return a body without the object that some recorders put around it, to tell how it is written."""
-    found = object_of(body)
+def _unwrap(body: object) -> object:
+    """Return a body without the object that some recorders wrap around it to give its encoding."""
+    found = as_object(body)
     if not found:
         return None if isinstance(body, Mapping) else body
-    names = _lowered(found)
+    names = _normalize_keys(found)
     if is_run(found) or "object" in names or "id" in names:
         return body
-    packed = _first(names, _WRAPPED_BYTES, str)
+    packed = _first_of(names, _WRAPPED_BYTES, str)
     if isinstance(packed, str):
         return Base64(packed)
     if not any(name in names for name in _WRAPPED_TEXT):
         has_size = "size" in names or "mimetype" in names  # a HAR file without its contents
         return None if has_size else body
-    text = _first(names, _WRAPPED_TEXT)
+    text = _first_of(names, _WRAPPED_TEXT)
     if isinstance(text, str) and not isinstance(text, Base64):
         return Base64(text) if names.get("encoding") == "base64" else text
     return text

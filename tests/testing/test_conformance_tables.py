@@ -1,4 +1,4 @@
-"""A trial of SQL tables, in SQLite and PostgreSQL."""
+"""The conformance of SQL tables, in SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from runstate.testing.conformance import SqlTable, hold_trial
+from runstate.testing.conformance import SqlTableAdapter, check_conformance
 from tests.support.lifecycle import PAIRS
 
-pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+pytestmark = pytest.mark.slow  # a check of conformance of a whole implementation asks some thousand things
 
 FIELDS: Final = ("required_action", "last_error", "incomplete_details", "usage")
 TIMES: Final = ("created_at", "expires_at", "started_at", "cancelled_at", "failed_at", "completed_at")
@@ -49,8 +49,8 @@ def moves(given: Callable[[str], str], now: str = "") -> dict[str, str]:
     }
 
 
-def table(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTable:
-    """Return a table that stands trial."""
+def table(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTableAdapter:
+    """Return an adapter for a table."""
     with closing(connect()) as connection:
         connection.execute(TABLE)
         connection.commit()
@@ -58,7 +58,7 @@ def table(connect: Callable[[], Any], given: Callable[[str], str], **other: Any)
         f"INSERT INTO run (id, status, created_at, expires_at) VALUES ({given('id')}, 'queued', {given('at')}, 2e9)"
     )
     settings = {"create": created, "moves": moves(given), "read": f"SELECT * FROM run WHERE id = {given('id')}"}
-    return SqlTable(connect, **{**settings, **other})
+    return SqlTableAdapter(connect, **{**settings, **other})
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -81,25 +81,25 @@ Database = tuple[Callable[[], Any], Callable[[str], str]]
 
 def test_tables(database: Database) -> None:
     """A table whose statements name where a run must stand holds, also when two ask at once."""
-    judgement = hold_trial(table(*database), race_rounds=1)
-    judgement.assert_holds()
-    assert dict.fromkeys(PAIRS, "holds") == judgement.cells
-    assert {"cell": 81, "walk": 49, "repeat": 19, "race": 56} == judgement.tried
+    report = check_conformance(table(*database), race_rounds=1)
+    report.assert_conforms()
+    assert dict.fromkeys(PAIRS, "holds") == report.cells
+    assert {"cell": 81, "walk": 49, "repeat": 19, "race": 56} == report.checked
 
 
 def test_tables_that_return_rows(database: Database) -> None:
     """A statement may return the rows that it moved."""
     connect, given = database
     returning = {event: f"{sql} RETURNING id, status" for event, sql in moves(given).items()}
-    assert hold_trial(table(connect, given, moves=returning), race_rounds=0).holds
+    assert check_conformance(table(connect, given, moves=returning), race_rounds=0).conforms
 
 
 def test_tables_that_tell_the_time_themselves(database: Database) -> None:
-    """The time of statements that do not take it is not the trial's to move."""
+    """The time of statements that do not take it is not the conformance kit's to move."""
     connect, given = database
     own = table(connect, given, moves=moves(given, now="1900000000"))
     assert not hasattr(own, "advance")
-    assert hold_trial(own, race_rounds=0, tick_s=0).holds
+    assert check_conformance(own, race_rounds=0, time_step_s=0).conforms
 
 
 def test_tables_that_forget_a_condition(database: Database) -> None:
@@ -107,9 +107,9 @@ def test_tables_that_forget_a_condition(database: Database) -> None:
     connect, given = database
     careless = moves(given)
     careless["complete"] = careless["complete"].partition(" AND ")[0]
-    judgement = hold_trial(table(connect, given, moves=careless), race_rounds=1)
+    report = check_conformance(table(connect, given, moves=careless), race_rounds=1)
     assert [("cell", "complete", "accepted")] * 7 == [
-        (charge.challenge, charge.event, charge.found[:8]) for charge in judgement.charges
+        (violation.requirement, violation.event, violation.found[:8]) for violation in report.violations
     ]
 
 
@@ -118,16 +118,16 @@ def test_tables_that_break(database: Database) -> None:
     connect, given = database
     missing = moves(given)
     missing["fail"] = missing["fail"].replace("failed_at", "failed_on")
-    judgement = hold_trial(table(connect, given, moves=missing), race_rounds=1)
-    assert {"fail"} == {charge.event for charge in judgement.charges}
-    assert all(charge.found.startswith("it broke: ") for charge in judgement.charges)
-    assert "failed_on" in judgement.charges[0].found
+    report = check_conformance(table(connect, given, moves=missing), race_rounds=1)
+    assert {"fail"} == {violation.event for violation in report.violations}
+    assert all(violation.found.startswith("it broke: ") for violation in report.violations)
+    assert "failed_on" in report.violations[0].found
     kinds = (sqlite3.Error, psycopg.Error)
-    refused = hold_trial(table_again(connect, given, moves=missing, refused=kinds), race_rounds=0)
-    assert all(charge.found.startswith("refused: ") for charge in refused.charges)
+    refused = check_conformance(table_again(connect, given, moves=missing, refused=kinds), race_rounds=0)
+    assert all(violation.found.startswith("refused: ") for violation in refused.violations)
 
 
-def table_again(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTable:
+def table_again(connect: Callable[[], Any], given: Callable[[str], str], **other: Any) -> SqlTableAdapter:
     with closing(connect()) as connection:
         connection.execute("DROP TABLE run")
         connection.commit()
@@ -138,14 +138,14 @@ def test_a_table_without_a_statement(database: Database) -> None:
     """An event without a statement is not offered."""
     connect, given = database
     few = {event: sql for event, sql in moves(given).items() if event != "expire"}
-    judgement = hold_trial(table(connect, given, moves=few), race_rounds=0)
-    assert judgement.holds
-    assert 8 == judgement.count("not offered")
+    report = check_conformance(table(connect, given, moves=few), race_rounds=0)
+    assert report.conforms
+    assert 8 == report.count("not offered")
 
 
 def test_a_table_that_inserts_nothing(database: Database) -> None:
     """A run that is not there when it was inserted was not made."""
     connect, given = database
     empty = f"INSERT INTO run (id, status) SELECT {given('id')}, 'queued' WHERE 1 = 0"
-    (charge,) = hold_trial(table(connect, given, create=empty)).charges
-    assert "no run was made: LookupError: no row has its id" == charge.found
+    (violation,) = check_conformance(table(connect, given, create=empty)).violations
+    assert "no run was made: LookupError: no row has its id" == violation.found

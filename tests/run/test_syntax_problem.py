@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runstate.errors import RunDecodeError
 from runstate.run import codec
-from runstate.run.refused_text import is_deeper, reason
+from runstate.run.syntax_problem import is_deeper, syntax_problem
 from runstate.traces import _yaml as yaml_values
 
 DEEP = f"nested deeper than {codec.MAX_DEPTH} levels"
@@ -40,7 +40,7 @@ def told(text: str) -> str:
 )
 def test_the_reason_is_what_the_reader_met(text: str, index: int, expected: str) -> None:
     """It is the end, a string that has none, or a character, spelled so that a terminal can show it."""
-    assert expected == reason(text, index)
+    assert expected == syntax_problem(text, index)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', "[[1],", '["[[[\\"", ', '{"]]": '])

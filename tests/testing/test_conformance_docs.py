@@ -1,4 +1,7 @@
-"""docs/trial.md says what the trial says. That its code runs at all is seen where all pages are (test_readme)."""
+"""docs/conformance.md says what the conformance kit says.
+
+That its code runs at all is seen where all pages are (test_readme).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from runstate.testing.conformance import Judgement
+from runstate.testing.conformance import ConformanceReport
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "trial.md").read_text(encoding="utf-8")
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
 SHOWN: Final = re.findall(
     r"^```python\n((?:(?!^```).)*?)^```\n\n[^`]*(?:`[^`\n]+`[^`]*)*^```text\n(.*?)^```", PAGE, re.M | re.S
 )
@@ -24,9 +27,9 @@ LIBRARIES: Final = {"a2a": "a2a-sdk", "celery": "celery", "openai_responses": "o
 def test_the_output_on_the_page_is_the_outcome(code: str, said: str) -> None:
     """A block of text after a block of Python is what its judgement says."""
     names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(code, "docs/trial.md", "exec"), names)
-    assert isinstance(names["judgement"], Judgement)
-    assert said == f"{names['judgement']}\n"
+    exec(compile(code, "docs/conformance.md", "exec"), names)
+    assert isinstance(names["report"], ConformanceReport)
+    assert said == f"{names['report']}\n"
 
 
 def test_there_is_such_a_block() -> None:

@@ -92,7 +92,7 @@ def test_a_walk(walk: Walk) -> None:
     assert stood[-1] == walk.end
     assert set(walk.steps) <= set(moves())
     assert [*zip(stood, walk.events, stood[1:], strict=False)] == [(s.status, s.event, s.target) for s in walk.steps]
-    assert ("-".join(walk.events) or "birth") == walk.__name__
+    assert ("-".join(walk.events) or "creation") == walk.__name__
 
 
 def test_walks_go_everywhere() -> None:
@@ -157,12 +157,12 @@ def test_ids_of_cells(collected: list[str]) -> None:
 
 
 def test_ids_of_walks(collected: list[str]) -> None:
-    """A walk's id is its events, of the empty one `birth`."""
-    expected = {f"test_walks[{'-'.join(path) or 'birth'}]" for path in legal_paths(6)}
+    """A walk's id is its events, of the empty one `creation`."""
+    expected = {f"test_walks[{'-'.join(path) or 'creation'}]" for path in legal_paths(6)}
     found = [name for name in collected if name.startswith("test_walks")]
     assert expected == set(found)
     assert len(expected) == len(found)
-    assert "test_walks[birth]" == found[0]
+    assert "test_walks[creation]" == found[0]
 
 
 def test_ids_of_both(collected: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A trial of services: the API as it is spoken, and whatever else a socket may answer."""
+"""The conformance of services: the API as it is spoken, and whatever else a socket may answer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Final
 import pytest
 
 from runstate.lifecycle import RUN_LIFECYCLE, Lifecycle, RunEvent
-from runstate.testing.conformance import Charge, Http, hold_trial
+from runstate.testing.conformance import HttpAdapter, Violation, check_conformance
 from tests.support.lifecycle import PAIRS
 from tests.testing import broken
 from tests.testing.broken import Desk, Record
 from tests.testing.replay import replay
 from tests.testing.service import ROUTES, Answer, Service, camel, serving
 
-pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+pytestmark = pytest.mark.slow  # a check of conformance of a whole implementation asks some thousand things
 
 SMALL_LAW: Final = Lifecycle(
     tuple(
@@ -36,8 +36,8 @@ MIDDLE_LAW: Final = Lifecycle(
 COMPLETE: Final = "POST /threads/{thread_id}/runs/{id}/complete"
 
 
-def cell(charge: Charge) -> tuple[str, str, str]:
-    return charge.challenge, str(charge.event), str(charge.status)
+def cell(violation: Violation) -> tuple[str, str, str]:
+    return violation.requirement, str(violation.event), str(violation.status)
 
 
 # --- the API ----------------------------------------------------------------------------------------------------------
@@ -46,18 +46,18 @@ def cell(charge: Charge) -> tuple[str, str, str]:
 def test_a_service_holds() -> None:
     """A service that speaks the API, and has routes for the rest, holds in all cells."""
     with serving(Service()) as http:
-        judgement = hold_trial(http, race_rounds=1)
-    judgement.assert_holds()
-    assert dict.fromkeys(PAIRS, "holds") == judgement.cells
-    assert {"cell": 81, "walk": 49, "repeat": 19, "race": 56} == judgement.tried
+        report = check_conformance(http, race_rounds=1)
+    report.assert_conforms()
+    assert dict.fromkeys(PAIRS, "holds") == report.cells
+    assert {"cell": 81, "walk": 49, "repeat": 19, "race": 56} == report.checked
 
 
 def test_a_service_without_other_routes() -> None:
     """Of the API alone four cells can be asked: what is not offered is not held against a service."""
     with serving(Service(), routes={}) as http:
-        judgement = hold_trial(http, race_rounds=1)
-    judgement.assert_holds()
-    assert "Service: 4 of 81 cells hold, 14 are not offered, 63 are not reached" == judgement.summary
+        report = check_conformance(http, race_rounds=1)
+    report.assert_conforms()
+    assert "Service: 4 of 81 cells hold, 14 are not offered, 63 are not reached" == report.summary
 
 
 class Camel(Service):
@@ -69,12 +69,12 @@ class Camel(Service):
 
 def test_camel_case_is_judged() -> None:
     """A service may spell its keys as JavaScript does, and is judged by all of them."""
-    with serving(Camel(), law=MIDDLE_LAW) as http:
-        judgement = hold_trial(http, race_rounds=0)
-    judgement.assert_holds()
-    assert 25 == judgement.count("holds")
-    with serving(Camel(broken.KeepsTheDeadline()), law=MIDDLE_LAW) as http:
-        assert 4 == len(hold_trial(http, race_rounds=0).charges)
+    with serving(Camel(), lifecycle=MIDDLE_LAW) as http:
+        report = check_conformance(http, race_rounds=0)
+    report.assert_conforms()
+    assert 25 == report.count("holds")
+    with serving(Camel(broken.KeepsTheDeadline()), lifecycle=MIDDLE_LAW) as http:
+        assert 4 == len(check_conformance(http, race_rounds=0).violations)
 
 
 @pytest.mark.parametrize(
@@ -93,16 +93,16 @@ def test_camel_case_is_judged() -> None:
 )
 def test_a_wrong_service_is_charged(kind: type[Desk], challenge: str, event: str, status: str, found: str) -> None:
     """A fault behind a service is found as one of functions is, and shown by the same calls."""
-    with serving(Service(kind()), law=MIDDLE_LAW) as http:
-        (charge,) = hold_trial(http, race_rounds=0).charges
-        shown = replay(charge, http)
-    assert (challenge, event, status) == cell(charge)
-    assert found == charge.kind[2]
+    with serving(Service(kind()), lifecycle=MIDDLE_LAW) as http:
+        (violation,) = check_conformance(http, race_rounds=0).violations
+        shown = replay(violation, http)
+    assert (challenge, event, status) == cell(violation)
+    assert found == violation.kind[2]
     assert isinstance(shown.last, http.refused) is found.startswith("refused")
 
 
 def test_a_service_that_looks_then_writes() -> None:
-    """Two requests at once that are both granted are found by the trial's two threads."""
+    """Two requests at once that are both granted are found by the conformance kit's two threads."""
     racing: set[str] = set()
     meeting = threading.Barrier(2)
 
@@ -115,18 +115,18 @@ def test_a_service_that_looks_then_writes() -> None:
                 return self.ok(self.desk.read(run))
             return super().asked(run, event, body)
 
-    with serving(Meeting(), law=SMALL_LAW) as http:
-        asked = http.ask
+    with serving(Meeting(), lifecycle=SMALL_LAW) as http:
+        asked = http.send
 
-        def ask(run: tuple[str, str], event: RunEvent) -> object:
+        def send(run: tuple[str, str], event: RunEvent) -> object:
             if threading.current_thread() is not threading.main_thread() and event == "complete":
                 racing.add(run[1])
             return asked(run, event)
 
-        http.ask = ask  # type: ignore[method-assign]
-        (charge,) = hold_trial(http, race_rounds=1).charges
-    assert ("race", "complete", "in_progress") == cell(charge)
-    assert "both were accepted, and the run is completed" == charge.found
+        http.send = send  # type: ignore[method-assign]
+        (violation,) = check_conformance(http, race_rounds=1).violations
+    assert ("race", "complete", "in_progress") == cell(violation)
+    assert "both were accepted, and the run is completed" == violation.found
 
 
 # --- whatever else a socket may answer --------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ ODD: Final[dict[str, tuple[Callable[[Service], Answer | None], str]]] = {
 def test_odd_answers_are_no_refusals(odd: str) -> None:
     """Only 400 refuses: after a 409 or a 500 the clients of the API ask again by themselves."""
     answer, found = ODD[odd]
-    with serving(Odd(answer), law=SMALL_LAW) as http:
-        judgement = hold_trial(http, race_rounds=0)
-    told = {(str(charge.status), str(charge.event)): charge for charge in judgement.charges}
+    with serving(Odd(answer), lifecycle=SMALL_LAW) as http:
+        report = check_conformance(http, race_rounds=0)
+    told = {(str(violation.status), str(violation.event)): violation for violation in report.violations}
     refusals = {("queued", "complete"), ("in_progress", "start"), ("completed", "start"), ("completed", "complete")}
     assert refusals == set(told)
     assert f"it broke: {found.format(COMPLETE)}" == told["queued", "complete"].found
@@ -177,8 +177,8 @@ def test_odd_answers_are_no_refusals(odd: str) -> None:
 
 def test_other_refusals_may_be_named() -> None:
     """Who refuses by 409 says so."""
-    with serving(Odd(ODD["409"][0]), law=SMALL_LAW, refused_by=(400, 409)) as http:
-        assert hold_trial(http, race_rounds=1).holds
+    with serving(Odd(ODD["409"][0]), lifecycle=SMALL_LAW, refused_statuses=(400, 409)) as http:
+        assert check_conformance(http, race_rounds=1).conforms
 
 
 @pytest.mark.parametrize("odd", ["500", "502 HTML", "200 HTML", "redirect", "nothing"])
@@ -189,19 +189,19 @@ def test_odd_answers_to_what_is_legal(odd: str) -> None:
         def asked(self, run: str, event: str, body: Record) -> Answer | None:
             return ODD[odd][0](self) if event == "start" else super().asked(run, event, body)
 
-    with serving(Wrong(), law=SMALL_LAW) as http:
-        judgement = hold_trial(http, race_rounds=1)
-    (charge,) = judgement.charges
-    assert ("cell", "start", "queued") == cell(charge)
-    assert f"it broke: {ODD[odd][1].format(COMPLETE.replace('complete', 'start'))}" == charge.found
-    assert 4 == judgement.count("not reached")
+    with serving(Wrong(), lifecycle=SMALL_LAW) as http:
+        report = check_conformance(http, race_rounds=1)
+    (violation,) = report.violations
+    assert ("cell", "start", "queued") == cell(violation)
+    assert f"it broke: {ODD[odd][1].format(COMPLETE.replace('complete', 'start'))}" == violation.found
+    assert 4 == report.count("not reached")
 
 
 @pytest.mark.parametrize(
     ("answer", "found"),
     [
         ((500, b"", {}), "HTTPException: POST /threads/{thread_id}/runs was answered 500"),
-        ((400, b'{"error": {"message": "No."}}', {}), "Refused: No."),
+        ((400, b'{"error": {"message": "No."}}', {}), "EventRefused: No."),
         ((200, b"{}", {}), "HTTPException: POST /threads/{thread_id}/runs was answered without an id"),
         (None, "RemoteDisconnected: Remote end closed connection without response"),
     ],
@@ -213,17 +213,17 @@ def test_a_service_that_makes_no_run(answer: Answer | None, found: str) -> None:
         def created(self, body: Record) -> Answer | None:
             return answer
 
-    with serving(Barren(), law=SMALL_LAW) as http:
-        (charge,) = hold_trial(http).charges
-    assert f"no run was made: {found}" == charge.found
+    with serving(Barren(), lifecycle=SMALL_LAW) as http:
+        (violation,) = check_conformance(http).violations
+    assert f"no run was made: {found}" == violation.found
 
 
 def test_nobody_listens() -> None:
     """Where no service is, that is told once."""
     with socket.socket() as deaf:  # it has the port while nobody listens there: nobody else can
         deaf.bind(("127.0.0.1", 0))
-        (charge,) = hold_trial(Http(f"http://127.0.0.1:{deaf.getsockname()[1]}")).charges
-    assert charge.found.startswith("no run was made: ConnectionRefusedError")
+        (violation,) = check_conformance(HttpAdapter(f"http://127.0.0.1:{deaf.getsockname()[1]}")).violations
+    assert violation.found.startswith("no run was made: ConnectionRefusedError")
 
 
 def test_a_service_that_does_not_answer() -> None:
@@ -239,13 +239,13 @@ def test_a_service_that_does_not_answer() -> None:
             return super().asked(run, event, body)
 
     try:
-        with serving(Slow(), law=SMALL_LAW, wait_s=3.0) as http:
-            judgement = hold_trial(http)
+        with serving(Slow(), lifecycle=SMALL_LAW, timeout_s=3.0) as http:
+            report = check_conformance(http)
     finally:
         released.set()
-    (charge,) = judgement.charges
+    (violation,) = report.violations
     start = COMPLETE.replace("complete", "start")
-    assert f"it broke: HTTPException: {start} was not answered within # s" == charge.kind[2]
+    assert f"it broke: HTTPException: {start} was not answered within # s" == violation.kind[2]
     assert 2 == len(asked)
 
 
@@ -257,10 +257,11 @@ def test_an_answer_without_an_end() -> None:
             events: Iterator[bytes] = repeat(b"data: {}\n\n")
             return 200, events, {"content-type": "text/event-stream"}
 
-    with serving(Endless(), wait_s=0.2, thread_id="thread_1", law=SMALL_LAW) as http:
-        (charge,) = hold_trial(http).charges
+    with serving(Endless(), timeout_s=0.2, thread_id="thread_1", lifecycle=SMALL_LAW) as http:
+        (violation,) = check_conformance(http).violations
     assert (
-        "no run was made: HTTPException: POST /threads/{thread_id}/runs was not answered within 0.2 s" == charge.found
+        "no run was made: HTTPException: POST /threads/{thread_id}/runs was not answered within 0.2 s"
+        == violation.found
     )
 
 
@@ -281,7 +282,7 @@ def test_what_goes_along() -> None:
     given: dict[str, Any] = {"headers": {"authorization": "Bearer x"}, "body": {"assistant_id": "asst_2"}}
     with serving(service, routes=routes, thread_id="thread_1", **given) as http:
         run = http.create()
-        http.ask(run, RunEvent.FAIL)
+        http.send(run, RunEvent.FAIL)
     assert ("thread_1", "run_1") == run
     assert [
         ("/v1/threads/thread_1/runs", {"assistant_id": "asst_2"}),
@@ -307,9 +308,9 @@ def test_outputs_are_those_it_waits_for() -> None:
     with serving(Weather()) as http:
         run = http.create()
         for event in (RunEvent.START, RunEvent.REQUIRE_ACTION):
-            http.ask(run, event)
+            http.send(run, event)
         with pytest.raises(http.refused):
-            http.ask(run, RunEvent.SUBMIT_TOOL_OUTPUTS)
+            http.send(run, RunEvent.SUBMIT_TOOL_OUTPUTS)
     assert [{"tool_outputs": [{"tool_call_id": "call_x", "output": "ok"}]}] == got
 
 
@@ -317,9 +318,9 @@ def test_outputs_are_those_it_waits_for() -> None:
 def test_no_url(url: str) -> None:
     """What is not a URL of a service is refused at once."""
     with pytest.raises(ValueError, match="expected a URL that begins with http"):
-        Http(url)
+        HttpAdapter(url)
 
 
 def test_a_secret_is_not_told() -> None:
     """A name and password in a URL are not in the subject's name."""
-    assert "https://host:8000" == Http("https://me:secret@host:8000/v1").name
+    assert "https://host:8000" == HttpAdapter("https://me:secret@host:8000/v1").name

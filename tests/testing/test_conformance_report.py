@@ -9,12 +9,12 @@ import attrs
 import pytest
 
 from runstate.lifecycle import RunEvent, RunStatus
-from runstate.testing.conformance import Functions, Judgement, Refused, hold_trial
+from runstate.testing.conformance import ConformanceReport, EventRefused, FunctionAdapter, check_conformance
 from tests.support.lifecycle import EVENTS, LIVE, PAIRS, STATUSES
 from tests.testing import broken, broken_actors
 from tests.testing.broken import Desk, No
 
-pytestmark = pytest.mark.slow  # a trial of a whole implementation asks some thousand things
+pytestmark = pytest.mark.slow  # a check of conformance of a whole implementation asks some thousand things
 
 HELD = """\
 Desk: 81 of 81 cells hold
@@ -34,31 +34,37 @@ expire                 +          +              +             +           +    
 
 def test_a_correct_one_is_told() -> None:
     """In print, as Markdown and as JSON: all cells hold."""
-    judgement = hold_trial(Desk().subject(), race_rounds=0)
-    assert HELD == str(judgement)
+    report = check_conformance(Desk().system(), race_rounds=0)
+    assert HELD == str(report)
     assert [
         f"| | {' | '.join(STATUSES)} |",
         f"|---|{'---|' * 9}",
         *(f"| {event} |{' holds |' * 9}" for event in EVENTS),
-    ] == judgement.markdown().splitlines()
+    ] == report.markdown().splitlines()
     cells = [{"status": status, "event": event, "verdict": "holds"} for status, event in PAIRS]
-    tried = {"cell": 81, "walk": 49, "repeat": 19}
-    assert {"subject": "Desk", "holds": True, "cells": cells, "tried": tried, "faults": []} == judgement.to_dict()
+    checked = {"cell": 81, "walk": 49, "repeat": 19}
+    assert {
+        "system": "Desk",
+        "conforms": True,
+        "cells": cells,
+        "checked": checked,
+        "violations": [],
+    } == report.to_dict()
 
 
-def judged(kind: type[Desk]) -> Judgement:
-    return hold_trial(kind().subject(), race_rounds=1)
+def judged(kind: type[Desk]) -> ConformanceReport:
+    return check_conformance(kind().system(), race_rounds=1)
 
 
 WRONG = """\
-ForgetsUsage: 68 of 81 cells hold, 13 are wrong; 13 faults in all
+ForgetsUsage: 68 of 81 cells hold, 13 are wrong; 13 violations in all
 
 1. fail in queued
    expected  to come to failed
    found     usage is null, and in failed it has a value
-     run = subject.create()
-     subject.ask(run, "fail")                    # moved to failed
-     subject.read(run)
+     run = system.create()
+     system.send(run, "fail")                    # moved to failed
+     system.read(run)
    and so expire in queued, complete in in_progress, mark_incomplete in in_progress, fail in in_progress, \
 expire in in_progress, fail in requires_action and 6 more
 
@@ -75,18 +81,18 @@ expire                 X          X              X             X           +    
 + holds   X wrong"""
 
 LONGER = """\
-StartsOnce: 81 of 81 cells hold; 1 fault in all
+StartsOnce: 81 of 81 cells hold; 1 violation in all
 
 1. start in queued, on a longer way
    expected  to come to in_progress
    found     started_at is still 1800000300, and this move stamps it anew
-     run = subject.create()
-     subject.ask(run, "start")                   # moved to in_progress
-     subject.ask(run, "require_action")          # moved to requires_action
-     subject.ask(run, "submit_tool_outputs")     # moved to queued
-     subject.advance(60)
-     subject.ask(run, "start")                   # moved to in_progress
-     subject.read(run)
+     run = system.create()
+     system.send(run, "start")                   # moved to in_progress
+     system.send(run, "require_action")          # moved to requires_action
+     system.send(run, "submit_tool_outputs")     # moved to queued
+     system.advance(60)
+     system.send(run, "start")                   # moved to in_progress
+     system.read(run)
 """
 
 
@@ -103,74 +109,74 @@ def test_the_worst_is_told_first() -> None:
         pass
 
     assert [("complete", "cancelled"), ("fail", "requires_action"), ("confirm_cancel", "cancelling")] == [
-        (str(charge.event), str(charge.status)) for charge in judged(Several).charges
+        (str(violation.event), str(violation.status)) for violation in judged(Several).violations
     ]
 
 
 def test_much_is_not_told_at_length() -> None:
     """Twelve kinds of fault are told, and that there are more."""
-    (charge,) = judged(broken.OverwritesTheEnd).charges
-    others = tuple(attrs.evolve(charge, found=f"it broke: {'o' * number}ps") for number in range(15))
-    told = str(attrs.evolve(judged(Desk), charges=(*others, charge, charge)))
+    (violation,) = judged(broken.OverwritesTheEnd).violations
+    others = tuple(attrs.evolve(violation, found=f"it broke: {'o' * number}ps") for number in range(15))
+    told = str(attrs.evolve(judged(Desk), violations=(*others, violation, violation)))
     assert "\n\n12. complete in cancelled\n" in told
     assert "\n13. " not in told
-    assert "\n\n... and 4 more kinds of fault in .charges\n\n  " in told
+    assert "\n\n... and 4 more kinds of violation in .violations\n\n  " in told
 
 
 MET = """\
-LastWriteWins: 81 of 81 cells hold; 37 faults in all
+LastWriteWins: 81 of 81 cells hold; 37 violations in all
 
 1. start in cancelling, by an old copy
    expected  to be refused, and nothing changed
    found     accepted: status went from cancelling to in_progress (with started_at)
-     run = subject.create()
-     copy = subject.load(run)
-     subject.ask(subject.load(run), "request_cancel")
-     subject.ask(copy, "start")
-     subject.read(run)
+     run = system.create()
+     copy = system.load(run)
+     system.send(system.load(run), "request_cancel")
+     system.send(copy, "start")
+     system.read(run)
 """
 
 
 def test_old_copies_are_told() -> None:
     """What comes of old copies is told once, and not again by those who race with them."""
-    told = str(hold_trial(broken_actors.LastWriteWins().cards(), race_rounds=1))
+    told = str(check_conformance(broken_actors.LastWriteWins().cards(), race_rounds=1))
     assert told.startswith(MET)
     assert "\n2. " not in told
 
 
 def test_a_broken_one_as_json() -> None:
-    """The same for a machine: the verdict of each cell, what was tried, and the faults."""
-    judgement = judged(broken.OverwritesTheEnd)
-    found = judgement.to_dict()
+    """The same for a machine: the verdict of each cell, what was checked, and the violations."""
+    report = judged(broken.OverwritesTheEnd)
+    found = report.to_dict()
     assert found == json.loads(json.dumps(found))
-    assert ("OverwritesTheEnd", False) == (found["subject"], found["holds"])
-    assert {"cell": 81, "walk": 49, "repeat": 19, "race": 55} == found["tried"]
+    assert ("OverwritesTheEnd", False) == (found["system"], found["conforms"])
+    assert {"cell": 81, "walk": 49, "repeat": 19, "race": 55} == found["checked"]
     assert list(chain.from_iterable(([status] * 9) for status in STATUSES)) == [
         cell["status"] for cell in found["cells"]
     ]
     assert {"status": "cancelled", "event": "complete", "verdict": "wrong"} in found["cells"]
     assert [
         {
-            "challenge": "cell",
+            "requirement": "cell",
             "status": "cancelled",
             "event": "complete",
-            "beside": None,
+            "other_event": None,
             "expected": "to be refused, and nothing changed",
             "found": "accepted: it is completed (with completed_at)",
             "reproduction": [
-                "run = subject.create()",
-                'subject.ask(run, "start")                   # moved to in_progress',
-                'subject.ask(run, "request_cancel")          # moved to cancelling',
-                'subject.ask(run, "confirm_cancel")          # moved to cancelled',
-                'subject.ask(run, "complete")                # moved to completed',
-                "subject.read(run)",
+                "run = system.create()",
+                'system.send(run, "start")                   # moved to in_progress',
+                'system.send(run, "request_cancel")          # moved to cancelling',
+                'system.send(run, "confirm_cancel")          # moved to cancelled',
+                'system.send(run, "complete")                # moved to completed',
+                "system.read(run)",
             ],
         }
-    ] == found["faults"]
+    ] == found["violations"]
     assert (
         "complete in cancelled: expected to be refused, and nothing changed; "
         "found accepted: it is completed (with completed_at)"
-    ) == str(judgement.charges[0])
+    ) == str(report.violations[0])
 
 
 def test_wrong_in_markdown() -> None:
@@ -183,10 +189,10 @@ def test_wrong_in_markdown() -> None:
 
 def test_statuses_are_the_laws() -> None:
     """A charge's status and event are members, for whoever filters them."""
-    (charge,) = judged(broken.OverwritesTheEnd).charges
-    assert isinstance(charge.status, RunStatus)
-    assert isinstance(charge.event, RunEvent)
-    assert charge.status not in LIVE
+    (violation,) = judged(broken.OverwritesTheEnd).violations
+    assert isinstance(violation.status, RunStatus)
+    assert isinstance(violation.event, RunEvent)
+    assert violation.status not in LIVE
 
 
 def test_a_name() -> None:
@@ -195,7 +201,7 @@ def test_a_name() -> None:
     class Nameless(broken_actors.Leases):
         pass
 
-    assert hold_trial(Nameless(), race_rounds=0).summary.startswith("Nameless: ")
+    assert check_conformance(Nameless(), race_rounds=0).summary.startswith("Nameless: ")
     desk = Desk()
-    named = Functions(desk.create, desk.ask, desk.read, refused=(No, Refused), name="desk")
-    assert hold_trial(named, race_rounds=0, tick_s=0).summary.startswith("desk: ")
+    named = FunctionAdapter(desk.create, desk.send, desk.read, refused=(No, EventRefused), name="desk")
+    assert check_conformance(named, race_rounds=0, time_step_s=0).summary.startswith("desk: ")

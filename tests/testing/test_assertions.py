@@ -46,8 +46,8 @@ from runstate.testing import (
     refusals,
     walks,
 )
-from runstate.testing._diff import fields_of, outcomes, unlike_a_birth, unlike_a_move
-from runstate.testing._drive import ask, ask_stored
+from runstate.testing._diff import creation_violations, move_violations, possible_paths, read_fields
+from runstate.testing._send import send_event, send_event_to_store
 from tests.support.lifecycle import (
     CALL,
     EVENTS,
@@ -362,10 +362,10 @@ def test_samples_for_a_class_of_ones_own() -> None:
 def test_moves_by_a_part_of_the_law() -> None:
     """By another law, its rows decide, and its refusals are told."""
     run = Model()
-    run_machine(run, law=documented())
-    assert_moves(run, "start", law=documented())
-    found = failing(lambda: assert_moves(agent("cancelling"), "complete", law=documented()))
-    problem = "run run_1 came from cancelling to completed by complete, which the law has no row for"
+    run_machine(run, lifecycle=documented())
+    assert_moves(run, "start", lifecycle=documented())
+    found = failing(lambda: assert_moves(agent("cancelling"), "complete", lifecycle=documented()))
+    problem = "run run_1 came from cancelling to completed by complete, for which the table has no row"
     assert (problem, "in cancelling: confirm_cancel") == (found.problem, found.allowed)
 
 
@@ -464,7 +464,8 @@ def test_it_moved_without_a_row(cell: Cell) -> None:
     found = failing(lambda: assert_moves(run, cell.event))
     target = row.target
     assert (
-        f"run run_1 came from {cell.status} to {target} by {cell.event}, which the law has no row for" == found.problem
+        f"run run_1 came from {cell.status} to {target} by {cell.event}, for which the table has no row"
+        == found.problem
     )
     if target != cell.status:
         assert f"status went from {cell.status} to {target}" in found.found
@@ -489,7 +490,7 @@ def test_a_worker_is_not_passed_over() -> None:
             assert ("in_progress -> cancelled",) == found.found
             again = Hasty(ROWS, ManualClock(float(NOW)), **a_run(status, id="run_1").to_dict())
             found = failing(partial(assert_moves, again, "request_cancel", to="cancelled"))
-            assert found.problem.endswith("by request_cancel, which the law has no row for")
+            assert found.problem.endswith("by request_cancel, for which the table has no row")
 
 
 def _with(event: str, **changes: object) -> Callable[[Any], None]:
@@ -699,9 +700,9 @@ def test_it_names_nothing() -> None:
     )
     found = failing(lambda: assert_refused(agent("cancelling"), "start", ["complete"], refused=NotAllowed))
     everything = "confirm_cancel, complete, mark_incomplete, fail, expire"
-    assert (f"it names nothing, and the law allows {everything} there",) == found.found
+    assert (f"it names nothing, and the table allows {everything} there",) == found.found
     assert_refused(
-        agent("requires_action"), "start", ["submit_tool_outputs", "expire"], refused=NotAllowed, law=documented()
+        agent("requires_action"), "start", ["submit_tool_outputs", "expire"], refused=NotAllowed, lifecycle=documented()
     )
 
 
@@ -803,7 +804,9 @@ def test_a_store_where_it_does_not_belong(assertion: Any, store: Store) -> None:
 @both
 def test_a_run_without_the_method(assertion: Any) -> None:
     """A class that calls it otherwise is asked `by` it."""
-    with pytest.raises(TypeError, match=r"^SimpleNamespace has no method start\(\); by= says how else it is asked$"):
+    with pytest.raises(
+        TypeError, match=r"^SimpleNamespace has no method start\(\); by= sends the event in another way$"
+    ):
         assertion(SimpleNamespace(status="queued"), "start")
 
 
@@ -811,7 +814,7 @@ def test_a_run_without_the_method(assertion: Any) -> None:
 def test_by_takes_no_arguments(assertion: Any) -> None:
     """What `by` asks with is its own business, but for the time."""
     run = a_run()
-    with pytest.raises(TypeError, match=r"^by= asks by itself, and is given no usage$"):
+    with pytest.raises(TypeError, match=r"^by= takes no arguments, and got usage$"):
         assertion(run, "start", by=run.start, usage=None)
     with pytest.raises(TypeError, match="usage"):
         assertion(run, "start", usage=None)
@@ -827,9 +830,9 @@ def test_what_is_to_be_awaited(assertion: Any, store: Store) -> None:
             self.status = "in_progress"
 
     run = Later(status="queued")
-    with pytest.raises(TypeError, match=r"^Later\.start\(\) is to be awaited: give by=lambda: asyncio\.run\("):
+    with pytest.raises(TypeError, match=r"^Later\.start\(\) returned an awaitable: give by=lambda: asyncio\.run\("):
         assertion(run, "start")
-    with pytest.raises(TypeError, match=r"^what by= asks is to be awaited"):
+    with pytest.raises(TypeError, match=r"^by= returned an awaitable"):
         assertion(run, "start", by=run.start)
     assert_moves(run, "start", by=lambda: asyncio.run(run.start()))
 
@@ -1022,7 +1025,7 @@ def test_not_plausible() -> None:
         assert_plausible({**record, "status": "done"})
     with pytest.raises(AssertionError, match=r"started_at is null, but every path from queued to cancelling stamps it"):
         assert_plausible(
-            [a_run(id="run_1"), a_run("cancelling", path=["request_cancel"], id="run_1")], law=documented()
+            [a_run(id="run_1"), a_run("cancelling", path=["request_cancel"], id="run_1")], lifecycle=documented()
         )
 
 
@@ -1075,26 +1078,26 @@ def test_plausible_misused(tmp_path: Path) -> None:
 def test_a_stored_run_has_no_moves(store: Store) -> None:
     """Whoever asks a stored run itself is sent to its store."""
     with pytest.raises(TypeError, match=r"^StoredRun has no method start\(\); a stored run is moved by its store: "):
-        ask(a_run(store=store), "start")
-    assert "in_progress" == ask_stored(store, a_run(store=store), "start").status
+        send_event(a_run(store=store), "start")
+    assert "in_progress" == send_event_to_store(store, a_run(store=store), "start").status
 
 
 def test_a_method_of_another_name() -> None:
     """An event may be asked by a method called otherwise, which returns what it returns."""
-    assert 7 == ask(SimpleNamespace(status="queued", begin=lambda: 7), "start", method="begin")
+    assert 7 == send_event(SimpleNamespace(status="queued", begin=lambda: 7), "start", method="begin")
 
 
 def test_what_a_birth_must_be() -> None:
     """A new run is queued, with its deadline and nothing else."""
-    assert () == unlike_a_birth(fields_of(a_run()))
-    assert () == unlike_a_birth({"status": "queued"})
+    assert () == creation_violations(read_fields(a_run()))
+    assert () == creation_violations({"status": "queued"})
     wrong = {"status": "cancelling", "started_at": 5, "expires_at": None, "usage": {}}
     assert (
-        "it is born cancelling, not queued",
-        "started_at is 5 at birth",
+        "it is created cancelling, not queued",
+        "started_at is 5 at creation",
         "expires_at is null, and in queued it has a value",
         "usage is {}, and in queued it is null",
-    ) == unlike_a_birth(wrong)
+    ) == creation_violations(wrong)
 
 
 @pytest.mark.parametrize(("status", "event"), PAIRS)
@@ -1103,20 +1106,20 @@ def test_what_an_event_may_come_to(status: str, event: str) -> None:
     ways: tuple[tuple[str, ...], ...] = ((event,),) if (status, event) in TABLE else ()
     if ways and event == "request_cancel" and status in ("queued", "requires_action"):
         ways = (*ways, (event, "confirm_cancel"))
-    assert ways == outcomes(RUN_LIFECYCLE, RunStatus(status), RunEvent(event))
+    assert ways == possible_paths(RUN_LIFECYCLE, RunStatus(status), RunEvent(event))
 
 
 @pytest.mark.parametrize("status", STATUSES)
 @kinds
 def test_where_a_run_stands(kind: str, status: str) -> None:
     """The status of a run of any kind is a member."""
-    assert RunStatus(status) is RunStatus(fields_of(KINDS[kind](status))["status"])
+    assert RunStatus(status) is RunStatus(read_fields(KINDS[kind](status))["status"])
 
 
 def test_a_move_that_came_elsewhere() -> None:
     """Of a move that did not come where it leads, only that is told."""
     before, after = {"status": "queued"}, {"status": "failed", "started_at": None}
-    assert ("status is failed, not in_progress",) == unlike_a_move(before, [RunEvent.START], after)
+    assert ("status is failed, not in_progress",) == move_violations(before, [RunEvent.START], after)
 
 
 def test_a_mistake_is_no_refusal() -> None:
@@ -1153,4 +1156,4 @@ def test_how_a_class_says_no() -> None:
 
     with pytest.raises(ValueError, match="not yet") as raised:
         assert_refused(Mine(), "complete")
-    assert ["if that is how a Mine says no: refused=ValueError"] == raised.value.__notes__
+    assert ["if that is how a Mine refuses: refused=ValueError"] == raised.value.__notes__

@@ -1,4 +1,4 @@
-"""The model and the other pencils: SVG, Mermaid, DOT, Markdown, and the README's blocks."""
+"""The model and the other renderers: SVG, Mermaid, DOT, Markdown, and the README's blocks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from runstate.diagram import FORMATS, Format, Standing, draw
-from runstate.diagram.model import Picture
-from runstate.diagram.palette import DARK, LIGHT, Paint
+from runstate.diagram import FORMATS, Format, RunPosition, draw
+from runstate.diagram.model import DiagramModel
+from runstate.diagram.palette import DARK, LIGHT, RoleColors
 from runstate.diagram.readme import main, refresh
 from runstate.lifecycle import RUN_LIFECYCLE, TRANSITIONS, Basis, Lifecycle, RunEvent, RunStatus, Transition, documented
 
 NOON = 1_699_963_200
-AT_WORK = Standing(
+AT_WORK = RunPosition(
     RunStatus.IN_PROGRESS, {"created_at": NOON, "started_at": NOON + 3, "expires_at": NOON + 600}, "run_1"
 )
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,14 +26,14 @@ LOOP = Lifecycle((Transition(RunEvent.FAIL, RunStatus.FAILED, RunStatus.FAILED, 
 
 def test_live_columns_come_first() -> None:
     """The columns stand in the order of a life: live, then terminal, each group as RunStatus has it."""
-    assert list(RunStatus) == [column.status for column in Picture.of(RUN_LIFECYCLE).columns]
+    assert list(RunStatus) == [column.status for column in DiagramModel.of(RUN_LIFECYCLE).columns]
 
 
 def test_a_status_nobody_mentions_has_no_column() -> None:
     """A small law has few columns, unless the run stands where no row is."""
     assert [(RunStatus.FAILED,), (RunStatus.FAILED, RunStatus.EXPIRED)] == [
-        tuple(column.status for column in Picture.of(LOOP, standing).columns)
-        for standing in (None, Standing(RunStatus.EXPIRED))
+        tuple(column.status for column in DiagramModel.of(LOOP, position).columns)
+        for position in (None, RunPosition(RunStatus.EXPIRED))
     ]
 
 
@@ -49,18 +49,18 @@ def test_sentences() -> None:
         "mark_incomplete: from in_progress or cancelling to incomplete",
         "fail: from queued, in_progress, requires_action or cancelling to failed",
         "expire: from queued, in_progress, requires_action or cancelling to expired",
-    ] == [lane.sentence for lane in Picture.of(RUN_LIFECYCLE).lanes]
+    ] == [lane.sentence for lane in DiagramModel.of(RUN_LIFECYCLE).lanes]
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("standing", [None, AT_WORK])
-def test_the_same_again(form: Format, standing: Standing | None) -> None:
+@pytest.mark.parametrize("position", [None, AT_WORK])
+def test_the_same_again(form: Format, position: RunPosition | None) -> None:
     """A picture depends on its arguments alone, also when the rows come in another order."""
     backwards = Lifecycle(TRANSITIONS[::-1])
-    again = draw(backwards, form, standing)
+    again = draw(backwards, form, position)
     if form == "table":  # its evidence keeps the order of the columns, too
-        assert sorted(draw(RUN_LIFECYCLE, form, standing)) == sorted(again)
-    assert draw(RUN_LIFECYCLE, form, standing) == again
+        assert sorted(draw(RUN_LIFECYCLE, form, position)) == sorted(again)
+    assert draw(RUN_LIFECYCLE, form, position) == again
 
 
 def test_an_unknown_format_is_named() -> None:
@@ -71,16 +71,16 @@ def test_an_unknown_format_is_named() -> None:
         draw(format="png")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented(), LOOP, Lifecycle(())])
-@pytest.mark.parametrize("standing", [None, AT_WORK])
-def test_svg_is_well_formed(law: Lifecycle, standing: Standing | None) -> None:
+@pytest.mark.parametrize("lifecycle", [RUN_LIFECYCLE, documented(), LOOP, Lifecycle(())])
+@pytest.mark.parametrize("position", [None, AT_WORK])
+def test_svg_is_well_formed(lifecycle: Lifecycle, position: RunPosition | None) -> None:
     """An SVG is XML with a title, a description, and a sentence a lane; nothing outside it is needed."""
-    root = ElementTree.fromstring(draw(law, "svg", standing))
+    root = ElementTree.fromstring(draw(lifecycle, "svg", position))
     titles = [node.text for node in root.iter(f"{SVG}title")]
     assert (f"{SVG}svg", "img") == (root.tag, root.get("role"))
     assert [f"{SVG}title", f"{SVG}desc"] == [node.tag for node in root][:2]
-    assert {lane.sentence for lane in Picture.of(law).lanes} <= set(titles)
-    assert ["http://www.w3.org/2000/svg"] == re.findall(r"https?://[^\"]+", draw(law, "svg", standing))
+    assert {lane.sentence for lane in DiagramModel.of(lifecycle).lanes} <= set(titles)
+    assert ["http://www.w3.org/2000/svg"] == re.findall(r"https?://[^\"]+", draw(lifecycle, "svg", position))
 
 
 def test_svg_of_a_run() -> None:
@@ -97,8 +97,8 @@ def test_svg_of_a_run() -> None:
 )
 def test_hostile_names_stay_text(name: str) -> None:
     """Whatever a run is called, the SVG is well formed and has no more elements than another."""
-    hostile = ElementTree.fromstring(draw(RUN_LIFECYCLE, "svg", Standing(RunStatus.QUEUED, run_id=name)))
-    tame = ElementTree.fromstring(draw(RUN_LIFECYCLE, "svg", Standing(RunStatus.QUEUED)))
+    hostile = ElementTree.fromstring(draw(RUN_LIFECYCLE, "svg", RunPosition(RunStatus.QUEUED, run_id=name)))
+    tame = ElementTree.fromstring(draw(RUN_LIFECYCLE, "svg", RunPosition(RunStatus.QUEUED)))
     assert [node.tag for node in tame.iter()] == [node.tag for node in hostile.iter()]
 
 
@@ -117,17 +117,17 @@ def _contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize(
     ("paint", "paper"), [(p, "#fff") for p in LIGHT.values()] + [(p, "#0d1117") for p in DARK.values()]
 )
-def test_names_can_be_read(paint: Paint, paper: str) -> None:
+def test_names_can_be_read(paint: RoleColors, paper: str) -> None:
     """Text on its box, and the paper's colour on a solid box, have a contrast above 4.5 : 1."""
-    assert _contrast(paint.ink, paint.fill) > 4.5
-    assert _contrast(paper, paint.solid) > 4.5
+    assert _contrast(paint.text, paint.fill) > 4.5
+    assert _contrast(paper, paint.current_fill) > 4.5
 
 
-@pytest.mark.parametrize("law", [RUN_LIFECYCLE, documented(), LOOP])
-def test_mermaid_has_every_move_once(law: Lifecycle) -> None:
+@pytest.mark.parametrize("lifecycle", [RUN_LIFECYCLE, documented(), LOOP])
+def test_mermaid_has_every_move_once(lifecycle: Lifecycle) -> None:
     """Mermaid has one arrow a row, and besides only birth and the ends."""
-    drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", draw(law, "mermaid"), re.MULTILINE)
-    assert sorted((row.source, row.target, row.event) for row in law.transitions) == sorted(drawn)
+    drawn = re.findall(r"^ +(\w+) --> (\w+): (\w+)$", draw(lifecycle, "mermaid"), re.MULTILINE)
+    assert sorted((row.source, row.target, row.event) for row in lifecycle.transitions) == sorted(drawn)
 
 
 def test_mermaid_declares_the_statuses_in_order() -> None:
@@ -160,11 +160,11 @@ def test_dot_has_every_move_once() -> None:
     assert 13 == len(edges)
 
 
-@pytest.mark.parametrize("law", [documented(), LOOP, Lifecycle(())])
-def test_dot_without_the_rule_draws_plain_arrows(law: Lifecycle) -> None:
+@pytest.mark.parametrize("lifecycle", [documented(), LOOP, Lifecycle(())])
+def test_dot_without_the_rule_draws_plain_arrows(lifecycle: Lifecycle) -> None:
     """Where not every live status has the event, each move is an arrow of its own."""
-    edges = EDGE.findall(draw(law, "dot"))
-    assert sorted((row.source, row.target, row.event, "") for row in law.transitions) == sorted(edges)
+    edges = EDGE.findall(draw(lifecycle, "dot"))
+    assert sorted((row.source, row.target, row.event, "") for row in lifecycle.transitions) == sorted(edges)
 
 
 def test_dot_marks_the_run() -> None:
@@ -196,7 +196,7 @@ def test_the_table() -> None:
 def test_the_table_of_statuses() -> None:
     """Each status says what it means, and whether it is live; a run is marked and its times told."""
     plain, marked = (
-        draw(RUN_LIFECYCLE, "table", standing).partition("\n\n")[2].splitlines() for standing in (None, AT_WORK)
+        draw(RUN_LIFECYCLE, "table", position).partition("\n\n")[2].splitlines() for position in (None, AT_WORK)
     )
     assert [f"| `{status}` | {status.meaning} " for status in RunStatus] == [
         "|".join(line.split("|")[:3]) for line in plain[2:]
