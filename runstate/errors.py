@@ -7,8 +7,8 @@ An error has fields for programs and one sentence for people. The class says wha
   `DeadlinePassed` if the event had to come before the deadline, and the run is not expired yet.
 - `ToolOutputsMismatch`: the event is allowed, but not with these tool outputs.
 - `InvalidRun`: a value that no run can have; `RunDecodeError` if it was read from outside.
-- `LostRace`: another caller was faster; `Conflict` by the version, `LeaseLost` by the lease.
-- `RunNotFound`, `ThreadBusy`, `KeyReused`: the request does not fit what the store has.
+- `LostRace`: another caller was faster; `VersionConflict` by the version, `LeaseLost` by the lease.
+- `RunNotFound`, `ThreadBusy`, `IdempotencyKeyReused`: the request does not fit what the store has.
 - `StoreError`: a problem of the store; `retryable` says whether a retry can succeed.
 
 After any of them the run is unchanged, except after `OutcomeUnknown`, which says that this is not known.
@@ -18,8 +18,7 @@ from runstate.lifecycle.errors import DeadlinePassed, DefinitionError, IllegalTr
 from runstate.run.errors import FieldError, InvalidRun, RunDecodeError, ToolOutputsMismatch
 from runstate.store.errors import (
     AccessDenied,
-    Conflict,
-    KeyReused,
+    IdempotencyKeyReused,
     LeaseLost,
     LostRace,
     OutcomeUnknown,
@@ -29,17 +28,17 @@ from runstate.store.errors import (
     StoreUnavailable,
     StoreUrlError,
     ThreadBusy,
+    VersionConflict,
 )
 
 __all__ = [
     "AccessDenied",
-    "Conflict",
     "DeadlinePassed",
     "DefinitionError",
     "FieldError",
+    "IdempotencyKeyReused",
     "IllegalTransition",
     "InvalidRun",
-    "KeyReused",
     "LeaseLost",
     "LostRace",
     "OutcomeUnknown",
@@ -53,4 +52,5 @@ __all__ = [
     "TerminalStatus",
     "ThreadBusy",
     "ToolOutputsMismatch",
+    "VersionConflict",
 ]

@@ -11,8 +11,7 @@ from runstate.store._types import StoredRun
 
 __all__ = [
     "AccessDenied",
-    "Conflict",
-    "KeyReused",
+    "IdempotencyKeyReused",
     "LeaseLost",
     "LostRace",
     "OutcomeUnknown",
@@ -22,6 +21,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreUrlError",
     "ThreadBusy",
+    "VersionConflict",
 ]
 
 
@@ -36,7 +36,7 @@ class LostRace(RunstateError):
         """What was asked."""
 
 
-class Conflict(LostRace):
+class VersionConflict(LostRace):
     """The run is not at the version that the decision was made on. Read it again, and decide anew."""
 
     def __init__(self, run: StoredRun, event: RunEvent, expected_version: int) -> None:
@@ -85,7 +85,7 @@ class ThreadBusy(RunstateError):
         return f"Thread {self.thread_id} already has an active run {self.run_id}."  # as the real servers say it
 
 
-class KeyReused(RunstateError):
+class IdempotencyKeyReused(RunstateError):
     """The idempotency key belongs to a run that was created with other values. Nothing was created."""
 
     def __init__(self, key: str, run_id: str, fields: Sequence[str]) -> None:

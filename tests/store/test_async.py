@@ -152,7 +152,14 @@ def test_the_twin_answers_alike(any_url: str, store_at: Callable[[str], Store], 
         expected = seqs_hidden(asked(memory))
         assert expected == seqs_hidden(run(lambda: asked_later(store)))
     kinds = {told.split(":")[0] for told in expected if told.split(":")[0].isidentifier()}
-    assert {"InvalidRun", "KeyReused", "ThreadBusy", "RunNotFound", "IllegalTransition", "Conflict"} < kinds
+    assert {
+        "InvalidRun",
+        "IdempotencyKeyReused",
+        "ThreadBusy",
+        "RunNotFound",
+        "IllegalTransition",
+        "VersionConflict",
+    } < kinds
 
 
 @pytest.fixture
@@ -264,8 +271,8 @@ def test_a_batch_with_refusals(any_store: Store, clock: ManualClock) -> None:
     found = run(work)
     told = [type(one).__name__ if isinstance(one, Exception) else getattr(one, "status", None) for one in found]
     assert "in_progress" == told[0]
-    assert ["IllegalTransition", "RunNotFound", "Conflict", "queued"] == told[1:5]
-    assert ["InvalidRun", "ThreadBusy", "KeyReused", "InvalidRun"] == told[5:9]
+    assert ["IllegalTransition", "RunNotFound", "VersionConflict", "queued"] == told[1:5]
+    assert ["InvalidRun", "ThreadBusy", "IdempotencyKeyReused", "InvalidRun"] == told[5:9]
     assert ["many_1", "many_2"] == [one.id for one in found[9]]
     assert "cancelled" == told[10]
     assert [] == found[11]

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from runstate import InvalidRun, ManualClock, Run, TruncationStrategy
-from runstate.errors import KeyReused, RunNotFound, StoreError
+from runstate.errors import IdempotencyKeyReused, RunNotFound, StoreError
 from runstate.store import Store, open_store
 from runstate.traces import judge
 from tests.store.support import Prompt, at_once, birth, insert, names
@@ -234,7 +234,7 @@ def test_a_key_for_a_run_that_has_another_or_none(store: Store, prompt: Prompt, 
     ):
         with pytest.raises(InvalidRun, match=f"id: is taken: there is a run {taken['id']} already"):
             store.create(**taken)
-    with pytest.raises(KeyReused, match="instructions"):
+    with pytest.raises(IdempotencyKeyReused, match="instructions"):
         store.create(**names(id="run_1", instructions="x", idempotency_key="key_2"))
     assert before == prompt.everything()
     assert "run_2" == store.create(**names(id="run_2", idempotency_key="key_2")).id
@@ -253,7 +253,7 @@ def test_many_are_all_or_none(store: Store, prompt: Prompt, clock: ManualClock) 
     for wrong, kind in (
         (names(id="taken", model="other"), "InvalidRun"),
         (names(thread_id="busy", one_live_run_per_thread="reject", instructions="x"), "ThreadBusy"),
-        (names(model="other", idempotency_key="key_1", instructions="x"), "KeyReused"),
+        (names(model="other", idempotency_key="key_1", instructions="x"), "IdempotencyKeyReused"),
         (names(model=""), "InvalidRun"),
     ):
         for company in ([names(), wrong], [wrong, names(instructions="y")], [*[names()] * 50, wrong, *[names()] * 50]):
@@ -353,7 +353,7 @@ def test_a_key_of_another_request(
     """Another request under the key is refused, and told which run it belongs to and what differs."""
     run = store.create(**names(idempotency_key="key_1", metadata={"a": "b"}))
     before = prompt.everything()
-    with pytest.raises(KeyReused) as reused:
+    with pytest.raises(IdempotencyKeyReused) as reused:
         store.create(**names(**{"idempotency_key": "key_1", "metadata": {"a": "b"}, **given}))
     assert ("key_1", run.id, (field,)) == (reused.value.key, reused.value.run_id, reused.value.fields)
     assert f"the idempotency key 'key_1' belongs to run {run.id}, which was created with other values ({field})" in str(

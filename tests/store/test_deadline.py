@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from runstate import IllegalTransition, ManualClock, TerminalStatus, Usage, use_clock
-from runstate.errors import Conflict, DeadlinePassed, OutcomeUnknown
+from runstate.errors import DeadlinePassed, OutcomeUnknown, VersionConflict
 from runstate.store import Store, open_store
 from runstate.store._postgres import connection as postgres_module
 from tests.store.conftest import empty
@@ -116,7 +116,7 @@ def test_asked_from_a_version(any_store: Store, clock: ManualClock, event: str) 
     """From another version it is a conflict, and nothing moves, late or not; from the right one it is late."""
     run = bring_in_store(any_store, STANDS[event])
     clock.now = DEADLINE
-    with pytest.raises(Conflict):
+    with pytest.raises(VersionConflict):
         ask_store(any_store, run.id, event, expected_version=run.version + 1)
     assert run == any_store.get(run.id)
     with pytest.raises(TerminalStatus):
@@ -296,7 +296,7 @@ def test_within_it_is_only_refused(
     with a_transaction(store_url) as connection, store.within(connection) as bound:
         with pytest.raises(DeadlinePassed) as refusal:
             ask_store(bound, "run_1", event)
-        with pytest.raises(Conflict):
+        with pytest.raises(VersionConflict):
             ask_store(bound, "run_1", event, expected_version=7)
     assert before == prompt.everything()
     assert [("a",)] == prompt.run("SELECT id FROM orders")

@@ -18,7 +18,7 @@ from runstate import (
     ToolOutputsMismatch,
     Usage,
 )
-from runstate.errors import Conflict, RunNotFound
+from runstate.errors import RunNotFound, VersionConflict
 from runstate.store import Store
 from tests.store.support import Prompt, ask_store, bring_in_store, names
 from tests.support.lifecycle import CALL, EVENTS, LIVE, STATUSES, TABLE, TERMINAL
@@ -42,7 +42,7 @@ def test_another_version(store: Store, prompt: Prompt, clock: ManualClock, statu
     run = bring_in_store(store, status, actor="first")
     before = prompt.everything()
     for event, version in product(EVENTS, {1, run.version + 1, 2**40} - {run.version}):
-        with pytest.raises(Conflict) as conflict:
+        with pytest.raises(VersionConflict) as conflict:
             ask_store(store, run.id, event, actor="second", expected_version=version)
         error = conflict.value
         assert (run, event, version) == (error.run, error.event, error.expected_version)
@@ -124,7 +124,7 @@ def test_a_cancel_repeated(store: Store, prompt: Prompt, clock: ManualClock, sta
         store.request_cancel(run.id, actor="other")
     with pytest.raises(IllegalTransition):
         store.request_cancel(run.id)
-    with pytest.raises(Conflict):
+    with pytest.raises(VersionConflict):
         store.request_cancel(run.id, actor="web", expected_version=first.version + 1)
     assert before == prompt.everything()
 
@@ -152,7 +152,7 @@ def test_outputs_repeated(store: Store, prompt: Prompt, clock: ManualClock) -> N
     for other in others:
         with pytest.raises(IllegalTransition):
             store.submit_tool_outputs(run.id, other)
-    with pytest.raises(Conflict):
+    with pytest.raises(VersionConflict):
         store.submit_tool_outputs(run.id, {"call_1": "sunny"}, expected_version=1)
     assert before == prompt.everything()
     started = store.start(run.id)

@@ -58,7 +58,7 @@ class NewRun(TypedDict, total=False):
     one_live_run_per_thread: Exclusive | None
     """`reject`: raise `ThreadBusy` while the thread has a live run that was created so; `queue`: wait behind it."""
     idempotency_key: str | None
-    """Under the same key there is one run: asking again returns it. Another request under it is `KeyReused`."""
+    """One run per key: the same request returns it again, another one raises `IdempotencyKeyReused`."""
     actor: str | None
     """Who asked, for the history."""
 
@@ -191,7 +191,7 @@ class CreateMixin(StoreBase):
         """Create a run, queued, and return it. It is durable when this returns.
 
         Raises `InvalidRun` with every fault of what was given, `ThreadBusy` where `one_live_run_per_thread="reject"`
-        met a live run, `KeyReused` where the idempotency key belongs to another request.
+        met a live run, `IdempotencyKeyReused` where the idempotency key belongs to another request.
         """
         return self._transport.execute(CreateRuns([_wanted(cast("Mapping[str, Any]", values))], _first))
 

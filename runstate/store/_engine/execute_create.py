@@ -12,7 +12,7 @@ from runstate.store._sql.columns import CREATE_COLUMNS, RUN_COLUMNS, position
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_run
 from runstate.store._types import StoredRun
-from runstate.store.errors import KeyReused, StoreError, StoreUnavailable, ThreadBusy
+from runstate.store.errors import IdempotencyKeyReused, StoreError, StoreUnavailable, ThreadBusy
 
 __all__ = ["create_needs_transaction", "execute_create", "first_row"]
 
@@ -131,7 +131,7 @@ def _same_request(wanted: NewRunRow, row: Row) -> Row:
     run = decode_run(row)
     different = _differences(wanted, run)
     if different:
-        raise KeyReused(wanted.key or "", run.id, different)
+        raise IdempotencyKeyReused(wanted.key or "", run.id, different)
     return row
 
 

@@ -21,7 +21,7 @@ from runstate.store._sql.columns import MOVE_COLUMNS, RUN_COLUMNS, position
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_run
 from runstate.store._types import StoredRun
-from runstate.store.errors import Conflict, RunNotFound, StoreError, StoreUnavailable, ThreadBusy
+from runstate.store.errors import RunNotFound, StoreError, StoreUnavailable, ThreadBusy, VersionConflict
 
 __all__ = ["ExecutionHook", "execute_batch", "execute_in_transaction", "set_execution_hook"]
 
@@ -163,7 +163,7 @@ def _refuse_or_recognize(session: Connection, move: TransitionRun) -> None:
             move.set_result(row)
             return
         if move.version is not None and move.version != run.version:
-            move.set_exception(Conflict(run, move.event, move.version))
+            move.set_exception(VersionConflict(run, move.event, move.version))
             return
         if RUN_LIFECYCLE.find(run.status, move.event) is None:
             move.set_exception(refused(run, move.event))
@@ -251,7 +251,7 @@ def _why_not_submitted(move: TransitionRun, run: StoredRun) -> RunstateError | N
     """Return why a run as it stands does not take these outputs; None if it does."""
     action, outputs = run.required_action, move.outputs or {}
     if move.version not in (None, run.version):
-        return Conflict(run, move.event, move.version or 0)
+        return VersionConflict(run, move.event, move.version or 0)
     if action is None:
         return refused(run, move.event)
     if outputs.keys() != action.id_set:

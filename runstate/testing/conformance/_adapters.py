@@ -19,7 +19,7 @@ from runstate.run.codec import json_text
 from runstate.run.ids import new_run_id
 from runstate.run.validators import with_article
 from runstate.store import Lease, Settle, Store, StoredRun
-from runstate.store.errors import Conflict, LeaseLost
+from runstate.store.errors import LeaseLost, VersionConflict
 from runstate.testing._diff import read_fields
 from runstate.testing._send import RefusalTypes, send_event, send_event_to_store
 from runstate.testing.conformance._system import EventNotOffered, EventRefused, SupportsClock
@@ -263,7 +263,7 @@ class StoreAdapter:
     With `clock`, the clock of the whole process, time is moved instead of waited for.
     """
 
-    refused: tuple[type[Exception], ...] = (IllegalTransition, Conflict, LeaseLost)
+    refused: tuple[type[Exception], ...] = (IllegalTransition, VersionConflict, LeaseLost)
 
     def __init__(self, store: Store, clock: ManualClock | None = None, **settings: Any) -> None:
         self.store: Final = store

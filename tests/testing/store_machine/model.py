@@ -17,7 +17,7 @@ from runstate.lifecycle.errors import IllegalTransition, TerminalStatus
 from runstate.run.errors import InvalidRun, ToolOutputsMismatch
 from runstate.run.values import NO_USAGE, Usage
 from runstate.store import StoredRun
-from runstate.store.errors import Conflict, KeyReused, LeaseLost, RunNotFound, StoreError, ThreadBusy
+from runstate.store.errors import IdempotencyKeyReused, LeaseLost, RunNotFound, StoreError, ThreadBusy, VersionConflict
 from runstate.testing._send import CALLS
 from tests.testing.store_machine.known import Known, Line, Refused, Wanted, differences, view_of
 
@@ -64,7 +64,7 @@ class Account:
         before = next(keyed, None)
         if before is not None:
             if (before.wanted.thread_id, before.wanted.priority) != (wanted.thread_id, wanted.priority):
-                raise Refused(KeyReused, run_id=before.id)
+                raise Refused(IdempotencyKeyReused, run_id=before.id)
             return before
         head = self.head_of(wanted.thread_id)
         if wanted.exclusive == "reject" and head is not None:
@@ -95,7 +95,7 @@ class Account:
         if self._asked_before(run, event, actor, version, outputs):
             return run
         if version not in (None, run.version):
-            raise Refused(Conflict, run)
+            raise Refused(VersionConflict, run)
         if RUN_LIFECYCLE.find(run.status, event) is None:
             raise Refused(_unlawful(run), run)
         if event in RUN_LIFECYCLE.until_deadline and self._is_late(run):
