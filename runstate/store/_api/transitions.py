@@ -45,7 +45,7 @@ class TransitionMixin(StoreBase):
     Every move names the run by its id, and returns it as it stands afterwards. `actor` says who asked, for the
     history; `detail` is a JSON object kept with the entry; `expected_version` is for those who decided on a snapshot.
 
-    Raises `IllegalTransition` (`TerminalStatus`) for a move that the lifecycle does not allow, with the run as it is and
+    Raises `IllegalTransition` (`TerminalStatus`) for a move that the lifecycle does not allow, with the run and
     what moved it there; `VersionConflict` for another version; `RunNotFound`; `InvalidRun` for impossible arguments.
     After any of them nothing has changed.
     """
