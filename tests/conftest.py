@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -27,9 +28,11 @@ settings.load_profile("steady")
 
 
 def pytest_configure() -> None:
-    """Heed Ctrl-C: a script that begins the tests in its background has them and all their processes ignore it."""
+    """Heed Ctrl-C, which a script that begins the tests in its background has them ignore; and no slow callbacks."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # In development mode asyncio warns of callbacks that take a tenth of a second: on a busy machine, of any.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 @pytest.hookimpl(optionalhook=True)  # there are runs without xdist

@@ -248,6 +248,7 @@ def test_who_waits_for_each_other(home: str, monkeypatch: pytest.MonkeyPatch) ->
         store.create_many([names(id="run_1", thread_id="a"), names(id="run_2", thread_id="b")])
         claims = store.claim(lease, 2)
         other.run("BEGIN")
+        other.run("SET LOCAL deadlock_timeout = '1min'")  # the store's transaction is undone, not this one
         other.run("SELECT 1 FROM runstate_run WHERE id = 'run_2' FOR UPDATE")
         monkeypatch.setattr("runstate.store._engine.committer.execute_batch", counting)
         with ThreadPoolExecutor(1) as pool:
