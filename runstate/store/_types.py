@@ -101,10 +101,14 @@ class StoredRun(RunSnapshot):
         return (*self.field_values(), *(getattr(self, name) for name in self.STORE_FIELDS))
 
     def __setstate__(self, values: tuple[Any, ...]) -> None:
-        own = self.STORE_FIELDS
-        super().__setstate__(values[: -len(own)])
-        for name, value in zip(own, values[-len(own) :], strict=True):
-            setattr(self, name, value)
+        count = len(self.STORE_FIELDS)
+        super().__setstate__(values[:-count])
+        self.set_store_fields(values[-count:])
+
+    def set_store_fields(self, values: tuple[Any, ...]) -> None:
+        """Set what a run has of the store, as `STORE_FIELDS`: a loop over the names takes twice as long."""
+        self.seq, self.version, self.event, self.source, self.changed_at_us, self.actor, *rest = values
+        self.queue, self.priority, self.attempt, self.claimable = rest
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:

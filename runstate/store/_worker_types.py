@@ -124,7 +124,6 @@ class Checkpoint:
             raise_if_invalid(
                 [FieldError("checkpoint", f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")]
             )
-        raise_if_invalid(validators.plain_text("checkpoint", text))
         self.text: Final = text
         """The value as JSON."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from runstate.lifecycle import INITIAL_STATUS, RunEvent, RunStatus
@@ -61,22 +62,23 @@ def _read(field: str, kept: str | None) -> Any:
 
 def decode_run(row: Row) -> StoredRun:
     """Return the run of a row of `RUN_COLUMNS`."""
-    values = dict(zip(RUN_COLUMNS, row, strict=True))
-    values["status"] = _STATUS[values["status"]]
-    values["event"] = _EVENT[values["event"]]
-    values["source"] = None if values["source"] is None else _STATUS[values["source"]]
-    values["claimable"] = bool(values["claimable"])  # a number in SQLite
+    record = dict(zip(_RECORDED, _recorded(row), strict=True))
+    record["status"] = _STATUS[record["status"]]
     for name in _JSON:
-        values[name] = _read(name, values[name])
-    record = {name: values[name] for name in _RECORDED}
-    run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(values["settings"])})
-    for name in StoredRun.STORE_FIELDS:
-        setattr(run, name, values[name])
+        record[name] = _read(name, record[name])
+    seq, version, event, source, at, actor, queue, priority, attempt, claimable = _stored(row)
+    run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(row[_SETTINGS_PLACE])})
+    source = None if source is None else _STATUS[source]
+    claimable = bool(claimable)  # a number in SQLite
+    run.set_store_fields((seq, version, _EVENT[event], source, at, actor, queue, priority, attempt, claimable))
     return run
 
 
 _JSON: Final = ("required_action", "last_error", "incomplete_details", "usage")
 _RECORDED: Final = tuple(name for name in RUN_COLUMNS if name in FIELDS)
+_recorded: Final = getter(RUN_COLUMNS, *_RECORDED)
+_stored: Final = getter(RUN_COLUMNS, *StoredRun.STORE_FIELDS)
+_SETTINGS_PLACE: Final = position(RUN_COLUMNS, "settings")
 _LEASE: Final = position(RUN_COLUMNS, "worker")
 
 
@@ -100,16 +102,17 @@ _known_at_once: Final = getter(
 
 
 def _decode_claimed(row: Row) -> tuple[Any, ...]:
-    found = dict(zip(CLAIMED_COLUMNS, row, strict=True))
-    found["status"] = _STATUS[found["status"]]
-    values = _CLAIMED.copy()
-    for name in _CLAIMED_FIELDS:
-        values[_PLACE[name]] = found[name]
-    if found["settings"] is not None:
-        for name, value in _settings(found["settings"]).items():
-            values[_PLACE[name]] = value
-    found |= {"event": RunEvent.START, "source": INITIAL_STATUS, "claimable": True}
-    return (*values, *(found[name] for name in StoredRun.STORE_FIELDS))
+    status, settings = _status_and_settings(row)
+    values: tuple[Any, ...] = _arranged((*row, _STATUS[status], RunEvent.START, INITIAL_STATUS, True, *_CLAIMED))
+    if settings is None:
+        return values
+    chosen = list(values)
+    for name, value in _settings(settings).items():
+        chosen[_PLACE[name]] = value
+    return tuple(chosen)
+
+
+_status_and_settings: Final = getter(CLAIMED_COLUMNS, "status", "settings")
 
 
 def decode_created(run: Run, row: Row, seq: int, at: int, ready: bool) -> StoredRun:
@@ -119,18 +122,26 @@ def decode_created(run: Run, row: Row, seq: int, at: int, ready: bool) -> Stored
     values[_EXPIRES_AT] += created_at - values[_CREATED_AT]
     values[_CREATED_AT] = created_at
     queue, priority, actor = _created_with(row)
-    found = {"seq": seq, "version": 1, "event": None, "source": None, "changed_at_us": at, "actor": actor}
-    found |= {"queue": queue, "priority": priority, "attempt": 0, "claimable": ready}
     new = StoredRun.__new__(StoredRun)
-    new.__setstate__((*values, *(found[name] for name in StoredRun.STORE_FIELDS)))
+    new.__setstate__((*values, seq, 1, None, None, at, actor, queue, priority, 0, ready))  # as STORE_FIELDS are
     return new
 
 
 _PLACE: Final = {name: place for place, name in enumerate((*FIELDS, "extra"))}
 _CREATED_AT: Final = _PLACE["created_at"]
 _EXPIRES_AT: Final = _PLACE["expires_at"]
-_CLAIMED: Final = list(_DEFAULT_RUN.field_values())
-_CLAIMED_FIELDS: Final = tuple(name for name in CLAIMED_COLUMNS if name in FIELDS)
+_CLAIMED: Final = _DEFAULT_RUN.field_values()
+
+
+def _arrange() -> itemgetter[Any]:
+    """Return what picks the values of a claimed run from its row, what every claim has, and the defaults."""
+    known = (*CLAIMED_COLUMNS, "status", "event", "source", "claimable")
+    place = {name: len(known) + place for name, place in _PLACE.items()}
+    place |= {name: place for place, name in enumerate(known)}  # of two of one name the last, which was converted
+    return itemgetter(*(place[name] for name in (*_PLACE, *StoredRun.STORE_FIELDS)))
+
+
+_arranged: Final = _arrange()
 _created_with: Final = getter(CREATE_COLUMNS, "queue", "priority", "actor")
 
 
