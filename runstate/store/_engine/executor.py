@@ -43,7 +43,7 @@ _hook: ExecutionHook | None = None
 
 
 def set_execution_hook(witness: ExecutionHook | None) -> ExecutionHook | None:
-    """Let all stores of this process perform by way of `witness`, for who counts what is asked; None for nobody.
+    """Let all stores of this process execute their batches by `witness`, which may count them; None for no hook.
 
     Returns the one before, to be put back.
     """
@@ -147,7 +147,7 @@ def _run_moves(session: Connection, asked: Iterable[tuple[TransitionRun, int | N
 
 
 def _is_idle(move: TransitionRun, row: Row) -> bool:
-    """Tell whether a cancel was asked of a run that nobody works on."""
+    """Tell whether a cancel was requested of a run that no worker works on."""
     return move.event is RunEvent.REQUEST_CANCEL and row[_SOURCE] in _UNOWNED
 
 

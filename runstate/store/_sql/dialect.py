@@ -129,7 +129,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def hold_thread(self, thread: str) -> str:
-        """Return the statement that lets nobody else end or begin a run of a thread until the commit."""
+        """Return the statement that keeps others from ending or creating runs of a thread until the commit."""
 
     # --- histories ------------------------------------------------------------------------------------------------
 

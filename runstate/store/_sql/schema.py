@@ -135,7 +135,7 @@ CREATE TABLE runstate_notes (
     completion_tokens {number} NOT NULL DEFAULT 0,
     progress TEXT
 ){dialect.table_options}"""
-    # The session 0 is nobody's and closed for ever: a run that its worker released belongs to it.
+    # The session 0 has no worker and is closed for ever: a run that its worker released belongs to it.
     worker = f"""\
 CREATE TABLE runstate_worker (
     token {number} PRIMARY KEY NOT NULL,

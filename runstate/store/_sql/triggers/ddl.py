@@ -1,6 +1,6 @@
-"""The law as the database holds it: triggers that refuse what `lifecycle.py` does not allow, from whoever writes.
+"""The table of transitions in the database: triggers that refuse what it does not allow, from every client.
 
-The history is written by the database too: whoever moves a run writes event, source, version and time into its row,
+The database writes the history, too: a client that moves a run writes event, source, version and time into its row,
 and a trigger appends the entry. So no row moves without its entry, and none is written by hand.
 
 Measured inside the group commit: rule rows with foreign keys cost as much for every row as the insert of the entry.
