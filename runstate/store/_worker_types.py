@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeAlias, cast
 
 import attrs
 
-from runstate.lifecycle import RunEvent, RunStatus
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus, StatusField
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
 from runstate.run.codec import json_text
@@ -21,6 +21,7 @@ from runstate.store._types import StoredRun
 from runstate.store.validators import lease_seconds
 
 __all__ = [
+    "OUTCOMES",
     "Checkpoint",
     "Claim",
     "HeartbeatResult",
@@ -30,10 +31,34 @@ __all__ = [
     "SettleKey",
     "SweepResult",
     "detail_text",
+    "event_errors",
 ]
 
 SettleKey: TypeAlias = tuple[RunEvent, bool]
 """The event of an outcome, and whether it has a payload: more than the tokens used, or not even these."""
+
+_REQUESTS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
+_FIELDS: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
+_FIELDS_OF: Final[Mapping[RunEvent, tuple[StatusField, ...]]] = {
+    event: tuple(field for field in _FIELDS if RUN_LIFECYCLE.is_present(field, RUN_LIFECYCLE.target_of(event)))
+    for event in RUN_LIFECYCLE.events
+    if event not in _REQUESTS
+}
+"""What a run has after the event of an outcome, of the fields that an outcome carries."""
+OUTCOMES: Final[tuple[SettleKey, ...]] = tuple(
+    (event, has_payload)
+    for event, fields in _FIELDS_OF.items()
+    for has_payload in (True, False)
+    if has_payload or fields == ("usage",)
+)
+_ENDS: Final = frozenset(event for event, has_payload in OUTCOMES if not has_payload)
+
+
+def event_errors(event: object) -> tuple[FieldError, ...]:
+    """Return what is wrong with the event of an outcome: a request to a run is none."""
+    if event in _FIELDS_OF:
+        return ()
+    return (FieldError("event", f"expected the event of an outcome, got {validators.preview(event)}"),)
 
 
 @attrs.frozen
@@ -176,7 +201,14 @@ class Settle:
 
     @classmethod
     def ended(cls, run: StoredRun, event: RunEvent, prompt_tokens: int = 0, completion_tokens: int = 0) -> Self:
-        """Return an end that carries the tokens used, and no more."""
+        """Return an end that carries the tokens used, and no more.
+
+        Raises `InvalidRun` for an event that carries more, or ends no attempt, and for impossible numbers.
+        """
+        if event not in _ENDS:
+            raise_if_invalid(event_errors(event) or [FieldError("event", f"a {event} carries more: use `Settle.of`")])
+        if not (type(prompt_tokens) is int is type(completion_tokens) and prompt_tokens >= 0 <= completion_tokens):
+            Usage(prompt_tokens, completion_tokens)  # which says what is wrong
         settle = cls(run, event, _usage_text(prompt_tokens, completion_tokens))
         settle.is_checked = True
         return settle
@@ -196,8 +228,23 @@ class Settle:
         """Return the outcome of a claimed run, from values.
 
         `usage` is what the run has used in all; of one that waits for its tools it is remembered. `detail` goes into
-        the history. Raises `InvalidRun` for an event that ends no attempt, and for a detail that is no JSON object.
+        the history. Raises `InvalidRun` for an event that ends no attempt, for values that do not belong to it, and
+        for a detail that is no JSON object.
         """
+        raise_if_invalid(event_errors(event))
+        carried = {
+            "required_action": required_action,
+            "last_error": last_error,
+            "incomplete_details": incomplete_details,
+        }
+        needed = _FIELDS_OF[event]
+        raise_if_invalid(
+            [
+                FieldError(name, f"expected one with {event}" if value is None else f"is not carried by {event}")
+                for name, value in carried.items()
+                if (value is not None) != (name in needed)
+            ]
+        )
         if event is RunEvent.REQUIRE_ACTION:
             required = json_text(required_action)
             told = f'{{"required_action":{required}}}'

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import pytest
 
-from runstate import InvalidRun, ManualClock, RunEvent, TerminalStatus, Usage
+from runstate import InvalidRun, LastError, ManualClock, RunEvent, TerminalStatus, Usage
 from runstate.errors import LeaseLost, RunNotFound
 from runstate.store import Checkpoint, Claim, Lease, Store
 from runstate.store._worker_types import Settle
@@ -746,3 +748,37 @@ def test_the_outcome_of_a_run_that_is_to_be_cancelled(outcome: str, any_store: S
     given: dict[str, Any] = {"event": RunEvent.COMPLETE, **STALE[outcome]}
     assert {} == any_store.settle(lease, [Settle(claim.run, **given)]).refused
     assert any_store.get("run_1").is_terminal
+
+
+def test_an_outcome_made_of_wrong_values(any_store: Store, clock: ManualClock) -> None:
+    """It is refused when it is made, by a sentence that names the value, and the run stays its worker's."""
+    any_store.create(**names(id="run_1"))
+    lease = any_store.open_lease("w1")
+    (claim,) = any_store.claim(lease)
+    before = any_store.get("run_1")
+    error = LastError("server_error", "no")
+    wrong: list[tuple[str, Callable[[], Settle]]] = [
+        *(
+            ("event", partial(make, claim.run, event))
+            for make in (Settle.of, Settle.ended)
+            for event in (
+                RunEvent.START,
+                RunEvent.SUBMIT_TOOL_OUTPUTS,
+                RunEvent.REQUEST_CANCEL,
+                cast("RunEvent", "done"),
+            )
+        ),
+        *(("event", partial(Settle.ended, claim.run, event)) for event in (RunEvent.FAIL, RunEvent.REQUIRE_ACTION)),
+        ("prompt_tokens", partial(Settle.ended, claim.run, RunEvent.COMPLETE, -1)),
+        ("completion_tokens", partial(Settle.ended, claim.run, RunEvent.COMPLETE, 1, cast("int", "2"))),
+        ("last_error", partial(Settle.of, claim.run, RunEvent.FAIL)),
+        ("last_error", partial(Settle.of, claim.run, RunEvent.COMPLETE, last_error=error)),
+        ("required_action", partial(Settle.of, claim.run, RunEvent.REQUIRE_ACTION)),
+        ("incomplete_details", partial(Settle.of, claim.run, RunEvent.MARK_INCOMPLETE)),
+    ]
+    for name, make in wrong:
+        with pytest.raises(InvalidRun, match=name):
+            make()
+    assert before == any_store.get("run_1")
+    assert {} == any_store.settle(lease, [Settle.of(claim.run, RunEvent.FAIL, last_error=error)]).refused
+    assert error == any_store.get("run_1").last_error

@@ -22,7 +22,6 @@ from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row
-from runstate.store._sql.statements import OUTCOMES
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import (
     Checkpoint,
@@ -32,6 +31,7 @@ from runstate.store._worker_types import (
     Settle,
     SettleAndClaimResult,
     SweepResult,
+    event_errors,
 )
 from runstate.store.validators import queue_names
 
@@ -43,7 +43,6 @@ _SWEEPER: Final = "sweep"
 _GRACE_US: Final = 500_000
 _LIMIT: Final = validators.integer(least=0)
 _AGE: Final = validators.number(0, validators.YEAR_10000)
-_OUTCOME_EVENTS: Final = tuple(event for event, laden in OUTCOMES if laden)
 _FORGET_SESSIONS_US: Final = 24 * 3600 * 1_000_000
 
 
@@ -57,8 +56,7 @@ def _only_claim(result: SettleAndClaimResult) -> Claim | None:
 
 
 def _outcome_errors(settle: Settle) -> Iterator[FieldError]:
-    if settle.event not in _OUTCOME_EVENTS:
-        yield FieldError("event", f"expected the event of an outcome, got {validators.preview(settle.event)}")
+    yield from event_errors(settle.event)
     for field in ("usage", "detail", "required_action", "last_error", "incomplete_details"):
         text: str | None = getattr(settle, field)
         if text is None:

@@ -25,9 +25,9 @@ from runstate.store._sql.columns import (
 from runstate.store._sql.dialect import thread_lock_sql
 from runstate.store._sql.leases import Leases
 from runstate.store._sql.schema import ENDED, occupies_thread, sql_list
-from runstate.store._worker_types import SettleKey
+from runstate.store._worker_types import OUTCOMES, SettleKey
 
-__all__ = ["OUTCOMES", "Statements"]
+__all__ = ["Statements"]
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _ASKED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
@@ -37,16 +37,6 @@ _IDLE: Final = sql_list(sorted(set(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CAN
 
 
 _HELD: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
-_ASKED_OF_RUNS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
-
-OUTCOMES: Final[tuple[SettleKey, ...]] = tuple(
-    (event, laden)
-    for event in RUN_LIFECYCLE.events
-    if event not in _ASKED_OF_RUNS
-    for laden in (True, False)
-    if laden
-    or [field for field in _HELD if RUN_LIFECYCLE.is_present(field, RUN_LIFECYCLE.target_of(event))] == ["usage"]
-)
 
 
 class Statements(Leases):
