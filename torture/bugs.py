@@ -22,7 +22,7 @@ from runstate.store._postgres import pooler
 from runstate.store._sql import leases, statements
 from runstate.store._sql.triggers import conditions
 from runstate.store._sqlite import connection, settle_and_claim
-from runstate.worker import _worker as worker
+from runstate.worker import _session as session
 
 __all__ = ["BUGS", "Bug", "Change", "planted"]
 
@@ -128,10 +128,10 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A worker whose turn failed forgets the outcomes that it brought.",
         (
             Change(
-                worker.Worker,
-                "_take_turn",
-                "self._done = [] if self._lease_lost else [*settles, *self._done]",
-                "self._done = []",
+                session.WorkerSession,
+                "settle_and_claim",
+                "self.done = [] if self.worker_lease.is_lost else [*settles, *self.done]",
+                "self.done = []",
             ),
         ),
     ),

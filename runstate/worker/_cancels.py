@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from runstate.clock import monotonic
 from runstate.lifecycle import RunStatus
-from runstate.store import Lease
 from runstate.store.errors import StoreError
-from runstate.worker._waiting import Waiting
 
-__all__ = ["CancelWatch"]
+__all__ = ["CancelWatcher"]
 
-log: Final = logging.getLogger("runstate.worker")
+_log: Final = logging.getLogger("runstate.worker")
 
 
-class CancelWatch(Waiting):
-    """What looks for cancels."""
+class CancelWatcher:
+    """Looks which of a worker's runs shall be cancelled, one look at a time."""
 
-    _lease: Lease
-    _loop: asyncio.AbstractEventLoop
-    _looking: asyncio.Task[None] | None
-    _look_requested: bool
+    def __init__(
+        self,
+        statuses: Callable[[], Awaitable[Mapping[int, RunStatus]]],
+        compare: Callable[[float, Mapping[int, RunStatus]], None],
+    ) -> None:
+        """Read by `statuses`, and let `compare` have what was found, and when the look began."""
+        self._statuses: Final = statuses
+        self._compare: Final = compare
+        self._looking: asyncio.Task[None] | None = None
+        self._is_requested = False
+        """Whether a notification came since the look that is under way read the store."""
 
-    def _look_for_cancels(self) -> None:
-        """See which of its runs somebody asked to cancel; one look at a time."""
-        self._look_requested = True  # a look that is under way may have asked the store before
+    def look(self) -> None:
+        """Look now, or once more after the look that is under way. Called in the event loop."""
+        self._is_requested = True
         if self._looking is None or self._looking.done():
-            self._looking = self._loop.create_task(self._look())
+            self._looking = asyncio.get_running_loop().create_task(self._look())
 
     async def _look(self) -> None:
-        while self._look_requested:
-            self._look_requested = False
+        while self._is_requested:
+            self._is_requested = False
             looked_at = monotonic()
             try:
-                self._compare(looked_at, await self._store.aio.owned(self._lease))
+                self._compare(looked_at, await self._statuses())
             except StoreError as error:
-                log.debug("could not look for cancels, the next heartbeat will: %s", error)
-
-    def _compare(self, looked_at: float, standing: Mapping[int, RunStatus]) -> None:
-        """Stop what is no longer this worker's, and let handlers know of cancels."""
-        raise NotImplementedError
+                _log.debug("could not look for cancels, the next heartbeat will: %s", error)

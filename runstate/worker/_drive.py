@@ -7,16 +7,19 @@ delivery gets nothing; `Dispatcher` sends again what was never claimed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
-from runstate.store import DEFAULT_MAX_ATTEMPTS, Change, Claim, StoredRun, SweepResult
+from runstate.store import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, Change, Claim, StoredRun, SweepResult
 from runstate.store.errors import StoreError
 from runstate.worker._arguments import outside_of_loops
 from runstate.worker._handlers import Handler
 from runstate.worker._last_attempts import is_last, last_attempts
 from runstate.worker._session import WorkerSession
+from runstate.worker._settings import WorkerSettings
+from runstate.worker._shutdown import ShutdownTimeout
 from runstate.worker._signals import interrupts_end_process
 
 if TYPE_CHECKING:
@@ -24,112 +27,129 @@ if TYPE_CHECKING:
 
 __all__ = ["drive", "drive_async"]
 
-_LOOK_S = 0.1  # between two looks whether a run on its last attempt may be begun
+_log: Final = logging.getLogger("runstate.worker")
+
+_LOOK_S: Final = 0.1  # between two looks whether a run on its last attempt may be begun
+_SETTLE: Final = "settle the run"
 
 
-class _Hand(WorkerSession):
-    """A worker of one run."""
+class _SingleRun:
+    """Drives one run under a lease of its own."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings: Final = settings
+        self._store: Final[Store] = settings.store
+        self._timeout: Final = ShutdownTimeout()
+        self.session: Final = WorkerSession(settings, self._timeout)
 
     async def drive(self, run_id: str) -> StoredRun | None:
-        """Drive the run if it can be claimed or taken over; return it as it stands afterwards."""
+        """Drive the run if it can be claimed or taken over; return it as it is afterwards."""
+        session = self.session
         try:
-            await self._set_up()
+            await session.open()
         except BaseException:
-            self._ticks.stop()
+            session.worker_lease.ticks.stop()
             raise
-        chores: asyncio.Task[None] | None = None
+        maintenance: asyncio.Task[None] | None = None
         try:
             claim = await self._claim(run_id)
             if claim is None:
                 return None
-            self._stopping = True  # its chores take over no other run
-            chores = self._start_maintenance()
-            with self._store.subscribe(self._hear):
-                await self._see_through(claim)
+            maintenance = asyncio.create_task(session.maintain())
+            maintenance.add_done_callback(self._on_crash)
+            with self._store.subscribe(self._on_change):
+                await self._work(claim)
             return await self._store.aio.get(run_id)
         finally:
-            if chores is not None:
-                chores.cancel()
-                await asyncio.wait([chores])
-            if self._reservation is not None:
-                self._reservation.end()
-            await self._give_back()
-            self._thread_pool.shutdown()
+            if maintenance is not None:
+                maintenance.cancel()
+                await asyncio.wait([maintenance])
+            if session.reservation is not None:
+                session.reservation.end()
+            await session.close()
+            session.shut_down()
 
     async def _claim(self, run_id: str) -> Claim | None:
-        aio = self._store.aio
-        claim = await aio.claim_id(self._lease, run_id)
+        """Claim the run, or take it over. Raises `RunNotFound`."""
+        session, aio, max_attempts = self.session, self._store.aio, self._settings.max_attempts
+        claim = await aio.claim_id(session.lease, run_id)
         if claim is not None:
             return claim
-        run = await aio.get(run_id)  # raises RunNotFound
+        run = await aio.get(run_id)
         if run.is_terminal:
             return None
-        swept = await aio.sweep(max_attempts=self._max_attempts)
-        if is_last(run.attempt + 1, self._max_attempts):
+        swept = await aio.sweep(max_attempts=max_attempts)
+        if is_last(run.attempt + 1, max_attempts):
             await self._reserve_place(swept)
-        queues = (run.queue,)
-        taken = await aio.take_over(
-            self._lease,
+        claims = await aio.take_over(
+            session.lease,
             1,
-            queues=queues,
-            max_attempts=self._max_attempts,
+            queues=(run.queue,),
+            max_attempts=max_attempts,
             run_id=run_id,
-            last_attempts=0 if self._reservation is None else 1,
+            last_attempts=0 if session.reservation is None else 1,
         )
-        return taken[0] if taken else None
+        return claims[0] if claims else None
 
     async def _reserve_place(self, swept: SweepResult) -> None:
         """Wait until no other run on its last attempt is at work in this process, but for no longer than a lease.
 
         Then this delivery gets nothing, as one that comes while another works on the run, and the next one may.
         """
-        until = monotonic() + self._lease_s
-        self._reservation = last_attempts().reserve()
-        while self._reservation is None and swept.orphaned and monotonic() < until:
+        session = self.session
+        until = monotonic() + self._settings.lease_s
+        session.reservation = last_attempts().reserve()
+        while session.reservation is None and swept.orphaned and monotonic() < until:
             await asyncio.sleep(_LOOK_S)
-            swept = await self._store.aio.sweep(max_attempts=self._max_attempts)
-            self._reservation = last_attempts().reserve()
+            swept = await self._store.aio.sweep(max_attempts=self._settings.max_attempts)
+            session.reservation = last_attempts().reserve()
 
-    async def _see_through(self, claim: Claim) -> None:
-        if self._holds():
-            self._start(claim, monotonic())
-        while self._executions and not self._lease_lost:
-            self._wake.clear()
-            if not self._done:
-                await self._wake.wait()
-        if self._retries.error is not None:
-            raise self._retries.error
-        while self._done and not self._lease_lost:
-            await self._settle()
+    async def _work(self, claim: Claim) -> None:
+        """Call the handler and commit the outcome. Raises the outage that the handler met."""
+        session = self.session
+        if session.worker_lease.ensure():
+            session.start(claim, monotonic())
+        while session.executions and not session.worker_lease.is_lost:
+            session.wake.clear()
+            if not session.done:
+                await session.wake.wait()
+        if session.retries.error is not None:
+            raise session.retries.error
+        while session.done and not session.worker_lease.is_lost:
+            try:
+                await session.settle_and_claim()
+            except StoreError as error:
+                await session.requests.wait(_SETTLE, error, float("inf"))
+            else:
+                session.requests.succeeded(_SETTLE)
 
-    async def _settle(self) -> None:
-        settles, self._done = self._done, []
-        try:
-            result = await self._store.aio.settle_and_claim(self._lease, settles, reconcile=self._reconcile_needed)
-        except StoreError as error:
-            self._done, self._reconcile_needed = settles, True
-            await self._wait_for_store("turn", error)
-            return
-        self._succeeded("turn")
-        self._take_refusals(settles, result.refused)
+    def _on_change(self, change: Change) -> None:
+        """Hear of a change in the store, in any thread."""
+        loop = self.session.loop
+        if change & Change.CANCELLING and loop is not None:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self.session.cancels.look)
 
-    def _hear(self, hint: Change) -> None:
-        if hint & Change.CANCELLING:
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._look_for_cancels)
+    def _on_crash(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            name = self._settings.name
+            _log.critical("driver %s crashed (bug in runstate)", name, exc_info=task.exception())
 
 
-def _hand(
+def _single_run(
     store: Store, handler: Handler, name: str | None, lease_s: float, max_attempts: int, stall_timeout_s: float | None
-) -> _Hand:
-    return _Hand(
-        store,
-        handler,
-        concurrency=1,
-        name=name,
-        lease_s=lease_s,
-        max_attempts=max_attempts,
-        stall_timeout_s=stall_timeout_s,
+) -> _SingleRun:
+    return _SingleRun(
+        WorkerSettings.checked(
+            store,
+            handler,
+            concurrency=1,
+            queues=(DEFAULT_QUEUE,),
+            name=name,
+            lease_s=lease_s,
+            max_attempts=max_attempts,
+            stall_timeout_s=stall_timeout_s,
+        )
     )
 
 
@@ -152,10 +172,10 @@ def drive(
     away when the run is to be claimed, or where the handler met that: then the run is given back, and another delivery
     goes on with it.
     """
-    hand = _hand(store, handler, name, lease_s, max_attempts, stall_timeout_s)
+    driver = _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s)
     outside_of_loops("drive_async")
-    with interrupts_end_process(lambda: hand.turned_at):
-        return asyncio.run(hand.drive(run_id))
+    with interrupts_end_process(lambda: driver.session.worker_lease.ticks.moved_at):
+        return asyncio.run(driver.drive(run_id))
 
 
 async def drive_async(
@@ -169,5 +189,4 @@ async def drive_async(
     stall_timeout_s: float | None = None,
 ) -> StoredRun | None:
     """Drive one run as `drive` does, inside an event loop."""
-    hand = _hand(store, handler, name, lease_s, max_attempts, stall_timeout_s)
-    return await hand.drive(run_id)
+    return await _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s).drive(run_id)

@@ -1,11 +1,11 @@
-"""One run in the hands of a worker: its handler under way, and what becomes of it."""
+"""The execution of one claimed run: its handler under way, and the outcome to be committed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Final, TypeGuard, cast
 
 from runstate.lifecycle import RunEvent
 from runstate.run.validators import with_article
@@ -13,7 +13,7 @@ from runstate.store import Settle
 from runstate.store.availability import Availability
 from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached
 from runstate.worker._failure import met_outage
-from runstate.worker._handlers import Handler, HandlerError, TaskFactory, discard
+from runstate.worker._handlers import Handler, HandlerError, TaskFactory, discard, is_awaitable
 
 __all__ = ["NOT_CALLED", "RunExecution"]
 
@@ -32,7 +32,7 @@ def _always(_: RunExecution) -> bool:
 class RunExecution:
     """A claimed run whose handler is called."""
 
-    __slots__ = ("_take", "begun_at", "ctx", "future", "seq")
+    __slots__ = ("_take", "begun_at", "ctx", "error", "future", "seq")
 
     def __init__(self, ctx: Context, begun_at: float, take: Callable[[RunExecution, object], None]) -> None:
         self.ctx: Final = ctx
@@ -41,6 +41,8 @@ class RunExecution:
         """When its claim was known; it is not called earlier."""
         self._take = take
         """Takes what the handler returned or `Raised`, in the loop; what is taken twice is taken once."""
+        self.error: BaseException
+        """The outage that the handler met; set where it is to be called again."""
         self.future: asyncio.Future[None] | None = None
         """What awaits an async handler; none for a plain one, which a thread calls."""
 
@@ -104,8 +106,25 @@ class RunExecution:
             self.future.cancel()
             self.future.add_done_callback(self.end)  # a task that has not begun never will
 
-    def met_outage(self, raised: HandlerError, availability: Availability) -> bool:
-        """Tell whether what the handler raised says nothing of the run, which can be begun again.
+    @staticmethod
+    def is_awaitable(returned: object) -> TypeGuard[Awaitable[object]]:
+        """Return whether what the handler returned is still to be awaited."""
+        return returned is not None and type(returned) is not Outcome and is_awaitable(returned)
+
+    def conclude(self, returned: object, availability: Availability) -> Settle | None:
+        """Return what to commit for what the handler returned; None if it met an outage, and is to be called again."""
+        if isinstance(returned, HandlerError) and self._met_outage(returned, availability):
+            log.debug("run %s: its handler met an outage, and is called again", self.ctx.run_id)
+            self.error = returned.error
+            return None
+        try:
+            return self._settle(returned)
+        except Exception as error:  # a bug of this library: the run must end all the same
+            log.exception("run %s: what its handler returned cannot be committed", self.ctx.run_id)
+            return self.ctx.settle_error(error)
+
+    def _met_outage(self, raised: HandlerError, availability: Availability) -> bool:
+        """Return whether what the handler raised says nothing of the run, which can be begun again.
 
         Not where the run is at a limit or is to be cancelled: then it ends by that.
         """
@@ -113,8 +132,7 @@ class RunExecution:
             return False
         return met_outage(raised.error, availability.was_away_since(self.begun_at))
 
-    def settle(self, returned: object) -> Settle:
-        """Return what to commit for what the handler returned."""
+    def _settle(self, returned: object) -> Settle:
         ctx = self.ctx
         if returned is _CANCELLED:
             if ctx.is_cancelling:

@@ -78,7 +78,8 @@ class HeartbeatThread:
         self._stall_timeout_s = stall_timeout_s
         self._stopped = Event()
         self._ticks = ticks
-        self._loop = asyncio.get_running_loop()
+        self.loop: Final = asyncio.get_running_loop()
+        """The event loop whose turns are watched."""
         self._told = self._told_of_stall = False
         self._thread = Thread(target=self._run, name="runstate-heartbeat", daemon=True)
 
@@ -147,7 +148,7 @@ class HeartbeatThread:
     def _blocking_handler(self) -> str:
         """Return whose task the loop is at; that of a handler has the name of its run."""
         with suppress(RuntimeError):  # it may change the tasks meanwhile
-            task = asyncio.current_task(self._loop)
+            task = asyncio.current_task(self.loop)
             return "" if task is None else f" by {task.get_name()}"
         return ""
 

@@ -1,40 +1,40 @@
-"""The worker: claims runs, calls the handler, commits what came of it, and takes over what others left.
+"""The worker: claims runs, calls the handler, commits the outcomes, and takes over the runs of workers that died.
 
-One coroutine goes round: what is done is settled and what is free is claimed in one turn, one commit. While that is
-under way other handlers finish, and go into the next. The lease is renewed by a thread (`pulse.py`).
+One coroutine, the main loop, commits outcomes and claims runs by one request, in one commit; the handlers that finish
+meanwhile go into the next. A thread renews the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from runstate.clock import monotonic
 from runstate.run import validators
-from runstate.store import DEFAULT_MAX_ATTEMPTS, Change, Claim
+from runstate.store import DEFAULT_MAX_ATTEMPTS, Change
 from runstate.store.availability import can_be_retried
 from runstate.store.errors import StoreError, StoreUnavailable
 from runstate.worker._arguments import outside_of_loops, possible
 from runstate.worker._handlers import Handler
-from runstate.worker._last_attempts import last_attempts
-from runstate.worker._session import WorkerSession, log
+from runstate.worker._main_loop import OPEN, MainLoop
+from runstate.worker._phase import PhaseEvent, WorkerLife, WorkerPhase
+from runstate.worker._session import WorkerSession
+from runstate.worker._settings import WorkerSettings
+from runstate.worker._shutdown import ShutdownTimeout
 from runstate.worker._signals import StopSignals
-from runstate.worker._waiting import TAKE_OVER
 
 if TYPE_CHECKING:
     from runstate.store import Store
 
 __all__ = ["Worker"]
 
-_IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two looks for runs when no hint comes
-_BEGIN: Final = "begin"
-_MOST: Final = 500  # runs a turn: past it a commit gains little, and the loop stands still while they are begun
+_log: Final = logging.getLogger("runstate.worker")
 
 
-class Worker(WorkerSession):
+class Worker:
     """Drives the runs of a store.
 
     `handler` is called for every run, plain functions in threads, async ones as tasks, `concurrency` at a time.
@@ -62,7 +62,7 @@ class Worker(WorkerSession):
         drain_s: float = 30.0,
         stall_timeout_s: float | None = None,
     ) -> None:
-        super().__init__(
+        settings = WorkerSettings.checked(
             store,
             handler,
             concurrency=concurrency,
@@ -73,12 +73,22 @@ class Worker(WorkerSession):
             stall_timeout_s=stall_timeout_s,
         )
         possible(validators.number(0, validators.YEAR_10000)("drain_s", drain_s))
-        self._drain_s = drain_s
-        self._stop_at = float("inf")
-        self._at_work = self._ended = False
-        self._going: asyncio.Task[None] | None = None
-        self.settled: int = 0
+        self.name: Final = settings.name
+        """Its name in the histories of runs."""
+        self._settings: Final = settings
+        self._store: Final = store
+        self._timeout: Final = ShutdownTimeout()
+        self._session: Final = WorkerSession(settings, self._timeout)
+        self._life: Final = WorkerLife(drain_s)
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name}: {len(self._session.executions)} of {self._settings.concurrency} at work>"
+
+    @property
+    def settled(self) -> int:
         """How many outcomes were committed."""
+        return self._session.settled
 
     # --- for programs ---------------------------------------------------------------------------------------------
 
@@ -90,298 +100,154 @@ class Worker(WorkerSession):
         Raises `RuntimeError` inside an event loop, and for a worker that is at work or was stopped.
         """
         outside_of_loops("async with worker")
-        self._take_work()
+        self._begin()
         try:
-            with StopSignals(self.stop, lambda: self.turned_at):
-                asyncio.run(self._begin_and_work(until_idle))
+            with StopSignals(self.stop, lambda: self._session.worker_lease.ticks.moved_at):
+                asyncio.run(self._open_and_work(until_idle))
         finally:
-            self._leave_work()
+            self._end()
+
+    async def work(self, *, until_idle: bool = False) -> None:
+        """Work until `stop`, or until there is nothing to do. Raises `RuntimeError` if it is at work or was stopped."""
+        self._begin()
+        await self._open_and_work(until_idle)
 
     async def __aenter__(self) -> Self:
-        self._take_work()
-        if not await self._begin():
+        self._begin()
+        if not await self._open():
             raise self._was_stopped()
-        self._going = asyncio.create_task(self._work(until_idle=False))
-        self._going.add_done_callback(self._on_crash)
+        self._task = asyncio.create_task(self._work(until_idle=False))
+        self._task.add_done_callback(self._on_crash)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._stopping:  # a second time means: at once
+        if not self._life.is_stopping:  # a second time means: at once
             self.stop()
-        if self._going is not None:
-            await self._going
+        if self._task is not None:
+            await self._task
 
     def stop(self) -> None:
         """Claim no more, let the handlers finish for `drain_s` seconds, then release their runs. Again: at once."""
-        now = monotonic()
-        self._stop_at = now if self._stopping else now + self._drain_s
-        self._ends_at_once, self._stopping = self._stopping, True
-        self._ended = not self._at_work
-        with suppress(AttributeError, RuntimeError):  # it has no loop yet, or none any more
-            self._loop.call_soon_threadsafe(self._on_stop)
+        self._life.stop()
+        self._session.ends_at_once = self._life.phase is WorkerPhase.STOPPING
+        loop = self._session.loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(self._on_stop)
 
     def _on_stop(self) -> None:
-        self._wake.set()
+        self._session.wake.set()
         self._store.availability.wake()
-        with suppress(AttributeError, RuntimeError):  # it asks nothing of the store now
-            self._arm_shutdown_timeout()
+        self._timeout.shorten(self._life.time_left + self._session.last_s)
 
-    def _arm_shutdown_timeout(self) -> None:
-        left = max(0.0, self._stop_at - monotonic())
-        at, until = asyncio.get_running_loop().time() + left + self._last_s, self._patience.when()
-        self._patience.reschedule(at if until is None else min(at, until))
+    # --- its life -------------------------------------------------------------------------------------------------
 
-    @property
-    def _time_left(self) -> float:
-        return max(0.0, self._stop_at - monotonic())
-
-    async def work(self, *, until_idle: bool = False) -> None:
-        """Work until `stop`, or until there is nothing to do. Raises `RuntimeError` if it is at work or was stopped."""
-        self._take_work()
-        await self._begin_and_work(until_idle)
-
-    def _take_work(self) -> None:
-        """Raise `RuntimeError` unless this worker may work; from now on it is at work."""
-        if self._ended:
+    def _begin(self) -> None:
+        """Be at work from now on. Raises `RuntimeError` if it is at work or was stopped."""
+        if self._life.move(PhaseEvent.BEGIN):
+            return
+        if self._life.phase is WorkerPhase.STOPPED:
             raise self._was_stopped()
-        if self._at_work:
-            raise RuntimeError(f"worker {self.name} is at work already: make another Worker to work beside it")
-        self._at_work = True
+        raise RuntimeError(f"worker {self.name} is at work already: make another Worker to work beside it")
 
-    def _leave_work(self) -> None:
-        self._at_work, self._ended = False, self._stopping
-        self._end_requests()
-        self._ticks.stop()
+    def _end(self) -> None:
+        self._life.move(PhaseEvent.END)
+        self._session.requests.end()
+        self._session.worker_lease.ticks.stop()
 
     def _was_stopped(self) -> RuntimeError:
         return RuntimeError(f"worker {self.name} was stopped and works no more: make another Worker")
 
-    async def _begin_and_work(self, until_idle: bool) -> None:
-        if await self._begin():
+    async def _open_and_work(self, until_idle: bool) -> None:
+        if await self._open():
             await self._work(until_idle=until_idle)
 
-    async def _begin(self) -> bool:
-        """Set up as soon as the database answers; return whether it did: False if the worker was stopped before."""
+    async def _open(self) -> bool:
+        """Open the session as soon as the database answers; return False if the worker was stopped before."""
         try:
-            has_begun = await self._set_up_patiently()
+            is_open = await self._try_to_open()
         except BaseException:
-            self._leave_work()
+            self._end()
             raise
-        if not has_begun:
-            self._leave_work()
-        return has_begun
+        if not is_open:
+            self._end()
+        return is_open
 
-    async def _set_up_patiently(self) -> bool:
-        """Set up; the database may have gone away since the store was opened."""
-        while not self._stopping:
+    async def _try_to_open(self) -> bool:
+        """Open the session; the database may have gone away since the store was opened."""
+        requests = self._session.requests
+        while not self._life.is_stopping:
             try:
-                await self._patiently(self._set_up())
+                await self._with_timeout(self._session.open())
             except StoreError as error:
                 if not can_be_retried(error):
                     raise
-                if not self._stopping:
-                    await self._wait_for_store(_BEGIN, error)
-                if self._stopping:
-                    log.warning("worker %s was stopped before it could begin: %s", self.name, error)
+                if not self._life.is_stopping:
+                    await requests.wait(OPEN, error, self._life.time_left)
+                if self._life.is_stopping:
+                    _log.warning("worker %s was stopped before it could begin: %s", self.name, error)
             else:
-                self._succeeded(_BEGIN)
+                requests.succeeded(OPEN)
                 return True
         return False
 
     async def _work(self, *, until_idle: bool) -> None:
-        chores = self._start_maintenance()
+        maintenance = asyncio.create_task(self._session.maintain())
+        maintenance.add_done_callback(self._on_crash)
         try:
             with self._store.subscribe(self._on_change):
-                await self._patiently(self._go_round(until_idle))
-            if chores.done():
-                chores.result()  # which raises
+                await self._with_timeout(MainLoop(self._session, self._life).run(until_idle))
+            if maintenance.done():
+                maintenance.result()  # which raises
         except StoreUnavailable as error:
-            if not self._patience.expired():
+            if not self._timeout.has_expired:
                 raise
-            log.warning("worker %s ends in the middle of a turn: %s", self.name, error)
+            _log.warning("worker %s ends while a request is under way: %s", self.name, error)
         finally:
-            chores.cancel()
-            await asyncio.wait([chores])
+            maintenance.cancel()
+            await asyncio.wait([maintenance])
             try:
-                await self._give_back()
+                await self._session.close()
             finally:
-                self._thread_pool.shutdown()
-                self._leave_work()
+                self._session.shut_down()
+                self._end()
 
-    async def _patiently(self, asking: Awaitable[None]) -> None:
-        """Await what asks the store; once the worker is stopped, only until its time is over, and a moment more."""
+    async def _with_timeout(self, request: Awaitable[None]) -> None:
+        """Await what waits for the store; once the worker is stopped, only until its time is over, and a moment more.
+
+        Raises `StoreUnavailable` then.
+        """
         try:
-            async with asyncio.timeout(None) as self._patience:
-                if self._stopping:
-                    self._arm_shutdown_timeout()
-                await asking
+            limit_s = self._life.time_left + self._session.last_s if self._life.is_stopping else None
+            async with self._timeout.limit(limit_s):
+                await request
         except TimeoutError as error:
-            if not self._patience.expired():
+            if not self._timeout.has_expired:
                 raise
             raise StoreUnavailable(f"{self._store.display_url} does not answer") from error
 
-    # --- going round ----------------------------------------------------------------------------------------------
+    def _on_crash(self, task: asyncio.Task[None]) -> None:
+        """Log a bug of this library at once, and not when the worker is stopped; stop."""
+        if not task.cancelled() and task.exception() is not None:
+            _log.critical("worker %s crashed (bug in runstate); stopping", self.name, exc_info=task.exception())
+            if not self._life.is_stopping:
+                self.stop()
 
-    def _on_change(self, hint: Change) -> None:
-        """Listen to the bell, from any thread."""
-        if hint is not Change.ENTRY and hint & (
-            Change.QUEUED | Change.CANCELLING
-        ):  # each own turn rings for entries alone
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._apply_change, hint)
+    def _on_change(self, change: Change) -> None:
+        """Hear of a change in the store, in any thread."""
+        # Each request of its own is heard of, too: as an entry alone.
+        if change is not Change.ENTRY and change & (Change.QUEUED | Change.CANCELLING):
+            loop = self._session.loop
+            if loop is not None:
+                with suppress(RuntimeError):  # it is closed
+                    loop.call_soon_threadsafe(self._apply_change, change)
 
-    def _apply_change(self, hint: Change) -> None:
-        if hint & Change.QUEUED:
-            self._work_available = True
-            self._wake.set()
-        if hint & Change.CANCELLING and (self._executions or self._retries):
-            self._look_for_cancels()
-
-    async def _go_round(self, until_idle: bool) -> None:
-        looks = 0
-        swept = False
-        while True:
-            if self._lease_lost and not self._stopping:
-                await self._begin_again()
-                continue
-            if self._stopping and self._reconcile_needed and monotonic() >= self._stop_at:
-                return  # the database is away, and nobody waits for it any more
-            if self._declined:
-                await self._hand_back()
-                continue
-            # All at once: half a hand while the handlers of the other half run was slower on both databases, with
-            # 100 slots and with 400, for what a commit costs is mostly its own.
-            free = min(self._free(), _MOST)
-            if (
-                free and self._orphans_waiting and not self._reconcile_needed and self._is_due(TAKE_OVER)
-            ):  # or what it holds would find no room
-                self._orphans_waiting = False
-                await self._take_over(free)
-                continue
-            if self._done or (free and self._work_available):
-                self._work_available = False
-                claimed = await self._take_turn(free)
-                if claimed:
-                    looks, swept = 0, False
-                # A full hand is a sign of more; an empty one is not asked again until a hint, or a while.
-                self._work_available = self._work_available or 0 < claimed == free
-                continue
-            if self._is_over(until_idle):
-                if swept or self._stopping:
-                    return
-                if self._may_sweep:
-                    self._work_available = True  # there may be something to take over
-                    try:
-                        await self._sweep()
-                    except StoreError:
-                        continue  # it was put off, and the others go on meanwhile
-                    swept = True
-                    continue
-            await self._rest(_IDLE_S[min(looks, len(_IDLE_S) - 1)])
-            looks += 1
-
-    def _free(self) -> int:
-        return 0 if self._stopping else self._free_slots
-
-    async def _begin_again(self) -> None:
-        try:
-            await self._take_new_lease()
-        except StoreError as error:
-            await self._wait_for_store(_BEGIN, error)
-        else:
-            self._succeeded(_BEGIN)
-
-    async def _take_over(self, free: int) -> None:
-        """Go on with what others left, as far as there is room: of runs on their last attempt, with one at a time."""
-        self._reservation = last_attempts().reserve()
-        try:
-            claims = await self._store.aio.take_over(
-                self._lease,
-                free,
-                queues=self._queues,
-                max_attempts=self._max_attempts,
-                last_attempts=0 if self._reservation is None else 1,
-            )
-            self._go_on(claims)
-        except StoreError as error:
-            self._orphans_waiting = self._reconcile_needed = self._work_available = True
-            self._put_off(TAKE_OVER, error)  # the turn that follows finds out whether the store is away
-        else:
-            self._succeeded(TAKE_OVER)
-            self._orphans_waiting = self._orphans_waiting or len(claims) == free  # a full hand is a sign of more
-        finally:
-            if self._reservation is not None:  # there was no such run
-                self._reservation.end()
-                self._reservation = None
-
-    def _go_on(self, claims: Sequence[Claim]) -> None:
-        """Call the handlers of runs that were taken over."""
-        for claim in claims if self._holds() else ():
-            log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
-            self._start(claim, monotonic())
-
-    async def _hand_back(self) -> None:
-        """Release runs that cannot be begun here now, so that their attempt does not count."""
-        try:
-            while self._declined:
-                await self._store.aio.release(self._lease, self._declined[-1])
-                self._declined.pop()
-        except StoreError as error:
-            self._reconcile_needed = True
-            await self._wait_for_store("release", error)
-        else:
-            self._succeeded("release")
-
-    def _is_over(self, until_idle: bool) -> bool:
-        if self._stopping:
-            return not self._executions or monotonic() >= self._stop_at
-        return until_idle and not (self._executions or self._retries or (self._orphans_waiting and self._free_slots))
-
-    async def _rest(self, seconds: float) -> None:
-        """Wait for a handler to finish, for a hint, or for a while."""
-        self._wake.clear()
-        left = max(0.0, self._stop_at - monotonic())
-        again = self._loop.call_later(min(seconds, left), self._look_again)
-        try:
-            await self._wake.wait()
-        finally:
-            again.cancel()
-
-    def _look_again(self) -> None:
-        self._work_available = True
-        self._wake.set()
-
-    async def _take_turn(self, free: int) -> int:
-        """Settle what is done and claim what is free, in one commit; return how many were claimed."""
-        settles, self._done = self._done, []
-        reconcile, self._reconcile_needed = self._reconcile_needed, False
-        try:
-            result = await self._store.aio.settle_and_claim(
-                self._lease,
-                settles,
-                free,
-                queues=self._queues,
-                held=self._held,
-                reconcile=reconcile,
-                on_claimed=self._take_claims,
-            )
-        except StoreError as error:
-            # As long as the lease holds nobody else ends these runs: keep the outcomes, and ask again.
-            self._reconcile_needed = self._work_available = True
-            self._done = [] if self._lease_lost else [*settles, *self._done]
-            await self._wait_for_store("turn", error)
-            return 0
-        if self._failed_requests:
-            self._succeeded("turn")
-        self.settled += len(settles) - len(result.refused)
-        if result.refused:
-            self._take_refusals(settles, result.refused)
-        return len(result.claims)
-
-    def _take_claims(self, claims: Sequence[Claim]) -> None:
-        """Call the handlers, as soon as the answer is in the loop: those that do not wait are done when it is read."""
-        now = monotonic()
-        for claim in claims if self._holds() else ():
-            self._start(claim, now)
+    def _apply_change(self, change: Change) -> None:
+        session = self._session
+        if change & Change.QUEUED:
+            session.work_available = True
+            session.wake.set()
+        if change & Change.CANCELLING and (session.executions or session.retries):
+            session.cancels.look()

@@ -90,7 +90,7 @@ ALONE: dict[str, tuple[str, ...]] = {
     "select": ("store/_postgres",),
     "socket": ("store/_postgres", "store/_api/worker_protocol", "worker/_signals"),
     # chance
-    "random": ("store/backoff", "worker/_waiting"),
+    "random": ("store/backoff", "worker/_sweeper"),
     "secrets": ("store/_api/create", "testing/fixtures"),
     # extras, and what only a test has
     "click": ("cli", "__main__"),

@@ -15,7 +15,8 @@ import pytest
 
 from runstate.lifecycle import RunStatus
 from runstate.store import Lease, Store, StoredRun, open_store
-from runstate.worker import Context, Outcome, RunFailed, Worker, drive_async
+from runstate.worker import Context, Outcome, RunFailed, drive_async
+from runstate.worker._cancels import CancelWatcher
 from tests.worker.support import LIMIT, at_work, ended, events, finish, last, limited, new, until
 
 ROOT = Path(__file__).parents[2]
@@ -236,9 +237,9 @@ async def test_by_another_process(store: Store, store_url: str) -> None:
 @limited
 async def test_while_the_worker_looks_for_another(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that comes while a look for an earlier one is under way is looked for as well, and at once."""
-    owned, look = store.aio.owned, Worker._look_for_cancels
+    owned, look = store.aio.owned, CancelWatcher.look
     found, go_on = asyncio.Event(), asyncio.Event()
-    hints: list[Worker] = []
+    hints: list[CancelWatcher] = []
 
     async def slowly(lease: Lease) -> Mapping[int, RunStatus]:
         answer = await owned(lease)
@@ -246,12 +247,12 @@ async def test_while_the_worker_looks_for_another(store: Store, monkeypatch: pyt
         await go_on.wait()
         return answer
 
-    def counted(worker: Worker) -> None:
-        hints.append(worker)
-        look(worker)
+    def counted(watcher: CancelWatcher) -> None:
+        hints.append(watcher)
+        look(watcher)
 
     monkeypatch.setattr(store.aio, "owned", slowly)
-    monkeypatch.setattr(Worker, "_look_for_cancels", counted)
+    monkeypatch.setattr(CancelWatcher, "look", counted)
     other = store.create(**new(queue="elsewhere"))
 
     async def ask(run_id: str) -> None:

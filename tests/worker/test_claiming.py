@@ -14,6 +14,8 @@ import pytest
 
 from runstate.store import Lease, Store, open_store
 from runstate.worker import Context, Worker
+from runstate.worker._session import WorkerSession
+from runstate.worker._sweeper import Sweeper
 from tests.worker.process import ROOT
 from tests.worker.support import (
     KINDS,
@@ -34,20 +36,20 @@ from tests.worker.support import (
 @pytest.fixture
 def never_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have idle workers look for runs so seldom that only a hint tells them of one."""
-    monkeypatch.setattr("runstate.worker._worker._IDLE_S", (3600.0,))
+    monkeypatch.setattr("runstate.worker._main_loop._IDLE_S", (3600.0,))
 
 
 @pytest.fixture
 def sweeps(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each look of a worker for what is due found something to sweep, as soon as it has swept it."""
     found: list[bool] = []
-    sweep = Worker._sweep
+    sweep = Sweeper.sweep
 
-    async def counted(worker: Worker, *, anyway: bool = False) -> bool:
-        found.append(await sweep(worker, anyway=anyway))
+    async def counted(sweeper: Sweeper, *, anyway: bool = False) -> bool:
+        found.append(await sweep(sweeper, anyway=anyway))
         return found[-1]
 
-    monkeypatch.setattr(Worker, "_sweep", counted)
+    monkeypatch.setattr(Sweeper, "sweep", counted)
     return found
 
 
@@ -272,7 +274,7 @@ async def test_a_run_that_it_holds_and_does_not_know_of(store: Store, frequent_h
     """Should a worker ever hold a run that it has not begun, its next heartbeat tells, and it begins."""
     run = store.create(**new(queue="not served"))
     async with at_work(store, lambda ctx: None) as worker:
-        assert store.claim_id(worker._lease, run.id)
+        assert store.claim_id(worker._session.lease, run.id)
         assert "completed" == (await ended(store, run.id)).status
     assert [None, "start", "complete"] == events(store, run.id)
 
@@ -285,21 +287,23 @@ async def test_a_claim_from_before_a_standstill(
     moment: str, kind: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease may have ended by then: no handler is called, another attempt begins each run."""
-    place = "_take_claims" if moment == "its answer is read" else {"plain": "_call", "async": "_is_held"}[kind]
-    goes_on: Callable[[Worker, Any], object] = getattr(Worker, place)
+    place = "start_all" if moment == "its answer is read" else {"plain": "_call", "async": "_is_held"}[kind]
+    goes_on: Callable[[WorkerSession, Any], object] = getattr(WorkerSession, place)
     attempts: list[int] = []
     stood: list[Lease] = []
 
-    def late(worker: Worker, given: Any) -> object:
+    def late(session: WorkerSession, given: Any) -> object:
         if not stood and getattr(given, "claimed", True):
-            worker._heartbeat._held_until = 0.0  # as if this process had stood still for longer than its lease
-            stood.append(worker._lease)
-        return goes_on(worker, given)
+            session.worker_lease._heartbeat._held_until = (
+                0.0  # as if this process had stood still for longer than its lease
+            )
+            stood.append(session.lease)
+        return goes_on(session, given)
 
-    monkeypatch.setattr(Worker, place, late)
+    monkeypatch.setattr(WorkerSession, place, late)
     async with at_work(store, of_kind(kind, lambda ctx: attempts.append(ctx.attempt))) as worker:
         runs = await store.aio.create_many([new(), new(), new()])
-        await until(lambda: bool(stood) and worker._lease != stood[0], "the lease after it")
+        await until(lambda: bool(stood) and worker._session.lease != stood[0], "the lease after it")
         store.close_lease(stood[0])
         for run in runs:
             assert "completed" == (await ended(store, run.id)).status

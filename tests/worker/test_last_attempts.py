@@ -191,7 +191,7 @@ async def test_a_run_that_is_known_of_too_late(store: Store, store_url: str) -> 
         await until(lambda: len(bench.begun) == 1, "the first")
         other = second if bench.begun == [first] else first
         # As if the answer to its own take-over had been lost.
-        assert [other] == [claim.run.id for claim in store.take_over(worker._lease, 5, max_attempts=2)]
+        assert [other] == [claim.run.id for claim in store.take_over(worker._session.lease, 5, max_attempts=2)]
         with Prompt(store_url) as prompt:
             given = "SELECT worker, attempt FROM runstate_run WHERE id = ?"
             await until(lambda: prompt.run(given, [other]) == [(0, 1)], "its release")

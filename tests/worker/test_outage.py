@@ -20,7 +20,7 @@ from runstate.store._engine import transport
 from runstate.store._postgres.notifier import PostgresNotifier
 from runstate.traces import judge
 from runstate.worker import Context, Outcome, Worker
-from runstate.worker import _session as handing
+from runstate.worker import _session as session
 from tests.store.support import Prompt
 from tests.support.judge import judge_by_sql
 from tests.support.pg_proxy import Proxy
@@ -118,7 +118,7 @@ async def test_a_worker_is_stopped_while_nobody_answers(
     both: dict[str, tuple[str, Store]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A signal ends it although its turn is under way; what that was about to commit is committed all the same."""
-    monkeypatch.setattr(handing, "LAST_S", 0.3)
+    monkeypatch.setattr(session, "LAST_S", 0.3)
     with ExitStack() as undo:
         for url, _ in both.values():
             blocked, bench = Blocked(url, undo), Bench()
@@ -127,10 +127,10 @@ async def test_a_worker_is_stopped_while_nobody_answers(
                 await until(lambda: len(bench.begun) == 1, "the handler")  # noqa: B023
                 blocked.block()
                 bench.gate.set()
-                await until(lambda: not worker._executions and not worker._done, "its turn")
+                await until(lambda: not worker._session.executions and not worker._session.done, "its turn")
             blocked.unblock()
             assert "completed" == (await ended(blocked.store, run.id)).status
-    assert 2 == caplog.text.count("ends in the middle of a turn")
+    assert 2 == caplog.text.count("ends while a request is under way")
     assert 2 == caplog.text.count("could not release the lease of w1, it will lapse: the store does not answer")
 
 

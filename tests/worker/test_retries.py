@@ -120,10 +120,10 @@ async def test_a_run_that_waits_is_cancelled_at_once(way: str, store: Store, mon
     async with at_work(store, answer, lease_s=0.6) as worker:
         if way == "heartbeat":
             monkeypatch.setattr(worker, "_apply_change", lambda hint: None)
-        await until(lambda: len(worker._retries) == 1, "the run to wait")
+        await until(lambda: len(worker._session.retries) == 1, "the run to wait")
         await store.aio.request_cancel(run.id)
         assert "cancelled" == (await ended(store, run.id)).status
-        assert 0 == len(worker._retries) == len(worker._retries.known)
+        assert 0 == len(worker._session.retries) == len(worker._session.retries.known)
     assert [run.id] == calls
     assert [None, "start", "request_cancel", "confirm_cancel"] == events(store, run.id)
     assert (3, 4) == total(store, run.id)
@@ -154,8 +154,8 @@ async def test_nothing_is_kept_of_runs_that_are_over(store: Store, monkeypatch: 
         await store.aio.request_cancel(cancelled)
         for run_id in (*runs.values(), cancelled):
             await ended(store, run_id)
-        await until(lambda: not worker._retries.known, "all to be forgotten")
-        assert 0 == len(worker._retries)
+        await until(lambda: not worker._session.retries.known, "all to be forgotten")
+        assert 0 == len(worker._session.retries)
 
 
 # --- the place of a last attempt --------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ async def answer(ctx):
         await asyncio.sleep(1)
 
 def tell():
-    while worker.turned_at < 0:
+    while worker._session.worker_lease.ticks.moved_at < 0:
         time.sleep(0.01)
     print("begun", flush=True)
 

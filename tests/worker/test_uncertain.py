@@ -200,12 +200,12 @@ async def test_a_claim_that_comes_too_late(kind: str, store: Store, lossy: Store
     proxy.hold("answer", CLAIM)
     async with at_work(lossy, of_kind(kind, lambda ctx: attempts.append(ctx.attempt))) as worker:
         await until(lambda: store.get(run.id).attempt == 1, "its claim, whose answer is held up")
-        late = worker._lease
-        worker._heartbeat._held_until = 0.0  # as if nobody had answered for longer than the lease
-        await until(lambda: worker._lease_lost, "the worker to give its lease up")
+        late = worker._session.lease
+        worker._session.worker_lease._heartbeat._held_until = 0.0  # as if nobody had answered for longer than the lease
+        await until(lambda: worker._session.worker_lease.is_lost, "the worker to give its lease up")
         assert [(late.token,)] == prompt.run("SELECT worker FROM runstate_run"), "but by the store's clock it holds"
         proxy.thaw()
-        await until(lambda: worker._lease != late, "the lease after it")
+        await until(lambda: worker._session.lease != late, "the lease after it")
         assert [] == attempts, "its claim is known by now"
         store.close_lease(late)
         assert "completed" == (await ended(store, run.id)).status
@@ -242,8 +242,8 @@ async def test_heartbeats_and_releases(
     proxy.lose("answer", BEAT, count=2)
     async with at_work(lossy, answer, drain_s=0.0) as worker:
         await until(lambda: len(proxy.lost) == 2, "two heartbeats")
-        held_until = worker._heartbeat._held_until
-        await until(lambda: worker._heartbeat._held_until > held_until, "the next")
+        held_until = worker._session.worker_lease._heartbeat._held_until
+        await until(lambda: worker._session.worker_lease._heartbeat._held_until > held_until, "the next")
         assert "in_progress" == store.get(run.id).status
         proxy.lose("answer", RELEASE)
     assert 3 == len(proxy.lost)

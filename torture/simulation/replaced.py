@@ -18,7 +18,7 @@ from runstate import clock
 from runstate.run import ids
 from runstate.store import backoff
 from runstate.store._api import create, worker_protocol
-from runstate.worker import _waiting as waiting
+from runstate.worker import _sweeper as sweeper
 from runstate.worker._last_attempts import LastAttempts
 from torture.simulation import primitives
 from torture.simulation.database import template
@@ -97,8 +97,8 @@ def replaced() -> Generator[None, None, None]:
             for name, value in list(vars(module).items()):
                 if (isinstance(value, type) or callable(value)) and (instead := _instead(value)) is not None:
                     put(module, name, instead)
-        put(waiting, "random", _Chance)
-        for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("_drive", "_session", "_worker")):
+        put(sweeper, "random", _Chance)
+        for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("_drive", "_main_loop", "_session")):
             put(module, "last_attempts", _last_attempts)
         put(backoff, "random", _Chance)
         put(ids, "_random", _digits)

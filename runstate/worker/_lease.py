@@ -1,0 +1,83 @@
+"""The lease of a worker: taken, renewed by a thread, given up when it may have lapsed, and taken anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from runstate.clock import monotonic
+from runstate.store import HeartbeatResult, Lease
+from runstate.worker._heartbeat import HeartbeatThread, LoopTicks
+from runstate.worker._settings import WorkerSettings
+
+__all__ = ["WorkerLease"]
+
+
+class WorkerLease:
+    """A worker's lease, from one to the next. Used in the event loop, but for `is_safe`."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        on_heartbeat: Callable[[float, HeartbeatResult], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        """Call `on_heartbeat` with each heartbeat and when it was sent, `on_lost` with the reason: both in the loop."""
+        self._settings: Final = settings
+        self._on_heartbeat: Final = on_heartbeat
+        self._on_lost: Final = on_lost
+        self.ticks: Final = LoopTicks()
+        """When the event loop last moved."""
+        self.is_lost: bool = False
+        """Whether other workers may have taken over its runs; until the next lease."""
+        self.lease: Lease
+        self._heartbeat: HeartbeatThread
+
+    async def take(self) -> None:
+        """Take a lease, and renew it from now on. Raises `StoreError`."""
+        settings = self._settings
+        opened_at = monotonic()  # before it is requested: it may take a while until the reply is here
+        lease = await settings.store.aio.open_lease(settings.name, lease_s=settings.lease_s)
+        stall_s = settings.stall_timeout_s
+        heartbeat = HeartbeatThread(settings.store, lease, opened_at, stall_s, self.ticks, self._receive)
+        self.lease, self._heartbeat, self.is_lost = lease, heartbeat, False
+        heartbeat.start()
+
+    async def take_anew(self) -> None:
+        """Take another lease, after this one was lost. Raises `StoreError`."""
+        self.stop()
+        await self.take()
+
+    def _receive(self, sent_at: float, beat: HeartbeatResult) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._heartbeat.loop.call_soon_threadsafe(self._apply, sent_at, beat)
+
+    def _apply(self, sent_at: float, beat: HeartbeatResult) -> None:
+        if beat.held:
+            self._on_heartbeat(sent_at, beat)
+        elif not self.is_lost:
+            self._lose("its lease lapsed")
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether no other worker can have taken over its runs yet, with a margin. From any thread."""
+        return self._heartbeat.lease_is_safe
+
+    def ensure(self) -> bool:
+        """Return True while the lease is provably valid; otherwise give it up first, and return False."""
+        if not self.is_lost and not self.is_safe:
+            self._lose("it could not renew its lease in time")
+        return not self.is_lost
+
+    def _lose(self, why: str) -> None:
+        self.is_lost = True
+        self._on_lost(why)
+
+    async def close(self) -> None:
+        """Give the lease back. Raises `StoreError`."""
+        await self._settings.store.aio.close_lease(self.lease)
+
+    def stop(self, wait_s: float = 1.0) -> None:
+        """Renew it no more; wait so long for a heartbeat that is under way."""
+        self._heartbeat.stop(wait_s)

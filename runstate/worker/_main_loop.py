@@ -1,0 +1,175 @@
+"""The main loop of a worker: what is to be done, in the order in which it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from runstate.clock import monotonic
+from runstate.store.errors import StoreError
+from runstate.worker._last_attempts import last_attempts
+from runstate.worker._phase import WorkerLife
+from runstate.worker._session import WorkerSession
+
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["MainLoop"]
+
+_log: Final = logging.getLogger("runstate.worker")
+
+_IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two claims when no notification comes
+_MOST: Final = 500  # runs a claim: past it a commit gains little, and the event loop stands still while they are begun
+
+# The kinds of requests that are retried on their own.
+OPEN: Final = "open a lease"
+_TAKE_OVER: Final = "take over runs"
+_RELEASE: Final = "release runs"
+_CLAIM: Final = "settle and claim runs"
+
+
+class MainLoop:
+    """Claims runs, commits outcomes and takes runs over, until the worker is stopped or has nothing to do."""
+
+    def __init__(self, session: WorkerSession, life: WorkerLife) -> None:
+        self._session: Final = session
+        self._store: Final[Store] = session.store
+        self._settings: Final = session.settings
+        self._life: Final = life
+        self._idle_rounds = 0
+        """How many times in a row there was nothing to claim."""
+        self._has_swept = False
+        """Whether it has swept since the last run was claimed."""
+
+    async def run(self, until_idle: bool) -> None:
+        """Do the first thing that can be done, again and again, until the worker is over."""
+        session = self._session
+        while True:
+            # All free slots at once: to claim for one half while the handlers of the other run was slower on both
+            # databases, with 100 slots and with 400. What a commit costs is mostly its own.
+            free = 0 if self._life.is_stopping else min(session.free_slots, _MOST)
+            if session.worker_lease.is_lost and not self._life.is_stopping:
+                await self._open_again()
+            elif session.reconcile_needed and self._life.is_time_over:
+                return  # the database is away, and is not waited for any more
+            elif session.declined:
+                await self._release_declined()
+            elif free and self._may_take_over:
+                await self._take_over(free)
+            elif session.done or (free and session.work_available):
+                await self._settle_and_claim(free)
+            elif self._is_over(until_idle):
+                return
+            elif until_idle and self._is_idle and session.sweeper.is_due:
+                await self._sweep()
+            else:
+                await self._rest()
+
+    @property
+    def _may_take_over(self) -> bool:
+        """Whether there may be runs to take over. Not before it is known which runs it holds: they need the slots."""
+        session = self._session
+        return session.orphans_waiting and not session.reconcile_needed and session.requests.is_due(_TAKE_OVER)
+
+    @property
+    def _is_idle(self) -> bool:
+        session = self._session
+        can_take_over = session.orphans_waiting and session.free_slots
+        return not (session.executions or session.retries or can_take_over)
+
+    def _is_over(self, until_idle: bool) -> bool:
+        if self._life.is_stopping:
+            return not self._session.executions or self._life.is_time_over
+        return until_idle and self._has_swept and self._is_idle
+
+    async def _open_again(self) -> None:
+        requests = self._session.requests
+        try:
+            await self._session.open_again()
+        except StoreError as error:
+            await requests.wait(OPEN, error, self._life.time_left)
+        else:
+            requests.succeeded(OPEN)
+
+    async def _release_declined(self) -> None:
+        """Release runs that cannot be begun here now, so that their attempt does not count."""
+        session = self._session
+        try:
+            while session.declined:
+                await self._store.aio.release(session.lease, session.declined[-1])
+                session.declined.pop()
+        except StoreError as error:
+            session.reconcile_needed = True
+            await session.requests.wait(_RELEASE, error, self._life.time_left)
+        else:
+            session.requests.succeeded(_RELEASE)
+
+    async def _take_over(self, free: int) -> None:
+        """Take over up to `free` runs of workers that died: of those on their last attempt, one at a time."""
+        session = self._session
+        session.orphans_waiting = False
+        session.reservation = last_attempts().reserve()
+        try:
+            claims = await self._store.aio.take_over(
+                session.lease,
+                free,
+                queues=self._settings.queues,
+                max_attempts=self._settings.max_attempts,
+                last_attempts=0 if session.reservation is None else 1,
+            )
+            for claim in claims if session.worker_lease.ensure() else ():
+                _log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
+                session.start(claim, monotonic())
+        except StoreError as error:
+            session.orphans_waiting = session.reconcile_needed = session.work_available = True
+            session.requests.put_off(_TAKE_OVER, error)  # the next claim finds out whether the store is away
+        else:
+            session.requests.succeeded(_TAKE_OVER)
+            # As many as were requested are a sign of more.
+            session.orphans_waiting = session.orphans_waiting or len(claims) == free
+        finally:
+            if session.reservation is not None:  # there was no such run
+                session.reservation.end()
+                session.reservation = None
+
+    async def _settle_and_claim(self, free: int) -> None:
+        session = self._session
+        session.work_available = False
+        try:
+            result = await session.settle_and_claim(free, session.start_all)
+        except StoreError as error:
+            await session.requests.wait(_CLAIM, error, self._life.time_left)
+            return
+        if session.requests:
+            session.requests.succeeded(_CLAIM)
+        claimed = len(result.claims)
+        if claimed:
+            self._idle_rounds, self._has_swept = 0, False
+        # As many as were requested are a sign of more; after fewer, a notification is waited for, or a while.
+        session.work_available = session.work_available or 0 < claimed == free
+
+    async def _sweep(self) -> None:
+        """Sweep before a worker that works until idle ends: there may be something to take over."""
+        session = self._session
+        session.work_available = True
+        with suppress(StoreError):  # put off
+            await session.sweeper.sweep()
+            self._has_swept = True
+
+    async def _rest(self) -> None:
+        """Wait for a handler to finish, for a notification, or for a while."""
+        session = self._session
+        idle_s = _IDLE_S[min(self._idle_rounds, len(_IDLE_S) - 1)]
+        self._idle_rounds += 1
+        session.wake.clear()
+        again = asyncio.get_running_loop().call_later(min(idle_s, self._life.time_left), self._look_again)
+        try:
+            await session.wake.wait()
+        finally:
+            again.cancel()
+
+    def _look_again(self) -> None:
+        self._session.work_available = True
+        self._session.wake.set()

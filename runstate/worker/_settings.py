@@ -1,0 +1,65 @@
+"""What a worker is told when it is made, checked before it claims anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from runstate.run import validators
+from runstate.store import worker_name
+from runstate.store.validators import lease_seconds, queue_names
+from runstate.worker._arguments import check_handler, check_store, possible
+from runstate.worker._handlers import Handler
+
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["WorkerSettings"]
+
+_ATTEMPTS: Final = validators.integer(least=1)
+_STALL_S: Final = validators.number(0.2, validators.YEAR_10000)
+_STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
+_MOST_SLOTS: Final = 10_000
+
+
+@attrs.frozen
+class WorkerSettings:
+    """The settings of a worker, or of a driver of one run."""
+
+    store: Store
+    handler: Handler
+    concurrency: int
+    queues: Sequence[str]
+    name: str
+    lease_s: float
+    max_attempts: int
+    stall_timeout_s: float
+
+    @classmethod
+    def checked(
+        cls,
+        store: Store,
+        handler: Handler,
+        *,
+        concurrency: int,
+        queues: Sequence[str],
+        name: str | None,
+        lease_s: float,
+        max_attempts: int,
+        stall_timeout_s: float | None,
+    ) -> WorkerSettings:
+        """Return the settings. Raises `TypeError` for a store or a handler that cannot work, `ValueError` otherwise."""
+        check_store(store, handler)
+        check_handler(handler)
+        if type(concurrency) is not int or not 1 <= concurrency <= _MOST_SLOTS:
+            raise ValueError(f"concurrency: expected 1 to {_MOST_SLOTS:,}, got {concurrency!r}")
+        if isinstance(queues, str) or not queues:
+            raise ValueError(f"queues: expected the names of queues, got {queues!r}")
+        actor = worker_name() if name is None else name
+        possible(queue_names(queues) + validators.identifier("name", actor) + lease_seconds("lease_s", lease_s))
+        possible(_ATTEMPTS("max_attempts", max_attempts))
+        possible(() if stall_timeout_s is None else _STALL_S("stall_timeout_s", stall_timeout_s))
+        stall_s = _STALL_LEASES * lease_s if stall_timeout_s is None else stall_timeout_s
+        return cls(store, handler, concurrency, tuple(queues), actor, lease_s, max_attempts, stall_s)
