@@ -33,6 +33,9 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # In development mode asyncio warns of callbacks that take a tenth of a second: on a busy machine, of any.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    if "PYTEST_XDIST_WORKER" in os.environ and os.environ.pop("PYTHONDEVMODE", ""):
+        # The programs that the tests start keep the rest of the mode.
+        os.environ.update(PYTHONWARNINGS="default", PYTHONMALLOC="debug", PYTHONFAULTHANDLER="1")
 
 
 @pytest.hookimpl(optionalhook=True)  # there are runs without xdist

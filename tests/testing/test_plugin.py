@@ -594,6 +594,7 @@ def test_what_is_not_seen_is_said(pytester: pytest.Pytester, options: tuple[str,
 
 DRIVEN = """
     import sqlite3
+    from contextlib import closing
     import pytest
     from runstate import IllegalTransition, RunEvent
     from runstate.errors import DeadlinePassed
@@ -660,14 +661,16 @@ DRIVEN = """
     def test_rolled_back(store):
         if store.dialect != "sqlite":
             pytest.skip("one dialect shows it")
-        with sqlite3.connect(STORES[0].removeprefix("sqlite:///")) as connection, store.within(connection) as bound:
+        opened = sqlite3.connect(STORES[0].removeprefix("sqlite:///"))
+        with closing(opened) as connection, store.within(connection) as bound:
             bound.start(made(bound).id)
             connection.commit()
 
     def test_late_in_a_transaction(store, run_clock):
         if store.dialect != "sqlite":
             pytest.skip("one dialect shows it")
-        with sqlite3.connect(STORES[0].removeprefix("sqlite:///")) as connection, store.within(connection) as bound:
+        opened = sqlite3.connect(STORES[0].removeprefix("sqlite:///"))
+        with closing(opened) as connection, store.within(connection) as bound:
             run = made(bound, expires_in_s=1, queue="late_within")
             run_clock.advance(10)
             with pytest.raises(DeadlinePassed):
