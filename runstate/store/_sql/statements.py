@@ -1,8 +1,9 @@
 """Every statement that changes a run, generated from the law: the only SQL in this project that sets a status.
 
 Each decides inside its WHERE, on the row as it is at that moment, and never on an earlier look. What it does not give
-back was refused; `commands.py` then asks why. Rows come in as one table of values, so a hundred moves are one
-statement, one round trip and one commit.
+back was refused; the engine then reads the row and says why (`_engine/executor.py`,
+`_engine/execute_settle_and_claim.py`). Rows come in as one table of values, so a hundred moves are one statement, one
+round trip and one commit.
 """
 
 from __future__ import annotations
