@@ -8,7 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -484,6 +484,39 @@ def test_every_public_name_is_explained(path: Path) -> None:
             for attribute, member in vars(value).items():
                 if not attribute.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
                     assert member.__doc__, f"{module.__name__}.{name}.{attribute}"
+
+
+def _keywords(function: Callable[..., object]) -> tuple[str, ...]:
+    """Return the names of the keywords that a function takes as a TypedDict."""
+    for annotation in function.__annotations__.values():
+        if keywords := re.fullmatch(r"Unpack\[(\w+)\]", str(annotation)):
+            return tuple(inspect.unwrap(function).__globals__[keywords[1]].__annotations__)
+    return ()
+
+
+def _functions_of_keywords() -> Iterator[tuple[str, Callable[..., object]]]:
+    """Yield the public functions and methods that take keywords as a TypedDict."""
+    for path in MODULES:
+        module = importlib.import_module(dotted(path)) if path.stem != "__main__" else None
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            for called, member in (vars(value) if inspect.isclass(value) else {name: value}).items():
+                if inspect.isfunction(member) and not called.startswith("_") and _keywords(member):
+                    yield f"{name}.{called}", member
+
+
+OF_KEYWORDS = dict(_functions_of_keywords())
+
+
+def test_functions_of_keywords_are_found() -> None:
+    assert "CreateMixin.create" in OF_KEYWORDS
+
+
+@pytest.mark.parametrize("function", OF_KEYWORDS.values(), ids=OF_KEYWORDS)
+def test_every_keyword_is_explained(function: Callable[..., object]) -> None:
+    """A signature with `**values` does not show the keywords, so the docstring lists them, in the same order."""
+    listed = re.findall(r"^- `(\w+)`: \w", inspect.getdoc(function) or "", re.MULTILINE)
+    assert list(_keywords(function)) == listed
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
