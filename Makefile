@@ -64,9 +64,10 @@ mutation: $(MUTATION_READY)  ## change the code in a thousand ways, and see whic
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
 
-pictures: $(DEMO_READY)  ## draw the README's table and lanes again
+pictures: $(DEMO_READY)  ## make the tables and diagrams of the README and of docs/ again
 	$(BIN)/python -m runstate.diagram.readme README.md docs/lifecycle.md
 	$(BIN)/runstate diagram --format svg --output docs/lanes.svg
+	$(BIN)/python -m tests.architecture.picture
 	$(BIN)/python examples/scenes.py --record examples/recorded.jsonl >/dev/null
 
 clean:

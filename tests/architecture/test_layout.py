@@ -1,4 +1,4 @@
-"""The layout: what each package may import and touch, how large a module may be, and which words are struck."""
+"""The layout: imports stay within the tables of `layout.py`, modules are small, and names use the settled terms."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -20,184 +18,27 @@ import runstate
 import runstate.errors
 import runstate.store
 import runstate.worker
-
-ROOT = Path(runstate.__file__).parent
-MODULES = sorted(ROOT.rglob("*.py"))
-
-# What each package may import of this library, besides the standard library and attrs. One that is not here has no
-# place. Imports go downward only: a table that knew its pictures could not be drawn by others, and cycles hide who
-# decides. A module in the root of the package is a package of one. Imports for types alone count like all others.
-LIFECYCLE = ("lifecycle", "clock")
-BELOW: dict[str, frozenset[str]] = {
-    "_redaction": frozenset(),
-    "clock": frozenset(),
-    "_lazy": frozenset(),
-    "errors": frozenset({"lifecycle", "run", "store"}),  # names again what each package raises; none imports it
-    "lifecycle": frozenset(),
-    "run": frozenset({*LIFECYCLE}),
-    "traces": frozenset({*LIFECYCLE, "run"}),
-    "store": frozenset({*LIFECYCLE, "_lazy", "_redaction", "run", "traces"}),
-    "worker": frozenset({*LIFECYCLE, "_redaction", "run", "store"}),
-    "diagram": frozenset({*LIFECYCLE, "run"}),
-    "integrations": frozenset({*LIFECYCLE, "run"}),
-    "testing": frozenset({*LIFECYCLE, "run", "traces", "store", "diagram"}),
-    "demo": frozenset({*LIFECYCLE, "run", "traces", "store", "worker"}),
-    "cli": frozenset({*LIFECYCLE, "_redaction", "run", "traces", "store", "worker", "diagram", "demo"}),
-    "__main__": frozenset({"cli"}),
-    # The names of the store and of the worker are loaded when they are first asked for: test_the_root_is_light.
-    "__init__": frozenset({*LIFECYCLE, "_lazy", "errors", "run", "store", "worker"}),
-}
-FACES = ("diagram", "integrations", "testing", "cli", "demo")
-
-# The same inside the store. The two databases do not know each other, and the engine knows neither: what differs
-# between them is behind the protocols `Database` and `Connection` of `_sql`.
-BOTTOM = ("_types", "_worker_types", "validators", "errors", "_notifier", "availability", "backoff")
-BELOW_IN_STORE: dict[str, frozenset[str]] = {
-    "_types": frozenset(),
-    "validators": frozenset(),
-    "_worker_types": frozenset({"_types", "validators"}),
-    "errors": frozenset({"_types"}),
-    "_notifier": frozenset(),
-    "backoff": frozenset(),
-    "availability": frozenset({"backoff", "errors"}),
-    "_sql": frozenset(BOTTOM),
-    "_sqlite": frozenset({*BOTTOM, "_sql"}),
-    "_postgres": frozenset({*BOTTOM, "_sql"}),
-    "_engine": frozenset({*BOTTOM, "_sql"}),
-    "_api": frozenset({*BOTTOM, "_sql", "_sqlite", "_postgres", "_engine"}),
-    "doctor": frozenset({*BOTTOM, "_sql", "_sqlite", "_postgres", "_engine", "_api"}),
-    "__init__": frozenset({"_types", "_worker_types", "_notifier", "_api"}),
-}
-# Which modules or packages of this library alone may import a module, of others or of the standard library. A module
-# of others that is not here has no place, except attrs, which is for all.
-ALONE: dict[str, tuple[str, ...]] = {
-    # a driver is known to the package of its database alone
-    "sqlite3": ("store/_sqlite",),
-    "psycopg": ("store/_postgres", "testing/fixtures"),
-    # threads, loops and signals: everything else can be called from anywhere
-    "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "demo"),
-    "concurrent": ("store/_engine",),
-    "multiprocessing": (),
-    "queue": ("store/_engine", "worker", "testing"),
-    "signal": ("worker/_signals", "cli/commands/worker", "demo"),
-    "subprocess": ("demo",),
-    "threading": (
-        *("store/_api/watch", "store/_engine", "store/_notifier", "store/_postgres", "store/_sqlite"),
-        *("store/availability", "worker", "testing"),
-    ),
-    # the network
-    "http": ("testing/conformance",),
-    "select": ("store/_postgres",),
-    "socket": ("store/_postgres", "store/_api/worker_protocol", "worker/_signals"),
-    # chance
-    "random": ("store/backoff", "worker/_sweeper"),
-    "secrets": ("store/_api/create", "testing/fixtures"),
-    # extras, and what only a test has
-    "click": ("cli", "__main__"),
-    "hypothesis": ("testing",),
-    "pytest": ("testing",),
-    "rich": ("cli",),
-    "transitions": ("integrations/transitions",),
-    "yaml": ("traces/_yaml",),
-    "_runstate_hypothesis": ("__init__",),  # this library's own, and outside of it so that it loads nothing
-}
-
-# What is taken from private modules of another package, by the module that takes it. It is to become less: the command
-# line needs what makes and migrates a database.
-TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
-    "cli/_options.py": {
-        "store._api.open.open_at",
-        "store._api.url.database_at",
-        "store._sql.connection.Database",
-    },
-    "cli/commands/runs_maintain.py": {
-        "store._api.store.database_of",
-    },
-    "cli/commands/schema.py": {
-        "store._api.url.database_at",
-        "store._sql.connection.Database",
-        "store._sql.migrations",
-        "store._sql.dialect.POSTGRES",
-        "store._sql.dialect.SQLITE",
-    },
-    "cli/commands/worker.py": {
-        "worker._arguments.check_handler",
-    },
-    # It performs the batches of every store itself, to see what they write.
-    "testing/coverage/_collector.py": {
-        "store._engine.commands.Command",
-        "store._engine.executor.ExecutionHook",
-        "store._engine.executor.execute_in_transaction",
-        "store._engine.executor.set_execution_hook",
-        "store._sql.connection.Connection",
-    },
-    "testing/fixtures.py": {
-        "store._api.url.database_at",
-    },
-}
-
-
-class Import(NamedTuple):
-    """A module that a module imports, at any depth and also for types alone, and the names that it takes from it."""
-
-    name: str
-    names: tuple[str, ...]
-    line: int
-
-
-def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-def dotted(path: Path) -> str:
-    return ".".join(("runstate", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
-
-
-@cache
-def imports(path: Path) -> tuple[Import, ...]:
-    """Return every import of a module, those inside functions too."""
-    return tuple(_imports(path))
-
-
-def _imports(path: Path) -> Iterator[Import]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(alias.name, (), node.lineno)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
-            assert node.module is not None
-            folder = ROOT.parent / Path(*node.module.split("."))
-            modules = [
-                name.name
-                for name in node.names
-                if (folder / name.name).is_dir() or (folder / f"{name.name}.py").is_file()
-            ]
-            names = tuple(name.name for name in node.names if name.name not in modules)
-            if names:  # of the module or package itself
-                yield Import(node.module, names, node.lineno)
-            for name in modules:
-                yield Import(f"{node.module}.{name}", (), node.lineno)
+from tests.architecture.layout import (
+    FACES,
+    MAY_IMPORT,
+    MAY_IMPORT_IN_STORE,
+    MODULES,
+    RESTRICTED,
+    ROOT,
+    TAKEN_FROM_PRIVATE,
+    imports,
+    is_in,
+    module_name,
+    package_of,
+    part_of_store,
+    relative,
+)
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
-
-
-def relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def is_in(path: Path, place: str) -> bool:
-    """Tell whether a module is a place, or in it: `store/_sqlite`, `testing/fixtures`."""
-    return f"{relative(path).removesuffix('.py')}/".startswith(f"{place}/")
-
-
-def part_of_store(path: Path) -> str:
-    """Return the package or module right under `store` that a module is in."""
-    return path.relative_to(ROOT / "store").parts[0].removesuffix(".py")
 
 
 def is_private(name: str, importer: Path) -> bool:
@@ -211,37 +52,37 @@ def is_private(name: str, importer: Path) -> bool:
     return not all(importer.is_relative_to(holder) for holder in holders)
 
 
-IN_STORE = [path for path in MODULES if room(path) == "store"]
+IN_STORE = [path for path in MODULES if package_of(path) == "store"]
 
 
-# --- rooms ------------------------------------------------------------------------------------------------------------
+# --- imports ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_imports_go_downward(path: Path) -> None:
     """A package imports only packages below its own, also inside its functions and for types alone."""
-    assert room(path) in BELOW, "a package without a place"
+    assert package_of(path) in MAY_IMPORT, "a package that is not in the table"
     for found in imports(path):
         if not found.name.startswith("runstate."):
             continue
         other = found.name.split(".")[1]
-        if other != room(path):
-            assert other in BELOW[room(path)], f"{relative(path)}:{found.line} imports {found.name}"
+        if other != package_of(path):
+            assert other in MAY_IMPORT[package_of(path)], f"{relative(path)}:{found.line} imports {found.name}"
 
 
 @pytest.mark.parametrize("path", IN_STORE, ids=relative)
 def test_imports_inside_the_store_go_downward(path: Path) -> None:
     """A package inside the store imports only those below its own, and none imports the store's public names."""
     part = part_of_store(path)
-    assert part in BELOW_IN_STORE, "a package without a place"
-    below = BELOW_IN_STORE[part]
+    assert part in MAY_IMPORT_IN_STORE, "a package that is not in the table"
+    below = MAY_IMPORT_IN_STORE[part]
     for found in imports(path):
         if found.name == "runstate.store" or found.name.startswith("runstate.store."):
             other = (*found.name.split("."), "__init__")[2]
             assert other in {part, *below}, f"{relative(path)}:{found.line} imports {found.name}"
 
 
-@pytest.mark.parametrize("table", [BELOW, BELOW_IN_STORE], ids=["packages", "in_store"])
+@pytest.mark.parametrize("table", [MAY_IMPORT, MAY_IMPORT_IN_STORE], ids=["packages", "in_store"])
 def test_a_table_of_imports_has_no_cycle(table: dict[str, frozenset[str]]) -> None:
     """What a table allows leads downward to the end: no package is below itself by way of others."""
     order = list(TopologicalSorter(table).static_order())
@@ -251,12 +92,12 @@ def test_a_table_of_imports_has_no_cycle(table: dict[str, frozenset[str]]) -> No
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parent != ROOT], ids=relative)
 def test_a_package_has_no_cycle(path: Path) -> None:
     """Inside a package of several modules no module imports itself by way of others."""
-    by_name = {dotted(module): module for module in MODULES}
+    by_name = {module_name(module): module for module in MODULES}
     waiting, seen = [path], set()
     while waiting:
         for found in imports(waiting.pop()):
             other = by_name.get(found.name)
-            if other is not None and other not in seen and room(other) == room(path):
+            if other is not None and other not in seen and package_of(other) == package_of(path):
                 assert other != path, f"{relative(path)} imports itself"
                 seen.add(other)
                 waiting.append(other)
@@ -267,15 +108,17 @@ def test_only_some_import_a_driver_or_a_thread(path: Path) -> None:
     """Drivers, threads, the network and extras are imported where the table says, and other libraries nowhere."""
     for found in imports(path):
         top = found.name.split(".")[0]
-        if top in ALONE:
-            assert any(is_in(path, place) for place in ALONE[top]), (
+        if top in RESTRICTED:
+            assert any(is_in(path, place) for place in RESTRICTED[top]), (
                 f"{relative(path)}:{found.line} imports {found.name}"
             )
         elif top not in ("runstate", "attrs"):
             assert top in sys.stdlib_module_names, f"{relative(path)}:{found.line} imports {found.name}"
 
 
-@pytest.mark.parametrize(("module", "place"), [(module, place) for module in ALONE for place in ALONE[module]])
+@pytest.mark.parametrize(
+    ("module", "place"), [(module, place) for module in RESTRICTED for place in RESTRICTED[module]]
+)
 def test_a_place_is_needed(module: str, place: str) -> None:
     """A place that no longer imports what the table lets it import is taken off the table."""
     inside = [path for path in MODULES if is_in(path, place)]
@@ -299,10 +142,10 @@ def test_an_exception_is_of_a_module_that_is_there(importer: str) -> None:
     assert ROOT / importer in MODULES
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if room(path) != "clock"], ids=relative)
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) != "clock"], ids=relative)
 def test_only_the_clock_reads_the_time(path: Path) -> None:
     """No other module asks the machine for the time, or a test could not move it; a face may sleep."""
-    allowed = {"sleep"} if room(path) in FACES else set()
+    allowed = {"sleep"} if package_of(path) in FACES else set()
     banned = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"}
     banned |= {"localtime", "gmtime", "ctime", "sleep"}
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -396,7 +239,7 @@ def test_struck_words(path: Path) -> None:
         node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
     names -= {"__setstate__", "__getstate__"}
-    struck = STRUCK - EXCUSED.get(room(path), set())
+    struck = STRUCK - EXCUSED.get(package_of(path), set())
     assert set() == {name for name in names if words(name) & struck}
 
 
@@ -475,7 +318,7 @@ def test_help_tells_the_truth() -> None:
 @pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__main__"], ids=relative)
 def test_every_public_name_is_explained(path: Path) -> None:
     """Each name in a module's `__all__` is there; a class or function has a docstring, its public methods too."""
-    module = importlib.import_module(dotted(path))
+    module = importlib.import_module(module_name(path))
     for name in getattr(module, "__all__", ()):
         value = getattr(module, name)
         if inspect.isclass(value) or (inspect.isfunction(value) and value.__name__ == name):
@@ -484,6 +327,39 @@ def test_every_public_name_is_explained(path: Path) -> None:
             for attribute, member in vars(value).items():
                 if not attribute.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
                     assert member.__doc__, f"{module.__name__}.{name}.{attribute}"
+
+
+def _keywords(function: Callable[..., object]) -> tuple[str, ...]:
+    """Return the names of the keywords that a function takes as a TypedDict."""
+    for annotation in function.__annotations__.values():
+        if keywords := re.fullmatch(r"Unpack\[(\w+)\]", str(annotation)):
+            return tuple(inspect.unwrap(function).__globals__[keywords[1]].__annotations__)
+    return ()
+
+
+def _functions_of_keywords() -> Iterator[tuple[str, Callable[..., object]]]:
+    """Yield the public functions and methods that take keywords as a TypedDict."""
+    for path in MODULES:
+        module = importlib.import_module(module_name(path)) if path.stem != "__main__" else None
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            for called, member in (vars(value) if inspect.isclass(value) else {name: value}).items():
+                if inspect.isfunction(member) and not called.startswith("_") and _keywords(member):
+                    yield f"{name}.{called}", member
+
+
+OF_KEYWORDS = dict(_functions_of_keywords())
+
+
+def test_functions_of_keywords_are_found() -> None:
+    assert "CreateMixin.create" in OF_KEYWORDS
+
+
+@pytest.mark.parametrize("function", OF_KEYWORDS.values(), ids=OF_KEYWORDS)
+def test_every_keyword_is_explained(function: Callable[..., object]) -> None:
+    """A signature with `**values` does not show the keywords, so the docstring lists them, in the same order."""
+    listed = re.findall(r"^- `(\w+)`: \w", inspect.getdoc(function) or "", re.MULTILINE)
+    assert list(_keywords(function)) == listed
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)

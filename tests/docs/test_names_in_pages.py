@@ -6,6 +6,7 @@ are checked here.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import builtins
 import functools
@@ -30,6 +31,8 @@ import runstate.testing
 import runstate.testing.conformance
 import runstate.worker
 from runstate.cli import cli
+from runstate.store._sql.dialect import POSTGRES, SQLITE
+from runstate.store._sql.migrations import ddl
 from runstate.testing.conformance import ConformanceReport
 from tests.support.source_names import identifiers
 
@@ -146,6 +149,36 @@ def test_a_class_exists(name: str) -> None:
 def test_a_path_exists(path: str) -> None:
     """A path is one of the repository."""
     assert (ROOT / path).exists()
+
+
+@functools.cache
+def _defined_in(path: str) -> frozenset[str]:
+    """Return the names that a module defines: classes with their methods and attributes, functions, constants."""
+
+    def names(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{prefix}{node.name}"
+            if isinstance(node, ast.ClassDef):
+                yield from names(node.body, f"{prefix}{node.name}.")
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            yield from (f"{prefix}{target.id}" for target in targets if isinstance(target, ast.Name))
+
+    return frozenset(names(ast.parse((ROOT / path).read_text(encoding="utf-8")).body))
+
+
+@pytest.mark.parametrize("node", _matching(r"([\w./-]+\.py::[\w.]+)"))
+def test_a_name_is_defined_in_its_file(node: str) -> None:
+    """`PATH::NAME` is a class, a function, a constant, or what a class has: `CLASS.METHOD`."""
+    path, _, name = node.partition("::")
+    assert name in _defined_in(path)
+
+
+@pytest.mark.parametrize("name", _matching(r"(runstate_\w+)"))
+def test_a_table_or_trigger_exists(name: str) -> None:
+    """A name with the prefix is one of a table or a trigger, in one of the databases, or of the pytest plugin."""
+    plugin = (ROOT / "_runstate_pytest.py").read_text(encoding="utf-8")
+    assert re.search(rf"\b{name}\b", ddl(SQLITE) + ddl(POSTGRES) + plugin) is not None
 
 
 @pytest.mark.parametrize("command", _commands("make"))

@@ -29,7 +29,7 @@ BLOCKS = [
 ]
 LINKS = [
     pytest.param(page.parent / target, id=f"{page.name}-{target}")
-    for page in PAGES
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md")
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
 ]
 

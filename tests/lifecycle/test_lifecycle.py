@@ -1,4 +1,4 @@
-"""The law: its rows are LIFECYCLE's, its look-ups follow from them, and a table at odds with itself does not load."""
+"""The table: its rows are those of docs/lifecycle.md, look-ups follow from them, and a contradiction does not load."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def without(*dropped: tuple[str, str]) -> Lifecycle:
 
 
 def test_rows_are_lifecycles() -> None:
-    """The nineteen rows are those of LIFECYCLE, in its order of events."""
+    """The nineteen rows are those of docs/lifecycle.md, in its order of events."""
     assert list(ROWS) == [(row.event, row.source, row.target, row.basis) for row in TRANSITIONS]
     assert 19 == len(TRANSITIONS)
 
 
 def test_stamps_are_lifecycles() -> None:
-    """Each row writes the time into the field that LIFECYCLE names for its target, or into none."""
+    """Each row writes the time into the field that docs/lifecycle.md names for its target, or into none."""
     assert [STAMPED_BY.get(target) for _, _, target, _ in ROWS] == [row.stamp for row in TRANSITIONS]
 
 
@@ -105,7 +105,7 @@ def test_the_law_cannot_be_changed(lifecycle: Lifecycle) -> None:
 
 @pytest.mark.parametrize(("status", "event"), PAIRS)
 def test_find(status: str, event: str) -> None:
-    """All 81 pairs: a row is found exactly where LIFECYCLE has one."""
+    """All 81 pairs: a row is found exactly where docs/lifecycle.md has one."""
     row = RUN_LIFECYCLE.find(RunStatus(status), RunEvent(event))
     assert TABLE.get((status, event)) == (row and row.target)
     assert ((status, event) in TABLE) == (event in allowed_events(RunStatus(status)))
@@ -140,7 +140,7 @@ def test_is_terminal(status: str) -> None:
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("field", ["expires_at", "required_action", "last_error", "incomplete_details", "usage"])
 def test_holds(field: str, status: str) -> None:
-    """A field that comes and goes has a value exactly in the statuses that LIFECYCLE names."""
+    """A field that comes and goes has a value exactly in the statuses that docs/lifecycle.md names."""
     assert (status in HELD_IN[field]) is RUN_LIFECYCLE.is_present(field, RunStatus(status))  # type: ignore[arg-type]
 
 

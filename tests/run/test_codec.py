@@ -144,7 +144,7 @@ def test_the_twelve_oldest_keys_are_those_that_all_have() -> None:
 
 @needs_traces
 def test_the_recorded_runs_are_all_there() -> None:
-    """The traces are those that LIFECYCLE counts: 112 runs, 82 of them seen to change status."""
+    """The recordings are those of docs/lifecycle.md: 112 runs, 82 of which were seen to change status."""
     changed = [run for run in RECORDED if len({snapshot["status"] for snapshot in run.snapshots}) > 1]
     assert (112, 82) == (len(RECORDED), len(changed))
     assert all(isinstance(run, Recorded) for run in RECORDED)

@@ -115,7 +115,7 @@ def test_there_are_no_other_attributes() -> None:
 
 
 def test_all_27_are_there() -> None:
-    """The attributes are LIFECYCLE's 27: the fields that vary, and `object`, which does not."""
+    """The attributes are the 27 of docs/lifecycle.md: the fields that vary, and `object`, which does not."""
     assert set(KEYS) == {*FIELDS, "object"}
     assert "thread.run" == new_run().object
     assert 27 == len(KEYS)

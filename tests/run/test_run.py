@@ -57,7 +57,7 @@ REFUSED = [pair for pair in PAIRS if pair not in TABLE]
 
 @pytest.mark.parametrize(("status", "event"), LEGAL)
 def test_a_legal_move(status: str, event: str, clock: ManualClock) -> None:
-    """Each of the nineteen moves writes what LIFECYCLE says, with the clock's time, and nothing else of the 27."""
+    """Each of the nineteen moves writes what docs/lifecycle.md says, at the clock's time, and no other of the 27."""
     run = bring(status)
     before = run.to_dict()
     clock.now = NOW + 100.5
@@ -108,7 +108,7 @@ def test_the_way_a_refusal_teaches_can_be_gone(status: str, event: str) -> None:
 
 @pytest.mark.parametrize("row", TRANSITIONS, ids=lambda row: f"{row.event}-{row.source}")
 def test_a_move_writes_what_its_row_says(row: Transition) -> None:
-    """What `run.py` writes by hand is its row's stamp and what its target holds or loses, no more, no less."""
+    """What `run/_run.py` writes by hand is its row's stamp and what its target holds or loses, no more, no less."""
     run = bring(row.source)
     before = everything(run)
     ask(run, row.event, NOW + 100)
@@ -139,7 +139,7 @@ def count_paths(longest: int) -> int:
 
 
 def test_every_legal_path_up_to_eight_events(clock: ManualClock) -> None:
-    """Every history of up to eight events leaves what LIFECYCLE says, step by step, and is judged plausible."""
+    """Every history of up to eight events leaves what docs/lifecycle.md says, step by step, and is judged plausible."""
     paths = list(legal_paths(8))
     assert count_paths(8) == len(paths) == len(set(paths))
     dice = random.Random(8)

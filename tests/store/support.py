@@ -211,7 +211,7 @@ assert set(GIVEN) == set(_DETAILS)
 
 
 def by_hand(row: Mapping[str, Any], event: str, target: str, at: int = LATER) -> dict[str, Any]:
-    """Return what an UPDATE must set to move a run by hand, all of it right (LIFECYCLE, "The stamps").
+    """Return what an UPDATE must set to move a run by hand, all of it right ("The stamps" in docs/lifecycle.md).
 
     Whether the move is legal is another question.
     """

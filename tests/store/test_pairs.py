@@ -41,7 +41,7 @@ def test_the_table_is_whole() -> None:
 
 @pytest.mark.parametrize(("source", "event"), LEGAL)
 def test_a_legal_move(store: Store, prompt: Prompt, clock: ManualClock, source: str, event: str) -> None:
-    """It writes what LIFECYCLE says and nothing else, as a run in memory does at the same time, and one entry."""
+    """It writes what docs/lifecycle.md says and no more, as a run in memory does at the same time, and one entry."""
     run = bring_in_store(store, source, id="run_1")
     twin = new_run(at=NOW)
     for earlier in WAYS[source]:

@@ -1,4 +1,4 @@
-"""Judge a database of runs by plain SQL, without the library: whether LIFECYCLE.md allows every history in it.
+"""Judge a database of runs by plain SQL, without the library: whether docs/lifecycle.md allows every history in it.
 
 The questions are put to the database as sets, so a million entries take seconds. Each names what it found wrong; a
 sound database answers none of them. Tests that kill, race and tamper end with it.
@@ -23,7 +23,7 @@ Ask: TypeAlias = Callable[[str], Sequence[tuple[Any, ...]]]
 """Executes a query and returns its rows."""
 
 Fault: TypeAlias = Literal["gaps", "doubled", "illegal"]
-"""Versions that are missing; ends that came twice; whatever else LIFECYCLE.md does not allow."""
+"""Versions that are missing; ends that came twice; whatever else docs/lifecycle.md does not allow."""
 
 
 class Question(NamedTuple):

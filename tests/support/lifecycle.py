@@ -1,7 +1,7 @@
-"""LIFECYCLE.md once more, copied out by hand: what the tests hold the law against.
+"""The rules of docs/lifecycle.md, copied by hand: the tests compare the library with them.
 
-Nothing here is derived from `runstate.lifecycle`. The words are plain strings, so that a test compares two readings
-of the same page and not the library with itself.
+Nothing here is derived from `runstate.lifecycle`. The names are plain strings, so that a test compares two readings of
+the same page, and not the library with itself.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def bring(status: str, *, at: int = NOW) -> Run:
 
 
 def after(event: str, before: Mapping[str, Any], at: int) -> dict[str, Any]:
-    """Return what the object must be after a legal event (LIFECYCLE, "The stamps")."""
+    """Return what the object must be after a legal event ("The stamps" in docs/lifecycle.md)."""
     target = TABLE[before["status"], event]
     expected = {**before, "status": target}
     if target in STAMPED_BY:

@@ -1,4 +1,4 @@
-"""Runs of plain dicts, by LIFECYCLE.md as `tests.support.lifecycle` has it, and the same with one thing done wrong.
+"""Runs of plain dicts, by the copy of docs/lifecycle.md in `tests.support.lifecycle`, and with one thing done wrong.
 
 Nothing here is derived from the library: the desk is an implementation as somebody else would write it.
 """

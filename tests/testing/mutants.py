@@ -260,7 +260,7 @@ def mutants() -> Iterator[Mutant]:
 
 
 _NOTHING: Final = "it is refused, and there is nothing that it could change"
-_AT_ONCE: Final = "nobody works on a run that waits: LIFECYCLE lets a cancel arrive there at once"
+_AT_ONCE: Final = "no worker has a run that waits: docs/lifecycle.md confirms a cancel there in the same step"
 
 
 def _cancels_at_once(row: Row, changed: Row) -> bool:

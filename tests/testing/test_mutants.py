@@ -36,7 +36,7 @@ for _real in real_mutants():
 
 
 def test_the_table_is_the_law() -> None:
-    """What the mutants are made of has the rows of LIFECYCLE, in as many words."""
+    """The mutants are made of the rows of docs/lifecycle.md."""
     assert TABLE == {(row.source, row.event): row.target for row in ROWS}
 
 

@@ -31,7 +31,7 @@ _INDEXED: Final = ("thread_id", "id", "idempotency_key")
 
 
 class NewRun(TypedDict, total=False):
-    """What a run is created with: as `Run.create`, and where and when it shall be claimed."""
+    """The arguments of `Store.create`, which describes each of them."""
 
     thread_id: Required[str]
     assistant_id: Required[str]
@@ -50,17 +50,11 @@ class NewRun(TypedDict, total=False):
     top_p: float | None
     expires_in_s: int
     queue: str
-    """Which workers claim it; `default` if not given."""
     priority: int
-    """Higher is claimed first; 0 if not given."""
     not_before: datetime | float | None
-    """When it may be claimed at the earliest: an aware datetime or Unix seconds."""
     one_live_run_per_thread: Exclusive | None
-    """`reject`: raise `ThreadBusy` while the thread has a live run that was created so; `queue`: wait behind it."""
     idempotency_key: str | None
-    """One run per key: the same request returns it again, another one raises `IdempotencyKeyReused`."""
     actor: str | None
-    """Who asked, for the history."""
 
 
 _ARGUMENTS: Final = tuple(NewRun.__annotations__)
@@ -190,15 +184,48 @@ class CreateMixin(StoreBase):
     def create(self, **values: Unpack[NewRun]) -> StoredRun:
         """Create a run, queued, and return it. It is durable when this returns.
 
-        Raises `InvalidRun` with every fault of what was given, `ThreadBusy` where `one_live_run_per_thread="reject"`
-        met a live run, `IdempotencyKeyReused` where the idempotency key belongs to another request.
+        Required arguments:
+
+        - `thread_id`: the id of the thread that the run belongs to
+        - `assistant_id`: the id of the assistant
+        - `model`: the name of the model
+
+        What the API has too; None means the default:
+
+        - `id`: the id of the run; a new one by default
+        - `instructions`: the system message
+        - `tools`: the tools that the run may call, as JSON objects; none by default
+        - `metadata`: up to 16 pairs of texts, by which `Store.list` finds runs
+        - `max_prompt_tokens`: the limit on prompt tokens over the whole run; none by default
+        - `max_completion_tokens`: the limit on completion tokens over the whole run; none by default
+        - `truncation_strategy`: how much of the thread the model sees; `auto` by default
+        - `tool_choice`: whether the model may call tools, or which; `"auto"` by default
+        - `parallel_tool_calls`: whether the model may call several tools at once; True by default
+        - `response_format`: the format of the response; `"auto"` by default
+        - `temperature`: 0 to 2; 1 by default
+        - `top_p`: 0 to 1; 1 by default
+
+        What only a store has:
+
+        - `expires_in_s`: the seconds from the creation to the deadline; 600 by default
+        - `queue`: the queue from which workers claim the run; `"default"` by default
+        - `priority`: runs with a higher one are claimed first; 0 by default
+        - `not_before`: when the run may be claimed at the earliest: an aware datetime, or Unix seconds
+        - `one_live_run_per_thread`: if the thread has a live run that was created with this option, `"reject"` raises
+          `ThreadBusy`, and `"queue"` makes the new run wait behind it
+        - `idempotency_key`: there is one run per key; the same request with the same key returns that run
+        - `actor`: the name of the client, for the history
+
+        Raises `InvalidRun` with all errors of the arguments, `ThreadBusy`, `IdempotencyKeyReused` if the key belongs
+        to a run that was created with other values, and `TypeError` for an argument that is not listed here.
         """
         return self._transport.execute(CreateRuns([_wanted(cast("Mapping[str, Any]", values))], _first))
 
     def create_many(self, runs: Iterable[NewRun]) -> list[StoredRun]:
         """Create many runs at once (at most 10,000), all or none, and return them in order.
 
-        Raises as `create` does, with the place of what is wrong: `[3].metadata`.
+        Each is an object with the arguments of `create`. Raises as `create` does, with the place of what is wrong:
+        `[3].metadata`.
         """
         wanted = [_one_of_many(place, one) for place, one in enumerate(runs)]
         if len(wanted) > MOST_AT_ONCE:

@@ -113,16 +113,14 @@ class NewRunRow:
     """What a second live run of the thread meets."""
     key: str | None = attrs.field(init=False)
     """The idempotency key."""
-    queue: str = attrs.field(init=False)
-    priority: int = attrs.field(init=False)
     settings: str | None = attrs.field(init=False)
     """What it was created with besides its names, as JSON text."""
 
     def __attrs_post_init__(self) -> None:
-        self.exclusive, self.key, self.queue, self.priority, self.settings = _CREATED_WITH(self.row)
+        self.exclusive, self.key, self.settings = _CREATED_WITH(self.row)
 
 
-_CREATED_WITH: Final = getter(CREATE_COLUMNS, "exclusive", "idempotency_key", "queue", "priority", "settings")
+_CREATED_WITH: Final = getter(CREATE_COLUMNS, "exclusive", "idempotency_key", "settings")
 
 
 class CreateRuns(Command[T]):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from runstate.lifecycle.errors import RunstateError
 from runstate.run.errors import FieldError, InvalidRun
 from runstate.store._engine.commands import CreateRuns, NewRunRow
-from runstate.store._sql.columns import CREATE_COLUMNS, RUN_COLUMNS, position
+from runstate.store._sql.columns import COPIED_COLUMNS, CREATE_COLUMNS, RUN_COLUMNS, getter, position
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.rows import Row, decode_run
 from runstate.store._types import StoredRun
@@ -20,6 +20,8 @@ __all__ = ["create_needs_transaction", "execute_create", "first_row"]
 _ID: Final = position(CREATE_COLUMNS, "id")
 _READY: Final = position(CREATE_COLUMNS, "ready")
 _FOUND_ID: Final = position(RUN_COLUMNS, "id")
+_COMPARED: Final = tuple(name for name in StoredRun.STORE_FIELDS if name in COPIED_COLUMNS and name != "actor")
+_compared: Final = getter(CREATE_COLUMNS, *_COMPARED)
 
 
 def create_needs_transaction(create: CreateRuns[Any]) -> bool:
@@ -123,8 +125,8 @@ def _differences(wanted: NewRunRow, run: StoredRun) -> list[str]:
     changing = {"status", "required_action", "last_error", "expires_at", "started_at", "cancelled_at", "failed_at"}
     changing |= {"completed_at", "incomplete_details", "usage", "created_at", "id"}
     different = [name for name in now if name not in changing and now[name] != before[name]]
-    asked = {"queue": (wanted.queue, run.queue), "priority": (wanted.priority, run.priority)}
-    return different + [name for name, (ours, theirs) in asked.items() if ours != theirs]
+    asked = dict(zip(_COMPARED, _compared(wanted.row), strict=True))
+    return different + [name for name, value in asked.items() if value != getattr(run, name)]
 
 
 def _same_request(wanted: NewRunRow, row: Row) -> Row:

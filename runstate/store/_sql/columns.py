@@ -5,7 +5,7 @@ A list stands here once. Statements are made of it, and what reads a row takes i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -13,11 +13,14 @@ import attrs
 
 __all__ = [
     "CLAIMED_COLUMNS",
+    "COPIED_COLUMNS",
     "CREATE_COLUMNS",
+    "FIXED_COLUMNS",
     "MOVE_COLUMNS",
     "PAYLOAD",
     "RUN_COLUMNS",
     "SETTLE_COLUMNS",
+    "VALUES_AT_CREATION",
     "Column",
     "columns",
     "getter",
@@ -73,6 +76,16 @@ CREATE_COLUMNS: Final = columns(
     *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
     *("not_before:bigint", "exclusive", "idempotency_key", "ready:bigint", "actor", "settings"),
 )
+_CONVERTED: Final = ("expires_in", "ready", "settings")
+COPIED_COLUMNS: Final = tuple(column.name for column in CREATE_COLUMNS if column.name not in _CONVERTED)
+"""Those that a create writes into the run table as they are."""
+FIXED_COLUMNS: Final = (
+    *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
+    *("queue", "priority", "not_before", "exclusive", "idempotency_key"),
+)
+"""Those of the run table that never change."""
+VALUES_AT_CREATION: Final[Mapping[str, Any]] = {"version": 1, "event": None, "source": None, "attempt": 0}
+"""What a new run has in the other columns that `StoredRun` shows."""
 PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
 """What few moves carry."""
 MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)

@@ -10,7 +10,14 @@ from typing import Any, Final, TypeAlias
 from runstate.lifecycle import INITIAL_STATUS, RunEvent, RunStatus
 from runstate.run import Run, codec
 from runstate.run.record import FIELDS, JsonObject
-from runstate.store._sql.columns import CLAIMED_COLUMNS, CREATE_COLUMNS, RUN_COLUMNS, getter, position
+from runstate.store._sql.columns import (
+    CLAIMED_COLUMNS,
+    CREATE_COLUMNS,
+    RUN_COLUMNS,
+    VALUES_AT_CREATION,
+    getter,
+    position,
+)
 from runstate.store._types import Entry, StoredRun
 
 __all__ = [
@@ -66,11 +73,10 @@ def decode_run(row: Row) -> StoredRun:
     record["status"] = _STATUS[record["status"]]
     for name in _JSON:
         record[name] = _read(name, record[name])
-    seq, version, event, source, at, actor, queue, priority, attempt, claimable = _stored(row)
+    seq, version, event, source, *others, claimable = _stored(row)
     run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(row[_SETTINGS_PLACE])})
     source = None if source is None else _STATUS[source]
-    claimable = bool(claimable)  # a number in SQLite
-    run.set_store_fields((seq, version, _EVENT[event], source, at, actor, queue, priority, attempt, claimable))
+    run.set_store_fields((seq, version, _EVENT[event], source, *others, bool(claimable)))  # a number in SQLite
     return run
 
 
@@ -121,9 +127,8 @@ def decode_created(run: Run, row: Row, seq: int, at: int, ready: bool) -> Stored
     created_at = at // 1_000_000
     values[_EXPIRES_AT] += created_at - values[_CREATED_AT]
     values[_CREATED_AT] = created_at
-    queue, priority, actor = _created_with(row)
     new = StoredRun.__new__(StoredRun)
-    new.__setstate__((*values, seq, 1, None, None, at, actor, queue, priority, 0, ready))  # as STORE_FIELDS are
+    new.__setstate__((*values, *_stored_at_creation((*row, seq, at, ready, *_AT_CREATION))))
     return new
 
 
@@ -142,7 +147,10 @@ def _arrange() -> itemgetter[Any]:
 
 
 _arranged: Final = _arrange()
-_created_with: Final = getter(CREATE_COLUMNS, "queue", "priority", "actor")
+_AT_CREATION: Final = tuple(VALUES_AT_CREATION.values())
+_stored_at_creation: Final = getter(
+    (*CREATE_COLUMNS, "seq", "changed_at_us", "claimable", *VALUES_AT_CREATION), *StoredRun.STORE_FIELDS
+)
 
 
 def decode_entry(row: Row) -> Entry:

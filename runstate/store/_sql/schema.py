@@ -1,4 +1,4 @@
-"""The tables of a store and their indexes, in both dialects. The guards that hold the law stand in `guards.py`.
+"""The tables of a store and their indexes, in both dialects. The triggers are in `triggers/`.
 
 One small hot row a run, rewritten at every transition; everything large or rare stands beside it: the settings a run
 was created with, what its worker noted, its history. (A PostgreSQL update copies the whole row, and SQLite's rewrites
@@ -48,7 +48,7 @@ def occupies_thread(row: str = "") -> str:
 
 
 def _run_table(dialect: Dialect) -> str:
-    # What a row must be stands in `guards.py`: PostgreSQL reads every CHECK anew at each statement.
+    # What a row must be is in `triggers/conditions.py`: PostgreSQL reads every CHECK anew at each statement.
     number, json, text = dialect.number, dialect.json, dialect.text
     return f"""\
 CREATE TABLE runstate_run (

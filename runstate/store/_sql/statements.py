@@ -1,8 +1,9 @@
 """Every statement that changes a run, generated from the law: the only SQL in this project that sets a status.
 
 Each decides inside its WHERE, on the row as it is at that moment, and never on an earlier look. What it does not give
-back was refused; `commands.py` then asks why. Rows come in as one table of values, so a hundred moves are one
-statement, one round trip and one commit.
+back was refused; the engine then reads the row and says why (`_engine/executor.py`,
+`_engine/execute_settle_and_claim.py`). Rows come in as one table of values, so a hundred moves are one statement, one
+round trip and one commit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, StatusField
 from runstate.store._sql.columns import (
     CLAIMED_COLUMNS,
+    COPIED_COLUMNS,
     CREATE_COLUMNS,
     MOVE_COLUMNS,
     PAYLOAD,
@@ -56,12 +58,11 @@ class Statements(Leases):
         return (
             f"WITH {self.table(CREATE_COLUMNS)}"
             + (f", beside AS ({self._settings} RETURNING id)" if beside else "")
-            + " INSERT INTO runstate_run (id, thread_id, assistant_id, model, status, version, at, actor, created_at,"
-            " expires_at, queue, priority, not_before, ready_at, exclusive, idempotency_key, attempt)"
-            f" SELECT v.id, v.thread_id, v.assistant_id, v.model, '{INITIAL_STATUS}', 1, t.now, v.actor,"
-            " t.now / 1000000,"
-            " t.now / 1000000 + v.expires_in, v.queue, v.priority, v.not_before,"
-            " CASE WHEN v.ready = 1 THEN t.now END, v.exclusive, v.idempotency_key, 0"
+            + f" INSERT INTO runstate_run ({', '.join(COPIED_COLUMNS)},"
+            " status, version, at, created_at, expires_at, ready_at, attempt)"
+            f" SELECT {', '.join(f'v.{name}' for name in COPIED_COLUMNS)},"
+            f" '{INITIAL_STATUS}', 1, t.now, t.now / 1000000, t.now / 1000000 + v.expires_in,"
+            " CASE WHEN v.ready = 1 THEN t.now END, 0"
             f" FROM v, t WHERE {waits} ON CONFLICT DO NOTHING RETURNING id, seq, at"
         )
 

@@ -260,7 +260,8 @@ class InMemoryAdapter:
 class StoreAdapter:
     """A store of this library. Each request has an actor of its own; one by a loaded copy names the copy's version.
 
-    With `clock`, the clock of the whole process, time is moved instead of waited for.
+    With `clock`, the clock of the whole process, time is moved instead of waited for. `settings` are arguments of
+    `Store.create`, for every run.
     """
 
     refused: tuple[type[Exception], ...] = (IllegalTransition, VersionConflict, LeaseLost)

@@ -9,10 +9,11 @@ import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatus, Stamp
 from runstate.run.validators import YEAR_10000
+from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE, Dialect
 from runstate.store._sql.schema import ENDED, sql_list
 
-__all__ = ["COMMONEST_FIRST", "FOR_EVER", "LEGAL", "Guard", "guards", "row_condition", "transition_condition"]
+__all__ = ["COMMONEST_FIRST", "LEGAL", "Guard", "guards", "row_condition", "transition_condition"]
 
 LEGAL: Final = sql_list([f"{row.event} {row.source} {row.target}" for row in RUN_LIFECYCLE.transitions])
 """Every row of the law as `event source target`, as a list of SQL literals."""
@@ -24,10 +25,6 @@ COMMONEST_FIRST: Final = (*_MOST, *(event for event in RUN_LIFECYCLE.events if e
 _STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _HELD: Final = ("expires_at", "required_action", "last_error", "incomplete_details", "usage")
-FOR_EVER: Final = (
-    *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
-    *("queue", "priority", "not_before", "exclusive", "idempotency_key"),
-)
 _ENTRY: Final = ("event", "source", "at", "actor", "detail")
 # Judged by the time that is written, which is the writer's own and never before that of the last entry. The database's
 # clock is none to judge by: the clock of a test may be years from it, that of a client seconds.
@@ -214,7 +211,7 @@ def guards(dialect: Dialect) -> Iterator[Guard]:
     yield Guard(
         "identity",
         "UPDATE",
-        _same(dialect, FOR_EVER),
+        _same(dialect, FIXED_COLUMNS),
         "what a run was created with never changes",
     )
     yield Guard(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import POSTGRES, thread_lock_sql
 from runstate.store._sql.schema import TABLES
-from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, FOR_EVER, guards, row_condition
+from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, guards, row_condition
 from runstate.store._sql.triggers.entries import (
     CLOSED,
     EMPTIED,
@@ -156,7 +157,7 @@ def postgres_guards() -> Iterator[str]:
     entered = "AFTER UPDATE ON runstate_run REFERENCING NEW TABLE AS moved FOR EACH STATEMENT"
     yield guard_by("entered", entered, "entered")
     # Not BEFORE: PostgreSQL would lock every row first, whatever is updated.
-    changed = f"AFTER UPDATE OF {', '.join(FOR_EVER)} ON runstate_run FOR EACH ROW WHEN (NOT ({_IDENTITY.holds}))"
+    changed = f"AFTER UPDATE OF {', '.join(FIXED_COLUMNS)} ON runstate_run FOR EACH ROW WHEN (NOT ({_IDENTITY.holds}))"
     yield guard_by("guard_identity", changed, "refuse", _IDENTITY.sentence)
     live = f"BEFORE DELETE ON runstate_run FOR EACH ROW WHEN (NOT {_LIVE.holds})"
     yield guard_by("guard_live", live, "live", _LIVE.sentence)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE
-from runstate.store._sql.triggers.conditions import FOR_EVER, guards, transition_condition
+from runstate.store._sql.triggers.conditions import guards, transition_condition
 from runstate.store._sql.triggers.entries import (
     BUSY,
     CLOSED,
@@ -42,7 +43,7 @@ def sqlite_guards() -> Iterator[str]:
     yield guard_by("born", "AFTER INSERT ON runstate_run", f"BEGIN {entry} VALUES ({NEW_ENTRY}); END")
     yield from _moving(guard_by)
     identity = next(guard for guard in guards(SQLITE) if guard.name == "identity")
-    of = f"BEFORE UPDATE OF {', '.join(FOR_EVER)} ON runstate_run WHEN NOT ({identity.holds})"
+    of = f"BEFORE UPDATE OF {', '.join(FIXED_COLUMNS)} ON runstate_run WHEN NOT ({identity.holds})"
     yield guard_by("guard_identity", of, refuse(identity.sentence))
     yield guard_by("ended", f"AFTER UPDATE OF status ON runstate_run WHEN {NEW_ENDED}", f"BEGIN {promote('NEW')}; END")
     yield from _beside(guard_by, refuse)
