@@ -110,7 +110,7 @@ async def test_a_worker_stops_its_runs_before_the_lease_ends(
         async with asyncio.TaskGroup() as scenes:
             for url, _ in both.values():
                 scenes.create_task(stop_in_time(Blocked(url, undo)))
-    assert 4 == caplog.text.count("lets go of 1 run: it could not renew its lease in time")
+    assert 4 == caplog.text.count("gives up 1 run: it could not renew its lease in time")
 
 
 @limited
