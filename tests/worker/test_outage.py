@@ -263,7 +263,7 @@ async def test_a_worker_that_begins_while_the_store_is_away(
     await asyncio.to_thread(mortal_server.kill)
     working = asyncio.create_task(worker.work())
     try:
-        await until(lambda: "asking again" in caplog.text or working.done(), "the worker to ask again")
+        await until(lambda: "retrying" in caplog.text or working.done(), "the worker to ask again")
         assert not working.done()
     finally:
         await asyncio.to_thread(mortal_server.restart)
@@ -282,7 +282,7 @@ async def test_a_worker_that_is_stopped_before_it_could_begin(
     await asyncio.to_thread(mortal_server.kill)
     working = asyncio.create_task(worker.work())
     try:
-        await until(lambda: "asking again" in caplog.text or working.done(), "the worker to ask again")
+        await until(lambda: "retrying" in caplog.text or working.done(), "the worker to ask again")
         worker.stop()
         await asyncio.wait_for(working, LIMIT)
         assert "worker w1 was stopped before it could begin: cannot connect to" in caplog.text
