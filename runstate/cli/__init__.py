@@ -20,7 +20,7 @@ import_module("rich")  # most commands need it: without it, fail now and not in 
 
 
 _RUNS_COMMANDS = ("cancel", "create", "history", "list", "prune", "show", "submit", "sweep", "watch")
-"""Commands of the group `runs`, which are easily called without it."""
+"""Commands of the group `runs`. They are often called without its name, and the error suggests it."""
 
 
 class LazyGroup(click.Group):

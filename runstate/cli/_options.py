@@ -52,10 +52,10 @@ listen_url_option: Final = click.option(
     show_envvar=True,
     help="The URL of PostgreSQL itself, for notifications, if --store leads through a pooler.",
 )
-"""Where to listen. LISTEN does not work through a pooler of transactions."""
+"""The address for notifications. LISTEN does not work through a pooler of transactions."""
 
 _WAIT_S: Final = 10.0
-"""How long a command waits for a busy database."""
+"""For how many seconds a command waits for a busy database."""
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -78,7 +78,7 @@ def database_from_url(url: str) -> Database:
 def store_from_url(url: str, listen_url: str | None = None, *, patience_s: float = 0.0) -> Generator[Store, None, None]:
     """Open the store at a URL, and close it at the end. `patience_s` is how long to wait for one that is unavailable.
 
-    It is never created: a mistyped path must not become an empty store. Raises click errors with exit codes.
+    This never creates a store: a mistyped path must not become an empty store. Raises click errors with exit codes.
     """
     from runstate.store._api.open import open_at
 

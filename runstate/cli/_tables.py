@@ -23,7 +23,7 @@ _GAP: Final = 2
 _PADDING: Final = (0, _GAP, 0, 0)
 _INDENT: Final = 4
 _READABLE: Final = 30
-"""So many characters of a cell are worth more than another column."""
+"""A column keeps so many characters of a cell before other columns are left out."""
 
 
 def status_style(status: str) -> str:

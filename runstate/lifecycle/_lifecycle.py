@@ -160,10 +160,10 @@ class Lifecycle:
 
 
 def validate_lifecycle(lifecycle: Lifecycle) -> None:
-    """Check what users rely on. Raises `DefinitionError` for the first thing that does not hold.
+    """Check the properties that users rely on. Raises `DefinitionError` for the first one that does not hold.
 
-    Every status can be reached from the initial one. Every live status can expire and can fail, so no run is stuck for
-    ever. Two transitions into one status have the same stamp.
+    Every status can be reached from the initial one. Every live status can expire and can fail, so no run is stuck
+    forever. Two transitions into one status have the same stamp.
     """
     for status in RunStatus:
         if lifecycle.shortest_path(INITIAL_STATUS, status) is None:
@@ -195,7 +195,7 @@ def allowed_events(status: RunStatus) -> tuple[RunEvent, ...]:
 
 
 def target_of(event: RunEvent) -> RunStatus:
-    """Return the one status that `event` leads to."""
+    """Return the one status that `event` leads to. Raises `ValueError` for an unknown event."""
     return RUN_LIFECYCLE.target_of(event)
 
 

@@ -3,7 +3,7 @@
 All rules of the lifecycle are in `TRANSITIONS` and `PRESENT_IN` below, and nowhere else. The moves of a run, the
 diagrams, the table in the README and the judge of recorded runs are derived from these rows or tested against them.
 
-An event always leads to the same status. So a row answers two questions: whether an event is allowed in a status (there
+An event always leads to the same status. So the rows define two things: whether an event is allowed in a status (there
 is a row for it), and where it leads (the target of any row of the event).
 
 A rule that does not fit a row becomes a column. A status is terminal if no row leaves it; there is no list of them.

@@ -14,7 +14,7 @@ def _unknown_message(kind: str, value: object, known: type[StrEnum]) -> str:
 
 
 class RunStatus(StrEnum):
-    """The status of a run. Each member has its meaning: what moves the run on, and what happens otherwise."""
+    """The status of a run. `meaning` of a member describes it: what moves the run on, and what happens otherwise."""
 
     meaning: str
 
@@ -49,7 +49,7 @@ class RunStatus(StrEnum):
 
 
 class RunEvent(StrEnum):
-    """What can be requested of a run. Each event has exactly one target."""
+    """A request to change the status of a run. Each event leads to exactly one status."""
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:

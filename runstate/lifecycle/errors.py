@@ -69,7 +69,7 @@ def _utc(seconds: int) -> str:
 
 
 class RunstateError(Exception):
-    """The root of every error of this library."""
+    """The base class of all errors of this library."""
 
     retryable: ClassVar[bool] = False
     """Whether a retry of the same request can succeed. A refusal by the table stays one."""

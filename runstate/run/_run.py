@@ -132,12 +132,14 @@ def _check_names(positional: tuple[object, ...], attributes: Mapping[str, object
 
 
 class Run(RunSnapshot):
-    """A run: the `thread.run` of the Assistants API. Only the nine moves change it, in place, all or nothing.
+    """A run in memory: the `thread.run` of the Assistants API. Only the nine moves change it, in place, all or nothing.
 
-    Every move takes `at=`, the time in Unix seconds, and else asks the clock. A move that the law does not allow
-    where the run stands raises `IllegalTransition` (`TerminalStatus` if it has ended); arguments that no run can take
-    raise `InvalidRun`. After either the run is as it was. docs/lifecycle.md has the stamps of each move. A usage
-    is a `Usage`, or the API's object for it. `attrs.evolve` refuses a run: it would write a status that no move led to.
+    `Run.create` makes a new run, and `Run.from_dict` and `Run.from_json` read one. Every move takes `at`, the time in
+    Unix seconds; the default is the current time of the clock. A usage is a `Usage`, or the API's object for it.
+
+    A move raises `IllegalTransition` if the lifecycle does not allow it in the status of the run (`TerminalStatus` if
+    the run has ended), and `InvalidRun` for wrong arguments. Neither changes the run. docs/lifecycle.md has the stamps
+    of each move. `attrs.evolve` refuses a run, because it could set a status that no move has led to.
 
     >>> run = Run.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", at=1_700_000_000)
     >>> run.start(at=1_700_000_001)
@@ -178,8 +180,8 @@ class Run(RunSnapshot):
     ) -> Self:
         """Return a new run: queued, with its deadline `expires_in_s` seconds after its creation.
 
-        Without `id` it gets a new one (`new_run_id`). A setting of None means the default, as in the API. Raises
-        `InvalidRun` with all errors of the arguments.
+        Without `id` it gets a new one (`new_run_id`). A setting of None means the default, as in the API. `at` is the
+        time of creation, in Unix seconds. Raises `InvalidRun` with all errors of the arguments.
         """
         now = _clock.time() if at is None else _checked_time(at)
         created_at = int(now)
@@ -247,7 +249,7 @@ class Run(RunSnapshot):
     # --- the nine moves -------------------------------------------------------------------------------------------
 
     def start(self, *, at: int | None = None) -> None:
-        """Start or resume the work: in_progress. Stamps `started_at` anew."""
+        """Start or resume the work: in_progress. Stamps `started_at` again each time."""
         at = int(_clock.time()) if at is None else _checked_time(at)
         if (status := self._status) not in _MAY_START:
             raise _refusal(self._id, status, _START)
@@ -325,7 +327,10 @@ class Run(RunSnapshot):
     def mark_incomplete(
         self, reason: IncompleteReason, usage: GivenUsage | None = None, *, at: int | None = None
     ) -> None:
-        """End the run at a token limit: incomplete, with its reason. Stamps `completed_at`."""
+        """End the run at a token limit: incomplete. Stamps `completed_at`.
+
+        `reason` is `"max_completion_tokens"` or `"max_prompt_tokens"`; see `over_budget`.
+        """
         at = int(_clock.time()) if at is None else _checked_time(at)
         usage = NO_USAGE if usage is None else usage_of(usage)
         if not isinstance(cast("object", reason), str) or reason not in _INCOMPLETE_DETAILS:
@@ -340,7 +345,10 @@ class Run(RunSnapshot):
         self._usage = usage
 
     def fail(self, code: ErrorCode, message: str, usage: GivenUsage | None = None, *, at: int | None = None) -> None:
-        """End the run by an error: failed, with `last_error`. Stamps `failed_at`."""
+        """End the run by an error: failed, with `last_error`. Stamps `failed_at`.
+
+        `code` is `"server_error"`, `"rate_limit_exceeded"` or `"invalid_prompt"`.
+        """
         at = int(_clock.time()) if at is None else _checked_time(at)
         usage = NO_USAGE if usage is None else usage_of(usage)
         if not isinstance(cast("object", code), str) or code not in _ERROR_CODES:

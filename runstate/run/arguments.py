@@ -22,7 +22,7 @@ _COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def usage_of(usage: object) -> Usage:
-    """Return the usage of a caller's argument. Raises `InvalidRun` if it is none.
+    """Return the usage of a caller's argument. Raises `InvalidRun` for other values.
 
     Missing counts of an object are 0, unless it has other keys: one of them may be a misspelled count.
     """
@@ -37,7 +37,7 @@ def usage_of(usage: object) -> Usage:
 
 
 def truncation_strategy_of(strategy: Mapping[str, object]) -> TruncationStrategy:
-    """Return the truncation strategy of an object of the API. Raises `InvalidRun` if it is none."""
+    """Return the truncation strategy of an object of the API. Raises `InvalidRun` for other values."""
     return cast("TruncationStrategy", _read("truncation_strategy", "truncation_strategy", strategy))
 
 
@@ -45,7 +45,7 @@ def required_action_of(calls: object) -> RequiredAction:
     """Return the required action of a caller's argument. Raises `InvalidRun` with all errors."""
     if isinstance(calls, RequiredAction):
         return calls
-    if calls.__class__ is list:  # the common case: the general way would cost more than all the rest
+    if calls.__class__ is list:  # the common case: the general code would cost more than all the rest
         for call in cast("list[object]", calls):
             if call.__class__ is not ToolCall:
                 break

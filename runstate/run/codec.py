@@ -1,8 +1,8 @@
 """The JSON codec of runs: tolerant in reading, strict in writing.
 
 The decoder accepts snake_case and the camelCase of the JavaScript client at every level with known keys. All keys are
-optional but the twelve that every recorded run has. Unknown keys are kept. All errors of an object are reported at
-once, each with its path. The encoder writes all keys in one spelling. Values of the user (metadata, tools, a JSON
+optional, except for the twelve that every recorded run has. Unknown keys are kept. All errors of an object are reported
+at once, each with its path. The encoder writes all keys in one spelling. Values of the user (metadata, tools, a JSON
 schema) are never respelled.
 
 Input is bounded: 16 MiB of text and 80 levels, of which one value may have 64.
@@ -88,7 +88,7 @@ class _Decoder:
     def keys(
         self, path: str, value: object, known: Container[str]
     ) -> tuple[dict[str, object], dict[str, object]] | None:
-        """Return the known keys of an object, in snake_case, and its unknown keys; None if it is no object."""
+        """Return the known keys of an object, in snake_case, and its unknown keys; None for other values."""
         if not isinstance(value, Mapping):
             self.add_error(path, f"expected an object, got {validators.kind_of(value)}")
             return None
@@ -165,7 +165,7 @@ class _Decoder:
             if inner is None:
                 return None
             outer.update(inner[0])
-            # Calls of other types have their name beside the id, unless they are seen to keep it in a function too.
+            # Calls of other types have their name beside the id. If this one has it in a function, keep it there.
             if inner[1] or outer.get("type", "function") != "function":
                 extra["function"] = inner[1]
         missing = [key for key in ("id", "name") if key not in outer]
@@ -238,7 +238,7 @@ def decode(data: object) -> dict[str, object]:
             else:
                 fields[key] = deep_copy(value)  # a copy, because the caller may change its value
     decoder.errors += validators.extra("", extra)
-    # A wrong value says more than a missing key, and is reported first.
+    # A wrong value is more useful than a missing key, and is reported first.
     _raise_errors(chain(decoder.errors, missing))
     tools = cast("list[object] | None", fields["tools"])
     fields["tools"] = None if tools is None else tuple(tools)

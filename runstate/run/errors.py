@@ -1,4 +1,4 @@
-"""The errors of values: an invalid run, JSON that is no run, tool outputs that do not match."""
+"""The errors of values: an invalid run, JSON that is not a run, tool outputs that do not match."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ToolOutputsMismatch(RunstateError):
         """The ids that outputs were given for."""
 
     def __str__(self) -> str:
-        # The first half is the sentence of the real servers.
+        # The first half is the message of the real servers.
         return (
             f"Expected tool outputs for call_ids {list(self.expected)}, got {list(self.got)}; "
             f"run {self.run_id} stays requires_action until exactly these come in one request"
@@ -40,11 +40,15 @@ class FieldError(NamedTuple):
 
 
 class InvalidRun(RunstateError, ValueError):
-    """Values that no run can have: all errors at once, each with its path."""
+    """Values that no run can have, or wrong arguments: all errors at once, each with its path.
+
+    It is also a `ValueError`. The message has the first ten errors.
+    """
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__(tuple(errors))
         self.errors: tuple[FieldError, ...] = tuple(errors)
+        """All errors, each with the path of the value and a message."""
 
     def __str__(self) -> str:
         text = "; ".join(map(str, self.errors[:10]))

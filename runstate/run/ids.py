@@ -17,12 +17,12 @@ _TWO_DIGITS: Final = 62**2
 _FOUR_DIGITS: Final = 62**4
 _TEN_DIGITS: Final = 62**10
 
-# A random byte is a digit by its remainder. 256 is no multiple of 62: the bytes from 248 on are left out, or eight
-# digits would be likelier than the others.
+# A random byte becomes a digit by its remainder. 256 is not a multiple of 62, so the bytes from 248 on are left out:
+# otherwise eight digits would be more likely than the others.
 _TO_DIGITS: Final = (_DIGITS * 5).encode()[:256]
 _LEFT_OUT: Final = bytes(range(248, 256))
 
-# Asking the system lets other threads run, and waiting for the interpreter again costs more than the rest of an id.
+# A system call lets other threads run, and to get the interpreter back costs more than the rest of an id.
 _RANDOM: Final[list[str]] = []
 _BYTES_AT_ONCE: Final = 7_424  # for 513 ids on average
 if hasattr(os, "register_at_fork"):
@@ -45,7 +45,8 @@ def new_run_id(now: float | None = None) -> str:
     Ten digits are the microseconds since 1970: 59.5 bits, enough until the year 28566. Fourteen are random: 83.4 bits
     from the system, none of which a forked process repeats.
 
-    `now` is in Unix seconds; without it the clock is asked. Raises `ValueError` for a time that ten digits cannot hold.
+    `now` is in Unix seconds; the default is the time of the clock. Raises `ValueError` for a time that ten digits
+    cannot hold.
 
     >>> new_run_id(1) < new_run_id(1.5) < new_run_id(1_700_000_000) < new_run_id()
     True

@@ -75,7 +75,7 @@ def parse_many(text: str | bytes, first_line: int = 1) -> Iterator[tuple[int, ob
 def objects_in(text: str) -> Iterator[dict[str, object]]:
     """Yield the JSON objects inside other text, such as a line of a log; what is not JSON is skipped.
 
-    After a few braces that begin no JSON object it gives up, so that the time stays linear.
+    The search ends after eight braces that do not begin a JSON object, so that the time stays linear.
     """
     at = attempts = 0
     while attempts < _MAX_ATTEMPTS and (begin := text.find("{", at)) >= 0:

@@ -45,7 +45,7 @@ def json_path(path: str, key: object) -> str:
 
 
 def is_json(value: object, max_depth: int = MAX_DEPTH) -> bool:
-    """Fast path: True means valid JSON. False means unknown; `iter_json_errors` decides."""
+    """Return True if a value is certainly JSON. This is a fast path: after False, `iter_json_errors` decides."""
     kind = value.__class__
     if value is None or kind is str or kind is bool:
         return True

@@ -1,10 +1,10 @@
 """The data of a run: the 27 attributes of the object, readable and not assignable.
 
 The values are in private slots behind read-only properties. The moves in `_run.py` write those slots directly, for two
-reasons, both measured on CPython 3.11 to 3.13. A store into a slot costs 6-7 ns, a write through the captured
-descriptor of a frozen class costs 53-103 ns, and a terminal move makes four of them. And a store is no call: the
-interpreter switches threads only after calls and at loops, so the check and all writes of a move happen as one. The
-price is the read: 8 ns instead of 6 on 3.12, 70 ns on 3.11.
+reasons, both measured on CPython 3.11 to 3.13. First, a store into a slot costs 6-7 ns, a write through the captured
+descriptor of a frozen class costs 53-103 ns, and a terminal move makes four of them. Second, a store is not a call: the
+interpreter switches threads only after calls and at loops, so the check and all writes of a move are atomic. The
+cost is the read: 8 ns instead of 6 on 3.12, 70 ns on 3.11.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ _NO_PAIRS: Final[Mapping[str, str]] = {}
 
 @attrs.define(kw_only=True, repr=False, eq=False)
 class RunRecord:
-    """A run as data: equal when every attribute is, copied and pickled like any value.
+    """A run as data: equal if every attribute is equal, and copied and pickled like any value.
 
-    The constructor takes the attributes by name and raises `InvalidRun` with all errors. It checks each value by
-    itself; `runstate.traces.judge` checks whether they are possible together. Weak references to a run are allowed: no
-    move releases a run, so a finalizer cannot run in the middle of a move.
+    The constructor takes the attributes by name and raises `InvalidRun` with all errors. It checks each value
+    separately; `runstate.traces.judge` checks whether the combination is possible. Weak references to a run are
+    allowed: no move releases a run, so a finalizer cannot run in the middle of a move.
     """
 
     _id: str = attrs.field(alias="id")
@@ -134,9 +134,9 @@ class RunRecord:
         return run
 
     def field_values(self) -> tuple[Any, ...]:
-        """Return the values of `FIELDS`, then `extra`, all of one moment.
+        """Return the values of `FIELDS`, then `extra`, as they are at one time.
 
-        Reading slots makes no call, so no move of another thread can come between the first and the last of them.
+        To read slots makes no call, so no move of another thread can happen between the first and the last read.
         """
         return (
             self._id,
@@ -219,7 +219,7 @@ class RunRecord:
 
     @property
     def thread_id(self) -> str:
-        """The id of the thread that the run answers."""
+        """The id of the thread (of messages) that the run works on."""
         return self._thread_id
 
     @property
@@ -329,17 +329,17 @@ class RunRecord:
 
     @property
     def temperature(self) -> float | None:
-        """0 to 2; 1 when null."""
+        """The sampling temperature, 0 to 2. Null means 1."""
         return self._temperature
 
     @property
     def top_p(self) -> float | None:
-        """0 to 1; 1 when null."""
+        """The nucleus sampling probability, 0 to 1. Null means 1."""
         return self._top_p
 
     @property
     def extra(self) -> JsonObject:
-        """A copy of the keys that a newer server added."""
+        """A copy of the unknown keys, which a newer server may add."""
         return cast("JsonObject", deep_copy(self._extra))
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """A run without moves: its queries, and its JSON.
 
-`Run` adds the moves. A stored run is such a snapshot with its place in the store.
+`Run` adds the moves. `StoredRun` adds the fields of the store.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Hidden:
 
 
 class RunSnapshot(RunRecord):
-    """A run with queries and JSON, but without moves."""
+    """A run as it was read at one time. It has queries and JSON, but no moves."""
 
     __slots__ = ()
 
@@ -45,9 +45,9 @@ class RunSnapshot(RunRecord):
         return RUN_LIFECYCLE.allowed_events(self._status)
 
     def is_due(self, now: float | None = None) -> bool:
-        """Return whether the deadline has come at `now` (Unix seconds, by default of the clock).
+        """Return whether the deadline has passed at `now` (Unix seconds; by default the time of the clock).
 
-        False if it has ended.
+        Return False for a run that has ended.
         """
         left = self.seconds_left(now)
         return left is not None and left <= 0

@@ -1,7 +1,7 @@
 """Messages for text that a parser of JSON or YAML refuses.
 
-The words and the order of checks differ between releases of a parser. So only the place of its error is used, and the
-message is made here.
+The messages and the order of checks differ between releases of a parser. So only the position of its error is used, and
+the message is made here.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def normalize(outputs: object) -> dict[str, str]:
                 break
         else:
             by_id = cast("dict[str, str]", outputs)
-            if "tool_call_id" not in by_id:  # or it may be a single output
+            if "tool_call_id" not in by_id:  # otherwise it may be a single output
                 return by_id
     outputs = _listed(outputs)
     if isinstance(outputs, list | tuple):

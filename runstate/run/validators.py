@@ -1,7 +1,7 @@
 """The validators of attributes: types, ranges and lengths.
 
 A check takes a path and a value, and returns a `FieldError` for each error, or (). The constructor of a run and the
-codec use the same checks, so each limit is defined here alone.
+codec use the same checks, so each limit is defined only here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MAX_METADATA_PAIRS: Final = 16
 MAX_METADATA_KEY: Final = 64  # characters
 MAX_METADATA_VALUE: Final = 512  # characters
 MAX_NAME: Final = 500  # characters: an entry of an index of PostgreSQL's has at most 2,704 bytes
-INT64_MAX: Final = 2**63 - 1  # what a database's integer holds
+INT64_MAX: Final = 2**63 - 1  # the largest integer of a database
 _CONTAINERS: Final = frozenset({list, tuple, set, frozenset})
 YEAR_10000: Final = 253_402_300_800  # Unix seconds
 
@@ -79,18 +79,18 @@ def kind_of(value: object) -> str:
 
 
 def preview(value: object) -> str:
-    """Return the value for a message: at most 60 characters, a container by its type alone."""
+    """Return the value for a message: at most 60 characters; only the type of a container."""
     if is_object(value) or value.__class__ in _CONTAINERS:
         return kind_of(value)
     try:
         shown = repr(value[:60] if isinstance(value, str) else value)
-    except ValueError:  # an integer past the interpreter's bound on digits
+    except ValueError:  # an integer with more digits than the interpreter's limit
         return "a huge number"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def with_article(noun: str) -> str:
-    """Return a noun behind its indefinite article.
+    """Return a noun with its indefinite article.
 
     >>> with_article("dict"), with_article("int"), with_article("async_generator")
     ('a dict', 'an int', 'an async_generator')
@@ -99,7 +99,7 @@ def with_article(noun: str) -> str:
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Return a number of things, in the singular where it is one.
+    """Return a number with a noun, in the singular for 1.
 
     >>> pluralize(0, "run"), pluralize(1, "run"), pluralize(1200, "run")
     ('0 runs', '1 run', '1200 runs')
@@ -130,17 +130,17 @@ def non_empty_string(path: str, value: object) -> FieldErrors:
 
 
 def non_blank_string(path: str, value: object) -> FieldErrors:
-    """A string that is not only white space, which would be an unset variable or a slip."""
+    """A string that is not only white space. Such a string usually comes from a variable that is not set."""
     if isinstance(value, str) and value.isspace():
         return (FieldError(path, "is blank: it has nothing but white space"),)
     return non_empty_string(path, value)
 
 
 def plain_text(path: str, value: object) -> FieldErrors:
-    """A string that a column of a database can store: PostgreSQL cannot store NUL, so SQLite must not either."""
+    """A string that a column of a database can store. PostgreSQL cannot store NUL, so it is refused for SQLite too."""
     found = string(path, value)
     plain = "" if found else cast("str", value)
-    if plain.isprintable():  # which neither of the two is
+    if plain.isprintable():  # NUL and surrogates are not printable
         return found
     if "\0" in plain:
         return (FieldError(path, "holds a NUL character, which no database keeps"),)
@@ -155,7 +155,7 @@ def identifier(path: str, value: object) -> FieldErrors:
     Names that are read, from outside or from a database, are checked less strictly (`non_empty_string`).
     """
     if isinstance(value, str) and value and value.isprintable() and not value.isspace():
-        return ()  # nearly always, and checked in every move
+        return ()  # the common case, which is checked in every move
     return non_blank_string(path, value) or plain_text(path, value)
 
 
@@ -191,7 +191,7 @@ def number(low: float, high: float) -> Check:
     def check(path: str, value: object) -> FieldErrors:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return wrong_type(path, "a number", value)
-        if low <= value <= high:  # which NaN is not
+        if low <= value <= high:  # False for NaN
             return ()
         return (FieldError(path, f"expected a number from {low:g} to {high:g}, got {preview(value)}"),)
 

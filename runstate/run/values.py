@@ -1,6 +1,6 @@
-"""The values inside a run: what it waits for, why it ended, what it used.
+"""The values inside a run: the required action, the errors and limits that ended it, the used tokens.
 
-They are frozen and validate themselves in the constructor. (They have no slot for weak references, because a finalizer
+They are frozen, and their constructors validate them. (They have no slot for weak references, because a finalizer
 would run in the middle of a move that releases them.) `extra` keeps the keys that a newer server adds, so that they are
 written again. If a known key has an object, its unknown keys are in `extra` under the same key.
 """
@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 ErrorCode: TypeAlias = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
-"""Why a run failed."""
+"""The code of the error by which a run failed."""
 
 IncompleteReason: TypeAlias = Literal["max_completion_tokens", "max_prompt_tokens"]
-"""Which limit ended an incomplete run."""
+"""The token limit that ended an incomplete run."""
 
 _NOTHING: Final[Mapping[str, object]] = {}
 
@@ -45,14 +45,14 @@ def raise_if_invalid(errors: Sequence[FieldError]) -> None:
 
 
 def _copy_extra(extra: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a copy of unknown keys; what is no object stays as it is, and is an error later."""
+    """Return a copy of unknown keys. A value that is not an object is returned unchanged, and is an error later."""
     if extra == _NOTHING:
         return _NOTHING
     return cast("Mapping[str, object]", deep_copy(extra)) if extra and validators.json_value("", extra) == () else extra
 
 
 def _argument_text(arguments: str | Mapping[str, object]) -> str:
-    """Return arguments as JSON text; what is neither text nor JSON stays as it is, and is an error later."""
+    """Return arguments as JSON text. Values that are neither text nor JSON are unchanged, and are an error later."""
     if arguments.__class__ is not str and isinstance(arguments, Mapping) and validators.extra("", arguments) == ():
         import json  # imported here, because most programs never need it
 
@@ -64,7 +64,7 @@ def _argument_text(arguments: str | Mapping[str, object]) -> str:
 class ToolCall:
     """A call that a run waits for: its id, the name of the tool, and its arguments as JSON text.
 
-    Arguments that are an object are written as JSON text.
+    Arguments that are an object are converted to JSON text. Raises `InvalidRun` with all errors.
 
     >>> ToolCall("call_1", "weather", {"city": "Paris"}).arguments
     '{"city": "Paris"}'
@@ -101,13 +101,15 @@ def _arguments(path: str, value: object) -> validators.FieldErrors:
 
 
 def _calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
-    # What is not iterable stays as it is, and is an error later.
+    # A value that is not iterable is returned unchanged, and is an error later.
     return tuple(calls) if isinstance(cast("object", calls), Iterable) else cast("tuple[ToolCall, ...]", calls)
 
 
 @attrs.frozen(weakref_slot=False)
 class RequiredAction:
-    """What a run in requires_action waits for: at least one call, each under an id of its own.
+    """The tool calls that a run in requires_action waits for: at least one, with different ids.
+
+    Raises `InvalidRun` with all errors.
 
     >>> RequiredAction([ToolCall("call_1", "weather")]).call_ids
     ('call_1',)
@@ -160,7 +162,7 @@ class RequiredAction:
 
 @attrs.frozen(weakref_slot=False)
 class LastError:
-    """Why a run failed: a code (`ErrorCode`; recorded runs may carry others) and a sentence."""
+    """The error by which a run failed: a code (`ErrorCode`; recorded runs may have others) and a message."""
 
     code: str
     message: str
@@ -177,7 +179,7 @@ class LastError:
 
 @attrs.frozen(weakref_slot=False)
 class IncompleteDetails:
-    """Which limit ended an incomplete run (`IncompleteReason`; recorded runs may carry others)."""
+    """The token limit that ended an incomplete run (`IncompleteReason`; recorded runs may have others)."""
 
     reason: str
     extra: Mapping[str, object] = attrs.field(
@@ -193,7 +195,7 @@ class IncompleteDetails:
 
 @attrs.frozen(weakref_slot=False)
 class TruncationStrategy:
-    """How much of the thread the model sees: `auto`, or the `last_messages` (at least 1)."""
+    """How much of the thread the model sees: `auto`, or only the `last_messages` (at least 1)."""
 
     type: str = "auto"
     last_messages: int | None = None
@@ -220,7 +222,9 @@ _TOKENS: Final = validators.integer(least=0)
 
 @attrs.frozen(weakref_slot=False)
 class Usage:
-    """The tokens a run used. The total, where it is not given, is the sum.
+    """The tokens that a run has used. Without `total_tokens`, the total is the sum.
+
+    Raises `InvalidRun` with all errors.
 
     >>> Usage(12, 30)
     Usage(prompt_tokens=12, completion_tokens=30, total_tokens=42)
@@ -245,7 +249,7 @@ class Usage:
 
 
 def _sum(prompt_tokens: object, completion_tokens: object) -> int:
-    """Return the sum; 0 if one is no number, which the checks then report by its name."""
+    """Return the sum. Return 0 if one is not a number: the checks then report that one."""
     if isinstance(prompt_tokens, int) and isinstance(completion_tokens, int):
         return prompt_tokens + completion_tokens
     return 0

@@ -1,13 +1,13 @@
-"""Runs that survive: in SQLite, for one machine, or PostgreSQL, for many.
+"""The durable store of runs: SQLite for one machine, PostgreSQL for many.
 
     with open_store("sqlite:///runs.db") as store:
         run = store.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
         store.request_cancel(run.id, actor="web")
 
-Every method is there for threads (`store.create(...)`) and for coroutines (`await store.aio.create(...)`), over one
-committer. The database holds the law by itself, and refuses what is illegal to hand-written SQL too.
+Every method has a blocking form (`store.create(...)`) and an async form (`await store.aio.create(...)`). The database
+itself refuses illegal changes, also from hand-written SQL.
 
-What is named here is loaded when it is first asked for, so that `runstate.errors` loads no driver.
+The names of this package are imported on first access, so that `runstate.errors` imports no driver.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,10 @@
-"""Hints that something has changed, so that listeners need not ask all the time.
+"""Notifications of changes, so that listeners need not poll often.
 
-A hint may come late, twice, or not at all: a listener also looks by itself now and then. In the process a hint is
-a call. Between processes PostgreSQL has NOTIFY, gathered up to one in a few milliseconds because each one holds a lock
-of the whole server when it commits; SQLite counts other connections' commits, and is asked for that number. So is
-PostgreSQL where a pooler stands between, through which NOTIFY can be sent and not heard.
+A notification may come late, twice, or not at all, so a listener also polls now and then. Inside a process a
+notification is a function call. Between processes PostgreSQL has NOTIFY. Several notifications are merged into one
+every few milliseconds, because each NOTIFY takes a lock of the whole server when it commits. SQLite has a counter of
+other connections' commits, which is polled. PostgreSQL is polled too if there is a pooler, through which NOTIFY can be
+sent but not received.
 """
 
 from __future__ import annotations
@@ -21,44 +22,44 @@ _log: Final = logging.getLogger("runstate.store")
 
 
 class Change(IntFlag):
-    """What may have changed."""
+    """The kinds of a notification. The flags can be combined."""
 
     ENTRY = 1
-    """Some run moved."""
+    """An entry was committed: a run was created or moved."""
     QUEUED = 2
-    """A run may be claimed."""
+    """A run may be claimable."""
     CANCELLING = 4
-    """A run was asked to cancel."""
+    """A cancel was requested."""
 
 
 NO_CHANGE: Final = Change(0)
 ALL_CHANGES: Final = Change.ENTRY | Change.QUEUED | Change.CANCELLING
 
 Listener: TypeAlias = Callable[[Change], None]
-"""What a listener does. It is called from any thread, and must not wait."""
+"""A function that receives notifications. It is called in any thread, and must not block."""
 
 
 class LocalNotifier:
-    """Hints inside one process."""
+    """Notifies listeners of the same process."""
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
         self._changing = Lock()
 
     def notify(self, hint: Change) -> None:
-        """Tell everybody that something has changed."""
+        """Notify other processes, if there is a way, and the listeners of this one."""
         self._notify_listeners(hint)
 
     def _notify_listeners(self, hint: Change) -> None:
         for heard in self._listeners:
             try:
                 heard(hint)
-            except Exception:  # of one listener: the thread that rings answers everybody else as well
+            except Exception:  # an error of one listener must not stop this thread, which notifies the others too
                 _log.exception("a listener failed")
 
     @contextmanager
     def subscribe(self, heard: Listener) -> Generator[None, None, None]:
-        """Have `heard` called for every hint, inside the block."""
+        """Call `heard` for every notification, inside the block."""
         with self._changing:
             self._listeners = (*self._listeners, heard)
         self._start()
@@ -69,8 +70,8 @@ class LocalNotifier:
                 self._listeners = tuple(other for other in self._listeners if other is not heard)
 
     def _start(self) -> None:
-        """Begin to hear of other processes, now that there is a listener."""
+        """Begin to receive notifications of other processes. Called when there is a listener."""
 
     def close(self) -> None:
-        """Hear and tell no more."""
+        """Send and receive no more notifications."""
         self._listeners = ()

@@ -1,4 +1,4 @@
-"""What a store returns: a run with its place in the store, and the entries of its history."""
+"""The values that a store returns: stored runs, and the entries of their histories."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ __all__ = ["Entry", "StoredRun"]
 
 
 class StoredRun(RunSnapshot):
-    """A run as the store held it when it was read. It has no moves: those are asked of the store, by its id."""
+    """A run as it was read from a store: a `RunSnapshot` with the fields of the store.
+
+    It cannot be changed and has no moves. Call the methods of the store with its id: `store.complete(run.id)`.
+    """
 
     STORE_FIELDS: ClassVar = (
         *("seq", "version", "event", "source", "changed_at_us"),
         *("actor", "queue", "priority", "attempt", "claimable"),
     )
-    """What it has of the store, besides what every run has."""
+    """The names of the fields of the store."""
 
     __slots__ = ("_pending_row", *STORE_FIELDS)
 
     _pending_row: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], Sequence[Any]] | None
-    """The row it is read from, and what reads it; None once it was read."""
+    """The row of the run, and the function that decodes it. None after it was decoded."""
     seq: int
-    """The store's own number for it; rises with every run created."""
+    """The store's number of the run. It increases with every run that is created."""
     version: int
-    """How many entries its history has: the race token. A new run has one, its birth."""
+    """The number of entries in its history. A new run has one. Pass it as `expected_version` of a move."""
     event: RunEvent | None
-    """What moved it last; None for a run that was only created."""
+    """The event of the last move. None for a run that was only created."""
     source: RunStatus | None
-    """Where it stood before that."""
+    """The status before the last move."""
     changed_at_us: int
-    """When that was, in Unix microseconds."""
+    """When the run was last moved or created, in Unix microseconds."""
     actor: str | None
-    """Who asked for it."""
+    """The actor of the last move."""
     queue: str
     priority: int
-    """Higher is claimed first."""
+    """Runs with a higher priority are claimed first."""
     attempt: int
-    """How many workers have begun on it since it was last claimed from the queue; 0 where none has."""
+    """How many times workers have begun the run since it was last queued. 0 if none has."""
     claimable: bool
-    """Whether it may be claimed: false before its time, and while it waits behind its thread's live run."""
+    """Whether the run may be claimed. False before its `not_before`, and while it waits behind a run of its thread."""
 
     @classmethod
     def lazy(
@@ -62,10 +65,10 @@ class StoredRun(RunSnapshot):
         expires_at: int | None,
         thread_id: str,
     ) -> Self:
-        """Return a run of which only this is known yet; `read` gives all of it when somebody asks for more.
+        """Return a run with these fields only. `read` decodes the row when another field is first read.
 
-        A worker asks for no more than this, and most handlers for little: reading a whole run costs as much as the
-        rest of a turn.
+        A worker needs no other fields, and most handlers need few: to decode a whole run costs as much as everything
+        else that a worker does for it.
         """
         run = cls.__new__(cls)
         run._pending_row = (read, row)
@@ -79,15 +82,15 @@ class StoredRun(RunSnapshot):
         run._thread_id = thread_id
         return run
 
-    if not TYPE_CHECKING:  # or a type checker would take any attribute for one of these
+    if not TYPE_CHECKING:  # otherwise a type checker would accept any attribute
 
         def __getattr__(self, name: str) -> Any:
-            """Read the run, as somebody asks for more of it than is known."""
+            """Decode the row, because a field is missing."""
             if name == "_pending_row" or name.startswith("__"):
                 raise AttributeError(name)
             pending = getattr(self, "_pending_row", None)
             if pending is None:
-                with suppress(AttributeError):  # another thread has just read it
+                with suppress(AttributeError):  # another thread has just decoded the row
                     return object.__getattribute__(self, name)
                 if name in set(RunEvent):
                     raise AttributeError(f"a stored run is moved by its store: store.{name}(run.id, ...)")
@@ -106,7 +109,7 @@ class StoredRun(RunSnapshot):
         self.set_store_fields(values[-count:])
 
     def set_store_fields(self, values: tuple[Any, ...]) -> None:
-        """Set what a run has of the store, as `STORE_FIELDS`: a loop over the names takes twice as long."""
+        """Set the fields of `STORE_FIELDS`, in this order. A loop over the names would take twice as long."""
         self.seq, self.version, self.event, self.source, self.changed_at_us, self.actor, *rest = values
         self.queue, self.priority, self.attempt, self.claimable = rest
 
@@ -120,21 +123,22 @@ class StoredRun(RunSnapshot):
 
 @attrs.frozen
 class Entry:
-    """One entry of a run's history, which nobody changes."""
+    """One entry of a run's history. Entries are never changed."""
 
     run_id: str
     version: int
-    """1 for the birth, then one more an entry, with no gap."""
+    """The number of the entry: 1 for the creation of the run, then increasing by one without a gap."""
     event: RunEvent | None
-    """What was asked; None for the birth."""
+    """The event of the move. None for the creation."""
     source: RunStatus | None
-    """Where the run stood; None for the birth."""
+    """The status before the move. None for the creation."""
     target: RunStatus
+    """The status after the move."""
     at_us: int
-    """Unix microseconds; never before the entry before it."""
+    """When the move was made, in Unix microseconds. Never earlier than the entry before."""
     actor: str | None
-    """Who asked."""
+    """The name of the client or worker that requested the move."""
     detail: JsonObject | None
-    """What came with it: the calls required, the outputs submitted, a failure's traceback, a worker's attempt."""
+    """The required calls, the submitted outputs, the traceback of a failure, or the attempt of a worker."""
     cursor: str = attrs.field(default="", eq=False)
-    """Where to resume watching all runs after this entry."""
+    """The position of this entry among the entries of all runs. Pass it as `after` to resume after this entry."""

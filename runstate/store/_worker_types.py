@@ -1,4 +1,4 @@
-"""What a worker and a store exchange: leases, claims, outcomes, checkpoints."""
+"""The values that workers and stores exchange: leases, claims, outcomes, checkpoints."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 SettleKey: TypeAlias = tuple[RunEvent, bool]
-"""The event of an outcome, and whether it has a payload: more than the tokens used, or not even these."""
+"""The event of an outcome, and whether it has a payload: anything other than exactly the used tokens."""
 
 _REQUESTS: Final = (RunEvent.START, RunEvent.SUBMIT_TOOL_OUTPUTS, RunEvent.REQUEST_CANCEL)
 _FIELDS: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
@@ -44,7 +44,7 @@ _FIELDS_OF: Final[Mapping[RunEvent, tuple[StatusField, ...]]] = {
     for event in RUN_LIFECYCLE.events
     if event not in _REQUESTS
 }
-"""What a run has after the event of an outcome, of the fields that an outcome carries."""
+"""The fields that an outcome carries, by its event."""
 OUTCOMES: Final[tuple[SettleKey, ...]] = tuple(
     (event, has_payload)
     for event, fields in _FIELDS_OF.items()
@@ -55,7 +55,7 @@ _ENDS: Final = frozenset(event for event, has_payload in OUTCOMES if not has_pay
 
 
 def event_errors(event: object) -> tuple[FieldError, ...]:
-    """Return what is wrong with the event of an outcome: a request to a run is none."""
+    """Return the errors of an outcome's event. Events that clients request, such as `REQUEST_CANCEL`, are errors."""
     if event in _FIELDS_OF:
         return ()
     return (FieldError("event", f"expected the event of an outcome, got {validators.preview(event)}"),)
@@ -63,13 +63,17 @@ def event_errors(event: object) -> tuple[FieldError, ...]:
 
 @attrs.frozen
 class Lease:
-    """A worker's session: while it is renewed, the runs that carry its token are this worker's."""
+    """The session of a worker. While the lease is valid, only this worker can settle the runs that it has claimed.
+
+    `Store.open_lease` makes one, and `Store.heartbeat` renews it.
+    """
 
     token: int = attrs.field(repr=False)
-    """Unguessable; every write to a claimed run is conditional on it."""
+    """A random number. Every write to a claimed run is conditional on it."""
     actor: str
-    """The worker's name, for histories."""
+    """The name of the worker in histories."""
     lease_s: float
+    """For how many seconds the lease is valid after a renewal."""
 
     def __attrs_post_init__(self) -> None:
         raise_if_invalid(validators.identifier("actor", self.actor) + lease_seconds("lease_s", self.lease_s))
@@ -77,12 +81,12 @@ class Lease:
 
 @attrs.frozen
 class HeartbeatResult:
-    """The answer to a heartbeat."""
+    """The result of a heartbeat."""
 
     held: bool
-    """Whether the lease still holds. If not, its runs are another worker's, or will be."""
+    """Whether the lease is valid. If not, other workers take over its runs."""
     runs: Mapping[int, RunStatus]
-    """Where its runs stand, by seq: in_progress, or cancelling because a cancel was requested."""
+    """The statuses of the runs of the lease, by seq: in_progress, or cancelling if a cancel was requested."""
 
 
 _NO_OUTPUTS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -90,51 +94,54 @@ _NO_OUTPUTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 @attrs.define
 class Claim:
-    """A claimed run, and what its handler goes on with. It is never changed (a frozen class takes longer to make)."""
+    """A claimed run, with the data to continue it. Treat it as immutable (a frozen class takes longer to make)."""
 
     run: StoredRun
     checkpoint: Any = None
-    """What was kept by `save_checkpoint` last; None if nothing was."""
+    """The last value saved by `save_checkpoint`. None if there is none."""
     usage: Usage = NO_USAGE
-    """The tokens that earlier attempts are known to have used."""
+    """The tokens that earlier attempts have used, as far as they were saved."""
     tool_outputs: Mapping[str, str] = _NO_OUTPUTS
-    """The outputs that were submitted last, by call id; empty before any tool round."""
+    """The outputs that were submitted last, by call id. Empty before the first tool round."""
     claimed_at_us: int = 0
-    """When this worker got it, in Unix microseconds by the database's clock."""
+    """When the run was claimed, in Unix microseconds of the database's clock."""
 
 
 @attrs.frozen
 class SettleAndClaimResult:
-    """The answer to a settle and claim."""
+    """The result of `Store.settle_and_claim` and `Store.settle`."""
 
     claims: Sequence[Claim]
-    """The runs that were claimed, by priority, then oldest first."""
+    """The claimed runs, by priority, then oldest first."""
     refused: Mapping[int, RunstateError]
-    """Why outcomes were refused, by the seq of their run. `OutcomeUnknown`: it may still be committed."""
+    """The errors of the refused outcomes, by the seq of the run. With `OutcomeUnknown`, it may still be committed."""
 
 
 @attrs.frozen
 class SweepResult:
-    """What a sweep did: the ids of the runs it moved, by what became of them."""
+    """The result of `Store.sweep`: the ids of the changed runs, and two numbers."""
 
     expired: tuple[str, ...] = ()
+    """Runs whose deadline had passed."""
     failed: tuple[str, ...] = ()
+    """Runs of dead workers that had no attempt left."""
     cancelled: tuple[str, ...] = ()
+    """Cancelling runs of dead workers."""
     promoted: tuple[str, ...] = ()
-    """Runs that may be claimed now: their time has come, or their thread is free."""
+    """Runs that became claimable: their `not_before` has passed, or their thread has become free."""
     expired_leases: int = 0
-    """How many leases had lapsed, and were closed."""
+    """How many lapsed leases were closed."""
     orphaned: int = 0
     """How many runs wait to be taken over."""
 
     @property
     def total(self) -> int:
-        """How many runs were moved."""
+        """How many runs were expired, failed or cancelled."""
         return len(self.expired) + len(self.failed) + len(self.cancelled)
 
 
 class Checkpoint:
-    """A JSON value to be kept for the next attempt of a run, checked and serialised once.
+    """A JSON value that is saved for the next attempt of a run. It is checked and serialised once.
 
     Raises `InvalidRun` for a value that is not JSON, or longer than 16 Mi characters as JSON.
     """
@@ -161,7 +168,7 @@ _MOST_DETAIL: Final = 1_000_000  # characters of JSON
 
 
 def detail_text(detail: JsonObject | None) -> str | None:
-    """Return the detail of an entry as JSON text. Raises `InvalidRun` if it is no JSON object, or too large."""
+    """Return the detail of an entry as JSON text. Raises `InvalidRun` if it is not a JSON object, or is too large."""
     if detail is None:
         return None
     if not isinstance(cast("object", detail), Mapping) or not is_json(detail):
@@ -176,39 +183,42 @@ def detail_text(detail: JsonObject | None) -> str | None:
 
 @attrs.define
 class Settle:
-    """The outcome of a claimed run. It is never changed (a frozen class takes a microsecond longer to make).
+    """The outcome of a claimed run. Treat it as immutable (a frozen class takes a microsecond longer to make).
 
-    `Settle.of` makes one of values. An outcome of JSON texts is checked when it is settled.
+    Make one with `Settle.ended` or `Settle.of`. An outcome that is made directly has JSON texts, which are checked when
+    it is settled.
     """
 
     run: StoredRun
     event: RunEvent
     usage: str | None = None
     noted: Usage | None = None
-    """What it has used, to be remembered while it waits for its tools."""
+    """The used tokens of a run that waits for tools."""
     detail: str | None = None
     required_action: str | None = None
     last_error: str | None = None
     incomplete_details: str | None = None
     is_checked: bool = attrs.field(default=False, init=False, repr=False, eq=False)
-    """Whether it was made of values, and not of JSON texts that may be wrong."""
+    """Whether it was made from values, so that its JSON texts are correct."""
 
     @property
     def outcome(self) -> SettleKey:
-        """Its event, and whether it has a payload: more than the tokens it used, or not even these."""
+        """The event, and whether there is a payload: anything other than exactly the used tokens."""
         bare = self.detail is self.required_action is self.last_error is self.incomplete_details is None
         return self.event, not bare or self.usage is None or self.noted is not None
 
     @classmethod
     def ended(cls, run: StoredRun, event: RunEvent, prompt_tokens: int = 0, completion_tokens: int = 0) -> Self:
-        """Return an end that carries the tokens used, and no more.
+        """Return an outcome that carries only the used tokens, such as `COMPLETE`. This is faster than `Settle.of`.
 
-        Raises `InvalidRun` for an event that carries more, or ends no attempt, and for impossible numbers.
+        Raises `InvalidRun` for an event that needs other values or is not an outcome, and for impossible numbers.
+
+            Settle.ended(claim.run, RunEvent.COMPLETE, prompt_tokens=12, completion_tokens=30)
         """
         if event not in _ENDS:
             raise_if_invalid(event_errors(event) or [FieldError("event", f"a {event} carries more: use `Settle.of`")])
         if not (type(prompt_tokens) is int is type(completion_tokens) and prompt_tokens >= 0 <= completion_tokens):
-            Usage(prompt_tokens, completion_tokens)  # which says what is wrong
+            Usage(prompt_tokens, completion_tokens)  # this raises `InvalidRun`
         settle = cls(run, event, _usage_text(prompt_tokens, completion_tokens))
         settle.is_checked = True
         return settle
@@ -225,11 +235,11 @@ class Settle:
         incomplete_details: IncompleteDetails | None = None,
         detail: JsonObject | None = None,
     ) -> Self:
-        """Return the outcome of a claimed run, from values.
+        """Return the outcome of a claimed run, made from values.
 
-        `usage` is what the run has used in all; of one that waits for its tools it is remembered. `detail` goes into
-        the history. Raises `InvalidRun` for an event that ends no attempt, for values that do not belong to it, and
-        for a detail that is no JSON object.
+        `usage` is what the run has used in total; for a run that waits for tools it is saved for later. `detail` is
+        stored in the history. Raises `InvalidRun` for an event that is not an outcome, for missing values and values
+        that do not belong to the event, and for a detail that is not a JSON object.
         """
         raise_if_invalid(event_errors(event))
         carried = {

@@ -1,9 +1,9 @@
-"""Whether a store's database can be used: the one place that knows, for all who wait for it.
+"""Whether a store's database can be used: one object records it for all parts of the store and of a worker.
 
-The committer reports what becomes of its requests here, and so does each part of a worker. A part whose request failed
-makes it again by a `Retry`, with a backoff of its own. While the database cannot be used one part tries at a time, and
-the end of the outage ends the wait of all. The log has one line when an outage begins, one a minute while it lasts, one
-when it is over.
+The committer reports the results of its requests here, and so does each part of a worker. A part whose request failed
+repeats it with a `Retry`, which has its own backoff. While the database cannot be used, one part tries at a time, and
+the end of the outage ends the wait of all. The log has one line when an outage begins, one per minute while it lasts,
+and one when it is over.
 """
 
 from __future__ import annotations
@@ -34,58 +34,58 @@ log: Final = logging.getLogger("runstate.store")
 T = TypeVar("T")
 _OUTAGES: Final = (StoreUnavailable, OutcomeUnknown, StoreUrlError, SchemaMismatch, AccessDenied)
 _AGAIN_S: Final = 60.0
-"""Between two lines about one outage."""
+"""Seconds between two log lines about one outage."""
 _MOST_LINES: Final = 4
-"""In `_AGAIN_S` seconds, where a database comes and goes."""
+"""The limit of log lines in `_AGAIN_S` seconds, if outages come and go."""
 
 
 def can_be_retried(error: BaseException) -> bool:
-    """Tell whether what was not done, or perhaps was, can be asked again: it is the same thing twice."""
+    """Return whether an idempotent request that failed with this error can be repeated."""
     return isinstance(error, StoreUnavailable | OutcomeUnknown)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Tell whether an error of a store that could be used before may pass by itself.
+    """Return whether an error of a store that could be used before may be temporary.
 
-    A server that is being restored, renamed or replaced says for a while that there is no such database, table or
-    right. Where a store is opened these are mistakes: no caller could use it before.
+    While a server is restored, renamed or replaced, it reports for a while that a database, table or permission is
+    missing. When a store is opened, the same errors are treated as mistakes of the caller.
     """
     return isinstance(error, _OUTAGES)
 
 
 class Availability:
-    """Whether the database of one store can be used, as the last requests found."""
+    """Whether the database of one store can be used, according to the last requests."""
 
     def __init__(self) -> None:
         self.is_away: bool = False
-        """Whether the last request that tells found the database unusable."""
+        """Whether the database could not be used at the last request that shows it."""
         self.settled: bool = True
-        """Whether there is nothing to do when a request succeeds: no outage, and none whose end was not logged."""
+        """Whether `succeeded` has nothing to do: there is no outage, and the end of the last one was logged."""
         self.epoch: int = 0
-        """Rises when sessions were lost: those of an earlier epoch may lead to a server that is no more the one."""
+        """Increases when sessions were lost. Sessions of an earlier epoch may be connected to an old server."""
         self.ended: int = 0
         """How many outages have ended."""
         self.wakes: int = 0
         """How often `wake` was called."""
         self._changing = Lock()
         self._failing: set[Retry] = set()
-        """Whose last request the database did not take, also where it takes those of others: it is not back for all."""
+        """The retries whose last request failed, even if other requests succeed: the outage is not over for all."""
         self._wakers: list[Callable[[], object]] = []
         self._listeners: list[Callable[[], object]] = []
         self._backoff = Backoff()
         self._next_at = 0.0
         self._since = self._until = float("-inf")
-        """When the last outage began, and when it ended."""
+        """When the last outage began and ended, by the monotonic clock."""
         self._error: BaseException | None = None
         self._lost = False
         self._is_told = False
-        """Whether the log's last line says that the database is away."""
+        """Whether the last line in the log says that the database is away."""
         self._told_at: list[float] = []
 
-    # --- what requests report -------------------------------------------------------------------------------------
+    # --- reports of requests --------------------------------------------------------------------------------------
 
     def failed(self, error: BaseException, *, session_lost: bool = False) -> None:
-        """Note that a request found the database unusable, and whether its session is of no more use."""
+        """Record that a request could not use the database, and whether its session must be replaced."""
         with self._changing:
             if not self.is_away:
                 self.is_away, self.settled = True, False
@@ -100,10 +100,10 @@ class Availability:
             self._call(self._listeners)
 
     def succeeded(self) -> None:
-        """Note that a request which writes was answered. Ask this only while not `settled`: it takes a lock."""
+        """Record that a writing request succeeded. Call this only while `settled` is False: it takes a lock."""
         with self._changing:
             was_lost, self._lost = self._lost, False
-            self.epoch += was_lost  # what was opened meanwhile may lead to the server of before
+            self.epoch += was_lost  # sessions that were opened meanwhile may be connected to the old server
             ended, self.is_away = self.is_away, False
             if ended:
                 self._until = monotonic()
@@ -121,12 +121,12 @@ class Availability:
             log.warning("the store is back after %s", format_duration(lasted_us))
 
     def keeps_failing(self, retry: Retry, fails: bool) -> None:
-        """Note whose requests fail, and that they do no more."""
+        """Record whether the requests of a retry fail."""
         with self._changing:
             (self._failing.add if fails else self._failing.discard)(retry)
 
     def report(self) -> None:
-        """Log that the database is away, if it is and the log does not say so; once a minute again."""
+        """Log that the database is away, if it is and this was not logged in the last minute."""
         with self._changing:
             error, again = self._error, self._is_told
             due = not again or monotonic() - self._told_at[-1] >= _AGAIN_S
@@ -135,12 +135,12 @@ class Availability:
             self._is_told = True
             away_us = (monotonic() - self._since) * 1_000_000
         if again:
-            log.warning("the store has been away for %s: %s; asking again", format_duration(away_us), error)
+            log.warning("the store has been away for %s: %s; retrying", format_duration(away_us), error)
         else:
-            log.warning("%s; asking again", error)
+            log.warning("%s; retrying", error)
 
     def _may_tell(self) -> bool:
-        """Count a line, unless there were too many of late."""
+        """Return whether a line may be logged, and count it. False if there were too many in the last minute."""
         now = monotonic()
         self._told_at = [at for at in self._told_at if now - at < _AGAIN_S]
         if len(self._told_at) >= _MOST_LINES:
@@ -151,17 +151,17 @@ class Availability:
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def was_away_since(self, at: float) -> bool:
-        """Tell whether the database was away at any time since a moment of the monotonic clock."""
+        """Return whether the database was away at any time since `at`, a time of the monotonic clock."""
         return self.is_away or self._until > at
 
     def wake(self) -> None:
-        """End every wait now: those who wait have something else to do."""
+        """End all waits now, because a worker was stopped."""
         with self._changing:
             self.wakes += 1
         self._call(self._wakers)
 
     def turn_in(self) -> float:
-        """Return the seconds until the next try; at 0 it is the caller's, and the next one's is later."""
+        """Return the seconds until the next try. With 0 the caller must try now; later callers get a later time."""
         if not self.is_away:
             return 0.0
         with self._changing:
@@ -175,7 +175,7 @@ class Availability:
 
     @contextmanager
     def listening(self, changed: Callable[[], object]) -> Generator[None, None, None]:
-        """Have `changed` called whenever the epoch has risen, from any thread."""
+        """Call `changed` whenever the epoch has increased, in any thread, inside the block."""
         with self._changing:
             self._listeners.append(changed)
         try:
@@ -186,7 +186,7 @@ class Availability:
 
     @contextmanager
     def waking(self, wake: Callable[[], object]) -> Generator[None, None, None]:
-        """Have `wake` called when an outage ends, and by `wake`, from any thread."""
+        """Call `wake` when an outage ends and by the method `wake`, in any thread, inside the block."""
         with self._changing:
             self._wakers.append(wake)
         try:
@@ -204,10 +204,10 @@ class Availability:
     # --- opening --------------------------------------------------------------------------------------------------
 
     def wait_for(self, attempt: Callable[[], T], patience_s: float) -> T:
-        """Return what `attempt` returns; where the database is away, try again for so many seconds.
+        """Return the result of `attempt`. While the database is away, try again for up to `patience_s` seconds.
 
-        Raises what the last attempt raised, as `StoreUnavailable` where it says that an answer was lost: an attempt
-        is something that can be made again.
+        `attempt` must be safe to repeat. Raises the error of the last attempt; `StoreUnavailable` replaces
+        `OutcomeUnknown`.
         """
         until, retry = monotonic() + patience_s, Retry(self)
         try:
@@ -229,14 +229,14 @@ class Availability:
 
 
 class Retry:
-    """When a request that the database did not take is made again: after delays of its own, which grow.
+    """The time at which a failed request is repeated, with growing delays.
 
-    While the database is away it waits for its turn, too. The end of an outage ends its wait early, but only once until
-    it succeeds: that others succeed says nothing of a request that is refused for itself.
+    While the database is away, only one retry at a time may try. The end of an outage ends the wait early, but only
+    once until the request succeeds: a request may fail for a reason of its own while others succeed.
     """
 
     def __init__(self, availability: Availability, backoff: Backoff | None = None, *, takes_turns: bool = True) -> None:
-        """Get ready. Without `takes_turns` it leaves it to others to find out whether the database is away."""
+        """Prepare. Without `takes_turns`, the request reports no outage, and need not be the only one that tries."""
         self._availability: Final = availability
         self._backoff: Final = backoff or Backoff()
         self._takes_turns: Final = takes_turns
@@ -244,10 +244,10 @@ class Retry:
         self._ended_before = 0
         self._may_hurry = True
         self.failures: int = 0
-        """How many requests failed since the last that did not."""
+        """How many times the request has failed since it last succeeded."""
 
     def failed(self, error: BaseException) -> None:
-        """Note that a request failed, and that the next one is to wait."""
+        """Record that the request failed, and set the time of the next try."""
         self.failures += 1
         self._ended_before = self._availability.ended
         if self._takes_turns and is_outage(error):
@@ -256,7 +256,7 @@ class Retry:
         self._due_at = monotonic() + self._backoff.next()
 
     def succeeded(self) -> None:
-        """Note that a request went well: the next delay is the first one again."""
+        """Record that the request succeeded, and reset the delays."""
         self.failures, self._may_hurry = 0, True
         self._due_at = float("-inf")
         self._backoff.reset()
@@ -265,11 +265,11 @@ class Retry:
             self._availability.succeeded()
 
     def end(self) -> None:
-        """Note that there will be no other request."""
+        """Record that the request is not repeated any more."""
         self._availability.keeps_failing(self, False)
 
     def due_in(self) -> float:
-        """Return the seconds until the next request; at 0 it is to be made."""
+        """Return the seconds until the next try. With 0 the caller must try now."""
         if self._may_hurry and self.failures and self._availability.ended != self._ended_before:
             self._may_hurry = False
             self._due_at = float("-inf")
@@ -279,7 +279,7 @@ class Retry:
         return self._availability.turn_in()
 
     def wait(self, most_s: float = float("inf")) -> bool:
-        """Block until the next request is to be made, or all are woken; False after `most_s` seconds."""
+        """Block until the next try, or until all are woken. Return False if `most_s` seconds have passed before."""
         self._availability.report()
         until, woken, wakes = monotonic() + most_s, Event(), self._availability.wakes
         with self._availability.waking(woken.set):
@@ -311,7 +311,7 @@ def _nothing_changed(error: RunstateError) -> StoreError:
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> Callable[[], object]:
-    """Return what sets an event of a loop, from any thread."""
+    """Return a function that sets an event of a loop, and can be called in any thread."""
 
     def wake() -> None:
         with suppress(RuntimeError):  # the loop is closed

@@ -1,4 +1,4 @@
-"""Delays between two tries: they grow from one to the next, and differ by chance from process to process."""
+"""Growing delays between two tries, with jitter."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Backoff:
         self._next_s = first_s
 
     def next(self) -> float:
-        """Return the seconds to wait before the next try; the one after it waits longer."""
+        """Return the delay before the next try, in seconds, and double the one after it."""
         delay_s = self._next_s
         self._next_s = min(2 * delay_s, self._most_s)
         return delay_s * (0.5 + 0.5 * random.random())  # noqa: S311
 
     def reset(self) -> None:
-        """Begin again with the first delay, after a try that went well."""
+        """Begin again with the first delay. Called after a success."""
         self._next_s = self._first_s

@@ -1,4 +1,4 @@
-"""What a store refuses, and what goes wrong in one."""
+"""The errors of a store."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ __all__ = [
 
 
 class LostRace(RunstateError):
-    """Somebody else moved the run first. Nothing was changed; `run` is how it stands now."""
+    """Another client or worker moved the run first. Nothing was changed. `run` is the current run."""
 
     def __init__(self, run: StoredRun, event: RunEvent) -> None:
         super().__init__(run, event)
         self.run: StoredRun = run
         self.run_id: str = run.id
         self.event: RunEvent = event
-        """What was asked."""
+        """The requested event."""
 
 
 class VersionConflict(LostRace):
-    """The run is not at the version that the decision was made on. Read it again, and decide anew."""
+    """The run has another version than `expected_version`. Read the run again, and decide again."""
 
     def __init__(self, run: StoredRun, event: RunEvent, expected_version: int) -> None:
         super().__init__(run, event)
-        RunstateError.__init__(self, run, event, expected_version)  # what pickle makes it of again
+        RunstateError.__init__(self, run, event, expected_version)  # the arguments with which pickle makes a copy
         self.expected_version: int = expected_version
 
     def __str__(self) -> str:
         return (
             f"run {self.run_id} is {self.run.status} at version {self.run.version}, not at {self.expected_version}, "
-            f"and was not asked to {self.event}; read it again and decide anew"
+            f"so {self.event} was not applied; read it again and decide again"
         )
 
 
 class LeaseLost(LostRace):
-    """The worker no longer holds the run: its lease lapsed, or another took the run over."""
+    """The worker no longer has the run: its lease has lapsed, or another worker has taken the run over."""
 
     def __str__(self) -> str:
         return (
             f"run {self.run_id} is {self.run.status} and no longer this worker's, so it cannot {self.event}; "
-            "whoever holds its lease now can"
+            "only the worker that has it now can"
         )
 
 
@@ -69,20 +69,20 @@ class RunNotFound(RunstateError, LookupError):
         self.run_id: str = run_id
 
     def __str__(self) -> str:
-        return f"No run found with id '{self.run_id}'."  # as the real servers say it
+        return f"No run found with id '{self.run_id}'."  # the message of the real servers
 
 
 class ThreadBusy(RunstateError):
-    """The thread has a live run, and the new one was to be its only one. Nothing was created."""
+    """The thread already has a live run, and `one_live_run_per_thread="reject"` was given. Nothing was created."""
 
     def __init__(self, thread_id: str, run_id: str) -> None:
         super().__init__(thread_id, run_id)
         self.thread_id: str = thread_id
         self.run_id: str = run_id
-        """The run that is in the way."""
+        """The id of the live run."""
 
     def __str__(self) -> str:
-        return f"Thread {self.thread_id} already has an active run {self.run_id}."  # as the real servers say it
+        return f"Thread {self.thread_id} already has an active run {self.run_id}."  # the message of the real servers
 
 
 class IdempotencyKeyReused(RunstateError):
@@ -92,9 +92,9 @@ class IdempotencyKeyReused(RunstateError):
         super().__init__(key, run_id, tuple(fields))
         self.key: str = key
         self.run_id: str = run_id
-        """The run that was created with the key."""
+        """The id of the run that was created with the key."""
         self.fields: tuple[str, ...] = tuple(fields)
-        """What differs."""
+        """The names of the values that differ."""
 
     def __str__(self) -> str:
         return (
@@ -104,26 +104,26 @@ class IdempotencyKeyReused(RunstateError):
 
 
 class StoreError(RunstateError):
-    """The store's own trouble, in one sentence. Nothing was changed."""
+    """The store could not execute a request. Nothing was changed, except perhaps with `OutcomeUnknown`."""
 
 
 class StoreUrlError(StoreError, ValueError):
-    """The address is none that a store can be opened with."""
+    """The address is wrong: its form, its database or file, its user or its password."""
 
 
 class AccessDenied(StoreError):
-    """The role that the store was opened with, or the user of the process, may not do this in the database."""
+    """The role of the connection, or the user of the process, lacks a permission in the database."""
 
 
 class SchemaMismatch(StoreError):
-    """The database is not one that this version of the library can work with."""
+    """The tables are missing, or are not those of this version of the library."""
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached, is busy for too long, full, or read-only for now. Asking again can help."""
+    """The database cannot be reached, is busy for too long, full, or read-only for now. A retry can help."""
 
     retryable: ClassVar[bool] = True
 
 
 class OutcomeUnknown(StoreError):
-    """The answer was lost: the change was made, or was not. Read the run before asking again."""
+    """The reply was lost: the change may or may not have been made. Read the run before you repeat the request."""

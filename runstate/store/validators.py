@@ -1,4 +1,4 @@
-"""What the arguments of a store must be, for those who take the same ones: a worker, a command line."""
+"""Validators of a store's arguments, which workers and the command line use too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from runstate.run.json_values import json_path
 __all__ = ["lease_seconds", "queue_names"]
 
 lease_seconds: Final = validators.number(0.05, 86_400)
-"""How long a lease may be, in seconds."""
+"""Validates the length of a lease, in seconds: 0.05 to a day."""
 
 
 def queue_names(queues: object) -> tuple[FieldError, ...]:
-    """Return the faults of names of queues. One name by itself is none: its letters would be taken for names."""
+    """Return the errors of a collection of queue names. A single string is an error: its letters would be the names."""
     if isinstance(queues, str) or not isinstance(queues, Iterable):
         return validators.wrong_type("queues", "names of queues", queues)
     named = tuple(cast("Iterable[object]", queues))

@@ -46,9 +46,9 @@ def assertion_error(
     store: Store | None = None,
     lifecycle: Lifecycle = RUN_LIFECYCLE,
 ) -> AssertionError:
-    """Return the `AssertionError` of a failed assertion, with all that helps to see why.
+    """Return the `AssertionError` of a failed assertion, with the findings, the history and the lanes.
 
-    `source` is the status of the run before the event, if there was one. The message says what was allowed there.
+    `refused_in` is the status of the run before the event, if there was one. The message has what was allowed there.
     """
     fields = read_fields(run)
     lines = [problem, *_lines("found", found)]

@@ -71,7 +71,7 @@ def send_event_to_store(store: Store, run: StoredRun, event: RunEvent | str, **a
 def require_sync(result: object, what: str) -> object:
     """Return the result. Raises `UsageError` for an awaitable, which has done nothing yet."""
     if inspect.iscoroutine(result):
-        cast("Coroutine[Any, Any, Any]", result).close()  # or Python warns that it was never awaited
+        cast("Coroutine[Any, Any, Any]", result).close()  # otherwise Python warns that it was never awaited
     if inspect.isawaitable(result):
         raise UsageError(f"{what} returned an awaitable: give by=lambda: asyncio.run(...)")
     return result
@@ -113,7 +113,7 @@ def _with_samples(
         if name == "outputs":
             filled[name] = _outputs(run)
         elif name == "calls" and _call_ids(run) == [call.id for call in CALLS]:
-            filled[name] = _OTHER_CALLS  # or the new calls could not be told from the old ones
+            filled[name] = _OTHER_CALLS  # otherwise the new calls would be equal to the old ones
         elif name in _SAMPLES:
             filled[name] = _SAMPLES[name]
         else:

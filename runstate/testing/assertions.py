@@ -1,4 +1,4 @@
-"""Assertions about runs. Their messages say what was found instead, what was allowed, and the history."""
+"""Assertions about runs. Their messages have what was found instead, what was allowed, and the history."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def assert_moves(
     lifecycle: Lifecycle = RUN_LIFECYCLE,
     **arguments: Any,
 ) -> RunT:
-    """Send `event` to a run and assert that the run moves as the table says; return the run afterwards.
+    """Send `event` to a run and assert that it moves according to the table. Return the run afterwards.
 
     The run must get to the status `to`, by default the target of the event. The move must write its own stamp and no
     other, set and clear the fields that depend on the status, and keep everything else. The event is sent by the method
@@ -169,7 +169,7 @@ def assert_stamps(run: object, *written: str, **times: int | None) -> None:
     The four stamps are started_at, cancelled_at, failed_at and completed_at. As a time, any field of a run can be
     named: `assert_stamps(run, started_at=1_700_000_001, expires_at=None)`. Times are in Unix seconds.
 
-    Raises `AssertionError` if the stamps are others, and `TypeError` for a name that is no stamp.
+    Raises `AssertionError` if the run has other stamps, and `TypeError` for a name that is not a stamp.
 
     >>> from runstate.testing import a_run
     >>> assert_stamps(a_run("completed"), "started_at", "completed_at")
@@ -244,7 +244,7 @@ def assert_plausible(
     `cassette` is the path of a recording to check instead, in any format that `runstate check` reads, such as a VCR
     cassette or a HAR file. A trace or recording without any run fails.
 
-    Raises `AssertionError` with the findings, and `TypeError` for what is neither a record nor a trace.
+    Raises `AssertionError` with the findings, and `TypeError` for values that are neither a record nor a trace.
 
     >>> from runstate.testing import a_run
     >>> assert_plausible(a_run("expired"))
@@ -284,7 +284,7 @@ def _list_of_words(words: Iterable[str], name: str) -> list[str]:
 
 
 def _before(run: object, event: RunEvent, store: Store | None) -> tuple[dict[str, Any], RunStatus]:
-    """Return the fields and the status of a run before the event. A stored run is read anew.
+    """Return the fields and the status of a run before the event. A stored run is read again.
 
     Raises `TypeError` if the run and the store do not belong together, `ValueError` for an unknown status.
     """
@@ -304,7 +304,7 @@ def _after(
     by: Callable[[], object] | None,
     arguments: Mapping[str, Any],
 ) -> RunT:
-    """Send the event and return the run afterwards. A stored run is read anew."""
+    """Send the event and return the run afterwards. A stored run is read again."""
     if by is not None and arguments.keys() - {"at"}:
         raise UsageError(f"by= takes no arguments, and got {', '.join(arguments.keys() - {'at'})}")
     try:
@@ -322,7 +322,7 @@ def _after(
 
 
 def _is_same_class(answer: object, run: RunT) -> TypeGuard[RunT]:
-    """Return whether an answer is a run of the same class."""
+    """Return whether a method's result is a run of the same class."""
     return type(answer) is type(run) and ("status" in answer if isinstance(answer, Mapping) else True)
 
 
@@ -377,7 +377,7 @@ def _entries(of: Store | TrackedRun | Iterable[Entry], run: StoredRun | str | No
 
 
 def _trace(found: object) -> list[RunRecord | Mapping[str, object]]:
-    """Return records as a list. Raises `TypeError` for what is neither a record nor several."""
+    """Return records as a list. Raises `TypeError` for values that are not records."""
     if isinstance(found, RunRecord | Mapping):
         return [cast("RunRecord", found)]
     if isinstance(found, str | bytes | Path):

@@ -104,12 +104,12 @@ def a_run(
     store: Store | None = None,
     **settings: Any,
 ) -> TrackedRun | StoredRun:
-    """Return a run in `status`, brought there by a legal path, with one second for each event by `clock`.
+    """Return a run in `status`, made by a legal path, with one second for each event by `clock`.
 
     The path is the shortest one through in_progress, unless `path` is given; with neither the run is new. `settings`
     are those of `Run.create`, or of `store.create` with a store; ids and the model have samples. Without a clock, a run
-    in memory has a clock of its own that begins at `at`, else on 14 November 2023, and a stored run uses the clock of
-    the process.
+    in memory has its own clock, which begins at `at` or on 14 November 2023, and a stored run uses the clock of the
+    process.
 
     Raises `ValueError` for an unknown status and for one in which the path does not end, and `IllegalTransition` for
     an illegal path.

@@ -68,7 +68,7 @@ def temporary_store(url: str, request: pytest.FixtureRequest) -> Generator[Store
     Of the path of an SQLite file only the name is used: the file is created in the temporary directory of the test. In
     PostgreSQL the store is in a schema of its own, which is dropped afterwards.
     """
-    if database_at(url).embedded:  # which says what is wrong with an address
+    if database_at(url).embedded:  # this raises for a wrong address
         name = unquote(url.rpartition("/")[2])
         directory = cast("Path", request.getfixturevalue("tmp_path")) if name != ":memory:" else None
         with open_store(url if directory is None else f"sqlite:///{quote(str(directory / name))}") as store:

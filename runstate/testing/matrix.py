@@ -23,7 +23,7 @@ CellKey: TypeAlias = tuple[RunStatus, RunEvent]
 
 @attrs.frozen
 class Cell:
-    """An event in a status, and where it leads."""
+    """A status and an event, with the status that the event leads to."""
 
     status: RunStatus
     event: RunEvent

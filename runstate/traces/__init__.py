@@ -1,8 +1,8 @@
 """Recorded runs: readers for files, and the judge.
 
 `read_snapshots` reads runs from JSON lines, arrays, documents, logs, captures of server-sent events, and the files of
-HTTP recorders. `check_snapshots` judges them and returns a report, which also counts what was passed over and what was
-not judged. `judge` and `judge_trace` judge records that are given as values.
+HTTP recorders. `check_snapshots` judges them and returns a report. The report also counts the parts that were passed
+over and those that were not judged. `judge` and `judge_trace` judge records that are given as values.
 
     >>> report = check_snapshots(read_snapshots([b'{"object": "thread.message", "id": "msg_1"}']))
     >>> report.snapshots, report.passed_over, report.errors

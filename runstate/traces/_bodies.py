@@ -26,7 +26,7 @@ _COMPRESSED_HEX: Final = "1f8b"
 
 
 class Hex(str):
-    """Text that stands for bytes, two digits each."""
+    """Bytes as text in hexadecimal, two digits each."""
 
     __slots__ = ()
 

@@ -28,7 +28,7 @@ class Container:
 
 
 def iter_exchanges(at: Location, value: object) -> Iterator[Exchange] | None:
-    """Return the exchanges in the value of a recorder's file at a location; None if it is no such file."""
+    """Return the exchanges in the value of a recorder's file at a location; None for other files."""
     if is_run(value):
         return None
     if is_exchange(value):
@@ -52,7 +52,7 @@ def _get(value: object, keys: tuple[str, ...]) -> object:
     return value
 
 
-# --- where entries stand ----------------------------------------------------------------------------------------------
+# --- places of entries ------------------------------------------------------------------------------------------------
 
 
 def _numbered(entries: list[object]) -> Entries:

@@ -231,7 +231,7 @@ def _read_usage(reading: NormalizedRecord) -> bool:
     return renamed
 
 
-# --- what stands for null ---------------------------------------------------------------------------------------------
+# --- values instead of null -------------------------------------------------------------------------------------------
 
 
 def _is_empty(value: object) -> bool:

@@ -54,7 +54,7 @@ class Exchange:
 
     @property
     def requested(self) -> RunEvent | None:
-        """The event that the request asks for; None for other requests."""
+        """The event that the request is for; None for other requests."""
         is_move = self.method == "POST" and "runs" in self.path
         return _EVENT_BY_CALL.get(self.path[-1]) if is_move else None
 

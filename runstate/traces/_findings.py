@@ -16,20 +16,20 @@ Severity: TypeAlias = Literal["error", "warning"]
 
 @attrs.frozen
 class TraceFinding:
-    """What no legal history can leave (`error`), or what old recordings do for a known reason (`warning`)."""
+    """A value that no legal history can leave (`error`), or that old recordings have for a known reason (`warning`)."""
 
     severity: Severity
     run_id: str | None
-    """The run it is about; None where what was recorded cannot be read as a run."""
+    """The id of the run; None if the record cannot be read as a run."""
     index: int
-    """Which snapshot of the trace, counted from 0."""
+    """The index of the snapshot in the trace, counted from 0."""
     field: str
-    """The attribute it is about; "" where it is about the whole."""
+    """The name of the attribute; "" if the finding is about the whole record."""
     message: str
     hint: str = ""
-    """What a legal history could have left instead, or the known reason of a warning."""
+    """The values that a legal history could have left, or the known reason of a warning."""
     location: Location | None = None
-    """Where the snapshot stands in its recording; None for a record that was given as a value."""
+    """The location of the snapshot in its recording; None for a record that was given as a value."""
 
     @property
     def place(self) -> str:
@@ -37,7 +37,7 @@ class TraceFinding:
         return "" if self.location is None else str(self.location)
 
     def __str__(self) -> str:
-        # What a recording says comes from strangers: a line break in an id must not look like another finding.
+        # The text of a recording is not trusted: a line break in an id must not look like another finding.
         run = "" if self.run_id is None else f"run {self.run_id}: "
         hint = f" ({self.hint})" if self.hint else ""
         where = "" if self.location is None else f"{self.location}: {self.severity}: "

@@ -1,7 +1,7 @@
 """Runs in recorded HTTP exchanges.
 
-Most of what is recorded there is other traffic. So only objects that say that they are runs count, and everything else
-is passed over and counted. A body that cannot be read is reported if it may have held a run, by its path or its text.
+Most recorded exchanges are other traffic. So only objects with `object: thread.run` count as runs, and everything else
+is passed over and counted. A body that cannot be read is reported if, by its path or text, it may contain a run.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _iter_json(exchange: Exchange, text: bytes) -> Iterator[Candidate]:
 
 
 def _only_runs(exchange: Exchange, found: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Yield the objects that say that they are runs; in recorded HTTP it is not enough to look like one."""
+    """Yield the objects with `object: thread.run`. In recorded HTTP, the keys of a run are not enough."""
     for candidate in found:
         if isinstance(candidate, Skipped):
             yield attrs.evolve(candidate, errors=())

@@ -155,11 +155,11 @@ class Observation:
 
 
 def observe(record: Record) -> Observation:
-    """Return a record decoded for the judge. Raises `RunDecodeError` if it is no run."""
+    """Return a record decoded for the judge. Raises `RunDecodeError` if it is not a run."""
     if isinstance(record, Observation):
         return record
     if isinstance(record, RunRecord):
-        return Observation(copy(record), frozenset())  # a copy of one moment, because another thread may be moving it
+        return Observation(copy(record), frozenset())  # a copy, because another thread may move the run
     return Observation(RunRecord.from_validated(codec.decode(record)), codec.missing_keys(record))
 
 
@@ -232,8 +232,8 @@ def judge(record: Record, lifecycle: Lifecycle = RUN_LIFECYCLE) -> tuple[TraceFi
     """Return the findings on a single record; () if a legal history can have left it.
 
     A JSON object may be given instead of a run. Keys that it does not have count as not observed. (A run that was
-    decoded from an object no longer knows which keys were missing, so pass the object itself.) Raises `RunDecodeError`
-    if the object is no run.
+    decoded from an object no longer has the information which keys were missing, so pass the object itself.) Raises
+    `RunDecodeError` if the object is not a run.
 
     >>> from runstate import Run
     >>> run = Run.create(thread_id="t", assistant_id="a", model="m", id="run_1", at=1_800_000_000)
@@ -256,7 +256,7 @@ def _judge(observed: Observation, index: int, lifecycle: Lifecycle) -> Iterator[
 def judge_trace(records: Iterable[Record], lifecycle: Lifecycle = RUN_LIFECYCLE) -> TraceReport:
     """Judge snapshots of one run in the order of observation: each by itself, and each change from one to the next.
 
-    Raises `RunDecodeError` if a JSON object among them is no run.
+    Raises `RunDecodeError` if a JSON object among them is not a run.
     """
     trace = [observe(record) for record in records]
     findings: list[TraceFinding] = []

@@ -56,7 +56,7 @@ def iter_lines(chunks: Iterable[bytes]) -> NumberedLines:
 
 
 def with_utf8_hint(problem: str) -> str:
-    """Return a problem, with a hint on what to do if it is that text is not UTF-8."""
+    """Return a problem, with a hint what to do if the problem is that the text is not UTF-8."""
     return f"{problem}: save it as UTF-8 (iconv -f LATIN1 -t UTF-8)" if problem.endswith("is not UTF-8") else problem
 
 

@@ -148,7 +148,7 @@ def _iter_inside_line(number: int, text: bytes) -> Iterator[Candidate]:
     spoken_of = _NAME in text
     if spoken_of and not _has_run(found):
         found = [one for value in _iter_escaped(line) for one in iter_runs(Location(number), None, value)]
-    # An object inside one that is cut off says nothing about the whole line.
+    # An object inside one that is cut off is not the object of the whole line.
     if _has_run(found) or (not spoken_of and begins and not text.startswith(_BEGINS_JSON)):
         yield from found
 

@@ -65,7 +65,7 @@ class Report:
 def check_snapshots(snapshots: Iterable[Snapshot], lifecycle: Lifecycle = RUN_LIFECYCLE) -> Report:
     """Judge the snapshots of one recording, grouped by run, in the order of observation.
 
-    It gives up after a hundred snapshots that cannot be read: such a file is no recording. The notes of the report are
+    It ends after a hundred snapshots that cannot be read: such a file is not a recording. The notes of the report are
     those of the recording that `read_snapshots` returns; other iterables of snapshots have none.
 
     Raises `TypeError` for anything but snapshots, such as a path or the lines of a file.
@@ -109,7 +109,7 @@ def check_snapshots(snapshots: Iterable[Snapshot], lifecycle: Lifecycle = RUN_LI
 
 
 def _order(finding: TraceFinding) -> tuple[int, int]:
-    """Return what sorts the findings of one recording from its top to its bottom."""
+    """Return the sort key for the findings of one recording, from its top to its bottom."""
     return (0, 0) if finding.location is None else finding.location.order
 
 

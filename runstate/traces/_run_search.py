@@ -39,7 +39,7 @@ _NEITHER: Final = FieldError("", "no run: it has neither id nor status")
 NOT_A_RUN: Final = FieldError("", "expected a run, an array of runs or an envelope of one")
 
 
-# --- what a value is --------------------------------------------------------------------------------------------------
+# --- kinds of values --------------------------------------------------------------------------------------------------
 
 
 def _get(found: RawObject, *names: str) -> object:
@@ -48,7 +48,7 @@ def _get(found: RawObject, *names: str) -> object:
 
 
 def says_it_is_run(value: RawObject) -> bool:
-    """Return whether an object says by its `object` that it is a run."""
+    """Return whether the `object` of an object is `thread.run`."""
     return _get(value, "object") == RUN_OBJECT
 
 
@@ -63,7 +63,7 @@ def _has_shape(value: RawObject) -> bool:
 
 
 def is_run(value: object) -> bool:
-    """Return whether a value is a run: it says so, or has no `object` and the keys of a run."""
+    """Return whether a value is a run: its `object` is `thread.run`, or it has no `object` and the keys of a run."""
     found = as_object(value)
     return says_it_is_run(found) or (_get(found, "object") is None and _has_shape(found))
 
@@ -79,7 +79,7 @@ def _skip_other_object(at: Location, found: RawObject) -> Skipped:
 
 
 def _looks_like_run(found: RawObject) -> bool:
-    """Return whether an object without `object` looks so much like a run that its errors are worth reporting."""
+    """Return whether an object without `object` is so similar to a run that its errors should be reported."""
     run_id, status = _get(found, "id"), _get(found, "status")
     if _get(found, "object") is not None or not isinstance(run_id, str) or not isinstance(status, str):
         return False

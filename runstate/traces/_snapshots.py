@@ -27,7 +27,7 @@ RawObject: TypeAlias = Mapping[str, object]
 """A JSON object as it was recorded. Nothing about its values is known."""
 
 NoteKind: TypeAlias = Literal["passed over", "not judged", "read"]
-"""Other traffic; what looks like a run and was not judged; how another spelling was read."""
+"""Other traffic; objects like runs that were not judged; how another spelling was read."""
 
 _MAX_NOTES: Final = 100  # kinds of notes on one recording, which have text from the recording
 _MAX_HELD: Final = 100
@@ -68,13 +68,13 @@ class Snapshot:
 
     at: Location
     event: str | None
-    """The server-sent event that carried it, `thread.run.queued`; None without one."""
+    """The name of the server-sent event with the run, such as `thread.run.queued`; None without one."""
     record: RawObject | None
     errors: tuple[FieldError, ...] = ()
     requested: RunEvent | None = None
     """The event that was requested, if this is the response that accepts it; else None."""
     is_placeholder: bool = False
-    """Whether it is no run, and is reported only because the recording has no run at all."""
+    """Whether it is not a run, and is reported only because the recording has no run at all."""
 
     @property
     def place(self) -> str:

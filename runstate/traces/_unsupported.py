@@ -1,6 +1,6 @@
 """Formats that are recognised and not read: binary files, printed objects of languages, documents of other tools.
 
-Each has a sentence that says what it is and what to do instead.
+Each has a message about what it is and what to do instead.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _BINARY: Final = ("tag:yaml.org,2002:binary", "!binary")
 
 
 class Base64(str):
-    """Text that stands for bytes."""
+    """Bytes as text in base64."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ def parse(text: bytes) -> object:
 
 
 def _not_yaml(text: str, mark: Any, builder: _ValueBuilder) -> str:
-    """Return what is wrong with a text that PyYAML refused, by its mark, or for a character if it gives no mark."""
+    """Return the message for a text that PyYAML refused, by its mark, or for a character if there is no mark."""
     if mark is None:
         found = _NOT_ALLOWED.search(text)
         if found is None:

@@ -1,12 +1,12 @@
-"""Driving runs: claim, call the handler, commit what came of it; heartbeats, cancels, deadlines, take-overs.
+"""Workers: claim runs, call a handler for each, commit the outcomes. Heartbeats, cancels, deadlines and take-overs.
 
     def answer(ctx: Context) -> Outcome | None:
         return ctx.complete()
 
     Worker(store, answer).run()  # until SIGTERM
 
-`Worker` claims whatever is queued. `drive` takes one run by its id, inside somebody else's engine, and `Dispatcher`
-sends again what such an engine never delivered.
+`Worker` claims queued runs. `drive` executes one run by its id, inside another engine such as Celery. `Dispatcher`
+sends the runs again that such an engine did not deliver.
 """
 
 from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached

@@ -1,4 +1,4 @@
-"""What a worker is given, checked before it claims anything: a slip must not be paid for by the runs of a queue."""
+"""Checks of a worker's arguments, made before it claims a run: a mistake there must not make runs fail."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from runstate.store import AsyncStore, Store
 __all__ = ["check_handler", "check_send", "check_store", "is_async_function", "outside_of_loops", "possible"]
 
 _CONTEXT: Final = object()
-"""Stands for the one argument of a call whose signature is looked at."""
+"""The one argument with which a signature is bound."""
 
 
 def check_store(store: object, other: object = None) -> None:
-    """Raise `TypeError` if `store` is no `Store`; `other` is the argument after it, with which it may be swapped.
+    """Raise `TypeError` if `store` is not a `Store`. `other` is the next argument: the two may have been swapped.
 
-    What was given is named by its type alone: the address of a database may hold a password.
+    The message has only the type of a wrong argument: the address of a database may contain a password.
     """
     if isinstance(store, Store):
         return
@@ -37,7 +37,7 @@ def check_store(store: object, other: object = None) -> None:
 
 
 def check_handler(handler: object) -> None:
-    """Raise `TypeError` if a handler cannot work: it is no function, or cannot be called with a context alone."""
+    """Raise `TypeError` if a handler is not a function, or cannot be called with a context alone."""
     if isinstance(handler, Store | AsyncStore):
         raise TypeError("handler: expected a function of a context, got a store")
     _check_called(handler, "handler", "a handler is a function of a context", "def answer(ctx): ...")
@@ -49,14 +49,14 @@ def check_handler(handler: object) -> None:
 
 
 def check_send(send: object) -> None:
-    """Raise `TypeError` if a dispatcher's `send` cannot be called with the id of a run, or would have to be awaited."""
+    """Raise `TypeError` if a dispatcher's `send` cannot be called with the id of a run alone, or is async."""
     _check_called(send, "send", "`send` is a function of a run's id", "def send(run_id): ...")
     if is_async_function(send):
         raise TypeError(f"send: {named(send)} is async, and would not be awaited: give a plain function")
 
 
 def is_async_function(function: object) -> bool:
-    """Tell whether calling a function only makes something to await. Of a wrapped one the outermost counts."""
+    """Return whether a call of a function returns an awaitable. For a decorated function, the decorator counts."""
     bare = _bare(function)
     return inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(_call_of(bare))
 
@@ -79,19 +79,19 @@ def _check_called(function: object, path: str, expected: str, example: str) -> N
 
 
 def _signature(function: Callable[..., object]) -> inspect.Signature | None:
-    """Return what a function takes, as far as that is known.
+    """Return the signature of a function, or None if it has none.
 
-    Not what a function takes that it wraps: a decorator may add arguments, or take them away. Only one that tells
-    nothing of itself, as `functools.cache` does, hands on what it is given.
+    The signature of a decorator counts, not that of the decorated function: a decorator may add or remove parameters.
+    The decorated function counts only if the decorator has no signature of its own, as with `functools.cache`.
     """
     for follows in (False, True):
-        with suppress(Exception):  # of some builtins nothing is known
+        with suppress(Exception):  # some builtins have no signature
             return inspect.signature(function, follow_wrapped=follows)
     return None
 
 
 def _shown(signature: inspect.Signature) -> str:
-    """Return a signature without annotations and the values of defaults, which may be long, or a secret."""
+    """Return a signature as text, without annotations and default values, which may be long or secret."""
     bare = [
         one.replace(annotation=one.empty, default=one.empty if one.default is one.empty else ...)
         for one in signature.parameters.values()
@@ -102,13 +102,13 @@ def _shown(signature: inspect.Signature) -> str:
 def _not_awaited(function: object, path: str, expected: str) -> TypeError:
     what = with_article(type(function).__name__)
     if inspect.iscoroutine(function):
-        function.close()  # or Python warns that it was never awaited
+        function.close()  # otherwise Python warns that it was never awaited
         what = "a coroutine: give the async function itself, and do not call it"
     return TypeError(f"{path}: {expected}, got {what}")
 
 
 def _bare(function: object) -> object:
-    """Return what is called in the end: without the arguments that are filled in, and the object it is bound to."""
+    """Return the function inside partials, static methods and bound methods."""
     while True:
         if isinstance(function, partial):
             function = cast("partial[object]", function).func
@@ -119,25 +119,25 @@ def _bare(function: object) -> object:
 
 
 def _call_of(function: object) -> Callable[..., Any] | None:
-    """Return the `__call__` that Python calls, which is the type's."""
+    """Return the `__call__` that Python uses: that of the type. None for a plain function."""
     return None if inspect.isfunction(function) else getattr(type(function), "__call__", None)  # noqa: B004
 
 
 def named(function: object) -> str:
-    """Return the name of a function as its author knows it."""
+    """Return the qualified name of a function, as in its source."""
     bare = _bare(function)
     name = getattr(bare, "__qualname__", None)
     return name if isinstance(name, str) else type(bare).__qualname__
 
 
 def possible(faults: Sequence[FieldError]) -> None:
-    """Raise `ValueError` with the first thing that is wrong with how a worker shall be."""
+    """Raise `ValueError` with the first of the errors in a worker's settings, if there are any."""
     for path, problem in faults:
         raise ValueError(f"{path}: {problem}")
 
 
 def outside_of_loops(instead: str) -> None:
-    """Raise `RuntimeError` where an event loop is running, which a call that blocks would stop."""
+    """Raise `RuntimeError` if an event loop is running in this thread: a blocking call would stop it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""How a worker learns that its runs shall be cancelled: it looks in the store when a notification says so."""
+"""Detection of cancel requests: after a notification, a worker reads the statuses of its runs from the store."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _log: Final = logging.getLogger("runstate.worker")
 
 
 class CancelWatcher:
-    """Looks which of a worker's runs shall be cancelled, one look at a time."""
+    """Reads the statuses of a worker's runs after a notification, one request at a time."""
 
     def __init__(
         self,
         statuses: Callable[[], Awaitable[Mapping[int, RunStatus]]],
         compare: Callable[[float, Mapping[int, RunStatus]], None],
     ) -> None:
-        """Read by `statuses`, and let `compare` have what was found, and when the look began."""
+        """Read with `statuses`. Call `compare` with the time before the request and the statuses, by seq."""
         self._statuses: Final = statuses
         self._compare: Final = compare
         self._looking: asyncio.Task[None] | None = None
         self._is_requested = False
-        """Whether a notification came since the look that is under way read the store."""
+        """Whether a notification came after the current request was made."""
 
     def look(self) -> None:
-        """Look now, or once more after the look that is under way. Called in the event loop."""
+        """Read the statuses now, or once more after the request under way. Called in the event loop."""
         self._is_requested = True
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look())
@@ -44,4 +44,4 @@ class CancelWatcher:
             try:
                 self._compare(looked_at, await self._statuses())
             except StoreError as error:
-                _log.debug("could not look for cancels, the next heartbeat will: %s", error)
+                _log.debug("could not read cancel requests, the next heartbeat will: %s", error)

@@ -1,4 +1,4 @@
-"""What a handler sees of the run it works on, and how it says what came of it."""
+"""The context of a handler: its run, the methods that change it, and the outcomes that a handler can return."""
 
 from __future__ import annotations
 
@@ -42,29 +42,35 @@ log: Final = logging.getLogger("runstate.worker")
 
 _NEVER: Final = float("inf")
 _REASON: Final = validators.one_of(get_args(IncompleteReason))
-_MOST_MESSAGE: Final = 1000  # characters of an exception that go onto the wire
-_MOST_TRACEBACK: Final = 20_000  # characters, the last of them
-_MOST_PROGRESS: Final = 1000
-_MOST_CALLS: Final = 5  # that a sentence names
+_MOST_MESSAGE: Final = 1000  # characters of an exception's text in `last_error`
+_MOST_TRACEBACK: Final = 20_000  # characters: the last ones are kept
+_MOST_PROGRESS: Final = 1000  # characters
+_MOST_CALLS: Final = 5  # named in a message
 
 
 @attrs.frozen
 class Outcome:
-    """What came of a run in its handler's hands; made by the context's methods, and returned."""
+    """The outcome of a handler. The methods of `Context` make it, and the handler returns it."""
 
     event: RunEvent
     value: object = None
-    """What the event carries: the required action, the error, the limit."""
+    """The value that the event carries: a `RequiredAction`, a `LastError` or `IncompleteDetails`, or None."""
 
 
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
 
 
 class Context:
-    """One run in a handler's hands.
+    """The context of a handler: the run it is called for, and methods to report usage, progress and the outcome.
 
-    A handler is called when its run is started, and again after a tool round or a take-over: what it learned before
-    is in `checkpoint_value` and `tool_outputs`.
+    A handler is called when its run is started, and again after a tool round or a take-over. Then `tool_outputs` has
+    the submitted outputs, and `checkpoint_value` the last checkpoint. The worker makes the context.
+
+        def answer(ctx: Context) -> Outcome | None:
+            if not ctx.tool_outputs:
+                return ctx.require_action([ctx.tool_call("weather", city="Paris")])
+            ctx.add_usage(prompt_tokens=12, completion_tokens=30)
+            return ctx.complete()
     """
 
     __slots__ = (
@@ -78,67 +84,69 @@ class Context:
         self._asynchronous = asynchronous
         run = claim.run
         self.run: StoredRun = run
-        """The run as it was claimed."""
+        """The run as it was claimed, with everything it was created with."""
         self.tool_outputs: Mapping[str, str] = claim.tool_outputs
-        """The outputs that were submitted last, by call id; empty before any tool round."""
+        """The outputs that were submitted last, by call id. Empty before the first tool round."""
         self._checkpoint: Any = claim.checkpoint
         self._prompt = claim.usage.prompt_tokens
         self._completion = claim.usage.completion_tokens
         self._limit: IncompleteReason | None = None
         self._made: Outcome | tuple[Outcome, ...] | None = None
-        """The outcome that its handler made, which must be the one it returns; several are a mistake."""
+        """The outcome that the handler made and must return. Several outcomes are a mistake of the handler."""
         self._cancelling = self._saw_cancelling = False
-        # By the database's clock, at the claim; this machine's may be wrong, but counts seconds well enough.
+        # The time left is measured by the database's clock at the claim: this machine's wall clock may be wrong.
         expires_at = run.expires_at
         self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - claim.claimed_at_us / 1_000_000
-        """When the deadline comes, by the clock that nobody sets."""
+        """The deadline, by the monotonic clock; infinity if the run has none."""
 
     def __repr__(self) -> str:
         return f"<Context of {self.run.id}, attempt {self.run.attempt}>"
 
-    # --- what it can be asked -------------------------------------------------------------------------------------
+    # --- attributes of the run ------------------------------------------------------------------------------------
 
     @property
     def run_id(self) -> str:
-        """The run's id."""
+        """The id of the run."""
         return self.run.id
 
     @property
     def attempt(self) -> int:
-        """1, or more where other workers began and died."""
+        """1, or more if other workers began the run and died."""
         return self.run.attempt
 
     @property
     def checkpoint_value(self) -> Any:
-        """What was kept by `checkpoint` last, also by a worker before this one; None if nothing was."""
+        """The last value saved by `checkpoint`, also by another worker. None if there is none."""
         return self._checkpoint
 
     @property
     def usage(self) -> Usage:
-        """The tokens used so far, in all of the run."""
+        """The tokens used so far, in the whole run, including earlier calls of the handler."""
         return Usage(self._prompt, self._completion)
 
     @property
     def cancelling(self) -> bool:
-        """Whether somebody asked to cancel the run. A plain handler asks this from time to time, and returns.
+        """Whether a cancel was requested, or the worker has given up the run.
 
-        A handler that has read True here and then returns nothing confirms the cancel, even if it read it for a log
-        line alone; to complete after all, return `complete()`. An async handler is cancelled as a task instead.
+        A plain handler should check this regularly, and return. Reading it has an effect: a handler that has read True
+        and then returns nothing confirms the cancel, even if it read the value only for a log line. To complete the run
+        instead, return `complete()`. An async handler does not need this: its task is cancelled.
         """
         self._saw_cancelling = self._saw_cancelling or self._cancelling
         return self._cancelling
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the deadline. At the deadline the run expires, whatever the handler does."""
+        """Seconds until the deadline; infinity if there is none. At the deadline the run expires in any case."""
         return self.ends_at - monotonic()
 
-    # --- what it can do -------------------------------------------------------------------------------------------
+    # --- usage, checkpoints, progress -----------------------------------------------------------------------------
 
     def add_usage(self, prompt_tokens: int | GivenUsage = 0, completion_tokens: int = 0) -> None:
-        """Count tokens, or a whole usage: a `Usage`, or the API's object for it.
+        """Add used tokens: two numbers, or a complete usage as the first argument (a `Usage` or the API's object).
 
-        Raises `TokenLimitReached` past a limit of the run, which then ends as incomplete.
+        Raises `TokenLimitReached` past a token limit of the run. The run then ends as incomplete, even if the handler
+        catches the error. Raises `InvalidRun` for a value that is not a usage.
         """
         if isinstance(prompt_tokens, Usage | Mapping):
             if completion_tokens:
@@ -153,10 +161,11 @@ class Context:
             raise TokenLimitReached(self.run.id, self._limit)
 
     def checkpoint(self, value: object) -> Awaitable[None]:
-        """Keep a JSON value for the next call of the handler, also by another worker. Usage is kept along with it.
+        """Save a JSON value, and the tokens used so far, for the next call of the handler, also by another worker.
 
-        In a plain handler it is durable when this returns; in an async one, when what it returns was awaited. While
-        the store is away it waits. Raises `InvalidRun` for what is no JSON, `LeaseLost` where the run is another's.
+        In a plain handler the value is durable when this returns. An async handler awaits the returned object, and the
+        value is durable after that. While the store is away, this waits and tries again. Raises `InvalidRun` for a
+        value that is not JSON, and `LeaseLost` if another worker has the run.
         """
         checkpoint = Checkpoint(value)
         self._checkpoint = value
@@ -181,81 +190,92 @@ class Context:
         return not self._cancelling
 
     def progress(self, text: str) -> None:
-        """Say how far the work is, for people who look. It does not wait, and the last text counts."""
+        """Set the progress text of the run, which `store.progress(run_id)` and `runstate runs show` read.
+
+        The first 1000 characters are kept. This does not wait for the database, and only the last text counts.
+        """
         raise_if_invalid(validators.string("progress", text))
-        shown = text.replace("\0", "")[:_MOST_PROGRESS].encode(errors="replace").decode()  # half a character is none
+        shown = text.replace("\0", "")[:_MOST_PROGRESS].encode(errors="replace").decode()  # no lone surrogates
         self._store.post_checkpoint(self._lease, self.run, usage=self.usage, progress=shown)
 
     def note_usage(self) -> None:
-        """Have the tokens used so far kept, before the worker's next request."""
+        """Request to save the tokens used so far. This does not wait for the database."""
         if self._prompt or self._completion:
             with suppress(StoreError):  # the store is closed
                 self._store.post_checkpoint(self._lease, self.run, usage=self.usage)
 
-    # --- what came of it ------------------------------------------------------------------------------------------
+    # --- outcomes -------------------------------------------------------------------------------------------------
 
     @staticmethod
     def tool_call(name: str, /, **arguments: Any) -> ToolCall:
-        """Return a call of a tool under a new id, its arguments as JSON."""
+        """Return a tool call with a new id and with the arguments as JSON, for `require_action`."""
         raise_if_invalid(validators.non_blank_string("name", name))
         return ToolCall("call_" + new_run_id()[4:], name, json.dumps(arguments))
 
-    # Each only makes an outcome, which the handler returns. One that is made and not returned fails the run: to take
-    # it as an end would end handlers that go on, and to forget it would complete a run that has failed.
+    # These methods only make an outcome. The handler must return it: an outcome that is made and not returned fails the
+    # run. To apply it anyway would end runs whose handlers go on; to ignore it would complete a run that has failed.
 
     def require_action(self, calls: Calls) -> Outcome:
-        """Return this to wait for the outputs of `calls`. The slot is free; the handler is called again with them.
+        """Make the outcome of a handler that needs tools. Return it to wait for the outputs of `calls`.
 
-        They come as for `Run.require_action`: tool calls, or the API's objects.
+        The worker's slot is free meanwhile. When all outputs are submitted, the handler is called again with them.
+        `calls` are as for `Run.require_action`: `ToolCall` objects, or the API's objects. Raises `InvalidRun` for other
+        values.
         """
         action = required_action_of(calls)
         raise_if_invalid(action.unnamed)
         return self._make(Outcome(RunEvent.REQUIRE_ACTION, action))
 
     def complete(self) -> Outcome:
-        """Return this to end well. Returning nothing does the same."""
+        """Make the outcome "completed". Return it to complete the run, as returning nothing does."""
         return self._make(_COMPLETE)
 
     def mark_incomplete(self, reason: IncompleteReason) -> Outcome:
-        """Return this to end at a token limit that the handler found by itself."""
+        """Make the outcome "incomplete". Return it to end the run at a token limit that the handler found by itself.
+
+        `reason` is `"max_completion_tokens"` or `"max_prompt_tokens"`. Raises `InvalidRun` for another one.
+        """
         raise_if_invalid(_REASON("reason", reason))
         return self._make(Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason)))
 
     def fail(self, code: ErrorCode, message: str) -> Outcome:
-        """Return this to end by an error."""
+        """Make the outcome "failed". Return it to fail the run with a code and a message. See also `RunFailed`.
+
+        `code` is `"server_error"`, `"rate_limit_exceeded"` or `"invalid_prompt"`. Raises `InvalidRun` for another one.
+        """
         return self._make(Outcome(RunEvent.FAIL, LastError(RunFailed(code, message).code, message)))
 
     def _make(self, outcome: Outcome) -> Outcome:
-        """Note that an outcome was made."""
+        """Record an outcome that was made."""
         made = self._made
         if made is None:
             self._made = outcome
-        elif made is not outcome:  # to complete twice is to complete
+        elif made is not outcome:  # to make `complete()` twice is allowed
             self._made = (*made, outcome) if isinstance(made, tuple) else (made, outcome)
         return outcome
 
-    # --- the worker's side ----------------------------------------------------------------------------------------
+    # --- for the worker -------------------------------------------------------------------------------------------
 
     def await_from_now_on(self) -> None:
-        """Have checkpoints awaited: the handler is a coroutine after all."""
+        """Make checkpoints awaitable from now on: the plain handler returned an awaitable."""
         self._asynchronous = True
 
     def ask_to_cancel(self) -> None:
-        """Let the handler know that its run shall be cancelled."""
+        """Set `cancelling` for the handler."""
         self._cancelling = True
 
     @property
     def is_cancelling(self) -> bool:
-        """Whether it was let know; asked by the worker, not by the handler."""
+        """The value of `cancelling`, for the worker. Unlike `cancelling`, reading it has no effect."""
         return self._cancelling
 
     @property
     def is_past_limit(self) -> bool:
-        """Whether the run has used more tokens than it may, and ends as incomplete."""
+        """Whether the run has exceeded a token limit, and ends as incomplete."""
         return self._limit is not None
 
     def settle(self, outcome: object) -> Settle:
-        """Return the settle for what a handler returned."""
+        """Return the `Settle` for a handler's return value."""
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
         made = self._made
@@ -282,12 +302,12 @@ class Context:
                 return self._settle(outcome.event)
 
     def settle_error(self, error: BaseException, *, skipped: int = 0) -> Settle:
-        """Return the settle for what a handler raised.
+        """Return the `Settle` for an exception of a handler.
 
-        The traceback, without the `skipped` first frames, is for the history alone.
+        The traceback, without its first `skipped` frames, is stored in the history only.
         """
         if isinstance(error, TokenLimitReached):
-            self._limit = self._limit or error.reason  # a handler that counts by itself may raise it too
+            self._limit = self._limit or error.reason  # handlers that count tokens themselves may raise it too
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
         if isinstance(error, RunFailed):
@@ -302,7 +322,7 @@ class Context:
         return redacted(text, self._store.address_parts)
 
     def settle_event(self, event: RunEvent) -> Settle:
-        """Return the settle for an event that carries nothing: an end, a cancel confirmed, a deadline passed."""
+        """Return the `Settle` for an event that carries no value, such as a confirmed cancel or a deadline."""
         if self.run.attempt > 1:
             return self._settle(event)
         return Settle.ended(self.run, event, self._prompt, self._completion)
@@ -330,7 +350,7 @@ class Context:
 
 
 def _mistake(returned: object, made: Outcome | tuple[Outcome, ...] | None) -> str:
-    """Return the sentence about a handler that did not return the one outcome it made."""
+    """Return the message for a handler that did not return the one outcome it made."""
     if isinstance(made, tuple):
         calls = ", ".join(f"ctx.{outcome.event}(...)" for outcome in made[:_MOST_CALLS])
         more = f" and {len(made) - _MOST_CALLS} more" if len(made) > _MOST_CALLS else ""
@@ -347,5 +367,5 @@ def _shown(returned: object) -> str:
         return with_article(type(returned).__name__)
     try:
         return f"an outcome, {returned.event}, that its context did not make"
-    except Exception:  # made by hand, of what has no sentence
+    except Exception:  # the handler made an `Outcome` itself, and its event has no text
         return "an outcome that its context did not make"

@@ -1,4 +1,4 @@
-"""Sending runs through somebody else's engine, and sending again what never arrived."""
+"""The dispatcher: sends runs again that another engine did not deliver."""
 
 from __future__ import annotations
 
@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher"]
 
-_MOST: Final = 500  # runs a look
+_MOST: Final = 500  # runs per call of `look`
 _AFTER_S: Final = validators.number(0, validators.YEAR_10000)
 _ATTEMPTS: Final = validators.integer(least=1)
 
 
 class Dispatcher:
-    """Looks for runs that an engine should have delivered by now, and hands them to `send` again.
+    """Finds runs that an engine should have delivered by now, and calls `send` with their ids.
 
-    A run is sent again when it has been waiting in `queue` for `after_s` seconds, or its worker has died, and at most
-    once in `after_s` seconds by this dispatcher. Sending a run that is under way is harmless: `drive` gets nothing.
-    `max_attempts` is that of `drive`: what has been begun so often is failed here. Raises `TypeError` for a store that
-    is none, or a `send` that cannot be called with an id alone or is async; `ValueError` for other settings.
+    A run is sent again when it has waited in `queue` for `after_s` seconds, or when its worker has died; at most once
+    per `after_s` seconds by this dispatcher. A second delivery of a run is harmless: `drive` finds nothing to do.
+    `max_attempts` is that of `drive`: `look` fails runs that were begun so often without an outcome.
+
+    Raises `TypeError` if `store` is not a `Store`, or if `send` is async or cannot be called with an id alone. Raises
+    `ValueError` for other wrong settings.
+
+        dispatcher = Dispatcher(store, answer_run.delay)  # a Celery task that calls `drive`
+        while True:
+            dispatcher.look()
+            time.sleep(5)
     """
 
     def __init__(
@@ -51,7 +58,11 @@ class Dispatcher:
         self._sent_at: dict[str, float] = {}
 
     def look(self) -> list[str]:
-        """Sweep, and send again what is overdue; return the ids that were sent. Ask this every few seconds."""
+        """Sweep, then send the overdue runs, at most 500. Return the ids that were sent. Call this every few seconds.
+
+        Raises `StoreUnavailable` while the store is away, and `TypeError` if `send` returns an awaitable. Exceptions of
+        `send` are not caught; the next call then sends the run again.
+        """
         self._store.sweep(max_attempts=self._max_attempts)
         now = monotonic()
         self._sent_at = {run_id: at for run_id, at in self._sent_at.items() if now - at < self._after_s}

@@ -1,7 +1,7 @@
-"""Driving one run by its id, inside somebody else's engine: a Celery task, a Procrastinate job, a workflow's step.
+"""`drive`: execute one run by its id, inside another engine (a Celery task, a Procrastinate job, a workflow step).
 
-Such an engine brings an id to a process, late, twice or never. Here the run is claimed in the store, so a second
-delivery gets nothing; `Dispatcher` sends again what was never claimed.
+Such an engine delivers an id late, twice or never. `drive` claims the run in the store, so a second delivery finds
+nothing to do. `Dispatcher` sends the runs again that were never claimed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = ["drive", "drive_async"]
 
 _log: Final = logging.getLogger("runstate.worker")
 
-_LOOK_S: Final = 0.1  # between two looks whether a run on its last attempt may be begun
+_LOOK_S: Final = 0.1  # between two checks whether a run on its last attempt may be begun
 _SETTLE: Final = "settle the run"
 
 
 class _SingleRun:
-    """Drives one run under a lease of its own."""
+    """Drives one run under its own lease."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings: Final = settings
@@ -43,7 +43,7 @@ class _SingleRun:
         self.session: Final = WorkerSession(settings, self._timeout)
 
     async def drive(self, run_id: str) -> StoredRun | None:
-        """Drive the run if it can be claimed or taken over; return it as it is afterwards."""
+        """Drive the run if it can be claimed or taken over. Return the run afterwards, or None if it cannot."""
         session = self.session
         try:
             await session.open()
@@ -92,9 +92,9 @@ class _SingleRun:
         return claims[0] if claims else None
 
     async def _reserve_place(self, swept: SweepResult) -> None:
-        """Wait until no other run on its last attempt is at work in this process, but for no longer than a lease.
+        """Wait until no other run on its last attempt is at work in this process, but no longer than a lease.
 
-        Then this delivery gets nothing, as one that comes while another works on the run, and the next one may.
+        After that time this delivery finds nothing to do, and the run is left for the next one.
         """
         session = self.session
         until = monotonic() + self._settings.lease_s
@@ -105,7 +105,7 @@ class _SingleRun:
             session.reservation = last_attempts().reserve()
 
     async def _work(self, claim: Claim) -> None:
-        """Call the handler and commit the outcome. Raises the outage that the handler met."""
+        """Call the handler and commit the outcome. Raises the handler's exception if it was an outage of the store."""
         session = self.session
         if session.worker_lease.ensure():
             session.start(claim, monotonic())
@@ -124,10 +124,10 @@ class _SingleRun:
                 session.requests.succeeded(_SETTLE)
 
     def _on_change(self, change: Change) -> None:
-        """Hear of a change in the store, in any thread."""
+        """Receive a notification of the store. Called in any thread."""
         loop = self.session.loop
         if change & Change.CANCELLING and loop is not None:
-            with suppress(RuntimeError):  # it is closed
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self.session.cancels.look)
 
     def _on_crash(self, task: asyncio.Task[None]) -> None:
@@ -163,14 +163,24 @@ def drive(
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     stall_timeout_s: float | None = None,
 ) -> StoredRun | None:
-    """Drive one run through one call of the handler; return it as it stands then.
+    """Claim one run by its id, call the handler once, commit the outcome, and return the run.
 
-    None if there is nothing to do: it has ended, waits for its tools or its time, or another works on it, which is
-    how a delivery that comes late or twice ends. A run whose worker died is taken over. Blocks; inside an event loop
-    there is `drive_async`. Raises `RunNotFound`; `TypeError` for a store or a handler that is none, and `ValueError`
-    for a setting out of its range, before the run is claimed; `StoreUnavailable` or `OutcomeUnknown` where the store is
-    away when the run is to be claimed, or where the handler met that: then the run is given back, and another delivery
-    goes on with it.
+    Return None if there is nothing to do: the run has ended, waits for tools or for its `not_before`, or another worker
+    has it. So a late or second delivery is harmless. A run whose worker died is taken over. This function blocks; use
+    `drive_async` inside an event loop.
+
+    `name` is the actor in the history (the host and process by default). `lease_s` is the length of the lease, in
+    seconds. A run that was begun `max_attempts` times without an outcome fails. `stall_timeout_s` is for how many
+    seconds the event loop may stand still before the lease is no longer renewed (four leases by default).
+
+        @app.task
+        def answer_run(run_id: str) -> None:  # a Celery task
+            drive(store, run_id, answer)
+
+    Raises `RunNotFound` for an unknown id, `RuntimeError` inside an event loop, `TypeError` for a wrong store or
+    handler, and `ValueError` for a setting out of its range, all before the run is claimed. Raises `StoreUnavailable`
+    or `OutcomeUnknown` if the store is away when the run is claimed, or if the handler raised one of them. In the
+    latter case the run is released, and another delivery continues it.
     """
     driver = _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s)
     outside_of_loops("drive_async")
@@ -188,5 +198,5 @@ async def drive_async(
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     stall_timeout_s: float | None = None,
 ) -> StoredRun | None:
-    """Drive one run as `drive` does, inside an event loop."""
+    """Do the same as `drive`, inside an event loop."""
     return await _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s).drive(run_id)

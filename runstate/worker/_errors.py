@@ -1,4 +1,4 @@
-"""What a handler raises to say how its run ends."""
+"""Exceptions of handlers that determine how a run ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _CODE: Final = validators.one_of(get_args(ErrorCode))
 
 
 class TokenLimitReached(RunstateError):
-    """The run has used more tokens than it may, and ends as incomplete. Raised by `add_usage`; let it pass."""
+    """The run has exceeded a token limit, and ends as incomplete. `Context.add_usage` raises it; do not catch it.
+
+    `reason` is the limit: `"max_completion_tokens"` or `"max_prompt_tokens"`.
+    """
 
     def __init__(self, run_id: str, reason: IncompleteReason) -> None:
         super().__init__(run_id, reason)
@@ -26,7 +29,13 @@ class TokenLimitReached(RunstateError):
 
 
 class RunFailed(RunstateError):
-    """Raise this in a handler to fail its run with a code and a message of your choice."""
+    """Raise this in a handler to fail its run with a code and a message of your choice.
+
+    `code` is `"server_error"`, `"rate_limit_exceeded"` or `"invalid_prompt"`. Clients see both in `last_error`. Raises
+    `InvalidRun` for another code, or for a message that is not a string.
+
+        raise RunFailed("rate_limit_exceeded", "the model is overloaded")
+    """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)

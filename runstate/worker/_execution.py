@@ -1,4 +1,4 @@
-"""The execution of one claimed run: its handler under way, and the outcome to be committed."""
+"""The execution of one claimed run: the call of its handler, and the outcome to commit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["NOT_CALLED", "RunExecution"]
 log: Final = logging.getLogger("runstate.worker")
 
 _CANCELLED: Final = object()
-"""What a handler returns whose task was cancelled."""
+"""Stands for the return value of a handler whose task was cancelled."""
 NOT_CALLED: Final = object()
-"""What is handed over for a handler that was not called, for its run may be another worker's by now."""
+"""Stands for the return value of a handler that was not called, because another worker may have its run by now."""
 
 
 def _always(_: RunExecution) -> bool:
@@ -30,7 +30,7 @@ def _always(_: RunExecution) -> bool:
 
 
 class RunExecution:
-    """A claimed run whose handler is called."""
+    """A claimed run and the call of its handler."""
 
     __slots__ = ("_take", "begun_at", "ctx", "error", "future", "seq")
 
@@ -38,38 +38,38 @@ class RunExecution:
         self.ctx: Final = ctx
         self.seq: Final = ctx.run.seq
         self.begun_at: Final = begun_at
-        """When its claim was known; it is not called earlier."""
+        """When the claim was received, by the monotonic clock. The handler is not called earlier."""
         self._take = take
-        """Takes what the handler returned or `Raised`, in the loop; what is taken twice is taken once."""
+        """Takes the handler's return value or `HandlerError`, in the loop. A second call has no effect."""
         self.error: BaseException
-        """The outage that the handler met; set where it is to be called again."""
+        """The outage that the handler raised; set if the handler is to be called again."""
         self.future: asyncio.Future[None] | None = None
-        """What awaits an async handler; none for a plain one, which a thread calls."""
+        """The task of an async handler. None for a plain handler, which a thread calls."""
 
     def begin(self, handler: Handler, spawn: TaskFactory, is_held: Callable[[RunExecution], bool]) -> None:
-        """Await an async handler in a task, if the run is still held when that begins."""
+        """Await an async handler in a task, if this worker still has the run when the task begins."""
         self.future = spawn(self._await(handler, is_held), self.ctx.run.id)
 
     def take(self, returned: object) -> None:
-        """Take what a handler returned that was called in a thread."""
+        """Take the return value of a handler that was called in a thread."""
         self._take(self, returned)
 
     def go_on(self, returned: Awaitable[object], spawn: TaskFactory) -> None:
-        """Await what a handler returned, as if it were the handler: a decorator may hide that it is async."""
+        """Await the awaitable that a plain handler returned: a decorator may hide that a handler is async."""
         self.ctx.await_from_now_on()
 
         def handler(_: Context) -> Awaitable[object]:
             return returned
 
         self.future = spawn(self._await(cast("Handler", handler), _always), self.ctx.run.id)
-        self.future.add_done_callback(lambda _: discard(returned))  # it may have been cancelled before it began
-        if self.ctx.is_cancelling:  # let known while the plain part of it ran
+        self.future.add_done_callback(lambda _: discard(returned))  # the task may be cancelled before it begins
+        if self.ctx.is_cancelling:  # requested while the plain part of the handler ran
             self.stop()
 
     async def _await(self, handler: Handler, is_held: Callable[[RunExecution], bool]) -> None:
-        """Await an async handler. Only who cancels the task cancels it.
+        """Await an async handler. Only a cancel of the task counts as a cancel of the handler.
 
-        What came of it is handed over here: a callback of the task would cost another round of the loop a run.
+        The result is passed on here: a callback of the task would cost one more iteration of the loop per run.
         """
         if not is_held(self):
             self._take(self, NOT_CALLED)
@@ -81,52 +81,55 @@ class RunExecution:
             if current is None or current.cancelling():
                 self._take(self, _CANCELLED)
                 raise
-            self._take(self, HandlerError(error))  # of something that the handler awaited
+            self._take(self, HandlerError(error))  # something that the handler awaited was cancelled
         except GeneratorExit:
-            raise  # the loop was closed around it: nobody is there to take anything
+            raise  # the loop was closed: there is no worker to take the result
         except BaseException as error:
             self._take(self, HandlerError(error))
         else:
             self._take(self, returned)
 
     def end(self, future: asyncio.Future[None]) -> None:
-        """Hand over what came of the task where it could not do that itself, as where it was cancelled unbegun."""
+        """Take the result of a task that could not pass it on itself, as when it was cancelled before it began."""
         error = None if future.cancelled() else future.exception()
         self._take(self, _CANCELLED if error is None else HandlerError(error))
 
     def cancel(self) -> None:
-        """Let the handler know that its run shall be cancelled: an async one by CancelledError."""
+        """Pass a cancel request on to the handler: by `cancelling`, and by `CancelledError` if it is async."""
         if not self.ctx.is_cancelling:
             self.stop()
 
     def stop(self) -> None:
-        """Stop the handler, as far as it can be."""
+        """Stop the handler. A plain handler only sees `cancelling`."""
         self.ctx.ask_to_cancel()
         if self.future is not None:
             self.future.cancel()
-            self.future.add_done_callback(self.end)  # a task that has not begun never will
+            self.future.add_done_callback(self.end)  # a task that has not begun will not begin
 
     @staticmethod
     def is_awaitable(returned: object) -> TypeGuard[Awaitable[object]]:
-        """Return whether what the handler returned is still to be awaited."""
+        """Return whether a handler's return value must be awaited."""
         return returned is not None and type(returned) is not Outcome and is_awaitable(returned)
 
     def conclude(self, returned: object, availability: Availability) -> Settle | None:
-        """Return what to commit for what the handler returned; None if it met an outage, and is to be called again."""
+        """Return what to commit for a handler's return value, or None if the handler is to be called again.
+
+        It is called again if it raised nothing but an outage of the store.
+        """
         if isinstance(returned, HandlerError) and self._met_outage(returned, availability):
             log.debug("run %s: its handler met an outage, and is called again", self.ctx.run_id)
             self.error = returned.error
             return None
         try:
             return self._settle(returned)
-        except Exception as error:  # a bug of this library: the run must end all the same
+        except Exception as error:  # a bug of this library: the run must end nevertheless
             log.exception("run %s: what its handler returned cannot be committed", self.ctx.run_id)
             return self.ctx.settle_error(error)
 
     def _met_outage(self, raised: HandlerError, availability: Availability) -> bool:
-        """Return whether what the handler raised says nothing of the run, which can be begun again.
+        """Return whether the handler raised nothing but an outage, so that it can be called again.
 
-        Not where the run is at a limit or is to be cancelled: then it ends by that.
+        False if the run has exceeded a token limit or is to be cancelled: then the run ends for that reason.
         """
         if self.ctx.is_cancelling or self.ctx.is_past_limit:
             return False
@@ -143,7 +146,7 @@ class RunExecution:
         error = returned.error
         if ctx.is_cancelling and met_outage(error, was_away=True):
             return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
-        if not isinstance(error, RunFailed | TokenLimitReached):  # those say what the handler meant
+        if not isinstance(error, RunFailed | TokenLimitReached):  # these are intended, and not logged
             what = with_article(type(error).__name__)
             log.warning("run %s failed: its handler raised %s; the history has the traceback", ctx.run_id, what)
-        return ctx.settle_error(error, skipped=1)  # the first frame is ours
+        return ctx.settle_error(error, skipped=1)  # the first frame is that of this library

@@ -1,7 +1,7 @@
-"""What a run is told of an exception that its handler raised, without where the database is and who asks there.
+"""The text of a handler's exception in `last_error` and in the history, without the address of the database.
 
-Whoever reads a run may be a stranger. So the text of an error of a store, or of a driver that lost its connection, is
-not written into it, and the parts of the store's address are taken out of every other text.
+Clients that read a run may be strangers. So the text of a store error, or of a driver that lost its connection, is
+replaced, and the parts of the store's address are removed from every other text.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ __all__ = ["met_outage", "redacted", "sentence_of", "traceback_of"]
 
 _SENTENCES: Final[tuple[tuple[type[StoreError], str], ...]] = (
     (StoreUnavailable, "the store could not be used"),
-    (OutcomeUnknown, "the answer of the store was lost"),
+    (OutcomeUnknown, "the reply of the store was lost"),
     (SchemaMismatch, "the database had no store of this version"),
-    (StoreError, "the store refused what was asked"),
+    (StoreError, "the store refused the request"),
 )
-# What drivers call the errors of a connection, by the standard that they follow (PEP 249).
+# The names of connection errors in drivers (PEP 249).
 _OF_CONNECTIONS: Final = frozenset({"OperationalError", "InterfaceError"})
 _CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 
 def met_outage(error: BaseException, was_away: bool) -> bool:
-    """Tell whether a handler raised nothing but that a store could not be used.
+    """Return whether an exception of a handler, or each exception of a group, is an outage of a store.
 
-    `was_away` says whether the worker's own store was away meanwhile: then what a server says that is being brought
-    back counts, too.
+    `was_away` is whether the worker's own store was away meanwhile. If so, the errors of a server that is being
+    restored count too.
     """
     leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, asyncio.CancelledError)]
     return bool(leaves) and all(can_be_retried(leaf) or (was_away and is_outage(leaf)) for leaf in leaves)
@@ -51,25 +51,25 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
-    """Return the exceptions of a group; none of what is no group."""
+    """Return the exceptions of a group. Empty for other exceptions."""
     members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     return members if issubclass(type(error), BaseExceptionGroup) else ()
 
 
 def sentence_of(error: BaseException, private: Sequence[str]) -> str:
-    """Return what an exception says of itself, even where saying it fails; `private` is what stands in no run."""
+    """Return the name and text of an exception, even if its `__str__` fails. `private` are the parts to remove."""
     name = type(error).__name__
     if (instead := _instead(error)) is not None:
         return f"{name}: {instead}"
     try:
         told = str(error)
     except Exception as worse:
-        told = f"its own sentence failed with {with_article(type(worse).__name__)}"
+        told = f"its text cannot be shown, for `str` raised {with_article(type(worse).__name__)}"
     return redacted(f"{name}: {told}" if told else name, private)
 
 
 def _instead(error: BaseException) -> str | None:
-    """Return what stands for an error whose own text may have an address in it; None for others."""
+    """Return the replacement for the text of an error that may contain an address; None for other errors."""
     for kind, sentence in _SENTENCES:
         if isinstance(error, kind):
             return sentence
@@ -79,7 +79,7 @@ def _instead(error: BaseException) -> str | None:
 
 
 def traceback_of(error: BaseException, private: Sequence[str], *, skipped: int = 0) -> str:
-    """Return the traceback of an exception and of those that led to it, without its `skipped` first frames."""
+    """Return the traceback of an exception and of its causes, without its first `skipped` frames."""
     trace = error.__traceback__
     for _ in range(skipped):
         trace = None if trace is None else trace.tb_next

@@ -1,4 +1,4 @@
-"""What a handler is, and how it is called: whatever it raises comes back as a value."""
+"""The type of handlers, and the functions that call them and return their exceptions as values."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from runstate.worker._context import Context, Outcome
 __all__ = ["Handler", "HandlerError", "TaskFactory", "call", "discard", "is_awaitable", "task_factory"]
 
 Handler: TypeAlias = Callable[[Context], Outcome | None] | Callable[[Context], Awaitable[Outcome | None]]
-"""A function of a run's context, plain or async, that returns what came of the run: nothing means completed."""
+"""A function of a run's `Context`, plain or async, that returns an `Outcome`. None means that the run is completed."""
 
 TaskFactory: TypeAlias = "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]"
-"""Makes a task of a coroutine, under a name."""
+"""Makes a task from a coroutine and a name."""
 
 
 @attrs.frozen
 class HandlerError:
-    """What a handler raised. Also what would end the thread or the loop: a run is never lost by it."""
+    """An exception of a handler. Also `SystemExit` and the like, which would end the thread or the loop."""
 
     error: BaseException
 
 
 def call(handler: Handler, ctx: Context) -> object:
-    """Call a plain handler; return what it returns, or what it `Raised`."""
+    """Call a plain handler. Return its return value, or its exception as a `HandlerError`."""
     try:
         return handler(ctx)
     except BaseException as error:
@@ -38,31 +38,31 @@ def call(handler: Handler, ctx: Context) -> object:
 
 
 def is_awaitable(returned: object) -> TypeGuard[Awaitable[object]]:
-    """Tell whether what a handler returned is still to be awaited, as by a plain decorator around an async function."""
+    """Return whether a handler's return value is awaitable, as that of a plain decorator around an async function."""
     try:
         return inspect.isawaitable(returned)
-    except Exception:  # an object that cannot even be asked for its class
+    except Exception:  # an object whose `__class__` raises
         return False
 
 
 def discard(returned: object) -> None:
-    """Close a coroutine that is not awaited any more, or Python warns that it never was."""
+    """Close a coroutine that will not be awaited. Otherwise Python warns that it was never awaited."""
     if inspect.iscoroutine(returned):
         with suppress(Exception):
             returned.close()
 
 
 def _as_asyncio_does(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether nobody has a say in how a loop makes its tasks."""
+    """Return whether a loop makes its tasks as asyncio does, without a task factory or an override."""
     own = getattr(type(loop), "create_task", None) is asyncio.BaseEventLoop.create_task
     return own and loop.get_task_factory() is None
 
 
 def task_factory(loop: asyncio.AbstractEventLoop) -> TaskFactory:
-    """Return what makes tasks of a loop.
+    """Return the function that makes tasks in a loop.
 
-    A task that is made directly saves its number, which is a text, and on Python 3.12 it begins at once: a handler
-    that never waits is then done without a round of the loop.
+    To make the task directly avoids formatting a default name. Since Python 3.12 the task also begins at once, so a
+    handler that never waits is done without an iteration of the loop.
     """
     if not _as_asyncio_does(loop):
         return lambda coroutine, name: loop.create_task(coroutine, name=name)

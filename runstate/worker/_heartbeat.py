@@ -1,7 +1,8 @@
-"""The thread that keeps a worker's lease alive while its event loop is at something else, but not for ever.
+"""The thread that renews a worker's lease while its event loop is busy, up to the stall timeout.
 
-A loop that stands still for a moment keeps its runs. One that has not moved for the stall timeout is not vouched for
-any more: a handler may block it for good, and the other runs of the worker would wait for their deadlines.
+A worker whose loop stands still for a moment keeps its runs. When the loop has not moved for the stall timeout, the
+lease is no longer renewed: a handler may block the loop forever, and the worker's other runs would wait for their
+deadlines.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ __all__ = ["HeartbeatThread", "LoopTicks"]
 
 _log = logging.getLogger("runstate.worker")
 
-_BEATS: Final = 3  # heartbeats a lease: one may be lost
-_LOOK_S: Final = 0.5  # between two looks whether the loop still turns
-_TICK_S: Final = 0.1  # between two turns of the loop that are noted
+_BEATS: Final = 3  # heartbeats per lease: one may be lost
+_LOOK_S: Final = 0.5  # between two checks whether the loop still moves
+_TICK_S: Final = 0.1  # between two ticks of the loop
 _BLOCKED_S: Final = 1.0  # a loop that stands still for longer is reported
-_MARGIN: Final = 0.15  # of the lease: a worker stops its own runs so much before others may take them over
+_MARGIN: Final = 0.15  # of the lease: so long before other workers may take its runs over, a worker stops them
 
 
 class LoopTicks:
-    """When an event loop last moved, while leases come and go."""
+    """Records when an event loop last moved. Kept when the worker takes another lease."""
 
     def __init__(self) -> None:
         self.moved_at: float = float("-inf")
-        """By the clock that nobody sets; minus infinity before it was watched."""
+        """The time of the last tick, by the monotonic clock. Minus infinity before `start`."""
         self._next: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Watch the loop that runs here."""
+        """Begin to record, in the running loop."""
         self.stop()
         self._tick(asyncio.get_running_loop())
 
@@ -51,14 +52,14 @@ class LoopTicks:
         self._next = loop.call_later(_TICK_S, self._tick, loop)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop recording."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
 
 
 class HeartbeatThread:
-    """Renews a lease every third of it, and knows until when it holds by the clock that nobody sets."""
+    """Renews a lease once per third of its length, and keeps its end by the monotonic clock."""
 
     def __init__(
         self,
@@ -69,7 +70,10 @@ class HeartbeatThread:
         ticks: LoopTicks,
         beaten: Callable[[float, HeartbeatResult], None],
     ) -> None:
-        """Get ready, in the event loop whose turns are watched; `beaten` is called in the thread."""
+        """Prepare the thread. Called in the event loop that `ticks` records.
+
+        `beaten` is called in the thread, with the time before the heartbeat was sent and its result.
+        """
         self._store = store
         self.lease: Final = lease
         self._on_heartbeat = beaten
@@ -79,17 +83,17 @@ class HeartbeatThread:
         self._stopped = Event()
         self._ticks = ticks
         self.loop: Final = asyncio.get_running_loop()
-        """The event loop whose turns are watched."""
+        """The event loop that is checked."""
         self._told = self._told_of_stall = False
         self._thread = Thread(target=self._run, name="runstate-heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew the lease."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def lease_is_safe(self) -> bool:
-        """Whether nobody can have taken this worker's runs over yet, with a margin."""
+        """Whether no other worker can have taken over this worker's runs yet, with a margin of 15 % of the lease."""
         return monotonic() < self._held_until - _MARGIN * self.lease.lease_s
 
     def _run(self) -> None:
@@ -101,10 +105,10 @@ class HeartbeatThread:
             if monotonic() < next_at:
                 if not (missed and hurries and not availability.is_away):
                     continue
-                hurries = False  # once: the store may be back for others only
+                hurries = False  # only once: the store may be back for other requests only
             next_at = monotonic() + every
             if is_stalled:
-                next_at = monotonic() + min(every, _TICK_S)  # it may go on before the lease lapses
+                next_at = monotonic() + min(every, _TICK_S)  # the loop may move again before the lease lapses
                 continue
             sent = monotonic()
             try:
@@ -118,13 +122,13 @@ class HeartbeatThread:
             missed, hurries = False, True
             backoff.reset()
             if self._stopped.is_set():
-                return  # it took so long that there may be another lease
+                return  # the heartbeat took so long that the worker may have another lease
             if beat.held:
                 self._held_until = sent + self.lease.lease_s
             self._on_heartbeat(sent, beat)
 
     def _watch_loop(self) -> bool:
-        """Report a loop that stands still; tell whether it has done so for the stall timeout."""
+        """Log that the loop stands still. Return whether it has done so for the stall timeout."""
         still = monotonic() - self._ticks.moved_at
         is_stalled = still >= self._stall_timeout_s
         if is_stalled and not self._told_of_stall:
@@ -146,15 +150,15 @@ class HeartbeatThread:
         return is_stalled
 
     def _blocking_handler(self) -> str:
-        """Return whose task the loop is at; that of a handler has the name of its run."""
-        with suppress(RuntimeError):  # it may change the tasks meanwhile
+        """Return the name of the task that the loop is executing. The task of a handler has the id of its run."""
+        with suppress(RuntimeError):  # the loop may change its tasks meanwhile
             task = asyncio.current_task(self.loop)
             return "" if task is None else f" by {task.get_name()}"
         return ""
 
     def stop(self, wait_s: float = 1.0) -> None:
-        """Renew no more; wait so long for a heartbeat that is under way."""
+        """Stop the thread. Wait up to `wait_s` seconds for a heartbeat that is under way."""
         is_first = not self._stopped.is_set()
         self._stopped.set()
-        if is_first and self._thread.is_alive():  # a heartbeat that hangs holds the event loop up once
+        if is_first and self._thread.is_alive():  # a heartbeat that hangs blocks the event loop only once
             self._thread.join(timeout=wait_s)

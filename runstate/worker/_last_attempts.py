@@ -1,9 +1,9 @@
-"""One run on its last attempt at a time: a run that kills its process must not fail the others that were in it.
+"""One run on its last attempt at a time: a run that kills its process must not make the other runs there fail.
 
-When a worker dies, every run it had counts one attempt more, the guilty one and its neighbours alike. At the last
-attempt that would fail them all. So a process takes over one such run, and the next when that has ended: the run that
-kills the process then is the only one whose attempts are spent. Those that wait are held by no worker meanwhile. Any
-process may take them over; a cancel, a deadline and the end of this process find them as they find every such run.
+When a worker dies, the attempt of each run that it had increases by one: of the run that killed it, and of all others.
+At the last attempt that would fail them all. So a process takes over one such run at a time, and the next one when that
+has ended. Then only the run that kills the process uses up its attempts. No worker holds the runs that wait. Any
+process may take them over, and a cancel and a deadline reach them as usual.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ __all__ = ["LastAttempts", "Reservation", "is_last", "last_attempts"]
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:
-    """Tell whether a run that was taken over is begun for the last time.
+    """Return whether a run that was taken over is on its last allowed attempt.
 
-    The first attempt never counts, even where only one is allowed: no worker has died of such a run yet, and whoever
-    allows one attempt would have one run at a time.
+    The first attempt never counts, even if only one is allowed: no worker has died of such a run yet. Otherwise a
+    worker with `max_attempts=1` would execute one run at a time.
     """
     return attempt >= max_attempts and attempt > 1
 
 
 class Reservation:
-    """The place of one run, from before it is taken over until it is at work no more."""
+    """The place for one run on its last attempt, held from before the take-over until its handler has ended."""
 
     def __init__(self) -> None:
         self._is_held: Callable[[], bool] = _always
@@ -36,23 +36,23 @@ class Reservation:
         return self._is_held()
 
     def hold_while(self, is_at_work: Callable[[], bool]) -> None:
-        """Hold the place as long as a run is at work, which any thread may ask."""
+        """Hold the place as long as `is_at_work` returns True. It is called in any thread."""
         self._is_held = is_at_work
 
     def end(self) -> None:
-        """Give the place back."""
+        """Free the place."""
         self._is_held = _never
 
 
 class LastAttempts:
-    """The place for one run on its last attempt."""
+    """Allows one reservation at a time."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._given: Reservation | None = None
 
     def reserve(self) -> Reservation | None:
-        """Reserve the place, or return None where another run has it. Does not wait."""
+        """Reserve the place. Return None at once if another run has it."""
         with self._lock:
             if self._given is not None and self._given.is_held:
                 return None
@@ -72,12 +72,12 @@ _here = LastAttempts()
 
 
 def last_attempts() -> LastAttempts:
-    """Return the place that all workers of this process share."""
+    """Return the object that all workers of this process share."""
     return _here
 
 
 def _forget() -> None:
-    """Begin anew in a forked child, which has none of the runs of its parent."""
+    """Reset the object in a forked child, which has none of its parent's runs."""
     global _here
     _here = LastAttempts()
 

@@ -1,4 +1,4 @@
-"""The lease of a worker: taken, renewed by a thread, given up when it may have lapsed, and taken anew."""
+"""The lease of a worker: opened, renewed by a thread, given up when it may have lapsed, and opened again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["WorkerLease"]
 
 
 class WorkerLease:
-    """A worker's lease, from one to the next. Used in the event loop, but for `is_safe`."""
+    """The current lease of a worker. Used in the event loop, except for `is_safe`."""
 
     def __init__(
         self,
@@ -23,21 +23,25 @@ class WorkerLease:
         on_heartbeat: Callable[[float, HeartbeatResult], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        """Call `on_heartbeat` with each heartbeat and when it was sent, `on_lost` with the reason: both in the loop."""
+        """Prepare; `take` opens the lease. Both functions are called in the event loop.
+
+        `on_heartbeat` is called with the time before a heartbeat was sent and with its result, `on_lost` with the
+        reason.
+        """
         self._settings: Final = settings
         self._on_heartbeat: Final = on_heartbeat
         self._on_lost: Final = on_lost
         self.ticks: Final = LoopTicks()
-        """When the event loop last moved."""
+        """Records when the event loop last moved."""
         self.is_lost: bool = False
-        """Whether other workers may have taken over its runs; until the next lease."""
+        """Whether other workers may have taken over the runs of this lease. False again with the next lease."""
         self.lease: Lease
         self._heartbeat: HeartbeatThread
 
     async def take(self) -> None:
-        """Take a lease, and renew it from now on. Raises `StoreError`."""
+        """Open a lease, and renew it from now on. Raises `StoreError`."""
         settings = self._settings
-        opened_at = monotonic()  # before it is requested: it may take a while until the reply is here
+        opened_at = monotonic()  # before the request: the reply may take a while
         lease = await settings.store.aio.open_lease(settings.name, lease_s=settings.lease_s)
         stall_s = settings.stall_timeout_s
         heartbeat = HeartbeatThread(settings.store, lease, opened_at, stall_s, self.ticks, self._receive)
@@ -45,7 +49,7 @@ class WorkerLease:
         heartbeat.start()
 
     async def take_anew(self) -> None:
-        """Take another lease, after this one was lost. Raises `StoreError`."""
+        """Open another lease, after this one was lost. Raises `StoreError`."""
         self.stop()
         await self.take()
 
@@ -61,11 +65,11 @@ class WorkerLease:
 
     @property
     def is_safe(self) -> bool:
-        """Whether no other worker can have taken over its runs yet, with a margin. From any thread."""
+        """Whether no other worker can have taken over this worker's runs yet, with a margin. Read in any thread."""
         return self._heartbeat.lease_is_safe
 
     def ensure(self) -> bool:
-        """Return True while the lease is provably valid; otherwise give it up first, and return False."""
+        """Return True while the lease is certainly valid. Otherwise give it up, and return False."""
         if not self.is_lost and not self.is_safe:
             self._lose("it could not renew its lease in time")
         return not self.is_lost
@@ -75,9 +79,9 @@ class WorkerLease:
         self._on_lost(why)
 
     async def close(self) -> None:
-        """Give the lease back. Raises `StoreError`."""
+        """Close the lease in the store. Raises `StoreError`."""
         await self._settings.store.aio.close_lease(self.lease)
 
     def stop(self, wait_s: float = 1.0) -> None:
-        """Renew it no more; wait so long for a heartbeat that is under way."""
+        """Stop renewing the lease. Wait up to `wait_s` seconds for a heartbeat that is under way."""
         self._heartbeat.stop(wait_s)

@@ -1,4 +1,4 @@
-"""The main loop of a worker: what is to be done, in the order in which it is done."""
+"""The main loop of a worker: the things it does, in the order of their priority."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["MainLoop"]
 
 _log: Final = logging.getLogger("runstate.worker")
 
-_IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two claims when no notification comes
-_MOST: Final = 500  # runs a claim: past it a commit gains little, and the event loop stands still while they are begun
+_IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two claims without a notification
+_MOST: Final = 500  # runs per claim: more gain little per commit, and the event loop stands still while they are begun
 
-# The kinds of requests that are retried on their own.
+# The kinds of requests that are retried independently.
 OPEN: Final = "open a lease"
 _TAKE_OVER: Final = "take over runs"
 _RELEASE: Final = "release runs"
@@ -41,19 +41,19 @@ class MainLoop:
         self._idle_rounds = 0
         """How many times in a row there was nothing to claim."""
         self._has_swept = False
-        """Whether it has swept since the last run was claimed."""
+        """Whether the worker has swept since it last claimed a run."""
 
     async def run(self, until_idle: bool) -> None:
-        """Do the first thing that can be done, again and again, until the worker is over."""
+        """Do the first thing that can be done, repeatedly, until the worker has ended."""
         session = self._session
         while True:
-            # All free slots at once: to claim for one half while the handlers of the other run was slower on both
-            # databases, with 100 slots and with 400. What a commit costs is mostly its own.
+            # Claim for all free slots at once: to claim for one half while the handlers of the other half run was
+            # slower on both databases, with 100 slots and with 400. Most of a commit's cost is independent of its size.
             free = 0 if self._life.is_stopping else min(session.free_slots, _MOST)
             if session.worker_lease.is_lost and not self._life.is_stopping:
                 await self._open_again()
             elif session.reconcile_needed and self._life.is_time_over:
-                return  # the database is away, and is not waited for any more
+                return  # the database is away, and the worker does not wait for it any longer
             elif session.declined:
                 await self._release_declined()
             elif free and self._may_take_over:
@@ -69,7 +69,7 @@ class MainLoop:
 
     @property
     def _may_take_over(self) -> bool:
-        """Whether there may be runs to take over. Not before it is known which runs it holds: they need the slots."""
+        """Whether there may be runs to take over. False until it is known which runs this worker holds."""
         session = self._session
         return session.orphans_waiting and not session.reconcile_needed and session.requests.is_due(_TAKE_OVER)
 
@@ -94,7 +94,7 @@ class MainLoop:
             requests.succeeded(OPEN)
 
     async def _release_declined(self) -> None:
-        """Release runs that cannot be begun here now, so that their attempt does not count."""
+        """Release runs that this worker cannot begin now, so that their attempt does not count."""
         session = self._session
         try:
             while session.declined:
@@ -107,7 +107,7 @@ class MainLoop:
             session.requests.succeeded(_RELEASE)
 
     async def _take_over(self, free: int) -> None:
-        """Take over up to `free` runs of workers that died: of those on their last attempt, one at a time."""
+        """Take over up to `free` runs of dead workers; at most one of them on its last attempt."""
         session = self._session
         session.orphans_waiting = False
         session.reservation = last_attempts().reserve()
@@ -124,13 +124,13 @@ class MainLoop:
                 session.start(claim, monotonic())
         except StoreError as error:
             session.orphans_waiting = session.reconcile_needed = session.work_available = True
-            session.requests.put_off(_TAKE_OVER, error)  # the next claim finds out whether the store is away
+            session.requests.put_off(_TAKE_OVER, error)  # the next claim shows whether the store is away
         else:
             session.requests.succeeded(_TAKE_OVER)
-            # As many as were requested are a sign of more.
+            # If all requested runs came, there may be more.
             session.orphans_waiting = session.orphans_waiting or len(claims) == free
         finally:
-            if session.reservation is not None:  # there was no such run
+            if session.reservation is not None:  # no run on its last attempt was taken over
                 session.reservation.end()
                 session.reservation = None
 
@@ -147,19 +147,19 @@ class MainLoop:
         claimed = len(result.claims)
         if claimed:
             self._idle_rounds, self._has_swept = 0, False
-        # As many as were requested are a sign of more; after fewer, a notification is waited for, or a while.
+        # If all requested runs came, there may be more. After fewer, wait for a notification or the next poll.
         session.work_available = session.work_available or 0 < claimed == free
 
     async def _sweep(self) -> None:
-        """Sweep before a worker that works until idle ends: there may be something to take over."""
+        """Sweep before a worker with `until_idle` ends: there may be runs to take over."""
         session = self._session
         session.work_available = True
-        with suppress(StoreError):  # put off
+        with suppress(StoreError):  # postponed
             await session.sweeper.sweep()
             self._has_swept = True
 
     async def _rest(self) -> None:
-        """Wait for a handler to finish, for a notification, or for a while."""
+        """Wait for a handler to finish, for a notification, or for the next poll."""
         session = self._session
         idle_s = _IDLE_S[min(self._idle_rounds, len(_IDLE_S) - 1)]
         self._idle_rounds += 1

@@ -1,4 +1,4 @@
-"""The life of a worker, as one small table: when it may begin, and what a stop means where it is."""
+"""The phases of a worker, as one small table: when it may begin, and what a stop does in each phase."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["PhaseEvent", "WorkerLife", "WorkerPhase"]
 
 
 class WorkerPhase(Enum):
-    """Where a worker is in its life."""
+    """The phase of a worker. The values describe the phases."""
 
     IDLE = "it has not begun, or has ended by itself, and may begin again"
     WORKING = "it claims runs and calls the handler"
-    DRAINING = "it was stopped: it claims no more, and its handlers may finish"
-    STOPPING = "it was stopped twice: it gives its runs back at once"
-    STOPPED = "it was stopped, and never works again"
+    DRAINING = "it was stopped: it claims no more runs, and its handlers may finish"
+    STOPPING = "it was stopped twice: it releases its runs at once"
+    STOPPED = "it was stopped, and cannot begin again"
 
 
 class PhaseEvent(Enum):
-    """What moves a worker from one phase to the next."""
+    """An event that may change the phase of a worker."""
 
-    BEGIN = "it is told to work"
-    STOP = "it is told to stop"
-    END = "its work is over"
+    BEGIN = "the worker begins"
+    STOP = "the worker is stopped"
+    END = "its work has ended"
 
 
 _NEXT: Final = {
@@ -45,37 +45,37 @@ _IS_STOPPING: Final = frozenset({WorkerPhase.DRAINING, WorkerPhase.STOPPING, Wor
 
 
 class WorkerLife:
-    """The phase of a worker, and for how long it drains. May be stopped from any thread."""
+    """The phase of a worker, and the time at which its drain ends. `stop` may be called in any thread."""
 
     def __init__(self, drain_s: float) -> None:
         self._drain_s: Final = drain_s
         self.phase: WorkerPhase = WorkerPhase.IDLE
         self._stop_at = float("inf")
-        """When a worker that was stopped gives its runs back, by the monotonic clock."""
+        """When a stopped worker releases its runs, by the monotonic clock."""
 
     def move(self, event: PhaseEvent) -> bool:
-        """Enter the phase to which an event leads; return False where the event is not allowed."""
+        """Enter the phase that follows an event. Return False if the event is not allowed in this phase."""
         phase = _NEXT.get((self.phase, event))
         self.phase = phase or self.phase
         return phase is not None
 
     def stop(self) -> None:
-        """Drain; where it was stopped before, stop at once."""
+        """Begin to drain. If the worker was stopped before, end the drain time at once."""
         now = monotonic()
         self._stop_at = now if self.is_stopping else now + self._drain_s
         self.move(PhaseEvent.STOP)
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was stopped."""
+        """Whether the worker was stopped."""
         return self.phase in _IS_STOPPING
 
     @property
     def time_left(self) -> float:
-        """For how many seconds its handlers may go on, and the store may be waited for."""
+        """For how many seconds the handlers may continue, and the worker waits for the store."""
         return max(0.0, self._stop_at - monotonic())
 
     @property
     def is_time_over(self) -> bool:
-        """Whether its handlers may go on no longer."""
+        """Whether the drain time is over."""
         return self.time_left == 0.0

@@ -1,4 +1,4 @@
-"""Runs whose handlers met an outage of the store: they are still this worker's, and are begun again a little later."""
+"""Runs whose handlers raised an outage of the store: this worker keeps them, and calls their handlers again later."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ _MOST_S: Final = 10.0
 
 
 class _Tried:
-    """A run that was tried before."""
+    """The retries of one run."""
 
     __slots__ = ("backoff", "since", "usage")
 
     def __init__(self) -> None:
         self.backoff: Final = Backoff(_FIRST_S, _MOST_S)
         self.since: Final = monotonic()
-        """When its first try was over; it is this worker's for longer."""
+        """When its first try ended, by the monotonic clock. This worker had the run before."""
         self.usage: Usage = Usage(0, 0)
 
 
 class Retries:
-    """The runs that wait to be begun again, each with backoff of its own."""
+    """The runs that wait for their next try, each with its own backoff."""
 
     def __init__(self, due: Callable[[], None]) -> None:
-        """Have `due` called in the loop when a run is no longer among them, and may be begun."""
+        """Call `due` in the loop when a run no longer waits, and may be begun."""
         self._due = due
         self._waiting: dict[int, Context] = {}
         self.known: dict[int, _Tried] = {}
-        """The runs that were tried before, those under way among them."""
+        """The runs that were tried before, by seq. Includes those whose handlers are called now."""
         self.error: BaseException | None = None
-        """What the last of them met."""
+        """The exception of the last failed try."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
     def seqs(self) -> AbstractSet[int]:
-        """The runs that wait."""
+        """The seqs of the runs that wait."""
         return self._waiting.keys()
 
     def add(self, ctx: Context, error: BaseException) -> None:
-        """Let a run wait for its next try, longer from one to the next. Asked in the loop."""
+        """Let a run wait for its next try, with a growing delay. Called in the loop."""
         self.error = error
         seq = ctx.run.seq
         self._waiting[seq] = ctx
@@ -71,7 +71,7 @@ class Retries:
             self._due()
 
     def with_usage(self, claim: Claim) -> Claim:
-        """Return a claim with the tokens of the earlier tries, which the store may not have taken."""
+        """Return the claim with the tokens of the earlier tries, which the store may not have saved."""
         tried = self.known.get(claim.run.seq)
         if tried is None or tried.usage == Usage(0, 0):
             return claim
@@ -80,7 +80,10 @@ class Retries:
         return attrs.evolve(claim, usage=most)
 
     def compare(self, looked_at: float, standing: Mapping[int, RunStatus]) -> list[Context]:
-        """Forget the runs that were ended or taken over; return those that wait and shall be cancelled, no more."""
+        """Forget the runs that have ended or were taken over, by the statuses in the store at `looked_at`.
+
+        Return the waiting runs that are to be cancelled. They no longer wait.
+        """
         cancelled: list[Context] = []
         for seq, tried in list(self.known.items()):
             status = standing.get(seq)
@@ -93,11 +96,11 @@ class Retries:
         return cancelled
 
     def forget(self, seq: int) -> None:
-        """Forget how often a run was tried: its handler came to an end."""
+        """Forget the tries of a run. Called when its handler has ended."""
         self.known.pop(seq, None)
 
     def clear(self) -> list[StoredRun]:
-        """Return the runs that wait, and keep none."""
+        """Remove all runs. Return those that waited."""
         left = [ctx.run for ctx in self._waiting.values()]
         self._waiting.clear()
         self.known.clear()

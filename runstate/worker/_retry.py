@@ -1,4 +1,4 @@
-"""How a checkpoint is saved while the store may be away for a while: again and again, as long as it is wanted."""
+"""Saving a checkpoint while the store may be away: retry until it is saved or no longer wanted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from runstate.store.errors import LeaseLost, StoreError
 
 __all__ = ["retry_until_saved", "retry_until_saved_async"]
 
-_LOOK_S: Final = 0.2  # between two looks whether the checkpoint is still wanted
+_LOOK_S: Final = 0.2  # between two checks whether the checkpoint is still wanted
 
 
 def retry_until_saved(
     save: Callable[[], bool], wanted: Callable[[], bool], lost: Callable[[], LeaseLost], availability: Availability
 ) -> Awaitable[None]:
-    """Save a checkpoint, again after an outage while it is `wanted`; what is returned may be awaited all the same.
+    """Save a checkpoint. Retry during an outage, as long as `wanted` returns True.
 
-    Raises what `lost` returns where `save` returns False, and the `StoreError` of what is no outage.
+    Return an awaitable that is already done. Raises the error of `lost` if `save` returns False, and a `StoreError`
+    that is not an outage.
     """
     retry: Retry | None = None
     try:
@@ -48,7 +49,7 @@ def retry_until_saved(
 
 
 class _Saved:
-    """A checkpoint that is saved."""
+    """The awaitable for a checkpoint that was saved."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return
@@ -61,12 +62,15 @@ def retry_until_saved_async(
     lost: Callable[[], LeaseLost],
     availability: Availability,
 ) -> Awaitable[None]:
-    """Request at once to save a checkpoint; return what is done when it is saved, and raises as `retry_until_saved`."""
+    """Request to save a checkpoint. Return an awaitable that is done when the checkpoint is saved.
+
+    The request is made at once, even if the result is not awaited. Awaiting it raises like `retry_until_saved`.
+    """
     return _Saving(save, wanted, lost, availability)
 
 
 class _Saving:
-    """A checkpoint that is being saved."""
+    """The awaitable for a checkpoint that is being saved."""
 
     def __init__(
         self,

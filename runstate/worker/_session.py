@@ -1,6 +1,6 @@
-"""A worker's session: its lease, the runs it works on, and the outcomes that wait to be committed.
+"""A worker's session: its lease, the runs it executes, and the outcomes that wait to be committed.
 
-Whatever ends a run besides its handler is noticed here: its deadline, a cancel, another worker, a lapsed lease.
+The session also detects everything else that ends a run: its deadline, a cancel, another worker, a lapsed lease.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ __all__ = ["WorkerSession"]
 _log: Final = logging.getLogger("runstate.worker")
 
 _CANCELLING: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)
-_TICK_S: Final = 0.1  # between two looks at deadlines and the lease
-_LEAVE_S: Final = 1.0  # for handlers that are stopped, before their runs are given to other workers
-LAST_S: Final = 5.0  # for the store to answer a worker that ends
-AT_ONCE_S: Final = 1.0  # and one that ends at once: with `_LEAVE_S` and a second such time, before the process is ended
+_TICK_S: Final = 0.1  # between two checks of deadlines and the lease
+_LEAVE_S: Final = 1.0  # for stopped handlers to end, before their runs are released
+LAST_S: Final = 5.0  # for the store to reply to a worker that ends
+AT_ONCE_S: Final = 1.0  # the same after a second stop: with `_LEAVE_S` and once more, before the process is ended
 
 
 class WorkerSession:
-    """A lease, and the runs that are worked on under it.
+    """A lease, and the runs that the worker executes under it.
 
-    All methods are called in the event loop, but for `_call`. Whatever changes sets `wake`.
+    All methods are called in the event loop, except for `_call`. Every change sets `wake`.
     """
 
     def __init__(self, settings: WorkerSettings, timeout: ShutdownTimeout) -> None:
-        """Get ready; `open` takes the lease. `timeout` is around whatever waits for the store."""
+        """Prepare; `open` opens the lease. `timeout` limits the requests to the store when the worker ends."""
         self.settings: Final = settings
         self.store: Final[Store] = settings.store
         self._timeout: Final = timeout
@@ -63,21 +63,21 @@ class WorkerSession:
         self.executions: Final[dict[int, RunExecution]] = {}
         """The runs whose handlers are called, by seq."""
         self._zombies: Final[set[RunExecution]] = set()
-        """Handlers that were stopped and have not ended yet: their runs are lost, their slots are not free."""
+        """Stopped handlers that have not ended yet. Their results are dropped, but their slots are not free."""
         self.done: list[Settle] = []
         """Outcomes to be committed."""
         self.settled: int = 0
         """How many outcomes were committed."""
         self.declined: Final[list[StoredRun]] = []
-        """Runs that were claimed and cannot be begun here now; they are released."""
+        """Runs that were claimed, but that this worker cannot begin now. They are released."""
         self.work_available: bool = True
         """Whether there may be runs to claim."""
         self.orphans_waiting: bool = False
         """Whether there may be runs to take over."""
         self.reconcile_needed: bool = False
-        """Whether this worker may hold runs that it does not know of, because a reply was lost."""
+        """Whether this worker may hold runs that it does not know, because a reply was lost."""
         self.reservation: Reservation | None = None
-        """The place for a run on its last attempt, while one is requested."""
+        """The place for a run on its last attempt, during a request to take runs over."""
         self.ends_at_once: bool = False
         """Whether the worker was stopped a second time."""
         self.worker_lease: Final = WorkerLease(settings, self._on_heartbeat, self._on_lease_lost)
@@ -91,11 +91,11 @@ class WorkerSession:
         self._thread_pool: DaemonThreadPool[RunExecution]
         self._task_factory: TaskFactory
         self._context: ContextVars
-        """What each handler begins with a copy of, whichever reply made it begin."""
+        """The context variables with which each handler begins, as a copy."""
 
     @property
     def last_s(self) -> float:
-        """How many seconds the store has to answer a worker that ends."""
+        """How many seconds a worker that ends waits for a reply of the store."""
         return min(LAST_S, AT_ONCE_S) if self.ends_at_once else LAST_S
 
     @property
@@ -104,13 +104,13 @@ class WorkerSession:
         return max(0, self.settings.concurrency - len(self.executions) - len(self._zombies) - len(self.retries))
 
     def _held(self) -> AbstractSet[int]:
-        """Return the seqs of the runs that this worker knows to be its own."""
+        """Return the seqs of the runs that this worker knows to hold."""
         return self.executions.keys() | self.retries.seqs if self.retries else self.executions.keys()
 
     # --- the lease ------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Take a lease, in the event loop in which handlers are called. Raises `StoreError`."""
+        """Open a lease, in the event loop in which handlers are called. Raises `StoreError`."""
         self.wake = asyncio.Event()
         self.loop = asyncio.get_running_loop()
         self.worker_lease.ticks.start()
@@ -120,18 +120,18 @@ class WorkerSession:
         await self.worker_lease.take()
 
     async def open_again(self) -> None:
-        """Take another lease after this one was lost. Raises `StoreError`."""
+        """Open another lease after this one was lost. Raises `StoreError`."""
         await self.worker_lease.take_anew()
         self.work_available = True
 
     @property
     def lease(self) -> Lease:
-        """The lease under which runs are claimed now."""
+        """The current lease."""
         return self.worker_lease.lease
 
     def _on_heartbeat(self, sent_at: float, beat: HeartbeatResult) -> None:
         self._compare(sent_at, beat.runs)
-        # Runs it holds and does not work on are done, or just claimed, or were lost: the next request finds out.
+        # Runs of the heartbeat that are not executed here are done, just claimed, or lost: the next request finds out.
         self.reconcile_needed = self.reconcile_needed or not beat.runs.keys() <= self._held()
 
     def _on_lease_lost(self, why: str) -> None:
@@ -143,7 +143,7 @@ class WorkerSession:
             self._stop(execution)
         self.declined.clear()
         name, runs = self.settings.name, validators.pluralize(len(left), "run")
-        _log.warning("worker %s lets go of %s: %s", name, runs, why)
+        _log.warning("worker %s gives up %s: %s", name, runs, why)
         self.wake.set()
 
     def _take_executions(self) -> list[RunExecution]:
@@ -152,7 +152,7 @@ class WorkerSession:
         return left
 
     async def close(self) -> None:
-        """Release what is left at once, rather than let it lapse; handlers have a moment to end before."""
+        """Release the remaining runs and close the lease. Stopped handlers have one second to end before that."""
         left = self._take_executions()
         runs = [execution.ctx.run for execution in left] + [settle.run for settle in self.done] + self.declined
         runs += self.retries.clear()
@@ -176,7 +176,7 @@ class WorkerSession:
             self.worker_lease.ticks.stop()
 
     async def _await_handlers(self, left: Sequence[RunExecution]) -> None:
-        """Wait a moment for handlers that were stopped."""
+        """Wait for stopped handlers to end, for up to one second."""
         until = monotonic() + _LEAVE_S
         while not self._zombies.isdisjoint(left) and (seconds := until - monotonic()) > 0:
             self.wake.clear()
@@ -184,17 +184,17 @@ class WorkerSession:
                 await asyncio.wait_for(self.wake.wait(), seconds)
 
     def shut_down(self) -> None:
-        """Let the threads of plain handlers end, and forget what failed. Called when nothing is awaited any more."""
+        """Let the threads of plain handlers end. Called when nothing is awaited any more."""
         self._thread_pool.shutdown()
 
-    # --- its runs -------------------------------------------------------------------------------------------------
+    # --- runs -----------------------------------------------------------------------------------------------------
 
     def start(self, claim: Claim, now: float) -> None:
         """Call the handler for a claimed run."""
         if self.worker_lease.is_lost:
-            return  # noticed at the call of a handler before it, by a task that begins at once
+            return  # a handler before this one, whose task began at once, found that the lease was lost
         run = claim.run
-        if run.status is _CANCELLING:  # the cancel was requested before its claim was known of
+        if run.status is _CANCELLING:  # the cancel was requested before the claim's reply came
             self.done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
             self.retries.forget(run.seq)
             self.wake.set()
@@ -204,7 +204,7 @@ class WorkerSession:
         if self.retries.known:
             claim = self.retries.with_usage(claim)
         execution = RunExecution(Context(self.store, self.lease, claim, now, self._is_async), now, take)
-        self.executions[execution.seq] = execution  # before its place is held, which is free for a run not in here
+        self.executions[execution.seq] = execution  # before the place is held: it is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(execution):
             del self.executions[execution.seq]
             self.retries.forget(execution.seq)
@@ -217,9 +217,9 @@ class WorkerSession:
             self._thread_pool.submit(execution)
 
     def _may_begin_last(self, execution: RunExecution) -> bool:
-        """Return whether no other run on its last attempt is at work in this process; if so, hold its place."""
+        """Return whether no other run on its last attempt is at work in this process. If so, hold the place for it."""
         place, self.reservation = self.reservation or last_attempts().reserve(), None
-        if place is not None:  # it is free again once the run leaves `executions`, and once its lease is lost
+        if place is not None:  # the place is free again when the run leaves `executions`, or when the lease is lost
             place.hold_while(lambda: self._is_mine(execution) and self.worker_lease.is_safe)
         return place is not None
 
@@ -227,30 +227,30 @@ class WorkerSession:
         return self.executions.get(execution.seq) is execution
 
     def _is_held(self, execution: RunExecution) -> bool:
-        """Return whether a run is still this worker's when its handler is about to be called.
+        """Return whether this worker still has a run when it is about to call its handler.
 
-        Its process may have stood still since it was claimed.
+        The process may have stood still since the claim.
         """
         return self._is_mine(execution) and self.worker_lease.ensure()
 
     def _call(self, execution: RunExecution) -> object:
-        """Call a plain handler, in a thread, where no lease can be given up."""
+        """Call a plain handler. Called in a thread, which cannot give up the lease."""
         if not self._is_mine(execution) or not self.worker_lease.is_safe:
             return NOT_CALLED
         returned = call(self.settings.handler, execution.ctx)
         if not self._is_mine(execution):
-            discard(returned)  # perhaps there is no loop any more to do it
+            discard(returned)  # the loop may be closed, and cannot do it
         return returned
 
     def _finish_last(self, execution: RunExecution, returned: object) -> None:
-        """Take what a run on its last attempt returned, and look for the next one: it waits for this."""
+        """Take the return value for a run on its last attempt. Then look for the next such run, which may wait."""
         self._finish(execution, returned)
         self.orphans_waiting = True
 
     def _finish(self, execution: RunExecution, returned: object) -> None:
-        """Take what a handler returned, if its run is still this worker's."""
+        """Take a handler's return value, if this worker still has the run."""
         if returned is NOT_CALLED and self._is_held(execution):
-            self._thread_pool.submit(execution)  # a heartbeat came just in time
+            self._thread_pool.submit(execution)  # a heartbeat has renewed the lease in time
             return
         if not self._is_mine(execution):
             discard(returned)
@@ -273,7 +273,7 @@ class WorkerSession:
             self.retries.forget(execution.seq)
 
     def _stop(self, execution: RunExecution) -> None:
-        """Stop a handler, as far as it can be; nothing it returns counts any more."""
+        """Stop a handler. Its return value is dropped."""
         execution.stop()
         self.retries.forget(execution.seq)
         if execution.future is None or not execution.future.done():
@@ -282,9 +282,9 @@ class WorkerSession:
     async def settle_and_claim(
         self, free: int = 0, on_claimed: Callable[[Sequence[Claim]], None] | None = None
     ) -> SettleAndClaimResult:
-        """Commit the outcomes that wait, and claim up to `free` runs in the same commit.
+        """Commit the waiting outcomes, and claim up to `free` runs in the same commit.
 
-        Raises `StoreError`; then the outcomes wait on, and the next request finds out which of them were committed.
+        Raises `StoreError`. Then the outcomes wait again, and the next request finds out which of them were committed.
         """
         settles, self.done = self.done, []
         reconcile, self.reconcile_needed = self.reconcile_needed, False
@@ -299,7 +299,7 @@ class WorkerSession:
                 on_claimed=on_claimed,
             )
         except StoreError:
-            # As long as the lease is valid no other worker ends these runs.
+            # As long as the lease is valid, no other worker can end these runs.
             self.reconcile_needed = self.work_available = True
             self.done = [] if self.worker_lease.is_lost else [*settles, *self.done]
             raise
@@ -309,25 +309,28 @@ class WorkerSession:
         return result
 
     def start_all(self, claims: Sequence[Claim]) -> None:
-        """Call the handlers of runs that were just claimed; those that do not wait are done when this returns."""
+        """Call the handlers of runs that were just claimed. Async handlers that never wait may be done after this."""
         now = monotonic()
         for claim in claims if self.worker_lease.ensure() else ():
             self.start(claim, now)
 
     def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
-        """Note the outcomes that the store refused, by seq."""
+        """Handle the outcomes that the store refused, by seq: confirm cancels, and log the others."""
         for settle in settles:
             error = refused.get(settle.run.seq)
             if error is None:
                 continue
             if isinstance(error, IllegalTransition) and error.status is _CANCELLING:
-                # A cancel was requested in the meantime, and from there no tools can be called.
+                # A cancel was requested meanwhile, and a run that is cancelling cannot require tools.
                 self.done.append(Settle(settle.run, RunEvent.CONFIRM_CANCEL))
                 continue
             _log.warning("outcome of run %s was rejected: %s", settle.run.id, error)
 
     def _compare(self, looked_at: float, statuses: Mapping[int, RunStatus]) -> None:
-        """Stop what is no longer this worker's, and let handlers know of cancels."""
+        """Stop the handlers of runs that this worker no longer has, and pass cancel requests on to handlers.
+
+        `statuses` are those of the worker's runs in the store, by seq, read at `looked_at` or later.
+        """
         for ctx in self.retries.compare(looked_at, statuses) if self.retries.known else ():
             self.done.append(ctx.settle_event(RunEvent.CONFIRM_CANCEL))
             self.wake.set()
@@ -343,14 +346,14 @@ class WorkerSession:
                 _log.warning("run %s was ended or taken over by another; its handler is stopped", run_id)
 
     def _on_retry_due(self) -> None:
-        """Let the next request find the runs that this worker holds and does not work on."""
+        """Let the next request return the runs that this worker holds and does not execute."""
         self.reconcile_needed = self.work_available = True
         self.wake.set()
 
     # --- maintenance ----------------------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
-        """Watch deadlines and the lease, also while the store does not answer; sweep beside it. For ever."""
+        """Check deadlines and the lease, also while the store does not reply, and sweep. Does not return."""
         sweeping = asyncio.create_task(self.sweeper.run())
         try:
             while True:
@@ -369,7 +372,7 @@ class WorkerSession:
             self.wake.set()
 
     def _expire_overdue(self) -> None:
-        """End the runs whose deadline has come, whatever their handlers do."""
+        """Expire the runs whose deadline has passed, and stop their handlers."""
         now = monotonic()
         for execution in list(self.executions.values()):
             if execution.future is not None and execution.future.done():

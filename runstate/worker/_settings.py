@@ -1,4 +1,4 @@
-"""What a worker is told when it is made, checked before it claims anything."""
+"""The settings of a worker, checked before it claims a run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["WorkerSettings"]
 
 _ATTEMPTS: Final = validators.integer(least=1)
 _STALL_S: Final = validators.number(0.2, validators.YEAR_10000)
-_STALL_LEASES: Final = 4  # without a turn of the event loop, and its lease is not renewed any more
+_STALL_LEASES: Final = 4  # the default stall timeout, in leases
 _MOST_SLOTS: Final = 10_000
 
 
 @attrs.frozen
 class WorkerSettings:
-    """The settings of a worker, or of a driver of one run."""
+    """The settings of a worker or of `drive`. Names and units are those of `Worker`."""
 
     store: Store
     handler: Handler
@@ -50,7 +50,7 @@ class WorkerSettings:
         max_attempts: int,
         stall_timeout_s: float | None,
     ) -> WorkerSettings:
-        """Return the settings. Raises `TypeError` for a store or a handler that cannot work, `ValueError` otherwise."""
+        """Return the settings. Raises `TypeError` for a wrong store or handler, `ValueError` for a wrong setting."""
         check_store(store, handler)
         check_handler(handler)
         if type(concurrency) is not int or not 1 <= concurrency <= _MOST_SLOTS:

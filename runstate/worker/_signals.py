@@ -1,9 +1,9 @@
-"""The signals that end a process: the first asks it to stop, the second ends it whatever its threads are doing.
+"""The signals that end a process: the first requests a stop, the second ends the process whatever its threads do.
 
-The interpreter calls the handler of a signal in the main thread, between two steps of Python code: never while that
-thread waits in C code, and in vain where a handler of runs blocks the event loop that would have to act. So the signals
-are also read in a thread of their own, from the descriptor to which the interpreter writes their numbers at once. That
-thread in turn does not run while C code keeps the interpreter's lock. Whichever of the two comes first counts.
+The interpreter calls signal handlers in the main thread, between two steps of Python code. That never happens while the
+thread waits in C code, and it has no effect while a run's handler blocks the event loop. So another thread also reads
+the signals, from the file descriptor to which the interpreter writes their numbers at once. That thread in turn does
+not run while C code keeps the interpreter's lock. Whichever of the two comes first counts.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ __all__ = ["StopSignals", "interrupts_end_process"]
 
 _log: Final = logging.getLogger("runstate.worker")
 
-_BLOCKED_S: Final = 2.0  # after a second signal an event loop that stands still for longer is not waited for
+_BLOCKED_S: Final = 2.0  # after a second signal, the process is ended if the event loop stands still for longer
 _END_S: Final = 4.0  # from the second signal to the end of the block, and from there to the end of the process
-_LOOK_S: Final = 0.1  # between two looks whether the time is over
-_SAY_S: Final = 0.2  # for the log, which may be blocked like everything else
+_LOOK_S: Final = 0.1  # between two checks whether the time is over
+_SAY_S: Final = 0.2  # for the log, which may be blocked too
 
-_MARK: Final = b"\0"  # among the numbers of signals: what came before it was read
+_MARK: Final = b"\0"  # written among the numbers of signals: all signals before it were read
 _ending: Final = threading.Lock()
 
 _SignalHandler: TypeAlias = "Callable[[int, FrameType | None], Any] | int | None"
 
 
 class StopSignals:
-    """Listens to SIGTERM and SIGINT while a block runs in the main thread; in another thread it does nothing.
+    """Handles SIGTERM and SIGINT while a block runs in the main thread. Does nothing in another thread.
 
-    `stop` is called for the first signal and again for the second, in any thread; `moved_at` says when the event loop
-    last moved. After a second signal, leaving the block raises `SystemExit` with 128 and the signal's number, as a
-    shell counts. If the loop stands still, or the end does not come in time, the process is ended with the same code.
+    `stop` is called for the first signal and again for the second, in any thread. `moved_at` returns when the event
+    loop last moved, by the monotonic clock. After a second signal, the end of the block raises `SystemExit` with 128
+    plus the signal's number, the exit code that a shell expects. If the loop stands still, or the block does not end in
+    time, the process is ended by force with the same code.
     """
 
     def __init__(
@@ -52,16 +53,16 @@ class StopSignals:
         numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT),
         takes_over: bool = True,
     ) -> None:
-        """Get ready. `takes_over`: replace the handlers of these signals; else watch what they do, in the block."""
+        """Prepare. With `takes_over`, replace the handlers of these signals; otherwise only count the signals."""
         self._stop: Final = stop
         self._moved_at: Final = moved_at
         self.numbers: Final = numbers
         self._takes_over: Final = takes_over
-        self._lock: Final = threading.RLock()  # a signal may come while the handler of another runs
+        self._lock: Final = threading.RLock()  # a signal may come while the handler of another one runs
         self._handled = 0
         self._read = 0
         self._count = 0
-        """How many signals came: each is handled and read, in whichever order."""
+        """How many signals came. Each is handled in the main thread and read in the other one, in any order."""
         self._second: int | None = None
         self._waits_from = float("-inf")
         self._ends_at = float("inf")
@@ -99,8 +100,8 @@ class StopSignals:
             return
         self._catch_up()
         ends = self._second is not None and (self._takes_over or isinstance(error, KeyboardInterrupt))
-        if ends and not hasattr(sys, "ps1"):  # at a prompt it goes on
-            # The program ends by itself, unless it waits for threads that never do.
+        if ends and not hasattr(sys, "ps1"):  # an interactive session goes on
+            # The program ends by itself, unless it waits for threads that never end.
             self._ends_at, self._is_left = monotonic() + _END_S, True
         else:
             _current = None
@@ -111,9 +112,9 @@ class StopSignals:
             self._exit(128 + self._second, error)
 
     def _catch_up(self) -> None:
-        """Wait until the thread has read the signals that came: one of them may be why the block is left."""
+        """Wait until the thread has read all signals so far: one of them may be the reason why the block ends."""
         if self._writer is not None and not self._takes_over:
-            with suppress(OSError):  # it is full: there is much to be read
+            with suppress(OSError):  # the socket is full: there is much to read
                 self._writer.send(_MARK)
             self._caught_up.wait(_END_S)
 
@@ -123,7 +124,7 @@ class StopSignals:
         if isinstance(error, Exception):
             _log.error("stopped by a second signal, and by an error", exc_info=error)
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)  # it would end the process when Python forgets its handlers
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm would end the process when Python removes its handlers
         raise SystemExit(code)
 
     def _restore(self) -> None:
@@ -132,14 +133,14 @@ class StopSignals:
         signal.set_wakeup_fd(self._previous_wakeup)
 
     def forget(self) -> None:
-        """Leave the signals to the parent, in a forked child, which shares the descriptor and has nothing to stop."""
+        """Restore the handlers in a forked child. It shares the descriptor with its parent, and has nothing to stop."""
         self._previous_wakeup = -1
         self._restore()
 
-    # --- what comes -----------------------------------------------------------------------------------------------
+    # --- signals --------------------------------------------------------------------------------------------------
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal in the main thread."""
+        """Handle a signal in the main thread."""
         with self._lock:
             self._handled += 1
             self._take(number, self._handled)
@@ -148,7 +149,7 @@ class StopSignals:
             self._look_again()
 
     def _look_again(self) -> None:
-        """Have the main thread look, too, whether it is over: C code may let it and no other thread."""
+        """Check by a timer in the main thread, too: C code may let it run, and no other thread."""
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, self._handle_alarm)
             signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
@@ -157,7 +158,7 @@ class StopSignals:
         self._end_if_over()
 
     def _listen(self, reader: socket.socket) -> None:
-        """Take signals as they come, in a thread of its own; after the second see to the end of the process."""
+        """Read the signals, in a thread of its own. After the second one, end the process if necessary."""
         while True:
             reader.settimeout(None if self._second is None else _LOOK_S)
             found = None
@@ -176,19 +177,19 @@ class StopSignals:
             self._end_if_over()
 
     def _take(self, number: int, count: int) -> None:
-        """Act on a signal that was not counted yet."""
+        """Handle a signal that was not counted yet."""
         if count <= self._count:
             return
         self._count = count
         if count == 2:
             now = monotonic()
-            # Where others handle the signal, they may get the main thread out of what blocks it.
+            # Another handler of the signal may interrupt what blocks the main thread.
             self._second, self._ends_at, self._waits_from = number, now + _END_S, 0.0 if self._takes_over else now
         if count <= 2:
             self._stop()
 
     def _end_if_over(self) -> None:
-        """End the process if a second signal came and nothing is to be waited for any more."""
+        """End the process if a second signal came, and the loop stands still, the time is over, or a third one came."""
         if self._second is None:
             return
         now = monotonic()
@@ -198,9 +199,9 @@ class StopSignals:
 
 
 def end_process(code: int) -> None:
-    """End this process, and wait for nothing: what is stuck may hold any lock, that of the log among them.
+    """End this process without waiting: a thread that is stuck may hold any lock, including that of the log.
 
-    The two threads that see to it may come at once. The log has one line; who comes second waits as long for it.
+    Two threads may call this at the same time. One of them logs one line, and the other one waits as long.
     """
     if _ending.acquire(blocking=False):
         said = threading.Thread(
@@ -208,7 +209,7 @@ def end_process(code: int) -> None:
             args=("a second signal ends this process; its runs wait for their lease",),
             daemon=True,
         )
-        with suppress(RuntimeError):  # no thread begins once the interpreter ends
+        with suppress(RuntimeError):  # no thread can start while the interpreter ends
             said.start()
             said.join(_SAY_S)
     else:
@@ -217,9 +218,10 @@ def end_process(code: int) -> None:
 
 
 def interrupts_end_process(moved_at: Callable[[], float]) -> StopSignals:
-    """Return the block inside which a second Ctrl-C ends the process, also while C code blocks its main thread.
+    """Return a block inside which a second Ctrl-C ends the process, also while C code blocks its main thread.
 
-    Only where SIGINT is Python's own business, to which the event loop adds; engines have handlers that they rely on.
+    It only has an effect if SIGINT has Python's default handler, to which the event loop adds its own. Engines rely on
+    their own handlers.
     """
     is_pythons = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return StopSignals(_nothing, moved_at, numbers=(signal.SIGINT,) if is_pythons else (), takes_over=False)
@@ -232,7 +234,7 @@ def _nothing() -> None:
 _current: StopSignals | None = None
 
 
-# Until a forked child has forgotten, a signal of its own would be told to its parent, and lost to itself.
+# A signal to a forked child would be written to its parent, and lost to the child, until `forget` has been called.
 _masks: Final = threading.local()
 
 

@@ -1,4 +1,4 @@
-"""The sweeps of a worker: what time has made due is done by whichever worker looks first."""
+"""The sweeps of a worker. The first worker that finds work that is due does it."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ _log: Final = logging.getLogger("runstate.worker")
 
 _LOOK: Final = "look for what is due"
 _SWEEP: Final = "sweep"
-_SWEEP_S: Final = 0.5  # between two looks whether something is due, give or take
+_SWEEP_S: Final = 0.5  # between two checks for due work, with a jitter of 20 %
 _SWEEP_ANYWAY_S: Final = 15.0
 
 
 class Sweeper:
-    """Sweeps a store now and then."""
+    """Sweeps a store when work is due, and at least every 15 seconds."""
 
     def __init__(
         self, store: Store, requests: StoreRequests, max_attempts: int, on_swept: Callable[[SweepResult], None]
     ) -> None:
-        """Call `on_swept` after each sweep."""
+        """Call `on_swept` with the result after each sweep."""
         self._store: Final = store
         self._requests: Final = requests
         self._max_attempts: Final = max_attempts
         self._on_swept: Final = on_swept
 
     async def run(self) -> None:
-        """Sweep for ever, at moments that differ from the other workers'."""
+        """Sweep repeatedly, with jitter, so that workers do not sweep at the same times. Does not return."""
         anyway_at = monotonic() + _SWEEP_ANYWAY_S * random.random()  # noqa: S311
         while True:
             now = monotonic()
             if self.is_due:
-                with suppress(StoreError):  # put off
+                with suppress(StoreError):  # postponed
                     if await self.sweep(anyway=now >= anyway_at):
                         anyway_at = now + _SWEEP_ANYWAY_S
             await asyncio.sleep(_SWEEP_S * (0.8 + 0.4 * random.random()))  # noqa: S311
 
     @property
     def is_due(self) -> bool:
-        """Whether a sweep may be requested now: the last one did not fail just before."""
+        """Whether a sweep may be requested now. False for a while after one has failed."""
         return self._requests.is_due(_LOOK) and self._requests.is_due(_SWEEP)
 
     async def sweep(self, *, anyway: bool = False) -> bool:
-        """Sweep if there is something to do; return whether it swept.
+        """Sweep if work is due, or in any case with `anyway`. Return whether it swept.
 
-        Raises the `StoreError` of an outage, and puts the next sweep off. A bug of this library, and what the store
-        refuses for good, is logged: it must not end the sweeps.
+        Raises the `StoreError` of an outage, after postponing the next sweep. All other errors are logged: a bug of
+        this library, or a permanent refusal of the store, must not end the sweeps.
         """
         request = _SWEEP
         try:

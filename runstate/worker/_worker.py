@@ -1,7 +1,7 @@
-"""The worker: claims runs, calls the handler, commits the outcomes, and takes over the runs of workers that died.
+"""The worker: claims runs, calls the handler, commits the outcomes, and takes over the runs of dead workers.
 
-One coroutine, the main loop, commits outcomes and claims runs by one request, in one commit; the handlers that finish
-meanwhile go into the next. A thread renews the lease.
+One coroutine, the main loop, commits outcomes and claims runs by one request, in one commit. Outcomes of handlers that
+finish meanwhile go into the next request. A thread renews the lease.
 """
 
 from __future__ import annotations
@@ -35,18 +35,25 @@ _log: Final = logging.getLogger("runstate.worker")
 
 
 class Worker:
-    """Drives the runs of a store.
+    """Claims the runs of a store, calls `handler` for each, and commits the outcomes.
 
-    `handler` is called for every run, plain functions in threads, async ones as tasks, `concurrency` at a time.
-    `queues` are served in this order. The lease is `lease_s` seconds: so long after a worker's death its runs wait to
-    be taken over; they are begun `max_attempts` times in all. `drain_s` is how long a worker that is stopped waits for
-    its handlers. An event loop that has not moved for `stall_timeout_s` (four leases if not given), because a handler
-    blocks it, loses the lease, so that other workers take over its runs.
+    `run()` works until SIGTERM or SIGINT. `async with worker:` works inside a program's own event loop. A worker that
+    was stopped cannot be used again: make another one.
 
-    Raises `TypeError` for a store or a handler that cannot work, `ValueError` for a setting out of its range.
+        with open_store("sqlite:///runs.db") as store:
+            Worker(store, answer, concurrency=20).run()
 
-    `run()` works until SIGTERM or SIGINT; `async with worker:` works beside a program's own loop. A worker that was
-    stopped is over: to work again, make another.
+    `handler` is a function of a `Context`. Plain functions are called in threads, async ones as tasks.
+    `concurrency` is how many runs are executed at a time, 1 to 10,000.
+    `queues` are the queues that the worker serves; it empties the first before the next.
+    `name` is the name of the worker in histories (the host and process by default). It need not be unique.
+    `lease_s` is the length of the lease, in seconds: how long the runs of a dead worker wait for another one.
+    `max_attempts` is how often a run is begun before it fails.
+    `drain_s` is how many seconds a stopped worker waits for its handlers.
+    `stall_timeout_s` is for how many seconds a handler may block the event loop (four leases by default). After that
+    the worker stops renewing its lease, and other workers take over its runs.
+
+    Raises `TypeError` for a wrong store or handler, and `ValueError` for a setting out of its range.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class Worker:
         )
         possible(validators.number(0, validators.YEAR_10000)("drain_s", drain_s))
         self.name: Final = settings.name
-        """Its name in the histories of runs."""
+        """The name of the worker in histories."""
         self._settings: Final = settings
         self._store: Final = store
         self._timeout: Final = ShutdownTimeout()
@@ -87,17 +94,19 @@ class Worker:
 
     @property
     def settled(self) -> int:
-        """How many outcomes were committed."""
+        """How many outcomes this worker has committed."""
         return self._session.settled
 
-    # --- for programs ---------------------------------------------------------------------------------------------
+    # --- start and stop -------------------------------------------------------------------------------------------
 
     def run(self, *, until_idle: bool = False) -> None:
-        """Work until SIGTERM or SIGINT, or until there is nothing to do. Blocks.
+        """Work until SIGTERM, SIGINT or `stop()`. Blocks. With `until_idle`, end also when no run can be executed.
 
-        A second signal ends the process within seconds, whatever its threads are doing: `SystemExit` once the runs are
-        given back, and by force where a handler blocks the event loop. Outside the main thread there are no signals.
-        Raises `RuntimeError` inside an event loop, and for a worker that is at work or was stopped.
+        The first signal drains the worker, like `stop()`. A second signal ends the process within seconds, whatever its
+        threads are doing: by `SystemExit` after the runs are released, and by force if a handler blocks the event loop.
+        Signals are handled only in the main thread.
+
+        Raises `RuntimeError` inside an event loop, and for a worker that is working or was stopped.
         """
         outside_of_loops("async with worker")
         self._begin()
@@ -108,7 +117,10 @@ class Worker:
             self._end()
 
     async def work(self, *, until_idle: bool = False) -> None:
-        """Work until `stop`, or until there is nothing to do. Raises `RuntimeError` if it is at work or was stopped."""
+        """Work until `stop()`, inside an event loop. With `until_idle`, end also when no run can be executed.
+
+        This handles no signals. Raises `RuntimeError` for a worker that is working or was stopped.
+        """
         self._begin()
         await self._open_and_work(until_idle)
 
@@ -123,18 +135,22 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._life.is_stopping:  # a second time means: at once
+        if not self._life.is_stopping:  # a second stop would not wait for the handlers
             self.stop()
         if self._task is not None:
             await self._task
 
     def stop(self) -> None:
-        """Claim no more, let the handlers finish for `drain_s` seconds, then release their runs. Again: at once."""
+        """Stop the worker. May be called in any thread, and does not wait.
+
+        The worker claims no more runs, gives its handlers `drain_s` seconds to finish, and then stops them and releases
+        their runs. A second call ends the drain time at once.
+        """
         self._life.stop()
         self._session.ends_at_once = self._life.phase is WorkerPhase.STOPPING
         loop = self._session.loop
         if loop is not None:
-            with suppress(RuntimeError):  # it is closed
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._on_stop)
 
     def _on_stop(self) -> None:
@@ -142,10 +158,10 @@ class Worker:
         self._store.availability.wake()
         self._timeout.shorten(self._life.time_left + self._session.last_s)
 
-    # --- its life -------------------------------------------------------------------------------------------------
+    # --- phases ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Be at work from now on. Raises `RuntimeError` if it is at work or was stopped."""
+        """Enter the phase `WORKING`. Raises `RuntimeError` for a worker that is working or was stopped."""
         if self._life.move(PhaseEvent.BEGIN):
             return
         if self._life.phase is WorkerPhase.STOPPED:
@@ -165,7 +181,7 @@ class Worker:
             await self._work(until_idle=until_idle)
 
     async def _open(self) -> bool:
-        """Open the session as soon as the database answers; return False if the worker was stopped before."""
+        """Open the session as soon as the database is available. Return False if the worker was stopped before."""
         try:
             is_open = await self._try_to_open()
         except BaseException:
@@ -176,7 +192,7 @@ class Worker:
         return is_open
 
     async def _try_to_open(self) -> bool:
-        """Open the session; the database may have gone away since the store was opened."""
+        """Open the session. Retry during an outage: the database may have become unavailable after `open_store`."""
         requests = self._session.requests
         while not self._life.is_stopping:
             try:
@@ -200,7 +216,7 @@ class Worker:
             with self._store.subscribe(self._on_change):
                 await self._with_timeout(MainLoop(self._session, self._life).run(until_idle))
             if maintenance.done():
-                maintenance.result()  # which raises
+                maintenance.result()  # this raises its exception
         except StoreUnavailable as error:
             if not self._timeout.has_expired:
                 raise
@@ -215,9 +231,9 @@ class Worker:
                 self._end()
 
     async def _with_timeout(self, request: Awaitable[None]) -> None:
-        """Await what waits for the store; once the worker is stopped, only until its time is over, and a moment more.
+        """Await a request to the store. When the worker is stopped, wait for the drain time and a few seconds more.
 
-        Raises `StoreUnavailable` then.
+        Raises `StoreUnavailable` if the store has not replied by then.
         """
         try:
             limit_s = self._life.time_left + self._session.last_s if self._life.is_stopping else None
@@ -229,19 +245,19 @@ class Worker:
             raise StoreUnavailable(f"{self._store.display_url} does not answer") from error
 
     def _on_crash(self, task: asyncio.Task[None]) -> None:
-        """Log a bug of this library at once, and not when the worker is stopped; stop."""
+        """Log a bug of this library at once, not only when the worker ends. Then stop."""
         if not task.cancelled() and task.exception() is not None:
             _log.critical("worker %s crashed (bug in runstate); stopping", self.name, exc_info=task.exception())
             if not self._life.is_stopping:
                 self.stop()
 
     def _on_change(self, change: Change) -> None:
-        """Hear of a change in the store, in any thread."""
-        # Each request of its own is heard of, too: as an entry alone.
+        """Receive a notification of the store. Called in any thread."""
+        # The worker's own requests also cause notifications, with `ENTRY` alone.
         if change is not Change.ENTRY and change & (Change.QUEUED | Change.CANCELLING):
             loop = self._session.loop
             if loop is not None:
-                with suppress(RuntimeError):  # it is closed
+                with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(self._apply_change, change)
 
     def _apply_change(self, change: Change) -> None:

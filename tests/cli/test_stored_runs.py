@@ -1060,7 +1060,7 @@ def test_a_worker_that_starts_while_its_store_is_unavailable(
     """It logs that once, and works as soon as the store is available."""
     url, allow = closed_store
     with worker_of(url, tmp_path, "--until-idle") as running:
-        assert 1 == read_until(running, "asking again").count("cannot connect")
+        assert 1 == read_until(running, "retrying").count("cannot connect")
         assert running.poll() is None
         allow()
         output = read_until(running, "has ended; 1 outcome committed")
@@ -1077,7 +1077,7 @@ def test_a_worker_that_is_stopped_while_its_store_is_unavailable(
 ) -> None:
     """A signal ends it before it has a store."""
     with worker_of(closed_store[0], tmp_path) as running:
-        read_until(running, "asking again")
+        read_until(running, "retrying")
         running.send_signal(number)
         read_until(running, words)
         assert code == running.wait(60)
@@ -1123,4 +1123,4 @@ def test_a_worker_without_a_store(postgres_url: str, tmp_path: Path) -> None:
         with worker_of(url, tmp_path) as running:
             output = read_until(running, sentence)
             assert 2 == running.wait(60)
-        assert "asking again" not in output
+        assert "retrying" not in output

@@ -95,9 +95,9 @@ def test_one_line_when_it_begins_one_a_minute_one_when_it_is_over(time: Time, ca
     time.now = 1150.0
     availability.succeeded()
     assert [
-        "nobody answers; asking again",
-        "the store has been away for 1m: nobody answers; asking again",
-        "the store has been away for 2m: nobody answers; asking again",
+        "nobody answers; retrying",
+        "the store has been away for 1m: nobody answers; retrying",
+        "the store has been away for 2m: nobody answers; retrying",
         "the store is back after 2m 30s",
     ] == lines(caplog)
     assert availability.settled
@@ -281,7 +281,7 @@ def test_an_attempt_that_is_made_until_it_goes_well(caplog: pytest.LogCaptureFix
 
     assert "opened" == availability.wait_for(attempt, LIMIT)
     first, last = lines(caplog)
-    assert "nobody answers; asking again" == first
+    assert "nobody answers; retrying" == first
     assert last.startswith("the store is back after")
 
     def wrong() -> None:

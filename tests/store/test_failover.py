@@ -388,7 +388,7 @@ def test_a_store_that_is_opened_while_it_is_away_or_full(
                 open_store(url, wait_s=0.0)
             with ThreadPoolExecutor(1) as pool:
                 opening = pool.submit(open_store, url, wait_s=LIMIT)
-                wait_until(lambda: "asking again" in caplog.text, "somebody to wait")
+                wait_until(lambda: "retrying" in caplog.text, "somebody to wait")
                 assert not opening.done()
                 prompt.run(end)
                 with opening.result(LIMIT) as store:
@@ -413,7 +413,7 @@ def test_a_store_that_is_migrated_while_it_is_away(postgres_url: str, caplog: py
         with open_store(postgres_url, migrate=True, wait_s=LIMIT) as store:
             assert store.create(**names()).claimable
     assert [None] == broken
-    assert "asking again" in caplog.text
+    assert "retrying" in caplog.text
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------

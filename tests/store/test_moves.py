@@ -46,7 +46,7 @@ def test_another_version(store: Store, prompt: Prompt, clock: ManualClock, statu
             ask_store(store, run.id, event, actor="second", expected_version=version)
         error = conflict.value
         assert (run, event, version) == (error.run, error.event, error.expected_version)
-        assert f"is {status} at version {run.version}, not at {version}, and was not asked to {event}" in str(error)
+        assert f"is {status} at version {run.version}, not at {version}, so {event} was not applied" in str(error)
     assert before == prompt.everything()
 
 

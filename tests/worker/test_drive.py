@@ -77,7 +77,7 @@ def test_an_outcome_whose_answer_was_lost(
     assert driven is not None
     assert ("completed", 3) == (driven.status, driven.version)
     said, back = [record.getMessage() for record in caplog.records]
-    assert "the answer was lost; asking again" == said
+    assert "the answer was lost; retrying" == said
     assert back.startswith("the store is back after")
 
 

@@ -337,7 +337,7 @@ async def test_a_checkpoint_waits_as_its_worker_does(
                 admin.run(f"ALTER DATABASE {name} RENAME TO {name}_away")
             try:
                 gate.set()
-                await until(lambda: "asking again" in caplog.text, "the outage to be noticed")
+                await until(lambda: "retrying" in caplog.text, "the outage to be noticed")
                 await asyncio.sleep(0.5)
             finally:
                 if is_renamed:
@@ -362,7 +362,7 @@ async def test_a_worker_that_begins_on_a_server_that_only_reads(home: str, caplo
         with open_store(home) as store:
             worker = Worker(store, lambda ctx: None)
             working = asyncio.create_task(worker.work())
-            await until(lambda: "it is read-only; asking again" in caplog.text, "it to wait")
+            await until(lambda: "it is read-only; retrying" in caplog.text, "it to wait")
             assert not working.done()
             prompt.run(f"ALTER DATABASE {name} RESET default_transaction_read_only")
             assert "completed" == (await ended(store, run.id)).status

@@ -109,7 +109,7 @@ async def stopped_for_long(stage: Stage) -> None:
             await until(lambda: bench.begun == [run], "a take-over")
             process.open_gate()  # its handler is done as soon as it goes on
             process.send(signal.SIGCONT)
-            refused = ("was rejected", "lets go of")
+            refused = ("was rejected", "gives up")
             await until(lambda: any(words in process.told() for words in refused), "the refusal")
             assert ("in_progress", 2) == stage.status(run)
             bench.gate.set()

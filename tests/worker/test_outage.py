@@ -110,7 +110,7 @@ async def test_a_worker_stops_its_runs_before_the_lease_ends(
         async with asyncio.TaskGroup() as scenes:
             for url, _ in both.values():
                 scenes.create_task(stop_in_time(Blocked(url, undo)))
-    assert 4 == caplog.text.count("lets go of 1 run: it could not renew its lease in time")
+    assert 4 == caplog.text.count("gives up 1 run: it could not renew its lease in time")
 
 
 @limited
@@ -263,7 +263,7 @@ async def test_a_worker_that_begins_while_the_store_is_away(
     await asyncio.to_thread(mortal_server.kill)
     working = asyncio.create_task(worker.work())
     try:
-        await until(lambda: "asking again" in caplog.text or working.done(), "the worker to ask again")
+        await until(lambda: "retrying" in caplog.text or working.done(), "the worker to ask again")
         assert not working.done()
     finally:
         await asyncio.to_thread(mortal_server.restart)
@@ -282,7 +282,7 @@ async def test_a_worker_that_is_stopped_before_it_could_begin(
     await asyncio.to_thread(mortal_server.kill)
     working = asyncio.create_task(worker.work())
     try:
-        await until(lambda: "asking again" in caplog.text or working.done(), "the worker to ask again")
+        await until(lambda: "retrying" in caplog.text or working.done(), "the worker to ask again")
         worker.stop()
         await asyncio.wait_for(working, LIMIT)
         assert "worker w1 was stopped before it could begin: cannot connect to" in caplog.text

@@ -309,7 +309,7 @@ MESSAGES: tuple[tuple[Exception, str], ...] = (
     (ValueError("a\0b"), "ValueError: ab"),
     (ValueError("half \ud800"), "ValueError: half \ud800"),
     (ValueError(), "ValueError"),
-    (OwnError(), "OwnError: its own sentence failed with a ValueError"),
+    (OwnError(), "OwnError: its text cannot be shown, for `str` raised a ValueError"),
     (KeyError("k"), "KeyError: 'k'"),
     (ExceptionGroup("many", [ValueError("one")]), "ExceptionGroup: many (1 sub-exception)"),
 )

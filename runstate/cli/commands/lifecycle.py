@@ -1,4 +1,4 @@
-"""The commands `table` and `explain`: all transitions, or the answer for one status and event."""
+"""The commands `table` and `explain`: all transitions, or one status and event."""
 
 from __future__ import annotations
 

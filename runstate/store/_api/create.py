@@ -1,4 +1,4 @@
-"""How runs come to be in a store."""
+"""The methods of a store that create runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runstate.store._types import StoredRun
 __all__ = ["DEFAULT_QUEUE", "CreateMixin", "Exclusive", "NewRun"]
 
 Exclusive: TypeAlias = Literal["reject", "queue"]
-"""What a second live run of a thread meets: it is refused, or it waits until the first has ended."""
+"""Whether a second live run of a thread is refused, or waits until the first has ended."""
 
 DEFAULT_QUEUE: Final = "default"
 MOST_AT_ONCE: Final = 10_000
@@ -63,7 +63,7 @@ _OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "id
 
 
 def _searchable(path: str, value: object) -> Iterator[FieldError]:
-    """Yield the faults of settings: PostgreSQL keeps such text inside JSON, but fails whoever looks for metadata."""
+    """Yield the errors of texts in settings. PostgreSQL stores such a text in JSON, but cannot search metadata then."""
     if isinstance(value, str):
         yield from validators.plain_text(path, value)
     elif isinstance(value, Sequence):
@@ -95,7 +95,7 @@ def _faults(values: Mapping[str, Any]) -> list[FieldError]:
 
 
 def _microseconds(not_before: datetime | float | None) -> int | None:
-    """Return a moment in Unix microseconds. Raises `InvalidRun` if it is none."""
+    """Return a time in Unix microseconds. Raises `InvalidRun` for other values."""
     if not_before is None:
         return None
     if isinstance(not_before, datetime):
@@ -112,8 +112,8 @@ _A_MOMENT: Final = validators.number(0, validators.YEAR_10000)
 
 
 def _wanted(values: Mapping[str, Any], function: str = "Store.create()") -> NewRunRow:
-    """Return a run to be created. Raises `InvalidRun` with every fault of what was given, `TypeError` for its names."""
-    bare = not values.keys() ^ _NAMES  # most runs are: what they are called, and nothing else
+    """Return the row of a new run. Raises `InvalidRun` with all errors of values, and `TypeError` for wrong names."""
+    bare = not values.keys() ^ _NAMES  # most runs have only the required values
     if not bare:
         _check_names(values, function)
     run = Run.create(**(values if bare else {name: value for name, value in values.items() if name not in _OWN}))
@@ -144,7 +144,7 @@ def _wanted(values: Mapping[str, Any], function: str = "Store.create()") -> NewR
 
 
 def _check_names(values: Mapping[str, Any], function: str) -> None:
-    """Raise `TypeError` for an argument that `create` does not take, or lacks; `function` is what was called."""
+    """Raise `TypeError` for an unknown or missing argument. `function` is the name of the called method."""
     for name in values:
         if name not in _ARGUMENTS:
             from difflib import get_close_matches
@@ -159,7 +159,7 @@ def _check_names(values: Mapping[str, Any], function: str) -> None:
 
 
 def _one_of_many(place: int, values: object) -> NewRunRow:
-    """Return one of many runs to be created. Raises as `_wanted` does, with its place."""
+    """Return the row of one of many new runs. Raises like `_wanted`, with the position of the run."""
     if not isinstance(values, Mapping):
         raise_if_invalid(validators.wrong_type(f"[{place}]", "what `create` takes, as an object", values))
     try:
@@ -179,10 +179,10 @@ def _all(runs: list[StoredRun]) -> list[StoredRun]:
 
 
 class CreateMixin(StoreBase):
-    """The part of a store where runs come to be."""
+    """The methods of a store that create runs."""
 
     def create(self, **values: Unpack[NewRun]) -> StoredRun:
-        """Create a run, queued, and return it. It is durable when this returns.
+        """Create a queued run, and return it. It is durable when this returns.
 
         Required arguments:
 
@@ -222,10 +222,10 @@ class CreateMixin(StoreBase):
         return self._transport.execute(CreateRuns([_wanted(cast("Mapping[str, Any]", values))], _first))
 
     def create_many(self, runs: Iterable[NewRun]) -> list[StoredRun]:
-        """Create many runs at once (at most 10,000), all or none, and return them in order.
+        """Create up to 10,000 runs in one transaction, all or none, and return them in the same order.
 
-        Each is an object with the arguments of `create`. Raises as `create` does, with the place of what is wrong:
-        `[3].metadata`.
+        Each item is a dictionary with the arguments of `create`. Raises like `create`, with the position of the wrong
+        value, such as `[3].metadata`.
         """
         wanted = [_one_of_many(place, one) for place, one in enumerate(runs)]
         if len(wanted) > MOST_AT_ONCE:
@@ -234,5 +234,5 @@ class CreateMixin(StoreBase):
 
 
 def new_token() -> int:
-    """Return an unguessable number for a session, never 0."""
+    """Return a random number for a session, never 0."""
     return secrets.randbelow(2**63 - 1) + 1

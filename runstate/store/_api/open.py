@@ -1,4 +1,4 @@
-"""Opening a store: its database found, made or brought up to date, and waited for where it is away."""
+"""Opening a store: connect to its database, create or migrate its tables, and wait for a database that is away."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from runstate.store.errors import StoreUnavailable, StoreUrlError
 
 __all__ = ["open_at", "open_store"]
 
-_WAIT_S: Final = validators.number(0, 7 * 24 * 3600)  # databases count milliseconds in 32 bits, which is 24 days
+_WAIT_S: Final = validators.number(0, 7 * 24 * 3600)  # databases have milliseconds in 32 bits, which is 24 days
 _MIGRATE: Final = validators.optional(validators.boolean)
 
 
 def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, listen_url: str | None = None) -> Store:
     """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
 
-    An SQLite file that has no store yet is made one; for PostgreSQL that is `migrate=True`, or `runstate migrate`.
-    `wait_s` is how many seconds (at most a week) to wait for a database that is busy, and while the store is opened for
-    one that is away, starting or full. `listen_url` is for a PostgreSQL store whose `url` leads through a pooler: the
-    server's own address, for notifications alone. Raises `StoreUrlError` for an address that leads nowhere, a wrong
-    password and a database that is not there, `SchemaMismatch` for a database of another version, `StoreUnavailable`
-    where none answers in time, and `InvalidRun` (a `ValueError`) for a `wait_s` or a `migrate` that cannot be.
+    Close the store after use, or use `with` or `async with`:
+
+        with open_store("sqlite:///runs.db") as store:
+            run = store.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
+
+    `migrate` creates or migrates the tables before use. By default this is done in SQLite, but not in PostgreSQL: pass
+    `migrate=True` there, or run `runstate migrate`. `wait_s` is how many seconds (at most a week) to wait for a busy
+    database; while the store is opened, also for one that is away, starting or full. `listen_url` is the server's own
+    address, for notifications only, if `url` leads through a pooler.
+
+    Raises `StoreUrlError` for a wrong address or password and for a missing database, `SchemaMismatch` for missing
+    tables or those of another version, `StoreUnavailable` if the database is not available in time, and `InvalidRun` (a
+    `ValueError`) for a wrong `wait_s` or `migrate`.
     """
     raise_if_invalid(_WAIT_S("wait_s", wait_s) + _MIGRATE("migrate", migrate))
     database = database_at(url, wait_s)
@@ -43,7 +50,7 @@ def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, l
 def open_at(
     database: Database, *, migrate: bool | None, wait_s: float, patience_s: float, listen_url: str | None = None
 ) -> Store:
-    """Open a store as `open_store` does, but wait for a database that is away for `patience_s` seconds."""
+    """Open a store like `open_store`, but wait up to `patience_s` seconds for a database that is away."""
     listening = None if listen_url is None else _listening_at(listen_url, database, wait_s)
     availability = Availability()
 
@@ -59,7 +66,7 @@ def open_at(
 
 
 def _found_in(database: Database) -> StoreIdentity:
-    """Return where the tables of a store are. Raises `SchemaMismatch` unless they are of this version."""
+    """Return the identity of a store's tables. Raises `SchemaMismatch` unless they have this version."""
     session = database.open(reading=True)
     try:
         require_latest(session, database.display_url)
@@ -69,11 +76,11 @@ def _found_in(database: Database) -> StoreIdentity:
 
 
 def _require_same_database(listening: Database, place: StoreIdentity) -> None:
-    """Raise `StoreUrlError` where notifications of the store's database cannot be heard."""
+    """Raise `StoreUrlError` if `listening` is another database than that of the store."""
     try:
         session = listening.open(reading=True)
     except StoreUnavailable:
-        return  # it may be back by the time that it is needed
+        return  # it may be available again when it is needed
     except StoreUrlError as error:
         raise StoreUrlError(f"listen_url: {error}") from None
     try:
@@ -85,12 +92,12 @@ def _require_same_database(listening: Database, place: StoreIdentity) -> None:
 
 
 def _listening_at(listen_url: str, database: Database, wait_s: float) -> Database:
-    """Return the database to listen at. Raises `StoreUrlError` where that can be none of the store's."""
+    """Return the database of `listen_url`. Raises `StoreUrlError` if it cannot be that of the store."""
     try:
         listening = database_at(listen_url, wait_s)
     except StoreUrlError as error:
         raise StoreUrlError(f"listen_url: {error}") from None
     if database.embedded or listening.embedded:
         raise StoreUrlError("listen_url is for a store in PostgreSQL behind a pooler: the server's own address")
-    database.private = (*database.private, *listening.private)  # neither address may stand in a run
+    database.private = (*database.private, *listening.private)  # no run may contain a part of either address
     return listening

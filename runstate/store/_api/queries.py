@@ -1,4 +1,4 @@
-"""What a store can be asked without changing anything: a run, lists of runs, histories."""
+"""The methods of a store that read: runs, lists of runs, histories."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runstate.store.errors import RunNotFound
 __all__ = ["Order", "Page", "QueryMixin"]
 
 Order: TypeAlias = Literal["asc", "desc"]
-_MOST: Final = 100  # runs a page, as the API has it
+_MOST: Final = 100  # runs per page, as in the API
 _MOST_ENTRIES: Final = 1000
 _ENTRIES: Final = validators.integer(least=1)
 _VERSION: Final = validators.integer(least=0)
@@ -30,7 +30,7 @@ _AGE: Final = validators.optional(validators.number(0, validators.YEAR_10000))
 
 @attrs.frozen
 class Page(Sequence[StoredRun]):
-    """Runs of a list, in order, and whether there are more. A sequence of the runs on this page."""
+    """A page of a list of runs. It is a sequence of the runs; `has_more` is whether there are more after it."""
 
     data: tuple[StoredRun, ...]
     has_more: bool
@@ -50,12 +50,12 @@ class Page(Sequence[StoredRun]):
 
     @property
     def first_id(self) -> str | None:
-        """The id of the first run, to page before it; None for an empty page."""
+        """The id of the first run, for `before` of the previous page. None for an empty page."""
         return self.data[0].id if self.data else None
 
     @property
     def last_id(self) -> str | None:
-        """The id of the last run, to page after it; None for an empty page."""
+        """The id of the last run, for `after` of the next page. None for an empty page."""
         return self.data[-1].id if self.data else None
 
 
@@ -75,15 +75,15 @@ def _one_by_id(session: Connection, run_id: str) -> Row:
 
 
 class QueryMixin(StoreBase):
-    """The part of a store that is asked and answers."""
+    """The methods of a store that read."""
 
     def get(self, run_id: str) -> StoredRun:
-        """Return a run as it stands now. Raises `RunNotFound`."""
+        """Return the current run with this id. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id))
         return self._transport.read(lambda session: decode_run(_one_by_id(session, run_id)))
 
     def progress(self, run_id: str) -> str | None:
-        """Return what the run's handler said last by `ctx.progress`; None if nothing. Raises `RunNotFound`."""
+        """Return the last text that the run's handler passed to `ctx.progress`, or None. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id))
 
         def look(session: Connection) -> str | None:
@@ -108,10 +108,15 @@ class QueryMixin(StoreBase):
     ) -> Page:
         """Return a page of runs, newest first, or oldest first with `order="asc"`.
 
-        Of a thread, in a status or several, in a queue, with these pairs of metadata, created longer or shorter ago
-        than so many seconds. `after` and `before` are ids of runs: the page begins behind the one, or ends before the
-        other. `limit` is 1 to 100. Raises `RunNotFound` for an `after` or `before` that is none, `ValueError` for a
-        status that is none.
+        All given conditions must hold: `thread_id`, `status` (one or several), `queue`, `metadata` (the run has all
+        these pairs), `older_than_s` and `younger_than_s` (seconds since the run was created). `after` and `before` are
+        ids of runs: the page begins after the one, and ends before the other. `limit` is 1 to 100.
+
+            page = store.list(status="failed", limit=100)
+            following = store.list(status="failed", limit=100, after=page.last_id)
+
+        Raises `RunNotFound` for an unknown id in `after` or `before`, `ValueError` for an unknown status, and
+        `InvalidRun` for other wrong arguments.
         """
         faults = _faults_of_filter(thread_id, queue, metadata, older_than_s, younger_than_s)
         statuses = None if status is None else [status] if isinstance(status, str) else list(status)
@@ -135,7 +140,7 @@ class QueryMixin(StoreBase):
         return self._transport.read(look)
 
     def history(self, run_id: str, *, after_version: int = 0) -> tuple[Entry, ...]:
-        """Return the entries of a run, the birth first, or those after a version. Raises `RunNotFound`."""
+        """Return the entries of a run after a version, oldest first; by default all. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id) + _VERSION("after_version", after_version))
 
         def look(session: Connection) -> tuple[Entry, ...]:
@@ -146,9 +151,10 @@ class QueryMixin(StoreBase):
         return self._transport.read(look)
 
     def entries(self, after: str = "", *, limit: int = 100) -> tuple[Entry, ...]:
-        """Return the next entries of all runs, in the order they were committed, after a place (`Entry.cursor`).
+        """Return the next entries of all runs after a cursor, in the order of their commits; at most 1000.
 
-        On PostgreSQL an entry appears once no transaction that began before it can still add one in front of it.
+        `after` is the `cursor` of an entry, or empty to begin with the first. On PostgreSQL an entry appears only when
+        no older transaction can still add an entry before it.
         """
         raise_if_invalid(validators.string("after", after) + _ENTRIES("limit", limit))
         at, version, run = _place(after)
@@ -158,11 +164,11 @@ class QueryMixin(StoreBase):
         )
 
     def latest_cursor(self) -> str:
-        """Return the place behind the last entry there is, to see only what comes."""
+        """Return the cursor of the last entry, to read only later entries."""
         return self._transport.read(lambda session: str(session.execute(session.statements.latest_cursor, {})[0][0]))
 
     def counts(self) -> dict[RunStatus, int]:
-        """Return how many runs stand in each status."""
+        """Return the number of runs in each status."""
 
         def look(session: Connection) -> dict[RunStatus, int]:
             found = session.execute("SELECT status, count(*) FROM runstate_run GROUP BY status", {})
@@ -171,7 +177,7 @@ class QueryMixin(StoreBase):
         return self._transport.read(look)
 
     def queues(self) -> dict[str, int]:
-        """Return how many runs wait in each queue that has some: a name that is not there may be misspelled."""
+        """Return the number of queued runs in each queue that has any. A missing name may be misspelled."""
         statement = (
             f"SELECT queue, count(*) FROM runstate_run WHERE status = '{INITIAL_STATUS}' GROUP BY queue ORDER BY queue"
         )
@@ -204,7 +210,7 @@ def _faults_of_filter(
 
 
 def _place(cursor: str) -> tuple[int, int, int]:
-    """Return a cursor's numbers: transaction (or entry), version, run."""
+    """Return the numbers of a cursor: transaction (or entry), version, run."""
     parts = cursor.split(".") if cursor else ["0"]
     if len(parts) > 3 or not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts):
         raise_if_invalid(
@@ -259,7 +265,7 @@ def _page(session: Connection, found: _Filter, limit: int, order: Order, after: 
     if before is not None:
         where.append(f"r.seq {'>' if ahead == '<' else '<'} {speak.param('before')}")
         params["before"] = _one_by_id(session, before)[0]
-    backwards = before is not None and after is None  # the page that ends before it is read from its end
+    backwards = before is not None and after is None  # a page that ends before a run is read from its end
     falling = (order == "desc") is not backwards
     conditions = f" WHERE {' AND '.join(where)}" if where else ""
     direction = "DESC" if falling else "ASC"

@@ -1,7 +1,7 @@
-"""Whether a caller's own connection leads to the store's tables: a name alone may be another table there.
+"""The check that a caller's own connection leads to the tables of the store.
 
-Which table `runstate_run` is depends on the connection: on its file and what it has attached, on its database and its
-`search_path`, on temporary tables.
+Which table the name `runstate_run` means depends on the connection: on its file and attached files, on its database and
+`search_path`, and on temporary tables.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["require_same"]
 
 
 def require_same(here: StoreIdentity, store: StoreIdentity) -> None:
-    """Raise `StoreError` if a connection's place is not that of the store."""
+    """Raise `StoreError` if a connection does not lead to the tables of the store."""
     if not here.table and here.looked_in and store.table:
         raise SchemaMismatch(
             f"there is no store where the connection's search_path looks ({here.looked_in}): the tables are in"

@@ -1,4 +1,4 @@
-"""The store: one public face for threads, its twin for coroutines, and one inside a caller's own transaction."""
+"""The store in three forms: blocking, async, and inside a caller's own transaction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
-    """All that can be asked of runs that survive."""
+    """The methods that all forms of a store have."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -47,15 +47,23 @@ class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin
 for _part in (CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
     for _name, _method in vars(_part).items():
         if isfunction(_method) and not _name.startswith("_"):
-            _method.__qualname__ = f"Store.{_name}"  # what Python calls it where the arguments are wrong
+            _method.__qualname__ = f"Store.{_name}"  # the name in Python's messages about wrong arguments
 
 
 class BoundStore(StoreMethods):
-    """A store inside a transaction of the caller's: what it does is committed, or not, with the caller's own rows."""
+    """A store inside the caller's own transaction, from `Store.within`. The caller commits its changes, or not."""
 
 
 class Store(StoreMethods):
-    """Runs that survive, for threads; `aio` is the same for coroutines. Close it, or use `with` or `async with`."""
+    """A durable store of runs, in SQLite or PostgreSQL. `open_store` makes one.
+
+    These methods block; `store.aio` has the same methods for coroutines. Any number of threads and event loops may
+    share a store. Open one per process: a store does not survive a fork, and cannot be pickled. Close it after use, or
+    use `with` or `async with`.
+
+    A change is durable when its method returns. All methods may raise `StoreUnavailable`, if nothing was changed and a
+    retry can help, and `OutcomeUnknown`, if the reply to a change was lost. Both are a `StoreError`.
+    """
 
     def __init__(
         self,
@@ -65,10 +73,10 @@ class Store(StoreMethods):
         place: StoreIdentity | None = None,
         availability: Availability | None = None,
     ) -> None:
-        """Over a database; `listening` is the same reached in a way that notifications come through.
+        """Make a store of a database. `listening` is the same database, at an address for notifications.
 
-        `place` is where its tables were found. To ask for that in the middle of a caller's transaction may take a
-        connection that a small pool does not have before the transaction has ended.
+        `place` is the identity of its tables. It is read before, because to read it inside a caller's transaction may
+        need a connection that a small pool does not have before the transaction ends.
         """
         self._database: Final = database
         self.display_url: Final = database.display_url
@@ -76,9 +84,9 @@ class Store(StoreMethods):
         self.dialect: Final = database.dialect.name
         """`sqlite` or `postgres`."""
         self.address_parts: Final[Sequence[str]] = database.private
-        """Hosts, names, paths and the password of the address, which stand in no run and in no log."""
+        """The hosts, names, paths and the password of the address, which are removed from runs and logs."""
         self.availability: Final = availability or Availability()
-        """Whether the database can be used now; for workers, which wait for it."""
+        """Whether the database can be used now. Workers use it to wait for the database."""
         self._committer = Committer(database, self._committed, wait_s, self.availability)
         self._readers = None if database.in_memory else ReadPool(database, wait_s, self.availability)
         super().__init__(SyncTransport(self._committer, self._readers))
@@ -103,37 +111,43 @@ class Store(StoreMethods):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.close)  # it waits for what was asked, which the loop may have to answer
+        await asyncio.to_thread(self.close)  # it waits for pending requests, which may need the event loop
 
     @property
     def aio(self) -> AsyncStore:
-        """The same methods for coroutines: `await store.aio.create(...)`."""
+        """The async form of the store: `await store.aio.create(...)`."""
         if self._aio is None:
             self._aio = AsyncStore(self, self._committer, self._readers, self._notifier)
         return self._aio
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
-        """Ring for what a committed batch has changed."""
+        """Notify listeners of the changes of a committed batch."""
         hint = batch[0].change
         for command in batch[1:]:
-            if command.change is not hint:  # putting flags together takes a microsecond, and most are alike
+            if command.change is not hint:  # to combine flags takes a microsecond, and most are equal
                 hint |= command.change
         if hint:
             self._notifier.notify(hint)
 
     def subscribe(self, listener: Callable[[Change], None]) -> AbstractContextManager[None]:
-        """Call `listener` when something may have changed, as long as the context lasts.
+        """Call `listener` when something may have changed, inside a `with` block.
 
-        It is called from any thread, and must not wait. A notification may come late, twice, or not at all: a listener
-        also looks by itself now and then.
+        It is called in any thread, with the kinds of change, and must not block. A notification may come late, twice,
+        or not at all, so also poll now and then.
+
+            with store.subscribe(lambda change: wake.set()):
+                ...
         """
         return self._notifier.subscribe(listener)
 
     def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> Iterator[Entry]:
-        """Yield entries as they are committed: of one run until it has ended, or of all runs for ever.
+        """Yield entries as they are committed: of one run until it has ended, or of all runs without an end.
 
-        `after` resumes: the version of an entry of the run, or the `cursor` of an entry of all runs. Without it, a
-        run is watched from its birth, all runs from now on. Raises `RunNotFound`.
+        `after` resumes after an entry: pass its `version` for one run, or its `cursor` for all runs. By default one run
+        is followed from its creation, and all runs from now on. Raises `RunNotFound`.
+
+            for entry in store.watch(run.id):
+                print(entry.target)
         """
         return watch(self, self._notifier, start_cursor(run_id, after, self.latest_cursor))
 
@@ -146,20 +160,26 @@ class Store(StoreMethods):
         usage: Usage | None = None,
         progress: str | None = None,
     ) -> None:
-        """Keep what a worker knows of a run as `save_checkpoint`, without waiting for it.
+        """Save the data of a claimed run like `save_checkpoint`, without waiting for it.
 
-        It goes into the next commit, before whatever this caller does next. It does not block, so coroutines call it
-        too. Whether it was kept is not told.
+        It is part of the next commit, before any later request of this caller. Coroutines may call this too, because it
+        does not block. There is no result and no error: use `aio.post_checkpoint` to get them.
         """
         self._committer.post(save_checkpoint_command(lease, run, checkpoint, usage, progress))
 
     @contextmanager
     def within(self, connection: object) -> Generator[BoundStore, None, None]:
-        """Work inside the transaction that is open on `connection`, a caller's own to the same database.
+        """Return a store that works inside the open transaction of your own connection to the same database.
 
-        A psycopg or sqlite3 connection, or a SQLAlchemy one. Nothing is committed here: that is the caller's, and so
-        are locks held until then. An error undoes only what was asked, not the caller's own work. Raises `StoreError`
-        where the connection leads elsewhere, as every one does for a store in memory.
+        `connection` is an sqlite3, psycopg or SQLAlchemy connection. This commits nothing: you commit, and your rows
+        and the runs are saved or rolled back together. Locks are held until then. An error undoes only the failed
+        request, not your own work.
+
+            with store.within(connection) as bound:
+                bound.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
+            connection.commit()
+
+        Raises `StoreError` if the connection leads to another store, and for every store in memory.
         """
         if self._database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
@@ -169,17 +189,17 @@ class Store(StoreMethods):
         """Raise `StoreError` unless a caller's connection leads to the tables of this store."""
         here = session.identity()
         if self._place is None or here.table != self._place.table:
-            self._place = self._transport.read(lambda own: own.identity())  # the tables may have been made anew
+            self._place = self._transport.read(lambda own: own.identity())  # the tables may have been created again
             require_same(here, self._place)
 
     def close(self) -> None:
-        """Commit what was asked, and let the connections go. Asking afterwards raises `StoreError`.
+        """Commit all pending requests, and close the connections. Later requests raise `StoreError`.
 
-        A database that says nothing for three times `wait_s`, and for five seconds at least, is waited for no longer:
-        who asked then gets an `OutcomeUnknown`.
+        If the database does not reply for three times `wait_s`, and at least five seconds, this waits no longer.
+        Callers that still wait then get a `StoreError`: an `OutcomeUnknown` if their request had been sent.
         """
         if not self._committer.is_ours:
-            return  # they are the parent's, who goes on with them
+            return  # in a forked child: the connections belong to the parent
         with ExitStack() as parts:
             parts.callback(self._database.close)
             if self._aio is not None:
@@ -191,12 +211,12 @@ class Store(StoreMethods):
 
 
 def database_of(store: Store) -> Database:
-    """Return the database of a store, for the parts of this library that open a connection of their own."""
+    """Return the database of a store, for parts of this library that open another connection."""
     return store._database  # pyright: ignore[reportPrivateUsage]
 
 
 class AsyncStore:
-    """Runs that survive, for coroutines: the methods of `Store`, each to be awaited."""
+    """The async form of a store, as `store.aio`: the methods of `Store`, for coroutines."""
 
     def __init__(self, store: Store, committer: Committer, readers: ReadPool | None, notifier: LocalNotifier) -> None:
         self._store = store
@@ -208,11 +228,11 @@ class AsyncStore:
         self._store.__reduce__()
 
     def close(self) -> None:
-        """Let the reading threads go."""
+        """End the reading threads."""
         self._later.close()
 
     async def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> AsyncIterator[Entry]:
-        """Yield entries as `Store.watch` does."""
+        """Yield entries like `Store.watch`, for coroutines."""
         latest = "" if run_id is not None or after is not None else await self.latest_cursor()
         place = start_cursor(run_id, after, lambda: latest)
         async for entry in watch_async(self.methods, self._notifier, place):
@@ -314,10 +334,10 @@ class AsyncStore:
         usage: Usage | None = None,
         progress: str | None = None,
     ) -> asyncio.Future[bool]:
-        """Keep what a worker knows of a run, and return a future that tells whether it was kept.
+        """Save the data of a claimed run like `save_checkpoint`. Return a future of whether it was saved.
 
-        Unlike `save_checkpoint` it is requested by the call, and not when it is awaited: it goes into the next commit,
-        before whatever this caller does next.
+        Unlike `save_checkpoint`, the request is made by the call, not when it is awaited. It is part of the next
+        commit, before any later request of this caller.
         """
         return self._later.submit(save_checkpoint_command(lease, run, checkpoint, usage, progress))
 

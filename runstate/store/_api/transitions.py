@@ -1,4 +1,4 @@
-"""The nine moves of a stored run."""
+"""The methods of a store that move runs: one per event."""
 
 from __future__ import annotations
 
@@ -40,18 +40,19 @@ def _one_of(words: Sequence[str], path: str, value: object) -> None:
 
 
 class TransitionMixin(StoreBase):
-    """The part of a store where runs are moved.
+    """The methods of a store that move runs.
 
-    Every move names the run by its id, and returns it as it stands afterwards. `actor` says who asked, for the
-    history; `detail` is a JSON object kept with the entry; `expected_version` is for those who decided on a snapshot.
+    Each takes the id of the run, and returns the run after the move. `actor` is the name of the client, for the
+    history. With `expected_version` the move is made only if the run has this version. `usage` is the total of the used
+    tokens, as a `Usage` or the API's object; without it, the usage that workers have saved is kept.
 
-    Raises `IllegalTransition` (`TerminalStatus`) for a move that the lifecycle does not allow, with the run and
-    what moved it there; `VersionConflict` for another version; `RunNotFound`; `InvalidRun` for impossible arguments.
-    After any of them nothing has changed.
+    Raises `IllegalTransition` for a move that the lifecycle does not allow, with the current run; it is a
+    `TerminalStatus` if the run has ended. Raises `VersionConflict` if the run has another version, `RunNotFound` for an
+    unknown id, and `InvalidRun` for wrong arguments. None of them changes anything.
     """
 
     def start(self, run_id: str, *, actor: str | None = None, expected_version: int | None = None) -> StoredRun:
-        """Begin by hand, without a lease: in_progress. Nobody takes such a run over; its deadline ends it."""
+        """Start a queued run without a lease: in_progress. No worker takes such a run over; it ends at its deadline."""
         return self._move(run_id, RunEvent.START, actor, expected_version)
 
     def require_action(
@@ -62,7 +63,10 @@ class TransitionMixin(StoreBase):
         actor: str | None = None,
         expected_version: int | None = None,
     ) -> StoredRun:
-        """Wait for the outputs of `calls`: requires_action. Whoever worked on it lets it go."""
+        """Let the run wait for the outputs of `calls`: requires_action. If a worker had the run, it no longer has it.
+
+        `calls` are `ToolCall` objects, the API's tool call objects, or the API's whole `required_action`.
+        """
         action = calls if isinstance(calls, RequiredAction) else required_action_of(calls)
         raise_if_invalid(action.unnamed)
         required = json_text(action)
@@ -78,10 +82,13 @@ class TransitionMixin(StoreBase):
         actor: str | None = None,
         expected_version: int | None = None,
     ) -> StoredRun:
-        """Answer all calls at once: queued again. The outputs reach the handler, and stay in the history.
+        """Submit the outputs of all required calls: queued again.
 
-        Raises `ToolOutputsMismatch` unless the ids are exactly those of the required calls. The same outputs again,
-        after a lost answer, are recognised.
+        `outputs` are texts by call id, or the API's list of objects. They are passed to the handler, and kept in the
+        history. If the same outputs are submitted again, after a lost reply, the current run is returned. Raises
+        `ToolOutputsMismatch` unless the ids are exactly those of the required calls.
+
+            store.submit_tool_outputs(run.id, {"call_1": "18 degrees"})
         """
         answers = normalize(outputs)
         detail = json.dumps({"tool_outputs": answers}, separators=(",", ":"))
@@ -90,9 +97,9 @@ class TransitionMixin(StoreBase):
     def request_cancel(
         self, run_id: str, *, actor: str | None = None, expected_version: int | None = None
     ) -> StoredRun:
-        """Ask that the run be cancelled: cancelling; cancelled at once where nobody works on it.
+        """Request a cancel: cancelling, or cancelled at once if no worker has the run.
 
-        The same request of the same actor again, after a lost answer, is recognised.
+        If the same actor requests it again, after a lost reply, the current run is returned.
         """
         return self._move(run_id, RunEvent.REQUEST_CANCEL, actor, expected_version)
 
@@ -104,7 +111,7 @@ class TransitionMixin(StoreBase):
         actor: str | None = None,
         expected_version: int | None = None,
     ) -> StoredRun:
-        """Say that the work has stopped: cancelled. Without a usage, what its workers noted is kept."""
+        """Confirm that the work on a cancelling run has stopped: cancelled."""
         return self._move(run_id, RunEvent.CONFIRM_CANCEL, actor, expected_version, usage)
 
     def complete(
@@ -115,7 +122,7 @@ class TransitionMixin(StoreBase):
         actor: str | None = None,
         expected_version: int | None = None,
     ) -> StoredRun:
-        """End well: completed. Also out of cancelling, when the end wins the race."""
+        """Complete the run: completed. Allowed also while the run is cancelling."""
         return self._move(run_id, RunEvent.COMPLETE, actor, expected_version, usage)
 
     def mark_incomplete(
@@ -127,7 +134,10 @@ class TransitionMixin(StoreBase):
         actor: str | None = None,
         expected_version: int | None = None,
     ) -> StoredRun:
-        """End at a token limit: incomplete, with its reason."""
+        """End the run at a token limit: incomplete.
+
+        `reason` is `"max_completion_tokens"` or `"max_prompt_tokens"`.
+        """
         _one_of(_REASONS, "reason", reason)
         payload = {"incomplete_details": json_text(IncompleteDetails(reason))}
         return self._move(run_id, RunEvent.MARK_INCOMPLETE, actor, expected_version, usage, payload=payload)
@@ -143,7 +153,11 @@ class TransitionMixin(StoreBase):
         expected_version: int | None = None,
         detail: JsonObject | None = None,
     ) -> StoredRun:
-        """End by an error: failed, with `last_error`. What is not for the wire, such as a traceback, is `detail`."""
+        """Fail the run: failed, with `last_error`.
+
+        `code` is `"server_error"`, `"rate_limit_exceeded"` or `"invalid_prompt"`. `detail` is a JSON object that is
+        stored in the history only, such as a traceback.
+        """
         _one_of(_CODES, "code", code)
         payload = {"last_error": json_text(LastError(code, message))}
         told = detail_text(detail)
@@ -157,7 +171,7 @@ class TransitionMixin(StoreBase):
         actor: str | None = None,
         expected_version: int | None = None,
     ) -> StoredRun:
-        """End by the deadline: expired. Whether it is due is the caller's to ask; `sweep` expires what is."""
+        """Expire the run: expired. This does not check the deadline; `sweep` expires all runs that are due."""
         return self._move(run_id, RunEvent.EXPIRE, actor, expected_version, usage)
 
     def _move(

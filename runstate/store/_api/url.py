@@ -1,4 +1,4 @@
-"""What a store's URL means: `sqlite:///runs.db`, `sqlite:////var/lib/runs.db`, `sqlite:///:memory:`, `postgresql://...`."""
+"""URLs of stores: `sqlite:///runs.db`, `sqlite:////var/lib/runs.db`, `sqlite:///:memory:`, `postgresql://...`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECRET: Final = re.compile(r"(?:[^@/?#%\s]|%[0-9A-Fa-f]{2})*")
 
 
 def database_at(url: str, wait_s: float = 10.0) -> Database:
-    """Return the database that a URL names; no connection is made yet. Raises `StoreUrlError`."""
+    """Return the database at a URL. This does not connect. Raises `StoreUrlError`."""
     params = cast("object", url)
     if not isinstance(params, str):
         got = "None" if params is None else f"a Python {type(params).__name__}"
@@ -42,7 +42,7 @@ def database_at(url: str, wait_s: float = 10.0) -> Database:
 
 
 def _told(params: str) -> str:
-    """Tell what is no address. Only a scheme and the name of a file are quoted: all else may hold a password."""
+    """Return the message about a wrong address. It quotes only a scheme or a file name: the rest may be a password."""
     scheme, colon, _ = params.partition("://")
     if colon and _SCHEME.fullmatch(scheme):
         return f"{scheme!r} is no dialect of a store"
@@ -50,7 +50,7 @@ def _told(params: str) -> str:
 
 
 def _is_split(url: str) -> bool:
-    # What is raised quotes the password, and would stay behind an error that is raised in its place.
+    # The `ValueError` quotes the password, and would be the context of an error that is raised in its `except` block.
     with suppress(ValueError):
         urlsplit(url)
         return True
@@ -77,9 +77,9 @@ def _sqlite(url: str, wait_s: float) -> Database:
 def _postgres(url: str, wait_s: float) -> Database:
     from runstate.store._postgres.connection import PostgresDatabase  # psycopg is an extra
 
-    # libpq quotes what it cannot read, and takes what follows a stray @ or / for the host: that may be the password.
+    # libpq quotes what it cannot read. It takes the text after a stray @ or / for the host, which may be the password.
     person, _, _ = url.partition("://")[2].rpartition("@")
-    is_name = "/" in person and "?" not in person  # which people are shown, as in postgresql://host/me:secret@database
+    is_name = "/" in person and "?" not in person  # it would be shown, as in postgresql://host/me:secret@database
     if is_name or not _SECRET.fullmatch(person.partition(":")[2]):
         raise StoreUrlError("in a password @ is written %40, / is %2F, ? is %3F, # is %23, % is %25 and a space %20")
     return PostgresDatabase(url, wait_s)

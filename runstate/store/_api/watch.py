@@ -1,4 +1,4 @@
-"""Following runs as they move: entries as they are committed, of one run or of all."""
+"""Following entries as they are committed, of one run or of all runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from runstate.store._types import Entry, StoredRun
 
 __all__ = ["start_cursor", "watch", "watch_async"]
 
-_LOOK_S: Final = 0.5  # between two looks when no hint comes
+_LOOK_S: Final = 0.5  # between two polls without a notification
 
 
 class _Cursor:
-    """How far a watcher has come, in one run's history or in everybody's."""
+    """The position of a reader, in the history of one run or of all runs."""
 
     def __init__(self, run_id: str | None, after: int | str | None) -> None:
         self.run_id: Final = run_id
@@ -43,7 +43,7 @@ class _Cursor:
             self.version = int(after or 0)
 
     def look(self, reading: QueryMixin) -> Any:
-        """Return the next entries, or from the way of coroutines a future of them."""
+        """Return the next entries; an awaitable of them if `reading` is async."""
         if self.run_id is None:
             return reading.entries(self.cursor)
         return reading.history(self.run_id, after_version=self.version)
@@ -52,7 +52,7 @@ class _Cursor:
         self.version, self.cursor = entry.version, entry.cursor
 
     def is_behind(self, run: StoredRun) -> bool:
-        """Tell whether the run had ended before this place: nothing comes any more."""
+        """Return whether the run had ended at this position, so that there are no more entries."""
         return run.is_terminal and run.version <= self.version
 
     def is_end(self, entry: Entry) -> bool:
@@ -60,7 +60,7 @@ class _Cursor:
 
 
 def start_cursor(run_id: str | None, after: int | str | None, latest: Callable[[], str]) -> _Cursor:
-    """Return the place to watch from: a run's birth, or for all runs the present."""
+    """Return the position to begin at: by default the creation of the run, or the last entry of all runs."""
     place = _Cursor(run_id, after)
     if run_id is None and after is None:
         place.cursor = latest()
@@ -68,7 +68,7 @@ def start_cursor(run_id: str | None, after: int | str | None, latest: Callable[[
 
 
 def watch(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) -> Iterator[Entry]:
-    """Yield entries from a place on, as they come; of one run until it has ended."""
+    """Yield entries after a position as they are committed; of one run until it has ended."""
     rung = Event()
 
     def heard(hint: Change) -> None:
@@ -90,7 +90,7 @@ def watch(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) -> Iterator[
 
 
 async def watch_async(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) -> AsyncIterator[Entry]:
-    """Yield entries as `watch` does, for coroutines."""
+    """Yield entries like `watch`, for coroutines."""
     loop, rung = asyncio.get_running_loop(), asyncio.Event()
 
     def heard(hint: Change) -> None:
@@ -108,7 +108,7 @@ async def watch_async(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) 
                     return
             if not entries:
                 if place.run_id is not None:
-                    run: Any = reading.get(place.run_id)  # by the way of coroutines a future
+                    run: Any = reading.get(place.run_id)  # an awaitable, because `reading` is async
                     if place.is_behind(await run):
                         return
                 try:

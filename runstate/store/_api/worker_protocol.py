@@ -1,6 +1,6 @@
-"""What a worker does with a store: it opens a lease, claims runs, settles them; and the sweep, which anyone may do.
+"""The methods of a store for workers: leases, claims, outcomes, checkpoints; and the sweep, which any process may do.
 
-`Worker` and `drive` stand on these methods alone. They are public for loops of a user's own.
+`Worker` and `drive` use only these methods. They are public for worker loops of your own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from runstate.store.validators import queue_names
 __all__ = ["DEFAULT_MAX_ATTEMPTS", "WorkerProtocolMixin", "save_checkpoint_command", "worker_name"]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
-_SWEEP_MOST: Final = 500  # runs a statement: a sweep must not hold others up
+_SWEEP_MOST: Final = 500  # runs per statement: a sweep must not delay other requests
 _SWEEPER: Final = "sweep"
 _GRACE_US: Final = 500_000
 _LIMIT: Final = validators.integer(least=0)
@@ -83,14 +83,14 @@ def _checked(outcomes: Iterable[Settle]) -> tuple[Settle, ...]:
 
 
 def worker_name() -> str:
-    """Return the name that a worker of this process has by default: the host and the number of the process."""
+    """Return the default name of a worker in this process: the host and the process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def save_checkpoint_command(
     lease: Lease, run: StoredRun, checkpoint: Checkpoint | None, usage: Usage | None, progress: str | None
 ) -> InTransaction[bool]:
-    """Return the command that keeps what a worker knows of a run. Raises `InvalidRun`."""
+    """Return the command that saves the data of a claimed run. Raises `InvalidRun` for wrong values."""
     raise_if_invalid(() if progress is None else validators.plain_text("progress", progress))
     if checkpoint is not None and not isinstance(cast("object", checkpoint), Checkpoint):
         raise_if_invalid(validators.wrong_type("checkpoint", "a Checkpoint(value)", checkpoint))
@@ -100,10 +100,15 @@ def save_checkpoint_command(
 
 
 class WorkerProtocolMixin(StoreBase):
-    """The part of a store that workers use."""
+    """The methods of a store for workers."""
 
     def open_lease(self, actor: str | None = None, *, lease_s: float = 30.0) -> Lease:
-        """Begin a worker's session. It must be renewed by `heartbeat` before `lease_s` seconds are over."""
+        """Open a lease for a worker, and return it.
+
+        Renew it by `heartbeat` before `lease_s` seconds (0.05 to a day) have passed; once per third of that time is
+        usual. `actor` is the name of the worker in histories (the host and process by default). Raises `InvalidRun` for
+        wrong arguments.
+        """
         name = worker_name() if actor is None else actor
         lease = Lease(new_token(), name, lease_s)
         params = {"worker": lease.token, "name": name, "lease": int(lease_s * 1_000_000)}
@@ -114,7 +119,10 @@ class WorkerProtocolMixin(StoreBase):
         return self._transport.execute(InTransaction(perform, lambda _: lease))
 
     def heartbeat(self, lease: Lease) -> HeartbeatResult:
-        """Renew a lease. One that has lapsed is not renewed: its runs may be another's already."""
+        """Renew a lease, and return whether it is valid, with the statuses of its runs.
+
+        A lease that has lapsed is not renewed: other workers may already have its runs.
+        """
         params = {"worker": lease.token, "lease": int(lease.lease_s * 1_000_000)}
 
         def perform(session: Connection) -> HeartbeatResult:
@@ -126,11 +134,11 @@ class WorkerProtocolMixin(StoreBase):
         return self._in_transaction(perform)
 
     def owned(self, lease: Lease) -> Mapping[int, RunStatus]:
-        """Return where the runs of a lease stand, by seq."""
+        """Return the statuses of the runs of a lease, by seq."""
         return self._transport.read(lambda session: _owned(session, lease))
 
     def close_lease(self, lease: Lease) -> None:
-        """End a worker's session: what it still holds can be taken over at once."""
+        """Close a lease. Other workers can take over at once the runs that it still has."""
 
         def perform(session: Connection) -> None:
             session.execute(session.statements.close_lease, {"worker": lease.token})
@@ -148,22 +156,23 @@ class WorkerProtocolMixin(StoreBase):
         reconcile: bool = False,
         on_claimed: Callable[[Sequence[Claim]], object] | None = None,
     ) -> SettleAndClaimResult:
-        """Commit the outcomes of claimed runs and claim up to `limit` others, in one commit.
+        """Commit the outcomes of claimed runs, and claim up to `limit` other runs, in one commit.
 
-        This is a worker's whole round trip, and the fastest way to drain a queue. Outcomes that are refused stand in
-        the result, and do not hold up the others. Runs are claimed by priority, then oldest first; of the first queue
-        before the next.
+        This is the whole round trip of a worker, and the fastest way to drain a queue. The result has the claims, and
+        the refused outcomes by the seq of their run; a refused outcome does not affect the others. Runs are claimed by
+        priority, then oldest first, from the first of the `queues` before the next.
 
-        `held` are the seqs of the runs that the caller works on, besides those of `outcomes`. With it a lost reply does
-        no harm: the request is repeated, and returns what the first one claimed. Without it `OutcomeUnknown` is raised,
-        and what may have been claimed waits for the end of the lease. After any `StoreError` pass the same outcomes
-        again with `reconcile=True`: outcomes that were committed count as settled, and runs of this lease that are in
-        neither `held` nor `outcomes` are returned as claimed.
+        `held` are the seqs of the other runs that the caller executes, besides those of `outcomes`. With `held`, a lost
+        reply does no harm: the request is repeated, and returns what the first one claimed. Without it,
+        `OutcomeUnknown` is raised, and runs that may have been claimed wait for the end of the lease. After any
+        `StoreError`, pass the same outcomes again with `reconcile=True`. Then outcomes that were committed count as
+        settled, and runs of this lease that are in neither `held` nor `outcomes` are returned as claimed.
 
-        `on_claimed` is called with the claims as soon as they are read, before the result is returned: in the thread
-        that waits, or in the event loop. A loop that starts its handlers there saves a turn of the event loop.
+        `on_claimed` is called with the claims before the result is returned, in the waiting thread or in the event
+        loop. A worker that starts its handlers there saves an iteration of the event loop.
 
-        Raises `InvalidRun` for an outcome that could not be read again, `StoreUnavailable` and `OutcomeUnknown`.
+        Raises `InvalidRun` for wrong arguments and for an outcome with a wrong event or wrong JSON,
+        `StoreUnavailable` and `OutcomeUnknown`.
 
             result = await store.aio.settle_and_claim(lease, done, limit=100 - len(working), held=working.keys())
         """
@@ -189,7 +198,7 @@ class WorkerProtocolMixin(StoreBase):
         )
 
     def claim(self, lease: Lease, limit: int = 1, *, queues: Sequence[str] = (DEFAULT_QUEUE,)) -> list[Claim]:
-        """Start up to `limit` queued runs, by priority, then oldest first; of the first queue before the next."""
+        """Claim up to `limit` queued runs, by priority, then oldest first, from the first queue before the next."""
         raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues))
         return self._transport.execute(
             SettleAndClaim(
@@ -198,22 +207,22 @@ class WorkerProtocolMixin(StoreBase):
         )
 
     def claim_id(self, lease: Lease, run_id: str) -> Claim | None:
-        """Start a certain run, if it is queued and ready; None if there is nothing to claim (any more)."""
+        """Claim the run with this id. Return None if it is not queued, or not claimable yet."""
         raise_if_invalid(validators.identifier("run_id", run_id))
         return self._transport.execute(SettleAndClaim(lease.token, lease.actor, _only_claim, limit=1, run_id=run_id))
 
     def settle(self, lease: Lease, outcomes: Iterable[Settle]) -> SettleAndClaimResult:
-        """Commit the outcomes of claimed runs together. Those that are refused stand in the result, by seq.
+        """Commit the outcomes of claimed runs in one commit. The result has the refused ones, by seq.
 
-        `OutcomeUnknown` among the refusals: the reply was lost, and the lease has ended since. The outcome may still
-        be committed. Raises `InvalidRun` for an outcome that could not be read again.
+        If `refused` has an `OutcomeUnknown`, the reply was lost and the lease has ended since: the outcome may still be
+        committed. Raises `InvalidRun` for an outcome with a wrong event or wrong JSON.
         """
         return self.settle_and_claim(lease, outcomes)
 
     def release(self, lease: Lease, run: StoredRun) -> bool:
-        """Give a claimed run back without an outcome: its status stays, the next worker takes it over at once.
+        """Return a claimed run without an outcome. Its status stays, and the next worker takes it over at once.
 
-        False if it is held no longer, or by a later claim.
+        Return False if the lease no longer has the run, or has it by a later claim.
         """
         params = {"seq": run.seq, "version": run.version, "worker": lease.token}
 
@@ -232,9 +241,11 @@ class WorkerProtocolMixin(StoreBase):
         run_id: str | None = None,
         last_attempts: int | None = None,
     ) -> list[Claim]:
-        """Take over up to `limit` runs of lapsed workers: their status stays, their attempt is one more.
+        """Take over up to `limit` runs of closed leases. Their status stays, and their attempt increases by one.
 
-        Of runs whose last allowed attempt this is, after others, at most `last_attempts`; None: as of all others.
+        Runs that were begun `max_attempts` times are left to `sweep`, which fails them. `last_attempts` limits how many
+        of the runs may be on their last allowed attempt; these come last. None means no such limit. With `run_id`, take
+        over only that run.
         """
         raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues) + _LIMIT("max_attempts", max_attempts))
         if last_attempts is not None:
@@ -271,25 +282,25 @@ class WorkerProtocolMixin(StoreBase):
         usage: Usage | None = None,
         progress: str | None = None,
     ) -> bool:
-        """Keep what a worker knows of a run it holds, for the run's next attempt; return whether it was kept.
+        """Save the checkpoint, the used tokens or the progress text of a claimed run. Return whether they were saved.
 
-        False if the worker holds the run no longer, or by a later claim. What is None stays as it was kept; `usage`
-        never decreases.
+        The next attempt continues with them. Values of None are not changed, and `usage` never decreases. Return False
+        if the lease no longer has the run, or has it by a later claim. Raises `InvalidRun` for wrong values.
         """
         return self._transport.execute(save_checkpoint_command(lease, run, checkpoint, usage, progress))
 
     def is_anything_due(self) -> bool:
-        """Tell whether a sweep would find something to do: a look that costs next to nothing."""
+        """Return whether a sweep would find something to do. This is a cheap query."""
         return self._transport.read(lambda session: bool(session.execute(session.statements.anything_due, {})[0][0]))
 
     def sweep(
         self, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS, actor: str = _SWEEPER, limit: int = _SWEEP_MOST
     ) -> SweepResult:
-        """Do what time has made due, at most `limit` runs of each kind; any process may ask at any time.
+        """Do the work that is due by now, for at most `limit` runs of each kind. Any process may call this at any time.
 
-        Runs past their deadline expire. Leases that lapsed are closed; of their runs, those asked to cancel are
-        cancelled, those whose attempts are spent fail, the others wait for a worker to take them over. Runs whose
-        time has come, or whose thread has become free, get ready.
+        Runs past their deadline expire. Lapsed leases are closed. Of their runs, cancelling ones are cancelled, those
+        that were begun `max_attempts` times fail, and the others wait to be taken over. Runs become claimable if their
+        `not_before` has passed or their thread has become free. Raises `InvalidRun` for wrong arguments.
         """
         raise_if_invalid(
             _LIMIT("max_attempts", max_attempts) + validators.identifier("actor", actor) + _LIMIT("limit", limit)
@@ -317,7 +328,7 @@ class WorkerProtocolMixin(StoreBase):
         return self._transport.execute(InTransaction(perform, change=ALL_CHANGES))
 
     def overdue(self, queue: str = DEFAULT_QUEUE, after_s: float = 30.0, *, limit: int = _SWEEP_MOST) -> list[str]:
-        """Return the ids of runs that wait for a worker longer than so many seconds, or whose worker has died."""
+        """Return the ids of runs that have waited for a worker for `after_s` seconds, or whose worker has died."""
         raise_if_invalid(
             validators.indexed_identifier("queue", queue) + _AGE("after_s", after_s) + _LIMIT("limit", limit)
         )
@@ -327,9 +338,10 @@ class WorkerProtocolMixin(StoreBase):
         )
 
     def prune(self, older_than_s: float, *, limit: int = 1000, dry_run: bool = False) -> int:
-        """Delete up to `limit` runs that ended longer ago than so many seconds, with all that belongs to them.
+        """Delete up to `limit` runs that ended more than `older_than_s` seconds ago, with their histories.
 
-        Returns how many they were; with `dry_run`, how many there are. Live runs are never deleted.
+        Return how many were deleted. With `dry_run`, delete nothing, and return how many such runs there are. Live runs
+        are never deleted. Worker sessions that ended a day ago are deleted as well.
         """
         raise_if_invalid(_AGE("older_than_s", older_than_s) + _LIMIT("limit", limit))
         params = {"age": int(older_than_s * 1_000_000)}

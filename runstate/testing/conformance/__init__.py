@@ -79,13 +79,13 @@ def check_conformance(
     """Check a system against all requirements and return the report. Errors of the system are reported, not raised.
 
     `race_rounds` is how often each pair of events is raced; 0 if the system must not be called by two threads. If two
-    threads have no answer within `race_timeout_s`, they block each other. `time_step_s` is how many seconds to wait
-    between two moves of a run, so that a stamp that is written anew differs from the old one. By default it is a second
-    for a system with stamps, and nothing if the system has `advance`. With `allow_repeats`, a repeated request may be
-    accepted if it changes nothing, as some services answer a client that lost the first answer; otherwise it must be
-    refused, as the table says.
+    threads get no reply within `race_timeout_s` seconds, they block each other. `time_step_s` is how many seconds to
+    wait between two moves of a run, so that a stamp that is written again differs from the old one. By default it is a
+    second for a system with stamps, and nothing if the system has `advance`. With `allow_repeats`, a repeated request
+    may be accepted if it changes nothing, as some services do for a client that lost the first reply. Otherwise it must
+    be refused, according to the table.
 
-    Raises `TypeError` if `system` is no adapter.
+    Raises `TypeError` if `system` is not an adapter.
     """
     missing = [name for name in ("create", "send", "read") if not callable(getattr(system, name, None))]
     if missing or isinstance(system, type):
@@ -108,7 +108,7 @@ def _describe(system: object) -> str:
 
 
 def _wrong_cells(results: list[RequirementResult]) -> set[CellKey]:
-    """Return the cells whose answer is wrong already with one actor."""
+    """Return the cells that are already wrong with one actor."""
     violations = (violation for each in results for violation in each.violations if violation.is_wrong_answer)
     return {(each.status, each.event) for each in violations if each.event is not None}
 
@@ -127,7 +127,7 @@ def _without_duplicates(lifecycle: Lifecycle, results: list[RequirementResult]) 
 
 
 def _time_step(system: SystemUnderTest, time_step_s: float | None) -> TimeStep:
-    """Return what lets time pass between two moves."""
+    """Return the way to let time pass between two moves."""
     if isinstance(system, SupportsClock) and time_step_s is None:
         return TimeStep(lambda: _advance(system), changes_stamps=True, line=f"system.advance({_CLOCK_STEP_S})")
     seconds = _REAL_STEP_S * _has_stamps(system) if time_step_s is None else time_step_s

@@ -31,7 +31,7 @@ _TIME_PARAMETER: Final = re.compile(r":at\b|%\(at\)s")
 
 
 def _refusal_types(refused: RefusalTypes) -> tuple[type[Exception], ...]:
-    """Return the exceptions that count as refusals. Raises `TypeError` for what is no class of exceptions."""
+    """Return the exceptions that count as refusals. Raises `TypeError` for anything but classes of exceptions."""
     kinds = refused if isinstance(refused, tuple) else (refused,)
     for kind in cast("tuple[object, ...]", kinds):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
@@ -179,7 +179,7 @@ class SqlTableAdapter:
 
     def read(self, run: str) -> Mapping[str, Any]:
         """Select a run."""
-        _, row = self._execute(self._look, run)  # committed, or later reads would see the first snapshot
+        _, row = self._execute(self._look, run)  # this commits: otherwise later reads would see the first snapshot
         if row is None:
             raise LookupError("no row has its id")
         return row
@@ -258,7 +258,7 @@ class InMemoryAdapter:
 
 
 class StoreAdapter:
-    """A store of this library. Each request has an actor of its own; one by a loaded copy names the copy's version.
+    """A store of this library. Each request has its own actor. A request by a loaded copy has the version of the copy.
 
     With `clock`, the clock of the whole process, time is moved instead of waited for. `settings` are arguments of
     `Store.create`, for every run.

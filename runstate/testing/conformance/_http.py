@@ -28,8 +28,8 @@ _API_ROUTES: Final[Mapping[RunEvent, Route]] = {
     RunEvent.REQUEST_CANCEL: ("POST", f"{_RUNS}/{{id}}/cancel"),
     RunEvent.SUBMIT_TOOL_OUTPUTS: ("POST", f"{_RUNS}/{{id}}/submit_tool_outputs"),
 }
-_MAX_BYTES: Final = 10_000_000  # bytes of an answer
-_MAX_TIMEOUTS: Final = 2  # a service that never answers would be waited for a thousand times
+_MAX_BYTES: Final = 10_000_000  # of a response
+_MAX_TIMEOUTS: Final = 2  # without this limit, the kit would wait a thousand times for a service that never responds
 
 
 class HttpAdapter:

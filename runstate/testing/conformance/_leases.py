@@ -34,7 +34,7 @@ def check_leases(system: SystemUnderTest, lifecycle: Lifecycle) -> RequirementRe
 
 
 class _LateWorker:
-    """Worker A, which settles late: once before worker B, which has taken the run over, settles it, and once after."""
+    """Worker A, which settles late. Worker B has taken the run over; A settles once before B settles and once after."""
 
     def __init__(self, system: SupportsLeases, event: RunEvent, number: int) -> None:
         self._system, self._event = system, event
@@ -76,7 +76,7 @@ class _LateWorker:
         return f"the worker that took over to bring it to {target}", f"it was {answer}; the run is {status}"
 
     def _settle(self, worker: str, run: Any) -> tuple[str, tuple[str, ...]]:
-        """Return the answer to a worker, and what changed."""
+        """Return the result of a worker's request, and the changes."""
         self.lines.append(f'system.settle("{worker}", run, "{self._event}")')
         before = read_run(self._system, run)
         answer = "accepted"

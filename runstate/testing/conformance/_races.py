@@ -1,4 +1,4 @@
-"""Two actors at once: both answers must be possible in some order of the two requests."""
+"""Two actors at once: both results must be possible in some order of the two requests."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def check_races(
 ) -> RequirementResult:
     """Send two events at the same moment by two threads, `rounds` times for each pair that is legal in a status.
 
-    A pair is left out if one of its events, alone or after the other, is among `wrong_cells`. An answer that does not
-    come within `timeout_s` ends the races.
+    A pair is left out if one of its events, alone or after the other, is among `wrong_cells`. A request that takes
+    longer than `timeout_s` seconds ends the races.
     """
     result = RequirementResult("race")
     with _two_threads(timeout_s) as run_both:
@@ -71,7 +71,7 @@ class _Race:
     run_both: RunBoth
     found: str = ""
     ends_races: bool = False
-    """Whether further races make no sense."""
+    """Whether there should be no more races."""
 
     def run(self, rounds: int) -> int:
         """Run up to `rounds` rounds; return how many were run."""
@@ -104,7 +104,7 @@ class _Race:
             self.found = f"it broke: it cannot be read back: {describe_error(error)}"
             return True
         accepted = [event for event, answer in zip(self.pair, answers, strict=True) if answer == "moved"]
-        # One of them alone may always be accepted: the other may have been decided by a copy that is stale since.
+        # It is always allowed that only one is accepted: the copy of the other one may have become stale.
         after_one = {
             self.lifecycle.target_of(path[-1])
             for event in accepted
@@ -147,7 +147,7 @@ class _Race:
             if read_run(system, run)["status"] != self.status:
                 return None
             return run, [system.load(run) if isinstance(system, SupportsLoad) else run for _ in self.pair]
-        except Exception as error:  # no matter of two at once, so one violation is enough
+        except Exception as error:  # this does not depend on two threads, so one violation is enough
             self.found, self.ends_races = f"it broke: {describe_error(error)}", True
             return None
 
@@ -170,7 +170,7 @@ class _Race:
 
 @contextmanager
 def _two_threads(timeout_s: float) -> Generator[RunBoth, None, None]:
-    """Yield a function that calls in two threads at once and returns both answers, or None after `timeout_s`.
+    """Yield a function that calls in two threads at once and returns both results, or None after `timeout_s`.
 
     The threads live as long as the races, so that a system keeps what it has for each thread, such as a connection.
     """

@@ -41,7 +41,7 @@ _MAX_ALIKE: Final = 6
 
 @attrs.frozen
 class Violation:
-    """One thing that an implementation does otherwise than the table of transitions says."""
+    """A difference between an implementation and the table of transitions."""
 
     requirement: Requirement
     status: RunStatus
@@ -63,16 +63,16 @@ class Violation:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """The requirement and what is wrong, without ids and times: equal for the same violation found twice."""
+        """The requirement and the difference, without ids and times: equal for the same violation found twice."""
         return self.requirement, _ID_OR_NUMBER.sub("#", self.expected), _ID_OR_NUMBER.sub("#", self.found)
 
     @property
     def is_wrong_answer(self) -> bool:
-        """Whether the answer itself was wrong, and not only the fields it left."""
+        """Whether the result itself was wrong, and not only the fields of the run afterwards."""
         return self.found.startswith(_WRONG_ANSWERS)
 
     def sort_key(self, lifecycle: Lifecycle) -> tuple[bool, int, bool]:
-        """Return what sorts the clearest violations first: creation, then what was stored and should not be."""
+        """Return the sort key that puts the clearest violations first: creation, then events wrongly accepted."""
         places = [place for place, word in enumerate(_WRONG_ANSWERS) if self.found.startswith(word)]
         return self.event is not None, min(places, default=len(_WRONG_ANSWERS)), not lifecycle.is_terminal(self.status)
 
@@ -82,7 +82,7 @@ class Violation:
 
 @attrs.frozen
 class ConformanceReport:
-    """What `check_conformance` found."""
+    """The result of `check_conformance`: the verdict on each cell, and the violations."""
 
     system: str
     lifecycle: Lifecycle = attrs.field(repr=False)
@@ -137,7 +137,7 @@ class ConformanceReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON takes it."""
+        """Return the report as a JSON object."""
         return {
             "system": self.system,
             "conforms": self.conforms,

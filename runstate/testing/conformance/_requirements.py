@@ -47,7 +47,7 @@ _MAX_EVENTS: Final = 6
 
 @attrs.define
 class RequirementResult:
-    """What the checks of one requirement found."""
+    """The result of the checks of one requirement."""
 
     requirement: Requirement
     checked: int = 0
@@ -154,7 +154,7 @@ def _violation(
 
 
 def check_walks(system: SystemUnderTest, lifecycle: Lifecycle, time_step: TimeStep) -> RequirementResult:
-    """Follow every legal walk and check its last step: what is right at first may be wrong the second time."""
+    """Follow every legal walk and check its last step: an event may work the first time and not the second time."""
     result = RequirementResult("walk")
     plans = [walk.events for walk in walks(_MAX_EVENTS, lifecycle) if len(walk.events) > 1]
     for scenario in _run_scenarios(system, lifecycle, plans, time_step, result):
@@ -242,7 +242,7 @@ def _load_copy(system: SupportsLoad, scenario: Scenario) -> tuple[Any, str]:
 def _send_by_stale_copy(
     system: SupportsLoad, lifecycle: Lifecycle, run: Any, copy: Any, first_event: RunEvent, event: RunEvent
 ) -> str | None:
-    """Return in words what is wrong with the answer to a stale copy; "" if nothing, None if there was no answer."""
+    """Return in words what is wrong with the result for a stale copy; "" if nothing, None if there was no result."""
     try:
         moved = send(system, system.load(run), first_event)[0] == "moved"
         before = read_run(system, run)
@@ -256,7 +256,7 @@ def _send_by_stale_copy(
         return None
     if answer == "broke":
         return f"it broke: {text}"
-    # A repeated request may be accepted: its first answer may have been lost.
+    # A repeated request may be accepted: its first reply may have been lost.
     if not changed and (answer == "refused" or event is first_event):
         return ""
     was = "accepted" if answer == "moved" else "refused; and yet"

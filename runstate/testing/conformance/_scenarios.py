@@ -50,7 +50,7 @@ class TimeStep:
 
 @attrs.frozen
 class Step:
-    """One event sent to a run, the answer, and the run before and after."""
+    """One event sent to a run, the result, and the run before and after."""
 
     event: RunEvent
     answer: Answer
@@ -110,22 +110,22 @@ def describe_error(error: BaseException) -> str:
 
 
 def read_run(system: SystemUnderTest, run: Any) -> RunFields:
-    """Return a run as it is stored. Raises what the system raises, and `ValueError` for an unknown status."""
+    """Return a run as it is stored. Raises the errors of the system, and `ValueError` for an unknown status."""
     found = read_fields(_require_sync(system.read(run)))
     RunStatus(found["status"])
     return found
 
 
 def _require_sync(answer: object) -> object:
-    """Return an answer. Raises `TypeError` for a coroutine, which has done nothing yet."""
+    """Return the result of a call. Raises `TypeError` for a coroutine, which has done nothing yet."""
     if isinstance(answer, Coroutine):
-        answer.close()  # or Python warns that it was never awaited
+        answer.close()  # otherwise Python warns that it was never awaited
         raise TypeError("it returned a coroutine: let the adapter await it, by asyncio.run")
     return answer
 
 
 def send(system: SystemUnderTest, run: Any, event: RunEvent) -> tuple[Answer, str]:
-    """Send one event; return the answer and its message."""
+    """Send one event; return the result and its message."""
     try:
         _require_sync(system.send(run, event))
     except EventNotOffered as error:

@@ -24,14 +24,14 @@ class EventRefused(Exception):
 
 
 class EventNotOffered(Exception):
-    """An adapter raises it for an event that its implementation has no call for. The cell counts neither way."""
+    """An adapter raises it for an event that its implementation has no call for. The cell is "not offered"."""
 
 
 class SystemUnderTest(Protocol):
     """An implementation of runs. A handle is whatever identifies a run to it: an id, an object, the key of a row."""
 
     refused: tuple[type[Exception], ...]
-    """What `send` raises to refuse an event. Any other error is reported as a violation, never taken for a refusal."""
+    """The exceptions by which `send` refuses an event. Any other error is a violation, and never a refusal."""
 
     def create(self) -> Any:
         """Create a run; return its handle."""

@@ -88,7 +88,7 @@ class Collector:
                 self.count(RunStatus(source), RunEvent(event))
         for command in batch:
             for refusal in command.refusals:
-                is_legal = isinstance(refusal, DeadlinePassed)  # it has a transition, which was not tried
+                is_legal = isinstance(refusal, DeadlinePassed)  # the event has a transition, which was not made
                 if (
                     isinstance(refusal, IllegalTransition)
                     and not is_legal

@@ -36,7 +36,7 @@ class Tally:
 
 @attrs.define
 class CoverageData:
-    """How often each cell was covered, by test; "" stands for what happened between tests."""
+    """How often each cell was covered, by test; the test "" has the events between tests."""
 
     counts: Counter[CountKey] = attrs.field(factory=Counter[CountKey])
 

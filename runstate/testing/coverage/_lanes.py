@@ -78,7 +78,7 @@ def _draw_lane(
     target, rings = at[lane.target], [at[source] for source in lane.sources]
     for x in range(min(*rings, target), max(*rings, target) + 1):
         canvas.put(y, x, stroke.line[x % len(stroke.line)], style)
-    # The head stands beside its column, because the cell of the column, a refusal, has its symbol there.
+    # The head is beside its column, because the symbol of the column's own cell, a refusal, is there.
     if min(rings) < target:
         canvas.put(y, target - 1, stroke.right, style)
     if max(rings) > target:

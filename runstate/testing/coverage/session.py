@@ -1,6 +1,6 @@
 """Transition coverage of a pytest session: it collects in every process that runs tests, and reports in one.
 
-The plugin loads this module only if coverage is asked for.
+The plugin loads this module only if an option turns coverage on.
 """
 
 from __future__ import annotations
