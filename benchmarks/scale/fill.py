@@ -18,7 +18,7 @@ import psycopg
 
 from runstate.lifecycle import RunStatus
 from runstate.store import NewRun, Store
-from runstate.store._sql.dialect import SQLITE
+from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.triggers.ddl import create_guards, drop_guards
 from runstate.worker import Context, Outcome, RunFailed, Worker
 
@@ -152,11 +152,13 @@ def fill_postgres(url: str, upto: int) -> None:
         try:
             while (there := _one(connection, "SELECT count(*) FROM runstate_run")) < upto:
                 _copy_postgres(connection, there, min(RUNS_PER_TRANSACTION, upto - there))
+            for statement in POSTGRES.lookups.rebuild:
+                connection.execute(statement.encode())
         finally:
             for setting in _FAST:
                 connection.execute(f"ALTER SYSTEM RESET {setting}".encode())
             connection.execute("SELECT pg_reload_conf()")
-        for table in TABLES:
+        for table in (*TABLES, *POSTGRES.lookups.tables):
             connection.execute(f"VACUUM (ANALYZE) {table}".encode())
         connection.execute("CHECKPOINT")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runstate.store import Store, open_store
+from runstate.store._sql.dialect import POSTGRES
 from runstate.traces import judge
 from tests.store.support import TABLES, Prompt, template
 from tests.support.judge import judge_by_sql, judge_through
@@ -42,9 +43,10 @@ def postgres_broom(postgres_home: str) -> Iterator[Prompt]:
 
 def empty(prompt: Prompt) -> None:
     """Delete every run, which the guards would refuse; whoever owns the tables may send the guards away."""
-    everything = "".join(f"DELETE FROM {table};" for table in TABLES)
+    tables = (*TABLES, *POSTGRES.lookups.tables)
+    everything = "".join(f"DELETE FROM {table};" for table in tables)
     off, on = (
-        "".join(f"ALTER TABLE {table} {word} TRIGGER USER;" for table in TABLES) for word in ("DISABLE", "ENABLE")
+        "".join(f"ALTER TABLE {table} {word} TRIGGER USER;" for table in tables) for word in ("DISABLE", "ENABLE")
     )
     nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1);"
     prompt.run(f"BEGIN; SET LOCAL lock_timeout = '60s'; {off} {everything} {nobody} {on} COMMIT")

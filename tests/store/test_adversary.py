@@ -286,7 +286,10 @@ def test_a_birth_replaces_nobody(prompt: Prompt, three: list[str]) -> None:
         if prompt.is_sqlite:
             assert 0 == prompt.changed(*insert(columns, head="INSERT OR IGNORE"))
         statement, values = insert(columns)
-        assert 0 == prompt.changed(f"{statement} ON CONFLICT DO NOTHING", values), what
+        if not prompt.is_sqlite and columns.get("exclusive") is not None:  # the conflict is one of a trigger's insert
+            refused(prompt, f"{statement} ON CONFLICT DO NOTHING", values)
+        else:
+            assert 0 == prompt.changed(f"{statement} ON CONFLICT DO NOTHING", values), what
     assert before == prompt.everything()
 
 
@@ -397,7 +400,7 @@ def test_no_search_path_swallows_the_history(postgres: Prompt, store: Store, thr
         postgres.run("SET search_path = evil, pg_catalog, public")
         before = postgres.everything_of("public")
         lies = [
-            "version = 1",
+            "version = version + 1",
             "status = 'failed'",
             "status = 'completed', version = version + 1",
             "worker = 7, attempt = 2",
@@ -417,7 +420,7 @@ def test_no_search_path_swallows_the_history(postgres: Prompt, store: Store, thr
 
 
 def test_an_operator_that_hides_its_path(postgres: Prompt, three: list[str]) -> None:
-    """The path is looked at before anything is compared: an operator could lead back from where it was found."""
+    """The functions of the triggers have a path of their own, so no operator of the session's is called."""
     before = postgres.everything_of("public")
     postgres.run("CREATE SCHEMA evil")
     try:
@@ -432,7 +435,7 @@ def test_an_operator_that_hides_its_path(postgres: Prompt, three: list[str]) -> 
                 "UPDATE public.runstate_run SET status = 'completed', event = 'complete', source = 'completed',"
                 " version = version OPERATOR(pg_catalog.+) 1, completed_at = at OPERATOR(pg_catalog./) 1000000"
             )
-            assert "the search_path must not name pg_catalog" in (sentence or "accepted")
+            assert "illegal transition" in (sentence or "accepted")
     finally:
         postgres.run("SET search_path = public")
         postgres.run("DROP SCHEMA evil CASCADE")
@@ -451,7 +454,7 @@ def test_the_number_of_a_run_by_its_other_names(prompt: Prompt, three: list[str]
 
 
 def test_a_path_that_names_the_catalog(postgres: Prompt, store: Store, three: list[str]) -> None:
-    """Whoever has PostgreSQL's own schema in the path by name is told that it must not be, and why."""
+    """PostgreSQL's own schema may stand in the path by name: the same is refused, and the same accepted."""
     statement, values = moved_right(postgres, "run_1")
     before = postgres.everything()
     for path in (
@@ -459,11 +462,14 @@ def test_a_path_that_names_the_catalog(postgres: Prompt, store: Store, three: li
         *("public, PG_CATALOG", "public, Pg_Catalog"),
     ):
         postgres.run(f"SET search_path = {path}")
-        sentence = postgres.refusal(statement, values)
-        assert "runstate: the search_path must not name pg_catalog, which comes first by itself" in (sentence or "")
+        sentence = postgres.refusal("UPDATE public.runstate_run SET status = 'failed', version = version + 1")
+        assert "runstate: illegal transition" in (sentence or "accepted")
     postgres.run("SET search_path = public")
     assert before == postgres.everything()
+    postgres.run("SET search_path = pg_catalog, public")
     postgres.run(statement, values)
+    postgres.run("SET search_path = public")
+    assert "completed" == store.get("run_1").status
     assert "completed" == store.get("run_1").status
 
 

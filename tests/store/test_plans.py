@@ -11,6 +11,17 @@ from runstate.store._sql.dialect import POSTGRES, SQLITE, Dialect
 from runstate.store._sql.statements import Statements
 from tests.store.support import Prompt
 
+ASKED_OF_POSTGRES: Final = {
+    "by_id": ("runstate_settings",),
+    "anything_due": ("runstate_claimable_deadline", "runstate_idle_deadline", "runstate_idle_waiting"),
+    "expire_due": ("runstate_claimable_deadline", "runstate_idle_deadline", "runstate_run_pkey"),
+    "fail_exhausted": ("runstate_held_worker", "runstate_run_pkey"),
+    "confirm_lapsed": ("runstate_held_worker", "runstate_run_pkey"),
+    "promote_ready": ("runstate_idle_waiting", "runstate_run_pkey"),
+    "take_over": ("runstate_held_worker", "runstate_run_pkey"),
+    "orphaned": ("runstate_held_worker", "runstate_run_pkey"),
+}
+"""The same of PostgreSQL, which finds them by small tables."""
 ASKED: Final = {
     "by_id": ("runstate_settings",),
     "anything_due": ("runstate_run_deadline", "runstate_run_waiting", "runstate_run_worker"),
@@ -44,5 +55,5 @@ def test_by_an_index(name: str, store_url: str) -> None:
     with Prompt(store_url) as prompt:
         plan = plan_of(prompt, SQLITE if prompt.is_sqlite else POSTGRES, name)
     assert not WHOLE.search(plan), plan
-    for index in ASKED[name]:
+    for index in (ASKED if prompt.is_sqlite else ASKED_OF_POSTGRES)[name]:
         assert index in plan, plan

@@ -176,7 +176,40 @@ def _fields() -> Iterator[Question]:
     )
 
 
+def _small_tables() -> Iterator[Question]:
+    """Yield the questions for PostgreSQL, which finds runs by small tables."""
+    claimable = "status = 'queued' AND ready_at IS NOT NULL"
+    held = f"worker IS NOT NULL AND status IN ({listed(LIVE)})"
+    for name, columns, rows in (
+        ("claimable", "seq, queue, priority, expires_at", claimable),
+        ("held", "seq, worker, expires_at", held),
+        (
+            "idle",
+            (
+                "seq, queue, status = 'queued', CASE WHEN status = 'queued' AND exclusive = 'queue' THEN thread_id END,"
+                " not_before, expires_at"
+            ),
+            f"status IN ({listed(LIVE)}) AND NOT ({claimable}) AND NOT ({held})",
+        ),
+        (
+            "thread",
+            "thread_id, seq",
+            (
+                f"status IN ({listed(LIVE)})"
+                " AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL))"
+            ),
+        ),
+    ):
+        right, there = f"SELECT {columns} FROM runstate_run WHERE {rows}", f"TABLE runstate_{name}"
+        for sentence, query in (
+            (f"runstate_{name} lacks the row {{}}", f"SELECT ROW(d.*)::text FROM ({right} EXCEPT {there}) AS d"),
+            (f"runstate_{name} has the row {{}}", f"SELECT ROW(d.*)::text FROM ({there} EXCEPT {right}) AS d"),
+        ):
+            yield Question("illegal", sentence, query)
+
+
 _QUESTIONS: Final = tuple(_questions())
+_OF_POSTGRES: Final = (*_QUESTIONS, *_small_tables())
 
 
 @attrs.frozen
@@ -209,11 +242,11 @@ def asking(url: str) -> Generator[Ask, None, None]:
         yield lambda query: heavy.execute(query.encode()).fetchall()
 
 
-def judge_through(ask: Ask) -> Judgement:
+def judge_through(ask: Ask, questions: Sequence[Question] = _QUESTIONS) -> Judgement:
     """Judge all that a database holds, through a connection that is open."""
     counts: dict[Fault, int] = {"gaps": 0, "doubled": 0, "illegal": 0}
     wrong: list[str] = []
-    for question in _QUESTIONS:
+    for question in questions:
         found = ask(question.query)
         counts[question.fault] += len(found)
         wrong += [question.sentence.format(*row) for row in found[:_MOST]]
@@ -227,7 +260,7 @@ def judge_through(ask: Ask) -> Judgement:
 def judge(url: str) -> Judgement:
     """Judge all that the database at `url` holds."""
     with asking(url) as ask:
-        return judge_through(ask)
+        return judge_through(ask, _QUESTIONS if url.startswith("sqlite:") else _OF_POSTGRES)
 
 
 def judge_by_sql(url: str) -> tuple[str, ...]:

@@ -33,12 +33,14 @@ _FINDINGS: Final = 1
 @click.option(
     "--dialect", type=click.Choice(["sqlite", "postgres"]), default="postgres", show_default=True, help="The dialect."
 )
-def ddl(dialect: str) -> None:
+@click.option("--rebuild", is_flag=True, help="Print what fills the small tables of PostgreSQL anew instead.")
+def ddl(dialect: str, rebuild: bool) -> None:
     """Print the SQL that makes an empty database a store: tables, indexes, and triggers that guard the lifecycle."""
     from runstate.store._sql import migrations
     from runstate.store._sql.dialect import POSTGRES, SQLITE
 
-    click.echo(migrations.ddl(SQLITE if dialect == "sqlite" else POSTGRES).rstrip())
+    words = SQLITE if dialect == "sqlite" else POSTGRES
+    click.echo((migrations.rebuild_sql(words) if rebuild else migrations.ddl(words)).rstrip())
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
 
-from runstate.lifecycle import INITIAL_STATUS, RunStatus
+from runstate.lifecycle import RunStatus
 from runstate.run import validators
 from runstate.run.errors import FieldError
 from runstate.run.json_values import json_path
@@ -178,12 +178,10 @@ class QueryMixin(StoreBase):
 
     def queues(self) -> dict[str, int]:
         """Return the number of queued runs in each queue that has any. A missing name may be misspelled."""
-        statement = (
-            f"SELECT queue, count(*) FROM runstate_run WHERE status = '{INITIAL_STATUS}' GROUP BY queue ORDER BY queue"
-        )
 
         def look(session: Connection) -> dict[str, int]:
-            return {str(queue): count for queue, count in session.execute(statement, {})}
+            found = session.execute(session.statements.queued_by_queue, {})
+            return {str(queue): count for queue, count in found}
 
         return self._transport.read(look)
 

@@ -37,8 +37,8 @@ def create_needs_transaction(create: CreateRuns[Any]) -> bool:
 
 def execute_create(session: Connection, creates: Sequence[CreateRuns[Any]]) -> None:
     """Create the runs of many commands, and note each one's answer."""
-    lines = {wanted.run.thread_id for command in creates for wanted in command.rows if wanted.exclusive == "queue"}
-    for thread in sorted(lines):  # in the order in which everybody holds them, or two would wait for each other
+    threads = {wanted.run.thread_id for command in creates for wanted in command.rows if wanted.exclusive is not None}
+    for thread in sorted(threads):  # in the order in which everybody holds them, or two would wait for each other
         session.execute(session.statements.hold_thread, {"thread": thread})
     ordinary = [wanted for command in creates for wanted in command.rows if wanted.exclusive != "queue"]
     made = _insert(session, ordinary)
@@ -59,11 +59,19 @@ def _taken(made: dict[str, Row], wanted: NewRunRow) -> Row | None:
 
 
 def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
-    """Insert what nothing stands in the way of, of several with one id the first; return (seq, at, ready) by id."""
+    """Insert what nothing stands in the way of, of several with one id the first; return (seq, at, ready) by id.
+
+    Of several for a thread that is to have one live run it is the first, too.
+    """
     if not wanted:
         return {}
     firsts: dict[str, Row] = {}
+    threads: set[str] = set()
     for each in wanted:
+        if each.exclusive is not None:
+            if each.run.thread_id in threads:
+                continue
+            threads.add(each.run.thread_id)
         firsts.setdefault(each.run.id, each.row)
     values = list(firsts.values())
     ready = {row[_ID]: row[_READY] == 1 for row in values}
@@ -89,8 +97,12 @@ def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
         if keyed is not None:
             return _same_request(wanted, keyed)
         raise InvalidRun([FieldError("id", f"is taken: there is a run {wanted.run.id} already")])
-    _drop_settings(session, wanted)
     head = first_row(session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}))
+    if head is None and wanted.exclusive == "reject":  # it stood behind one of its batch that was not inserted
+        made = _insert(session, [wanted])
+        if made:
+            return made[wanted.run.id]
+    _drop_settings(session, wanted)
     if head is None or wanted.exclusive == "queue":
         raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
     raise ThreadBusy(wanted.run.thread_id, head[0])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from runstate.store._sql.columns import Column
+from runstate.store._sql.lookups import POSTGRES_LOOKUPS, SQLITE_LOOKUPS, Lookups
 
 __all__ = ["POSTGRES", "SQLITE", "Dialect", "thread_lock_sql"]
 
@@ -24,6 +25,8 @@ class Dialect(ABC):
     """One dialect of SQL."""
 
     name: ClassVar[str]
+    lookups: ClassVar[Lookups]
+    """How the runs in a state are found."""
 
     # --- types and constants --------------------------------------------------------------------------------------
 
@@ -112,8 +115,6 @@ class Dialect(ABC):
 
     returned: ClassVar[str]
     """The name by which a RETURNING knows the table `runstate_run AS r`."""
-    claim_index: ClassVar[str]
-    """What makes a claim use its index, where the planner may know better and be wrong."""
     hold_lease: ClassVar[str]
     """What ends a query of the lease `w` so that no sweep closes it until the commit."""
     creates_in_one: ClassVar[bool]
@@ -153,6 +154,7 @@ class _Sqlite(Dialect):
     """SQLite's, whose writers are alone: nothing has to be locked."""
 
     name = "sqlite"
+    lookups = SQLITE_LOOKUPS
     number = "INTEGER"
     json = "TEXT"
     text = "TEXT"
@@ -208,8 +210,6 @@ class _Sqlite(Dialect):
         return f"+{column}"
 
     returned = "runstate_run"
-    # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
-    claim_index = " INDEXED BY runstate_run_claim"
     hold_lease = ""
     creates_in_one = False
 
@@ -237,6 +237,7 @@ class _Postgres(Dialect):
     """PostgreSQL's."""
 
     name = "postgres"
+    lookups = POSTGRES_LOOKUPS
     number = "bigint"
     json = "json"
     text = 'text COLLATE "C"'
@@ -251,7 +252,7 @@ class _Postgres(Dialect):
     table_options = ""
     # Dead rows are made at every transition; let the page hold some, and let them be swept often.
     hot_table_options = (
-        " WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)"
+        " WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)"
     )
     history_key = ""
     # Transactions commit in another order than they began: a reader that goes on from a place in the history of all
@@ -299,7 +300,6 @@ class _Postgres(Dialect):
         return column
 
     returned = "r"
-    claim_index = ""
     hold_lease = " FOR KEY SHARE OF w"
     creates_in_one = True
 

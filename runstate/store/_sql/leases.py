@@ -70,7 +70,7 @@ class Leases(Queries):
         return (
             f"WITH t AS (SELECT {self.now} AS now) DELETE FROM runstate_worker WHERE closed = 1 AND token <> 0"
             f" AND lease_until < (SELECT now FROM t) - {self.param('age')}"
-            " AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.worker = token)"
+            f" AND NOT EXISTS (SELECT 1 FROM {self.dialect.lookups.holders} AS r WHERE r.worker = token)"
         )
 
     @cached_property

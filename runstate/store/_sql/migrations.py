@@ -17,7 +17,7 @@ from runstate.store._sql.schema import create_tables
 from runstate.store._sql.triggers.ddl import create_guards
 from runstate.store.errors import SchemaMismatch
 
-__all__ = ["LATEST", "Migration", "ddl", "migrate", "require_latest", "version_of"]
+__all__ = ["LATEST", "Migration", "ddl", "migrate", "rebuild_sql", "require_latest", "version_of"]
 
 
 @attrs.frozen
@@ -56,6 +56,17 @@ def ddl(words: Dialect) -> str:
         parts += [f"-- {step.number}: {step.description}", *step.statements(words)]
         parts.append(f"INSERT INTO runstate_migration VALUES ({step.number}, '{step.description}', 0)")
     return "".join(part + ("\n" if part.startswith("--") else ";\n\n") for part in parts)
+
+
+def rebuild_sql(dialect: Dialect) -> str:
+    """Return the SQL that fills the small tables anew from the runs; empty for a dialect that has none."""
+    lookups = dialect.lookups
+    off, on = (
+        [f"ALTER TABLE {table} {word} TRIGGER USER" for table in lookups.tables] for word in ("DISABLE", "ENABLE")
+    )
+    lock = ["LOCK TABLE runstate_run IN SHARE ROW EXCLUSIVE MODE"]
+    statements = ["BEGIN", *lock, *off, *lookups.rebuild, *on, "COMMIT"] if lookups.tables else []
+    return "".join(f"{statement};\n" for statement in statements)
 
 
 def version_of(session: Connection) -> int:

@@ -8,12 +8,13 @@ from typing import Final
 
 import attrs
 
-from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
+from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.columns import CLAIMED_COLUMNS, RUN_COLUMNS, Column
 from runstate.store._sql.dialect import Dialect
-from runstate.store._sql.schema import occupies_thread
 
-__all__ = ["Queries"]
+__all__ = ["CLOSED_SESSIONS", "Queries"]
+
+CLOSED_SESSIONS: Final = "SELECT token FROM runstate_worker WHERE closed = 1"
 
 _COMPUTED: Final = {"changed_at_us": "at", "claimable": "ready_at IS NOT NULL"}
 """What a column of a row is in the table, where it is called otherwise there."""
@@ -112,17 +113,15 @@ class Queries:
     @cached_property
     def blocking_run(self) -> str:
         """The id of the run that makes a thread busy."""
-        return (
-            f"SELECT r.id FROM runstate_run AS r WHERE r.thread_id = {self.param('thread', 'text')}"
-            f" AND {occupies_thread('r.')}"
-        )
+        return self.dialect.lookups.busy(self.param("thread", "text"))
 
     @cached_property
     def waits_behind(self) -> str:
         """The id of the run that another of its thread waits behind."""
+        busy = self.dialect.lookups.busy("r.thread_id")
         return (
-            "SELECT h.id FROM runstate_run AS r JOIN runstate_run AS h ON h.thread_id = r.thread_id AND h.seq <> r.seq"
-            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue' AND {occupies_thread('h.')}"
+            f"SELECT b.id FROM (SELECT ({busy} AND h.seq <> r.seq) AS id FROM runstate_run AS r"
+            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue') AS b WHERE b.id IS NOT NULL"
         )
 
     @cached_property
@@ -176,34 +175,42 @@ class Queries:
     @cached_property
     def owned(self) -> str:
         """The runs that a session works on."""
-        return f"SELECT {self.claimed('r')} FROM runstate_run AS r WHERE r.worker = {self.param('worker')}"
+        return f"SELECT {self.claimed('r')} FROM runstate_run AS r WHERE {self._held_by_worker}"
 
     @cached_property
     def owned_statuses(self) -> str:
         """Seq and status of a session's runs."""
-        return f"SELECT seq, status FROM runstate_run WHERE worker = {self.param('worker')}"
+        return f"SELECT r.seq, r.status FROM runstate_run AS r WHERE {self._held_by_worker}"
+
+    @property
+    def _held_by_worker(self) -> str:
+        return self.dialect.lookups.held_by(self.param("worker"), "r.")
 
     @cached_property
     def anything_due(self) -> str:
         """Whether a sweep would find something to do."""
         # The first of each kind, by its index: asked whether there is one, PostgreSQL reads runs until it finds it.
-        first = {
-            "min(expires_at) * 1000000": "runstate_run WHERE expires_at IS NOT NULL",
-            "min(lease_until)": "runstate_worker WHERE closed = 0",
-            "min(not_before)": f"runstate_run WHERE status = '{INITIAL_STATUS}' AND ready_at IS NULL",
-        }
-        come = [f"coalesce((SELECT {when} FROM {rows}) <= now, {self.dialect.false})" for when, rows in first.items()]
-        left = (
-            "EXISTS (SELECT 1 FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1))"
+        lookups = self.dialect.lookups
+        first = (
+            f"({lookups.first_deadline}) * 1000000",
+            "(SELECT min(lease_until) FROM runstate_worker WHERE closed = 0)",
+            f"({lookups.first_not_before})",
         )
+        come = [f"coalesce({moment} <= now, {self.dialect.false})" for moment in first]
+        left = f"EXISTS (SELECT 1 FROM {lookups.holders} WHERE worker IN ({CLOSED_SESSIONS}))"
         return f"WITH t AS (SELECT {self.now} AS now) SELECT {' OR '.join((*come, left))} FROM t"
+
+    @cached_property
+    def queued_by_queue(self) -> str:
+        """Each queue that has queued runs, and how many."""
+        return f"SELECT queue, count(*) FROM {self.dialect.lookups.queued} AS q GROUP BY queue ORDER BY queue"
 
     @cached_property
     def orphaned(self) -> str:
         """How many runs wait to be taken over."""
         return (
-            "SELECT count(*) FROM runstate_run WHERE worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
-            f" AND status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
+            f"SELECT count(*) FROM runstate_run AS r WHERE {self.dialect.lookups.held_by(CLOSED_SESSIONS, 'r.')}"
+            f" AND r.status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
         )
 
     @cached_property
@@ -211,14 +218,14 @@ class Queries:
         """Ids of a queue's runs that have been ready for `age` microseconds, or whose worker's lease was closed."""
         queue = self.param("queue", "text")
         ready = (
-            f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue} AND r.status = '{INITIAL_STATUS}'"
-            f" AND r.ready_at IS NOT NULL AND {self.dialect.greatest}(r.at, r.ready_at)"
+            f"SELECT r.id, r.seq FROM {self.dialect.lookups.overdue(queue)}"
+            f" AND {self.dialect.greatest}(r.at, r.ready_at)"
             f" <= {self.now} - {self.param('age')}"
         )
         adrift = (
             f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue}"
             f" AND r.status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
-            " AND r.worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
+            f" AND {self.dialect.lookups.held_by(CLOSED_SESSIONS, 'r.')}"
         )
         return f"SELECT id FROM ({adrift} UNION ALL {ready}) AS late ORDER BY seq LIMIT {self.param('limit')}"
 

@@ -7,44 +7,13 @@ it with its overflow pages.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunStatus
 from runstate.store._sql.dialect import Dialect
 
-__all__ = [
-    "ENDED",
-    "LIVE",
-    "TABLES",
-    "create_tables",
-    "occupies_thread",
-    "sql_list",
-]
+__all__ = ["TABLES", "create_tables"]
 
 TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
-
-
-def sql_list(words: Sequence[str]) -> str:
-    """Return names of the law as a list of SQL literals. They are identifiers, so there is nothing to escape."""
-    if not all(word.replace("_", "").replace(" ", "").isalpha() for word in words):
-        raise ValueError(f"not names of the lifecycle: {words}")
-    return ", ".join(f"'{word}'" for word in words)
-
-
-LIVE: Final = sql_list([status for status in RunStatus if not RUN_LIFECYCLE.is_terminal(status)])
-"""The statuses that something leaves."""
-
-ENDED: Final = sql_list([status for status in RunStatus if RUN_LIFECYCLE.is_terminal(status)])
-"""The statuses that nothing leaves."""
-
-
-def occupies_thread(row: str = "") -> str:
-    """Return the condition that a row, named by an alias and a dot, is the one live run that its thread may have."""
-    exclusive = f"{row}exclusive"
-    return (
-        f"{row}status IN ({LIVE}) AND ({exclusive} = 'reject' OR ({exclusive} = 'queue' AND {row}ready_at IS NOT NULL))"
-    )
 
 
 def _run_table(dialect: Dialect) -> str:
@@ -86,24 +55,8 @@ CREATE TABLE runstate_run (
 
 
 _INDEXES: Final = (
-    # What may be claimed, in the order it is claimed.
-    f"""\
-CREATE INDEX runstate_run_claim ON runstate_run (queue, priority DESC, seq)
-    WHERE status = '{INITIAL_STATUS}' AND ready_at IS NOT NULL""",
-    # What waits for its time, or behind its thread's live run.
-    f"""\
-CREATE INDEX runstate_run_waiting ON runstate_run (not_before)
-    WHERE status = '{INITIAL_STATUS}' AND ready_at IS NULL""",
     # The runs of a thread, as the API lists them.
     "CREATE INDEX runstate_run_thread ON runstate_run (thread_id, seq)",
-    "CREATE INDEX runstate_run_worker ON runstate_run (worker) WHERE worker IS NOT NULL",
-    "CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL",
-    f"""\
-CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id)
-    WHERE {occupies_thread()}""",
-    f"""\
-CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
-    WHERE exclusive = 'queue' AND ready_at IS NULL AND status = '{INITIAL_STATUS}'""",
     "CREATE UNIQUE INDEX runstate_run_key ON runstate_run (idempotency_key) WHERE idempotency_key IS NOT NULL",
 )
 
@@ -145,4 +98,14 @@ CREATE TABLE runstate_worker (
     closed {number} NOT NULL CHECK (closed IN (0, 1))
 ){dialect.table_options}"""
     nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1)"
-    return (_run_table(dialect), *_INDEXES, history, *dialect.history_indexes, settings, notes, worker, nobody)
+    return (
+        _run_table(dialect),
+        *_INDEXES,
+        *dialect.lookups.ddl,
+        history,
+        *dialect.history_indexes,
+        settings,
+        notes,
+        worker,
+        nobody,
+    )

@@ -26,7 +26,8 @@ from runstate.store._sql.columns import (
 )
 from runstate.store._sql.dialect import thread_lock_sql
 from runstate.store._sql.leases import Leases
-from runstate.store._sql.schema import ENDED, occupies_thread, sql_list
+from runstate.store._sql.literals import ENDED, sql_list
+from runstate.store._sql.queries import CLOSED_SESSIONS
 from runstate.store._worker_types import OUTCOMES, SettleKey
 
 __all__ = ["Statements"]
@@ -63,7 +64,8 @@ class Statements(Leases):
             f" SELECT {', '.join(f'v.{name}' for name in COPIED_COLUMNS)},"
             f" '{INITIAL_STATUS}', 1, t.now, t.now / 1000000, t.now / 1000000 + v.expires_in,"
             " CASE WHEN v.ready = 1 THEN t.now END, 0"
-            f" FROM v, t WHERE {waits} ON CONFLICT DO NOTHING RETURNING id, seq, at"
+            f" FROM v, t WHERE {waits}{self.dialect.lookups.may_occupy('v')}"
+            " ON CONFLICT DO NOTHING RETURNING id, seq, at"
         )
 
     @cached_property
@@ -216,13 +218,10 @@ class Statements(Leases):
         )
         return f"SELECT {thread_lock_sql('thread_id')} FROM ({held}) AS held"
 
-    def picking(self, names: str = "seq", now: str = "(SELECT now FROM t)") -> str:
+    def picking(self, *names: str, now: str = "(SELECT now FROM t)") -> str:
         """Return the query of columns of the runs that a worker claims next, if its lease holds."""
-        return (
-            f"SELECT {names} FROM runstate_run{self.dialect.claim_index} WHERE status = '{INITIAL_STATUS}'"
-            f" AND ready_at IS NOT NULL AND queue = {self.param('queue', 'text')} AND {self.in_time(now, '')}"
-            f" AND {self.leased(now)} ORDER BY priority DESC, seq LIMIT {self.param('limit')}"
-        )
+        queue, limit = self.param("queue", "text"), self.param("limit")
+        return self.dialect.lookups.claimable(names, queue, f"{now} / 1000000", self.leased(now), limit)
 
     def _claiming(self, picked: str) -> str:
         moving = self.set_clause(
@@ -234,8 +233,8 @@ class Statements(Leases):
     def claim(self) -> str:
         """PostgreSQL: claim up to `limit` queued runs of a queue; gives back what `rows.decode_claimed` reads."""
         return (
-            f"WITH t AS (SELECT {self.now} AS now), picked AS ({self.picking()} FOR UPDATE OF runstate_run SKIP"
-            f" LOCKED) {self._claiming(_PICKED)} RETURNING {self.claimed('r')}"
+            f"WITH t AS (SELECT {self.now} AS now), picked AS ({self.picking('seq')})"
+            f" {self._claiming(_PICKED)} RETURNING {self.claimed('r')}"
         )
 
     @cached_property
@@ -258,7 +257,7 @@ class Statements(Leases):
         return {
             (event, laden): f"WITH {self.table(self.settle_columns(laden))},"
             f" settled AS ({self._settling(event, laden)} RETURNING r.seq, r.version),"
-            f" picked AS ({self.picking()} FOR UPDATE OF runstate_run SKIP LOCKED),"
+            f" picked AS ({self.picking('seq')}),"
             f" claimed AS ({self._claiming(_PICKED)} RETURNING r.*)"
             f" SELECT 0, seq, version, {nothing} FROM settled"
             f" UNION ALL SELECT 1, {self.claimed('claimed')} FROM claimed"
@@ -288,26 +287,32 @@ class Statements(Leases):
         limited = f"{rows} LIMIT {self.param('limit')}"
         return self.dialect.among(limited, skip_locked="q")
 
-    _LAPSED: Final = "q.worker IN (SELECT token FROM runstate_worker WHERE closed = 1)"
+    @property
+    def _lapsed(self) -> str:
+        return self.dialect.lookups.held_by(CLOSED_SESSIONS)
 
     @cached_property
     def expire_due(self) -> str:
         """Expire runs whose deadline has passed; one at work a moment later, for its worker knows what it used."""
         now = "(SELECT now FROM t)"
-        late = f"q.expires_at <= ({now} - {self.param('grace')}) / 1000000"
-        where = f"q.expires_at <= {now} / 1000000 AND (q.worker IS NULL OR {late}) ORDER BY q.expires_at"
+        late = f"({now} - {self.param('grace')})"
+        due = self.dialect.lookups.due(now, late, self.param("limit"))
+        where = (
+            f"q.expires_at <= {now} / 1000000 AND (q.worker IS NULL OR q.expires_at <= {late} / 1000000){due}"
+            " ORDER BY q.expires_at"
+        )
         return self._sweeping(RunEvent.EXPIRE, where)
 
     @cached_property
     def fail_exhausted(self) -> str:
         """Fail the lapsed runs whose attempts are spent."""
-        where = f"{self._LAPSED} AND q.attempt >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
+        where = f"{self._lapsed} AND q.attempt >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
         return self._sweeping(RunEvent.FAIL, where, self.param("last_error", "text"))
 
     @cached_property
     def confirm_lapsed(self) -> str:
         """Cancel the lapsed runs that were asked to."""
-        return self._sweeping(RunEvent.CONFIRM_CANCEL, self._LAPSED)
+        return self._sweeping(RunEvent.CONFIRM_CANCEL, self._lapsed)
 
     @cached_property
     def take_over(self) -> str:
@@ -315,7 +320,7 @@ class Statements(Leases):
         # By `coalesce` planners keep off the index of deadlines, which every live run is in.
         own = self.dialect.returned
         some = (
-            f"SELECT q.seq FROM runstate_run AS q WHERE {self._LAPSED} AND q.status = '{_STARTED}'"
+            f"SELECT q.seq FROM runstate_run AS q WHERE {self._lapsed} AND q.status = '{_STARTED}'"
             f" AND q.attempt < {self.param('max_attempts')}"
             " AND coalesce(q.expires_at, 0) > (SELECT now FROM t) / 1000000"
             f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
@@ -340,18 +345,13 @@ class Statements(Leases):
     def promote_ready(self) -> str:
         """Make up to `limit` runs ready whose time has come, or behind which no run of their thread lives any more."""
         now = "(SELECT now FROM t)"
+        lookups = self.dialect.lookups
         first = (
-            "q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT EXISTS (SELECT 1 FROM runstate_run AS h"
-            f" WHERE h.thread_id = q.thread_id AND {occupies_thread('h.')})"
-            " AND q.seq = (SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = q.thread_id"
-            f" AND b.exclusive = 'queue' AND b.ready_at IS NULL AND b.status = '{INITIAL_STATUS}'"
-            f" AND (b.not_before IS NULL OR b.not_before <= {now})))"
+            f"q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT {lookups.is_busy('q.thread_id')}"
+            f" AND q.seq = ({lookups.next_of_thread('q.thread_id', now)}))"
         )
         own = self.dialect.returned
-        some = (
-            f"SELECT q.seq FROM runstate_run AS q WHERE q.status = '{INITIAL_STATUS}' AND q.ready_at IS NULL"
-            f" AND (q.not_before IS NULL OR q.not_before <= {now}) AND ({first})"
-        )
+        some = f"SELECT q.seq FROM runstate_run AS q WHERE {lookups.waiting(now)} AND ({first})"
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r"
             f" SET ready_at = {self.dialect.greatest}(r.at, t.now) FROM t"

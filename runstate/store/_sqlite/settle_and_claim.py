@@ -128,7 +128,7 @@ def claimable() -> str:
     stored = ["at" if name == "changed_at_us" else name for name in names]
     columns = [after.get(name, column) for name, column in zip(names, stored, strict=True)]
     columns.append(f"(SELECT {settings} FROM runstate_settings AS s WHERE s.id = r.id)")
-    picked = _SQL.picking(", ".join(stored), ":now")
+    picked = _SQL.picking(*stored, now=":now")
     return f"SELECT json_group_array(json_array({', '.join(columns)})), json_group_array(seq) FROM ({picked}) AS r"
 
 

@@ -20,6 +20,7 @@ from runstate.store._sql.migrations import LATEST, require_latest, version_of
 from runstate.store.doctor.diagnosis import Diagnosis, Finding, Progress, Severity, Sheet
 from runstate.store.doctor.health import examine_health
 from runstate.store.doctor.histories import examine_histories
+from runstate.store.doctor.lookups import examine_lookups
 from runstate.store.doctor.schema import examine_schema
 from runstate.store.doctor.stuck import examine_waiting
 from runstate.store.errors import SchemaMismatch, StoreError
@@ -78,6 +79,7 @@ def examine(
         if version == LATEST:
             examine_schema(session, sheet)
             _readable(sheet, histories)
+            examine_lookups(session, sheet)
             _readable(sheet, lambda: examine_waiting(session, sheet, stuck_after_s))
             _readable(
                 sheet,

@@ -11,7 +11,7 @@ from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, RunStatu
 from runstate.run.validators import YEAR_10000
 from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE, Dialect
-from runstate.store._sql.schema import ENDED, sql_list
+from runstate.store._sql.literals import ENDED, sql_list
 
 __all__ = ["COMMONEST_FIRST", "LEGAL", "Guard", "guards", "row_condition", "transition_condition"]
 

@@ -36,7 +36,8 @@ def _drop_in_sqlite() -> Iterable[str]:
 
 
 def _drop_in_postgres() -> Iterable[str]:
-    return (f"DROP FUNCTION IF EXISTS runstate_{name}() CASCADE" for name in FUNCTIONS)
+    triggers = (f"DROP FUNCTION IF EXISTS runstate_{name}() CASCADE" for name in FUNCTIONS)
+    return (*triggers, "DROP FUNCTION IF EXISTS runstate_promote(text, bigint, bigint)")
 
 
 _GUARDS: Final = {

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import POSTGRES, thread_lock_sql
+from runstate.store._sql.literals import sql_list
+from runstate.store._sql.lookups import small_rows, thread_rows
 from runstate.store._sql.schema import TABLES
 from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, guards, row_condition
 from runstate.store._sql.triggers.entries import (
@@ -15,12 +18,11 @@ from runstate.store._sql.triggers.entries import (
     FIELDS,
     HISTORY,
     LEASED,
-    NEW_ENDED,
-    PATH,
+    NEW_ENTRY,
+    PRIVATE,
     REOPENED,
     SETTINGS,
     TAKEN,
-    promote,
 )
 
 __all__ = ["FUNCTIONS", "postgres_guards"]
@@ -29,23 +31,45 @@ _UPDATE: Final = {guard.name: guard for guard in guards(POSTGRES) if guard.on ==
 _IDENTITY: Final = _UPDATE.pop("identity")
 _BORN: Final = next(guard for guard in guards(POSTGRES) if guard.on == "INSERT")
 _LIVE: Final = next(guard for guard in guards(POSTGRES) if guard.on == "DELETE")
-_WHICH: Final = " ".join(
-    f"WHEN NOT coalesce({guard.holds}, false) THEN '{guard.sentence}'" for guard in _UPDATE.values()
-)
-_STILL: Final = " AND ".join(f"({_UPDATE[name].holds})" for name in ("transition", "claims"))
-# A CASE of plpgsql, not of SQL: a transaction makes ready only the expressions it comes by.
-_BY_EVENT: Final = "\n        ".join(
-    f"WHEN '{event}' THEN held := {row_condition(POSTGRES, event)};" for event in COMMONEST_FIRST
-)
-# Whether the statement under way touched a run without moving it. One name a depth: a trigger's own updates nest.
-_TOUCHED: Final = "'runstate.touched' || pg_trigger_depth()"
 
-# Before anything is compared: by another path an operator may be anybody's, and lead back from where it was found.
-_RIGHT_PATH: Final = f"""\
-IF pg_catalog.strpos(pg_catalog.lower(pg_catalog.current_setting('search_path')), 'pg_catalog')
-        OPERATOR(pg_catalog.<>) 0 THEN
-        RAISE EXCEPTION 'runstate: {PATH}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
-    END IF;"""
+
+def _rows(condition: str, old: str = "o", new: str = "n") -> str:
+    """Return a condition on OLD and NEW as one on rows by other names, as those of the transition tables."""
+    return condition.replace("OLD.", f"{old}.").replace("NEW.", f"{new}.")
+
+
+_JOINED: Final = "was AS o JOIN moved AS n USING (seq)"
+_CHECKS: Final = {event: _rows(row_condition(POSTGRES, event)) for event in COMMONEST_FIRST}
+_TOUCH: Final = " AND ".join(f"({_rows(_UPDATE[name].holds)})" for name in ("transition", "claims"))
+# A statement moves runs by one event or two. Each event has a query of its own, so that a session prepares only the
+# conditions of the events that it meets.
+_BY_EVENT: Final = "\n        ".join(
+    f"WHEN '{event}' THEN SELECT legal + count(*) INTO legal FROM {_JOINED}"
+    f" WHERE n.event = '{event}' AND n.version = o.version + 1 AND {condition};"
+    for event, condition in _CHECKS.items()
+)
+# Of one run the conditions are compared without a query, which costs a third.
+_OF_ONE: Final = "\n            ".join(
+    f"WHEN '{event}' THEN is_legal := {_rows(row_condition(POSTGRES, event), 'before', 'after')};"
+    for event in COMMONEST_FIRST
+)
+_WHICH: Final = " ".join(
+    f"WHEN NOT coalesce({_rows(guard.holds)}, false) THEN '{guard.sentence}'" for guard in _UPDATE.values()
+)
+_IS_LEGAL: Final = "CASE n.version - o.version WHEN 1 THEN CASE n.event {} ELSE false END WHEN 0 THEN {} END".format(
+    " ".join(f"WHEN '{event}' THEN {condition}" for event, condition in _CHECKS.items()), _TOUCH
+)
+_ENDS: Final = sql_list(
+    [event for event in RUN_LIFECYCLE.events if RUN_LIFECYCLE.is_terminal(RUN_LIFECYCLE.target_of(event))]
+)
+_ENTRIES: Final = f"""INSERT INTO @schema.runstate_history {FIELDS}
+            SELECT n.seq, n.version, n.event, n.source, n.status, n.at, n.actor, n.detail FROM"""
+
+
+def _placed(rows: str) -> str:
+    """Return the statements that insert the small rows of the live runs of a transition table."""
+    return "".join(f"{statement};\n        " for statement in small_rows(rows, "@schema."))
+
 
 FUNCTIONS: Final = {
     "live": """\
@@ -54,49 +78,131 @@ FUNCTIONS: Final = {
     "refuse": """\
     RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;""",
     "born": f"""\
-    IF EXISTS (SELECT 1 FROM born WHERE NOT coalesce({_BORN.holds.replace("NEW.", "born.")}, false)) THEN
+    SELECT bool_and(coalesce({_BORN.holds.replace("NEW.", "born.")}, false)), bool_or(ready_at IS NULL),
+        bool_or(exclusive IS NOT NULL) INTO holds, waits, alone FROM born;
+    IF NOT holds THEN
         RAISE EXCEPTION 'runstate: {_BORN.sentence}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     INSERT INTO @schema.runstate_history {FIELDS}
         SELECT seq, version, event, source, status, at, actor, detail FROM born;
+    IF waits THEN
+        {_placed("born")}
+    ELSE
+        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at)
+            SELECT seq, queue, priority, expires_at FROM born;
+    END IF;
+    IF alone THEN
+        {thread_rows("born", "@schema.")};
+    END IF;
     RETURN NULL;""",
     "moved": f"""\
-    {_RIGHT_PATH}
-    IF NEW.version = OLD.version + 1 THEN
-        CASE NEW.event
-        {_BY_EVENT}
-        ELSE held := false;
-        END CASE;
-        IF held THEN
-            IF {NEW_ENDED} THEN
-                PERFORM {thread_lock_sql("NEW.thread_id")};
-                {promote("NEW", "@schema.runstate_run", " FOR UPDATE SKIP LOCKED")};
-            END IF;
-            RETURN NULL;
-        END IF;
-    ELSIF NEW.version = OLD.version AND {_STILL} THEN
-        IF NEW.worker <> 0 AND NEW.worker <> OLD.worker
-            AND (SELECT closed FROM @schema.runstate_worker WHERE token = OLD.worker) = 0 THEN
-            RAISE EXCEPTION 'runstate: {TAKEN}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
-        END IF;
-        PERFORM set_config({_TOUCHED}, 'on', true);
+    SELECT count(*) INTO total FROM moved;
+    IF total = 0 THEN
         RETURN NULL;
     END IF;
-    -- A check_violation, so that programs need not read the sentence; the run and the move are in it for people.
-    RAISE EXCEPTION 'runstate: %', CASE
-        {_WHICH}
-        ELSE '{_UPDATE["transition"].sentence}' END USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
-        DETAIL = format('run %s: %s from %s to %s', OLD.id, coalesce(NEW.event, 'nothing'), OLD.status, NEW.status);""",
-    "entered": f"""\
-    {_RIGHT_PATH}
-    IF current_setting({_TOUCHED}, true) = 'on' THEN
-        PERFORM set_config({_TOUCHED}, '', true);
-        INSERT INTO @schema.runstate_history {FIELDS}
-            SELECT seq, version, event, source, status, at, actor, detail FROM moved WHERE NOT EXISTS (
-                SELECT 1 FROM @schema.runstate_history AS h WHERE h.run = moved.seq AND h.version = moved.version);
+    IF total = 1 THEN
+        SELECT * INTO before FROM was;
+        SELECT * INTO after FROM moved;
+        IF after.seq = before.seq AND after.version = before.version + 1 THEN
+            CASE after.event
+            {_OF_ONE}
+            ELSE is_legal := false;
+            END CASE;
+            IF is_legal THEN
+                INSERT INTO @schema.runstate_history {FIELDS}
+                    VALUES ({_rows(NEW_ENTRY, new="after")});
+                IF before.worker IS NOT NULL THEN
+                    IF after.worker IS NULL THEN
+                        DELETE FROM @schema.runstate_held WHERE run = after.seq;
+                    END IF;
+                ELSIF before.status = '{INITIAL_STATUS}' AND before.ready_at IS NOT NULL THEN
+                    DELETE FROM @schema.runstate_claimable WHERE run = after.seq;
+                ELSE
+                    DELETE FROM @schema.runstate_idle WHERE run = after.seq;
+                END IF;
+                IF after.worker IS NOT NULL THEN
+                    IF before.worker IS NULL THEN
+                        INSERT INTO @schema.runstate_held VALUES (after.seq, after.worker, after.expires_at);
+                    END IF;
+                ELSIF after.status = '{INITIAL_STATUS}' AND after.ready_at IS NOT NULL THEN
+                    INSERT INTO @schema.runstate_claimable
+                        VALUES (after.seq, after.queue, after.priority, after.expires_at);
+                ELSIF after.expires_at IS NOT NULL THEN  -- it is live
+                    INSERT INTO @schema.runstate_idle
+                        VALUES (after.seq, after.queue, false, NULL, after.not_before, after.expires_at);
+                ELSIF after.exclusive IS NOT NULL THEN
+                    PERFORM @schema.runstate_promote(after.thread_id, after.seq, after.at);
+                END IF;
+                RETURN NULL;
+            END IF;
+        END IF;
+    END IF;
+    FOR kind IN SELECT event, count(*) AS many, bool_and(worker IS NOT NULL) AS owned,
+        bool_or(exclusive IS NOT NULL) AS alone FROM moved GROUP BY event
+    LOOP
+        alone := alone OR kind.alone;
+        CASE kind.event
+        {_BY_EVENT}
+        ELSE is_simple := false;
+        END CASE;
+        IF kind.event = '{RunEvent.START}' THEN
+            starts := true;
+            is_simple := is_simple AND kind.owned;
+        ELSIF kind.event IN ({_ENDS}) THEN
+            ends := ends + kind.many;
+        ELSE
+            is_simple := false;
+        END IF;
+    END LOOP;
+    IF legal = total THEN
+        {_ENTRIES} moved AS n;
     ELSE
-        INSERT INTO @schema.runstate_history {FIELDS}
-            SELECT seq, version, event, source, status, at, actor, detail FROM moved;
+        is_simple := false;
+        SELECT legal + count(*) INTO legal FROM {_JOINED} WHERE n.version = o.version AND {_TOUCH};
+        IF legal <> total THEN
+            -- A check_violation, so that programs need not read the sentence; the run is named for people.
+            SELECT CASE {_WHICH} ELSE '{_UPDATE["transition"].sentence}' END AS sentence, o.id, o.status AS source,
+                n.event, n.status AS target
+                INTO kind FROM {_JOINED} WHERE NOT coalesce({_IS_LEGAL}, false) LIMIT 1;
+            RAISE EXCEPTION 'runstate: %', coalesce(kind.sentence, '{_IDENTITY.sentence}')
+                USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME, DETAIL = format(
+                    'run %s: %s from %s to %s', kind.id, coalesce(kind.event, 'nothing'), kind.source, kind.target);
+        END IF;
+        SELECT o.id, w.name INTO kind FROM {_JOINED} JOIN @schema.runstate_worker AS w ON w.token = o.worker
+            WHERE n.version = o.version AND n.worker <> 0 AND n.worker <> o.worker AND w.closed = 0 LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'runstate: {TAKEN}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
+                DETAIL = format('run %s is held by %s', kind.id, kind.name);
+        END IF;
+        {_ENTRIES} {_JOINED} WHERE n.version <> o.version;
+    END IF;
+    -- The small tables. Most statements start runs for a worker, or end runs that a worker held.
+    is_simple := is_simple AND ends = (SELECT count(*) FROM was WHERE worker IS NOT NULL);
+    IF is_simple THEN
+        IF ends > 0 THEN
+            DELETE FROM @schema.runstate_held WHERE run = ANY (ARRAY(SELECT seq FROM was WHERE worker IS NOT NULL));
+        END IF;
+        IF starts THEN
+            DELETE FROM @schema.runstate_claimable WHERE run = ANY (
+                ARRAY(SELECT seq FROM moved WHERE event = '{RunEvent.START}'));
+            INSERT INTO @schema.runstate_held (run, worker, expires_at)
+                SELECT seq, worker, expires_at FROM moved WHERE event = '{RunEvent.START}';
+        END IF;
+    ELSE
+        runs := ARRAY(SELECT seq FROM moved);
+        DELETE FROM @schema.runstate_claimable WHERE run = ANY (runs);
+        DELETE FROM @schema.runstate_held WHERE run = ANY (runs);
+        DELETE FROM @schema.runstate_idle WHERE run = ANY (runs);
+        {_placed("moved")}
+    END IF;
+    IF alone THEN
+        INSERT INTO @schema.runstate_thread (thread_id, run) SELECT n.thread_id, n.seq FROM {_JOINED}
+            WHERE o.ready_at IS NULL AND n.ready_at IS NOT NULL AND n.exclusive = 'queue';
+        FOR kind IN SELECT thread_id, seq, at FROM moved WHERE exclusive IS NOT NULL AND event IN ({_ENDS})
+            ORDER BY thread_id
+        LOOP
+            PERFORM @schema.runstate_promote(kind.thread_id, kind.seq, kind.at);
+        END LOOP;
     END IF;
     RETURN NULL;""",
     "deleted": """\
@@ -115,33 +221,63 @@ FUNCTIONS: Final = {
     END IF;
     RETURN coalesce(NEW, OLD);""",
     "leased": f"""\
-    IF OLD.token = 0 OR EXISTS (SELECT 1 FROM @schema.runstate_run WHERE worker = OLD.token) THEN
+    IF OLD.token = 0 OR EXISTS (SELECT 1 FROM @schema.runstate_held WHERE worker = OLD.token) THEN
         RAISE EXCEPTION 'runstate: {LEASED}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     RETURN OLD;""",
 }
 
 
-def _function(name: str, body: str) -> str:
-    """Return the statement that makes a trigger function.
+_DECLARED: Final = {
+    "born": "holds boolean; waits boolean; alone boolean;",
+    "moved": "before record; after record; is_legal boolean; kind record; total bigint; legal bigint := 0;"
+    " ends bigint := 0; starts boolean := false; alone boolean := false; is_simple boolean := true; runs bigint[];",
+}
+_SETTINGS: Final = {
+    # The rows of a transition table have no index, and a plan is made once for few rows and for many.
+    "moved": " SET enable_nestloop = off SET enable_hashjoin = on",
+}
+# What lets the next run of a thread be claimed, as the one before it has ended. By a clock that went back that may have
+# been before the next was born. A run that another transaction is ending is passed by: that one waits for the thread.
+_PROMOTE: Final = f"""\
+CREATE FUNCTION @schema.runstate_promote(thread text, ended bigint, ended_at bigint) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp SET enable_nestloop = on AS $$ BEGIN
+    PERFORM {thread_lock_sql("thread")};
+    DELETE FROM @schema.runstate_thread WHERE thread_id = thread AND run = ended;
+    UPDATE @schema.runstate_run SET ready_at = greatest(at, ended_at) WHERE seq = (
+        SELECT q.seq FROM @schema.runstate_idle AS i JOIN @schema.runstate_run AS q ON q.seq = i.run
+        WHERE i.thread_id = thread AND (i.not_before IS NULL OR i.not_before <= ended_at) AND q.ready_at IS NULL
+            AND q.status = '{INITIAL_STATUS}'
+        ORDER BY i.run LIMIT 1 FOR UPDATE OF q SKIP LOCKED)
+        AND NOT EXISTS (SELECT 1 FROM @schema.runstate_thread WHERE thread_id = thread);
+END $$"""
 
-    The tables are named with their schema, written into the function when it is made: a name alone is looked up where
-    the caller's session looks, first of all among its temporary tables. Operators are looked up there as well, after
-    PostgreSQL's own unless the path names those in another place. `moved` and `entered` refuse that: they are called at
-    every move, and a search path of their own would cost more than what they do.
+
+def _made(function: str) -> str:
+    """Return the statement that makes a function whose tables are named with their schema.
+
+    The schema is written into the function when it is made: a name alone is looked up where the caller's session looks,
+    first of all among its temporary tables. Operators are looked up there as well; so the functions have a path of
+    their own.
     """
-    path = "" if name in ("moved", "entered") else " SET search_path = pg_catalog, pg_temp"
-    declared = "DECLARE held boolean; " if name == "moved" else ""
-    head = f"CREATE FUNCTION @schema.runstate_{name}() RETURNS trigger LANGUAGE plpgsql{path} AS"
-    made = f"{head} $$ {declared}BEGIN\n{body}\nEND $$"
     return f"""\
 DO $make$ BEGIN EXECUTE replace($function$
-{made}
+{function}
 $function$, '@schema', quote_ident(current_schema())); END $make$"""
+
+
+def _function(name: str, body: str) -> str:
+    head = (
+        f"CREATE FUNCTION @schema.runstate_{name}() RETURNS trigger LANGUAGE plpgsql"
+        f" SET search_path = pg_catalog, pg_temp{_SETTINGS.get(name, '')} AS"
+    )
+    declared = f"DECLARE {_DECLARED[name]} " if name in _DECLARED else ""
+    return _made(f"{head} $$ {declared}BEGIN\n{body}\nEND $$")
 
 
 def postgres_guards() -> Iterator[str]:
     """Yield the functions and triggers that make PostgreSQL hold the law."""
+    yield _made(_PROMOTE)
     for name, body in FUNCTIONS.items():
         yield _function(name, body)
 
@@ -151,11 +287,8 @@ def postgres_guards() -> Iterator[str]:
 
     born = "AFTER INSERT ON runstate_run REFERENCING NEW TABLE AS born FOR EACH STATEMENT"
     yield guard_by("born", born, "born")
-    # Not in the WHEN of triggers: PostgreSQL reads those anew at every statement, a millisecond for all of them.
-    yield guard_by("moved", "AFTER UPDATE ON runstate_run FOR EACH ROW", "moved")
-    # All entries of a statement are one insert.
-    entered = "AFTER UPDATE ON runstate_run REFERENCING NEW TABLE AS moved FOR EACH STATEMENT"
-    yield guard_by("entered", entered, "entered")
+    moved = "AFTER UPDATE ON runstate_run REFERENCING OLD TABLE AS was NEW TABLE AS moved FOR EACH STATEMENT"
+    yield guard_by("moved", moved, "moved")
     # Not BEFORE: PostgreSQL would lock every row first, whatever is updated.
     changed = f"AFTER UPDATE OF {', '.join(FIXED_COLUMNS)} ON runstate_run FOR EACH ROW WHEN (NOT ({_IDENTITY.holds}))"
     yield guard_by("guard_identity", changed, "refuse", _IDENTITY.sentence)
@@ -176,6 +309,9 @@ def postgres_guards() -> Iterator[str]:
     reopened = f"BEFORE UPDATE ON runstate_worker FOR EACH ROW WHEN ({REOPENED})"
     yield guard_by("closed", reopened, "refuse", CLOSED)
     yield guard_by("leased", "BEFORE DELETE ON runstate_worker FOR EACH ROW", "leased")
-    for table in TABLES:
+    for table in POSTGRES.lookups.tables:
+        when = f"BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)"
+        yield guard_by(f"private_{table.removeprefix('runstate_')}", when, "refuse", PRIVATE)
+    for table in (*TABLES, *POSTGRES.lookups.tables):
         when = f"BEFORE TRUNCATE ON {table} FOR EACH STATEMENT"
         yield guard_by(f"truncate_{table.removeprefix('runstate_')}", when, "refuse", EMPTIED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE
@@ -19,11 +20,17 @@ from runstate.store._sql.triggers.entries import (
     REPLACED,
     SETTINGS,
     TAKEN,
-    is_busy,
-    promote,
 )
 
 __all__ = ["sqlite_guards"]
+
+_BUSY: Final = SQLITE.lookups.is_busy("NEW.thread_id")
+# By a clock that went back a run may have ended before the next was born.
+_PROMOTE: Final = (
+    "UPDATE runstate_run SET ready_at = CASE WHEN at > NEW.at THEN at ELSE NEW.at END"
+    f" WHERE seq = ({SQLITE.lookups.next_of_thread('NEW.thread_id', 'NEW.at')}) AND NOT {_BUSY}"
+)
+"""The statement that lets the next run of a thread be claimed, as the one before it has ended."""
 
 
 def sqlite_guards() -> Iterator[str]:
@@ -45,7 +52,7 @@ def sqlite_guards() -> Iterator[str]:
     identity = next(guard for guard in guards(SQLITE) if guard.name == "identity")
     of = f"BEFORE UPDATE OF {', '.join(FIXED_COLUMNS)} ON runstate_run WHEN NOT ({identity.holds})"
     yield guard_by("guard_identity", of, refuse(identity.sentence))
-    yield guard_by("ended", f"AFTER UPDATE OF status ON runstate_run WHEN {NEW_ENDED}", f"BEGIN {promote('NEW')}; END")
+    yield guard_by("ended", f"AFTER UPDATE OF status ON runstate_run WHEN {NEW_ENDED}", f"BEGIN {_PROMOTE}; END")
     yield from _beside(guard_by, refuse)
 
 
@@ -115,7 +122,7 @@ def _never_replaced(guard_by: Callable[[str, str, str], str], refuse: Callable[[
         "EXISTS (SELECT 1 FROM runstate_run WHERE id = NEW.id OR seq = NEW.seq)"
         " OR (NEW.idempotency_key IS NOT NULL"
         " AND EXISTS (SELECT 1 FROM runstate_run WHERE idempotency_key = NEW.idempotency_key))"
-        f" OR (NEW.exclusive IS NOT NULL AND {is_busy('NEW')})"
+        f" OR (NEW.exclusive IS NOT NULL AND {_BUSY})"
     )
     # What a statement does about conflicts, its triggers' statements do too, whatever they say themselves. So this one
     # does nothing and lets the unique indexes decide, unless somebody replaces.
@@ -127,6 +134,6 @@ def _never_replaced(guard_by: Callable[[str, str, str], str], refuse: Callable[[
     yield guard_by(
         "guard_ready",
         "BEFORE UPDATE OF ready_at ON runstate_run WHEN OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL"
-        f" AND NEW.exclusive = 'queue' AND {is_busy('NEW')}",
+        f" AND NEW.exclusive = 'queue' AND {_BUSY}",
         refuse(BUSY),
     )

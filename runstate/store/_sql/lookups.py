@@ -1,0 +1,293 @@
+"""How the runs in a state are found: what is claimable, due, held by a worker, or live in a thread.
+
+SQLite finds them by partial indexes of the run table. On PostgreSQL an index whose columns or condition name a column
+that changes makes every update of a run write to all indexes. There, small private tables hold a row for each live
+run; the triggers keep them, and no index of the run table names a column that changes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+from runstate.lifecycle import INITIAL_STATUS
+from runstate.store._sql.literals import LIVE
+
+__all__ = ["POSTGRES_LOOKUPS", "SQLITE_LOOKUPS", "Lookups", "occupies_thread", "small_rows", "thread_rows"]
+
+_WAITS: Final = f"status = '{INITIAL_STATUS}' AND ready_at IS NULL"
+_CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND ready_at IS NOT NULL"
+
+
+def occupies_thread(row: str = "") -> str:
+    """Return the condition that a row, named by an alias and a dot, is the one live run that its thread may have."""
+    exclusive = f"{row}exclusive"
+    return (
+        f"{row}status IN ({LIVE}) AND ({exclusive} = 'reject' OR ({exclusive} = 'queue' AND {row}ready_at IS NOT NULL))"
+    )
+
+
+class Lookups(ABC):
+    """The queries by which one dialect finds runs `q`. Moments are in microseconds, deadlines in seconds."""
+
+    ddl: ClassVar[Sequence[str]]
+    """The statements that make the indexes and the tables which these queries use."""
+    tables: ClassVar[Sequence[str]]
+    """The tables among them."""
+    rebuild: ClassVar[Sequence[str]]
+    """The statements that fill these tables anew from the runs; their triggers must be disabled."""
+    holders: ClassVar[str]
+    """The table in which each run that a worker holds has the worker's token as `worker`."""
+    first_deadline: ClassVar[str]
+    """The query of the earliest deadline of a live run, in seconds."""
+    first_not_before: ClassVar[str]
+    """The query of the earliest moment at which a run becomes claimable."""
+    queued: ClassVar[str]
+    """The table of all queued runs, with their `queue`."""
+
+    misplaced: ClassVar[Mapping[str, str]]
+    """Of each of these tables the query of the runs whose row in it is missing, wrong or left over."""
+
+    @abstractmethod
+    def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
+        """Return the query of columns of up to `limit` claimable runs of a queue, in their order, and lock them.
+
+        Their deadline comes after `seconds`; `besides` is a condition that depends on no row.
+        """
+
+    @abstractmethod
+    def overdue(self, queue: str) -> str:
+        """Return the tables and the condition of the claimable runs `r` of a queue."""
+
+    @abstractmethod
+    def held_by(self, workers: str, row: str = "q.") -> str:
+        """Return the condition that a worker holds a row whose token is in a list or a query."""
+
+    @abstractmethod
+    def due(self, now: str, late: str, limit: str) -> str:
+        """Return the condition, after an AND, to be among the runs whose deadline came; `late` for those at work."""
+
+    @abstractmethod
+    def waiting(self, now: str) -> str:
+        """Return the condition to be queued, not yet claimable, and not to wait for a later moment than `now`."""
+
+    @abstractmethod
+    def is_busy(self, thread: str) -> str:
+        """Return the condition that a thread has its one live run."""
+
+    @abstractmethod
+    def busy(self, thread: str) -> str:
+        """Return the query of the id of the one live run of a thread."""
+
+    @abstractmethod
+    def next_of_thread(self, thread: str, now: str) -> str:
+        """Return the query of the seq of the run that is claimable next of those that wait for a thread."""
+
+    @abstractmethod
+    def may_occupy(self, row: str) -> str:
+        """Return the condition, after an AND, that the thread of a new run is free; empty where an index refuses."""
+
+
+class _SqliteLookups(Lookups):
+    ddl = (
+        f"CREATE INDEX runstate_run_claim ON runstate_run (queue, priority DESC, seq) WHERE {_CLAIMABLE}",
+        f"CREATE INDEX runstate_run_waiting ON runstate_run (not_before) WHERE {_WAITS}",
+        "CREATE INDEX runstate_run_worker ON runstate_run (worker) WHERE worker IS NOT NULL",
+        "CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL",
+        f"CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id) WHERE {occupies_thread()}",
+        f"CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq) WHERE exclusive = 'queue' AND {_WAITS}",
+    )
+    tables = ()
+    rebuild = ()
+    misplaced = MappingProxyType[str, str]({})
+    holders = "runstate_run"
+    first_deadline = "SELECT min(expires_at) FROM runstate_run WHERE expires_at IS NOT NULL"
+    first_not_before = f"SELECT min(not_before) FROM runstate_run WHERE {_WAITS}"
+    queued = f"(SELECT queue FROM runstate_run WHERE status = '{INITIAL_STATUS}')"
+
+    def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
+        # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
+        return (
+            f"SELECT {', '.join(names)} FROM runstate_run INDEXED BY runstate_run_claim WHERE {_CLAIMABLE}"
+            f" AND queue = {queue} AND expires_at > {seconds} AND {besides} ORDER BY priority DESC, seq LIMIT {limit}"
+        )
+
+    def overdue(self, queue: str) -> str:
+        return f"runstate_run AS r WHERE r.queue = {queue} AND r.status = '{INITIAL_STATUS}' AND r.ready_at IS NOT NULL"
+
+    def held_by(self, workers: str, row: str = "q.") -> str:
+        return f"{row}worker IN ({workers})"
+
+    def due(self, now: str, late: str, limit: str) -> str:
+        return ""
+
+    def waiting(self, now: str) -> str:
+        return (
+            f"q.status = '{INITIAL_STATUS}' AND q.ready_at IS NULL AND (q.not_before IS NULL OR q.not_before <= {now})"
+        )
+
+    def is_busy(self, thread: str) -> str:
+        return f"EXISTS (SELECT 1 FROM runstate_run AS h WHERE h.thread_id = {thread} AND {occupies_thread('h.')})"
+
+    def busy(self, thread: str) -> str:
+        return f"SELECT h.id FROM runstate_run AS h WHERE h.thread_id = {thread} AND {occupies_thread('h.')}"
+
+    def next_of_thread(self, thread: str, now: str) -> str:
+        return (
+            f"SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = {thread} AND b.exclusive = 'queue'"
+            f" AND b.ready_at IS NULL AND b.status = '{INITIAL_STATUS}'"
+            f" AND (b.not_before IS NULL OR b.not_before <= {now})"
+        )
+
+    def may_occupy(self, row: str) -> str:
+        return ""
+
+
+_IS_HELD: Final = f"worker IS NOT NULL AND status IN ({LIVE})"
+_OCCUPIES: Final = "exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL)"
+
+
+def small_rows(rows: str, schema: str = "") -> Sequence[str]:
+    """Return PostgreSQL's statements that insert the small rows of the live runs among some rows."""
+    idle = f"status IN ({LIVE}) AND NOT ({_CLAIMABLE}) AND NOT ({_IS_HELD})"
+    return (
+        (
+            f"INSERT INTO {schema}runstate_claimable (run, queue, priority, expires_at)"
+            f" SELECT seq, queue, priority, expires_at FROM {rows} WHERE {_CLAIMABLE}"
+        ),
+        (
+            f"INSERT INTO {schema}runstate_held (run, worker, expires_at)"
+            f" SELECT seq, worker, expires_at FROM {rows} WHERE {_IS_HELD}"
+        ),
+        (
+            f"INSERT INTO {schema}runstate_idle (run, queue, waits, thread_id, not_before, expires_at)"
+            f" SELECT seq, queue, status = '{INITIAL_STATUS}',"
+            f" CASE WHEN status = '{INITIAL_STATUS}' AND exclusive = 'queue' THEN thread_id END,"
+            f" not_before, expires_at FROM {rows} WHERE {idle}"
+        ),
+    )
+
+
+def thread_rows(rows: str, schema: str = "") -> str:
+    """Return PostgreSQL's statement that inserts the rows of the threads which live runs occupy."""
+    occupied = f"status IN ({LIVE}) AND ({_OCCUPIES})"
+    return f"INSERT INTO {schema}runstate_thread (thread_id, run) SELECT thread_id, seq FROM {rows} WHERE {occupied}"
+
+
+def _differences(table: str, insert: str) -> str:
+    """Return the query of the rows in which a table differs from what a statement would insert into it."""
+    columns = insert.partition("(")[2].partition(")")[0]
+    right = f"SELECT {insert.partition(' SELECT ')[2]}"
+    there = f"SELECT {columns} FROM {table}"
+    named = f"SELECT {columns} FROM ({there}) AS t"
+    return f"({right} EXCEPT {there}) UNION ALL ({named} EXCEPT {right})".replace(
+        f"({right} EXCEPT", f"(SELECT * FROM ({right}) AS r ({columns}) EXCEPT"
+    )
+
+
+# Rows come and go with every run: the tables are small, so they are vacuumed often.
+_SMALL: Final = " WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000)"
+
+
+class _PostgresLookups(Lookups):
+    ddl = (
+        # Of each run that can be claimed now.
+        (
+            'CREATE TABLE runstate_claimable (run bigint PRIMARY KEY, queue text COLLATE "C" NOT NULL,'
+            f" priority bigint NOT NULL, expires_at bigint NOT NULL){_SMALL}"
+        ),
+        "CREATE INDEX runstate_claimable_next ON runstate_claimable (queue, priority DESC, run)",
+        "CREATE INDEX runstate_claimable_deadline ON runstate_claimable (expires_at)",
+        # Of each run that a worker holds; 0 is the worker of those that were released.
+        (
+            f"CREATE TABLE runstate_held (run bigint PRIMARY KEY, worker bigint NOT NULL, expires_at bigint NOT NULL)"
+            f"{_SMALL}"
+        ),
+        "CREATE INDEX runstate_held_worker ON runstate_held (worker)",
+        # Of each other live run. It `waits` if it is queued for later, or for its thread, which is named then.
+        (
+            'CREATE TABLE runstate_idle (run bigint PRIMARY KEY, queue text COLLATE "C" NOT NULL,'
+            " waits boolean NOT NULL,"
+            f' thread_id text COLLATE "C", not_before bigint, expires_at bigint NOT NULL){_SMALL}'
+        ),
+        "CREATE INDEX runstate_idle_waiting ON runstate_idle (not_before) WHERE waits",
+        "CREATE INDEX runstate_idle_thread ON runstate_idle (thread_id, run) WHERE thread_id IS NOT NULL",
+        "CREATE INDEX runstate_idle_deadline ON runstate_idle (expires_at)",
+        # Of each thread that has its one live run.
+        f'CREATE TABLE runstate_thread (thread_id text COLLATE "C" PRIMARY KEY, run bigint NOT NULL){_SMALL}',
+    )
+    tables = ("runstate_claimable", "runstate_held", "runstate_idle", "runstate_thread")
+    rebuild = (
+        *(f"DELETE FROM {table}" for table in tables),
+        *small_rows("runstate_run"),
+        thread_rows("runstate_run"),
+    )
+    misplaced = MappingProxyType(
+        {
+            table: f"SELECT run FROM ({_differences(table, statement)}) AS d"
+            for table, statement in zip(tables, (*small_rows("runstate_run"), thread_rows("runstate_run")), strict=True)
+        }
+    )
+    holders = "runstate_held"
+    first_deadline = (
+        "SELECT least((SELECT min(expires_at) FROM runstate_claimable), (SELECT min(expires_at) FROM runstate_held),"
+        " (SELECT min(expires_at) FROM runstate_idle))"
+    )
+    first_not_before = "SELECT min(not_before) FROM runstate_idle WHERE waits"
+    queued = "(SELECT queue FROM runstate_claimable UNION ALL SELECT queue FROM runstate_idle WHERE waits)"
+
+    def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
+        # The run is locked and not its small row, as by whatever else moves a run. The subquery cannot be joined in
+        # another order: the rows are locked one by one until there are enough.
+        locked = (
+            f"SELECT {', '.join(names)} FROM runstate_run WHERE seq = c.run AND {_CLAIMABLE} FOR UPDATE SKIP LOCKED"
+        )
+        return (
+            f"SELECT {', '.join(f'l.{name}' for name in names)} FROM runstate_claimable AS c"
+            f" CROSS JOIN LATERAL ({locked}) AS l WHERE c.queue = {queue} AND c.expires_at > {seconds} AND {besides}"
+            f" ORDER BY c.priority DESC, c.run LIMIT {limit}"
+        )
+
+    def overdue(self, queue: str) -> str:
+        return (
+            f"runstate_claimable AS c JOIN runstate_run AS r ON r.seq = c.run WHERE c.queue = {queue}"
+            f" AND r.status = '{INITIAL_STATUS}'"
+        )
+
+    def held_by(self, workers: str, row: str = "q.") -> str:
+        # Not IN: the planner would read all runs, if it took these tables for large ones.
+        return f"{row}seq = ANY (ARRAY(SELECT h.run FROM runstate_held AS h WHERE h.worker IN ({workers})))"
+
+    def due(self, now: str, late: str, limit: str) -> str:
+        first = "(SELECT run FROM {} WHERE expires_at <= {} / 1000000 ORDER BY expires_at LIMIT {})"
+        of = {"runstate_claimable": now, "runstate_idle": now, "runstate_held": late}
+        found = " UNION ALL ".join(first.format(table, moment, limit) for table, moment in of.items())
+        return f" AND q.seq = ANY (ARRAY({found}))"
+
+    def waiting(self, now: str) -> str:
+        return (
+            "q.ready_at IS NULL AND q.seq = ANY (ARRAY(SELECT i.run FROM runstate_idle AS i"
+            f" WHERE i.waits AND (i.not_before IS NULL OR i.not_before <= {now})))"
+        )
+
+    def is_busy(self, thread: str) -> str:
+        return f"EXISTS (SELECT 1 FROM runstate_thread AS h WHERE h.thread_id = {thread})"
+
+    def busy(self, thread: str) -> str:
+        occupied = "runstate_thread AS o JOIN runstate_run AS h ON h.seq = o.run"
+        return f"SELECT h.id FROM {occupied} WHERE o.thread_id = {thread}"
+
+    def next_of_thread(self, thread: str, now: str) -> str:
+        return (
+            f"SELECT min(b.run) FROM runstate_idle AS b WHERE b.thread_id = {thread}"
+            f" AND (b.not_before IS NULL OR b.not_before <= {now})"
+        )
+
+    def may_occupy(self, row: str) -> str:
+        return f" AND ({row}.exclusive IS NULL OR {row}.ready = 0 OR NOT {self.is_busy(f'{row}.thread_id')})"
+
+
+SQLITE_LOOKUPS: Final[Lookups] = _SqliteLookups()
+POSTGRES_LOOKUPS: Final[Lookups] = _PostgresLookups()
