@@ -1,1 +1,1 @@
-"""How commands reach the database: the committer, the executor, transports and notifiers."""
+"""The path of commands to the database: transports, the committer and the executor."""

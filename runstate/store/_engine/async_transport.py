@@ -1,4 +1,4 @@
-"""The methods of a store as coroutines: one body, one signature, and a future for an answer."""
+"""The async form of a store's methods: the same body and signature, with a future for the result."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _READERS: Final = 4  # threads that read for coroutines
 
 
 class Asynchronous(Protocol):
-    """What has the methods that are awaited."""
+    """An object with async methods."""
 
     @property
     def methods(self) -> Any:
-        """The methods themselves, by the way of coroutines."""
+        """The methods, over an `AsyncTransport`."""
         ...
 
 
 class AsyncTransport:
-    """The way of coroutines: what is asked comes back as a future, whatever its type says (see `Awaited`)."""
+    """The transport for coroutines. Its methods return futures, although their types are those of the results."""
 
     def __init__(self, committer: Committer, readers: ReadPool | None) -> None:
         self._committer = committer
@@ -39,29 +39,29 @@ class AsyncTransport:
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="runstate-reader")
 
     def execute(self, command: Command[T]) -> T:
-        """Have a command committed; return the future of its answer."""
+        """Let the committer execute a command; return the future of its result."""
         return cast("T", self.submit(command))
 
     def submit(self, command: Command[T]) -> asyncio.Future[T]:
-        """Have a command committed; return the future of its answer, as what it is."""
+        """Do the same as `execute`, with the type of a future."""
         return self._committer.submit(command)
 
     def read(self, look: Callable[[Connection], T]) -> T:
-        """Return the future of what `look` finds in a thread that reads."""
+        """Call `look` in a reading thread; return the future of its result."""
         self._committer.check_open()
         by_thread = SyncTransport(self._committer, self._readers).read
         return cast("T", asyncio.get_running_loop().run_in_executor(self._pool, by_thread, look))
 
     def close(self) -> None:
-        """Let the reading threads go."""
+        """End the reading threads."""
         self._pool.shutdown()
 
 
 class AsyncMethod(Generic[P, T]):
-    """A method of a store as a coroutine: the same name, arguments and answer, with no second body or signature.
+    """A method of a store as a coroutine function, with the same name, arguments and result.
 
-    Every public method ends in what its way gives back. The way of coroutines gives back a future, which is awaited
-    here; so the types are those of the method, and it is written once.
+    Every public method returns the result of its transport. The transport of coroutines returns a future, which is
+    awaited here. So the types are those of the method, and its body exists once.
     """
 
     def __init__(self, method: Callable[Concatenate[Any, P], T]) -> None:
@@ -69,7 +69,7 @@ class AsyncMethod(Generic[P, T]):
         async def call(store: Asynchronous, *args: P.args, **kwargs: P.kwargs) -> T:
             return await cast("Awaitable[T]", method(store.methods, *args, **kwargs))
 
-        call.__qualname__ = f"AsyncStore.{method.__name__}"  # which Python names where a caller forgets to await
+        call.__qualname__ = f"AsyncStore.{method.__name__}"  # the name in Python's warning about a missing await
         self._call = call
         self.__doc__ = method.__doc__
 
@@ -78,7 +78,7 @@ class AsyncMethod(Generic[P, T]):
 
 
 def mirror(method: Callable[Concatenate[Any, P], T]) -> Callable[[Callable[..., None]], AsyncMethod[P, T]]:
-    """Return the decorator that puts the awaited twin of a method in the place of a name."""
+    """Return the decorator that replaces a placeholder by the async form of a method."""
 
     def put(_: Callable[..., None]) -> AsyncMethod[P, T]:
         return AsyncMethod(method)

@@ -1,7 +1,7 @@
-"""What can be asked of the committer: create, move, a worker's turn, and calls of other kinds.
+"""The commands that the committer executes: create, transition, settle and claim, and all other requests.
 
-A command carries what it asks and, once it is committed, the answer. Raw rows are turned into runs by `finish`, which
-whoever asked executes, so the committer goes on meanwhile.
+A command has the arguments of a request and, after the commit, its result. `decode` makes runs of the raw rows. The
+caller executes it, so that the committer can continue meanwhile.
 """
 
 from __future__ import annotations
@@ -43,78 +43,78 @@ _CREATED: Final = Change.ENTRY | Change.QUEUED
 
 
 class Command(Generic[T]):
-    """One thing asked of the committer, and its answer."""
+    """One request to the committer, and its result."""
 
     __slots__ = ("_error", "_raw", "_waits", "change", "future", "is_retry")
 
     def __init__(self, hint: Change) -> None:
         self.change: Change = hint
-        """What may have changed when it is committed."""
+        """The changes that listeners are notified of after the commit."""
         self._raw: Any = _PENDING
         self._error: Exception | None = None
         self._waits: Lock | None = None
         self.future: asyncio.Future[Any] | None = None
-        """Where an async caller waits, if one asked."""
+        """The future of an async caller; None for other callers."""
         self.is_retry: bool = False
-        """Whether it was asked before and the answer was lost."""
+        """Whether the request was made before, and the reply was lost."""
 
     def set_result(self, raw: Any) -> None:
-        """Note the answer. Nobody hears of it before the commit."""
+        """Set the raw result. The caller gets it only after the commit."""
         self._raw, self._error = raw, None
 
     def set_exception(self, error: Exception) -> None:
-        """Note that it was refused, and why."""
+        """Set the error by which the request failed or was refused."""
         self._error = error
 
     def reset(self) -> None:
-        """Take back an answer whose transaction was rolled back."""
+        """Remove a result whose transaction was rolled back."""
         self._raw, self._error = _PENDING, None
 
     @property
     def refusals(self) -> Sequence[RunstateError]:
-        """Every refusal in its answer."""
+        """All refusals in the result."""
         return (self._error,) if isinstance(self._error, RunstateError) else ()
 
     def arm(self) -> None:
-        """Get ready to be waited for, before it is handed over."""
+        """Prepare for `wait`. Called before the command is passed to the committer."""
         self._waits = Lock()
         self._waits.acquire()
 
     def notify(self) -> None:
-        """Let the waiting thread go on."""
+        """Wake the waiting thread."""
         if self._waits is not None:
             self._waits.release()
 
     def wait(self) -> None:
-        """Wait until it is answered."""
+        """Wait until the result is set."""
         if self._waits is not None:
             self._waits.acquire()
 
     def result(self) -> T:
-        """Return the answer, or raise why there is none."""
+        """Return the result, or raise the error."""
         if self._error is not None:
             raise self._error
         return self.decode(self._raw)
 
     def decode(self, raw: Any) -> T:
-        """Turn what the database gave back into what was asked for."""
+        """Return the result, made of the raw rows of the database."""
         return cast("T", raw)
 
 
 @attrs.define
 class NewRunRow:
-    """A run to be created: how it shall be, and what the store does with it."""
+    """A new run, and its row in the store."""
 
     run: Run
     row: Row
     """The values of `CREATE_COLUMNS`."""
 
     exclusive: str | None = attrs.field(init=False)
-    """What a second live run of the thread meets."""
+    """The value of `one_live_run_per_thread`."""
     key: str | None = attrs.field(init=False)
     """The idempotency key."""
     settings: str | None = attrs.field(init=False)
-    """What it was created with besides its names, as JSON text."""
+    """The settings of the run, without its names, as JSON text."""
 
     def __attrs_post_init__(self) -> None:
         self.exclusive, self.key, self.settings = _CREATED_WITH(self.row)
@@ -124,7 +124,7 @@ _CREATED_WITH: Final = getter(CREATE_COLUMNS, "exclusive", "idempotency_key", "s
 
 
 class CreateRuns(Command[T]):
-    """Create runs: one, or many that come to be together or not at all."""
+    """Create one run, or many runs, all or none."""
 
     __slots__ = ("_convert", "rows")
 
@@ -134,7 +134,7 @@ class CreateRuns(Command[T]):
         self._convert = convert
 
     def decode(self, raw: Any) -> T:
-        """Return the runs as they were born; as they stand where they were there already."""
+        """Return the new runs, and the current runs in place of those that existed already."""
         return self._convert([self._run(wanted, found) for wanted, found in zip(self.rows, raw, strict=True)])
 
     @staticmethod
@@ -146,7 +146,7 @@ class CreateRuns(Command[T]):
 
 
 class TransitionRun(Command[StoredRun]):
-    """Ask one event of one run, by its id."""
+    """Apply one event to one run."""
 
     __slots__ = ("actor", "detail", "event", "outputs", "payload", "run_id", "usage", "version")
 
@@ -171,15 +171,15 @@ class TransitionRun(Command[StoredRun]):
         self.detail: Final = detail
         self.payload: Final = payload or {}
         self.outputs: Final = outputs
-        """The answers to the calls that the run waits for, if that is what is asked."""
+        """The tool outputs, by call id, if the event submits them."""
 
     @property
     def is_idempotent(self) -> bool:
-        """Whether the same request made twice is recognised and answered alike."""
+        """Whether a repetition of the same request is recognised, and has the same result."""
         return self.event in (RunEvent.REQUEST_CANCEL, RunEvent.SUBMIT_TOOL_OUTPUTS)
 
     def row(self, version: int | None) -> Row:
-        """Return the values of `MOVE_COLUMNS`, for a run at `version` (None: whichever)."""
+        """Return the values of `MOVE_COLUMNS`, for a run at `version` (None: any version)."""
         params = self.payload
         return (
             *(self.run_id, version, self.actor, self.usage, self.detail),
@@ -187,12 +187,12 @@ class TransitionRun(Command[StoredRun]):
         )
 
     def decode(self, raw: Any) -> StoredRun:
-        """Return the run as it stands after the move."""
+        """Return the run after the move."""
         return decode_run(raw)
 
 
 def group_by_outcome(settles: Sequence[Settle]) -> Groups:
-    """Return settles that one statement can commit together, the largest lot last."""
+    """Return the outcomes grouped by what one statement can commit, the largest group last."""
     groups: dict[SettleKey, list[Settle]] = {}
     for settle in settles:
         outcome = settle.outcome
@@ -206,15 +206,15 @@ def group_by_outcome(settles: Sequence[Settle]) -> Groups:
 
 @attrs.frozen
 class ResumeData:
-    """What a run brings along that was worked on before."""
+    """The saved data with which an earlier attempt is continued."""
 
     checkpoint: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     submitted: str | None = None
-    """The detail of the entry that submitted the outputs it goes on with."""
+    """The detail of the entry with the submitted outputs."""
     at: int | None = None
-    """When this worker got it, if that was not when it was started."""
+    """When this worker got the run, if that was not when it was started; in Unix microseconds."""
 
 
 _BY_SEQ: Final = getter(CLAIMED_COLUMNS, "seq")
@@ -222,10 +222,10 @@ _BY_PRIORITY: Final = getter(CLAIMED_COLUMNS, "priority")
 
 
 def decode_settle_and_claim(raw: Any) -> SettleAndClaimResult:
-    """Return what was claimed and refused, from rows, resume data by seq, and refusals by seq."""
+    """Return the claims and refusals, from rows, resume data by seq, and refusals by seq."""
     found, resumed, refused = raw
     found.sort(key=_BY_SEQ)
-    found.sort(key=_BY_PRIORITY, reverse=True)  # equals keep their order
+    found.sort(key=_BY_PRIORITY, reverse=True)  # the sort is stable
     if not resumed:
         return SettleAndClaimResult([_fresh_claim(decode_claimed(row)) for row in found], refused)
     return SettleAndClaimResult([_claim(decode_claimed(row), resumed.get(_BY_SEQ(row))) for row in found], refused)
@@ -245,7 +245,7 @@ def _claim(run: StoredRun, resumed: ResumeData | None) -> Claim:
 
 
 class SettleAndClaim(Command[T]):
-    """What a worker asks between two rounds: commit these outcomes, and give me so many runs to go on with."""
+    """One round trip of a worker: commit outcomes, and claim new runs."""
 
     __slots__ = ("_convert", "actor", "groups", "held", "limit", "queues", "run_id", "settles", "worker")
 
@@ -271,28 +271,28 @@ class SettleAndClaim(Command[T]):
         self.settles: Final = settles
         self.groups: Final = group_by_outcome(settles)
         self.held: Final = held
-        """The seqs it knows to be its own, apart from those it settles; None if it keeps no account of them."""
+        """The seqs of the runs that the worker executes, except those in `settles`. None if it does not track them."""
         self.run_id: Final = run_id
-        """The only run it wants, if it wants a certain one."""
+        """The only run to claim; None to claim any."""
         self._convert = convert
 
     @property
     def refusals(self) -> Sequence[RunstateError]:
-        """Every refusal in its answer: of each outcome that was not taken."""
+        """All refusals in the result, including those of single outcomes."""
         return super().refusals or ([*self._raw[2].values()] if self._raw is not _PENDING else ())
 
     @property
     def is_idempotent(self) -> bool:
-        """Whether what it claimed can be told from what it held before, should the answer be lost."""
+        """Whether, after a lost reply, new claims can be distinguished from runs that the worker had before."""
         return self.held is not None or self.run_id is not None or not self.limit
 
     def decode(self, raw: Any) -> T:
-        """Return what was asked for of the claimed runs and the refused outcomes."""
+        """Return the converted result: claims and refused outcomes."""
         return self._convert(decode_settle_and_claim(raw))
 
 
 class InTransaction(Command[T]):
-    """Anything else that writes: it gets the session, inside a transaction."""
+    """Any other request that writes: a function that is called with the connection, inside a transaction."""
 
     __slots__ = ("_finish", "callback", "is_idempotent")
 
@@ -306,10 +306,10 @@ class InTransaction(Command[T]):
     ) -> None:
         super().__init__(change)
         self.is_idempotent: Final = is_idempotent
-        """Whether asking again answers the same, should the answer be lost."""
+        """Whether the request can be repeated after a lost reply, with the same result."""
         self.callback: Final = callback
         self._finish = decode
 
     def decode(self, raw: Any) -> T:
-        """Turn what the database gave back into what was asked for."""
+        """Return the result, made of what the function returned."""
         return cast("T", raw) if self._finish is None else self._finish(raw)

@@ -1,7 +1,7 @@
-"""The one door: every change of any run, from any thread or coroutine of this process, is committed here.
+"""The committer: it commits every change of any run, from any thread or coroutine of this process.
 
-Whoever asks while a commit is under way waits, and all who wait are committed together next: no timer, and a lone
-asker pays nothing for it. (If nobody is committing, a thread that asks does it itself, which saves two hand-overs.)
+Commands that arrive during a commit wait, and are committed together next. There is no timer, so a single command has
+no extra delay. (If no commit is under way, a blocking caller commits in its own thread, which saves two switches.)
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = ["Committer"]
 
 T = TypeVar("T")
 
-MAX_BATCH: Final = 500  # commands a commit: past it a batch gains little and holds others up
-MAX_RETRIES: Final = 5  # where two transactions wait for each other one is undone: it can be done again
-_CLOSING: Final = 3  # times `wait_s`: so long an answer may take when the store is closed
+MAX_BATCH: Final = 500  # commands per commit: a larger batch gains little and delays others
+MAX_RETRIES: Final = 5  # of a transaction that the database aborted because of a conflict
+_CLOSING: Final = 3  # times `wait_s`: how long a reply may take when the store is closed
 _CLOSING_S: Final = 5.0  # at least
-_LOOK_S: Final = 0.02  # between two looks whether all is committed
-_FIRST_S: Final = 0.05  # before another try: a database that went away comes back, who waited for us goes first
-_MOST_S: Final = 1.0  # between two tries to connect while commands wait that may have been done
+_LOOK_S: Final = 0.02  # between two checks whether all is committed
+_FIRST_S: Final = 0.05  # before the second try: the database may come back, or the other transaction end
+_MOST_S: Final = 1.0  # between two tries to connect while there are commands with an unknown outcome
 
 
 class Committer:
-    """Commits what is handed to it, in batches, and answers each."""
+    """Commits commands in batches, and gives each its result."""
 
     def __init__(
         self,
@@ -57,15 +57,15 @@ class Committer:
         self._thread: Thread | None = None
         self._closed = False
         self._answered = 0
-        """How many batches; it need not be exact."""
+        """The number of finished batches; it need not be exact."""
         self._is_shut_down = False
-        """Whether nothing is committed any more, and nobody takes from those who wait."""
+        """Whether nothing is committed any more, and no thread takes commands from the queue."""
         self._process = os.getpid()
 
-    # --- asking ---------------------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------------
 
     def execute(self, command: Command[T]) -> T:
-        """Have a command committed; return its answer. Blocks the thread."""
+        """Commit a command, and return its result. Blocks the thread."""
         self.check_open()
         if self._waiting.empty() and self._writing.acquire(blocking=False):
             try:
@@ -80,7 +80,7 @@ class Committer:
         return command.result()
 
     def submit(self, command: Command[T]) -> asyncio.Future[T]:
-        """Hand a command over; return the future of its answer, in the running loop."""
+        """Enqueue a command; return the future of its result, in the running loop."""
         self.check_open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         command.future = future
@@ -101,7 +101,7 @@ class Committer:
 
     def _enqueue(self, command: Command[Any]) -> None:
         self._waiting.put(command)
-        if self._is_shut_down:  # since it was looked at
+        if self._is_shut_down:  # it was shut down after `check_open`
             self._refuse_rest()
             return
         if self._thread is None:
@@ -111,14 +111,14 @@ class Committer:
                     self._thread.start()
 
     def post(self, command: Command[Any]) -> None:
-        """Hand a command over that nobody waits for."""
+        """Enqueue a command without waiting for its result."""
         self.check_open()
         self._enqueue(command)
 
     def external_commits(self) -> int | None:
         """Return SQLite's count of other connections' commits; None while this one is writing."""
         if self._session is None and self._availability.is_away:
-            return None  # it is for those to connect again who wait for that
+            return None  # retries connect again, not this
         if not self._writing.acquire(blocking=False):
             return None
         try:
@@ -157,18 +157,18 @@ class Committer:
                 if is_outage(error):
                     self._availability.failed(error)
                 raise
-        if self._is_shut_down:  # since it was begun to be closed
+        if self._is_shut_down:  # `close` was called meanwhile
             self._disconnect()
         if self._session is None:
             raise StoreError(f"the store {self._database.display_url} is closed")
         return self._session
 
     def _commit(self, batch: Sequence[Command[Any]], tries: int = MAX_RETRIES) -> None:
-        """Commit a batch, one by one if it does not go together; afterwards each has its answer or its error."""
+        """Commit a batch, or its commands one by one if that fails. Afterwards each has its result or its error."""
         kept = self._session
         try:
             session = self._connected()
-        except Exception as error:  # everybody's: each alone would wait as long, one after the other
+        except Exception as error:  # refuse them all: one by one, each would wait as long again
             _refuse(batch, error)
             return
         session.trouble = None
@@ -179,10 +179,10 @@ class Committer:
             self._retry_unknown(batch, error)
         except RunstateError as error:
             self._recover(session, batch, error, tries, is_new=session is not kept)
-        except Exception as error:  # a fault of this library: whoever asked must hear of it, and not wait for ever
+        except Exception as error:  # a bug of this library: the callers must get it, and not wait forever
             self._disconnect()
             self._commit_individually(batch, error)
-        except BaseException:  # an interrupt, in the middle of whatever it was
+        except BaseException:  # an interrupt, at any point
             self._disconnect()
             raise
         else:
@@ -192,11 +192,11 @@ class Committer:
     def _recover(
         self, session: Connection, batch: Sequence[Command[Any]], error: RunstateError, tries: int, *, is_new: bool
     ) -> None:
-        """Do what an error that undid a batch calls for: try it again, on another session, or one by one."""
+        """Handle an error that rolled a batch back: retry it, on another session or one by one, or refuse it."""
         match session.trouble:
             case Trouble.SESSION_LOST:
                 self._give_up(error)
-                if not is_new:  # the next session may lead to a server that takes it: nothing was done
+                if not is_new:  # nothing was done, and a new session may be connected to a server that can do it
                     self._commit_again(batch, tries)
                 elif isinstance(error, StoreUnavailable):
                     _refuse(batch, error)
@@ -216,7 +216,7 @@ class Committer:
         self._commit(batch, tries)
 
     def _give_up(self, error: Exception) -> None:
-        """Let a session go that is of no more use; others that were opened with it may be of none either."""
+        """Close an unusable session, and report it: sessions that were opened with it may be unusable too."""
         self._disconnect()
         self._availability.failed(error, session_lost=True)
 
@@ -229,7 +229,7 @@ class Committer:
             self._commit([command])
 
     def _retry_unknown(self, batch: Sequence[Command[Any]], error: OutcomeUnknown) -> None:
-        """Ask again what can be recognised if it was done before; the connection broke before it was known."""
+        """Repeat the commands that can be recognised if they were executed before, after their reply was lost."""
         until, backoff = monotonic() + self._wait_s, Backoff(_FIRST_S, _MOST_S)
         while True:
             try:
@@ -255,7 +255,7 @@ class Committer:
             self._disconnect()
             if is_outage(again):
                 self._availability.failed(again)
-            command.set_exception(unknown)  # whatever is wrong this time, the first time it may have been done
+            command.set_exception(unknown)  # whatever failed this time, the first try may have succeeded
         except Exception as error:
             command.set_exception(error)
         else:
@@ -265,10 +265,10 @@ class Committer:
     def _disconnect(self) -> None:
         if self._session is not None:
             session, self._session = self._session, None
-            with suppress(Exception):  # it is broken, that is why it goes
+            with suppress(Exception):  # it may be broken
                 session.close()
 
-    # --- answering ------------------------------------------------------------------------------------------------
+    # --- results --------------------------------------------------------------------------------------------------
 
     def _finish(self, batch: Sequence[Command[Any]]) -> None:
         self._answered += 1
@@ -283,11 +283,11 @@ class Committer:
             else:
                 loops.setdefault(command.future.get_loop(), []).append(command)
         for loop, commands in loops.items():
-            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            with suppress(RuntimeError):  # the loop is closed, and no coroutine waits there
                 loop.call_soon_threadsafe(_resolve, commands)
 
     def close(self) -> None:
-        """Commit what waits, then let the connection go; in the end also one whose database says nothing."""
+        """Commit the waiting commands, then close the connection, in the end even if the database does not reply."""
         if self._is_shut_down:
             return
         self._closed = True
@@ -303,7 +303,7 @@ class Committer:
             self._refuse_rest()
 
     def _finish_committing(self, patience_s: float) -> bool:
-        """Wait until nobody commits, and disconnect; False if for so long no answer came to who does."""
+        """Wait until no commit is under way, and disconnect. Return False if no batch ends for `patience_s` seconds."""
         answered, until = -1, 0.0
         while True:
             if self._answered != answered:
@@ -322,13 +322,13 @@ class Committer:
                 return False
 
     def _refuse_rest(self) -> None:
-        """Answer those who asked while the store was being closed: nobody comes after them."""
+        """Refuse the commands that arrived while the store was closed."""
         rest: list[Command[Any]] = []
         with suppress(Empty):
             while True:
                 command = self._waiting.get_nowait()
                 rest += () if command is None else (command,)
-        self._waiting.put(None)  # for a thread that is still at something
+        self._waiting.put(None)  # for a committing thread that has not ended yet
         _refuse(rest, StoreError(f"the store {self._database.display_url} is closed"))
         self._answer(rest)
 
@@ -343,7 +343,7 @@ def _resolve(commands: Sequence[Command[Any]]) -> None:
     for command in commands:
         future = command.future
         if future is None or future.done():
-            continue  # whoever asked was cancelled meanwhile; what it asked for is done
+            continue  # the caller was cancelled meanwhile; its command was executed
         try:
             future.set_result(command.result())
         except Exception as error:
@@ -351,7 +351,7 @@ def _resolve(commands: Sequence[Command[Any]]) -> None:
 
 
 def _is_idempotent(command: Command[Any]) -> bool:
-    """Tell whether asking again cannot do a thing twice, nor be refused for having been done."""
+    """Return whether a repetition of a command cannot be executed twice, nor be refused because of the first one."""
     if isinstance(command, TransitionRun | SettleAndClaim | InTransaction):
         return command.is_idempotent
     return isinstance(command, CreateRuns)

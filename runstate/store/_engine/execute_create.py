@@ -1,4 +1,4 @@
-"""How runs are inserted: what nothing stands in the way of at once, the others by what stood there."""
+"""The execution of creates: most runs are inserted by one statement; conflicts are resolved one by one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _compared: Final = getter(CREATE_COLUMNS, *_COMPARED)
 
 
 def create_needs_transaction(create: CreateRuns[Any]) -> bool:
-    """Tell whether creating takes more than one statement that writes.
+    """Return whether a create needs more than one statement that writes.
 
-    Settings are written before their run. Where the key belongs to another run, they are taken away again.
+    Settings are written before their run. If the key belongs to another run, they are deleted again.
     """
     return len(create.rows) > 1 or any(
         wanted.exclusive is not None or (wanted.key is not None and wanted.settings is not None)
@@ -36,9 +36,9 @@ def create_needs_transaction(create: CreateRuns[Any]) -> bool:
 
 
 def execute_create(session: Connection, creates: Sequence[CreateRuns[Any]]) -> None:
-    """Create the runs of many commands, and note each one's answer."""
+    """Create the runs of several commands, and set the result of each."""
     threads = {wanted.run.thread_id for command in creates for wanted in command.rows if wanted.exclusive is not None}
-    for thread in sorted(threads):  # in the order in which everybody holds them, or two would wait for each other
+    for thread in sorted(threads):  # in one order in all transactions, to avoid deadlocks
         session.execute(session.statements.hold_thread, {"thread": thread})
     ordinary = [wanted for command in creates for wanted in command.rows if wanted.exclusive != "queue"]
     made = _insert(session, ordinary)
@@ -46,22 +46,22 @@ def execute_create(session: Connection, creates: Sequence[CreateRuns[Any]]) -> N
         try:
             command.set_result([_taken(made, wanted) or _existing_for(session, wanted) for wanted in command.rows])
         except StoreError:
-            raise  # the transaction may be broken, and what was done in it for others with it
+            raise  # the transaction may have failed, and with it the other commands
         except RunstateError as error:
             if len(command.rows) > 1:
-                raise  # nothing of many: the transaction is undone, and the others are asked again
+                raise  # all or none: the transaction is rolled back, and the other commands are repeated
             command.set_exception(error)
 
 
 def _taken(made: dict[str, Row], wanted: NewRunRow) -> Row | None:
-    """Take what was inserted for a wanted run: another that came with the same id was not."""
+    """Return the inserted row for a new run, once: a second new run with the same id was not inserted."""
     return None if wanted.exclusive == "queue" else made.pop(wanted.run.id, None)
 
 
 def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
-    """Insert what nothing stands in the way of, of several with one id the first; return (seq, at, ready) by id.
+    """Insert the runs without a conflict, of several with one id the first. Return (seq, at, ready) by id.
 
-    Of several for a thread that is to have one live run it is the first, too.
+    Of several runs for a thread that may have one live run, only the first is inserted.
     """
     if not wanted:
         return {}
@@ -79,7 +79,7 @@ def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
 
 
 def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
-    """Return what stands for a run that was not inserted: itself after all, or the one created with its key."""
+    """Return the row for a run that was not inserted at first: inserted now, or that of the same request before."""
     if wanted.exclusive == "queue":
         row = _enqueue_behind(session, wanted)
         if row is not None:
@@ -92,8 +92,8 @@ def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
     row = first_row(session.execute(session.statements.by_id, {"id": wanted.run.id}))
     if row is not None:
         if wanted.key is None and _differences(wanted, decode_run(row)) == []:
-            return row  # this very request, whose answer was lost
-        keyed = _by_key(session, wanted)  # it may have been committed between the two looks
+            return row  # the same request, whose reply was lost
+        keyed = _by_key(session, wanted)  # it may have been committed between the two queries
         if keyed is not None:
             return _same_request(wanted, keyed)
         raise InvalidRun([FieldError("id", f"is taken: there is a run {wanted.run.id} already")])
@@ -104,7 +104,7 @@ def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
             return made[wanted.run.id]
     _drop_settings(session, wanted)
     if head is None or wanted.exclusive == "queue":
-        raise StoreUnavailable(f"run {wanted.run.id} met another that was being created; ask again")
+        raise StoreUnavailable(f"run {wanted.run.id} conflicts with another that was being created; try again")
     raise ThreadBusy(wanted.run.thread_id, head[0])
 
 
@@ -115,8 +115,8 @@ def _by_key(session: Connection, wanted: NewRunRow) -> Row | None:
 
 
 def _enqueue_behind(session: Connection, wanted: NewRunRow) -> Row | None:
-    """Insert a run as the only live one of its thread, which is held, or behind the one there is."""
-    # A look first: whoever is just ending that run waits for the thread, and to run into its row were to wait for them.
+    """Insert a run as the only live one of its thread, or behind the existing one. The thread is locked."""
+    # Query first: a transaction that ends the existing run waits for this lock, and an insert would wait for its row.
     if not session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}):
         found = _insert(session, [wanted])
         if found:
@@ -132,7 +132,7 @@ def _drop_settings(session: Connection, wanted: NewRunRow) -> None:
 
 
 def _differences(wanted: NewRunRow, run: StoredRun) -> list[str]:
-    """Return the names of what differs between a wanted run and one that is there."""
+    """Return the names of the values that differ between a new run and an existing one."""
     before, now = run.to_dict(), wanted.run.to_dict()
     changing = {"status", "required_action", "last_error", "expires_at", "started_at", "cancelled_at", "failed_at"}
     changing |= {"completed_at", "incomplete_details", "usage", "created_at", "id"}
@@ -150,5 +150,5 @@ def _same_request(wanted: NewRunRow, row: Row) -> Row:
 
 
 def first_row(found: Sequence[Row]) -> Row | None:
-    """Return the row that was found, if one was."""
+    """Return the first row, or None."""
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""A worker's turn: what it brings is settled, what it asks for is claimed; after a lost answer both are found out."""
+"""The execution of settle and claim. After a lost reply, it finds out what the first request has done."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ATTEMPT: Final = position(CLAIMED_COLUMNS, "attempt")
 
 
 def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> None:
-    """Settle what a worker brings, claim what it asks for."""
+    """Commit the outcomes of a worker, and claim runs for it."""
     statements = session.statements
     settles, groups = turn.settles, turn.groups
     refused_ones: dict[int, RunstateError] = {}
@@ -45,13 +45,13 @@ def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> 
     if turn.run_id is not None:
         claimed = claimed or list(session.execute(statements.claim_id, {**owner, "id": turn.run_id}))
         if not claimed and turn.is_retry:
-            claimed += _claimed_before(session, turn)  # by a request that the server was at until a moment ago
+            claimed += _claimed_before(session, turn)  # the server may have just finished the first request
     try:
         turn.set_result((claimed, *_read_results(session, turn, settles, settled, claimed, refused_ones)))
     except StoreError as error:
         if not (session.owned and (settled or claimed)):
             raise
-        # Outside a transaction these are committed by now: asked again as if they were not, they would be refused.
+        # Outside a transaction these are committed by now: a repetition as a first request would be refused.
         raise OutcomeUnknown(str(error)) from error
 
 
@@ -63,7 +63,7 @@ def _read_results(
     claimed: Sequence[Row],
     refused_ones: dict[int, RunstateError],
 ) -> tuple[Mapping[int, ResumeData], Mapping[int, RunstateError]]:
-    """Return what claimed runs bring along, and why the outcomes that were not settled are refused, by seq."""
+    """Return the resume data of the claimed runs, and the refusals of the outcomes that were not committed, by seq."""
     for settle in settles if len(settled) < len(settles) else ():
         refusal = None if settle.run.seq in settled else _refusal(session, turn, settle, _row_of(session, settle))
         if refusal is not None:
@@ -73,13 +73,13 @@ def _read_results(
 
 
 def settle_needs_transaction(turn: SettleAndClaim[Any]) -> bool:
-    """Tell whether a turn takes more than one statement that writes."""
-    several = turn.held is None and len(turn.queues) > 1  # a worker finds out what it got of the first
+    """Return whether a command needs more than one statement that writes."""
+    several = turn.held is None and len(turn.queues) > 1  # with `held`, a worker finds out what it got from the first
     return several or len(turn.groups) > 1 or bool(_with_checkpoint(turn.groups))
 
 
 def _with_checkpoint(groups: Groups) -> Sequence[Settle]:
-    """Return the settles by which something is to be remembered: they are among the laden ones."""
+    """Return the outcomes whose used tokens are to be saved. They are among those with a payload."""
     return [settle for (_, laden), group in groups if laden for settle in group if settle.noted is not None]
 
 
@@ -91,7 +91,7 @@ def checkpoint_params(
     usage: Usage | None = None,
     progress: str | None = None,
 ) -> Params:
-    """Return the parameters of a note of a run as it was claimed."""
+    """Return the parameters of the statement that saves a checkpoint of a claimed run."""
     spent = usage or NO_USAGE
     held = {"seq": run.seq, "version": run.version, "worker": worker}
     return {
@@ -108,9 +108,9 @@ def _row_of(session: Connection, settle: Settle) -> Row | None:
 
 
 def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle, row: Row | None) -> RunstateError | None:
-    """Return why an outcome was not taken; None if it was, by the first request of a turn that is asked again.
+    """Return why an outcome was not committed; None if the first request of a repeated command has committed it.
 
-    `row` is the run's, read before this: the server may have been at the first request until a moment ago.
+    `row` is the row of the run, read before this: the server may have just finished the first request.
     """
     if turn.is_retry and _settled_by_lease(session, turn, settle):
         return None
@@ -121,22 +121,22 @@ def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle, row
     if RUN_LIFECYCLE.is_terminal(run.status) or (held and RUN_LIFECYCLE.find(run.status, settle.event) is None):
         return refused(run, settle.event)
     if held and turn.is_retry and _is_same_claim(run, settle):
-        # The first request may have begun while the lease held, and wait in the server for a lock.
+        # The first request may have begun while the lease was valid, and still wait in the server for a lock.
         return OutcomeUnknown(
-            f"run {run.id} was asked to {settle.event}, and the answer was lost; the lease has ended since, so "
-            "it may still be done, or not"
+            f"the reply to {settle.event} of run {run.id} was lost, and the lease has ended since: "
+            "the event may still be applied, or not"
         )
     return LeaseLost(run, settle.event)
 
 
 def resume_data_of(session: Connection, claimed: Sequence[Row]) -> dict[int, ResumeData]:
-    """Return what runs that were worked on before bring along, by seq."""
+    """Return the resume data of runs with earlier attempts, by seq."""
     found: dict[int, ResumeData] = {}
-    # The row of a run that was taken over, or found to be claimed before, says when it was started.
+    # The row of a run that was taken over, or was claimed by the first request, has the time of its start.
     at = session.execute(session.statements.moment, {})[0][0] if claimed else None
     for row in claimed:
         seq = row[_SEQ]
-        # The entry before the start, where that is a submit: a start is the last entry, also after a take-over.
+        # The entry before the start, if it submitted outputs. The start is the last entry, also after a take-over.
         submitted = first_row(session.execute(session.statements.submitted, {"run": seq, "version": row[_VERSION] - 1}))
         row_beside = first_row(session.execute(session.statements.notes, {"run": seq})) or (None, 0, 0)
         checkpoint, prompt, completion = row_beside
@@ -147,13 +147,13 @@ def resume_data_of(session: Connection, claimed: Sequence[Row]) -> dict[int, Res
 def _reconcile(
     session: Connection, turn: SettleAndClaim[Any]
 ) -> tuple[list[Settle], dict[int, RunstateError], list[Row]]:
-    """Find out what became of a turn whose answer was lost: what is still to settle, and what it had claimed."""
+    """Find out what a request with a lost reply has done. Return the outcomes left, the refusals, and its claims."""
     again: list[Settle] = []
     refused_ones: dict[int, RunstateError] = {}
     for settle in turn.settles:
         row = _row_of(session, settle)
         run = None if row is None else decode_run(row)
-        # The turn may have settled it, and claimed it again: then it is not what was brought that is still to settle.
+        # The first request may have settled the run and claimed it again: then this outcome is not left.
         if row is not None and run is not None and lease_of(row) == turn.worker and _is_same_claim(run, settle):
             again.append(settle)
             continue
@@ -165,20 +165,21 @@ def _reconcile(
 
 
 def _claimed_before(session: Connection, turn: SettleAndClaim[Any]) -> Sequence[Row]:
-    """Return the runs of a turn's worker; of one that asks for a certain run, this run alone."""
+    """Return the runs that the worker holds; only the requested one if the worker does not track them."""
     mine = session.execute(session.statements.owned, {"worker": turn.worker})
     return mine if turn.held is not None else [row for row in mine if row[_RUN_ID] == turn.run_id]
 
 
 def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
-    """Tell what the condition `Leases.same_claim` does."""
+    """Return whether a run is still in the claim of an outcome, like the condition `Leases.same_claim`."""
     return run.version <= settle.run.version + 1
 
 
 def _settled_by_lease(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> bool:
-    """Tell whether an entry shows that this worker settled the run so.
+    """Return whether an entry of the history shows that this worker has committed the outcome.
 
-    It is the next one but for a wish to cancel, and made under its lease: another worker may have the same name.
+    It is the next entry, apart from a cancel request, and was made under its lease: another worker may have the same
+    name.
     """
     params = {"run": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
     after = session.execute(session.statements.entries_after, params)

@@ -1,7 +1,8 @@
-"""How a batch of commands becomes a few statements, and how each command gets its own answer; the moves among them.
+"""The executor: it executes a batch of commands by a few statements, and sets the result of each command.
 
-A statement gives back what it moved. For what it did not move, the row is read and says why: the law, a version, a
-lease, a repeated request. Between the two another process may have moved the run on; then it is asked again.
+A statement returns the runs that it moved. For each other run the row is read, and shows why: the table of transitions,
+a version, a repeated request. Another process may have moved the run between the two statements; then the move is tried
+again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from runstate.store.errors import RunNotFound, StoreError, StoreUnavailable, Thr
 
 __all__ = ["ExecutionHook", "execute_batch", "execute_in_transaction", "set_execution_hook"]
 
-_ASKS: Final = 5  # how often a run that moves on under our eyes is asked again
+_ASKS: Final = 5  # tries, if another process moves the run between two statements
 _UNOWNED: Final = frozenset(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) - {
     RUN_LIFECYCLE.target_of(RunEvent.START)
 }
@@ -37,7 +38,7 @@ _SOURCE: Final = position(RUN_COLUMNS, "source")
 _Other: TypeAlias = InTransaction[Any] | SettleAndClaim[Any]
 _Kinds: TypeAlias = tuple[list[CreateRuns[Any]], list[TransitionRun], list[_Other]]
 ExecutionHook: TypeAlias = Callable[[Connection, Sequence[Command[Any]]], None]
-"""Performs a batch in a transaction, by `execute`, and looks at what was written."""
+"""Executes a batch in a transaction, by `execute_in_transaction`, and can read what was written."""
 
 _hook: ExecutionHook | None = None
 
@@ -45,7 +46,7 @@ _hook: ExecutionHook | None = None
 def set_execution_hook(witness: ExecutionHook | None) -> ExecutionHook | None:
     """Let all stores of this process execute their batches by `witness`, which may count them; None for no hook.
 
-    Returns the one before, to be put back.
+    Return the previous hook, to restore it later.
     """
     global _hook
     before, _hook = _hook, witness
@@ -53,12 +54,12 @@ def set_execution_hook(witness: ExecutionHook | None) -> ExecutionHook | None:
 
 
 def execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
-    """Execute all commands of a batch, and note each one's answer. Raises `StoreError` if the database fails."""
+    """Execute all commands of a batch, and set the result of each. Raises `StoreError` if the database fails."""
     if _hook is not None:
         _hook(session, batch)
         return
     creates, moves, others = _by_kind(batch)
-    # All or nothing: what is asked again, one by one, after one was refused must not have been done the first time.
+    # All or none: if one fails, the commands are repeated one by one, and must not have been executed before.
     several = len(others) + len(moves) + bool(creates) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(create_needs_transaction, creates))
     parted = parted or any(isinstance(other, InTransaction) or settle_needs_transaction(other) for other in others)
@@ -67,7 +68,7 @@ def execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
 
 
 def execute_in_transaction(session: Connection, batch: Sequence[Command[Any]]) -> None:
-    """Execute all commands of a batch in the transaction that is under way."""
+    """Execute all commands of a batch in the current transaction."""
     _execute(session, *_by_kind(batch))
 
 
@@ -89,7 +90,7 @@ def _execute(
         execute_create(session, creates)
     if moves:
         _move(session, moves)
-    for other in others:  # as they came: a run is settled after what was noted of it, before its lease is closed
+    for other in others:  # in order: save a checkpoint before its run is settled, and settle before the lease is closed
         if isinstance(other, SettleAndClaim):
             execute_settle_and_claim(session, other)
         else:
@@ -100,7 +101,7 @@ def _execute(
 
 
 def _move(session: Connection, moves: Sequence[TransitionRun]) -> None:
-    """Execute moves in waves: no two of the same run in one statement."""
+    """Execute moves in waves: no statement has two moves of one run."""
     waiting = list(moves)
     while waiting:
         wave: dict[str, TransitionRun] = {}
@@ -147,12 +148,12 @@ def _run_moves(session: Connection, asked: Iterable[tuple[TransitionRun, int | N
 
 
 def _is_idle(move: TransitionRun, row: Row) -> bool:
-    """Tell whether a cancel was requested of a run that no worker works on."""
+    """Return whether the move is a cancel request for a run that no worker has."""
     return move.event is RunEvent.REQUEST_CANCEL and row[_SOURCE] in _UNOWNED
 
 
 def _refuse_or_recognize(session: Connection, move: TransitionRun) -> None:
-    """Refuse a move that its statement did not make, or answer it where it was made before."""
+    """Set the result of a move that its statement did not make: a refusal, or the run if it was made before."""
     for _ in range(_ASKS):
         row = first_row(session.execute(session.statements.by_id, {"id": move.run_id}))
         if row is None:
@@ -173,17 +174,17 @@ def _refuse_or_recognize(session: Connection, move: TransitionRun) -> None:
         if move.event is RunEvent.START and not run.claimable:
             move.set_exception(_not_ready(session, run))
             return
-        moved = _run_moves(session, [(move, move.version)])  # it moved on in the meantime, to where this is allowed
+        moved = _run_moves(session, [(move, move.version)])  # another process moved it to a status that allows this
         if moved:
             move.set_result(moved[move.run_id])
             return
-    move.set_exception(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+    move.set_exception(StoreUnavailable(f"run {move.run_id} changes too fast, so {move.event} was not applied"))
 
 
 def _refuse_late(session: Connection, move: TransitionRun, run: StoredRun) -> bool:
-    """Refuse a move that had to come before the deadline, if it has passed: the run is expired first, as it stood.
+    """Refuse a move that is allowed only before the deadline, if the deadline has passed. Expire the run first.
 
-    A caller's own transaction expires nothing: it is for the caller to undo, or to commit.
+    In a caller's own transaction the run is not expired, because the caller may roll the transaction back.
     """
     if not session.owned:
         late = first_row(session.execute(session.statements.is_late, {"id": run.id}))
@@ -202,7 +203,7 @@ def _refuse_late(session: Connection, move: TransitionRun, run: StoredRun) -> bo
 
 
 def _not_ready(session: Connection, run: StoredRun) -> RunstateError:
-    """Return why a queued run may not be started yet."""
+    """Return the error for a queued run that may not be started yet."""
     head = first_row(session.execute(session.statements.waits_behind, {"run": run.seq}))
     if head is not None:
         return ThreadBusy(run.thread_id, head[0])
@@ -210,9 +211,9 @@ def _not_ready(session: Connection, run: StoredRun) -> RunstateError:
 
 
 def _cancelled_before(session: Connection, move: TransitionRun, run: StoredRun) -> bool:
-    """Tell whether this very request to cancel was granted before, and only its answer was lost.
+    """Return whether the same cancel request was granted before, and its reply was lost.
 
-    Of a request that may have been granted a moment ago the history decides alone: the run may have ended since.
+    For a repeated command only the history decides, because the run may have ended since.
     """
     if move.event is not RunEvent.REQUEST_CANCEL or not (move.is_retry or run.status in _CANCELLED):
         return False
@@ -222,7 +223,7 @@ def _cancelled_before(session: Connection, move: TransitionRun, run: StoredRun) 
 
 
 def _submit(session: Connection, move: TransitionRun) -> None:
-    """Submit outputs, if they are for exactly the calls that the run waits for at the version it is moved from."""
+    """Submit outputs, if they are for exactly the calls that the run waits for at the version from which it moves."""
     for _ in range(_ASKS):
         row = first_row(session.execute(session.statements.by_id, {"id": move.run_id}))
         if row is None:
@@ -244,11 +245,11 @@ def _submit(session: Connection, move: TransitionRun) -> None:
         if refused_for is not None:
             move.set_exception(refused_for)
             return
-    move.set_exception(StoreUnavailable(f"run {move.run_id} changes faster than it can be asked to {move.event}"))
+    move.set_exception(StoreUnavailable(f"run {move.run_id} changes too fast, so {move.event} was not applied"))
 
 
 def _why_not_submitted(move: TransitionRun, run: StoredRun) -> RunstateError | None:
-    """Return why a run as it stands does not take these outputs; None if it does."""
+    """Return the error if the run in its current state does not accept these outputs; None if it does."""
     action, outputs = run.required_action, move.outputs or {}
     if move.version not in (None, run.version):
         return VersionConflict(run, move.event, move.version or 0)
@@ -260,7 +261,7 @@ def _why_not_submitted(move: TransitionRun, run: StoredRun) -> RunstateError | N
 
 
 def _submitted_before(session: Connection, move: TransitionRun, run: StoredRun) -> bool:
-    """Tell whether these very outputs were the last to be submitted."""
+    """Return whether the same outputs were the last that were submitted."""
     found = session.execute(session.statements.latest, {"run": run.seq, "event": RunEvent.SUBMIT_TOOL_OUTPUTS})
     if not found:
         return False

@@ -1,4 +1,4 @@
-"""How a store reaches its database: writes by the committer, reads beside it. The public methods stand on this."""
+"""Transports between the public methods and the database: writes by the committer, reads on other connections."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ __all__ = ["CallerTransaction", "ReadPool", "StoreBase", "SyncTransport", "Trans
 
 T = TypeVar("T")
 
-_LOOK_S: Final = 0.005  # between two looks whether somebody still reads
-_CLOSING_S: Final = 5.0  # for those who still read, at least
-_TRIES: Final = 5  # where a standby cancels a read to go on with what its primary sent
-_MAX_IDLE: Final = 8  # idle connections; more are made where more read at once, and let go again
+_LOOK_S: Final = 0.005  # between two checks whether a thread still reads
+_CLOSING_S: Final = 5.0  # for reads to finish when the pool is closed, at least
+_TRIES: Final = 5  # of a read that a standby cancels because of changes from its primary
+_MAX_IDLE: Final = 8  # idle connections: more are opened for more simultaneous reads, and closed afterwards
 
 
 class Transport(Protocol):
-    """How what is asked gets to the database and back."""
+    """The path of requests to the database and of results back."""
 
     def execute(self, command: Command[T]) -> T:
-        """Have a command committed; return its answer."""
+        """Execute a command, and return its result."""
         ...
 
     def read(self, look: Callable[[Connection], T]) -> T:
-        """Return what `look` finds."""
+        """Call `look` with a connection, and return its result."""
         ...
 
 
 class ReadPool:
-    """Connections that only read, each used by one thread at a time."""
+    """A pool of connections that only read, each used by one thread at a time."""
 
     def __init__(self, database: Database, wait_s: float, availability: Availability) -> None:
         self._database = database
         self._wait_s = wait_s
         self._availability = availability
         self._idle: SimpleQueue[tuple[Connection, int]] = SimpleQueue()
-        """Each with the epoch it was opened in."""
+        """The idle connections, each with the epoch in which it was opened."""
         self._busy: dict[int, Connection] = {}
-        """Those in use, by the thread that uses it."""
+        """The connections in use, by thread."""
         self._closed = False
         self._process = os.getpid()
 
     def read(self, look: Callable[[Connection], T]) -> T:
-        """Return what `look` finds; once more on a new connection if an old one was found to be of no use."""
+        """Call `look` with a connection, and return its result. Repeat it if an idle connection was unusable."""
         if self._closed:
             raise StoreError(f"the store {self._database.display_url} is closed")
         if os.getpid() != self._process:
@@ -66,7 +66,7 @@ class ReadPool:
             return self._read_again(look, session, kept, error)
 
     def _read_again(self, look: Callable[[Connection], T], session: Connection, kept: bool, error: StoreError) -> T:
-        """Read once more, where that may help: on a new session instead of an old one, or after a conflict."""
+        """Read again if that may help: on a new session after an old one was lost, or after a conflict."""
         backoff = Backoff(_LOOK_S)
         for _ in range(_TRIES):
             if session.trouble is Trouble.CONFLICT:
@@ -81,7 +81,7 @@ class ReadPool:
         raise _nothing_unknown(error) from error.__cause__
 
     def _getconn(self) -> tuple[Connection, int, bool]:
-        """Return an unused session, the epoch it was opened in, and whether it was opened before."""
+        """Return a session, the epoch in which it was opened, and whether it was idle before."""
         try:
             while True:
                 session, epoch = self._idle.get_nowait()
@@ -105,7 +105,7 @@ class ReadPool:
             self._busy.pop(me, None)
             if session.trouble is Trouble.SESSION_LOST:
                 session.close()
-                self._drain()  # a database that went away took all of them along
+                self._drain()  # the other idle sessions were probably lost too
             else:
                 self._putconn(session, epoch)
 
@@ -114,11 +114,11 @@ class ReadPool:
             session.close()
             return
         self._idle.put((session, epoch))
-        if self._closed:  # also since: `close` may have come by before this one was among the idle
+        if self._closed:  # `close` may have drained the pool before this session was put back
             self._drain()
 
     def close(self) -> None:
-        """Let the connections go; who still reads lets go of its own, in the end also where no answer comes."""
+        """Close the connections. Reads under way may finish first; those without a reply are interrupted in the end."""
         self._closed = True
         self._drain()
         until = monotonic() + max(self._wait_s, _CLOSING_S)
@@ -136,19 +136,19 @@ class ReadPool:
 
 
 class SyncTransport:
-    """The way of those who wait: the thread stands still until its answer is there."""
+    """The transport for blocking callers."""
 
     def __init__(self, committer: Committer, readers: ReadPool | None) -> None:
         self.committer: Final = committer
         self.readers: Final = readers
-        """None for a database in memory: its one connection reads too."""
+        """None for a database in memory: its only connection is used for reads too."""
 
     def execute(self, command: Command[T]) -> T:
-        """Have a command committed; return its answer."""
+        """Let the committer execute a command, and return its result."""
         return self.committer.execute(command)
 
     def read(self, look: Callable[[Connection], T]) -> T:
-        """Return what `look` finds."""
+        """Call `look` with a reading connection, and return its result."""
         self.committer.check_open()
         if self.readers is None:
             return self.committer.execute(InTransaction(look))
@@ -156,10 +156,10 @@ class SyncTransport:
 
 
 class CallerTransaction:
-    """The way of those who have a transaction of their own open: all happens in it, and lives or dies with it."""
+    """The transport inside a caller's own transaction, which the caller commits or rolls back."""
 
     def __init__(self, session: Connection, check: Callable[[Connection], None]) -> None:
-        """Over a session on the caller's connection, which `check` refuses unless it leads to the store."""
+        """Use the caller's connection. `check` raises unless it leads to the tables of the store."""
         self._session = session
         self._check = check
         self._checked = False
@@ -179,7 +179,7 @@ class CallerTransaction:
         return command.result()
 
     def read(self, look: Callable[[Connection], T]) -> T:
-        """Return what `look` finds, the caller's own changes among it."""
+        """Call `look` with the caller's connection, and return its result. It sees the caller's own changes."""
         self._require_same_store()
         try:
             return look(self._session)
@@ -188,16 +188,16 @@ class CallerTransaction:
 
 
 def _nothing_unknown(error: StoreError) -> StoreError:
-    """Return what a read says where its answer was lost: it changed nothing, and may be asked again."""
+    """Return the error of a read. After a lost reply it is `StoreUnavailable`, because a read changes nothing."""
     return StoreUnavailable(str(error)) if isinstance(error, OutcomeUnknown) else error
 
 
 class StoreBase:
-    """What has a way to the database."""
+    """An object with a transport."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def _in_transaction(self, perform: Callable[[Connection], T]) -> T:
-        """Have `perform` write inside a transaction; return what it returns."""
+        """Call `perform` inside a transaction, and return its result."""
         return self._transport.execute(InTransaction[T](perform))
