@@ -211,7 +211,7 @@ def test_a_read_has_no_unknown_outcome(home: str, monkeypatch: pytest.MonkeyPatc
 
     with open_store(home) as store:
         for _ in range(2):  # on a new session, and on one that was used before
-            with pytest.raises(StoreUnavailable, match="broke before the answer came") as broken:
+            with pytest.raises(StoreUnavailable, match="broke before the reply came") as broken:
                 store._transport.read(look)
             assert broken.value.retryable
             store.list()
@@ -222,7 +222,7 @@ def test_a_read_has_no_unknown_outcome(home: str, monkeypatch: pytest.MonkeyPatc
         look(session)
 
     monkeypatch.setattr("runstate.store._api.open.require_latest", breaks)
-    with pytest.raises(StoreUnavailable, match="broke before the answer came"):
+    with pytest.raises(StoreUnavailable, match="broke before the reply came"):
         open_store(home, wait_s=0.0)
     assert 1 == len(looked)
 

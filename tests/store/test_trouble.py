@@ -211,7 +211,7 @@ def test_moving_on_after_a_break(broken: tuple[Store, Prompt]) -> None:
     store, _ = broken
     with pytest.raises(OutcomeUnknown) as unknown:
         store.start("run_1")
-    assert "broke before the answer came" in trouble(unknown.value)
+    assert "broke before the reply came" in trouble(unknown.value)
     assert not unknown.value.retryable
     assert "queued" == store.get("run_1").status
     assert "in_progress" == store.start("run_1").status

@@ -224,7 +224,7 @@ class Session(SqliteConnection):
     def _break(self) -> OutcomeUnknown:
         self._broken = True
         self._world.told("broken")
-        return OutcomeUnknown("the connection to the simulated database broke before the answer came")
+        return OutcomeUnknown("the connection to the simulated database broke before the reply came")
 
     def _ask(self, statement: str, given: Params) -> sqlite3.Cursor:
         world = self._world

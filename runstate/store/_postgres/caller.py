@@ -1,4 +1,4 @@
-"""A caller's own PostgreSQL connection: used as it is, and left as it was."""
+"""Statements on a caller's own PostgreSQL connection, which is left unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Binary(bytes):
 
 
 class _TextDumper(Dumper):
-    """Hands a value over as it is; its type is for the statement to say."""
+    """Sends a value unchanged. The statement determines its type."""
 
     format = pq.Format.TEXT
 
@@ -35,15 +35,16 @@ class _TextDumper(Dumper):
 
 
 class _BinaryDumper(_TextDumper):
-    """The same for the binary form."""
+    """Does the same for the binary form."""
 
     format = pq.Format.BINARY
 
 
 class CallerCursor:
-    """Executes statements on a caller's connection, whatever rows, loaders, dumpers and encoding it has.
+    """Executes statements on a caller's connection with any row factory, loaders, dumpers and encoding.
 
-    Nothing is prepared there: a prepared statement would stay behind, and behind a pooler it would be another's.
+    It prepares no statement: a prepared statement would stay on the connection, and with a pooler on that of another
+    client.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -55,13 +56,13 @@ class CallerCursor:
                 "connect with client_encoding=utf8"
             )
         self._connection: Final = connection
-        # Not of `connection.cursor()`: that may be a kind of cursor which takes its parameters in another way.
+        # Not `connection.cursor()`: its class may have another style of parameters.
         self._cursor: Final = psycopg.Cursor(connection, row_factory=rows.tuple_row)
         self._cursor.adapters.register_dumper(_Text, _TextDumper)
         self._cursor.adapters.register_dumper(_Binary, _BinaryDumper)
 
     def __call__(self, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """Execute a statement with its parameters by name; return its rows. Raises `psycopg.Error`, `StoreError`."""
+        """Execute a statement with parameters by name; return its rows. Raises `psycopg.Error` and `StoreError`."""
         if self._connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             raise StoreError("the connection is in pipeline mode, which answers later: leave `with pipeline()` first")
         known = parsed(statement)
@@ -70,7 +71,7 @@ class CallerCursor:
             name: value if value is None else _Binary(value) if binary else _Text(value)
             for (name, _), value, binary in zip(known.parameters, values, known.formats, strict=True)
         }
-        # As bytes, because psycopg wants texts that a type checker knows to be literal.
+        # Bytes, because psycopg accepts only literal strings for type checkers.
         self._cursor.execute(statement.encode(), sent, prepare=False)
         result = self._cursor.pgresult
         return [] if result is None else rows_of(result, self._connection)

@@ -1,4 +1,4 @@
-"""PostgreSQL 14 or newer, by psycopg 3: autocommit, one statement a move or a batch of them."""
+"""Connections to PostgreSQL 14 or newer by psycopg 3, in autocommit mode: one statement for a batch of moves."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ _WRONG: Final = (
     *("invalid integer value", "invalid sslmode value", "definition of service"),
     *("no such database", "no such user", "unsupported startup parameter"),  # PgBouncer's
 )
-# A host that has vanished says nothing any more: by the usual settings that is noticed after a quarter of an hour, if a
-# request is under way, or after two. An address may name its own.
+# A host that has vanished sends nothing. With the default settings of TCP that is detected after a quarter of an hour
+# if a request is under way, otherwise after two hours. An address may have its own settings.
 _KEPT_ALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-_ONLY_READS: Final = ("in_hot_standby", "default_transaction_read_only")  # as every server says at the beginning
+_ONLY_READS: Final = ("in_hot_standby", "default_transaction_read_only")  # reported by the server at the start
 _READ_ONLY: Final = "cannot write to {}: it is read-only"
-_NOT_THERE: Final = (  # libpq's own words
+_NOT_THERE: Final = (  # messages of libpq itself
     *("Connection refused", "No such file or directory", "timeout expired", "could not translate host name"),
 )
-_MOST_KNOWN: Final = 64  # refusals whose codes are remembered
+_MOST_KNOWN: Final = 64  # refusals whose codes are cached
 _PORT: Final = re.compile(r"[0-9]{1,9}")
 _SETTINGS: Final = position(CREATE_COLUMNS, "settings")
 _LAST_PORT: Final = 65535
@@ -71,10 +71,10 @@ T = TypeVar("T")
 
 
 def map_error(error: psycopg.Error, where: str, *, broken: bool = False, reading: bool = False) -> StoreError:
-    """Return what went wrong, in this library's words and without the password. Of a read nothing is unknown."""
+    """Return the store error for an error of the driver, without the password. A read is never `OutcomeUnknown`."""
     told = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
     if broken or is_answer_lost(error.sqlstate):
-        sentence = f"the connection to {where} broke before the answer came: {told[0]}"
+        sentence = f"the connection to {where} broke before the reply came: {told[0]}"
         return StoreUnavailable(sentence) if reading else OutcomeUnknown(sentence)
     match error:
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
@@ -86,13 +86,13 @@ def map_error(error: psycopg.Error, where: str, *, broken: bool = False, reading
         case psycopg.errors.LockNotAvailable():
             return StoreUnavailable(f"{where} is busy: another transaction has been writing for too long")
         case psycopg.errors.InvalidSqlStatementName() | psycopg.errors.DuplicatePreparedStatement():
-            # It was found out by this.
+            # The connection was not known to be pooled until this error.
             return StoreUnavailable(f"{where}: {told[0]}; a pooler exchanged the connection")
         case psycopg.errors.UntranslatableCharacter() | psycopg.errors.CharacterNotInRepertoire():
             lacks = "a character of the text is not in the encoding of the connection or the database"
             return StoreError(f"{where}: {lacks}: make it UTF8, and connect with client_encoding=utf8 ({told[0]})")
         case psycopg.OperationalError() | psycopg.errors.UniqueViolation():
-            return StoreUnavailable(f"{where}: {told[0]}")  # unique: what another has just committed is seen next time
+            return StoreUnavailable(f"{where}: {told[0]}")  # unique: the next try sees what was just committed
         case _ if is_passing(error.sqlstate):
             return StoreUnavailable(f"{where}: {told[0]}")
         case _:
@@ -100,7 +100,7 @@ def map_error(error: psycopg.Error, where: str, *, broken: bool = False, reading
 
 
 def _interrupt(connection: _DriverConnection) -> None:
-    """End a connection that another thread waits for, which must not be touched but for its socket."""
+    """End a connection that another thread waits for. Only its socket may be used from this thread."""
     with suppress(OSError, psycopg.Error), socket(fileno=dup(connection.fileno())) as line:
         line.shutdown(SHUT_RDWR)
 
@@ -128,7 +128,7 @@ class PostgresConnection:
 
     @property
     def owned(self) -> bool:
-        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        """Whether the connection belongs to the store. If not, it and its transaction belong to a caller."""
         return self._owned
 
     def execute(self, statement: str, params: Params) -> Sequence[Row]:
@@ -146,23 +146,23 @@ class PostgresConnection:
         return map_error(error, self._where, broken=broken, reading=self._reading)
 
     def is_stale(self) -> bool:
-        """Tell whether the session leads to another database than its address: its server says so when it is asked."""
+        """Return False: if the address leads to another database now, the server of this session reports an error."""
         return False
 
     def execute_ddl(self, statement: str) -> None:
-        """Execute a statement that takes no parameters: it may hold percent signs."""
+        """Execute a statement without parameters, which may contain percent signs."""
         try:
             psycopg.Cursor(self.connection).execute(statement.encode(), prepare=False)
         except psycopg.Error as error:
             raise self._failed(error) from error
 
     def bind_rows(self, columns: Sequence[Column], rows: Iterable[Row]) -> Params:
-        """Return the parameters that hand `rows` to a statement: an array a column."""
+        """Return the parameters that pass `rows` to a statement: one array per column."""
         turned = list(zip(*rows, strict=True))
         return {column.name: turned[place] if turned else () for place, column in enumerate(columns)}
 
     def insert_runs(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Insert runs and what stands beside them."""
+        """Insert runs and their settings."""
         has_settings = any(row[_SETTINGS] is not None for row in rows)
         return self.execute(self.statements.create[has_settings], self.bind_rows(CREATE_COLUMNS, rows))
 
@@ -173,12 +173,12 @@ class PostgresConnection:
         return settle_and_claim(self, owner, groups, queues, limit)
 
     def identity(self) -> StoreIdentity:
-        """Return which schema the connection finds the tables of a store in."""
+        """Return in which schema the connection finds the tables of a store."""
         return identity_of(self)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """Commit what happens inside together, or nothing of it; inside a caller's own, a savepoint."""
+        """Commit all statements of the block, or none. Inside a caller's own transaction this is a savepoint."""
         try:
             if not self._owned:
                 self._require_transaction()
@@ -190,23 +190,23 @@ class PostgresConnection:
             raise self._failed(error) from error
 
     def _require_transaction(self) -> None:
-        """See that the caller's own transaction is open: a lone savepoint would be committed when it ends."""
+        """Make sure that the caller's own transaction is open. Without it, the savepoint's end would commit."""
         if self.connection.info.transaction_status != pq.TransactionStatus.IDLE:
             return
         if self.connection.autocommit:
             raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
-        self._execute("SELECT 1", {})  # begins the one that the caller commits
+        self._execute("SELECT 1", {})  # this begins the transaction that the caller commits
 
     def atomic_if_needed(self) -> AbstractContextManager[None]:
-        """Return a transaction only where several statements need one: one by itself is atomic already."""
+        """Return a block that is atomic for one statement. On a connection of the store, no transaction is needed."""
         return nullcontext() if self._owned else self.transaction()
 
     def interrupt(self) -> None:
-        """Wake the thread that waits for an answer, by an end of the connection."""
+        """Wake the thread that waits for a reply, by ending the connection."""
         _interrupt(self.connection)
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self.connection.close()
 
 
@@ -222,7 +222,7 @@ class PostgresDatabase:
         if parts is None:
             raise StoreUrlError(f"not a PostgreSQL address: libpq cannot read it; expected {_FORM}")
         host, port = parts.get("host", "localhost"), parts.get("port", "5432")
-        if not _are_ports(str(port)):  # in postgresql://me:secret/database it is the password
+        if not _are_ports(str(port)):  # in postgresql://me:secret/database the password is parsed as the port
             raise StoreUrlError(f"not a PostgreSQL address: its port is no number from 1 to 65535; expected {_FORM}")
         self.display_url: str = escape(f"postgresql://{host}:{port}/{parts.get('dbname', '')}")
         several = [str(parts.get(name, "")).split(",") for name in ("host", "hostaddr", "port")]
@@ -233,12 +233,12 @@ class PostgresDatabase:
         self._parts: Final = parts
         self._wait_s = wait_s
         self._options: str | None = None
-        """What `options` a connection begins with, once one was found that has no pooler between."""
+        """The `options` of a connection; None until a connection without a pooler was made."""
         self._refusals: Final[dict[str, bool]] = {}
-        """Of refusals to connect, whether the address was wrong, by what was said."""
+        """Whether the address was wrong, by the message of a refused connection."""
 
     def open(self, *, reading: bool = False) -> PostgresConnection:
-        """Return a new connection in autocommit."""
+        """Return a new connection in autocommit mode."""
         if reading:
             connection, direct = self._connect_plainly()
             return self._first(
@@ -255,7 +255,7 @@ class PostgresDatabase:
         return PostgresConnection(connection, self.display_url, named=direct, settings=settings)
 
     def _connect_plainly(self) -> tuple[_DriverConnection, bool]:
-        """Return a new connection, and whether it is one with the server, with no pooler between."""
+        """Return a new connection, and whether it is direct, without a pooler."""
         connection = self.connect()
         direct = self._first(connection, lambda: not is_pooled(connection))
         if not direct and not self._first(connection, lambda: has_its_path(connection)):
@@ -268,8 +268,8 @@ class PostgresDatabase:
         return connection, direct
 
     def _connect_with(self, settings: Mapping[str, str]) -> tuple[_DriverConnection, bool]:
-        """Return the same for a connection that has settings, where it is one with the server."""
-        known = others = self._options  # which another thread may find out anew at any time
+        """Return a new connection, which has the settings if it is direct, and whether it is direct."""
+        known = others = self._options  # another thread may change it at any time
         if others is None:
             connection, direct = self._connect_plainly()
             if not direct:
@@ -279,14 +279,14 @@ class PostgresDatabase:
         try:
             connection = self.connect(options_of(settings, others))
         except StoreError:
-            self._options = None  # there may be a pooler by now, which refuses options
+            self._options = None  # there may be a pooler now, which refuses options
             if known is not None:
                 raise
             return self._connect_plainly()[0], False
         return connection, self._first(connection, lambda: are_set(connection, settings))
 
     def _first(self, connection: _DriverConnection, do: Callable[[], T]) -> T:
-        """Return what comes of the first use of a new connection; if that fails, close it."""
+        """Return the result of the first use of a new connection. Close the connection if that fails."""
         try:
             if connection.info.server_version < _OLDEST:
                 raise StoreError(f"{self.display_url} is too old: a store needs PostgreSQL 14 or newer")
@@ -296,11 +296,11 @@ class PostgresDatabase:
             if not isinstance(error, psycopg.Error):
                 raise
             told = str(error).splitlines() or ["no answer"]
-        # Not inside the block, as in `connect`.
+        # Outside of the except block, as in `connect`.
         raise StoreUnavailable(f"cannot connect to {self.display_url}: {told[0]}")
 
     def wrap(self, connection: object) -> PostgresConnection:
-        """Work on a caller's own connection of psycopg 3. Raises `StoreError` for any other."""
+        """Return a connection over a caller's own connection of psycopg 3. Raises `StoreError` for any other."""
         inner = driver_connection(connection)
         if not isinstance(inner, psycopg.Connection):
             kind = type(inner).__name__
@@ -308,18 +308,18 @@ class PostgresDatabase:
         return PostgresConnection(cast("psycopg.Connection[tuple[Any, ...]]", inner), CALLERS_DATABASE, owned=False)
 
     def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:
-        """Return what listens at this address; the server does not count commits, it tells of them."""
+        """Return the notifier for this address. It does not use `external_commits`, which is for SQLite."""
         return PostgresNotifier(self, availability)
 
     def close(self) -> None:
-        """Keep nothing."""
+        """Do nothing: this object has no connections."""
 
     def interrupt(self, connection: _DriverConnection) -> None:
-        """Wake the thread that waits for a connection's answer, by an end of it."""
+        """Wake the thread that waits for a reply on a connection, by ending it."""
         _interrupt(connection)
 
     def connect(self, options: str | None = None) -> _DriverConnection:
-        """Return a new connection, or say why there is none; `options` are instead of those of the address."""
+        """Return a new connection. `options` replace those of the address. Raises `StoreError` if it fails."""
         patience_s = max(2, int(self._wait_s))
         kept_alive: dict[str, Any] = {**_KEPT_ALIVE, "tcp_user_timeout": patience_s * 1000}
         if any("," in str(self._parts.get(name, "")) for name in ("host", "hostaddr")):  # the one that is primary now
@@ -327,24 +327,24 @@ class PostgresDatabase:
         params = {name: value for name, value in kept_alive.items() if name not in self._parts}
         if options is not None:
             params["options"] = options
-        # UTF-8 whatever the address, the environment or the database says: that is what statements are sent in.
+        # UTF-8 whatever the address, the environment or the database has: statements are sent in UTF-8.
         params |= {"connect_timeout": patience_s, "client_encoding": "utf8"}
         try:
-            # Nothing is prepared by psycopg, whose names are numbers: behind a pooler one is another's statement.
+            # psycopg must not prepare statements: its names are numbers, which other clients of a pooler use too.
             return psycopg.connect(self.url, autocommit=True, prepare_threshold=None, context=OwnAdapters(), **params)
         except psycopg.Error as error:
             lines = str(error).splitlines()
             told = [line for line in lines if line and not line.startswith("\t")] or ["no answer"]
             is_late = isinstance(error, psycopg.errors.ConnectionTimeout)
-        # Not inside the block: psycopg's error would go along, and the frames of its traceback hold the password.
+        # Outside of the except block: otherwise psycopg's error, whose frames have the password, would be the context.
         wrong = not is_late and self._is_wrong(told[-1], conninfo.make_conninfo(self.url, **params), patience_s)
         raise (StoreUrlError if wrong else StoreUnavailable)(f"cannot connect to {self.display_url}: {told[-1]}")
 
     def _is_wrong(self, told: str, address: str, patience_s: float) -> bool:
-        """Tell a wrong address or password, which asking again does not mend, from a server that is not there.
+        """Return whether the address or password is wrong, so that a retry cannot help; False if the server is away.
 
-        The server's code says it, where one can be had: its words are in its own language. A refusal that was met
-        before is known by its words, so that a server which is coming back is not asked twice each time.
+        The error code of the server decides, if it is available, because its messages may be in any language. The
+        result is cached by the message, so that a server that is starting does not get two connections each time.
         """
         if any(words in told for words in _NOT_THERE):
             return False
@@ -353,21 +353,21 @@ class PostgresDatabase:
                 self._refusals.clear()
             codes = refusal_codes(address, patience_s)
             if codes == []:
-                return False  # it is back
-            by_words = codes is None or "08P01" in codes  # which is PgBouncer's for all that it says
+                return False  # the server is back
+            by_words = codes is None or "08P01" in codes  # PgBouncer uses this code for all its errors
             self._refusals[told] = any(words in told for words in _WRONG) if by_words else is_wrong(codes or [])
         return self._refusals[told]
 
 
 def _parts(url: str) -> Mapping[str, object] | None:
-    """Return the parts of an address; None if libpq cannot read it. What it says then may quote the password."""
+    """Return the parts of an address, or None if libpq cannot read it. Its error may contain the password."""
     with suppress(psycopg.ProgrammingError, UnicodeDecodeError):
         return conninfo.conninfo_to_dict(url)
     return None
 
 
 def _are_ports(text: str) -> bool:
-    """Tell whether each of the ports can be one; an empty one is the port by default."""
+    """Return whether all ports are valid. An empty one means the default port."""
     return all(_PORT.fullmatch(port) and 0 < int(port) <= _LAST_PORT for port in text.split(",") if port)
 
 

@@ -1,4 +1,4 @@
-"""Where a connection to PostgreSQL finds the tables of a store: in a schema that its search_path names."""
+"""The schema in which a PostgreSQL connection finds the tables of a store, by its search_path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SELECT coalesce(c.oid::bigint, 0), d.oid::bigint, coalesce(n.nspname, ''), curre
 
 
 def identity_of(session: Connection) -> StoreIdentity:
-    """Return where a connection finds the tables of a store."""
+    """Return in which schema and database a connection finds the tables of a store."""
     ((table, database, schema, name, path),) = session.execute(_HOME, {})
     return StoreIdentity(
         (table, database) if table else (), f"the schema {schema} of the database {name}", path, database

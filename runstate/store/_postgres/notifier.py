@@ -1,4 +1,4 @@
-"""Hints from the other processes that use a PostgreSQL database: LISTEN and NOTIFY, or asking through a pooler."""
+"""Notifications between processes that use a PostgreSQL database: LISTEN and NOTIFY, or polling through a pooler."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _log: Final = logging.getLogger("runstate.store")
 
 
 class _CommitPoll:
-    """Asks now and then whether anything was committed in the server: often while something is, seldom otherwise.
+    """Polls whether anything was committed in the server: more often for a while after a commit.
 
-    It asks which transactions are under way, from the server's memory and no table. That changes when one has ended.
+    It reads the current snapshot, which is in the server's memory and in no table. It changes when a transaction ends.
     """
 
     _OFTEN_S: Final = 0.1
     _SELDOM_S: Final = 0.25
-    _AWAKE_S: Final = 5.0  # how long it asks often after something was committed
+    _AWAKE_S: Final = 5.0  # how long it polls often after a commit
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -37,12 +37,12 @@ class _CommitPoll:
         self._next_at = self._awake_until = 0.0
 
     def due_in_s(self) -> float:
-        """Return how many seconds it is until the next look."""
+        """Return the seconds until the next poll."""
         return max(0.0, self._next_at - monotonic())
 
     def look(self) -> bool:
-        """Tell whether anything was committed since the last look."""
-        # All of it: a transaction that ends after younger ones does not move its greatest number.
+        """Return whether anything was committed since the last poll."""
+        # The whole snapshot: a transaction that ends after younger ones does not change its greatest number.
         snapshot = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
         changed: bool = snapshot != self._known
         self._known = snapshot
@@ -54,7 +54,7 @@ class _CommitPoll:
 
 
 class _Server(Protocol):
-    """What opens a connection to listen on."""
+    """The database at the address for notifications."""
 
     display_url: str
 
@@ -63,16 +63,16 @@ class _Server(Protocol):
         ...
 
     def interrupt(self, connection: Any) -> None:
-        """Wake the thread that waits for an answer of a connection."""
+        """Wake the thread that waits for a reply on a connection."""
         ...
 
 
 class PostgresNotifier(LocalNotifier):
-    """Hints by LISTEN and NOTIFY, on a connection of their own; where that leads through a pooler, by asking."""
+    """Notifies by LISTEN and NOTIFY, on its own connection. If that leads through a pooler, it polls."""
 
     _SPACE_S: Final = 0.005  # between two notifications of this process
-    _END_S: Final = 2.0  # for the last notification, when it is closed
-    _REST_S: Final = 60.0  # in which nothing is to be done
+    _END_S: Final = 2.0  # for the last notification when the notifier is closed
+    _REST_S: Final = 60.0  # the longest wait for events
 
     def __init__(self, database: _Server, availability: Availability) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class PostgresNotifier(LocalNotifier):
         self._writes: int | None = writes
 
     def notify(self, hint: Change) -> None:
-        """Tell this process now, and the others as soon as a notification may go out."""
+        """Notify the listeners of this process now, and other processes with the next NOTIFY."""
         self._notify_listeners(hint)
         with self._changing:
             wake = not self._pending
@@ -97,7 +97,7 @@ class PostgresNotifier(LocalNotifier):
             self._start()
 
     def _wake(self) -> None:
-        with self._changing, suppress(OSError):  # full: it is awake already
+        with self._changing, suppress(OSError):  # the pipe is full, so the thread is awake
             if self._writes is not None:
                 os.write(self._writes, b"!")
 
@@ -109,7 +109,7 @@ class PostgresNotifier(LocalNotifier):
         self._wake()
 
     def _run(self) -> None:
-        with self._availability.listening(self._wake):  # the connection may lead to a server that is no more the one
+        with self._availability.listening(self._wake):  # the connection may lead to an old server
             self._keep_connected()
 
     def _keep_connected(self) -> None:
@@ -121,15 +121,15 @@ class PostgresNotifier(LocalNotifier):
                     connection = self._connection
                     poll = self._listen(connection)
                     backoff.reset()
-                    self._notify_listeners(ALL_CHANGES)  # who knows what was missed
+                    self._notify_listeners(ALL_CHANGES)  # notifications may have been missed
                     self._serve(connection, poll, epoch)
-            except Exception:  # the polls are the truth; the bell only has to come back
+            except Exception:  # listeners also poll, so it is enough to connect again
                 if self._closed:
                     return
                 self._wait(backoff.next(), epoch)
 
     def _listen(self, connection: Any) -> _CommitPoll | None:
-        """Listen on a connection; where a pooler hands out another one all the time, return what asks instead."""
+        """Listen on a connection. If it leads through a pooler, return the poll to use instead."""
         if is_pooled(connection):
             return _CommitPoll(connection)
         connection.execute("LISTEN runstate")
@@ -137,7 +137,7 @@ class PostgresNotifier(LocalNotifier):
         return None
 
     def _warn_of_pooler(self) -> None:
-        """Log, once, that changes are asked for, and what would be better."""
+        """Log, once, that this store is polled, and how to avoid it."""
         if not self._told_of_pooler:
             self._told_of_pooler = True
             _log.warning(
@@ -148,7 +148,7 @@ class PostgresNotifier(LocalNotifier):
 
     def _serve(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
         socket = connection.fileno()
-        next_at = 0.0  # when the next notification may go out; until then it listens all the same
+        next_at = 0.0  # when the next NOTIFY may be sent
         while True:
             if epoch != self._availability.epoch and not self._closed:
                 return
@@ -156,7 +156,7 @@ class PostgresNotifier(LocalNotifier):
             if self._pending and wait_s <= 0:
                 with self._changing:
                     hint, self._pending = self._pending, Change(0)
-                # For this transaction alone: a hint need not survive.
+                # For this transaction only: a notification need not survive a crash.
                 notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('runstate', %s)"
                 connection.execute(notify, [str(int(hint))])
                 next_at = monotonic() + self._SPACE_S
@@ -185,7 +185,7 @@ class PostgresNotifier(LocalNotifier):
             self._notify_listeners(Change(int(payload)) & ALL_CHANGES if payload.isdecimal() else ALL_CHANGES)
 
     def _wait(self, seconds: float, epoch: int) -> None:
-        """Wait before another try to connect; no longer where the server has just been found to be back."""
+        """Wait before the next try to connect. Return early if another part has found that the server is back."""
         until = monotonic() + seconds
         while not self._closed and monotonic() < until and epoch == self._availability.epoch:
             readable, _, _ = select.select([self._reads], [], [], max(0.0, until - monotonic()))
@@ -194,7 +194,7 @@ class PostgresNotifier(LocalNotifier):
             sleep(0.02)
 
     def close(self) -> None:
-        """Send what is pending, then hear and tell no more."""
+        """Send the pending notification, then end."""
         super().close()
         if self._closed:
             return
@@ -204,7 +204,7 @@ class PostgresNotifier(LocalNotifier):
             if self._connection is not None:
                 self._database.interrupt(self._connection)
             if not self._has_ended():
-                return  # it is connecting, and reads what would be closed here
+                return  # the thread is connecting, and still uses the pipe that would be closed here
         with self._changing:
             writes, self._writes = self._writes, None
         os.close(self._reads)

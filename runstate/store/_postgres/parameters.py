@@ -1,7 +1,7 @@
-"""How values go to PostgreSQL and come back: as this library writes and reads them, whatever is registered elsewhere.
+"""The encoding of values for PostgreSQL and their decoding, independent of adapters that are registered elsewhere.
 
-Arrays go in PostgreSQL's binary form. In their text form `NULL` is a null or a word of four letters, as the setting
-`array_nulls` of the server, the database, the role or the connection has it.
+Arrays are sent in PostgreSQL's binary form. In the text form, the setting `array_nulls` of the server, the database,
+the role or the connection determines whether `NULL` is a null or a word of four letters.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _TEXT: Final = 25
 _BIGINT: Final = 20
 _INTEGERS: Final = (_BIGINT, 21, 23, 26)  # bigint, smallint, integer, oid
 _FLOATS: Final = (700, 701)
-_MOST_KNOWN: Final = 1024  # statements: those that list runs have as many forms as there are filters
+_MOST_KNOWN: Final = 1024  # statements: lists of runs have one for each combination of filters
 
 _PARAM: Final = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
 _HEAD: Final = Struct(">3i").pack  # dimensions, whether there may be nulls, type
 _SIZE: Final = Struct(">2i").pack  # length, first index
 _LENGTH: Final = Struct(">i").pack
-_NUMBER: Final = Struct(">iq").pack  # with its length before it
+_NUMBER: Final = Struct(">iq").pack  # length, number
 _NULL: Final = _LENGTH(-1)
 
 Encode: TypeAlias = Callable[[Any, str], bytes | None]
-"""Returns a value as it is sent over a connection of this encoding."""
+"""Returns the bytes of a value for a connection with this encoding."""
 
 
 def _adapters() -> AdaptersMap:
-    """Return loaders for what statements give back. psycopg's own are anybody's to replace, for the whole process."""
+    """Return the loaders for results. psycopg's global ones may be replaced by any code of the process."""
     adapters = AdaptersMap()
     adapters.register_loader(_ANY, TextLoader)
     adapters.register_loader(_BOOL, BoolLoader)
@@ -52,7 +52,7 @@ def _adapters() -> AdaptersMap:
         adapters.register_loader(kind, IntLoader)
     for kind in _FLOATS:
         adapters.register_loader(kind, FloatLoader)
-    adapters.register_dumper(type(None), NoneDumper)  # psycopg 3.2.1 asks for it wherever a value is sent
+    adapters.register_dumper(type(None), NoneDumper)  # psycopg 3.2.1 needs it for every value
     adapters.register_dumper(str, StrDumper)
     adapters.register_dumper(str, StrDumperUnknown)
     return adapters
@@ -62,7 +62,7 @@ _ADAPTERS: Final = _adapters()
 
 
 class OwnAdapters:
-    """What psycopg needs to know to read values as this library does: its adapters, and the connection's encoding."""
+    """The context for psycopg's loaders: the adapters of this library, and the connection for its encoding."""
 
     def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
         self.adapters: Final = _ADAPTERS
@@ -81,7 +81,7 @@ def _texts(values: Sequence[str | None], encoding: str) -> bytes:
         return _LENGTH(len(sent)) + sent
 
     count = len(values)
-    if count > 1 and values.count(values[0]) == count:  # such as the usage of runs that used nothing
+    if count > 1 and values.count(values[0]) == count:  # such as the usage of runs without tokens
         return _array(_TEXT, count, item(values[0]) * count)
     return _array(_TEXT, count, b"".join([item(value) for value in values]))
 
@@ -99,17 +99,17 @@ _ARRAYS: Final[Mapping[str, Encode]] = {"text": _texts, "bigint": _numbers}
 
 @attrs.frozen
 class Parsed:
-    """A statement whose parameters have names, as the server takes it."""
+    """A statement in the form for the server, with the names of its parameters."""
 
     text: bytes
-    """With $1, $2 and so on."""
+    """The text with $1, $2 and so on."""
     name: bytes
-    """By which it is prepared: another text has another."""
+    """The name of the prepared statement, made of a hash of the text."""
     parameters: tuple[tuple[str, Encode], ...]
-    formats: list[pq.Format]  # psycopg 3.2.1 takes no tuple
+    formats: list[pq.Format]  # psycopg 3.2.1 accepts no tuple
 
     def values(self, params: Mapping[str, Any], encoding: str = "utf-8") -> list[bytes | None]:
-        """Return the values of its parameters, in their order, as they are sent."""
+        """Return the encoded values of the parameters, in their order."""
         return [encode(params[name], encoding) for name, encode in self.parameters]
 
 

@@ -1,9 +1,9 @@
-"""Statements executed straight through libpq: prepared once and by name, or, behind a pooler, without a name.
+"""Statements executed directly by libpq: prepared once with a name, or sent without a name through a pooler.
 
-psycopg's cursor reads a statement's parameters anew, describes every column and picks loaders at each execution: 60 us,
-with ten runs a turn as much as what the turn does in Python.
+At each execution, psycopg's cursor parses a statement's parameters again, describes every column and chooses loaders.
+That takes 60 us: with ten runs per settle and claim, as much as all of its Python code.
 
-A name is made of its statement's text, so on whichever connection a pooler hands out it can mean nothing else.
+A name is a hash of its statement's text, so it means the same statement on every connection of a pooler.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_VALUES: Final[Mapping[str, Any]] = {}
 
 
 def rows_of(result: PGresult, connection: psycopg.Connection[Any]) -> Sequence[tuple[Any, ...]]:
-    """Return the rows of a result, read as this library reads them, whatever loaders the caller has registered."""
+    """Return the rows of a result, decoded by the loaders of this library, not by those of the caller."""
     if result.status != pq.ExecStatus.TUPLES_OK:
         return []
     transformer = Transformer(OwnAdapters(connection))
@@ -38,10 +38,10 @@ def rows_of(result: PGresult, connection: psycopg.Connection[Any]) -> Sequence[t
 
 
 class Prepared:
-    """Executes statements on one connection, which must be in autocommit or in a transaction it was told of.
+    """Executes statements on one connection, in autocommit mode or in a transaction that was announced by `begin`.
 
-    `named` says whether they are prepared by name. If not, or once a name turns out not to be there, a pooler changes
-    the connection after every transaction: each statement is sent whole then, and the settings with it.
+    `named` is whether statements are prepared with a name. It becomes False if a name is unknown: then a pooler changes
+    the connection after every transaction, and each statement is sent as text, together with the settings.
     """
 
     def __init__(self, connection: psycopg.Connection[Any], *, named: bool = True, settings: str | None = None) -> None:
@@ -49,31 +49,31 @@ class Prepared:
         self._connection: Final = connection
         self._pgconn: Final = connection.pgconn
         self._settings: Final = settings
-        """The statement that makes the settings, for the transaction that is under way."""
+        """The statement that makes the settings for the current transaction."""
         self._known: Final[dict[str, Parsed]] = {}
         self._transformer: Final = Transformer(OwnAdapters(connection))
         self._wait: Final = _waiting_for(self._pgconn.socket)
 
     def __call__(self, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """Execute a statement with its parameters by name; return its rows. Raises `psycopg.Error`."""
+        """Execute a statement with parameters by name; return its rows. Raises `psycopg.Error`."""
         if self.named:
             try:
                 return self._by_name(statement, params)
             except (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement):
                 self.named = False
                 if not self.is_idle:
-                    raise  # the transaction is lost: who asked for it asks again
+                    raise  # the transaction has failed, and its caller repeats it
         if self._settings is not None and self.is_idle:
             return self._with_settings(self._settings, statement, params)
         return self._without_name(statement, params)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no transaction is under way."""
+        """Whether the connection is in no transaction."""
         return self._pgconn.transaction_status == pq.TransactionStatus.IDLE
 
     def begin(self) -> None:
-        """Make the settings for the transaction that has just begun, where the connection does not have them."""
+        """Make the settings for the transaction that has just begun, if the connection does not have them."""
         if not self.named and self._settings is not None:
             self._without_name(self._settings, _NO_VALUES)
 
@@ -95,7 +95,7 @@ class Prepared:
         return self._rows(self._finish(send, known.text, known.values(params), None, known.formats))
 
     def _with_settings(self, settings: str, statement: str, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """Execute a statement in a transaction of its own that has the settings: sent together, answered together."""
+        """Execute a statement in its own transaction with the settings, in one round trip if possible."""
         if not psycopg.Pipeline.is_supported():
             with self._connection.transaction():
                 self._without_name(settings, _NO_VALUES)
@@ -121,7 +121,7 @@ class Prepared:
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
     def _finish(self, send: Callable[..., None], *what: Any) -> PGresult:
-        """Send something and return its result. Interrupted meanwhile, the connection is of no more use."""
+        """Send a request and return its result. If this is interrupted, close the connection."""
         pgconn = self._pgconn
         try:
             send(*what)
@@ -133,7 +133,7 @@ class Prepared:
             raise
         except BaseException:
             with suppress(psycopg.Error):
-                pgconn.get_cancel().cancel()  # or it may be done after all, and nobody knows
+                pgconn.get_cancel().cancel()  # otherwise the statement may still be executed
             pgconn.finish()
             raise
         if result is None:
@@ -143,9 +143,9 @@ class Prepared:
         return result
 
     def _last_result(self) -> PGresult | None:
-        """Return the result, of several the last or the first that failed, once the server is ready for what is next.
+        """Wait until the server is ready for the next request. Return the last result, or the first that failed.
 
-        libpq is asked for nothing that it does not have: it would wait, and psycopg lets no other thread run meanwhile.
+        This never makes libpq wait, because psycopg lets no other thread run meanwhile.
         """
         pgconn = self._pgconn
         in_pipeline = pgconn.pipeline_status != pq.PipelineStatus.OFF
@@ -155,7 +155,7 @@ class Prepared:
                 self._wait(False)
                 pgconn.consume_input()
             result = pgconn.get_result()
-            if result is None:  # between two results of a pipeline, at the end of others
+            if result is None:  # between two results of a pipeline, or at the end without a pipeline
                 if not in_pipeline or pgconn.status != pq.ConnStatus.OK:
                     return last
             elif result.status == pq.ExecStatus.PIPELINE_SYNC:
@@ -165,7 +165,7 @@ class Prepared:
 
 
 def _waiting_for(socket: int) -> Callable[[bool], None]:
-    """Return the function that waits until a socket can be read, or, where it is told so, written to."""
+    """Return the function that waits until a socket can be read; with True, also until it can be written to."""
     if hasattr(select, "poll"):
         ready = select.poll()
         ready.register(socket, select.POLLIN)

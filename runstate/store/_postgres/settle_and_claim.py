@@ -1,4 +1,4 @@
-"""A worker's settle and claim on PostgreSQL: the last group of outcomes and the first claim in one statement."""
+"""Settle and claim on PostgreSQL: the last group of outcomes and the first claim are one statement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def settle_and_claim(
     queues: Sequence[str],
     limit: int,
 ) -> tuple[set[int], list[Row]]:
-    """Commit outcomes and claim runs; return the seqs of those settled, and the rows of those claimed."""
+    """Commit outcomes and claim runs. Return the seqs of the settled runs, and the rows of the claimed ones."""
     statements = session.statements
     settled: set[int] = set()
     claimed: list[Row] = []
@@ -45,7 +45,7 @@ def settle_and_claim(
 
 
 def _lock(session: Connection, owner: Params, groups: Groups) -> None:
-    """Lock the runs that several statements settle, and then their threads, in one order for all transactions."""
+    """Lock the runs that several statements settle, then their threads, in the same order in all transactions."""
     keys = [settle.run.seq for _, group in groups for settle in group]
     held = session.execute(session.statements.lock_runs, {"keys": keys, "worker": owner["worker"]})
     session.execute(session.statements.lock_threads, {"keys": [seq for (seq,) in held]})

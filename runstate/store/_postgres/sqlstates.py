@@ -1,6 +1,6 @@
-"""What PostgreSQL's error codes mean: for the session they came over, and for an address that was to be connected to.
+"""The meaning of PostgreSQL's error codes for a session, and for an address.
 
-The codes decide, and not the messages, which are in the language of the server's `lc_messages`.
+The codes decide, not the messages, because these are in the language of the server's `lc_messages`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 __all__ = ["is_answer_lost", "is_passing", "is_wrong", "refusal_codes", "trouble_of"]
 
-# A unique violation: another has just committed the same. A prepared statement that is not there, or is already: a
-# pooler exchanged the connection.
+# Serialization failure, deadlock. Unique violation: another transaction has just committed the same. A prepared
+# statement is missing, or exists already: a pooler has exchanged the connection.
 _CONFLICTS: Final = frozenset({"40001", "40P01", "23505", "26000", "42P05"})
-# What a session says that goes on: about values, rows, names, rights and limits; a lock that was waited for; a
-# statement that was cancelled.
+# Errors after which the session is usable: wrong values, rows, names, permissions, limits; a lock timeout; a cancelled
+# statement.
 _SESSION_GOES_ON: Final = ("21", "22", "23", "2F", "40", "42", "54", "P0", "55P03", "57014")
-# The connection is over, or that of a proxy behind it: what was under way is done, or not.
+# The connection has ended, or that of a proxy to its server: the current statement was executed, or not.
 _ANSWER_LOST: Final = ("08", "57P01", "57P02", "57P05")
-# No resources, an operator's doing, the system's: the server, and not the request, was at fault.
+# Missing resources, an operator's intervention, a system error: the server is the cause, not the request.
 _PASSING: Final = ("25006", "53", "57", "58")
-# Refused at the door for good: who asks, a database that is not there, a setting that there is not.
+# Connections that are refused permanently: a wrong user or password, a missing database, an unknown setting.
 _WRONG: Final = ("22", "28", "3D", "42")
 _MOST_TRACE: Final = 1 << 20  # bytes
 _CODE: Final = re.compile(rb'ErrorResponse\t.*? C "(\w{5})"')
 
 
 def trouble_of(code: str | None) -> Trouble | None:
-    """Return what an error means for the session that it came over. A session is kept only where that is certain."""
+    """Return what an error means for its session. A session is kept only if it is certainly usable."""
     if code is None:
         return Trouble.SESSION_LOST
     if code in _CONFLICTS:
@@ -47,25 +47,25 @@ def trouble_of(code: str | None) -> Trouble | None:
 
 
 def is_answer_lost(code: str | None) -> bool:
-    """Tell whether what was asked may have been done although an error came."""
+    """Return whether the request may have been executed although there was an error."""
     return code is not None and code.startswith(_ANSWER_LOST)
 
 
 def is_passing(code: str | None) -> bool:
-    """Tell whether the same request can go well later, because the server was not able to take it now."""
+    """Return whether the same request can succeed later, because the server could not execute it now."""
     return code is not None and code.startswith(_PASSING)
 
 
 def is_wrong(codes: list[str]) -> bool:
-    """Tell whether servers that refused a connection will refuse it the next time too."""
+    """Return whether the servers that refused a connection will refuse the next one too."""
     return bool(codes) and all(code.startswith(_WRONG) for code in codes)
 
 
 def refusal_codes(conninfo: str, patience_s: float) -> list[str] | None:
-    """Return the codes with which servers refuse a connection, by trying once more; None if that cannot be found out.
+    """Connect once more, and return the codes with which servers refuse the connection; None if they are unknown.
 
-    libpq keeps the code of such a refusal to itself, but for its trace: libpq 18 writes it there, and psycopg can trace
-    on Linux. The trace may hold a password, so it never leaves memory.
+    libpq has the code of such a refusal only in its trace: libpq 18 writes it there, and psycopg can trace on Linux.
+    The trace may contain a password, so it is kept in memory only.
     """
     if not hasattr(os, "memfd_create"):
         return None
@@ -90,13 +90,13 @@ def refusal_codes(conninfo: str, patience_s: float) -> list[str] | None:
 
 
 def _finish(connection: PGconn, patience_s: float) -> bool:
-    """Connect to the end, whatever that is; tell whether the connection is open then."""
+    """Finish connecting. Return whether the connection is open then."""
     until, ready = monotonic() + patience_s, select.poll()
     while (status := connection.connect_poll()) not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
         left_s = until - monotonic()
         if left_s <= 0:
             return False
-        socket = connection.socket  # another one, where the address names several hosts
+        socket = connection.socket  # it changes if the address has several hosts
         ready.register(socket, select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT)
         ready.poll(min(left_s, 0.5) * 1000)
         ready.unregister(socket)

@@ -1,4 +1,4 @@
-"""SQLite: WAL, synchronous=FULL, BEGIN IMMEDIATE always; one writer a process, readers beside it."""
+"""Connections to SQLite: WAL, synchronous=FULL, always BEGIN IMMEDIATE; one writing connection per process."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from runstate.store.errors import AccessDenied, SchemaMismatch, StoreError, Stor
 __all__ = ["SqliteConnection", "SqliteDatabase", "map_error"]
 
 _OLDEST: Final = (3, 38, 0)
-# Between two looks whether another process has finished writing. SQLite's own waiting sleeps up to 100 ms at a time.
+# Between two checks whether another process has finished writing. SQLite itself would sleep up to 100 ms at a time.
 _LOOKS_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SETTINGS: Final = position(CREATE_COLUMNS, "settings")
 _OUR_TYPES: Final = frozenset({"INTEGER", "TEXT"})
 _NO_ROOM: Final = "the disk is full"
 _COLUMNS: Final = "SELECT t.value, c.name FROM json_each(:tables) t, pragma_table_info(t.value) c"
-# Not about what was asked: the file is another, or elsewhere, or may be written no longer.
+# Errors that do not depend on the request: the file was replaced, moved, or is no longer writable.
 _LOST: Final = frozenset(
     {
         *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
@@ -49,7 +49,7 @@ _LOST: Final = frozenset(
 
 
 def map_error(error: sqlite3.Error, where: str) -> StoreError:
-    """Return what went wrong, in this library's words."""
+    """Return the store error for an error of the driver."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _BUSY:
         return StoreUnavailable(f"{where} is busy: another connection has been writing for too long")
@@ -67,8 +67,8 @@ def map_error(error: sqlite3.Error, where: str) -> StoreError:
 
 
 def _why_not_opened(path: str) -> str:
-    """Return why SQLite could not open the file at a path, nor make one."""
-    # Of os.path, not of Path, which raises where a folder may not be looked into.
+    """Return why SQLite could neither open the file at a path nor create it."""
+    # os.path and not Path, which raises if a folder is not readable.
     if os.path.isdir(path):  # noqa: PTH112
         return "it is a folder"
     folder = os.path.dirname(path) or "."  # noqa: PTH120
@@ -79,7 +79,7 @@ def _why_not_opened(path: str) -> str:
 
 
 def _is_complete(cursor: sqlite3.Cursor) -> bool:
-    """Tell whether a database has all tables and columns of a store of this version."""
+    """Return whether a database has all tables and columns of a store of this version."""
     tables = {"tables": json.dumps(["runstate_migration", *TABLES])}
     with closing(sqlite3.connect(":memory:")) as new:
         new.executescript(ddl(SQLITE))
@@ -102,20 +102,20 @@ class SqliteConnection:
     ) -> None:
         self.trouble: Trouble | None = None
         self._file = file
-        """The path of what was opened, and which file that was."""
+        """The path and the id of the file that was opened."""
         self.statements: Final = Statements(SQLITE)
         self.connection: Final = connection
         self._where = where
         self._wait_s = wait_s
         self._owned = owned
         self._kept = kept
-        # A caller's own connection may make another kind of cursor, and rows of another kind.
+        # A caller's own connection may have another class of cursors and another row factory.
         self._cursor = connection.cursor() if owned else sqlite3.Cursor(connection)
         self._cursor.row_factory = None
 
     @property
     def owned(self) -> bool:
-        """Whether the connection is the store's own; else it is a caller's, and so is its transaction."""
+        """Whether the connection belongs to the store. If not, it and its transaction belong to a caller."""
         return self._owned
 
     def execute(self, statement: str, params: Params) -> Sequence[Row]:
@@ -130,7 +130,7 @@ class SqliteConnection:
 
     @contextmanager
     def _as_text(self) -> Generator[None, None, None]:
-        """Read texts as text inside the block, whatever the caller's connection makes of them."""
+        """Read texts as `str` inside the block, whatever `text_factory` the caller's connection has."""
         theirs = self.connection.text_factory
         self.connection.text_factory = str
         try:
@@ -141,7 +141,7 @@ class SqliteConnection:
             self.connection.text_factory = theirs
 
     def _require_plain_types(self) -> None:
-        """Refuse a connection that converts the columns of a store: its `detect_types` cannot be seen, nor changed."""
+        """Refuse a connection that converts the columns of a store: `detect_types` can neither be read nor changed."""
         found = self._cursor.execute("SELECT token, name FROM runstate_worker ORDER BY token LIMIT 1").fetchone()
         if found is not None and [type(value) for value in found] != [int, str]:
             raise StoreError(
@@ -150,7 +150,7 @@ class SqliteConnection:
             )
 
     def change(self, statement: str, params: Params) -> int:
-        """Execute a statement that gives nothing back; return how many rows it changed."""
+        """Execute a statement without a result; return how many rows it changed."""
         return self._ask(statement, params).rowcount
 
     def _ask(self, statement: str, params: Params) -> sqlite3.Cursor:
@@ -162,7 +162,7 @@ class SqliteConnection:
             raise StoreError(f"{self._where}: text that no database can keep: {error}") from None
 
     def _untrusting(self, error: sqlite3.Error) -> StoreError | None:
-        """Return why a caller's connection fails whatever is asked; None if that is not the reason."""
+        """Return the error if a caller's connection cannot execute any statement; None if that is not the reason."""
         if self._owned or getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
             return None
         if self._cursor.execute("PRAGMA trusted_schema").fetchone() != (0,):
@@ -179,23 +179,23 @@ class SqliteConnection:
             self.trouble = Trouble.SESSION_LOST
 
     def is_stale(self) -> bool:
-        """Tell whether the file was deleted or replaced: what is written to it then is lost."""
+        """Return whether the file was deleted or replaced. Writes to it would be lost."""
         return self._file is not None and file_id(self._file[0]) != self._file[1]
 
     def execute_ddl(self, statement: str) -> None:
-        """Execute a statement that takes no parameters."""
+        """Execute a statement without parameters."""
         try:
             self._cursor.execute(statement)
-        except sqlite3.Error as error:  # of a migration: that tables are missing is no reason
+        except sqlite3.Error as error:  # in a migration, missing tables are not the reason
             self._note_trouble(error)
             raise map_error(error, self._where) from error
 
     def bind_rows(self, columns: Sequence[Column], rows: Iterable[Row]) -> Params:
-        """Return the parameters that hand `rows` to a statement: one JSON text."""
+        """Return the parameters that pass `rows` to a statement: one JSON text."""
         return {"rows": json.dumps(rows if isinstance(rows, list) else list(rows))}
 
     def insert_runs(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Insert runs, what stands beside them first: once a run is there, no caller may add to it."""
+        """Insert the settings of runs, then the runs: no settings can be added to an existing run."""
         params = self.bind_rows(CREATE_COLUMNS, rows)
         has_settings = any(row[_SETTINGS] is not None for row in rows)
         if has_settings:
@@ -209,12 +209,12 @@ class SqliteConnection:
         return settle_and_claim(self, owner, groups, queues, limit)
 
     def identity(self) -> StoreIdentity:
-        """Return which file the connection finds the tables of a store in."""
+        """Return in which file the connection finds the tables of a store."""
         return identity_of(self)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """Commit what happens inside together, or nothing of it."""
+        """Commit all statements of the block, or none. Inside a caller's own transaction this is a savepoint."""
         if not self._owned:
             with self._savepoint():
                 yield
@@ -229,15 +229,15 @@ class SqliteConnection:
             raise
 
     def atomic_if_needed(self) -> AbstractContextManager[None]:
-        """Commit what happens inside together; a lone statement too, for SQLite must wait for its turn first."""
+        """Return a transaction. SQLite needs one also for a single statement, to wait for the write lock first."""
         return self.transaction()
 
     @contextmanager
     def _savepoint(self) -> Generator[None, None, None]:
-        if not self.connection.in_transaction:  # a lone savepoint would be committed when it ends
+        if not self.connection.in_transaction:  # the end of a savepoint without a transaction would commit
             if self.connection.isolation_level is None or getattr(self.connection, "autocommit", None) is True:
                 raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
-            self._execute_control("BEGIN IMMEDIATE")  # as the driver does before a statement that it knows to write
+            self._execute_control("BEGIN IMMEDIATE")  # as the driver does before a writing statement
         self._execute_control("SAVEPOINT runstate")
         try:
             yield
@@ -248,7 +248,7 @@ class SqliteConnection:
         self._execute_control("RELEASE runstate")
 
     def _begin(self) -> None:
-        """Wait for the right to write, in small steps: SQLite's own are too long for a run that somebody waits for."""
+        """Begin a transaction. Wait for the write lock in small steps: those of SQLite are too long for a caller."""
         until = monotonic() + self._wait_s
         looks = 0
         while True:
@@ -272,7 +272,7 @@ class SqliteConnection:
             raise self._failed(error) from error
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
-        # SQLite has no code of its own for a table or column that is not there.
+        # SQLite has no error code for a missing table or column.
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:
             with suppress(sqlite3.Error):
                 if not _is_complete(self._cursor):
@@ -281,18 +281,18 @@ class SqliteConnection:
         return map_error(error, self._where)
 
     def interrupt(self) -> None:
-        """Have the statement end that another thread waits for."""
-        with suppress(sqlite3.Error):  # it ended in time, and the connection is closed
+        """Interrupt the statement that another thread waits for."""
+        with suppress(sqlite3.Error):  # the statement has ended, and the connection is closed
             self.connection.interrupt()
 
     def close(self) -> None:
-        """Let the connection go, unless it is all there is of the database."""
+        """Close the connection, unless it is the only one of a database in memory."""
         if not self._kept:
             self.connection.close()
 
 
 class SqliteDatabase:
-    """An SQLite file, or one in memory, which lives as long as its only connection."""
+    """An SQLite file, or a database in memory, which exists as long as its only connection."""
 
     dialect: Dialect = SQLITE
     embedded: bool = True
@@ -302,17 +302,17 @@ class SqliteDatabase:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: a store needs 3.38 or newer")
         self.path: Final = path
         self._place: Final = str(Path(path).absolute())
-        """The same file wherever the process goes."""
+        """The absolute path, because the process may change its folder."""
         self.in_memory: bool = path == ":memory:"
         self._only: SqliteConnection | None = None
         self._is_known = False
-        """Whether the file was there: one that is deleted under an open store is not made anew, as an empty one."""
+        """Whether the file existed before. A file that is deleted under an open store is not created again, empty."""
         self.display_url: str = f"sqlite:///{path}"
         self.private: Sequence[str] = () if self.in_memory else (path, self._place)
         self._wait_s = wait_s
 
     def open(self, *, reading: bool = False) -> SqliteConnection:
-        """Return a new connection, which any thread may use, one at a time; in memory, the only one."""
+        """Return a new connection, or the only one in memory. Any thread may use it, one at a time."""
         if self._only is not None:
             return self._only
         where = "the database in memory" if self.in_memory else self.path
@@ -342,9 +342,10 @@ class SqliteDatabase:
         return session
 
     def _opened(self, before: FileId | None) -> tuple[str, FileId] | None:
-        """Return which file was opened, by what was at its path `before` and is there now; None for one in memory.
+        """Return the path and id of the opened file, by the id `before` and the id now; None for a database in memory.
 
-        Where it was replaced in between it is not known which was opened: no file is that one, so it is opened again.
+        If the file was replaced in between, it is unknown which one was opened. Then the id matches no file, so that
+        the connection is stale and the file is opened again.
         """
         if self.in_memory:
             return None
@@ -353,18 +354,18 @@ class SqliteDatabase:
         return self._place, now if now is not None and before in (None, now) else (-1, -1)
 
     def wrap(self, connection: object) -> SqliteConnection:
-        """Work on a caller's own connection of sqlite3. Raises `StoreError` for any other."""
+        """Return a connection over a caller's own connection of sqlite3. Raises `StoreError` for any other."""
         inner = driver_connection(connection)
         if not isinstance(inner, sqlite3.Connection):
             raise StoreError(f"expected a sqlite3 connection, got {type(inner).__name__}: use one of sqlite3's")
         return SqliteConnection(inner, CALLERS_DATABASE, 0.0, owned=False)
 
     def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:
-        """Return what hears of changes: in memory nothing else can make any."""
+        """Return the notifier. For a database in memory it is local: no other process can change it."""
         return LocalNotifier() if self.in_memory else SqliteNotifier(external_commits)
 
     def close(self) -> None:
-        """Let the database in memory go."""
+        """Close the only connection of a database in memory."""
         if self._only is not None:
             self._only.connection.close()
             self._only = None
@@ -374,12 +375,12 @@ class SqliteDatabase:
         self._write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA recursive_triggers = 0")
-        # What a statement would undo is kept page by page: past 64 KiB, which 100 runs exceed, in a file otherwise.
+        # The statement journal, which undoes a failed statement, would be in a file past 64 KiB, which 100 runs exceed.
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA busy_timeout = 0")
 
     def _write_ahead(self, connection: sqlite3.Connection) -> None:
-        """Have it keep a WAL. Where several do that at once to a new file, SQLite refuses some without waiting."""
+        """Set WAL mode. If several connections do that at once with a new file, SQLite refuses some without waiting."""
         until = monotonic() + self._wait_s
         while True:
             try:

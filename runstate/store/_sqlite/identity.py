@@ -1,4 +1,4 @@
-"""Where a connection to SQLite finds the tables of a store: in its file, or in one that it has attached."""
+"""The file in which an SQLite connection finds the tables of a store: its own, or an attached one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from runstate.store.errors import StoreUrlError
 __all__ = ["identity_of"]
 
 _NO_DEVICE: Final = -1
-_numbers: Final = count()  # a database without a file is the same as no other
+_numbers: Final = count()  # databases without a file are all different
 
 
 def identity_of(session: Connection) -> StoreIdentity:
-    """Return where a connection finds the tables of a store."""
+    """Return in which file a connection finds the tables of a store."""
     attached = session.execute("PRAGMA database_list", {})
     for _, name, path in sorted(attached, key=_looked_in_first):
         quoted = '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""Hints from the other processes that use an SQLite file: its count of their commits is asked for."""
+"""Notifications from other processes that use an SQLite file, by polling its counter of their commits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["SqliteNotifier"]
 
 
 class SqliteNotifier(LocalNotifier):
-    """Hints by asking SQLite for its data version: often while something happens, seldom while nothing does."""
+    """Polls SQLite's `data_version`: more often for a while after a commit."""
 
     _OFTEN_S: Final = 0.002
     _SELDOM_S: Final = 0.012
-    _AWAKE_S: Final = 1.0  # how long it asks often after something happened
+    _AWAKE_S: Final = 1.0  # how long it polls often after a commit
 
     def __init__(self, external_commits: Callable[[], int | None]) -> None:
-        """Over what counts the commits of other connections; it returns None where that is not known now."""
+        """Prepare. `external_commits` returns the count of other connections' commits; None if it is unknown now."""
         super().__init__()
         self._external_commits = external_commits
         self._thread: Thread | None = None
@@ -43,14 +43,14 @@ class SqliteNotifier(LocalNotifier):
                 if now is not None and now != known:
                     if known is not None:
                         awake_until = monotonic() + self._AWAKE_S
-                    self._notify_listeners(ALL_CHANGES)  # at the first look too: something may have been missed
+                    self._notify_listeners(ALL_CHANGES)  # also at the first poll: a change may have been missed
                     known = now
             if not self._listeners and not self._continues():
                 return
             sleep(self._OFTEN_S if monotonic() < awake_until else self._SELDOM_S)
 
     def _continues(self) -> bool:
-        """Return False, and forget the thread, where there is no listener any more."""
+        """Return whether there are still listeners. If not, forget the thread, which ends."""
         with self._changing:
             if self._listeners:
                 return True
@@ -58,7 +58,7 @@ class SqliteNotifier(LocalNotifier):
             return False
 
     def close(self) -> None:
-        """Hear and tell no more."""
+        """End the thread. Send no more notifications."""
         super().close()
         self._closed.set()
         thread = self._thread

@@ -1,8 +1,8 @@
-"""A worker's turn on SQLite, whose transaction is exclusive: nobody moves a run between two of its statements.
+"""Settle and claim on SQLite. Its transactions are exclusive: no run is moved between two of their statements.
 
-So a statement need not give back what it changed. Each row of a RETURNING costs a step of its own, which lets go of the
-interpreter and waits for it again, while the event loop's thread computes; here a turn takes a handful of steps,
-however many runs it is about. The lease is looked at once, and what is claimed comes as one JSON text.
+So a statement need not return the rows that it changed. Each row of a RETURNING costs one step, which releases the
+interpreter lock and waits for it again, while the event loop's thread computes. Here settle and claim takes a handful
+of steps for any number of runs. The lease is checked once, and the claimed rows come as one JSON text.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["claimable", "settle_and_claim"]
 _SQL: Final = Statements(SQLITE)
 _DONE: Final = RunEvent.COMPLETE
 _COMPLETE_ONLY: Final = (_DONE, False)
-"""The outcome that most runs have: completed, with what it used, and no more."""
+"""The outcome of most runs: completed, with the used tokens only."""
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _AT: Final = "max(at, :now)"
 _EACH: Final = ("key", "used", "version")
 _AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"
-# A run is completed once, and every completion writes an entry: of those of these runs, the last ones are new.
+# A run is completed once, and every completion writes an entry. So the last completions of these runs are the new ones.
 _COMPLETED: Final = (
     "SELECT run FROM runstate_history WHERE run IN (SELECT value FROM json_each(:seqs))"
     f" AND event = '{_DONE}' ORDER BY id DESC LIMIT :some"
@@ -41,10 +41,10 @@ _COMPLETED: Final = (
 
 
 class _CountingConnection(Connection, Protocol):
-    """A connection that says how many rows a statement has changed."""
+    """A connection with the number of rows that a statement has changed."""
 
     def change(self, statement: str, params: Params) -> int:
-        """Execute a statement that gives nothing back; return how many rows it changed."""
+        """Execute a statement without a result; return how many rows it changed."""
         ...
 
 
@@ -55,7 +55,7 @@ def settle_and_claim(
     queues: Sequence[str],
     limit: int,
 ) -> tuple[set[int], list[Row]]:
-    """Commit outcomes and claim runs; return the seqs of those settled, and the rows of those claimed."""
+    """Commit outcomes and claim runs. Return the seqs of the settled runs, and the rows of the claimed ones."""
     settled: set[int] = set()
     for outcome, group in groups:
         if outcome == _COMPLETE_ONLY:
@@ -71,7 +71,7 @@ def settle_and_claim(
 
 
 def _complete_only(session: _CountingConnection, owner: Params, settles: Sequence[Settle]) -> set[int]:
-    """Complete the runs of plain outcomes that the worker still holds; return their seqs."""
+    """Complete those runs of such outcomes that the worker still holds. Return their seqs."""
     seqs = [settle.run.seq for settle in settles]
     params = {**owner, "seqs": json.dumps(seqs)}
     kinds = {(settle.usage, settle.run.version) for settle in settles}
@@ -88,9 +88,9 @@ def _complete_only(session: _CountingConnection, owner: Params, settles: Sequenc
 
 @cache
 def _completing(*, alike: bool) -> str:
-    """Return the statement that completes runs: those of `seqs` by one usage and version, or those of `each`.
+    """Return the statement that completes runs: those of `seqs` with the same usage and version, or those of `each`.
 
-    (The rows of a FROM are put into a temporary table first.) What a run at work has none of need not be emptied.
+    (SQLite first puts the rows of a FROM into a temporary table.) Fields that are null in progress are not set to null.
     """
     used = ":usage" if alike else "v.used"
     start = f"UPDATE runstate_run AS r SET {_SQL.set_clause(_DONE, actor=':actor', params={'usage': used}, now=':now')}"
@@ -103,8 +103,8 @@ def _completing(*, alike: bool) -> str:
 
 
 def _claim(session: _CountingConnection, params: Params) -> Sequence[Row]:
-    """Claim up to `limit` queued runs of a queue; return what `rows.decode_claimed` reads."""
-    params = {**params, "now": time_us()}  # the same moment in both statements
+    """Claim up to `limit` queued runs of a queue; return the rows for `rows.decode_claimed`."""
+    params = {**params, "now": time_us()}  # the same time in both statements
     ((found, seqs),) = session.execute(claimable(), params)
     if seqs == "[]":
         return ()
@@ -115,7 +115,7 @@ def _claim(session: _CountingConnection, params: Params) -> Sequence[Row]:
 
 @cache
 def claimable() -> str:
-    """Return the query of what a claim will give back, as it will stand then, and of the seqs."""
+    """Return the query for the rows of a claim, as they will be after it, and for their seqs."""
     after = {
         "version": "version + 1",
         "status": f"'{_STARTED}'",
