@@ -575,7 +575,7 @@ def test_doctor_prints_findings(store_cli: StoreCli) -> None:
     error, warning, summary = result.stdout.splitlines()
     assert error.startswith("error: the guard runstate_guard_live on runstate_run is gone: ")
     assert "runstate ddl --dialect" in error
-    assert warning.startswith(f"warning: run {run_id} has stood in queued for ")
+    assert warning.startswith(f"warning: run {run_id} has been queued for ")
     assert "1 error, 1 warning" in summary
     data = json.loads(store_cli.invoke("doctor", "--json", "--stuck-after", "0s").stdout)
     assert (1, 1, 1, []) == tuple(data[name] for name in ("runs", "errors", "warnings", "unseen"))
@@ -849,7 +849,7 @@ def test_doctor_on_a_terminal(sqlite_cli: StoreCli) -> None:
             pass
         assert 1 == running.wait(60)
     os.close(ours)
-    assert 4 == written.count(b"has stood in")
+    assert 4 == written.count(b"has been")
     assert 2 == written.count(b"let more workers")
 
 

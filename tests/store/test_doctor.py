@@ -440,11 +440,13 @@ ENTRY = "INSERT INTO runstate_history (run, version, event, source, target, at) 
 BROKEN = {
     "is failed, but the last entry": "UPDATE runstate_run SET status = 'failed', usage = '{{}}', expires_at = NULL,"
     " worker = NULL, failed_at = at / 1000000, last_error = '{{}}' WHERE id = '{id}'",
-    "tells another move or time": "UPDATE runstate_run SET source = 'cancelling' WHERE id = '{id}'",
+    "has another move or time": "UPDATE runstate_run SET source = 'cancelling' WHERE id = '{id}'",
     "has no such entry": f"DELETE FROM runstate_history WHERE version = 2 AND run = {SEQ}",
     "gap in its history before version 2": f"DELETE FROM runstate_history WHERE version = 1 AND run = {SEQ}",
-    "a first entry that is no birth": f"UPDATE runstate_history SET event = 'start' WHERE version = 1 AND run = {SEQ}",
-    "no row of the law, at version 2: complete from queued to in_progress": (
+    "a first entry that is not its creation": (
+        f"UPDATE runstate_history SET event = 'start' WHERE version = 1 AND run = {SEQ}"
+    ),
+    "not in the table of transitions, at version 2: complete from queued to in_progress": (
         f"UPDATE runstate_history SET event = 'complete' WHERE version = 2 AND run = {SEQ}"
     ),
     "begins where the one before did not end": (
@@ -452,7 +454,7 @@ BROKEN = {
         f" AND run = {SEQ}"
     ),
     "older than the one before it": f"UPDATE runstate_history SET at = 5 WHERE version = 2 AND run = {SEQ}",
-    "its history goes on with version 3": f"{ENTRY}({SEQ}, 3, 'complete', 'in_progress', 'completed', 9e15)",
+    "its history continues with version 3": f"{ENTRY}({SEQ}, 3, 'complete', 'in_progress', 'completed', 9e15)",
 }
 
 
@@ -576,10 +578,10 @@ def test_a_live_run_that_nobody_moves_is_stuck(clock: ManualClock, patient: Pati
     assert {"stuck", "unowned"} == {finding.what for finding in found}
     clock.advance(50)
     queued = next(f for f in found if f.run_id and patient.store.get(f.run_id).status == "queued")
-    assert "has stood in queued for 2h" in queued.sentence
+    assert "has been queued for 2h" in queued.sentence
     assert "workers of the queue 'default'" in queued.remedy
     busy = next(f for f in patient.examine(stuck_after_s=10, most=100).findings if f.run_id == claimed.run.id)
-    assert busy.sentence.endswith("has stood in in_progress for 50s, and worker busy has it")
+    assert busy.sentence.endswith("has been in_progress for 50s, and worker busy has it")
 
 
 def test_a_run_that_is_not_ready_says_so(clock: ManualClock, patient: Patient) -> None:

@@ -1,10 +1,10 @@
-"""The doctor: whether a store is as the law wants it, whether its runs get on, and whether its database is well.
+"""The health check of a store: its schema, its histories, stuck runs, and the database itself.
 
     diagnosis = examine(store, stuck_after_s=3600)
     for finding in diagnosis.findings:
         print(finding.severity, finding.sentence, finding.remedy)
 
-It only reads. (PostgreSQL: it makes temporary tables in a transaction that it rolls back, to compare with.)
+It only reads. (In PostgreSQL it creates temporary tables for a comparison, in a transaction that it rolls back.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NONE: Final = validators.integer(0)
 
 
 def _unheard(what: str, seen: int, all_there_is: int) -> None:
-    """Nobody listens."""
+    """Ignore the progress."""
 
 
 def examine(
@@ -46,16 +46,17 @@ def examine(
     quick_check: bool = False,
     progress: Progress = _unheard,
 ) -> Diagnosis:
-    """Examine a store, or a database that holds one.
+    """Examine a store, or a database with one, and return the findings.
 
-    Tables, indexes and guards are compared with what this library makes. All histories are checked against the law,
-    and the `newest` runs judged whole. Live runs that have not moved for `stuck_after_s` seconds are told, and what
-    else nobody looks after; so is what keeps the database from cleaning up, such as a snapshot older than
-    `old_snapshot_s`. `quick_check` lets SQLite read every page of its file. Of each kind at most `most` findings are
-    told one by one.
+    Tables, indexes and guards are compared with those that this library creates. All histories are checked against the
+    table of transitions, and the `newest` runs are judged completely. Findings are also live runs that have not moved
+    for `stuck_after_s` seconds, other runs and leases that need attention, and reasons why the database cannot clean
+    up, such as a snapshot older than `old_snapshot_s` seconds. With `quick_check`, SQLite reads every page of its file.
+    At most `most` findings of each kind are reported individually, the others by their number. `progress` is called
+    with the part, and how much of it was examined of how much.
 
-    Raises `SchemaMismatch` where there is no store, `StoreUnavailable` where no database answers, `InvalidRun` for
-    impossible arguments.
+    Raises `SchemaMismatch` if there is no store, `StoreUnavailable` if the database is away, and `InvalidRun` for wrong
+    arguments.
     """
     raise_if_invalid(
         (
@@ -100,13 +101,13 @@ def _open(database: Database) -> Connection:
         return session
     from runstate.store._sqlite.connection import SqliteConnection
 
-    # Its one connection is the store's own, which other threads use meanwhile: beside them with a cursor of our own.
+    # The only connection belongs to the store, and other threads use it meanwhile. So use another cursor of it.
     connection = cast("SqliteConnection", session).connection
     return SqliteConnection(connection, database.display_url, 0.0, owned=False, kept=True)
 
 
 def _note_version(session: Connection, sheet: Sheet, shown: str, version: int) -> None:
-    """Note that the schema is of another version. Raises `SchemaMismatch` where there is none at all."""
+    """Add the finding that the schema has another version. Raises `SchemaMismatch` if there is no schema at all."""
     try:
         require_latest(session, shown)
     except SchemaMismatch as error:
@@ -117,12 +118,10 @@ def _note_version(session: Connection, sheet: Sheet, shown: str, version: int) -
 
 
 def _readable(sheet: Sheet, examine_part: Callable[[], None]) -> None:
-    """Examine a part; if the database cannot give it, that is a finding too."""
+    """Examine a part. If the database cannot read it, add that as a finding."""
     try:
         examine_part()
     except StoreError as error:
         if error.retryable:
             raise
-        sheet.add(
-            "error", "unreadable", f"a part of it could not be examined: {error}", "mend what is told above first"
-        )
+        sheet.add("error", "unreadable", f"a part of it could not be examined: {error}", "fix the other findings first")

@@ -1,4 +1,4 @@
-"""What this library's DDL makes, object by object, and how what stands in a database is held against it."""
+"""The objects that this library's DDL creates, and their comparison with those in a database."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from runstate.store.doctor.diagnosis import Severity, Sheet
 
 __all__ = ["Catalog", "Made", "compare"]
 
-_SHORT: Final = 60  # characters of a definition that a sentence can hold
+_SHORT: Final = 60  # characters of a definition that is shown in a message
 
 
 @attrs.frozen
 class Made:
-    """A table, column, constraint, index, guard (a trigger) or function that a DDL made."""
+    """A table, column, constraint, index, guard (a trigger) or function that a DDL has created."""
 
     kind: str
     name: str
     table: str
-    """Which it belongs to; empty for a function."""
+    """The table of the object; empty for a function."""
     definition: str
     disabled: bool = False
-    """Whether it stands there and is not obeyed."""
+    """Whether the object exists and has no effect."""
 
     @property
     def told(self) -> str:
-        """Its name in a sentence: `the guard runstate_moved on runstate_run`."""
+        """The object in a message: `the guard runstate_moved on runstate_run`."""
         return f"the {self.kind} {self.name}" + (f" on {self.table}" if self.table not in ("", self.name) else "")
 
     @property
     def is_only_fast(self) -> bool:
-        """Whether without it everything is right, but slow."""
+        """Whether the store is correct without it, but slow."""
         return self.kind == "index" and not self.definition.startswith("CREATE UNIQUE")
 
 
@@ -43,21 +43,21 @@ Catalog: TypeAlias = Mapping[tuple[str, str, str], Made]
 _NEEDED_FOR: Final = {
     "table": "the library cannot work without it",
     "column": "the library cannot work without it",
-    "constraint": "the database takes rows that no run can have",
-    "index": "what it keeps unique can come to be twice",
-    "guard": "the database no longer does its part of holding the law",
-    "function": "the guards that call it do not hold the law",
+    "constraint": "the database accepts rows that no run can have",
+    "index": "values that it keeps unique can be duplicated",
+    "guard": "the database no longer refuses the changes that it guards against",
+    "function": "the guards that call it do not work",
 }
 
 
 def compare(live: Catalog, needed: Catalog, ddl: str, sheet: Sheet) -> None:
-    """Note everything that the library makes and a database lacks, has otherwise, or does not obey."""
+    """Add a finding for each object of the library that a database lacks, has in another form, or has disabled."""
     lost_tables = {made.name for made in needed.values() if made.kind == "table"}
     lost_tables -= {made.name for made in live.values() if made.kind == "table"}
     for key, made in needed.items():
         found = live.get(key)
         if found is None:
-            if made.kind == "table" or made.table not in lost_tables:  # a lost table takes along all that is on it
+            if made.kind == "table" or made.table not in lost_tables:  # a lost table is reported without its objects
                 _note(sheet, made, f"{made.told} is gone", f"make it again: its statement is in `{ddl}`")
         elif found.definition != made.definition:
             again = f"drop it and make it again: its statement is in `{ddl}`"

@@ -1,4 +1,4 @@
-"""What an examination finds: findings, each with what to do about it, and as many of one kind as a person reads."""
+"""The findings of an examination, each with a remedy, and with a limit on findings of one kind."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from runstate.traces import Severity
 __all__ = ["Diagnosis", "Finding", "Progress", "Severity", "Sheet"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Is told what is looked at, how much of it was seen, and how much there is."""
+"""Called with the name of a part, how much of it was examined, and how much there is."""
 
 
 @attrs.frozen
 class Finding:
-    """One thing that is wrong (`error`), or that somebody should look after (`warning`)."""
+    """One thing that is wrong (`error`), or that needs attention (`warning`)."""
 
     severity: Severity
     what: str
-    """Its kind in a word or two, for programs: `guard`, `broken`, `stuck`."""
+    """The kind in a word or two, for programs: `guard`, `broken`, `stuck`."""
     run_id: str | None
-    """The run it is about, if it is about one."""
+    """The id of the run, if the finding is about one."""
     thing: str | None
-    """The table, guard, session ... it is about otherwise."""
+    """The table, guard or session that the finding is about, if it is not about a run."""
     sentence: str
+    """The finding in words."""
     remedy: str
     """What to do about it."""
 
@@ -37,34 +38,34 @@ class Finding:
 
 @attrs.frozen
 class Diagnosis:
-    """What became of an examination."""
+    """The result of an examination."""
 
     shown: str
     """The address of the database, without its password."""
     schema: int
-    """The number of the last migration that the database has taken."""
+    """The number of the last migration that was applied to the database."""
     runs: int
-    """How many runs were looked at."""
+    """How many runs were examined."""
     entries: int
-    """How many entries of their histories."""
+    """How many entries of their histories were examined."""
     findings: tuple[Finding, ...]
-    """The errors first."""
+    """All findings, the errors first."""
     unseen: tuple[str, ...] = ()
-    """What could not be looked at, and why."""
+    """What could not be examined, and why."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """What is wrong."""
+        """The findings that are errors."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What somebody should look after."""
+        """The findings that are warnings."""
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
 
 class Sheet:
-    """Where findings are written down: of each kind so many, and of the others how many they are."""
+    """Collects findings: up to a limit of each kind, and the number of the others."""
 
     def __init__(self, most: int) -> None:
         self.most: Final = most
@@ -83,7 +84,7 @@ class Sheet:
         run_id: str | None = None,
         thing: str | None = None,
     ) -> None:
-        """Note a finding, or only that there is one more of its kind."""
+        """Add a finding. Past the limit of its kind, only count it."""
         if self._told[severity, what] < self.most:
             self._told[severity, what] += 1
             self._findings.append(Finding(severity, what, run_id, thing, sentence, remedy))
@@ -91,11 +92,11 @@ class Sheet:
             self._more[severity, what] += 1
 
     def add_uncounted(self, severity: Severity, what: str, number: int) -> None:
-        """Note that there are so many more of a kind, which nobody looked at one by one."""
+        """Add a number of findings of a kind that were not read individually."""
         self._more[severity, what] += number
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return all that was noted, the errors first, after each kind how many more of it there are."""
+        """Return all findings, the errors first, and after each kind how many more there are."""
         more = [
             Finding(severity, what, None, None, f"{number} more of the kind {what!r}", "examine with a larger `most`")
             for (severity, what), number in self._more.items()

@@ -1,4 +1,4 @@
-"""The database as a machine: what holds back its cleaning, and whether it keeps what it has acknowledged."""
+"""The health of the database: reasons why it cannot clean up, and whether acknowledged changes are durable."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SELECT c.relname, current_setting('autovacuum')::boolean AND current_setting('tr
     WHERE c.oid IN (to_regclass('runstate_run'), to_regclass('runstate_history'))"""
 _AHEAD: Final = """\
 SELECT EXISTS (SELECT 1 FROM runstate_history WHERE tx >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"""
-_DEAD_MOST: Final = 10_000  # rows: fewer are cleaned away in no time
+_DEAD_MOST: Final = 10_000  # rows: fewer are cleaned up quickly
 _DEAD_RATIO: Final = 0.2
 
 _HELD_BACK: Final = "rows that died since cannot be cleaned away, and every claim passes over them"
@@ -65,7 +65,7 @@ def _examine_postgres(session: Connection, sheet: Sheet, old_snapshot_s: float) 
         sheet.unseen.append(f"what {hidden} sessions of other roles do (GRANT pg_read_all_stats shows it)")
     for name, attached, age in session.execute(_SLOTS, {}):
         kept = f"it keeps rows that {age} transactions have passed" if age else "it keeps WAL until the disk is full"
-        sentence = f"the replication slot {name} is {'behind' if attached else 'used by nobody'}: {kept}"
+        sentence = f"the replication slot {name} is {'behind' if attached else 'not in use'}: {kept}"
         remedy = f"let its reader catch up, or SELECT pg_drop_replication_slot('{name}')"
         sheet.add("warning", "slot", sentence, remedy, thing=name)
     for name, age in session.execute(_PREPARED, params):
@@ -76,7 +76,7 @@ def _examine_postgres(session: Connection, sheet: Sheet, old_snapshot_s: float) 
         sentence = (
             "there are entries of a server that had counted further than this: `entries` and `watch` pass over them"
         )
-        sheet.add("error", "restored", sentence, "see Backups in docs/store.md: their numbers are to be set anew")
+        sheet.add("error", "restored", sentence, "see Backups in docs/store.md: their numbers must be set again")
     for table, everywhere, here, dead, alive, since in session.execute(_AUTOVACUUM, {}):
         if not everywhere or not here:
             sentence = f"autovacuum is off for {table}{'' if here else ' alone'}: dead rows are never cleaned away"
@@ -84,7 +84,7 @@ def _examine_postgres(session: Connection, sheet: Sheet, old_snapshot_s: float) 
                 f"ALTER TABLE {table} RESET (autovacuum_enabled)" if everywhere else "set autovacuum and track_counts"
             )
             sheet.add("warning", "autovacuum", sentence, remedy, thing=table)
-        # Between two cleanings, usually a minute apart, a busy table gathers as many; that is no trouble.
+        # A busy table has as many between two runs of autovacuum, usually a minute apart. That is not a problem.
         if dead > max(_DEAD_MOST, _DEAD_RATIO * alive) and (since or 0) > old_snapshot_s * 1_000_000:
             idle = format_duration(since)
             sentence = f"{table} has {dead} dead rows beside {alive} living ones, and none was cleaned for {idle}"
@@ -95,7 +95,7 @@ def _examine_postgres(session: Connection, sheet: Sheet, old_snapshot_s: float) 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
 
 _FULL: Final = 2
-_WAL_MOST: Final = 64_000_000  # bytes: four times what is left to grow before a checkpoint
+_WAL_MOST: Final = 64_000_000  # bytes: four times the size to which it may grow before a checkpoint
 
 
 def _examine_sqlite(database: Database, session: Connection, sheet: Sheet, path: Path) -> None:
@@ -108,7 +108,7 @@ def _examine_sqlite(database: Database, session: Connection, sheet: Sheet, path:
     try:
         writing = database.open()
     except StoreError:
-        return  # whoever cannot write to it cannot lose what was written either
+        return  # without write access, this process cannot lose changes
     try:
         if writing.execute("PRAGMA synchronous", {})[0][0] < _FULL:
             sentence = "this SQLite does not take synchronous = FULL: what was acknowledged is lost in a power cut"
@@ -121,7 +121,7 @@ def _examine_wal(session: Connection, sheet: Sheet, wal: Path) -> None:
     size = wal.stat().st_size if wal.exists() else 0
     if size <= _WAL_MOST:
         return
-    # A passive checkpoint waits for nobody and makes nobody wait. What it leaves is what a reader needs.
+    # A passive checkpoint neither waits for other connections nor blocks them. A reader needs the pages that it leaves.
     ((_, pages, done),) = session.execute("PRAGMA wal_checkpoint(PASSIVE)", {})
     if done < pages:
         sentence = f"{wal} has grown to {size // 1_000_000} MB, and {pages - done} of its {pages} pages cannot be moved"
@@ -142,7 +142,7 @@ def _read_all_pages(session: Connection, sheet: Sheet) -> None:
 def examine_health(
     database: Database, session: Connection, sheet: Sheet, *, old_snapshot_s: float, quick_check: bool
 ) -> None:
-    """Note what ails the database itself."""
+    """Add the findings about the database itself."""
     if not database.embedded:
         _examine_postgres(session, sheet, old_snapshot_s)
         return

@@ -1,7 +1,7 @@
-"""Runs that no legal history could have left: rows and histories that contradict the law or each other.
+"""Runs that no legal history can have left: rows and histories that contradict the table of transitions or each other.
 
-All of them are looked at, some thousands a statement, so that none holds a snapshot for long and a person sees how far
-it is. What the law makes of a status is handed to SQL as a list; only what is not on it is read and judged here.
+All runs are examined, some thousands per statement, so that no statement holds a snapshot for long and progress can be
+shown. SQL gets a list of the legal field patterns of each status; only other runs are read and judged here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from runstate.traces import field_patterns, judge
 
 __all__ = ["examine_histories"]
 
-_BATCH: Final = 20_000  # runs a statement
-_MOST: Final = 1000  # rows a statement gives back: past that a batch is known to be broken well enough
+_BATCH: Final = 20_000  # runs per statement
+_MOST: Final = 1000  # rows that a statement returns: enough to show that a batch is broken
 _FIELDS: Final = (
     *("started_at", "cancelled_at", "failed_at", "completed_at"),
     *("expires_at", "required_action", "last_error", "incomplete_details", "usage"),
@@ -30,24 +30,24 @@ _FIELDS: Final = (
 _Range: TypeAlias = Mapping[str, int]
 
 _WRONG: Final = {
-    "birth": "run {id} has a first entry that is no birth: {event} from {source} to {target}",
+    "birth": "run {id} has a first entry that is not its creation: {event} from {source} to {target}",
     "gap": "run {id} has a gap in its history before version {version}",
-    "illegal": "run {id} has an entry that is no row of the law, at version {version}: {event} from {source} to"
-    " {target}",
+    "illegal": "run {id} has an entry that is not in the table of transitions, at version {version}: {event} from"
+    " {source} to {target}",
     "chain": "run {id} has an entry that begins where the one before did not end, at version {version}: {event} from"
-    " {source}, but it stood in {stood}",
+    " {source}, but the run was {stood}",
     "time": "run {id} has an entry that is older than the one before it, at version {version}",
 }
 _BY_HAND: Final = "no legal write leaves this: find out who wrote past the guards, and restore the run from a backup"
 
 
 def _range(speak: Queries, column: str) -> str:
-    # Said of every table of a join: PostgreSQL does not conclude it from the columns being equal.
+    # Needed for every table of a join: PostgreSQL does not derive it from the equality of the columns.
     return f"{column} > {speak.param('low')} AND {column} <= {speak.param('high')}"
 
 
 def _entries(speak: Queries) -> str:
-    """Return the statement that finds the entries which are no legal next one, in a range of runs."""
+    """Return the statement that finds the entries that cannot legally follow the entry before, in a range of runs."""
     move = "coalesce(h.event || ' ' || h.source || ' ' || h.target, '')"
     birth = f"h.version = 1 AND h.event IS NULL AND h.source IS NULL AND h.target = '{INITIAL_STATUS}'"
     follows = f"h.version = p.version + 1 AND h.source = p.target AND h.at >= p.at AND {move} IN ({LEGAL})"
@@ -66,7 +66,7 @@ SELECT h.run, h.version, h.event, h.source, h.target, p.target, r.id, CASE
 
 
 def _beyond(speak: Queries) -> str:
-    """Return the statement that finds the histories which go on beyond their run, or have none."""
+    """Return the statement that finds the histories that have more entries than their run, or no run."""
     return f"""\
 SELECT h.run, min(h.version), r.id, r.version
     FROM runstate_history AS h LEFT JOIN runstate_run AS r ON r.seq = h.run AND {_range(speak, "r.seq")}
@@ -75,7 +75,7 @@ SELECT h.run, min(h.version), r.id, r.version
 
 
 def _rows(speak: Queries) -> str:
-    """Return the statement that finds the rows which their last entry, or the law alone, does not bear out."""
+    """Return the statement that finds rows that differ from their last entry, or have an impossible field pattern."""
     same = speak.dialect.null_safe_eq
     differs = " OR ".join(
         f"NOT h.{entry} {same} r.{row}"
@@ -94,7 +94,7 @@ WHERE f.differs OR f.odd ORDER BY f.seq LIMIT {_MOST}"""
 
 
 def _shapes() -> str:
-    """Return what every shape of a run looks like to `_rows`, as a list of SQL literals."""
+    """Return the legal field patterns in the form that `_rows` compares, as a list of SQL literals."""
     spelled = sorted(
         f"{shape.status} {''.join('1' if name in shape.present else '0' for name in _FIELDS)}"
         for shape in field_patterns()
@@ -103,7 +103,7 @@ def _shapes() -> str:
 
 
 def _ranges(session: Connection) -> Iterator[tuple[_Range, int]]:
-    """Yield ranges of run numbers that together hold them all, and how many runs are in each."""
+    """Yield ranges of seqs that together include all runs, and how many runs are in each."""
     speak = session.statements
     next_some = (
         f"SELECT max(seq), count(*) FROM (SELECT seq FROM runstate_run WHERE seq > {speak.param('low')}"
@@ -120,7 +120,7 @@ def _ranges(session: Connection) -> Iterator[tuple[_Range, int]]:
 
 
 def examine_histories(session: Connection, sheet: Sheet, newest: int, progress: Progress) -> tuple[int, int]:
-    """Note every run that is broken; return how many runs and entries were looked at."""
+    """Add a finding for every broken run. Return how many runs and entries were examined."""
     speak = session.statements
     (runs, entries) = (
         session.execute(f"SELECT count(*) FROM runstate_{name}", {})[0][0] for name in ("run", "history")
@@ -152,7 +152,7 @@ def _note_beyond(sheet: Sheet, row: Row) -> None:
     if run_id is None:
         sentence = f"run number {run} has a history, but there is no such run"
     else:
-        sentence = f"run {run_id} stands at version {stands}, but its history goes on with version {version}"
+        sentence = f"run {run_id} is at version {stands}, but its history continues with version {version}"
     sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
 
 
@@ -162,9 +162,9 @@ def _note_row(session: Connection, sheet: Sheet, row: Row) -> None:
         sentence = f"run {run_id} is {status} at version {version}, but its history has no such entry"
         sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
     elif differs:
-        sentence = f"run {run_id} is {status}, but the last entry of its history says {event or 'birth'} to {target}"
+        sentence = f"run {run_id} is {status}, but the last entry of its history is {event or 'creation'} to {target}"
         if target == status:
-            sentence = f"run {run_id} is {status}, but the last entry of its history tells another move or time"
+            sentence = f"run {run_id} is {status}, but the last entry of its history has another move or time"
         sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
     if odd:
         for whole in session.execute(session.statements.by_seq, {"seq": seq}):
@@ -172,7 +172,7 @@ def _note_row(session: Connection, sheet: Sheet, row: Row) -> None:
 
 
 def _judge_newest(session: Connection, sheet: Sheet, newest: int, progress: Progress) -> None:
-    """Read the newest runs whole, and judge each: what is wrong inside a value shows only so."""
+    """Read and judge the newest runs completely: only that finds errors inside of values."""
     speak = session.statements
     whole = f"SELECT {speak.columns} FROM runstate_run AS r ORDER BY r.seq DESC LIMIT {speak.param('limit')}"
     found = session.execute(whole, {"limit": newest})

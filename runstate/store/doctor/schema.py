@@ -1,7 +1,7 @@
-"""The live database against the law: whether all is there that this library's DDL makes, and as it makes it.
+"""The comparison of a database's schema with the objects that this library's DDL creates.
 
-Nothing here knows a table by its name. The same DDL makes a reference, in SQLite a database in memory, in PostgreSQL
-temporary tables in a transaction that is rolled back, and the two are compared by what the database says of them.
+This module has no names of tables. The same DDL creates a reference: in SQLite a database in memory, in PostgreSQL
+temporary tables in a transaction that is rolled back. The two are compared by the catalog of the database.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _sqlite_reference() -> Catalog:
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
-# Everything as text that PostgreSQL itself writes, without the name of the schema, which is not the reference's. What
-# stands on a partitioned table (docs/scale.md) stands on its partitions.
+# Everything as text that PostgreSQL itself writes, without the name of the schema, which the reference does not share.
+# The objects of a partitioned table (docs/scale.md) are also on its partitions.
 _CATALOG: Final = """\
 WITH t AS (
     SELECT c.oid, c.relname::text AS name, c.relnamespace, c.relkind, c.relpersistence, c.relrowsecurity
@@ -93,7 +93,7 @@ SELECT g.tgname, c.relname FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.
 
 
 class _Rollback(Exception):
-    """Raised to leave a transaction so that nothing of it stays."""
+    """Raised inside a transaction to roll it back."""
 
 
 def _of_postgres(session: Connection, schema: int, *names: str) -> Catalog:
@@ -111,9 +111,9 @@ def _of_postgres(session: Connection, schema: int, *names: str) -> Catalog:
 
 
 def _postgres_reference(session: Connection) -> Catalog:
-    """Return what the DDL makes, as temporary objects of the transaction that is under way."""
+    """Return the objects that the DDL creates, as temporary objects of the current transaction."""
     session.execute("SELECT set_config('search_path', 'pg_temp', true)", {})
-    # Temporary functions are found by their full name alone.
+    # Temporary functions are found only by their full name.
     session.execute_ddl(ddl(POSTGRES).replace("EXECUTE FUNCTION runstate_", "EXECUTE FUNCTION pg_temp.runstate_"))
     ((schema, name),) = session.execute(_TEMPORARY, {})
     return _of_postgres(session, schema, name, "pg_temp")
@@ -154,7 +154,7 @@ _EXAMINERS: Final = {SQLITE.name: _examine_sqlite, POSTGRES.name: _examine_postg
 
 
 def examine_schema(session: Connection, sheet: Sheet) -> None:
-    """Note where the database differs from what this version makes."""
+    """Add a finding for each difference between the database and this version's schema."""
     try:
         _EXAMINERS[session.statements.dialect.name](session, sheet)
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""Runs that nobody moves on: stuck in a live status, past their deadline, or held by a session that is gone."""
+"""Runs that need attention: stuck in a live status, past their deadline, or held by a session that does not exist."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from runstate.store.doctor.diagnosis import Severity, Sheet
 __all__ = ["examine_waiting"]
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
-_GRACE_US: Final = 60_000_000  # what a sweep and the workers have time for
+_GRACE_US: Final = 60_000_000  # the time that sweeps and workers have to act
 _UNOWNED_US: Final = 300_000_000
 
 _SWEEP: Final = "let a worker run, or `runstate runs sweep` every few seconds"
 
 
 class _Kind(NamedTuple):
-    """A way in which a live run can be left alone."""
+    """A reason why a live run needs attention."""
 
     name: str
     severity: Severity
@@ -31,20 +31,20 @@ class _Kind(NamedTuple):
     remedy: str
 
 
-_KINDS: Final = (  # of a run that is several, the first is told
+_KINDS: Final = (  # the first that matches a run is reported
     _Kind(
         "stranded",
         "error",
         "r.worker IS NOT NULL AND w.token IS NULL",
-        "run {id} is {status} and held by a session that the database does not know, so nobody will take it over",
-        "cancel it, or let its deadline end it; and find out who deletes from runstate_worker",
+        "run {id} is {status} and held by a session that is not in the database, so no worker will take it over",
+        "cancel it, or let its deadline end it; and find out what deletes from runstate_worker",
     ),
     _Kind(
         "adrift",
         "warning",
         "w.closed = 1 AND {greatest}(w.lease_until, r.at) < t.now - {grace}",
-        "run {id} is {status}, its worker {worker} is gone, and nobody has taken it over",
-        "let a worker of the queue {queue!r} run, which takes it over; a sweep ends what was asked to cancel",
+        "run {id} is {status}, its worker {worker} is gone, and no worker has taken it over",
+        "let a worker of the queue {queue!r} run, which takes it over; a sweep ends a run that is cancelling",
     ),
     _Kind(
         "overdue",
@@ -57,14 +57,14 @@ _KINDS: Final = (  # of a run that is several, the first is told
         "unowned",
         "warning",
         "r.status = '{started}' AND r.worker IS NULL AND r.at < t.now - {unowned}",
-        "run {id} has stood in {status} for {age} without a worker: it was started by hand, and nobody takes it over",
+        "run {id} has been {status} for {age} without a worker: it was started by hand, so no worker takes it over",
         "complete or fail it by hand, or let its deadline end it",
     ),
     _Kind(
         "stuck",
         "warning",
         "{greatest}(r.at, coalesce(r.not_before, 0)) < t.now - {stuck}",
-        "run {id} has stood in {status} for {age}{held}",
+        "run {id} has been {status} for {age}{held}",
         "{stuck_remedy}",
     ),
 )
@@ -77,7 +77,7 @@ _STUCK_REMEDY: Final = {
 
 
 def _live(speak: Queries) -> str:
-    """Return the statement that finds live runs nobody moves on: of each kind the longest there, and how many."""
+    """Return the statement that finds live runs that need attention: the oldest of each kind, and their number."""
     words = {"greatest": speak.dialect.greatest, "grace": _GRACE_US, "unowned": _UNOWNED_US, "started": _STARTED}
     words["stuck"] = speak.param("stuck")
     cases = " ".join(f"WHEN {kind.holds.format(**words)} THEN '{kind.name}'" for kind in _KINDS)
@@ -96,7 +96,7 @@ WHERE p.place <= {speak.param("most")} ORDER BY p.kind, p.place"""
 
 
 def examine_waiting(session: Connection, sheet: Sheet, stuck_after_s: float) -> None:
-    """Note the runs that nobody moves on, and the leases that nobody keeps."""
+    """Add the findings about runs that need attention, and about lapsed leases that were not closed."""
     speak = session.statements
     kinds = {kind.name: kind for kind in _KINDS}
     for row in session.execute(_live(speak), {"stuck": int(stuck_after_s * 1_000_000), "most": sheet.most}):
@@ -110,11 +110,11 @@ def examine_waiting(session: Connection, sheet: Sheet, stuck_after_s: float) -> 
         f" WHERE w.closed = 0 AND w.lease_until < t.now - {_GRACE_US} ORDER BY w.lease_until LIMIT 1000"
     )
     for name, late in session.execute(lapsed, {}):
-        sentence = f"the lease of worker {name} lapsed {format_duration(late)} ago, and nobody has closed it"
+        sentence = f"the lease of worker {name} lapsed {format_duration(late)} ago, and no sweep has closed it"
         sheet.add("warning", "lapsed", sentence, _SWEEP, thing=name)
     nobody = session.execute("SELECT closed FROM runstate_worker WHERE token = 0", {})
     if [tuple(row) for row in nobody] != [(1,)]:
-        sentence = "the session of nobody is gone or open: a run that its worker releases is never taken over"
+        sentence = "the session with the token 0 is missing or open: a released run is never taken over"
         again = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1), or set its closed to 1"
         sheet.add("error", "row", sentence, again, thing="runstate_worker")
 
