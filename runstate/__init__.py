@@ -22,29 +22,6 @@ import typing as _typing
 
 from runstate._lazy import lazy as _lazy
 from runstate.clock import Clock, ManualClock, SystemClock, use_clock
-from runstate.errors import (
-    AccessDenied,
-    DeadlinePassed,
-    DefinitionError,
-    FieldError,
-    IdempotencyKeyReused,
-    IllegalTransition,
-    InvalidRun,
-    LeaseLost,
-    LostRace,
-    OutcomeUnknown,
-    RunDecodeError,
-    RunNotFound,
-    RunstateError,
-    SchemaMismatch,
-    StoreError,
-    StoreUnavailable,
-    StoreUrlError,
-    TerminalStatus,
-    ThreadBusy,
-    ToolOutputsMismatch,
-    VersionConflict,
-)
 from runstate.lifecycle import (
     RUN_LIFECYCLE,
     TRANSITIONS,
@@ -59,6 +36,7 @@ from runstate.lifecycle import (
     shortest_path,
     target_of,
 )
+from runstate.lifecycle.errors import DeadlinePassed, DefinitionError, IllegalTransition, RunstateError, TerminalStatus
 from runstate.run import (
     DEFAULT_EXPIRES_IN_S,
     NO_USAGE,
@@ -73,9 +51,24 @@ from runstate.run import (
     Usage,
     new_run_id,
 )
+from runstate.run.errors import FieldError, InvalidRun, RunDecodeError, ToolOutputsMismatch
 
 if _typing.TYPE_CHECKING:
     from runstate.store import AsyncStore, Entry, NewRun, Page, Store, StoredRun, open_store
+    from runstate.store.errors import (
+        AccessDenied,
+        IdempotencyKeyReused,
+        LeaseLost,
+        LostRace,
+        OutcomeUnknown,
+        RunNotFound,
+        SchemaMismatch,
+        StoreError,
+        StoreUnavailable,
+        StoreUrlError,
+        ThreadBusy,
+        VersionConflict,
+    )
     from runstate.worker import (
         Context,
         Dispatcher,
@@ -90,7 +83,22 @@ if _typing.TYPE_CHECKING:
 else:
     _STORE = ("AsyncStore", "Entry", "NewRun", "Page", "Store", "StoredRun", "open_store")
     _WORKER = ("Context", "Dispatcher", "Handler", "Outcome", "RunFailed", "TokenLimitReached", "Worker")
+    _STORE_ERRORS = (
+        "AccessDenied",
+        "IdempotencyKeyReused",
+        "LeaseLost",
+        "LostRace",
+        "OutcomeUnknown",
+        "RunNotFound",
+        "SchemaMismatch",
+        "StoreError",
+        "StoreUnavailable",
+        "StoreUrlError",
+        "ThreadBusy",
+        "VersionConflict",
+    )
     _LATER = {
+        **dict.fromkeys(_STORE_ERRORS, "runstate.store.errors"),
         **dict.fromkeys(_STORE, "runstate.store"),
         **dict.fromkeys((*_WORKER, "drive", "drive_async"), "runstate.worker"),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, ClassVar, Protocol, cast
 
 from runstate.lifecycle._types import RunEvent, RunStatus
@@ -65,6 +64,8 @@ class RefusedRun(Protocol):
 
 def _utc(seconds: int) -> str:
     """Return a time in Unix seconds as text: `2023-11-14T23:13:20Z`."""
+    from datetime import UTC, datetime  # only refusals need it
+
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
