@@ -366,3 +366,29 @@ def test_two_who_end_the_head_of_a_line(store: Store, store_url: str, prompt: Pr
     thread.join()
     assert {runs[head.id].seq: "TerminalStatus"} == {seq: type(why).__name__ for seq, why in told[0].refused.items()}
     assert ("failed", "failed") == (store.get(head.id).status, store.get(beside.id).status)
+
+
+@pytest.mark.parametrize("policy", ["reject", "queue"])
+def test_a_run_for_later_occupies_its_thread_as_its_policy_says(store: Store, prompt: Prompt, policy: str) -> None:
+    """One that is to be rejected is rejected now, whether it could be claimed now or not; and one that waits, waits."""
+    names = {"thread_id": "t", "assistant_id": "a", "model": "m", "one_live_run_per_thread": policy}
+    head = store.create(**names)  # type: ignore[arg-type]
+    before = prompt.everything()
+    if policy == "reject":
+        with pytest.raises(ThreadBusy) as refused:
+            store.create(**names, not_before=time.time() + 60)  # type: ignore[arg-type]
+        assert head.id == refused.value.run_id
+        with pytest.raises(ThreadBusy):
+            store.create_many([{**names, "not_before": time.time() + 60}, {**names}])  # type: ignore[typeddict-item]
+        assert before == prompt.everything()
+    else:
+        assert not store.create(**names, not_before=time.time() + 60).claimable  # type: ignore[arg-type]
+
+
+def test_of_two_of_a_batch_for_one_thread_the_second_is_rejected(store: Store, prompt: Prompt) -> None:
+    """Nothing of such a batch is created."""
+    names = {"thread_id": "t", "assistant_id": "a", "model": "m", "one_live_run_per_thread": "reject"}
+    before = prompt.everything()
+    with pytest.raises(ThreadBusy):
+        store.create_many([{**names}, {**names}])  # type: ignore[typeddict-item]
+    assert before == prompt.everything()

@@ -286,7 +286,8 @@ class _PostgresLookups(Lookups):
         )
 
     def may_occupy(self, row: str) -> str:
-        return f" AND ({row}.exclusive IS NULL OR {row}.ready = 0 OR NOT {self.is_busy(f'{row}.thread_id')})"
+        waits = f"{row}.exclusive = 'queue' AND {row}.ready = 0"
+        return f" AND ({row}.exclusive IS NULL OR ({waits}) OR NOT {self.is_busy(f'{row}.thread_id')})"
 
 
 SQLITE_LOOKUPS: Final[Lookups] = _SqliteLookups()
