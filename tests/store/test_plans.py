@@ -14,12 +14,12 @@ from tests.store.support import Prompt
 ASKED_OF_POSTGRES: Final = {
     "by_id": ("runstate_settings",),
     "anything_due": ("runstate_claimable_deadline", "runstate_idle_deadline", "runstate_idle_waiting"),
-    "expire_due": ("runstate_claimable_deadline", "runstate_idle_deadline", "runstate_run_pkey"),
-    "fail_exhausted": ("runstate_held_worker", "runstate_run_pkey"),
-    "confirm_lapsed": ("runstate_held_worker", "runstate_run_pkey"),
-    "promote_ready": ("runstate_idle_waiting", "runstate_run_pkey"),
-    "take_over": ("runstate_held_worker", "runstate_run_pkey"),
-    "orphaned": ("runstate_held_worker", "runstate_run_pkey"),
+    "expire_due": ("runstate_claimable_deadline", "runstate_idle_deadline", "Index Cond: (seq = ANY"),
+    "fail_exhausted": ("runstate_held_worker", "Index Cond: (seq = ANY"),
+    "confirm_lapsed": ("runstate_held_worker", "Index Cond: (seq = ANY"),
+    "promote_ready": ("runstate_idle_waiting", "Index Cond: (seq = ANY"),
+    "take_over": ("runstate_held_worker", "Index Cond: (seq = ANY"),
+    "orphaned": ("runstate_held_worker", "Index Cond: (seq = ANY"),
 }
 """The same of PostgreSQL, which finds them by small tables."""
 ASKED: Final = {
