@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from runstate.lifecycle import INITIAL_STATUS
 from runstate.store._sql.literals import LIVE
@@ -46,7 +46,6 @@ class Lookups(ABC):
     """The query of the earliest moment at which a run becomes claimable."""
     queued: ClassVar[str]
     """The table of all queued runs, with their `queue`."""
-
     misplaced: ClassVar[Mapping[str, str]]
     """Of each of these tables the query of the runs whose row in it is missing, wrong or left over."""
 
@@ -145,46 +144,55 @@ class _SqliteLookups(Lookups):
         return ""
 
 
+class _SmallTable(NamedTuple):
+    """A table of PostgreSQL's, and the runs that have a row in it."""
+
+    name: str
+    columns: str
+    values: str
+    """The values of these columns, of the columns of a run."""
+    condition: str
+
+    def select(self, rows: str) -> str:
+        """Return the query of what the table holds, if these were all runs."""
+        return f"SELECT {self.values} FROM {rows} WHERE {self.condition}"
+
+    def insert(self, rows: str, schema: str = "") -> str:
+        """Return the statement that inserts the rows of these runs."""
+        return f"INSERT INTO {schema}{self.name} ({self.columns}) {self.select(rows)}"
+
+    @property
+    def differences(self) -> str:
+        """The query of the rows that are missing, wrong or left over."""
+        there, right = f"SELECT {self.columns} FROM {self.name}", self.select("runstate_run")
+        return f"({there} EXCEPT {right}) UNION ALL ({right} EXCEPT {there})"
+
+
 _IS_HELD: Final = f"worker IS NOT NULL AND status IN ({LIVE})"
-_OCCUPIES: Final = "exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL)"
+# Each live run has a row in one of the first three.
+_CLAIMABLE_TABLE: Final = _SmallTable(
+    "runstate_claimable", "run, queue, priority, expires_at", "seq, queue, priority, expires_at", _CLAIMABLE
+)
+_HELD_TABLE: Final = _SmallTable("runstate_held", "run, worker, expires_at", "seq, worker, expires_at", _IS_HELD)
+_IDLE_TABLE: Final = _SmallTable(
+    "runstate_idle",
+    "run, queue, waits, thread_id, not_before, expires_at",
+    f"seq, queue, status = '{INITIAL_STATUS}',"
+    f" CASE WHEN status = '{INITIAL_STATUS}' AND exclusive = 'queue' THEN thread_id END, not_before, expires_at",
+    f"status IN ({LIVE}) AND NOT ({_CLAIMABLE}) AND NOT ({_IS_HELD})",
+)
+_THREAD_TABLE: Final = _SmallTable("runstate_thread", "thread_id, run", "thread_id, seq", occupies_thread())
+_SMALL_TABLES: Final = (_CLAIMABLE_TABLE, _HELD_TABLE, _IDLE_TABLE, _THREAD_TABLE)
 
 
 def small_rows(rows: str, schema: str = "") -> Sequence[str]:
     """Return PostgreSQL's statements that insert the small rows of the live runs among some rows."""
-    idle = f"status IN ({LIVE}) AND NOT ({_CLAIMABLE}) AND NOT ({_IS_HELD})"
-    return (
-        (
-            f"INSERT INTO {schema}runstate_claimable (run, queue, priority, expires_at)"
-            f" SELECT seq, queue, priority, expires_at FROM {rows} WHERE {_CLAIMABLE}"
-        ),
-        (
-            f"INSERT INTO {schema}runstate_held (run, worker, expires_at)"
-            f" SELECT seq, worker, expires_at FROM {rows} WHERE {_IS_HELD}"
-        ),
-        (
-            f"INSERT INTO {schema}runstate_idle (run, queue, waits, thread_id, not_before, expires_at)"
-            f" SELECT seq, queue, status = '{INITIAL_STATUS}',"
-            f" CASE WHEN status = '{INITIAL_STATUS}' AND exclusive = 'queue' THEN thread_id END,"
-            f" not_before, expires_at FROM {rows} WHERE {idle}"
-        ),
-    )
+    return [table.insert(rows, schema) for table in (_CLAIMABLE_TABLE, _HELD_TABLE, _IDLE_TABLE)]
 
 
 def thread_rows(rows: str, schema: str = "") -> str:
     """Return PostgreSQL's statement that inserts the rows of the threads which live runs occupy."""
-    occupied = f"status IN ({LIVE}) AND ({_OCCUPIES})"
-    return f"INSERT INTO {schema}runstate_thread (thread_id, run) SELECT thread_id, seq FROM {rows} WHERE {occupied}"
-
-
-def _differences(table: str, insert: str) -> str:
-    """Return the query of the rows in which a table differs from what a statement would insert into it."""
-    columns = insert.partition("(")[2].partition(")")[0]
-    right = f"SELECT {insert.partition(' SELECT ')[2]}"
-    there = f"SELECT {columns} FROM {table}"
-    named = f"SELECT {columns} FROM ({there}) AS t"
-    return f"({right} EXCEPT {there}) UNION ALL ({named} EXCEPT {right})".replace(
-        f"({right} EXCEPT", f"(SELECT * FROM ({right}) AS r ({columns}) EXCEPT"
-    )
+    return _THREAD_TABLE.insert(rows, schema)
 
 
 # Rows come and go with every run: the tables are small, so they are vacuumed often.
@@ -218,18 +226,12 @@ class _PostgresLookups(Lookups):
         # Of each thread that has its one live run.
         f'CREATE TABLE runstate_thread (thread_id text COLLATE "C" PRIMARY KEY, run bigint NOT NULL){_SMALL}',
     )
-    tables = ("runstate_claimable", "runstate_held", "runstate_idle", "runstate_thread")
+    tables = tuple(table.name for table in _SMALL_TABLES)
     rebuild = (
-        *(f"DELETE FROM {table}" for table in tables),
-        *small_rows("runstate_run"),
-        thread_rows("runstate_run"),
+        *(f"DELETE FROM {table.name}" for table in _SMALL_TABLES),
+        *(table.insert("runstate_run") for table in _SMALL_TABLES),
     )
-    misplaced = MappingProxyType(
-        {
-            table: f"SELECT run FROM ({_differences(table, statement)}) AS d"
-            for table, statement in zip(tables, (*small_rows("runstate_run"), thread_rows("runstate_run")), strict=True)
-        }
-    )
+    misplaced = MappingProxyType({table.name: f"SELECT run FROM ({table.differences}) AS d" for table in _SMALL_TABLES})
     holders = "runstate_held"
     first_deadline = (
         "SELECT least((SELECT min(expires_at) FROM runstate_claimable), (SELECT min(expires_at) FROM runstate_held),"

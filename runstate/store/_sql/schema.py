@@ -97,7 +97,7 @@ CREATE TABLE runstate_worker (
     lease_until {number} NOT NULL,
     closed {number} NOT NULL CHECK (closed IN (0, 1))
 ){dialect.table_options}"""
-    nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1)"
+    released = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1)"
     return (
         _run_table(dialect),
         *_INDEXES,
@@ -107,5 +107,5 @@ CREATE TABLE runstate_worker (
         settings,
         notes,
         worker,
-        nobody,
+        released,
     )

@@ -63,7 +63,7 @@ _ENDS: Final = sql_list(
     [event for event in RUN_LIFECYCLE.events if RUN_LIFECYCLE.is_terminal(RUN_LIFECYCLE.target_of(event))]
 )
 _ENTRIES: Final = f"""INSERT INTO @schema.runstate_history {FIELDS}
-            SELECT n.seq, n.version, n.event, n.source, n.status, n.at, n.actor, n.detail FROM"""
+            SELECT {_rows(NEW_ENTRY)} FROM"""
 
 
 def _placed(rows: str) -> str:
@@ -78,13 +78,13 @@ FUNCTIONS: Final = {
     "refuse": """\
     RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;""",
     "born": f"""\
-    SELECT bool_and(coalesce({_BORN.holds.replace("NEW.", "born.")}, false)), bool_or(ready_at IS NULL),
+    SELECT bool_and(coalesce({_rows(_BORN.holds, new="born")}, false)), bool_or(ready_at IS NULL),
         bool_or(exclusive IS NOT NULL) INTO holds, waits, alone FROM born;
     IF NOT holds THEN
         RAISE EXCEPTION 'runstate: {_BORN.sentence}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     INSERT INTO @schema.runstate_history {FIELDS}
-        SELECT seq, version, event, source, status, at, actor, detail FROM born;
+        SELECT {_rows(NEW_ENTRY, new="born")} FROM born;
     IF waits THEN
         {_placed("born")}
     ELSE
