@@ -38,8 +38,9 @@ def create_needs_transaction(create: CreateRuns[Any]) -> bool:
 def execute_create(session: Connection, creates: Sequence[CreateRuns[Any]]) -> None:
     """Create the runs of several commands, and set the result of each."""
     threads = {wanted.run.thread_id for command in creates for wanted in command.rows if wanted.exclusive is not None}
-    for thread in sorted(threads):  # in one order in all transactions, to avoid deadlocks
-        session.execute(session.statements.hold_thread, {"thread": thread})
+    hold_threads = session.statements.dialect.hold_threads
+    if threads and hold_threads:
+        session.execute(hold_threads, {"threads": sorted(threads)})  # one order in all transactions avoids deadlocks
     ordinary = [wanted for command in creates for wanted in command.rows if wanted.exclusive != "queue"]
     made = _insert(session, ordinary)
     for command in creates:

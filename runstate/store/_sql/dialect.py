@@ -117,6 +117,9 @@ class Dialect(ABC):
     """The name by which a RETURNING knows the table `runstate_run AS r`."""
     hold_lease: ClassVar[str]
     """What ends a query of the lease `w` so that no sweep closes it until the commit."""
+    hold_threads: ClassVar[str]
+    """The statement that locks `threads`, in this order, until the commit: no other transaction ends or creates runs of
+    them meanwhile. Empty where writers are alone."""
     creates_in_one: ClassVar[bool]
     """Whether one statement inserts runs and their settings."""
 
@@ -127,10 +130,6 @@ class Dialect(ABC):
     @abstractmethod
     def among(self, rows: str, skip_locked: str = "") -> str:
         """Return the condition to be among the rows of a query, those of a table that others are at left out."""
-
-    @abstractmethod
-    def hold_thread(self, thread: str) -> str:
-        """Return the statement that keeps others from ending or creating runs of a thread until the commit."""
 
     # --- histories ------------------------------------------------------------------------------------------------
 
@@ -211,6 +210,7 @@ class _Sqlite(Dialect):
 
     returned = "runstate_run"
     hold_lease = ""
+    hold_threads = ""
     creates_in_one = False
 
     def unlocked(self, column: str, rows: str, alias: str) -> str:
@@ -218,9 +218,6 @@ class _Sqlite(Dialect):
 
     def among(self, rows: str, skip_locked: str = "") -> str:
         return f"IN ({rows})"
-
-    def hold_thread(self, thread: str) -> str:
-        return f"SELECT {thread}"
 
     entry_cursor = "h.id"  # entries are committed in the order they are counted
     latest_cursor = "SELECT coalesce(max(id), 0) FROM runstate_history"
@@ -301,6 +298,7 @@ class _Postgres(Dialect):
 
     returned = "r"
     hold_lease = " FOR KEY SHARE OF w"
+    hold_threads = f"SELECT {thread_lock_sql('thread')} FROM unnest(%(threads)s::text[]) AS t(thread)"
     creates_in_one = True
 
     def unlocked(self, column: str, rows: str, alias: str) -> str:
@@ -310,9 +308,6 @@ class _Postgres(Dialect):
         # Not IN: where PostgreSQL joins by a loop it asks again for every row, and finds others each time.
         free = f" FOR UPDATE OF {skip_locked} SKIP LOCKED" if skip_locked else ""
         return f"= ANY (ARRAY({rows}{free}))"
-
-    def hold_thread(self, thread: str) -> str:
-        return f"SELECT {thread_lock_sql(thread)}"
 
     entry_cursor = "h.tx || '.' || h.run || '.' || h.version"  # a transaction, and in it a run and a version
     latest_cursor = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 || '.9223372036854775807.0'"

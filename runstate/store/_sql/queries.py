@@ -125,11 +125,6 @@ class Queries:
         )
 
     @cached_property
-    def hold_thread(self) -> str:
-        """Let nobody else end or begin a run of a thread until the commit, so that none waits behind nothing."""
-        return self.dialect.hold_thread(self.param("thread", "text"))
-
-    @cached_property
     def latest(self) -> str:
         """Version, actor and detail of the latest entry of an event in a run's history."""
         return (
