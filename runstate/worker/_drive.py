@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
@@ -50,24 +49,18 @@ class _SingleRun:
         except BaseException:
             session.worker_lease.ticks.stop()
             raise
-        maintenance: asyncio.Task[None] | None = None
         try:
             claim = await self._claim(run_id)
             if claim is None:
                 return None
-            maintenance = asyncio.create_task(session.maintain())
-            maintenance.add_done_callback(self._on_crash)
-            with self._store.subscribe(self._on_change):
-                await self._work(claim)
-            return await self._store.aio.get(run_id)
+            async with session.maintained(self._on_crash):
+                with self._store.subscribe(self._on_change):
+                    await self._work(claim)
+                return await self._store.aio.get(run_id)
         finally:
-            if maintenance is not None:
-                maintenance.cancel()
-                await asyncio.wait([maintenance])
             if session.reservation is not None:
                 session.reservation.end()
             await session.close()
-            session.shut_down()
 
     async def _claim(self, run_id: str) -> Claim | None:
         """Claim the run, or take it over. Raises `RunNotFound`."""
@@ -125,10 +118,8 @@ class _SingleRun:
 
     def _on_change(self, change: Change) -> None:
         """Receive a notification of the store. Called in any thread."""
-        loop = self.session.loop
-        if change & Change.CANCELLING and loop is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self.session.cancels.look)
+        if change & Change.CANCELLING:
+            self.session.call_soon(self.session.cancels.look)
 
     def _on_crash(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context as ContextVars
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Final
@@ -107,6 +107,12 @@ class WorkerSession:
         """Return the seqs of the runs that this worker knows to hold."""
         return self.executions.keys() | self.retries.seqs if self.retries else self.executions.keys()
 
+    def call_soon(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function in the event loop, from any thread. Without a loop, or after its end, do nothing."""
+        if self.loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(function, *arguments)
+
     # --- the lease ------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
@@ -137,27 +143,26 @@ class WorkerSession:
     def _on_lease_lost(self, why: str) -> None:
         """Stop all handlers: other workers may have their runs by now."""
         left = self._take_executions()
-        self.done.clear()
         self.retries.clear()
         for execution in left:
             self._stop(execution)
-        self.declined.clear()
         name, runs = self.settings.name, validators.pluralize(len(left), "run")
         _log.warning("worker %s gives up %s: %s", name, runs, why)
         self.wake.set()
 
     def _take_executions(self) -> list[RunExecution]:
+        """Return the executions under way, and keep none; nor outcomes, nor runs to be released."""
         left = list(self.executions.values())
         self.executions.clear()
+        self.done.clear()
+        self.declined.clear()
         return left
 
     async def close(self) -> None:
         """Release the remaining runs and close the lease. Stopped handlers have one second to end before that."""
+        runs = [execution.ctx.run for execution in self.executions.values()]
+        runs += [*(settle.run for settle in self.done), *self.declined, *self.retries.clear()]
         left = self._take_executions()
-        runs = [execution.ctx.run for execution in left] + [settle.run for settle in self.done] + self.declined
-        runs += self.retries.clear()
-        self.done.clear()
-        self.declined.clear()
         try:
             for execution in left:
                 self._stop(execution)
@@ -174,6 +179,7 @@ class WorkerSession:
         finally:
             self.worker_lease.stop(0.1 if self.ends_at_once else 1.0)
             self.worker_lease.ticks.stop()
+            self._thread_pool.shutdown()
 
     async def _await_handlers(self, left: Sequence[RunExecution]) -> None:
         """Wait for stopped handlers to end, for up to one second."""
@@ -182,10 +188,6 @@ class WorkerSession:
             self.wake.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), seconds)
-
-    def shut_down(self) -> None:
-        """Let the threads of plain handlers end. Called when nothing is awaited any more."""
-        self._thread_pool.shutdown()
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
@@ -342,8 +344,7 @@ class WorkerSession:
                 del self.executions[seq]
                 self._stop(execution)
                 self.wake.set()
-                run_id = execution.ctx.run_id
-                _log.warning("run %s was ended or taken over by another; its handler is stopped", run_id)
+                _log.warning("run %s was ended or taken over by another; its handler is stopped", execution.ctx.run_id)
 
     def _on_retry_due(self) -> None:
         """Let the next request return the runs that this worker holds and does not execute."""
@@ -352,7 +353,20 @@ class WorkerSession:
 
     # --- maintenance ----------------------------------------------------------------------------------------------
 
-    async def maintain(self) -> None:
+    @asynccontextmanager
+    async def maintained(
+        self, on_done: Callable[[asyncio.Task[None]], None]
+    ) -> AsyncGenerator[asyncio.Task[None], None]:
+        """Run the maintenance beside the block, and cancel it afterwards. `on_done` is called when it has ended."""
+        maintenance = asyncio.create_task(self._maintain())
+        maintenance.add_done_callback(on_done)
+        try:
+            yield maintenance
+        finally:
+            maintenance.cancel()
+            await asyncio.wait([maintenance])
+
+    async def _maintain(self) -> None:
         """Check deadlines and the lease, also while the store does not reply, and sweep. Does not return."""
         sweeping = asyncio.create_task(self.sweeper.run())
         try:

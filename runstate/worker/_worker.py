@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -148,10 +147,7 @@ class Worker:
         """
         self._life.stop()
         self._session.ends_at_once = self._life.phase is WorkerPhase.STOPPING
-        loop = self._session.loop
-        if loop is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._on_stop)
+        self._session.call_soon(self._on_stop)
 
     def _on_stop(self) -> None:
         self._session.wake.set()
@@ -210,24 +206,20 @@ class Worker:
         return False
 
     async def _work(self, *, until_idle: bool) -> None:
-        maintenance = asyncio.create_task(self._session.maintain())
-        maintenance.add_done_callback(self._on_crash)
         try:
-            with self._store.subscribe(self._on_change):
-                await self._with_timeout(MainLoop(self._session, self._life).run(until_idle))
-            if maintenance.done():
-                maintenance.result()  # this raises its exception
+            async with self._session.maintained(self._on_crash) as maintenance:
+                with self._store.subscribe(self._on_change):
+                    await self._with_timeout(MainLoop(self._session, self._life).run(until_idle))
+                if maintenance.done():
+                    maintenance.result()  # this raises its exception
         except StoreUnavailable as error:
             if not self._timeout.has_expired:
                 raise
             _log.warning("worker %s ends while a request is under way: %s", self.name, error)
         finally:
-            maintenance.cancel()
-            await asyncio.wait([maintenance])
             try:
                 await self._session.close()
             finally:
-                self._session.shut_down()
                 self._end()
 
     async def _with_timeout(self, request: Awaitable[None]) -> None:
@@ -255,10 +247,7 @@ class Worker:
         """Receive a notification of the store. Called in any thread."""
         # The worker's own requests also cause notifications, with `ENTRY` alone.
         if change is not Change.ENTRY and change & (Change.QUEUED | Change.CANCELLING):
-            loop = self._session.loop
-            if loop is not None:
-                with suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(self._apply_change, change)
+            self._session.call_soon(self._apply_change, change)
 
     def _apply_change(self, change: Change) -> None:
         session = self._session
