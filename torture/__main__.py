@@ -25,9 +25,10 @@ import pytest
 
 from torture.bugs import BUGS
 from torture.counts import more_than_none
+from torture.ground import Ground
 from torture.storm.conductor import storm
 from torture.storm.stage import OWN, NotHeld
-from torture.trials.ground import Ground, Verdict
+from torture.verdict import Verdict
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -20,13 +20,13 @@ import pytest
 from runstate.store import open_store
 from tests.store.support import names
 from torture.__main__ import main
+from torture.fleet.checks import Entry, check_side_log
+from torture.fleet.handler_log import SideLog, read_side_log
+from torture.fleet.replies import Reply, ReplyLog, read_replies
+from torture.fleet.reply_checks import check_replies
 from torture.storm.harm import Harm, united
 from torture.storm.stage import Stage
-from torture.storm.told import Ear, Told, read_told
-from torture.storm.witnesses import check_told
-from torture.trials.check import Entry, check_side_log
-from torture.trials.ground import Verdict
-from torture.trials.handler import SideLog, read_side_log
+from torture.verdict import Verdict
 
 ROOT: Final = Path(__file__).parents[2]
 LIMIT: Final = 240.0  # far more than it takes on a machine that is busy
@@ -66,39 +66,39 @@ HISTORY: Final = (
 )
 FOUND: Final[Mapping[str, Sequence[Entry]]] = {"run_1": HISTORY}
 TRUE: Final = (
-    Told("create", "done", "run_1", "complete", "-"),
-    Told("key", "done", "run_1", "k1", "-"),
-    Told("move", "done", "run_1", "request_cancel", "cancel1.1", 2),
-    Told("move", "refused", "run_1", "fail", "operate1.1"),
-    Told("move", "unknown", "run_1", "expire", "operate1.2"),
-    Told("create", "away", "run_2", "complete", "-"),
-    Told("settle", "unknown", "run_1", "complete", "worker1", 2, 1),
-    Told("settle", "done", "run_1", "complete", "worker1", 2, 1),
+    Reply("create", "done", "run_1", "complete", "-"),
+    Reply("key", "done", "run_1", "k1", "-"),
+    Reply("move", "done", "run_1", "request_cancel", "cancel1.1", 2),
+    Reply("move", "refused", "run_1", "fail", "operate1.1"),
+    Reply("move", "unknown", "run_1", "expire", "operate1.2"),
+    Reply("create", "away", "run_2", "complete", "-"),
+    Reply("settle", "unknown", "run_1", "complete", "worker1", 2, 1),
+    Reply("settle", "done", "run_1", "complete", "worker1", 2, 1),
 )
-FALSE: Final[Mapping[str, tuple[Told, str]]] = {
-    "an acknowledged create": (Told("create", "done", "run_9", "complete", "-"), "lost"),
-    "a refused create": (Told("create", "refused", "run_1", "complete", "-"), "wrong"),
-    "a create that was not taken": (Told("create", "away", "run_1", "complete", "-"), "wrong"),
-    "a run created by key": (Told("key", "done", "run_9", "k2", "-"), "lost"),
-    "a key that was refused": (Told("key", "refused", "-", "k2", "-"), "wrong"),
-    "an acknowledged move": (Told("move", "done", "run_1", "fail", "operate1.3"), "lost"),
-    "a move by somebody else": (Told("move", "done", "run_1", "request_cancel", "cancel1.2"), "lost"),
-    "a refused move": (Told("move", "refused", "run_1", "request_cancel", "cancel1.1"), "wrong"),
-    "a move from another version": (Told("move", "unknown", "run_1", "request_cancel", "cancel1.1", 1), "doubled"),
-    "an acknowledged outcome": (Told("settle", "done", "run_1", "fail", "worker1", 2, 1), "lost"),
-    "an outcome of another start": (Told("settle", "done", "run_1", "complete", "worker1", 4, 1), "lost"),
-    "a refused outcome": (Told("settle", "refused", "run_1", "complete", "worker1", 2, 1), "wrong"),
-    "what nobody may hear": (Told("move", "wrong", "run_1", "complete", "operate1.4"), "lost"),
+FALSE: Final[Mapping[str, tuple[Reply, str]]] = {
+    "an acknowledged create": (Reply("create", "done", "run_9", "complete", "-"), "lost"),
+    "a refused create": (Reply("create", "refused", "run_1", "complete", "-"), "wrong"),
+    "a create that was not taken": (Reply("create", "away", "run_1", "complete", "-"), "wrong"),
+    "a run created by key": (Reply("key", "done", "run_9", "k2", "-"), "lost"),
+    "a key that was refused": (Reply("key", "refused", "-", "k2", "-"), "wrong"),
+    "an acknowledged move": (Reply("move", "done", "run_1", "fail", "operate1.3"), "lost"),
+    "a move by somebody else": (Reply("move", "done", "run_1", "request_cancel", "cancel1.2"), "lost"),
+    "a refused move": (Reply("move", "refused", "run_1", "request_cancel", "cancel1.1"), "wrong"),
+    "a move from another version": (Reply("move", "unknown", "run_1", "request_cancel", "cancel1.1", 1), "doubled"),
+    "an acknowledged outcome": (Reply("settle", "done", "run_1", "fail", "worker1", 2, 1), "lost"),
+    "an outcome of another start": (Reply("settle", "done", "run_1", "complete", "worker1", 4, 1), "lost"),
+    "a refused outcome": (Reply("settle", "refused", "run_1", "complete", "worker1", 2, 1), "wrong"),
+    "what nobody may hear": (Reply("move", "wrong", "run_1", "complete", "operate1.4"), "lost"),
 }
 
 
-def heard(folder: Path, told: Sequence[Told], found: Mapping[str, Sequence[Entry]] = FOUND) -> Verdict:
+def heard(folder: Path, told: Sequence[Reply], found: Mapping[str, Sequence[Entry]] = FOUND) -> Verdict:
     """Return what the witnesses find."""
     (folder / "told").mkdir()
     for number, one in enumerate(told):
-        Ear(folder / "told", f"client{number}").hear([one])
+        ReplyLog(folder / "told", f"client{number}").write([one])
     verdict = Verdict("heard")
-    check_told(verdict, folder / "told", folder / "side", found)
+    check_replies(verdict, folder / "told", folder / "side", found)
     return verdict
 
 
@@ -117,13 +117,13 @@ def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
             if log == "side":
                 SideLog(tmp_path / log, "worker1").note("begun", "run_1", 2, cut)
             else:
-                Ear(tmp_path, f"{log}{cut}").hear([TRUE[0]])
+                ReplyLog(tmp_path, f"{log}{cut}").write([TRUE[0]])
             path = tmp_path / (log if log == "side" else f"{log}{cut}")
             path.write_bytes(path.read_bytes()[:-cut])
     SideLog(tmp_path / "side", "worker1").note("begun", "run_1", 2, 99)
     assert [99] == [line.attempt for line in read_side_log(tmp_path / "side")][1:]
     (tmp_path / "side").unlink()
-    assert 1 == len([*read_told(tmp_path)])  # a line without its end is one all the same
+    assert 1 == len([*read_replies(tmp_path)])  # a line without its end is one all the same
 
 
 @pytest.mark.parametrize("what", FALSE)
@@ -161,7 +161,7 @@ def test_an_event_that_came_twice_is_found(tmp_path: Path) -> None:
 
 def test_a_key_that_made_two_runs_is_found(tmp_path: Path) -> None:
     both = {"run_1": HISTORY, "run_2": HISTORY}
-    told = [Told("key", "done", "run_1", "k1", "-"), Told("key", "done", "run_2", "k1", "-")]
+    told = [Reply("key", "done", "run_1", "k1", "-"), Reply("key", "done", "run_2", "k1", "-")]
     assert 1 == heard(tmp_path, told, both).doubled
 
 

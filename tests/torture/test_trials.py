@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0  # far more than they take on a machine that is busy
 
-TRIALS = {  # kills, restarts and cuts are what a storm does
+TRIALS = {
     "answers": ("answers",),
     "sqlite": ("sqlite/busy", "sqlite/full", "sqlite/readonly"),
     "races": ("races",),

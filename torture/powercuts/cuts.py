@@ -18,11 +18,13 @@ from runstate.errors import RunstateError
 from runstate.store import Settle, open_store
 from tests.support.judge import asking
 from torture.disks import NoDisk, bench, copied, mounted, new_image
+from torture.fleet.checks import Entry, histories
+from torture.ground import PATIENCE_S, wait_until
 from torture.powercuts.disk import CachedDisk, PlainDisk
 from torture.powercuts.load import Note, Setting, Synchronous, calling, read_notes, settling, working
 from torture.powercuts.volatile import Cut
-from torture.trials.check import Entry, histories
-from torture.trials.ground import PATIENCE_S, Crew, Verdict, wait_until
+from torture.processes import Processes
+from torture.verdict import Verdict
 
 Kind: TypeAlias = Literal["cached", "plain"]
 
@@ -160,16 +162,16 @@ def _load_until_cut(
             CachedDisk(image, folder, lies=plan.lying) if plan.disk == "cached" else PlainDisk(image, folder)
         )
         stack.enter_context(disk)
-        crew = stack.enter_context(Crew())
-        begin = crew.meeting(4)
+        processes = stack.enter_context(Processes())
+        begin = processes.meeting(4)
         setting = Setting(f"sqlite:///{disk.folder / 'runs.db'}", notes, plan.synchronous, begin)
         for work in (calling, settling, working):
-            crew.start(work, setting, name=work.__name__)
+            processes.start(work, setting, name=work.__name__)
         begin.wait(PATIENCE_S)
         if after_s > _SOON_S:  # an early one may come before anybody is told anything
-            wait_until(lambda: notes.stat().st_size > 0 or bool(crew.fallen()), "the first note")
+            wait_until(lambda: notes.stat().st_size > 0 or bool(processes.fallen()), "the first note")
         sleep(after_s)
-        verdict.wrong += crew.fallen()
-        cut = disk.cut(crew, notes, remains, chance)
+        verdict.wrong += processes.fallen()
+        cut = disk.cut(processes, notes, remains, chance)
     remains.replace(image)
     return cut

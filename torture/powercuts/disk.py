@@ -16,8 +16,9 @@ from random import Random
 from typing import Final, Self
 
 from torture.disks import NoDisk, bench, copied, do, mounted, mounts_below, new_image, unmount
+from torture.ground import wait_until
 from torture.powercuts.volatile import MANNERS, Cut, Order, serve
-from torture.trials.ground import Crew, wait_until
+from torture.processes import Processes
 
 _MOST_AFTER: Final = 40  # questions between the order to cut and the cut: a commit takes about five
 
@@ -47,7 +48,7 @@ class PlainDisk:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def cut(self, users: Crew, notes: Path, remains: Path, chance: Random) -> Cut:
+    def cut(self, users: Processes, notes: Path, remains: Path, chance: Random) -> Cut:
         """Copy what reached the file, while its users stand still; kill them."""
         noted = notes.stat().st_size
         _signal(users, signal.SIGSTOP)
@@ -59,13 +60,13 @@ class PlainDisk:
         return Cut(noted, "a copy")
 
 
-def _signal(users: Crew, number: int) -> None:
+def _signal(users: Processes, number: int) -> None:
     for name in users.members:
         with suppress(ProcessLookupError):  # it fell, which is noted elsewhere
             users.signal(name, number)
 
 
-def _stand_still(users: Crew) -> bool:
+def _stand_still(users: Processes) -> bool:
     threads = [path for one in users.members.values() for path in Path(f"/proc/{one.pid}/task").glob("*/stat")]
     try:
         return all(path.read_text(encoding="utf-8").rpartition(") ")[2][0] in "TZX" for path in threads)
@@ -90,7 +91,7 @@ class CachedDisk:
         """Where it is mounted."""
         self._lies = lies
         self._stack = ExitStack()
-        self._crew = Crew()
+        self._processes = Processes()
         self._link, self._its_link = Pipe()
 
     def __enter__(self) -> Self:
@@ -99,7 +100,7 @@ class CachedDisk:
             # Undone from below: the process is gone before anybody tries to write back what it will not take.
             stack.callback(unmount, self._file)
             stack.callback(self._unmount)
-            self._name = self._crew.start(serve, self._image, self._file, self._its_link, self._lies, name="disk")
+            self._name = self._processes.start(serve, self._image, self._file, self._its_link, self._lies, name="disk")
             self._its_link.close()
             try:
                 trouble = self._link.recv()
@@ -116,14 +117,14 @@ class CachedDisk:
         self._stack.close()
 
     def _unmount(self) -> None:
-        if self._crew.members and mounts_below(self.folder):
+        if self._processes.members and mounts_below(self.folder):
             unmount(self.folder)  # in good order
-        self._crew.__exit__(None, None, None)
+        self._processes.__exit__(None, None, None)
         if mounts_below(self.folder):
             unmount(self.folder)
         self._link.close()
 
-    def cut(self, users: Crew, notes: Path, remains: Path, chance: Random) -> Cut:
+    def cut(self, users: Processes, notes: Path, remains: Path, chance: Random) -> Cut:
         """Let the disk answer nothing any more; kill its users; leave what its cache and chance left."""
         manner = chance.choice(MANNERS)
         try:
@@ -131,5 +132,5 @@ class CachedDisk:
             cut: Cut = self._link.recv()
             _signal(users, signal.SIGKILL)  # they wait for the disk, and would hear of it once that is gone
         finally:
-            self._crew.kill(self._name)  # or nobody who waits for it could end
+            self._processes.kill(self._name)  # or nobody who waits for it could end
         return cut

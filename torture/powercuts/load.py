@@ -24,7 +24,7 @@ from runstate.errors import IllegalTransition
 from runstate.store import NewRun, Settle, Store, StoredRun, open_store
 from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.worker import Context, Outcome, Worker
-from torture.trials.ground import PATIENCE_S
+from torture.ground import PATIENCE_S
 
 Synchronous: TypeAlias = Literal["FULL", "NORMAL", "OFF"]
 

@@ -1,29 +1,23 @@
-"""Conducts a storm: begins it, does harm for so long, lets it end, and hears the witnesses."""
+"""Conducts a storm: begins it, does harm for so long, lets it end, and checks what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from random import Random
 from time import monotonic, sleep
 from typing import Final
 
-from tests.support.judge import asking, listed
-from tests.support.lifecycle import LIVE
+from tests.support.judge import asking
+from torture.ground import Ground, wait_until
 from torture.storm.harm import Harm, united
 from torture.storm.stage import Stage
-from torture.storm.witnesses import check_told
-from torture.trials.check import check_side_log, check_take_overs, histories
-from torture.trials.ground import GaveUp, Ground, Verdict, wait_until
-from torture.trials.kills import warnings
+from torture.verdict import Verdict
 
 LEASE_S: Final = 1.5
 TAKEN_OVER_S: Final = 5.0
 """How long after a worker's death and its lease its runs may wait, 99 times of 100, while the store can be written."""
 EVERY_S: Final = (0.1, 1.0)
 """Between two harms."""
-CALM_S: Final = 180.0
-"""In which all runs must have ended, when no more harm is done."""
 
 Progress = Callable[[float, Verdict], None]
 """Is told the seconds since the beginning."""
@@ -50,8 +44,9 @@ def storm(
         stage.begin()
         _wait_for_work(stage)
         _do_harm(stage, harm, verdict, began, began + 60 * minutes, progress)
-        _calm_down(stage, harm, verdict)
-        _hear(stage, harm, verdict)
+        harm.heal()
+        stage.fleet.finish(verdict, stage.url)
+        _check(stage, harm, verdict)
     verdict.seconds = monotonic() - began
     return verdict
 
@@ -75,36 +70,14 @@ def _do_harm(stage: Stage, harm: Harm, verdict: Verdict, began: float, until: fl
         if kinds[kind][1]():
             verdict.faults[kind] += 1
             verdict.trials += 1
-        verdict.wrong += stage.crew.fallen()
+        verdict.wrong += stage.fleet.processes.fallen()
         if progress is not None and now > shown_at + 5.0:
             shown_at = now
             progress(now - began, verdict)
 
 
-def _calm_down(stage: Stage, harm: Harm, verdict: Verdict) -> None:
-    """Do no more harm, create no more, and wait until all runs have ended."""
-    harm.heal()
-    stage.dismiss("create")
-
-    def is_over() -> bool:
-        with suppress(Exception), asking(stage.url) as ask:
-            return not ask(f"SELECT 1 FROM runstate_run WHERE status IN ({listed(LIVE)}) LIMIT 1")
-        return False
-
-    try:
-        wait_until(is_over, "all runs to end", CALM_S, 0.1)
-    except GaveUp as error:
-        verdict.wrong.append(str(error))
-    verdict.wrong += stage.crew.fallen()
-    for role in {*stage.clients.values()}:
-        stage.dismiss(role)
-    for name in sorted(stage.workers):
-        stage.crew.kill(name)
-
-
-def _hear(stage: Stage, harm: Harm, verdict: Verdict) -> None:
-    """Ask all witnesses: the database by SQL, the clients, the handlers, the clocks."""
-    plot = stage.plot
+def _check(stage: Stage, harm: Harm, verdict: Verdict) -> None:
+    """Check all that is written, and how long runs waited to be taken over."""
     if not stage.is_sqlite:
         with asking(stage.url) as ask:
             verdict.notes["server"] = f"PostgreSQL {ask('SHOW server_version')[0][0]}"
@@ -113,15 +86,10 @@ def _hear(stage: Stage, harm: Harm, verdict: Verdict) -> None:
         verdict.notes["nobody could write, s"] = round(sum(until - since for since, until in outages), 1)
     if stage.skewed:
         verdict.faults["a worker's clock an hour off"] = stage.skewed
-    verdict.judge(stage.url)
-    found = histories(stage.url)
-    check_told(verdict, plot.told, plot.side, found)
-    check_side_log(verdict, plot.side, found)
-    check_take_overs(verdict, stage.url, plot.side, harm.died, outages)
+    stage.fleet.check(verdict, stage.url, harm.died, outages)
     spread = verdict.notes.get("take-over after the death, s")
     if spread is not None and spread["n"] >= 100:
-        most = plot.lease_s + TAKEN_OVER_S
+        most = stage.settings.lease_s + TAKEN_OVER_S
         verdict.expect(
             spread["p99"] <= most, f"take-over after a death took {spread['p99']} s at p99, more than {most:g}"
         )
-    warnings(verdict, plot.log)

@@ -18,10 +18,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.support.judge import asking
 from tests.support.pg_proxy import Loss
 from tests.support.postgres import OwnServer
 from torture.storm.stage import Stage
-from torture.trials.server import terminate
 
 STANDS_S: Final = (1.2, 3.0)
 """For how many leases a worker that is stopped stands still."""
@@ -104,7 +104,7 @@ class Harm:
 
     def kill_worker(self) -> bool:
         """Kill a worker, one that is stopped too, and hire another."""
-        name = self.chance.choice(sorted(self.stage.workers))
+        name = self.chance.choice(sorted(self.stage.fleet.workers))
         self.stopped.discard(name)
         self.died[name] = time()
         self.stage.replace(name)
@@ -112,24 +112,24 @@ class Harm:
 
     def kill_client(self) -> bool:
         """Kill a client in the middle of whatever it asks; its successor has another name."""
-        self.stage.replace(self.chance.choice(sorted(self.stage.clients)))
+        self.stage.replace(self.chance.choice(sorted(self.stage.fleet.clients)))
         return True
 
     def stop_worker(self) -> bool:
         """Let a worker stand still until its lease is over."""
-        going = sorted(self.stage.workers - self.stopped)
+        going = sorted(self.stage.fleet.workers - self.stopped)
         if len(going) < 2:
             return False
         name = self.chance.choice(going)
-        self.stage.crew.signal(name, signal.SIGSTOP)
+        self.stage.fleet.processes.signal(name, signal.SIGSTOP)
         self.stopped.add(name)
 
         def go_on() -> None:
             if name in self.stopped:
                 self.stopped.discard(name)
-                self.stage.crew.signal(name, signal.SIGCONT)
+                self.stage.fleet.processes.signal(name, signal.SIGCONT)
 
-        self._later(self.chance.uniform(*STANDS_S) * self.stage.plot.lease_s, go_on)
+        self._later(self.chance.uniform(*STANDS_S) * self.stage.settings.lease_s, go_on)
         if self.stage.is_sqlite:
             self.waiting.append(Thread(target=self._wait_to_write, daemon=True))
             self.waiting[-1].start()
@@ -228,6 +228,17 @@ class Harm:
         slow.write_bytes(b"x" * self.chance.choice(SLOW_MS))
         self._later(self.chance.uniform(0.5, 2.0), lambda: slow.unlink(missing_ok=True))
         return True
+
+
+def terminate(url: str, chance: Random) -> int:
+    """Have the server end some or all connections to the database; return how many."""
+    part = chance.choice((0.1, 0.5, 1.0))
+    with asking(url) as ask:
+        found = ask(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+            f" AND pid <> pg_backend_pid() AND random() <= {part}"
+        )
+    return int(found[0][0])
 
 
 def united(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -21,10 +21,10 @@ from tests.support.pg_proxy import Proxy
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Server
 from torture.disks import bench, mounted, new_image, why_not
-from torture.storm import clients
-from torture.storm.clients import Client, Plot, be
-from torture.storm.workers import work
-from torture.trials.ground import Crew, Ground, wait_until
+from torture.fleet.fleet import Fleet, settings_at
+from torture.fleet.settings import Settings
+from torture.ground import Ground, wait_until
+from torture.processes import Processes
 
 OWN: Final = ("postgres", "sqlite")
 """What stands for a store that a storm makes for itself."""
@@ -94,18 +94,16 @@ class Stage:
         """What harm cannot be done here, and why."""
         self.skewed = 0
         """How many workers have begun with a wrong clock."""
-        self.workers: set[str] = set()
-        self.clients: dict[str, str] = {}
-        """What each client does, by its name."""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.url = self._open(stack)
             self.is_sqlite = self.url.startswith("sqlite:")
-            self.plot = self._plot(self._pooled(stack) if self.is_pooled else self.url)
+            url = self._pooled(stack) if self.is_pooled else self.url
+            self.settings = settings_at(self._ground, url, lease_s=self._lease_s, bug=self._bug)
             if not self.is_sqlite:
-                self.proxy = stack.enter_context(Proxy(self.plot.url))
-            self.crew = stack.enter_context(Crew())
+                self.proxy = stack.enter_context(Proxy(self.settings.url))
+            self.fleet = Fleet(stack.enter_context(Processes()), self.settings, self._settings_of)
             self._stack = stack.pop_all()
         return self
 
@@ -157,17 +155,14 @@ class Stage:
             raise NotHeld("a pooler stands before PostgreSQL: --store postgres, or a URL of one")
         return stack.enter_context(PgBouncer(self.url, size=POOL, settings={"server_login_retry": 0.2})).url
 
-    def _plot(self, url: str) -> Plot:
-        told = self._ground.path("told")
-        told.mkdir()
-        side, log = self._ground.path("side"), self._ground.path("log")
-        return Plot(url, told, side, log, self.seed, lease_s=self._lease_s, bug=self._bug)
-
     def wait_for_the_way(self) -> None:
         """Wait until the store answers by the way that the processes take: a pooler tries again after a while only."""
 
         def answers() -> bool:
-            with suppress(psycopg.OperationalError), psycopg.connect(self.plot.url, connect_timeout=5) as connection:
+            with (
+                suppress(psycopg.OperationalError),
+                psycopg.connect(self.settings.url, connect_timeout=5) as connection,
+            ):
                 connection.execute("SELECT 1")
                 return True
             return False
@@ -178,45 +173,31 @@ class Stage:
 
     def begin(self) -> None:
         """Start everybody."""
-        for role, count in (Cast.SQLITE if self.is_sqlite else Cast.POSTGRES).items():
-            for _ in range(count):
-                self.engage(role)
+        self.fleet.start(Cast.SQLITE if self.is_sqlite else Cast.POSTGRES)
         for _ in range(Cast.WORKERS["sqlite" if self.is_sqlite else "postgres"]):
             self.hire()
-
-    def engage(self, role: str) -> None:
-        """Start a client."""
-        do: Callable[[Client], object] = getattr(clients, role)
-        name = self.crew.start(be, self._way(), do, name=role)
-        self.clients[name] = role
 
     def hire(self) -> None:
         """Start a worker; the clock of every seventh is an hour off, unless all are on the one machine of a file."""
         drawn = self.chance.random()
         skew_s = 0.0 if self.is_sqlite or drawn > 0.14 else HOUR_S if drawn < 0.07 else -HOUR_S
         self.skewed += skew_s != 0.0
-        self.workers.add(self.crew.start(work, attrs.evolve(self._way(), skew_s=skew_s), name="worker"))
+        self.fleet.start_worker(skew_s=skew_s)
 
-    def _way(self) -> Plot:
-        """Return a plot whose store is reached through the proxy, or not."""
+    def _settings_of(self) -> Settings:
+        """Return the settings of a process that reaches the store through the proxy, or not."""
         if self.proxy is not None and self.chance.random() < 0.35:
-            return attrs.evolve(self.plot, url=self.proxy.url)
-        return self.plot
+            return attrs.evolve(self.settings, url=self.proxy.url)
+        return self.settings
 
     def replace(self, name: str) -> None:
         """Kill a process, and start another of its kind."""
-        self.crew.kill(name)
-        if name in self.workers:
-            self.workers.discard(name)
+        role = self.fleet.clients.get(name)
+        self.fleet.kill(name)
+        if role is None:
             self.hire()
         else:
-            self.engage(self.clients.pop(name))
-
-    def dismiss(self, role: str) -> None:
-        """Kill all clients of one kind."""
-        for name in [one for one, what in self.clients.items() if what == role]:
-            del self.clients[name]
-            self.crew.kill(name)
+            self.fleet.start_client(role)
 
 
 # --- what only some machines allow ------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Trials of one fault each: kills, restarts, cuts, lost answers, full disks, races, stops, clocks (`python -m`)."""
+"""Trials of one fault each, beside the storm: lost answers, full disks, races, stops, clocks, a soak (`python -m`)."""

@@ -24,14 +24,13 @@ import attrs
 import pytest
 
 from torture.counts import at_least_one
+from torture.ground import Ground
 from torture.trials.answers import answers
-from torture.trials.ground import Ground, Verdict
-from torture.trials.kills import kills
 from torture.trials.races import races
-from torture.trials.server import cuts, restarts
 from torture.trials.soak import soak
 from torture.trials.sqlite import busy, full, readonly
 from torture.trials.stops import clock, stops
+from torture.verdict import Verdict
 
 Trial: TypeAlias = Callable[[Ground, int], Verdict]
 
@@ -45,9 +44,6 @@ class Size(NamedTuple):
 
 
 TRIALS: Final[Mapping[str, Sequence[Size]]] = {
-    "kills": (Size(partial(kills, dialect="postgres"), 200, 3), Size(partial(kills, dialect="sqlite"), 200, 3)),
-    "restarts": (Size(restarts, 20, 1),),
-    "cuts": (Size(cuts, 200, 4),),
     "answers": (Size(answers, 500, 20),),
     "sqlite": (Size(busy, 20, 1), Size(full, 5, 1), Size(readonly, 10, 5)),
     "races": (Size(races, 10_000, 300),),

@@ -24,12 +24,14 @@ from runstate.store import Checkpoint, Lease, NewRun, Store
 from runstate.store._worker_types import Settle
 from tests.support.judge import Ask, asking
 from tests.support.pg_proxy import Loss, Proxy
-from torture.trials.ground import Crew, Ground, Verdict, wait_until
-from torture.trials.handler import opened, serve
-from torture.trials.kills import WORKERS, conclude, either, setting_at, warnings
-from torture.trials.load import Load
-from torture.trials.server import LEASE_S, go_on
+from torture.fleet.fleet import Fleet, settings_at
+from torture.fleet.settings import opened
+from torture.ground import Ground, wait_until
+from torture.processes import Processes
+from torture.verdict import Verdict
 
+WORKERS: Final = 4
+LEASE_S: Final = 2.0
 DONE: Final = "done"
 _CALL: Final = ToolCall("call_1", "weather", "{}")
 _OUTPUTS: Final = {"call_1": "sunny"}
@@ -375,20 +377,17 @@ def answers(ground: Ground, count: int) -> Verdict:
 def _lose_to_workers(ground: Ground, count: int, verdict: Verdict) -> None:
     chance = ground.chance("answers to workers")
     url = ground.store("postgres")
-    with Proxy(url) as proxy:
-        setting = attrs.evolve(setting_at(ground, proxy.url, "answers"), lease_s=LEASE_S)
-        with Crew() as crew, Load(proxy.url, chance, rate=120) as load:
-            workers = [crew.start(serve, either(setting, chance)) for _ in range(WORKERS)]
-            wait_until(lambda: go_on(url, workers, 0.0), "all workers to work")
-            while len(proxy.lost) < count:
-                proxy.lose_in_order(*chance.choice(LOSSES_AT_WORK))
-                wait_until(lambda: proxy.has_lost_all, "an answer to lose")
-                sleep(chance.uniform(0.0, 0.1))
-                verdict.wrong += crew.fallen()
-            proxy.lose_in_order()
-            load.finish()
-            verdict.wrong += crew.fallen()
+    with Proxy(url) as proxy, Processes() as processes:
+        fleet = Fleet(processes, settings_at(ground, proxy.url, lease_s=LEASE_S))
+        fleet.start(workers=WORKERS)
+        fleet.wait_until_all_work(url)
+        while len(proxy.lost) < count:
+            proxy.lose_in_order(*chance.choice(LOSSES_AT_WORK))
+            wait_until(lambda: proxy.has_lost_all, "an answer to lose")
+            sleep(chance.uniform(0.0, 0.1))
+            verdict.wrong += processes.fallen()
+        proxy.lose_in_order()
+        fleet.finish(verdict, url)
         verdict.faults["answers lost to workers and callers at work"] += len(proxy.lost)
-    conclude(verdict, load, url, setting.side)
-    warnings(verdict, setting.log)
+    fleet.check(verdict, url)
     ground.drop(url)

@@ -14,9 +14,11 @@ from typing import Final, NamedTuple, Protocol
 
 from runstate.errors import IllegalTransition, LostRace
 from runstate.store import Store
-from torture.trials.check import Entry, histories
-from torture.trials.ground import PATIENCE_S, Crew, Ground, Verdict, wait_until
-from torture.trials.handler import opened
+from torture.fleet.checks import Entry, histories
+from torture.fleet.settings import opened
+from torture.ground import PATIENCE_S, Ground, wait_until
+from torture.processes import Processes
+from torture.verdict import Verdict
 
 _AT_ONCE: Final = 200
 _WON: Final = "won"
@@ -106,12 +108,12 @@ def races(ground: Ground, count: int) -> Verdict:
     with opened(url, PATIENCE_S) as store:
         asyncio.run(line_up(store, count))
     results = [ground.path("side.json") for _ in range(2)]
-    with Crew() as crew:
-        meeting = crew.meeting(2)
+    with Processes() as processes:
+        meeting = processes.meeting(2)
         for side, result in enumerate(results):
-            crew.start(run_side, url, side, count, meeting, result)
+            processes.start(run_side, url, side, count, meeting, result)
         limit = PATIENCE_S + count * 0.02
-        wait_until(lambda: all(result.exists() for result in results) or _fell(crew), "the races to end", limit)
+        wait_until(lambda: all(result.exists() for result in results) or _fell(processes), "the races to end", limit)
     told = [json.loads(result.read_text(encoding="utf-8")) if result.exists() else [] for result in results]
     verdict.expect(all(len(one) == count for one in told), "a side did not come to its end")
     winners: Counter[str] = Counter()
@@ -126,8 +128,8 @@ def races(ground: Ground, count: int) -> Verdict:
     return verdict
 
 
-def _fell(crew: Crew) -> bool:
-    return any("with 0" not in one for one in crew.fallen())
+def _fell(processes: Processes) -> bool:
+    return any("with 0" not in one for one in processes.fallen())
 
 
 def _check(

@@ -17,8 +17,10 @@ from runstate.store import Store
 from runstate.worker import Context, Worker
 from tests.support.judge import Ask, asking, judge
 from tests.support.postgres import OwnServer, Server
-from torture.trials.ground import Crew, Dialect, GaveUp, Ground, Verdict
-from torture.trials.handler import opened
+from torture.fleet.settings import opened
+from torture.ground import Dialect, GaveUp, Ground
+from torture.processes import Processes
+from torture.verdict import Verdict
 
 _IN_FLIGHT: Final = 50
 _BACKLOG: Final = 3000
@@ -162,10 +164,10 @@ def soak(ground: Ground, count: int, dialect: Dialect) -> Verdict:
         quicken(ground.server())
     url = ground.store(dialect)
     log = ground.path("soak.log")
-    with Crew() as crew, opened(url, 30.0) as store:
-        worker = crew.start(work_quietly, url, log)
-        crew.start(create_quietly, url, count, log, name="c")
-        sampler = Sampler(crew.members[worker].pid or 0, url)
+    with Processes() as processes, opened(url, 30.0) as store:
+        worker = processes.start(work_quietly, url, log)
+        processes.start(create_quietly, url, count, log, name="c")
+        sampler = Sampler(processes.members[worker].pid or 0, url)
         ledger = Ledger(verdict, url, store)
         began = prune_at = monotonic()
         while (done := ledger.done()) < count:
@@ -176,10 +178,10 @@ def soak(ground: Ground, count: int, dialect: Dialect) -> Verdict:
             if monotonic() > prune_at + (_PRUNE_EVERY_S if not ground.quick else 1.0):
                 prune_at = monotonic()
                 ledger.prune()
-            verdict.wrong += [fallen for fallen in crew.fallen() if not fallen.endswith("with 0")]
+            verdict.wrong += [fallen for fallen in processes.fallen() if not fallen.endswith("with 0")]
             sleep(1.0 if not ground.quick else 0.2)
         verdict.notes["runs a second"] = round(count / (monotonic() - began))
-        crew.kill(worker)
+        processes.kill(worker)
     _conclude(verdict, url, count, ledger, sampler)
     ground.drop(url)
     return verdict

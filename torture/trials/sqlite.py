@@ -24,10 +24,10 @@ from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.worker import Context, Worker
 from tests.support.judge import asking
 from torture.disks import bench, mounted, new_image, why_not
-from torture.trials.ground import Crew, Ground, Verdict, wait_until
-from torture.trials.handler import serve
-from torture.trials.kills import conclude, setting_at, warnings
-from torture.trials.load import Load
+from torture.fleet.fleet import Fleet, settings_at
+from torture.ground import Ground, wait_until
+from torture.processes import Processes
+from torture.verdict import Verdict
 
 _DISK: Final = 48 * 1024 * 1024
 _BALLAST: Final = 24 * 1024 * 1024
@@ -43,11 +43,11 @@ def busy(ground: Ground, count: int) -> Verdict:
     verdict = Verdict("sqlite/busy", trials=count)
     chance = ground.chance("busy")
     url = ground.store("sqlite")
-    setting = attrs.evolve(setting_at(ground, url, "busy"), lease_s=3.0)
     path = url.removeprefix("sqlite:///")
-    with Crew() as crew, Load(url, chance, rate=80) as load, open_store(url, wait_s=0.2) as impatient:
-        for _ in range(2):
-            crew.start(serve, setting)
+    with Processes() as processes, open_store(url, wait_s=0.2) as impatient:
+        fleet = Fleet(processes, settings_at(ground, url, lease_s=3.0, wait_s=10.0))
+        fleet.start(workers=2)
+        fleet.wait_until_all_work(url)
         for _ in range(count):
             sleep(chance.uniform(0.1, 0.8))
             with _writing(path):
@@ -58,12 +58,11 @@ def busy(ground: Ground, count: int) -> Verdict:
                 verdict.expect(told, f"who waits 0.2 s was told {error!r} after {waited:.1f} s")
                 sleep(max(0.0, 1.0 - waited))
             verdict.faults["seconds of BEGIN IMMEDIATE"] += 1
-            verdict.wrong += crew.fallen()
-        load.finish()
-        verdict.wrong += crew.fallen()
-    verdict.expect(not load.troubles, f"callers who wait 10 s met {dict(load.troubles)}")
-    conclude(verdict, load, url, setting.side)
-    warnings(verdict, setting.log)
+            verdict.wrong += processes.fallen()
+        fleet.finish(verdict, url)
+    fleet.check(verdict, url)
+    troubles = {told: count for told, count in verdict.notes["told"].items() if told.endswith(("away", "unknown"))}
+    verdict.expect(not troubles, f"callers who wait 10 s met {troubles}")
     ground.drop(url)
     return verdict
 
@@ -245,8 +244,8 @@ def _try_without_right(ground: Ground, verdict: Verdict, case: str, chance: Rand
     rights_of_file, rights_of_folder = CASES[case]
     path.chmod(rights_of_file)
     folder.chmod(rights_of_folder)
-    with Crew() as crew:
-        crew.start(ask_without_right, url, known[0], result)
+    with Processes() as processes:
+        processes.start(ask_without_right, url, known[0], result)
         wait_until(lambda: result.stat().st_size > 0, "the one without the right")
     folder.chmod(0o755)
     path.chmod(0o644)

@@ -16,11 +16,14 @@ from runstate.errors import StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import Lease, Store, StoredRun
 from runstate.store._worker_types import Settle
-from torture.trials.check import histories
-from torture.trials.ground import Crew, Ground, Verdict, wait_until
-from torture.trials.handler import DEADLINE_S, Setting, SideLog, new_run, opened, read_side_log, serve, skew
-from torture.trials.kills import conclude, sessions_at_work, setting_at, warnings
-from torture.trials.load import Load
+from torture.fleet.checks import histories
+from torture.fleet.fleet import Fleet, sessions_at_work, settings_at
+from torture.fleet.handler import DEADLINE_S, new_run
+from torture.fleet.handler_log import SideLog, read_side_log, skew
+from torture.fleet.settings import Settings, opened
+from torture.ground import Ground, wait_until
+from torture.processes import Processes
+from torture.verdict import Verdict
 
 LEASE_S: Final = 1.0
 FROZEN_S: Final = 4.0  # longer than the server lets a transaction stand still
@@ -31,13 +34,13 @@ _NAME: Final = "stubborn"
 # --- standing still ---------------------------------------------------------------------------------------------------
 
 
-def insist(name: str, setting: Setting) -> None:
+def insist(name: str, settings: Settings) -> None:
     """Claim a run, stand still, and settle it although the lease is over, without asking about it: again and again."""
-    logging.basicConfig(filename=setting.log, level=logging.WARNING)
-    side = SideLog(setting.side, name)
-    with opened(setting.url, setting.wait_s) as store:
+    logging.basicConfig(filename=settings.log, level=logging.WARNING)
+    side = SideLog(settings.side, name)
+    with opened(settings.url, settings.wait_s) as store:
         while True:
-            lease = store.open_lease(name, lease_s=setting.lease_s)
+            lease = store.open_lease(name, lease_s=settings.lease_s)
             for claim in store.claim(lease):
                 side.note("begun", claim.run.id, claim.run.version, claim.run.attempt)
                 stand_still(store, lease)
@@ -64,15 +67,15 @@ def outcome_of(store: Store, lease: Lease, run: StoredRun) -> str:
     return f"refused-{type(refused[run.seq]).__name__}" if refused else "settled"
 
 
-def freeze(name: str, setting: Setting, orphans: int) -> None:
+def freeze(name: str, settings: Settings, orphans: int) -> None:
     """Leave runs behind, begin to sweep, and stand still with the transaction open."""
-    with opened(setting.url, setting.wait_s) as store:
+    with opened(settings.url, settings.wait_s) as store:
         lapsing = store.open_lease(name, lease_s=0.2)
         store.create_many([{**new_run(f"run_{name}_{number}", "complete"), "priority": 9} for number in range(orphans)])
         store.claim(lapsing, orphans)
         sleep(0.3)
         session = store._database.open()
-        side = SideLog(setting.side, name)
+        side = SideLog(settings.side, name)
         side.note("frozen", "nothing", 0, 0)
         told = "thawed-done"
         try:
@@ -87,9 +90,9 @@ def freeze(name: str, setting: Setting, orphans: int) -> None:
 
 @attrs.define
 class Stopping:
-    """Stops members of a crew while they hold runs, and lets them go on when others have these."""
+    """Stops processes while they hold runs, and lets them go on when others have these."""
 
-    crew: Crew
+    processes: Processes
     url: str
     victims: frozenset[str]
     stopped: dict[str, tuple[float, frozenset[int]]] = attrs.Factory(dict)
@@ -103,11 +106,11 @@ class Stopping:
         for name, (since, tokens) in list(self.stopped.items()):
             if now > since + LEASE_S * 1.2 and not tokens & held.get(name, frozenset()):
                 del self.stopped[name]
-                self.crew.signal(name, signal.SIGCONT)
+                self.processes.signal(name, signal.SIGCONT)
                 gone_on.append(name)
         for name in (self.victims & held.keys()) - self.stopped.keys() - set(gone_on):
             if len(self.stopped) < most:
-                self.crew.signal(name, signal.SIGSTOP)
+                self.processes.signal(name, signal.SIGSTOP)
                 self.stopped[name] = monotonic(), held[name]
         return gone_on
 
@@ -117,49 +120,49 @@ def stops(ground: Ground, count: int) -> Verdict:
     verdict = Verdict("stops", trials=count)
     chance = ground.chance("stops")
     url = ground.store("postgres")
-    setting = attrs.evolve(setting_at(ground, url, "stops"), lease_s=LEASE_S, concurrency=6, slow_s=2.0)
-    with Crew() as crew, Load(url, chance, rate=50) as load:
-        workers = [crew.start(serve, setting) for _ in range(6)]
-        stubborn = [crew.start(insist, setting, name=_NAME) for _ in range(6)]
-        frozen = crew.start(freeze, setting, 4, name="frozen")
+    settings = settings_at(ground, url, lease_s=LEASE_S, wait_s=10.0, concurrency=6, slow_s=2.0, asynchronous=True)
+    with Processes() as processes:
+        fleet = Fleet(processes, settings)
+        fleet.start()
+        workers = [fleet.start_worker() for _ in range(6)]
+        stubborn = [processes.start(insist, settings, name=_NAME) for _ in range(6)]
+        frozen = processes.start(freeze, settings, 4, name="frozen")
         verdict.faults["SIGSTOP of a sweep"] += 1
-        stopping = Stopping(crew, url, frozenset((*workers[2:], *stubborn)))
+        stopping = Stopping(processes, url, frozenset((*workers[2:], *stubborn)))
         end = monotonic() + 60 + 3.0 * count
         while verdict.faults.total() <= count and monotonic() < end:
             left = count + 1 - verdict.faults.total()
             for name in stopping.look(left):
                 verdict.faults["SIGSTOP of " + (_NAME if name in stubborn else "a worker")] += 1
-            verdict.wrong += crew.fallen()
+            verdict.wrong += processes.fallen()
             sleep(chance.uniform(0.02, 0.1))
         verdict.expect(verdict.faults.total() > count, "the stopped workers' runs were not taken over in time")
-        wait_until(lambda: is_frozen(setting), "the frozen sweep to have stood still for long enough")
+        wait_until(lambda: is_frozen(settings), "the frozen sweep to have stood still for long enough")
         for name in (*stopping.stopped, frozen):
-            crew.signal(name, signal.SIGCONT)
+            processes.signal(name, signal.SIGCONT)
         tried = verdict.faults[f"SIGSTOP of {_NAME}"]
-        wait_until(lambda: sum(answers(setting).values()) > tried, "the last of them to settle")
+        wait_until(lambda: sum(answers(settings).values()) > tried, "the last of them to settle")
         for name in stubborn:
-            crew.kill(name)
-        load.finish()
-        verdict.wrong += crew.fallen()
-    found = answers(setting)
+            processes.kill(name)
+        fleet.finish(verdict, url)
+    found = answers(settings)
     verdict.notes["answers to a late settle"] = found
     verdict.doubled += found.get("settled", 0)
     verdict.expect("thawed-OutcomeUnknown" in found, "the frozen sweep was not ended by the server")
-    conclude(verdict, load, url, setting.side)
-    warnings(verdict, setting.log)
+    fleet.check(verdict, url)
     ground.drop(url)
     return verdict
 
 
-def is_frozen(setting: Setting) -> bool:
+def is_frozen(settings: Settings) -> bool:
     """Tell whether the frozen sweep has stood still for longer than the server allows."""
-    return any(line.what == "frozen" and time.time() > line.at + FROZEN_S for line in read_side_log(setting.side))
+    return any(line.what == "frozen" and time.time() > line.at + FROZEN_S for line in read_side_log(settings.side))
 
 
-def answers(setting: Setting) -> Mapping[str, int]:
+def answers(settings: Settings) -> Mapping[str, int]:
     """Return what the stubborn were told, by kind."""
     found: dict[str, int] = {}
-    for line in read_side_log(setting.side):
+    for line in read_side_log(settings.side):
         if line.what.startswith(("refused-", "thawed-")) or line.what == "settled":
             found[line.what] = found.get(line.what, 0) + 1
     return found
@@ -168,12 +171,12 @@ def answers(setting: Setting) -> Mapping[str, int]:
 # --- wrong clocks -----------------------------------------------------------------------------------------------------
 
 
-def create_skewed(name: str, setting: Setting) -> None:
+def create_skewed(name: str, settings: Settings) -> None:
     """Create runs by a clock that is off, and write down the times that they were given."""
-    logging.basicConfig(filename=setting.log, level=logging.WARNING)
-    skew(setting.skew_s)
-    side = SideLog(setting.side, name)
-    with opened(setting.url, setting.wait_s) as store:
+    logging.basicConfig(filename=settings.log, level=logging.WARNING)
+    skew(settings.skew_s)
+    side = SideLog(settings.side, name)
+    with opened(settings.url, settings.wait_s) as store:
         made = 0
         while True:
             run = store.create(**new_run(f"run_{name}_{made}", "complete"))
@@ -187,33 +190,33 @@ def clock(ground: Ground, count: int) -> Verdict:
     verdict = Verdict("clock", trials=count)
     chance = ground.chance("clock")
     url = ground.store("postgres")
-    right = attrs.evolve(setting_at(ground, url, "clock"), lease_s=2.0)
+    right = settings_at(ground, url, lease_s=2.0, wait_s=10.0)
     skews = (0.0, HOUR_S, -HOUR_S)
     created = attrs.evolve(right, side=ground.path("created.side"))
     began = time.time()
-    with Crew() as crew, Load(url, chance, rate=80) as load:
-        creators = [crew.start(create_skewed, attrs.evolve(created, skew_s=off), name="c") for off in skews]
-        workers = [crew.start(serve, attrs.evolve(right, skew_s=off)) for off in (*skews, *skews[1:])]
+    with Processes() as processes:
+        fleet = Fleet(processes, right)
+        fleet.start()
+        creators = [processes.start(create_skewed, attrs.evolve(created, skew_s=off), name="c") for off in skews]
+        workers = [fleet.start_worker(skew_s=off) for off in (*skews, *skews[1:])]
         for number in range(count):
             sleep(chance.uniform(0.3, 1.2))
-            verdict.wrong += crew.fallen()
+            verdict.wrong += processes.fallen()
             place = chance.randrange(len(workers))
-            crew.kill(workers[place])
+            fleet.kill(workers[place])
             verdict.faults["kill -9 of a worker with a clock off or right"] += 1
             off = (*skews[1:], *skews)[(number + place) % 5]
-            workers[place] = crew.start(serve, attrs.evolve(right, skew_s=off))
+            workers[place] = fleet.start_worker(skew_s=off)
         for name in creators:
-            crew.kill(name)
-        load.finish()
-        verdict.wrong += crew.fallen()
-    conclude(verdict, load, url, right.side)
+            processes.kill(name)
+        fleet.finish(verdict, url)
+    fleet.check(verdict, url)
     check_times(verdict, url, created, began, time.time())
-    warnings(verdict, right.log)
     ground.drop(url)
     return verdict
 
 
-def check_times(verdict: Verdict, url: str, created: Setting, began: float, ended: float) -> None:
+def check_times(verdict: Verdict, url: str, created: Settings, began: float, ended: float) -> None:
     """See that every time in the histories and in the callers' hands is the database's."""
     found = histories(url)
     for line in read_side_log(created.side):  # with the stamp for a version, and the allotted time for an attempt

@@ -1,19 +1,15 @@
-"""The clients of a storm, each a process: creators, cancellers, submitters, operators, sweepers."""
+"""The clients of a fleet, each a process: creators, cancellers, submitters, operators, sweepers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from itertools import count
-from pathlib import Path
 from random import Random
 from time import monotonic
 from typing import Any, Final, Literal
-
-import attrs
 
 from runstate.errors import RunstateError, StoreError
 from runstate.lifecycle import RunEvent
@@ -21,9 +17,10 @@ from runstate.store import Lease, NewRun, Store
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import Settle
 from tests.support.lifecycle import LIVE
-from torture.bugs import planted
-from torture.storm.told import NONE, Answer, Ear, Told, answer_of
-from torture.trials.handler import PLANS, SideLog, new_run, opened
+from torture.fleet.handler import PLANS, new_run
+from torture.fleet.handler_log import SideLog
+from torture.fleet.replies import NONE, Answer, Reply, ReplyLog, answer_of
+from torture.fleet.settings import Settings, opened_store
 
 CALLERS: Final = 8  # coroutines of one creator
 ENOUGH: Final = 100  # runs that wait to be claimed
@@ -33,34 +30,15 @@ TAKEN_LOOK_S: Final = 0.05  # between two looks whether another worker has a run
 THREADS: Final = 40  # that runs which may not be beside another share
 
 
-@attrs.frozen
-class Plot:
-    """What a storm's processes are told at their start."""
-
-    url: str
-    told: Path
-    """The folder in which clients write down what they hear."""
-    side: Path
-    """The side log of the handlers."""
-    log: Path
-    """Where warnings go."""
-    seed: int
-    lease_s: float = 1.5
-    wait_s: float = 5.0
-    skew_s: float = 0.0
-    bug: str | None = None
-    """The fault that is to be found."""
-
-
 class Client:
-    """What every client has: a store, a chance of its own, and an ear."""
+    """What every client has: a store, a chance of its own, and a log of replies."""
 
-    def __init__(self, name: str, plot: Plot, store: Store) -> None:
+    def __init__(self, name: str, settings: Settings, store: Store) -> None:
         self.name: Final = name
-        self.plot: Final = plot
+        self.settings: Final = settings
         self.store: Final = store
-        self.chance: Final = Random(f"{plot.seed} {name}")
-        self.ear: Final = Ear(plot.told, name)
+        self.chance: Final = Random(f"{settings.seed} {name}")
+        self.replies: Final = ReplyLog(settings.replies, name)
         self._numbers = count(1)
 
     def mark(self) -> str:
@@ -71,7 +49,7 @@ class Client:
         """Ask a move under an actor of its own, at times only if the run has not moved on; write down the answer."""
         actor, version = self.mark(), self.chance.choice((None, run.version))
         answer = await self.answer(ask(run.id, actor=actor, expected_version=version))
-        self.ear.hear([Told("move", answer, run.id, event, actor, version or 0)])
+        self.replies.write([Reply("move", answer, run.id, event, actor, version or 0)])
 
     async def answer(self, asked: Awaitable[object]) -> Answer:
         """Return what came of what was asked; wait a moment where the database is away."""
@@ -97,18 +75,10 @@ class Client:
         return page.data
 
 
-@contextmanager
-def taking_part(name: str, plot: Plot) -> Iterator[Store]:
-    """Open a process's store, with the bug in its engine if there is to be one; keep its warnings."""
-    logging.basicConfig(filename=plot.log, level=logging.WARNING, format=f"%(asctime)s {name} %(message)s")
-    with nullcontext() if plot.bug is None else planted(plot.bug), opened(plot.url, plot.wait_s) as store:
-        yield store
-
-
-def be(name: str, plot: Plot, work: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+def be(name: str, settings: Settings, work: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
     """Be a client until somebody kills this process."""
-    with taking_part(name, plot) as store:
-        asyncio.run(work(Client(name, plot, store)))
+    with opened_store(name, settings) as store:
+        asyncio.run(work(Client(name, settings, store)))
 
 
 # --- creators ---------------------------------------------------------------------------------------------------------
@@ -150,27 +120,27 @@ def plan(client: Client) -> str:
     return client.chance.choices([*PLANS], [*PLANS.values()])[0]
 
 
-def created(run: NewRun, answer: Answer) -> Told:
+def created(run: NewRun, answer: Answer) -> Reply:
     """Return what a creator was told of a run."""
-    return Told("create", answer, str(run["id"]), run["assistant_id"], NONE)
+    return Reply("create", answer, str(run["id"]), run["assistant_id"], NONE)
 
 
 async def create_one(client: Client) -> None:
     """Create a run; now and then, look at once whether it is there."""
     run = wanted(client)
     answer = await client.answer(client.store.aio.create(**run))
-    client.ear.hear([created(run, answer)])
+    client.replies.write([created(run, answer)])
     if answer == "done" and client.chance.random() < 0.02:
         seen = await client.answer(client.store.aio.get(str(run["id"])))
         if seen == "wrong":
-            client.ear.hear([created(run, "wrong")])
+            client.replies.write([created(run, "wrong")])
 
 
 async def create_many(client: Client) -> None:
     """Create several at once: all or none."""
     runs = [wanted(client) for _ in range(client.chance.randint(2, 20))]
     answer = await client.answer(client.store.aio.create_many(runs))
-    client.ear.hear([created(run, answer) for run in runs])
+    client.replies.write([created(run, answer) for run in runs])
 
 
 async def create_in_thread(client: Client) -> None:
@@ -179,7 +149,7 @@ async def create_in_thread(client: Client) -> None:
     exclusive: Literal["reject", "queue"] = client.chance.choice(("reject", "queue"))
     run["one_live_run_per_thread"] = exclusive
     run["thread_id"] = f"thread_{exclusive}_{client.chance.randrange(THREADS)}"
-    client.ear.hear([created(run, await client.answer(client.store.aio.create(**run)))])
+    client.replies.write([created(run, await client.answer(client.store.aio.create(**run)))])
 
 
 async def create_by_key(client: Client) -> None:
@@ -188,14 +158,14 @@ async def create_by_key(client: Client) -> None:
     run = new_run("", plan(client))
     run["id"], run["thread_id"], run["idempotency_key"] = None, f"thread_{key}", key
 
-    async def ask() -> Told:
+    async def ask() -> Reply:
         try:
             made = await client.store.aio.create(**run)
         except RunstateError as error:
-            return Told("key", answer_of(error), NONE, key, NONE)
-        return Told("key", "done", made.id, key, NONE)
+            return Reply("key", answer_of(error), NONE, key, NONE)
+        return Reply("key", "done", made.id, key, NONE)
 
-    client.ear.hear(await asyncio.gather(ask(), ask(), ask()))
+    client.replies.write(await asyncio.gather(ask(), ask(), ask()))
 
 
 # --- those who move runs ----------------------------------------------------------------------------------------------
@@ -228,7 +198,7 @@ async def submit_one(client: Client, run: StoredRun) -> None:
     actor = client.mark()
     for _ in range(times):
         answer = await client.answer(client.store.aio.submit_tool_outputs(run.id, outputs, actor=actor))
-        client.ear.hear([Told("move", answer, run.id, "submit_tool_outputs", actor)])
+        client.replies.write([Reply("move", answer, run.id, "submit_tool_outputs", actor)])
 
 
 async def operate(client: Client) -> None:
@@ -251,10 +221,10 @@ async def operate(client: Client) -> None:
 
 async def insist(client: Client) -> None:
     """Claim runs, let the lease lapse or not, and settle them all the same, without asking whose they are by now."""
-    store, side = client.store.aio, SideLog(client.plot.side, client.name)
+    store, side = client.store.aio, SideLog(client.settings.side, client.name)
     while True:
         try:
-            lease = await store.open_lease(client.name, lease_s=client.plot.lease_s)
+            lease = await store.open_lease(client.name, lease_s=client.settings.lease_s)
             runs = [claim.run for claim in await store.claim(lease, 3)]
             for run in runs:
                 side.note("begun", run.id, run.version, run.attempt, lease.token)
@@ -273,7 +243,7 @@ async def settle_late(client: Client, side: SideLog, lease: Lease, run: StoredRu
     side.note("ended-complete", run.id, run.version, run.attempt, lease.token)
     refused = (await store.settle(lease, [Settle(run, RunEvent.COMPLETE)])).refused
     answer = answer_of(refused.get(run.seq))
-    client.ear.hear([Told("settle", answer, run.id, "complete", client.name, run.version, run.attempt)])
+    client.replies.write([Reply("settle", answer, run.id, "complete", client.name, run.version, run.attempt)])
 
 
 async def sweep(client: Client) -> None:

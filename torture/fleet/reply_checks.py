@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from torture.storm.told import Answer, Told, read_told
-from torture.trials.check import Entry
-from torture.trials.ground import Verdict
-from torture.trials.handler import read_side_log
+from torture.fleet.checks import Entry
+from torture.fleet.handler_log import read_side_log
+from torture.fleet.replies import Answer, Reply, read_replies
+from torture.verdict import Verdict
 
 Histories: TypeAlias = Mapping[str, Sequence[Entry]]
 Asked: TypeAlias = tuple[str, str, str]
@@ -19,19 +19,21 @@ Brought: TypeAlias = tuple[str, str, str, int, int]
 """What a worker brought: the run, the event, the worker, the version it was started at, and the attempt."""
 
 
-def check_told(verdict: Verdict, folder: Path, side: Path, found: Histories) -> None:
+def check_replies(verdict: Verdict, folder: Path, side: Path, found: Histories) -> None:
     """Hold all that clients were told against the histories."""
     creates: dict[str, list[Answer]] = defaultdict(list)
+    plans: dict[str, str] = {}
     keys: dict[str, set[str]] = defaultdict(set)
-    moves: dict[Asked, list[Told]] = defaultdict(list)
+    moves: dict[Asked, list[Reply]] = defaultdict(list)
     settles: dict[Brought, list[Answer]] = defaultdict(list)
     answers = Counter[str]()
-    for told in read_told(folder):
+    for told in read_replies(folder):
         answers[f"{told.kind} {told.answer}"] += 1
         if told.answer == "wrong":
             verdict.lose("a client heard what may not be", told)
         if told.kind == "create":
             creates[told.run_id].append(told.answer)
+            plans[told.run_id] = told.what
         elif told.kind == "key":
             if told.answer == "done":
                 keys[told.what].add(told.run_id)
@@ -43,6 +45,7 @@ def check_told(verdict: Verdict, folder: Path, side: Path, found: Histories) -> 
             settles[told.run_id, told.what, told.actor, told.version, told.attempt].append(told.answer)
     _check_creates(verdict, creates, found)
     _check_keys(verdict, keys, found)
+    _check_tool_rounds(verdict, plans, found)
     _check_moves(verdict, moves, found)
     _check_settles(verdict, settles, side, found)
     verdict.notes["told"] = answers
@@ -76,7 +79,14 @@ def _check_keys(verdict: Verdict, keys: Mapping[str, Iterable[str]], found: Hist
             verdict.lose("a run created by key is not there", run_id)
 
 
-def _check_moves(verdict: Verdict, moves: Mapping[Asked, Sequence[Told]], found: Histories) -> None:
+def _check_tool_rounds(verdict: Verdict, plans: Mapping[str, str], found: Histories) -> None:
+    for run_id, plan in plans.items():
+        rounds = sum(entry.event == "require_action" for entry in found.get(run_id, ()))
+        if rounds > (plan == "tools"):
+            verdict.double(f"{rounds} tool rounds of a run with the plan {plan}", run_id)
+
+
+def _check_moves(verdict: Verdict, moves: Mapping[Asked, Sequence[Reply]], found: Histories) -> None:
     for (run_id, event, actor), asked in moves.items():
         there = [entry for entry in found.get(run_id, ()) if entry.actor == actor and entry.event == event]
         answers = [told.answer for told in asked]

@@ -19,7 +19,7 @@ from runstate.errors import (
     ThreadBusy,
     ToolOutputsMismatch,
 )
-from torture.trials.handler import END
+from torture.fleet.handler_log import END
 
 Kind: TypeAlias = Literal["create", "key", "move", "settle"]
 Answer: TypeAlias = Literal["done", "refused", "away", "unknown", "wrong"]
@@ -30,7 +30,7 @@ NONE: Final = "-"
 REFUSALS: Final = (IllegalTransition, LostRace, ThreadBusy, ToolOutputsMismatch)
 
 
-class Told(NamedTuple):
+class Reply(NamedTuple):
     """What one client was told of one thing it had asked."""
 
     kind: Kind
@@ -46,15 +46,15 @@ class Told(NamedTuple):
     """In which attempt it was settled."""
 
 
-class Ear:
+class ReplyLog:
     """Writes down what a client is told."""
 
     def __init__(self, folder: Path, client: str) -> None:
         self._file = os.open(folder / client, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
-    def hear(self, told: Iterable[Told]) -> None:
+    def write(self, replies: Iterable[Reply]) -> None:
         """Write down answers that came together."""
-        os.write(self._file, "".join(f"{' '.join(map(str, one))} {END}\n" for one in told).encode())
+        os.write(self._file, "".join(f"{' '.join(map(str, one))} {END}\n" for one in replies).encode())
 
 
 def answer_of(error: BaseException | None) -> Answer:
@@ -68,7 +68,7 @@ def answer_of(error: BaseException | None) -> Answer:
     return "refused" if isinstance(error, REFUSALS) else "wrong"
 
 
-def read_told(folder: Path) -> Iterator[Told]:
+def read_replies(folder: Path) -> Iterator[Reply]:
     """Yield all that anybody was told."""
     for path in sorted(folder.iterdir()):
         with path.open(encoding="utf-8") as lines:
@@ -77,4 +77,4 @@ def read_told(folder: Path) -> Iterator[Told]:
                 if words[-1] != END:  # the last, of one that was killed while writing it
                     continue
                 kind, answer, run_id, what, actor, version, attempt, _ = words
-                yield Told(cast("Kind", kind), cast("Answer", answer), run_id, what, actor, int(version), int(attempt))
+                yield Reply(cast("Kind", kind), cast("Answer", answer), run_id, what, actor, int(version), int(attempt))

@@ -1,19 +1,16 @@
-"""Whether three witnesses agree: what callers were told, what handlers wrote down, and what the history says."""
+"""Whether the histories agree with what the handlers wrote down, and with the leases of their workers."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tests.support.judge import asking
 from tests.support.lifecycle import TERMINAL
-from torture.trials.handler import Line, read_side_log
-from torture.trials.load import CANCELLER, SUBMITTER, Load
-
-if TYPE_CHECKING:
-    from torture.trials.ground import Verdict
+from torture.fleet.handler_log import Line, read_side_log
+from torture.verdict import Verdict
 
 _OUTCOMES: Final = frozenset({"complete", "fail", "mark_incomplete", "require_action"})
 """What only a handler can lead to, when a worker asks it."""
@@ -53,26 +50,6 @@ def histories(url: str) -> Mapping[str, Sequence[Entry]]:
         ):
             found[row[0]].append(Entry(*row))
     return found
-
-
-def check_load(verdict: Verdict, load: Load, found: Mapping[str, Sequence[Entry]]) -> None:
-    """See that everything a caller was told of is there, and was done once."""
-    verdict.acknowledged += load.acknowledged
-    verdict.wrong += load.wrong
-    verdict.notes["troubles"] = load.troubles
-    for run_id, plan in load.created.items():
-        entries = found.get(run_id, ())
-        if not entries:
-            verdict.lose("a created run is not there", run_id)
-            continue
-        asked = Counter((entry.event, entry.actor) for entry in entries)
-        if run_id in load.cancelled and not asked["request_cancel", CANCELLER]:
-            verdict.lose("a granted cancel is not there", run_id)
-        if run_id in load.submitted and not asked["submit_tool_outputs", SUBMITTER]:
-            verdict.lose("submitted outputs are not there", run_id)
-        rounds = sum(entry.event == "require_action" for entry in entries)
-        if rounds > (plan == "tools"):
-            verdict.double(f"{rounds} tool rounds of a run with the plan {plan}", run_id)
 
 
 def check_side_log(verdict: Verdict, side: Path, found: Mapping[str, Sequence[Entry]]) -> int:
