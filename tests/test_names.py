@@ -207,7 +207,7 @@ def test_older_rows_are_read_as_they_are(url: str) -> None:
     odd = {"thread_id": " ", "assistant_id": " ", "model": "", "queue": " ", "idempotency_key": " ", "actor": ""}
     with Prompt(url) as prompt, open_store(url) as store:
         prompt.run(*insert(birth("run_2", **odd)))
-        prompt.run("INSERT INTO runstate_worker VALUES (7, '', 0, 0, 1)")
+        prompt.run("INSERT INTO runstate_worker_session VALUES (7, '', 0, 0, 1)")
         run = store.get("run_2")
         assert (" ", " ", "", " ", "") == (run.thread_id, run.assistant_id, run.model, run.queue, run.actor)
         assert {"run_1", "run_2"} == {one.id for one in store.list().data}
@@ -370,13 +370,13 @@ def test_nothing_else_takes_an_empty_name(place: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'runs.db'}"
     with open_store(url) as store, Prompt(url) as prompt:
         bring_in_store(store, "in_progress", id="run_1")
-        before = {**prompt.everything(), "runstate_worker": []}
+        before = {**prompt.everything(), "runstate_worker_session": []}
         for word in EMPTY:
             with pytest.raises(ValueError, match=r": is (empty|blank)") as refusal:
                 OTHERS[place](store, word)
             wanted = CALLED.get(place, place.rpartition(".")[2])
             assert str(refusal.value).partition(": is ")[0] in (wanted, wanted.rpartition(".")[2])
-        assert before == {**prompt.everything(), "runstate_worker": []}
+        assert before == {**prompt.everything(), "runstate_worker_session": []}
 
 
 def test_a_key_of_metadata_may_be_empty() -> None:

@@ -103,9 +103,12 @@ BUGS: Final[Mapping[str, Bug]] = {
     "sweep_ignores_leases": Bug(
         "The sweep closes leases that hold, and what they hold is taken over.",
         (
-            Change(leases.Leases, "close_expired_leases", "w.closed = 0 AND w.lease_until <= t.now", "w.closed = 0"),
+            Change(leases.Leases, "close_expired_leases", "w.closed = 0 AND w.lease_until_us <= t.now", "w.closed = 0"),
             Change(
-                leases.Leases, "close_expired_leases", "closed = 0 AND lease_until <= t.now{free}", "closed = 0{free}"
+                leases.Leases,
+                "close_expired_leases",
+                "closed = 0 AND lease_until_us <= t.now{free}",
+                "closed = 0{free}",
             ),
         ),
     ),

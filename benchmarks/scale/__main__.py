@@ -117,15 +117,15 @@ def postgres(server: OwnServer, url: str, results: Results, rows: Sequence[int],
 # The collation of a column was wrong in the library's schema 2. If it is right, nothing is done.
 _WRONG_COLLATION: Final = """\
 SELECT count(*) FROM pg_attribute AS a JOIN pg_attribute AS b USING (attname) WHERE attname = 'id'
-    AND a.attrelid = 'runstate_settings'::regclass AND b.attrelid = 'runstate_run'::regclass
+    AND a.attrelid = 'runstate_run_config'::regclass AND b.attrelid = 'runstate_run'::regclass
     AND a.attcollation <> b.attcollation"""
 
 
 def _fix_collation(store: Store, url: str, results: Results, column: str) -> None:
     """Measure reads of a run's settings with the wrong collation, then correct it."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute('ALTER TABLE runstate_settings ALTER COLUMN id TYPE text COLLATE "default"')
-        connection.execute("ANALYZE runstate_settings")
+        connection.execute('ALTER TABLE runstate_run_config ALTER COLUMN id TYPE text COLLATE "default"')
+        connection.execute("ANALYZE runstate_run_config")
         lease = store.open_lease("bench", lease_s=3600)
         ids = sample_ids(store, 5)
         wanted: NewRun = {**NEW_RUN, "queue": "probe"}

@@ -25,7 +25,7 @@ from runstate.worker import Context, Outcome, RunFailed, Worker
 __all__ = ["TABLES", "TEMPLATES", "fill_postgres", "fill_sqlite", "write_templates"]
 
 TEMPLATES: Final = 2000
-TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings")
+TABLES: Final = ("runstate_run", "runstate_history", "runstate_run_config")
 INTERVAL_US: Final = 777_600
 """The time between two runs: ten million in ninety days."""
 DAYS_US: Final = 90 * 86_400 * 1_000_000
@@ -94,9 +94,9 @@ def _copies(now: int, columns: Sequence[str], dialect: _Dialect) -> Iterator[str
         "seq": "n.seq",
         "id": new_id,
         "thread_id": "'thread_' || (n.place / 10)",
-        "at": f"r.at + {seconds} * 1000000",
+        "changed_at_us": f"r.changed_at_us + {seconds} * 1000000",
         "created_at": f"r.created_at + {seconds}",
-        "ready_at": f"r.ready_at + {seconds} * 1000000",
+        "claimable_at_us": f"r.claimable_at_us + {seconds} * 1000000",
         **{name: f"r.{name} + {seconds}" for name in _STAMPS},
     }
     values = ", ".join(made.get(name, f"r.{name}") for name in columns)
@@ -107,14 +107,14 @@ def _copies(now: int, columns: Sequence[str], dialect: _Dialect) -> Iterator[str
         f" SELECT {values} {templates} ORDER BY n.seq"
     )
     yield (
-        f"INSERT INTO runstate_history (run, version, event, source, target, at, actor, detail{dialect.tx})"
+        f"INSERT INTO runstate_history (run, version, event, source, target, at_us, actor, detail{dialect.tx})"
         " SELECT n.seq, h.version, h.event, h.source, h.target,"
-        f" h.at + {seconds} * 1000000, h.actor, h.detail{dialect.tx and ', n.tx'}"
+        f" h.at_us + {seconds} * 1000000, h.actor, h.detail{dialect.tx and ', n.tx'}"
         f" {of_templates.format('runstate_history AS h', 'h.run = r.seq')} ORDER BY n.seq, h.version"
     )
     yield (
-        f"INSERT INTO runstate_settings (id, settings) SELECT {new_id}, s.settings"
-        f" {of_templates.format('runstate_settings AS s', 's.id = r.id')} ORDER BY n.seq"
+        f"INSERT INTO runstate_run_config (id, config) SELECT {new_id}, s.config"
+        f" {of_templates.format('runstate_run_config AS s', 's.id = r.id')} ORDER BY n.seq"
     )
 
 

@@ -57,13 +57,13 @@ def measure_leases(store: Store, url: str, results: Results, counts: Sequence[in
 
 def _insert_sessions(url: str, count: int, closed: int) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DELETE FROM runstate_worker WHERE token <> 0")
+        connection.execute("DELETE FROM runstate_worker_session WHERE token <> 0")
         connection.execute(
-            "INSERT INTO runstate_worker SELECT i, 'worker ' || i, 0,"
+            "INSERT INTO runstate_worker_session SELECT i, 'worker ' || i, 0,"
             f" (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + {_HOUR_US}, {closed}"
             f" FROM generate_series(1, {count}) AS i".encode()
         )
-        connection.execute("VACUUM (ANALYZE) runstate_worker")
+        connection.execute("VACUUM (ANALYZE) runstate_worker_session")
 
 
 # -- pgbench ----------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def _truncate_runs(url: str) -> None:
     """Remove all runs, without the guards, so that the next measurement begins with empty tables."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
-        for table in ("runstate_run", "runstate_history", "runstate_settings"):
+        for table in ("runstate_run", "runstate_history", "runstate_run_config"):
             connection.execute(f"TRUNCATE {table}".encode())
 
 

@@ -103,8 +103,8 @@ def test_a_partition_that_is_not_guarded(store: Store, connection: psycopg.Conne
     "statement",
     [
         "DELETE FROM runstate_history",
-        "UPDATE runstate_history SET at = 1",
-        "UPDATE history_p0 SET at = 1",
+        "UPDATE runstate_history SET at_us = 1",
+        "UPDATE history_p0 SET at_us = 1",
         "TRUNCATE runstate_history",
         "INSERT INTO runstate_history VALUES (1, 4, 'fail', 'queued', 'failed', 1, NULL, NULL)",
         "UPDATE runstate_run SET status = 'queued'",

@@ -48,7 +48,7 @@ def empty(prompt: Prompt) -> None:
     off, on = (
         "".join(f"ALTER TABLE {table} {word} TRIGGER USER;" for table in tables) for word in ("DISABLE", "ENABLE")
     )
-    nobody = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1);"
+    released = "INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1);"
     prompt.run(f"BEGIN; SET LOCAL lock_timeout = '60s'; {off} {everything} {nobody} {on} COMMIT")
 
 

@@ -41,12 +41,26 @@ __all__ = [
 ]
 
 _LIMIT_S: Final = 60.0
-TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
+TABLES: Final = (
+    *("runstate_run", "runstate_history", "runstate_run_config", "runstate_checkpoint", "runstate_worker_session"),
+)
 RUN_COLUMNS: Final = (
-    *("seq", "id", "thread_id", "assistant_id", "model", "status", "version", "event", "source", "at", "actor"),
+    *(
+        "seq",
+        "id",
+        "thread_id",
+        "assistant_id",
+        "model",
+        "status",
+        "version",
+        "event",
+        "source",
+        "changed_at_us",
+        "actor",
+    ),
     *("detail", "created_at", "expires_at", "started_at", "cancelled_at", "failed_at", "completed_at"),
-    *("required_action", "last_error", "incomplete_details", "usage", "queue", "priority", "not_before", "ready_at"),
-    *("exclusive", "idempotency_key", "worker", "attempt"),
+    *("required_action", "last_error", "incomplete_details", "usage", "queue", "priority", "not_before_us"),
+    *("claimable_at_us", "thread_policy", "idempotency_key", "worker", "attempt"),
 )
 FIRST: Final = NOW * 1_000_000
 """The time at which runs are born here, in microseconds."""
@@ -215,7 +229,13 @@ def by_hand(row: Mapping[str, Any], event: str, target: str, at: int = LATER) ->
 
     Whether the move is legal is another question.
     """
-    columns = {"status": target, "version": row["version"] + 1, "event": event, "source": row["status"], "at": at}
+    columns = {
+        "status": target,
+        "version": row["version"] + 1,
+        "event": event,
+        "source": row["status"],
+        "changed_at_us": at,
+    }
     columns |= {"actor": "hand", "detail": None}
     columns |= {stamp: at // 1_000_000 if STAMPED_BY.get(target) == stamp else row[stamp] for stamp in STAMPS}
     for field, statuses in HELD_IN.items():
@@ -246,8 +266,8 @@ def insert(
 def birth(run_id: str, **other: object) -> dict[str, object]:
     """Return the row of a run that is born by hand, all of it right."""
     columns: dict[str, object] = {"id": run_id, "thread_id": "thread_9", "assistant_id": "asst_1", "model": "gpt-4o"}
-    columns |= {"status": "queued", "version": 1, "at": FIRST, "created_at": FIRST // 1_000_000}
-    columns |= {"expires_at": FIRST // 1_000_000 + 600, "queue": "default", "priority": 0, "ready_at": FIRST}
+    columns |= {"status": "queued", "version": 1, "changed_at_us": FIRST, "created_at": FIRST // 1_000_000}
+    columns |= {"expires_at": FIRST // 1_000_000 + 600, "queue": "default", "priority": 0, "claimable_at_us": FIRST}
     return columns | {"attempt": 0} | other
 
 

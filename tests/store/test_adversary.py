@@ -50,7 +50,7 @@ def test_no_version_is_skipped_or_taken_back(store: Store, prompt: Prompt, clock
             refused(prompt, *update({**columns, "version": row["version"] + step}, run.id))
     for step in (-1, 1, 2, 100):
         refused(prompt, *update({"version": row["version"] + step}, run.id))
-        refused(prompt, *update({"version": row["version"] + step, "at": LATER}, run.id))
+        refused(prompt, *update({"version": row["version"] + step, "changed_at_us": LATER}, run.id))
 
 
 @pytest.mark.parametrize("status", [status for status in STATUSES if status != "queued"])
@@ -68,7 +68,7 @@ def test_no_move_is_taken_back(store: Store, prompt: Prompt, clock: object, stat
         old = {name: value for name, value in earlier.items() if name not in ("seq", "id")}
         refused(prompt, *update(old, run.id))
         refused(prompt, *update({**old, "version": now["version"]}, run.id))
-        refused(prompt, *update({**old, "version": now["version"] + 1, "at": LATER}, run.id))
+        refused(prompt, *update({**old, "version": now["version"] + 1, "changed_at_us": LATER}, run.id))
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -80,8 +80,8 @@ def test_no_stamp_without_a_transition(store: Store, prompt: Prompt, clock: obje
         columns = dict.fromkeys(STAMPS, value)
         if any(row[stamp] != value for stamp in STAMPS):
             refused(prompt, *update(columns, run.id))
-            refused(prompt, *update({**columns, "at": LATER}, run.id))
-        refused(prompt, *update({"expires_at": (row["expires_at"] or 0) + 600, "at": LATER}, run.id))
+            refused(prompt, *update({**columns, "changed_at_us": LATER}, run.id))
+        refused(prompt, *update({"expires_at": (row["expires_at"] or 0) + 600, "changed_at_us": LATER}, run.id))
         refused(prompt, *update({"created_at": row["created_at"] + 5, "expires_at": row["expires_at"]}, run.id))
 
 
@@ -98,7 +98,7 @@ def test_no_transition_without_its_bookkeeping(
         ("event",),
         ("source",),
         ("event", "source"),
-        ("version", "at", "source", "event"),
+        ("version", "changed_at_us", "source", "event"),
         tuple(STAMPS),
         ("expires_at", "required_action", "last_error", "incomplete_details", "usage"),
     ):
@@ -190,19 +190,20 @@ def test_a_lapsed_worker_is_fenced_off(store: Store, prompt: Prompt, held: Any) 
 def test_leases_are_kept(store: Store, prompt: Prompt, held: Any) -> None:
     """A closed lease stays closed, a token stays, and no lease goes while a run belongs to it; nobody's never goes."""
     lease, _ = held
-    refused(prompt, "UPDATE runstate_worker SET token = 5 WHERE token = ?", [lease.token])
-    refused(prompt, "DELETE FROM runstate_worker WHERE token = ?", [lease.token])
-    refused(prompt, "DELETE FROM runstate_worker WHERE token = 0")
-    refused(prompt, "UPDATE runstate_worker SET closed = 0 WHERE token = 0")
+    refused(prompt, "UPDATE runstate_worker_session SET token = 5 WHERE token = ?", [lease.token])
+    refused(prompt, "DELETE FROM runstate_worker_session WHERE token = ?", [lease.token])
+    refused(prompt, "DELETE FROM runstate_worker_session WHERE token = 0")
+    refused(prompt, "UPDATE runstate_worker_session SET closed = 0 WHERE token = 0")
     store.close_lease(lease)
-    refused(prompt, "UPDATE runstate_worker SET closed = 0 WHERE token = ?", [lease.token])
-    refused(prompt, "DELETE FROM runstate_worker")
-    again = "INTO runstate_worker (token, name, began_at, lease_until, closed) VALUES (?, 'x', 0, 9000000000000000, 0)"
+    refused(prompt, "UPDATE runstate_worker_session SET closed = 0 WHERE token = ?", [lease.token])
+    refused(prompt, "DELETE FROM runstate_worker_session")
+    columns = "(token, name, began_at_us, lease_until_us, closed)"
+    again = f"INTO runstate_worker_session {columns} VALUES (?, 'x', 0, 9000000000000000, 0)"
     for head in ("INSERT", "INSERT OR REPLACE", "REPLACE") if prompt.is_sqlite else ("INSERT",):
         refused(prompt, f"{head} {again}", [lease.token])
     assert 0 == prompt.changed(f"INSERT {again} ON CONFLICT (token) DO NOTHING", [lease.token])
     idle = store.open_lease("idle")
-    assert 1 == prompt.changed("DELETE FROM runstate_worker WHERE token = ?", [idle.token])
+    assert 1 == prompt.changed("DELETE FROM runstate_worker_session WHERE token = ?", [idle.token])
 
 
 # --- readiness --------------------------------------------------------------------------------------------------------
@@ -213,15 +214,15 @@ def test_what_gets_ready(store: Store, prompt: Prompt, clock: object) -> None:
     run = store.create(**names(not_before=FIRST / 1e6 + 100))
     due = FIRST + 100_000_000
     for value in (0, FIRST, due - 1, -1):
-        refused(prompt, *update({"ready_at": value}, run.id))
-    refused(prompt, *update({"ready_at": due, "not_before": FIRST}, run.id))
-    refused(prompt, *update({"ready_at": due, "not_before": None}, run.id))
-    columns = {**by_hand(prompt.one(run.id), "start", "in_progress"), "ready_at": due}
+        refused(prompt, *update({"claimable_at_us": value}, run.id))
+    refused(prompt, *update({"claimable_at_us": due, "not_before_us": FIRST}, run.id))
+    refused(prompt, *update({"claimable_at_us": due, "not_before_us": None}, run.id))
+    columns = {**by_hand(prompt.one(run.id), "start", "in_progress"), "claimable_at_us": due}
     refused(prompt, *update(columns, run.id))  # not in the move itself
     refused(prompt, *update(by_hand(prompt.one(run.id), "start", "in_progress"), run.id))  # nor is it started unready
-    assert 1 == prompt.changed(*update({"ready_at": due + 5}, run.id))
+    assert 1 == prompt.changed(*update({"claimable_at_us": due + 5}, run.id))
     for other in (None, 0, due, due + 6):
-        refused(prompt, *update({"ready_at": other}, run.id))
+        refused(prompt, *update({"claimable_at_us": other}, run.id))
 
 
 @pytest.mark.parametrize("first", ["reject", "queue"])
@@ -231,13 +232,13 @@ def test_one_live_run_of_a_thread(store: Store, prompt: Prompt, clock: object, f
     behind = store.create(**names(id="run_2", one_live_run_per_thread="queue"))
     assert (True, False) == (head.claimable, behind.claimable)
     heads = ["INSERT", "INSERT OR REPLACE", "INSERT OR FAIL", "INSERT OR ROLLBACK"] if prompt.is_sqlite else ["INSERT"]
-    for exclusive in ("reject", "queue"):
+    for policy in ("reject", "queue"):
         for text in heads:
-            refused(prompt, *insert(birth("run_3", thread_id="thread_1", exclusive=exclusive), head=text))
+            refused(prompt, *insert(birth("run_3", thread_id="thread_1", thread_policy=policy), head=text))
     heads = ["UPDATE", "UPDATE OR REPLACE", "UPDATE OR FAIL"] if prompt.is_sqlite else ["UPDATE"]
     for text in heads:
-        refused(prompt, *update({"ready_at": LATER}, behind.id, text))
-        refused(prompt, *update({"exclusive": None}, behind.id, text))
+        refused(prompt, *update({"claimable_at_us": LATER}, behind.id, text))
+        refused(prompt, *update({"thread_policy": None}, behind.id, text))
     with pytest.raises(ThreadBusy) as busy:
         store.create(**names(one_live_run_per_thread="reject"))
     assert (head.thread_id, head.id) == (busy.value.thread_id, busy.value.run_id)
@@ -263,8 +264,8 @@ def collisions(prompt: Prompt, three: list[str]) -> dict[str, dict[str, object]]
         "the id of an ended run": birth(three[1]),
         "the number of a live run": birth("run_9", seq=prompt.one(three[0])["seq"]),
         "the key": birth("run_9", idempotency_key="key_3"),
-        "the thread": birth("run_9", thread_id="thread_3", exclusive="reject"),
-        "the thread, to wait for": birth("run_9", thread_id="thread_3", exclusive="queue"),
+        "the thread": birth("run_9", thread_id="thread_3", thread_policy="reject"),
+        "the thread, to wait for": birth("run_9", thread_id="thread_3", thread_policy="queue"),
         "both the id and the key": birth(three[0], idempotency_key="key_3"),
     }
 
@@ -286,7 +287,9 @@ def test_a_birth_replaces_nobody(prompt: Prompt, three: list[str]) -> None:
         if prompt.is_sqlite:
             assert 0 == prompt.changed(*insert(columns, head="INSERT OR IGNORE"))
         statement, values = insert(columns)
-        if not prompt.is_sqlite and columns.get("exclusive") is not None:  # the conflict is one of a trigger's insert
+        if (
+            not prompt.is_sqlite and columns.get("thread_policy") is not None
+        ):  # the conflict is one of a trigger's insert
             refused(prompt, f"{statement} ON CONFLICT DO NOTHING", values)
         else:
             assert 0 == prompt.changed(f"{statement} ON CONFLICT DO NOTHING", values), what
@@ -299,7 +302,7 @@ def test_an_upsert_is_an_update(prompt: Prompt, three: list[str]) -> None:
     for target in ("id", "idempotency_key"):
         for changes in (
             "status = 'failed'",
-            "version = excluded.version, at = excluded.at + 1",
+            "version = excluded.version, changed_at_us = excluded.changed_at_us + 1",
             "version = runstate_run.version + 1",
             "actor = 'me'",
             "status = 'completed', version = runstate_run.version + 1, event = 'complete', source = 'in_progress'",
@@ -376,15 +379,15 @@ def moved_right(prompt: Prompt, run_id: str) -> tuple[str, list[object]]:
 def test_no_temporary_table_swallows_the_history(postgres: Prompt, store: Store, three: list[str]) -> None:
     """A table of the session's own with the history's name gets nothing: the entry goes where all see it."""
     statement, values = moved_right(postgres, "run_1")
-    for name in ("history", "run", "worker", "settings", "notes"):
+    for name in ("history", "run", "worker_session", "run_config", "checkpoint"):
         postgres.run(f"CREATE TEMPORARY TABLE runstate_{name} (LIKE public.runstate_{name})")
     postgres.run(statement, values)
     assert [] == postgres.run("SELECT * FROM pg_temp.runstate_history")
     assert RunEvent.COMPLETE == store.history("run_1")[-1].event
-    sentence = postgres.refusal("INSERT INTO public.runstate_settings (id, settings) VALUES ('run_3', '{}')")
+    sentence = postgres.refusal("INSERT INTO public.runstate_run_config (id, config) VALUES ('run_3', '{}')")
     assert "what a run was created with never changes" in (sentence or "accepted")
     postgres.run("DELETE FROM public.runstate_run WHERE id = 'run_1'")
-    assert [] == postgres.run("SELECT * FROM public.runstate_settings")
+    assert [] == postgres.run("SELECT * FROM public.runstate_run_config")
 
 
 def test_no_search_path_swallows_the_history(postgres: Prompt, store: Store, three: list[str]) -> None:
@@ -392,7 +395,7 @@ def test_no_search_path_swallows_the_history(postgres: Prompt, store: Store, thr
     statement, values = moved_right(postgres, "run_1")
     postgres.run("CREATE SCHEMA evil")
     try:
-        for name in ("history", "run", "worker", "settings", "notes"):
+        for name in ("history", "run", "worker_session", "run_config", "checkpoint"):
             postgres.run(f"CREATE TABLE evil.runstate_{name} (LIKE public.runstate_{name})")
         yes = "CREATE FUNCTION evil.yes(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
         for make in (yes, "CREATE OPERATOR evil.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = evil.yes)"):
@@ -405,7 +408,7 @@ def test_no_search_path_swallows_the_history(postgres: Prompt, store: Store, thr
             "status = 'completed', version = version + 1",
             "worker = 7, attempt = 2",
         ]
-        for lie in (*lies, "created_at = created_at + 1", "at = at + 1", "attempt = attempt + 1"):
+        for lie in (*lies, "created_at = created_at + 1", "changed_at_us = changed_at_us + 1", "attempt = attempt + 1"):
             for run_id in three:
                 sentence = postgres.refusal(f"UPDATE public.runstate_run SET {lie} WHERE id = '{run_id}'")
                 assert sentence is not None, lie
@@ -433,7 +436,7 @@ def test_an_operator_that_hides_its_path(postgres: Prompt, three: list[str]) -> 
             postgres.run(f"SET search_path = {path}")
             sentence = postgres.refusal(
                 "UPDATE public.runstate_run SET status = 'completed', event = 'complete', source = 'completed',"
-                " version = version OPERATOR(pg_catalog.+) 1, completed_at = at OPERATOR(pg_catalog./) 1000000"
+                " version = version OPERATOR(pg_catalog.+) 1, completed_at = changed_at_us OPERATOR(pg_catalog./) 1000000"
             )
             assert "illegal transition" in (sentence or "accepted")
     finally:
@@ -482,8 +485,8 @@ def test_a_trigger_of_ones_own_is_no_way_in(postgres: Prompt, three: list[str]) 
         "UPDATE runstate_history SET actor = 'me'",
         "UPDATE runstate_run SET status = 'failed'",
         "DELETE FROM runstate_run",
-        "UPDATE runstate_settings SET settings = '{}'",
-        "DELETE FROM runstate_settings",
+        "UPDATE runstate_run_config SET config = '{}'",
+        "DELETE FROM runstate_run_config",
         "TRUNCATE runstate_history",
     ):
         postgres.run("CREATE TEMPORARY TABLE mine (id int)")
@@ -498,7 +501,7 @@ def test_a_trigger_of_ones_own_is_no_way_in(postgres: Prompt, three: list[str]) 
 def test_copy_and_merge_are_judged_too(postgres: Prompt, three: list[str]) -> None:
     """COPY into the tables and MERGE with them go through the same guards."""
     before = postgres.everything()
-    columns = "run, version, event, source, target, at"
+    columns = "run, version, event, source, target, at_us"
 
     def copy_into(table: str, columns: str, values: tuple[object, ...]) -> None:
         with postgres.connection.cursor().copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
@@ -525,7 +528,7 @@ def test_ctes_are_judged_too(postgres: Prompt, three: list[str]) -> None:
         "WITH gone AS (DELETE FROM runstate_history RETURNING *) SELECT count(*) FROM gone",
         "WITH gone AS (DELETE FROM runstate_run RETURNING *) SELECT count(*) FROM gone",
         "WITH moved AS (UPDATE runstate_run SET status = 'failed' RETURNING *) SELECT count(*) FROM moved",
-        "UPDATE runstate_run SET version = version + 1, at = at + 1",
+        "UPDATE runstate_run SET version = version + 1, changed_at_us = changed_at_us + 1",
     ):
         assert "runstate: " in (postgres.refusal(statement) or "accepted")
     assert before == postgres.everything()

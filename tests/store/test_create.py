@@ -92,7 +92,7 @@ def test_a_birth(store: Store, prompt: Prompt, clock: ManualClock) -> None:
         *(entry.target, entry.at_us, entry.actor, entry.detail),
     )
     assert 1 == len(prompt.rows("runstate_run")) == len(prompt.rows("runstate_history"))
-    assert [] == prompt.rows("runstate_settings")
+    assert [] == prompt.rows("runstate_run_config")
 
 
 # --- what no run can be -----------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def test_under_a_key_there_is_one_run(store: Store, prompt: Prompt, clock: Manua
     assert started == store.create(**given)
     failed = store.fail(run.id, "server_error", "x")
     assert failed == store.create(**given)
-    assert 1 == len(store.list().data) == len(prompt.rows("runstate_settings"))
+    assert 1 == len(store.list().data) == len(prompt.rows("runstate_run_config"))
 
 
 def test_under_a_key_and_an_id(store: Store, prompt: Prompt, clock: ManualClock) -> None:
@@ -378,7 +378,7 @@ def test_an_id_raced_for_by_processes(store: Store, store_url: str, prompt: Prom
     found: list[Any] = []
     with open_store(store_url) as other, Prompt(store_url) as watch:
         prompt.run("BEGIN")
-        prompt.run("INSERT INTO runstate_settings (id, settings) VALUES ('run_1', '{\"instructions\":\"x\"}')")
+        prompt.run("INSERT INTO runstate_run_config (id, config) VALUES ('run_1', '{\"instructions\":\"x\"}')")
         waiting = threading.Thread(target=lambda: found.append(other.create(**given)))
         waiting.start()
         blocked = (

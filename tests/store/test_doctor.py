@@ -341,14 +341,14 @@ def test_an_index_that_is_not_used_is_named(on_postgres: Patient) -> None:
 
 def test_altered_tables_are_named(patient: Patient) -> None:
     """A column, a check, a whole table."""
-    patient.query("ALTER TABLE runstate_notes DROP COLUMN progress")
-    assert ("error", "progress" if not patient.is_sqlite else "runstate_notes") == (
+    patient.query("ALTER TABLE runstate_checkpoint DROP COLUMN progress")
+    assert ("error", "progress" if not patient.is_sqlite else "runstate_checkpoint") == (
         patient.only().severity,
         patient.only().thing,
     )
-    patient.query("DROP TABLE runstate_notes")
-    assert "the table runstate_notes is gone" in patient.only().sentence
-    assert "runstate_notes" == patient.only().thing
+    patient.query("DROP TABLE runstate_checkpoint")
+    assert "the table runstate_checkpoint is gone" in patient.only().sentence
+    assert "runstate_checkpoint" == patient.only().thing
 
 
 @pytest.mark.parametrize(
@@ -356,8 +356,8 @@ def test_altered_tables_are_named(patient: Patient) -> None:
     [
         ("ALTER TABLE runstate_run DROP CONSTRAINT runstate_run_pkey", "runstate_run_pkey"),
         ("ALTER TABLE runstate_run ALTER queue DROP NOT NULL", "queue"),
-        ("ALTER TABLE runstate_notes ALTER prompt_tokens DROP DEFAULT", "prompt_tokens"),
-        ("ALTER TABLE runstate_notes ALTER run TYPE int", "run"),
+        ("ALTER TABLE runstate_checkpoint ALTER prompt_tokens DROP DEFAULT", "prompt_tokens"),
+        ("ALTER TABLE runstate_checkpoint ALTER run TYPE int", "run"),
         ("ALTER TABLE runstate_history SET UNLOGGED", "runstate_history"),
         ("ALTER TABLE runstate_run ENABLE ROW LEVEL SECURITY", "runstate_run"),
     ],
@@ -436,10 +436,10 @@ def test_comparing_leaves_nothing(on_postgres: Patient) -> None:
 # --- broken runs ------------------------------------------------------------------------------------------------------
 
 SEQ = "(SELECT seq FROM runstate_run WHERE id = '{id}')"
-ENTRY = "INSERT INTO runstate_history (run, version, event, source, target, at) VALUES "
+ENTRY = "INSERT INTO runstate_history (run, version, event, source, target, at_us) VALUES "
 BROKEN = {
     "is failed, but the last entry": "UPDATE runstate_run SET status = 'failed', usage = '{{}}', expires_at = NULL,"
-    " worker = NULL, failed_at = at / 1000000, last_error = '{{}}' WHERE id = '{id}'",
+    " worker = NULL, failed_at = changed_at_us / 1000000, last_error = '{{}}' WHERE id = '{id}'",
     "has another move or time": "UPDATE runstate_run SET source = 'cancelling' WHERE id = '{id}'",
     "has no such entry": f"DELETE FROM runstate_history WHERE version = 2 AND run = {SEQ}",
     "gap in its history before version 2": f"DELETE FROM runstate_history WHERE version = 1 AND run = {SEQ}",
@@ -453,7 +453,7 @@ BROKEN = {
         f"UPDATE runstate_history SET event = 'fail', source = 'cancelling', target = 'failed' WHERE version = 2"
         f" AND run = {SEQ}"
     ),
-    "older than the one before it": f"UPDATE runstate_history SET at = 5 WHERE version = 2 AND run = {SEQ}",
+    "older than the one before it": f"UPDATE runstate_history SET at_us = 5 WHERE version = 2 AND run = {SEQ}",
     "its history continues with version 3": f"{ENTRY}({SEQ}, 3, 'complete', 'in_progress', 'completed', 9e15)",
 }
 
@@ -630,7 +630,7 @@ def test_runs_of_a_dead_worker(clock: ManualClock, patient: Patient) -> None:
     clock.advance(20)
     patient.store.close_lease(other)
     clock.advance(100)
-    assert "its worker nobody is gone" in patient.only().sentence
+    assert "its worker released it, and no worker has taken it over" in patient.only().sentence
 
 
 def test_a_worker_that_went_has_a_moment(clock: ManualClock, patient: Patient) -> None:
@@ -651,18 +651,18 @@ def test_a_run_of_an_unknown_session(patient: Patient) -> None:
     run_id = patient.run()
     lease = patient.store.open_lease("deleted", lease_s=30)
     patient.store.claim(lease)
-    patient.unguarded("DELETE FROM runstate_worker")
+    patient.unguarded("DELETE FROM runstate_worker_session")
     stranded, nobody = patient.examine().errors
     assert ("stranded", run_id) == (stranded.what, stranded.run_id)
-    assert ("row", "runstate_worker") == (nobody.what, nobody.thing)
-    patient.unguarded("INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 0)")
-    assert "runstate_worker" in {finding.thing for finding in patient.examine().errors}
+    assert ("row", "runstate_worker_session") == (nobody.what, nobody.thing)
+    patient.unguarded("INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 0)")
+    assert "runstate_worker_session" in {finding.thing for finding in patient.examine().errors}
 
 
 def test_a_part_that_cannot_be_read_is_told(patient: Patient) -> None:
     """Where a table is gone, what stands on it is not examined, and the rest is."""
     patient.run()
-    patient.query("DROP TABLE runstate_worker")
+    patient.query("DROP TABLE runstate_worker_session")
     found = patient.examine()
     assert {"table", "unreadable"} == {finding.what for finding in found.errors}
     assert 1 == found.runs

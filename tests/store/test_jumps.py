@@ -76,7 +76,8 @@ def test_a_legal_jump_leaves_its_entry(store: Store, prompt: Prompt, clock: obje
     assert columns == {name: prompt.one(run_id)[name] for name in columns}
     *earlier, entry = prompt.entries(run_id)
     assert entries == earlier
-    told = {name: columns[name] for name in ("version", "event", "source", "at", "actor", "detail")}
+    told = {name: columns[name] for name in ("version", "event", "source", "actor", "detail")}
+    told["at_us"] = columns["changed_at_us"]
     assert {**told, "target": target} == {name: entry[name] for name in (*told, "target")}
     assert target == store.get(run_id).status
     assert (event, "hand", {"by": "hand"}) == tuple(
@@ -109,12 +110,12 @@ FREE = {"actor", "detail"}
 def spoilt(columns: dict[str, Any], row: dict[str, Any], place: str) -> Iterator[object]:
     """Yield values that a column of a legal move must not have."""
     right = columns.get(place, row[place])
-    at = columns["at"]
+    at = columns["changed_at_us"]
     numbers = [None, -1, 0, 1, 2, 3, 7, at // 1_000_000 + 1, at // 1_000_000, row["created_at"], at - 61_000_000, 2**61]
     if place in ("required_action", "last_error", "incomplete_details", "usage"):
         some: list[object] = [None] if right is not None else ['{"type": "x"}']
         some += ["null", "[]", "1", '"x"', "{", "", "true"]
-    elif isinstance(right, str) or place in ("event", "source", "exclusive", "idempotency_key", "model"):
+    elif isinstance(right, str) or place in ("event", "source", "thread_policy", "idempotency_key", "model"):
         some = [
             None,
             "",
@@ -132,8 +133,8 @@ def spoilt(columns: dict[str, Any], row: dict[str, Any], place: str) -> Iterator
         some = list(numbers)
         if isinstance(right, int):
             some += [right + 1, right - 1, -right]
-        if place == "at":
-            some = [None, -1, 0, row["at"] - 1, 253_402_300_800_000_000, 2**62]
+        if place == "changed_at_us":
+            some = [None, -1, 0, row["changed_at_us"] - 1, 253_402_300_800_000_000, 2**62]
     yield from (value for value in some if value != right)
 
 
@@ -157,4 +158,4 @@ def test_a_legal_move_with_one_column_wrong(
     assert 180 < refused
     with prompt.undone():
         assert 1 == prompt.changed(*update(columns, run_id))  # and without the wrong column it is accepted
-    assert LATER == columns["at"]
+    assert LATER == columns["changed_at_us"]

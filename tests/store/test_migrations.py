@@ -65,7 +65,7 @@ def catalog(url: str) -> list[str]:
     """Return all that a database says of its tables, indexes, constraints, triggers and functions."""
     with Prompt(url) as prompt:
         found = prompt.run(SQLITE_CATALOG if prompt.is_sqlite else POSTGRES_CATALOG)
-        nobody = prompt.run("SELECT * FROM runstate_worker")
+        nobody = prompt.run("SELECT * FROM runstate_worker_session")
     return sorted(map(repr, found + nobody))
 
 
@@ -175,13 +175,13 @@ def test_a_step_that_fails_leaves_nothing(make: Make) -> None:
     """All steps are taken or none: what stands in the way of one undoes those before it."""
     url = make()
     with Prompt(url) as prompt:
-        prompt.run("CREATE TABLE runstate_notes (mine text)")
+        prompt.run("CREATE TABLE runstate_checkpoint (mine text)")
         before = prompt.run(SQLITE_CATALOG if prompt.is_sqlite else POSTGRES_CATALOG)
         with pytest.raises(StoreError) as refused:
             open_store(url, migrate=True)
-        assert (StoreError, True) == (type(refused.value), "runstate_notes" in str(refused.value))
+        assert (StoreError, True) == (type(refused.value), "runstate_checkpoint" in str(refused.value))
         assert before == prompt.run(SQLITE_CATALOG if prompt.is_sqlite else POSTGRES_CATALOG)
-        prompt.run("DROP TABLE runstate_notes")
+        prompt.run("DROP TABLE runstate_checkpoint")
     open_store(url, migrate=True).close()
 
 
@@ -254,9 +254,10 @@ def test_in_a_schema_of_its_own(make: Make) -> None:
         with open_store(inside, migrate=True) as store:
             run = store.create(**names(metadata={"a": "b"}, one_live_run_per_thread="queue"))
             behind = store.create(**names(one_live_run_per_thread="queue"))
-            columns = "status = 'expired', version = 2, event = 'expire', source = 'queued', at = at + 1"
-            ended = "expires_at = NULL, completed_at = (at + 1) / 1000000, usage = '{}'"
-            prompt.run(f"UPDATE \"MyRuns\".runstate_run SET {columns}, {ended} WHERE id = '{run.id}'")
+            columns = "status = 'expired', version = 2, event = 'expire', source = 'queued'"
+            ended = "expires_at = NULL, completed_at = (changed_at_us + 1) / 1000000, usage = '{}'"
+            moved = f"SET {columns}, changed_at_us = changed_at_us + 1, {ended}"
+            prompt.run(f"UPDATE \"MyRuns\".runstate_run {moved} WHERE id = '{run.id}'")
             assert [None, "expire"] == [entry.event for entry in store.history(run.id)]
             assert store.get(behind.id).claimable
             assert [("MyRuns",)] == prompt.run("SELECT schemaname FROM pg_tables WHERE tablename = 'runstate_run'")

@@ -20,7 +20,7 @@ ILLEGAL = [pair for pair in PAIRS if pair not in TABLE]
 def told(prompt: Prompt, run_id: str) -> list[tuple[Any, ...]]:
     """Return a run's history as the database has it: version, event, source, target, seconds, actor."""
     return [
-        (row["version"], row["event"], row["source"], row["target"], row["at"] // 1_000_000, row["actor"])
+        (row["version"], row["event"], row["source"], row["target"], row["at_us"] // 1_000_000, row["actor"])
         for row in prompt.entries(run_id)
     ]
 

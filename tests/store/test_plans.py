@@ -12,7 +12,7 @@ from runstate.store._sql.statements import Statements
 from tests.store.support import Prompt
 
 ASKED_OF_POSTGRES: Final = {
-    "by_id": ("runstate_settings",),
+    "by_id": ("runstate_run_config",),
     "anything_due": ("runstate_claimable_deadline", "runstate_idle_deadline", "runstate_idle_waiting"),
     "expire_due": ("runstate_claimable_deadline", "runstate_idle_deadline", "Index Cond: (seq = ANY"),
     "fail_exhausted": ("runstate_held_worker", "Index Cond: (seq = ANY"),
@@ -23,7 +23,7 @@ ASKED_OF_POSTGRES: Final = {
 }
 """The same of PostgreSQL, which finds them by small tables."""
 ASKED: Final = {
-    "by_id": ("runstate_settings",),
+    "by_id": ("runstate_run_config",),
     "anything_due": ("runstate_run_deadline", "runstate_run_waiting", "runstate_run_worker"),
     "expire_due": ("runstate_run_deadline",),
     "fail_exhausted": ("runstate_run_worker",),
@@ -33,7 +33,9 @@ ASKED: Final = {
     "orphaned": ("runstate_run_worker",),
 }
 """The statements of every look, sweep and claim, and the indexes that they go by."""
-WHOLE: Final = re.compile(r"AUTOMATIC|SCAN (runstate_run|r|q|b|h)$|Seq Scan on runstate_(run|settings)\b", re.MULTILINE)
+WHOLE: Final = re.compile(
+    r"AUTOMATIC|SCAN (runstate_run|r|q|b|h)$|Seq Scan on runstate_(run|run_config)\b", re.MULTILINE
+)
 
 
 def plan_of(prompt: Prompt, words: Dialect, name: str) -> str:

@@ -85,7 +85,20 @@ OBJECTS = [None, "", "{}", "null", "[]", "1", '{"x":1}', '{"type": "x"}', "{", '
 def values(row: Mapping[str, Any], column: str) -> Iterator[object]:
     """Yield what a tamperer may try in a column, never what it holds already."""
     now = row[column]
-    numbers = [None, -1, 0, 1, 2, 3, 7, row["created_at"], row["at"], row["at"] // 1_000_000, 10**12, 2**62]
+    numbers = [
+        None,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        7,
+        row["created_at"],
+        row["changed_at_us"],
+        row["changed_at_us"] // 1_000_000,
+        10**12,
+        2**62,
+    ]
     numbers += [now + 1, now - 1, now + 600, -now] if isinstance(now, int) else []
     some: list[object]
     if column == "status":
@@ -94,7 +107,7 @@ def values(row: Mapping[str, Any], column: str) -> Iterator[object]:
         some = [*OBJECTS, f" {now}"] if now else [*OBJECTS]
     elif column in ("event", "source"):
         some = [*WORDS, *EVENTS, *STATUSES]
-    elif isinstance(now, str) or column in ("model", "actor", "exclusive", "idempotency_key", "queue"):
+    elif isinstance(now, str) or column in ("model", "actor", "thread_policy", "idempotency_key", "queue"):
         some = [*WORDS, f"{now}x", f"{now} ", f"{now}".upper()]
     else:
         some = [*numbers]
@@ -118,7 +131,7 @@ def test_one_column_of_a_run(store: Store, prompt: Prompt, clock: object, capsys
         row = prompt.one(run_id)
         assert RUN_COLUMNS == tuple(row)
         for column in row:
-            if (shape, column) == ("not before its time", "ready_at"):
+            if (shape, column) == ("not before its time", "claimable_at_us"):
                 continue  # that it gets ready is no tampering: see test_what_gets_ready
             for value in values(row, column):
                 for clause in CLAUSES if prompt.is_sqlite else CLAUSES[:1]:
@@ -160,19 +173,19 @@ def test_one_column_of_the_settings(store: Store, prompt: Prompt, clock: object)
     before = prompt.everything()
     refused = 0
     for run_id in runs:
-        for column, now in prompt.rows("runstate_settings", "WHERE id = ?", [run_id])[0].items():
+        for column, now in prompt.rows("runstate_run_config", "WHERE id = ?", [run_id])[0].items():
             for value in (None, "", "x", "run_x", "{}", "null", '{"metadata":{"a":"c"}}', f" {now}", f"{now}x"):
-                statement = f"UPDATE runstate_settings SET {column} = ? WHERE id = ?"
+                statement = f"UPDATE runstate_run_config SET {column} = ? WHERE id = ?"
                 assert prompt.refusal(statement, [value, run_id]) is not None, (column, value)
                 refused += 1
-        for statement in ("DELETE FROM runstate_settings WHERE id = ?", f"{REPLACED} VALUES (?, '{{}}')"):
+        for statement in ("DELETE FROM runstate_run_config WHERE id = ?", f"{REPLACED} VALUES (?, '{{}}')"):
             assert prompt.refusal(statement, [run_id]) is not None
             refused += 1
     assert 180 == refused
     assert before == prompt.everything()
 
 
-REPLACED = "INSERT INTO runstate_settings (id, settings)"
+REPLACED = "INSERT INTO runstate_run_config (id, config)"
 
 
 def test_settings_come_with_the_birth_alone(store: Store, prompt: Prompt, clock: object) -> None:
@@ -180,9 +193,9 @@ def test_settings_come_with_the_birth_alone(store: Store, prompt: Prompt, clock:
     run = store.create(**names())
     heads = ["INSERT INTO"] + ["INSERT OR REPLACE INTO", "INSERT OR IGNORE INTO"] * prompt.is_sqlite
     for head in heads:
-        sentence = prompt.refusal(f"{head} runstate_settings (id, settings) VALUES (?, '{{}}')", [run.id])
+        sentence = prompt.refusal(f"{head} runstate_run_config (id, config) VALUES (?, '{{}}')", [run.id])
         assert "what a run was created with never changes" in (sentence or "accepted")
-    assert [] == prompt.rows("runstate_settings")
+    assert [] == prompt.rows("runstate_run_config")
     assert run == store.get(run.id)
 
 
@@ -214,11 +227,11 @@ def test_truncation(store: Store, prompt: Prompt, clock: object) -> None:
     bring_in_store(store, "completed")
     bring_in_store(store, "in_progress", metadata={"a": "b"})
     before = prompt.everything()
-    for table in ("runstate_run", "runstate_history", "runstate_settings", "runstate_worker"):
+    for table in ("runstate_run", "runstate_history", "runstate_run_config", "runstate_worker_session"):
         word = "DELETE FROM" if prompt.is_sqlite else "TRUNCATE"
         assert prompt.refusal(f"{word} {table}") is not None, table
     if not prompt.is_sqlite:
-        assert prompt.refusal("TRUNCATE runstate_run, runstate_history, runstate_settings CASCADE") is not None
+        assert prompt.refusal("TRUNCATE runstate_run, runstate_history, runstate_run_config CASCADE") is not None
     assert before == prompt.everything()
 
 
@@ -258,7 +271,7 @@ def test_births_by_hand(store: Store, prompt: Prompt, clock: object) -> None:
         "version": [0, 2, -1, None],
         "event": ["start", ""],
         "source": ["queued", ""],
-        "at": [None, -1, FIRST + 1_000_000, FIRST - 1, 253_402_300_800_000_000],
+        "changed_at_us": [None, -1, FIRST + 1_000_000, FIRST - 1, 253_402_300_800_000_000],
         "created_at": [None, 0, FIRST // 1_000_000 + 1, FIRST // 1_000_000 - 1],
         "expires_at": [None, 0, FIRST // 1_000_000, 253_402_300_800],
         "started_at": [FIRST // 1_000_000],
@@ -271,8 +284,8 @@ def test_births_by_hand(store: Store, prompt: Prompt, clock: object) -> None:
         "usage": ['{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'],
         "worker": [0, 1],
         "attempt": [1, -1, None],
-        "exclusive": ["always", ""],
-        "not_before": [FIRST + 5],  # it is ready, and waits for its time
+        "thread_policy": ["always", ""],
+        "not_before_us": [FIRST + 5],  # it is ready, and waits for its time
         "detail": ["null", "[]", "x"],
         "id": ["", None],
         "thread_id": ["", None],

@@ -232,7 +232,7 @@ def test_nobody_starts_out_of_turn(store: Store, prompt: Prompt, clock: ManualCl
     with pytest.raises(StoreError, match="run later is queued and not ready: its `not_before` has not come"):
         store.start("later")
     lease = store.open_lease("w1")
-    before["runstate_worker"] = prompt.everything()["runstate_worker"]
+    before["runstate_worker_session"] = prompt.everything()["runstate_worker_session"]
     for run_id in ("second", "later"):
         assert store.claim_id(lease, run_id) is None
     assert before == prompt.everything()
@@ -358,7 +358,7 @@ def test_two_who_end_the_head_of_a_line(store: Store, store_url: str, prompt: Pr
     wait_for_a_lock(store_url)
     prompt.run(
         "UPDATE runstate_run SET status = 'failed', event = 'fail', source = status, version = version + 1,"
-        " failed_at = at / 1000000, expires_at = NULL, worker = NULL, detail = NULL, usage = ?, last_error = ?"
+        " failed_at = changed_at_us / 1000000, expires_at = NULL, worker = NULL, detail = NULL, usage = ?, last_error = ?"
         " WHERE id = ?",
         [used, error, head.id],
     )

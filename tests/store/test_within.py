@@ -93,7 +93,7 @@ def test_together(store: Store, prompt: Prompt, clock: ManualClock, own: Any, wo
         assert "queued" == store.get("old").status
         with pytest.raises(RunNotFound):
             store.get("new")
-        assert [] == prompt.rows("runstate_settings")
+        assert [] == prompt.rows("runstate_run_config")
 
 
 def test_a_refusal_inside(store: Store, prompt: Prompt, clock: ManualClock, own: Any) -> None:
@@ -116,7 +116,7 @@ def test_a_refusal_inside(store: Store, prompt: Prompt, clock: ManualClock, own:
     assert ["a", "b"] == ordered(prompt)
     assert {"busy", "kept"} == {run.id for run in store.list().data}
     assert "in_progress" == store.get("kept").status
-    assert [] == prompt.rows("runstate_settings")
+    assert [] == prompt.rows("runstate_run_config")
 
 
 def test_several_times(store: Store, prompt: Prompt, clock: ManualClock, own: Any) -> None:

@@ -650,8 +650,8 @@ def test_pruning(store: Store, prompt: Prompt, clock: ManualClock) -> None:
     assert left == {run.id for run in store.list(limit=100).data}
     numbers = {row["seq"] for row in prompt.rows("runstate_run")}
     assert numbers == {row["run"] for row in prompt.rows("runstate_history")}
-    assert numbers > {row["run"] for row in prompt.rows("runstate_notes")}
-    assert left - {"new"} == {row["id"] for row in prompt.rows("runstate_settings")}
+    assert numbers > {row["run"] for row in prompt.rows("runstate_checkpoint")}
+    assert left - {"new"} == {row["id"] for row in prompt.rows("runstate_run_config")}
     with pytest.raises(RunNotFound):
         store.history("old_completed")
     assert new == store.get("new")
@@ -675,10 +675,10 @@ def test_sessions_are_forgotten(store: Store, prompt: Prompt, clock: ManualClock
     clock.advance(100)
     store.sweep()
     assert 0 == store.prune(0)
-    assert {0, holds.token, idle.token} == {row["token"] for row in prompt.rows("runstate_worker")}
+    assert {0, holds.token, idle.token} == {row["token"] for row in prompt.rows("runstate_worker_session")}
     clock.advance(25 * 3600)
     assert 0 == store.prune(0)
-    assert {0, holds.token} == {row["token"] for row in prompt.rows("runstate_worker")}
+    assert {0, holds.token} == {row["token"] for row in prompt.rows("runstate_worker_session")}
     assert ["run_1"] == ids(store.take_over(store.open_lease("w2")))
 
 

@@ -80,8 +80,8 @@ def _questions() -> Iterator[Question]:
     yield Question(
         "illegal",
         "run number {}, version {} was at {}, before the entry before it, at {}",
-        "SELECT h.run, h.version, h.at, p.at FROM runstate_history AS h JOIN runstate_history AS p"
-        " ON p.run = h.run AND p.version = h.version - 1 WHERE h.at < p.at",
+        "SELECT h.run, h.version, h.at_us, p.at_us FROM runstate_history AS h JOIN runstate_history AS p"
+        " ON p.run = h.run AND p.version = h.version - 1 WHERE h.at_us < p.at_us",
     )
     nothing = "coalesce(h.{0}, '-') <> coalesce(r.{0}, '-')"
     differs = " OR ".join(nothing.format(name) for name in ("event", "source", "actor"))
@@ -90,7 +90,7 @@ def _questions() -> Iterator[Question]:
         "run {} is {} at version {}, but the entry of that version says {}",
         "SELECT r.id, r.status, r.version, h.target FROM runstate_run AS r"
         " LEFT JOIN runstate_history AS h ON h.run = r.seq AND h.version = r.version"
-        f" WHERE h.run IS NULL OR h.target <> r.status OR h.at <> r.at OR {differs}"
+        f" WHERE h.run IS NULL OR h.target <> r.status OR h.at_us <> r.changed_at_us OR {differs}"
         " OR coalesce(CAST(h.detail AS TEXT), '-') <> coalesce(CAST(r.detail AS TEXT), '-')",
     )
     yield Question(
@@ -111,7 +111,7 @@ def _questions() -> Iterator[Question]:
         f"SELECT h.run, h.version FROM runstate_history AS h WHERE {ends} AND EXISTS"
         " (SELECT 1 FROM runstate_history AS n WHERE n.run = h.run AND n.version > h.version)",
     )
-    for beside, key in (("history", "run"), ("notes", "run"), ("settings", "id")):
+    for beside, key in (("history", "run"), ("checkpoint", "run"), ("run_config", "id")):
         own = "seq" if key == "run" else "id"
         yield Question(
             "gaps",
@@ -126,12 +126,12 @@ def _fields() -> Iterator[Question]:
     yield Question(
         "illegal",
         "run {} has created_at {}, but was born at {}",
-        "SELECT r.id, r.created_at, h.at FROM runstate_run AS r JOIN runstate_history AS h ON h.run = r.seq"
-        " AND h.version = 1 WHERE r.created_at <> h.at / 1000000",
+        "SELECT r.id, r.created_at, h.at_us FROM runstate_run AS r JOIN runstate_history AS h ON h.run = r.seq"
+        " AND h.version = 1 WHERE r.created_at <> h.at_us / 1000000",
     )
     for stamp in STAMPS:
         by = listed({status for status, its_own in STAMPED_BY.items() if its_own == stamp})
-        last = f"(SELECT max(h.at) FROM runstate_history AS h WHERE h.run = r.seq AND h.target IN ({by}))"
+        last = f"(SELECT max(h.at_us) FROM runstate_history AS h WHERE h.run = r.seq AND h.target IN ({by}))"
         yield Question(
             "illegal",
             f"run {{}} is {{}} and has {stamp} {{}}, but its history says {{}}",
@@ -153,14 +153,14 @@ def _fields() -> Iterator[Question]:
     yield Question(
         "illegal",
         "run {} was asked to {} at {} us, and its deadline was {} s",
-        "SELECT r.id, h.event, h.at, r.expires_at FROM runstate_run AS r JOIN runstate_history AS h ON h.run = r.seq"
-        f" WHERE h.event IN ({listed(UNTIL_DEADLINE)}) AND h.at >= r.expires_at * 1000000",
+        "SELECT r.id, h.event, h.at_us, r.expires_at FROM runstate_run AS r JOIN runstate_history AS h ON h.run = r.seq"
+        f" WHERE h.event IN ({listed(UNTIL_DEADLINE)}) AND h.at_us >= r.expires_at * 1000000",
     )
     yield Question(
         "illegal",
         "thread {} has {} live runs, each of which was to be the only one",
         f"SELECT thread_id, count(*) FROM runstate_run WHERE status IN ({listed(LIVE)})"
-        " AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL))"
+        " AND (thread_policy = 'reject' OR (thread_policy = 'queue' AND claimable_at_us IS NOT NULL))"
         " GROUP BY thread_id HAVING count(*) > 1",
     )
     yield Question(
@@ -172,13 +172,13 @@ def _fields() -> Iterator[Question]:
     yield Question(
         "illegal",
         "run {} was started before it was ready",
-        "SELECT id FROM runstate_run WHERE started_at IS NOT NULL AND ready_at IS NULL",
+        "SELECT id FROM runstate_run WHERE started_at IS NOT NULL AND claimable_at_us IS NULL",
     )
 
 
 def _small_tables() -> Iterator[Question]:
     """Yield the questions for PostgreSQL, which finds runs by small tables."""
-    claimable = "status = 'queued' AND ready_at IS NOT NULL"
+    claimable = "status = 'queued' AND claimable_at_us IS NOT NULL"
     held = f"worker IS NOT NULL AND status IN ({listed(LIVE)})"
     for name, columns, rows in (
         ("claimable", "seq, queue, priority, expires_at", claimable),
@@ -186,8 +186,8 @@ def _small_tables() -> Iterator[Question]:
         (
             "idle",
             (
-                "seq, queue, status = 'queued', CASE WHEN status = 'queued' AND exclusive = 'queue' THEN thread_id END,"
-                " not_before, expires_at"
+                "seq, queue, status = 'queued',"
+                " CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at"
             ),
             f"status IN ({listed(LIVE)}) AND NOT ({claimable}) AND NOT ({held})",
         ),
@@ -196,7 +196,7 @@ def _small_tables() -> Iterator[Question]:
             "thread_id, seq",
             (
                 f"status IN ({listed(LIVE)})"
-                " AND (exclusive = 'reject' OR (exclusive = 'queue' AND ready_at IS NOT NULL))"
+                " AND (thread_policy = 'reject' OR (thread_policy = 'queue' AND claimable_at_us IS NOT NULL))"
             ),
         ),
     ):

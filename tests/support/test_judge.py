@@ -40,8 +40,8 @@ def unguarded(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
 RUN = "UPDATE runstate_run SET {} WHERE id = 'run_{}'"
 ENTRY = "UPDATE runstate_history SET {} WHERE run = (SELECT seq FROM runstate_run WHERE id = 'run_{}') AND version = {}"
 AFTER_THE_END = (
-    "INSERT INTO runstate_history (run, version, event, source, target, at)"
-    " SELECT seq, 4, '{}', '{}', '{}', at FROM runstate_run WHERE id = 'run_completed'"
+    "INSERT INTO runstate_history (run, version, event, source, target, at_us)"
+    " SELECT seq, 4, '{}', '{}', '{}', changed_at_us FROM runstate_run WHERE id = 'run_completed'"
 )
 BREAKS = [
     (RUN.format("status = 'failed'", "queued"), "run run_queued is failed at version 1, but the entry of that version"),
@@ -51,7 +51,7 @@ BREAKS = [
     (RUN.format("source = NULL", "completed"), "run run_completed is completed at version 3"),
     (RUN.format("actor = 'else'", "completed"), "run run_completed is completed at version 3"),
     (RUN.format("detail = '{}'", "completed"), "run run_completed is completed at version 3"),
-    (RUN.format("at = at + 1000000", "completed"), "run run_completed is completed at version 3"),
+    (RUN.format("changed_at_us = changed_at_us + 1000000", "completed"), "run run_completed is completed at version 3"),
     (RUN.format("created_at = created_at - 1", "queued"), "run run_queued has created_at"),
     (RUN.format("started_at = started_at + 1", "completed"), "run run_completed is completed and has started_at"),
     (RUN.format("started_at = NULL", "in_progress"), "run run_in_progress is in_progress and has started_at None"),
@@ -70,7 +70,7 @@ BREAKS = [
     (RUN.format("expires_at = created_at", "queued"), "run run_queued has the deadline"),
     (RUN.format("expires_at = created_at", "in_progress"), "run run_in_progress was asked to start at"),
     (RUN.format("worker = 5", "completed"), "run run_completed is completed and belongs to a worker"),
-    (RUN.format("ready_at = NULL", "completed"), "run run_completed was started before it was ready"),
+    (RUN.format("claimable_at_us = NULL", "completed"), "run run_completed was started before it was ready"),
     (RUN.format("thread_id = 'queue'", "reject"), "thread queue has 2 live runs"),
     (ENTRY.format("version = 9", "completed", 2), "entries, of versions 1 to 9"),
     (ENTRY.format("version = 0", "completed", 1), "entries, of versions 0 to 3"),
@@ -81,12 +81,12 @@ BREAKS = [
         ENTRY.format("source = 'cancelling'", "completed", 3),
         "leaves cancelling, but the entry before led to in_progress",
     ),
-    (ENTRY.format("at = at - 1", "completed", 2), "before the entry before it"),
+    (ENTRY.format("at_us = at_us - 1", "completed", 2), "before the entry before it"),
     ("DELETE FROM runstate_history WHERE version = 2", "has 2 entries, of versions 1 to 3"),
     ("DELETE FROM runstate_history", "but the entry of that version says None"),
     ("DELETE FROM runstate_run WHERE id = 'run_queued'", "runstate_history has rows of "),
-    ("DELETE FROM runstate_run WHERE id = 'run_failed'", "runstate_settings has rows of run_failed, which is no run"),
-    ("INSERT INTO runstate_notes (run) VALUES (999)", "runstate_notes has rows of 999, which is no run"),
+    ("DELETE FROM runstate_run WHERE id = 'run_failed'", "runstate_run_config has rows of run_failed, which is no run"),
+    ("INSERT INTO runstate_checkpoint (run) VALUES (999)", "runstate_checkpoint has rows of 999, which is no run"),
     (AFTER_THE_END.format("complete", "in_progress", "completed"), " ended 2 times"),
     (AFTER_THE_END.format("start", "queued", "in_progress"), " goes on after its end at version 3"),
 ]

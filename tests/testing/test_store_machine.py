@@ -149,7 +149,8 @@ class RenewsWhatLapsed(Store):
 
     def heartbeat(self, lease: Lease) -> HeartbeatResult:
         until = time_us() + 1
-        statement = f"UPDATE runstate_worker SET lease_until = {until} WHERE token = {lease.token} AND closed = 0"
+        own = f"token = {lease.token} AND closed = 0"
+        statement = f"UPDATE runstate_worker_session SET lease_until_us = {until} WHERE {own}"
         self._transport.execute(InTransaction(lambda session: session.execute(statement, {})))
         return super().heartbeat(lease)
 
@@ -158,7 +159,7 @@ class TakesFromTheLiving(Store):
     """A run is taken over whether or not its worker's lease has lapsed."""
 
     def take_over(self, lease: Lease, limit: int = 1, **given: Any) -> list[Claim]:
-        statement = f"UPDATE runstate_worker SET closed = 1 WHERE token <> {lease.token}"
+        statement = f"UPDATE runstate_worker_session SET closed = 1 WHERE token <> {lease.token}"
         self._transport.execute(InTransaction(lambda session: session.execute(statement, {})))
         return super().take_over(lease, limit, **given)
 

@@ -41,8 +41,9 @@ ROOT = Path(runstate.__file__).parent
 WORDS = (
     *("'", "''", '"', "`", "\u2019", "\u02bc", "\uff07", "\\", "\\'", "E'\\\\'", "$$", "$1", "$tag$", "?", "?1", "%s"),
     *("%(id)s", "%", "%%", "_", ":id", "@id", "#", "--", "-- \n", "/*", "*/", ";", "'; DROP TABLE runstate_run; --"),
-    *("') OR 1=1 --", "' UNION SELECT token FROM runstate_worker --", "1; COMMIT", "{a,b}", "{}", "{NULL}", "NULL"),
-    *("x' || (SELECT token FROM runstate_worker) || '", '{"a":"b"}', '","b":"', "[]", '["', "$.a", "$[0]", '$."key"'),
+    *("') OR 1=1 --", "' UNION SELECT token FROM runstate_worker_session --", "1; COMMIT", "{a,b}", "{}", "{NULL}"),
+    *("NULL", "x' || (SELECT token FROM runstate_worker_session) || '"),
+    *('{"a":"b"}', '","b":"', "[]", '["', "$.a", "$[0]", '$."key"'),
     *("a.b[0]", "\\u0000", "\\ud800", "\nx", "x\r\n", "\tx", " x ", "\x01", "\x1b[2J", "x\u2028", "\u202e", "e\u0301"),
     *("\U0001f600", "\ufeff", "\ufffe", "x" * 60, "nobody", "runstate_run", "queued", "null", "0", "\x7f"),
 )
@@ -62,7 +63,7 @@ def others(prompt: Prompt) -> dict[str, list[tuple[Any, ...]]]:
 def demand_unchanged(before: Mapping[str, list[tuple[Any, ...]]], after: Mapping[str, list[tuple[Any, ...]]]) -> None:
     """Demand that what was there is still there, as it was. A worker's session is one of the test's own."""
     for table, rows in before.items():
-        if table != "runstate_worker":
+        if table != "runstate_worker_session":
             assert set(rows) <= set(after[table]), table
     assert before["tables"] == after["tables"]
 

@@ -41,7 +41,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def notes(prompt: Prompt, run_id: str) -> dict[str, Any]:
-    (row,) = prompt.rows("runstate_notes", "WHERE run = (SELECT seq FROM runstate_run WHERE id = ?)", [run_id])
+    (row,) = prompt.rows("runstate_checkpoint", "WHERE run = (SELECT seq FROM runstate_run WHERE id = ?)", [run_id])
     return row
 
 
@@ -196,7 +196,7 @@ def test_progress_is_seen_from_outside(kind: str, store: Store, prompt: Prompt) 
     seen: list[str] = []
 
     def look(ctx: Context) -> bool:
-        seen[:] = [row["progress"] for row in prompt.rows("runstate_notes") if row["progress"]]
+        seen[:] = [row["progress"] for row in prompt.rows("runstate_checkpoint") if row["progress"]]
         return seen == ["b" * 1000]
 
     def say(ctx: Context) -> None:

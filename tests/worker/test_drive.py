@@ -96,7 +96,7 @@ def test_that_run_and_no_other(kind: str, store: Store, prompt: Prompt) -> None:
     assert ("completed", 7) == (driven.status, driven.to_dict()["usage"]["total_tokens"])
     assert [None, "engine", "engine"] == [entry.actor for entry in store.history(run.id)]
     assert "queued" == store.get(older.id).status
-    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker WHERE closed = 0")
+    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker_session WHERE closed = 0")
 
 
 def test_a_tool_round(store: Store) -> None:
@@ -188,7 +188,7 @@ def test_no_such_run(store: Store, prompt: Prompt) -> None:
     for run_id in wrong:
         with pytest.raises((InvalidRun, RunNotFound)):
             drive(store, run_id, raising)
-    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker WHERE closed = 0")
+    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker_session WHERE closed = 0")
 
 
 def test_delivered_many_times_at_once(store: Store, store_url: str) -> None:

@@ -39,10 +39,10 @@ class Stage:
         options = {"queues": (self.queue,), "lease_s": LEASE_S, "beats": BEATS, "name": f"A of {self.queue}", **given}
         return WorkerProcess(self.url, self.folder, handler, **options)
 
-    def lease_until(self, name: str) -> float:
+    def lease_until_us(self, name: str) -> float:
         """Return when the latest lease of a worker ends or ended, in Unix seconds."""
         with Prompt(self.url) as prompt:
-            (row,) = prompt.run("SELECT max(lease_until) FROM runstate_worker WHERE name = ?", [name])
+            (row,) = prompt.run("SELECT max(lease_until_us) FROM runstate_worker_session WHERE name = ?", [name])
         return int(row[0]) / 1_000_000
 
     def have_stand_still(self, process: WorkerProcess) -> None:
@@ -77,7 +77,7 @@ async def kept_and_lost(stage: Stage) -> None:
     with stage.process() as process:
         await process.journaled("begin")
         async with at_work(stage.store, take, queues=(stage.queue,), name="B"):
-            begun_until = stage.lease_until(process_name(stage))
+            begun_until = stage.lease_until_us(process_name(stage))
             await until(lambda: time.time() > begun_until + LEASE_S / 10, "the end of the lease that it began with")
             assert (("in_progress", 1), []) == (stage.status(run), taken)
             process.send(signal.SIGKILL)
@@ -86,7 +86,7 @@ async def kept_and_lost(stage: Stage) -> None:
             gone_at = time.time()
             await until(lambda: bool(taken), "a take-over")
             await ended(stage.store, run)
-            lapsed_at = stage.lease_until(process_name(stage))
+            lapsed_at = stage.lease_until_us(process_name(stage))
     assert killed_at < lapsed_at <= gone_at + LEASE_S
     assert lapsed_at <= taken[0][0]
     assert [None, "start", "complete"] == events(stage.store, run), "its status does not change by a take-over"

@@ -59,7 +59,8 @@ class Blocked:
     def leases(self) -> list[float]:
         """Return when the leases end, in Unix seconds."""
         with Prompt(self.url) as prompt:
-            return [until / 1e6 for (until,) in prompt.run("SELECT lease_until FROM runstate_worker WHERE token <> 0")]
+            found = prompt.run("SELECT lease_until_us FROM runstate_worker_session WHERE token <> 0")
+            return [until / 1e6 for (until,) in found]
 
 
 async def stop_in_time(blocked: Blocked) -> None:

@@ -71,13 +71,13 @@ async def test_readers_that_are_refused(store: Store, monkeypatch: pytest.Monkey
     """Handlers are called all the same, and their outcomes committed."""
     refusing = refuse_readers(store, monkeypatch)
     loop = asyncio.get_running_loop()
-    began_at = loop.time()
+    began_at_us = loop.time()
     async with at_work(store, lambda ctx: None) as worker:
         for _ in range(COMMITS):
             await store.aio.create(**new())
         await until(lambda: worker.settled == COMMITS, "the outcomes")
         await until(lambda: refusing.count > 0, "a sweep")
-    assert_few(refusing.count, loop.time() - began_at)
+    assert_few(refusing.count, loop.time() - began_at_us)
     assert not store.availability.was_away_since(0.0), "the store could be written to all the time"
 
 
@@ -87,13 +87,13 @@ async def test_turns_that_are_refused(store: Store, monkeypatch: pytest.MonkeyPa
     loop = asyncio.get_running_loop()
     for error in (StoreError("no such function"), AccessDenied("no right to this")):
         refusing = Refusing(error)
-        began_at = loop.time()
+        began_at_us = loop.time()
         with monkeypatch.context() as patch:
             patch.setattr(executor, "execute_settle_and_claim", refusing)
             async with at_work(store, lambda ctx: None, drain_s=0.0):
                 await until(lambda: refusing.count > 0, "a turn")  # noqa: B023
                 await commit(store)
-        assert_few(refusing.count, loop.time() - began_at)
+        assert_few(refusing.count, loop.time() - began_at_us)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,11 +115,11 @@ async def test_checkpoints_that_are_refused(
 
     loop = asyncio.get_running_loop()
     store.create(**new())
-    began_at = loop.time()
+    began_at_us = loop.time()
     async with at_work(store, plain if kind == "plain" else later, drain_s=0.0):
         await until(lambda: refusing.count > 0, "a checkpoint")
         await commit(store)
-        assert_few(refusing.count, loop.time() - began_at)
+        assert_few(refusing.count, loop.time() - began_at_us)
         assert "is back" not in caplog.text
 
 

@@ -103,7 +103,7 @@ async def test_signals(both: dict[str, tuple[str, Store]], tmp_path: Path) -> No
         scenes.create_task(at_once(stage("postgres", "at once")))
     for url, _ in both.values():
         with Prompt(url) as prompt:
-            assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker WHERE closed = 0")
+            assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker_session WHERE closed = 0")
 
 
 # --- inside a program -------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ async def test_a_program_that_fails(store: Store, prompt: Prompt) -> None:
         await running
     assert 1 == len(bench.cancelled)
     assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run WHERE id = ?", [run.id])
-    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker WHERE closed = 0")
+    assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker_session WHERE closed = 0")
 
 
 @limited

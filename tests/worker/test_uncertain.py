@@ -28,8 +28,8 @@ pytestmark = pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 
 CLAIM, SETTLE, TURN = b"SET status = 'in_progress'", b"WHERE r.seq = v.key", b"settled AS"
 TAKE_OVER, RELEASE = b"attempt = r.attempt + 1", b"attempt = r.attempt - 1"
-OPEN, BEAT, CLOSE = b"INSERT INTO runstate_worker", b"SET lease_until", b"SET closed = 1 WHERE token"
-NOTE, SWEEP = b"INSERT INTO runstate_notes", b"SET closed = 1 FROM t"
+OPEN, BEAT, CLOSE = b"INSERT INTO runstate_worker_session", b"SET lease_until_us", b"SET closed = 1 WHERE token"
+NOTE, SWEEP = b"INSERT INTO runstate_checkpoint", b"SET closed = 1 FROM t"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def lossy(proxy: Proxy) -> Iterator[Store]:
 def nobody_holds_anything(prompt: Prompt) -> None:
     """No run is left behind with a worker, and no lease is open."""
     assert [] == prompt.run("SELECT id, status FROM runstate_run WHERE worker IS NOT NULL")
-    assert [] == prompt.run("SELECT name FROM runstate_worker WHERE closed = 0")
+    assert [] == prompt.run("SELECT name FROM runstate_worker_session WHERE closed = 0")
 
 
 @pytest.mark.parametrize("loss", ["answer", "request"])

@@ -45,7 +45,7 @@ def histories(url: str) -> Mapping[str, Sequence[Entry]]:
     found: dict[str, list[Entry]] = defaultdict(list)
     with asking(url) as ask:
         for row in ask(
-            "SELECT r.id, h.version, h.event, h.target, h.at, h.actor, r.attempt FROM runstate_history AS h"
+            "SELECT r.id, h.version, h.event, h.target, h.at_us, h.actor, r.attempt FROM runstate_history AS h"
             " JOIN runstate_run AS r ON r.seq = h.run ORDER BY h.run, h.version"
         ):
             found[row[0]].append(Entry(*row))
@@ -107,9 +107,8 @@ def check_take_overs(
     since a death, only that in which the store could be written.
     """
     with asking(url) as ask:
-        until = {
-            token: lease_until / 1e6 for token, lease_until in ask("SELECT token, lease_until FROM runstate_worker")
-        }
+        leases = ask("SELECT token, lease_until_us FROM runstate_worker_session")
+    until = {token: lease_until_us / 1e6 for token, lease_until_us in leases}
     begun = {(line.run_id, line.version, line.attempt): line for line in read_side_log(side) if line.what == "begun"}
     after_lease: list[float] = []
     after_death: list[float] = []

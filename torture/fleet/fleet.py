@@ -91,7 +91,7 @@ class Fleet:
 
         def do_all() -> bool:
             with asking(url) as ask:
-                found = ask(f"SELECT DISTINCT actor FROM runstate_history WHERE at > {since_us}")
+                found = ask(f"SELECT DISTINCT actor FROM runstate_history WHERE at_us > {since_us}")
             return {actor for (actor,) in found} >= self.workers
 
         wait_until(do_all, "all workers to work")
@@ -149,7 +149,8 @@ def sessions_at_work(url: str) -> Mapping[str, frozenset[int]]:
     found: dict[str, frozenset[int]] = {}
     with asking(url) as ask:
         for name, token in ask(
-            "SELECT DISTINCT w.name, w.token FROM runstate_run AS r JOIN runstate_worker AS w ON w.token = r.worker"
+            "SELECT DISTINCT w.name, w.token FROM runstate_run AS r"
+            " JOIN runstate_worker_session AS w ON w.token = r.worker"
         ):
             found[name] = found.get(name, frozenset()) | {token}
     return found

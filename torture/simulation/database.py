@@ -33,31 +33,32 @@ __all__ = ["Connected", "DatabaseHere", "SharedDatabase", "connect"]
 
 _WITNESSES: Final = """
 CREATE TEMP TABLE entry (
-    seq INTEGER, version INTEGER, event TEXT, actor TEXT, token INTEGER, name TEXT, lease_until INTEGER,
+    seq INTEGER, version INTEGER, event TEXT, actor TEXT, token INTEGER, name TEXT, lease_until_us INTEGER,
     closed INTEGER, deadline INTEGER, at INTEGER, written INTEGER, process TEXT);
 CREATE TEMP TABLE given (
     seq INTEGER, version INTEGER, attempt INTEGER, before INTEGER, token INTEGER, name TEXT,
-    lease_until INTEGER, closed INTEGER, before_name TEXT, before_closed INTEGER, at INTEGER, process TEXT);
-CREATE TEMP TABLE closing (token INTEGER, name TEXT, lease_until INTEGER, at INTEGER, process TEXT);
+    lease_until_us INTEGER, closed INTEGER, before_name TEXT, before_closed INTEGER, at INTEGER, process TEXT);
+CREATE TEMP TABLE closing (token INTEGER, name TEXT, lease_until_us INTEGER, at INTEGER, process TEXT);
 CREATE TEMP TRIGGER see_entry AFTER UPDATE OF version ON main.runstate_run BEGIN
-    INSERT INTO entry SELECT NEW.seq, NEW.version, NEW.event, NEW.actor, OLD.worker, w.name, w.lease_until, w.closed,
-        OLD.expires_at, moment(), NEW.at, process()
-        FROM (SELECT 1) LEFT JOIN main.runstate_worker AS w ON w.token = OLD.worker;
+    INSERT INTO entry SELECT NEW.seq, NEW.version, NEW.event, NEW.actor, OLD.worker, w.name, w.lease_until_us, w.closed,
+        OLD.expires_at, moment(), NEW.changed_at_us, process()
+        FROM (SELECT 1) LEFT JOIN main.runstate_worker_session AS w ON w.token = OLD.worker;
 END;
 CREATE TEMP TRIGGER see_given AFTER UPDATE OF worker ON main.runstate_run
     WHEN NEW.worker IS NOT NULL AND NEW.worker IS NOT OLD.worker BEGIN
-    INSERT INTO given SELECT NEW.seq, NEW.version, NEW.attempt, OLD.worker, NEW.worker, w.name, w.lease_until,
+    INSERT INTO given SELECT NEW.seq, NEW.version, NEW.attempt, OLD.worker, NEW.worker, w.name, w.lease_until_us,
         w.closed, b.name, b.closed, began(), process() FROM (SELECT 1)
-        LEFT JOIN main.runstate_worker AS w ON w.token = NEW.worker
-        LEFT JOIN main.runstate_worker AS b ON b.token = OLD.worker;
+        LEFT JOIN main.runstate_worker_session AS w ON w.token = NEW.worker
+        LEFT JOIN main.runstate_worker_session AS b ON b.token = OLD.worker;
 END;
-CREATE TEMP TRIGGER see_closing AFTER UPDATE OF closed ON main.runstate_worker WHEN NEW.closed <> OLD.closed BEGIN
-    INSERT INTO closing VALUES (NEW.token, NEW.name, OLD.lease_until, moment(), process());
+CREATE TEMP TRIGGER see_closing AFTER UPDATE OF closed ON main.runstate_worker_session
+    WHEN NEW.closed <> OLD.closed BEGIN
+    INSERT INTO closing VALUES (NEW.token, NEW.name, OLD.lease_until_us, moment(), process());
 END;
 """
 _EMPTY: Final = (
-    *("DELETE FROM runstate_run", "DELETE FROM runstate_worker WHERE token <> 0", "DELETE FROM sqlite_sequence"),
-    *("DELETE FROM entry", "DELETE FROM given", "DELETE FROM closing"),
+    *("DELETE FROM runstate_run", "DELETE FROM runstate_worker_session WHERE token <> 0"),
+    *("DELETE FROM sqlite_sequence", "DELETE FROM entry", "DELETE FROM given", "DELETE FROM closing"),
 )
 
 

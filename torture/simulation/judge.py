@@ -28,14 +28,14 @@ _WITNESSED: Final = (
         "doubles: run number {}, version {}: {} was settled by {}, and belonged to {}",
         (
             "SELECT seq, version, event, actor, coalesce(name, 'nobody') FROM entry"
-            " WHERE actor IN (SELECT name FROM runstate_worker) AND event <> 'start' AND name IS NOT actor"
+            " WHERE actor IN (SELECT name FROM runstate_worker_session) AND event <> 'start' AND name IS NOT actor"
         ),
     ),
     (
         "doubles: run number {}, version {}: {} was settled by {} after its lease, {} us late",
         (
-            "SELECT seq, version, event, actor, at - lease_until FROM entry"
-            " WHERE name = actor AND event <> 'start' AND (lease_until <= at OR closed = 1)"
+            "SELECT seq, version, event, actor, at - lease_until_us FROM entry"
+            " WHERE name = actor AND event <> 'start' AND (lease_until_us <= at OR closed = 1)"
         ),
     ),
     (
@@ -47,13 +47,13 @@ _WITNESSED: Final = (
     ),
     (
         "leases: run number {}, version {}: given to {} without a lease",
-        "SELECT seq, version, name FROM given WHERE token <> 0 AND (closed IS NOT 0 OR lease_until <= at)",
+        "SELECT seq, version, name FROM given WHERE token <> 0 AND (closed IS NOT 0 OR lease_until_us <= at)",
     ),
     (
         "leases: the lease of {} was closed by {}, {} us before its end",
         (
-            "SELECT name, process, lease_until - at FROM closing"
-            " WHERE lease_until > at AND substr(name, 1, instr(name, '.') - 1) <> process"
+            "SELECT name, process, lease_until_us - at FROM closing"
+            " WHERE lease_until_us > at AND substr(name, 1, instr(name, '.') - 1) <> process"
         ),
     ),
     (

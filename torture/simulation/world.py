@@ -300,7 +300,7 @@ class World:
 
     def _holds_something(self) -> bool:
         alive = [each.name for each in self.processes if each.alive]
-        names = rows(self.connected, "SELECT name FROM runstate_worker WHERE closed = 0")
+        names = rows(self.connected, "SELECT name FROM runstate_worker_session WHERE closed = 0")
         return any(name.split(".")[0] in alive and not name.endswith(".h") for (name,) in names)
 
     @staticmethod
@@ -343,7 +343,7 @@ class World:
         counts.update({"handlers": len(self.ledger.began), "late settles refused": late})
         questions = {
             "taken over": "SELECT count(*) FROM given WHERE before IS NOT NULL AND token <> 0",
-            "leases lapsed": "SELECT count(*) FROM closing WHERE lease_until <= at",
+            "leases lapsed": "SELECT count(*) FROM closing WHERE lease_until_us <= at",
         }
         counts.update({name: rows(self.connected, question)[0][0] for name, question in questions.items()})
         return counts

@@ -302,7 +302,7 @@ def leases(bench: Bench) -> None:
     told = bench.asked(exercise, asked[exercise])
     if exercise == "note" and told == DONE:
         kept = bench.count(
-            "SELECT count(*) FROM runstate_notes AS n JOIN runstate_run AS r ON r.seq = n.run"
+            "SELECT count(*) FROM runstate_checkpoint AS n JOIN runstate_run AS r ON r.seq = n.run"
             f" WHERE r.id = '{run_id}' AND checkpoint IS NOT NULL"
         )
         bench.expect_once("note", kept, told)

@@ -65,7 +65,8 @@ async def _create(store: Store, ask: Ask, count: int) -> None:
 
     async def hold_back() -> None:
         while True:
-            ((waiting,),) = ask("SELECT count(*) FROM runstate_run WHERE status = 'queued' AND ready_at IS NOT NULL")
+            claimable = "status = 'queued' AND claimable_at_us IS NOT NULL"
+            ((waiting,),) = ask(f"SELECT count(*) FROM runstate_run WHERE {claimable}")
             (go.set if waiting < _BACKLOG else go.clear)()
             await asyncio.sleep(0.1)
 

@@ -197,7 +197,7 @@ def _fill(disk: Disk, verdict: Verdict) -> None:
 def _check_nothing_half_made(verdict: Verdict, url: str, acknowledged: list[str]) -> None:
     with asking(url) as ask:
         there = {run_id for (run_id,) in ask("SELECT id FROM runstate_run")}
-        ((beside,),) = ask("SELECT count(*) FROM runstate_settings WHERE id NOT IN (SELECT id FROM runstate_run)")
+        ((beside,),) = ask("SELECT count(*) FROM runstate_run_config WHERE id NOT IN (SELECT id FROM runstate_run)")
         ((sound,),) = ask("PRAGMA integrity_check")
     for run_id in set(acknowledged) - there:
         verdict.lose("a created run is not there", run_id)

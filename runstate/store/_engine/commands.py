@@ -109,18 +109,18 @@ class NewRunRow:
     row: Row
     """The values of `CREATE_COLUMNS`."""
 
-    exclusive: str | None = attrs.field(init=False)
+    thread_policy: str | None = attrs.field(init=False)
     """The value of `one_live_run_per_thread`."""
     key: str | None = attrs.field(init=False)
     """The idempotency key."""
-    settings: str | None = attrs.field(init=False)
-    """The settings of the run, without its names, as JSON text."""
+    config: str | None = attrs.field(init=False)
+    """The configuration of the run, without its names, as JSON text."""
 
     def __attrs_post_init__(self) -> None:
-        self.exclusive, self.key, self.settings = _CREATED_WITH(self.row)
+        self.thread_policy, self.key, self.config = _CREATED_WITH(self.row)
 
 
-_CREATED_WITH: Final = getter(CREATE_COLUMNS, "exclusive", "idempotency_key", "settings")
+_CREATED_WITH: Final = getter(CREATE_COLUMNS, "thread_policy", "idempotency_key", "config")
 
 
 class CreateRuns(Command[T]):

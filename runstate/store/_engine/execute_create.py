@@ -30,18 +30,20 @@ def create_needs_transaction(create: CreateRuns[Any]) -> bool:
     Settings are written before their run. If the key belongs to another run, they are deleted again.
     """
     return len(create.rows) > 1 or any(
-        wanted.exclusive is not None or (wanted.key is not None and wanted.settings is not None)
+        wanted.thread_policy is not None or (wanted.key is not None and wanted.config is not None)
         for wanted in create.rows
     )
 
 
 def execute_create(session: Connection, creates: Sequence[CreateRuns[Any]]) -> None:
     """Create the runs of several commands, and set the result of each."""
-    threads = {wanted.run.thread_id for command in creates for wanted in command.rows if wanted.exclusive is not None}
+    threads = {
+        wanted.run.thread_id for command in creates for wanted in command.rows if wanted.thread_policy is not None
+    }
     hold_threads = session.statements.dialect.hold_threads
     if threads and hold_threads:
         session.execute(hold_threads, {"threads": sorted(threads)})  # one order in all transactions avoids deadlocks
-    ordinary = [wanted for command in creates for wanted in command.rows if wanted.exclusive != "queue"]
+    ordinary = [wanted for command in creates for wanted in command.rows if wanted.thread_policy != "queue"]
     made = _insert(session, ordinary)
     for command in creates:
         try:
@@ -56,7 +58,7 @@ def execute_create(session: Connection, creates: Sequence[CreateRuns[Any]]) -> N
 
 def _taken(made: dict[str, Row], wanted: NewRunRow) -> Row | None:
     """Return the inserted row for a new run, once: a second new run with the same id was not inserted."""
-    return None if wanted.exclusive == "queue" else made.pop(wanted.run.id, None)
+    return None if wanted.thread_policy == "queue" else made.pop(wanted.run.id, None)
 
 
 def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
@@ -69,7 +71,7 @@ def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
     firsts: dict[str, Row] = {}
     threads: set[str] = set()
     for each in wanted:
-        if each.exclusive is not None:
+        if each.thread_policy is not None:
             if each.run.thread_id in threads:
                 continue
             threads.add(each.run.thread_id)
@@ -81,7 +83,7 @@ def _insert(session: Connection, wanted: Sequence[NewRunRow]) -> dict[str, Row]:
 
 def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
     """Return the row for a run that was not inserted at first: inserted now, or that of the same request before."""
-    if wanted.exclusive == "queue":
+    if wanted.thread_policy == "queue":
         row = _enqueue_behind(session, wanted)
         if row is not None:
             return row
@@ -99,12 +101,12 @@ def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
             return _same_request(wanted, keyed)
         raise InvalidRun([FieldError("id", f"is taken: there is a run {wanted.run.id} already")])
     head = first_row(session.execute(session.statements.blocking_run, {"thread": wanted.run.thread_id}))
-    if head is None and wanted.exclusive == "reject":  # it stood behind one of its batch that was not inserted
+    if head is None and wanted.thread_policy == "reject":  # it stood behind one of its batch that was not inserted
         made = _insert(session, [wanted])
         if made:
             return made[wanted.run.id]
     _drop_settings(session, wanted)
-    if head is None or wanted.exclusive == "queue":
+    if head is None or wanted.thread_policy == "queue":
         raise StoreUnavailable(f"run {wanted.run.id} conflicts with another that was being created; try again")
     raise ThreadBusy(wanted.run.thread_id, head[0])
 
@@ -128,8 +130,8 @@ def _enqueue_behind(session: Connection, wanted: NewRunRow) -> Row | None:
 
 
 def _drop_settings(session: Connection, wanted: NewRunRow) -> None:
-    if wanted.settings is not None:
-        session.execute(session.statements.drop_settings, {"id": wanted.run.id})
+    if wanted.config is not None:
+        session.execute(session.statements.drop_config, {"id": wanted.run.id})
 
 
 def _differences(wanted: NewRunRow, run: StoredRun) -> list[str]:

@@ -64,7 +64,7 @@ _NOT_THERE: Final = (  # messages of libpq itself
 )
 _MOST_KNOWN: Final = 64  # refusals whose codes are cached
 _PORT: Final = re.compile(r"[0-9]{1,9}")
-_SETTINGS: Final = position(CREATE_COLUMNS, "settings")
+_SETTINGS: Final = position(CREATE_COLUMNS, "config")
 _LAST_PORT: Final = 65535
 _DriverConnection = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -162,7 +162,7 @@ class PostgresConnection:
         return {column.name: turned[place] if turned else () for place, column in enumerate(columns)}
 
     def insert_runs(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Insert runs and their settings."""
+        """Insert runs and their configuration."""
         has_settings = any(row[_SETTINGS] is not None for row in rows)
         return self.execute(self.statements.create[has_settings], self.bind_rows(CREATE_COLUMNS, rows))
 

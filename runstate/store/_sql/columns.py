@@ -59,14 +59,14 @@ RUN_COLUMNS: Final = (
     *("queue", "priority", "attempt", "claimable"),
     *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "worker"),
     *("required_action", "last_error", "incomplete_details", "usage"),
-    "settings",
+    "config",
 )
 """Of a whole run."""
 
 CLAIMED_COLUMNS: Final = (
     *("seq", "version", "id", "created_at", "thread_id", "assistant_id", "model", "status", "changed_at_us"),
     *("queue", "priority", "attempt", "expires_at", "started_at", "actor"),
-    "settings",
+    "config",
 )
 """Of a run that was just claimed: it is in progress, and has no stamp but its start."""
 
@@ -74,14 +74,14 @@ CLAIMED_COLUMNS: Final = (
 
 CREATE_COLUMNS: Final = columns(
     *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
-    *("not_before:bigint", "exclusive", "idempotency_key", "ready:bigint", "actor", "settings"),
+    *("not_before_us:bigint", "thread_policy", "idempotency_key", "ready:bigint", "actor", "config"),
 )
-_CONVERTED: Final = ("expires_in", "ready", "settings")
+_CONVERTED: Final = ("expires_in", "ready", "config")
 COPIED_COLUMNS: Final = tuple(column.name for column in CREATE_COLUMNS if column.name not in _CONVERTED)
 """Those that a create writes into the run table as they are."""
 FIXED_COLUMNS: Final = (
     *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
-    *("queue", "priority", "not_before", "exclusive", "idempotency_key"),
+    *("queue", "priority", "not_before_us", "thread_policy", "idempotency_key"),
 )
 """Those of the run table that never change."""
 VALUES_AT_CREATION: Final[Mapping[str, Any]] = {"version": 1, "event": None, "source": None, "attempt": 0}

@@ -121,7 +121,7 @@ class Dialect(ABC):
     """The statement that locks `threads`, in this order, until the commit: no other transaction ends or creates runs of
     them meanwhile. Empty where writers are alone."""
     creates_in_one: ClassVar[bool]
-    """Whether one statement inserts runs and their settings."""
+    """Whether one statement inserts runs and their configuration."""
 
     @abstractmethod
     def unlocked(self, column: str, rows: str, alias: str) -> str:
@@ -146,7 +146,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def metadata_pair(self, key: str, value: str) -> str:
-        """Return what ends the query of the settings `s` of a run `r` that have a pair of metadata."""
+        """Return what ends the query of the configuration `s` of a run `r` that have a pair of metadata."""
 
 
 class _Sqlite(Dialect):
@@ -226,7 +226,7 @@ class _Sqlite(Dialect):
     entries_after = "h.id > :tx AND coalesce(:run, :version, 0) IS NOT NULL ORDER BY h.id"
 
     def metadata_pair(self, key: str, value: str) -> str:
-        pairs = f"json_each(s.settings, '$.metadata') AS m WHERE s.id = r.id AND m.key = {key} AND m.value = {value}"
+        pairs = f"json_each(s.config, '$.metadata') AS m WHERE s.id = r.id AND m.key = {key} AND m.value = {value}"
         return f", {pairs}"
 
 
@@ -319,7 +319,7 @@ class _Postgres(Dialect):
     )
 
     def metadata_pair(self, key: str, value: str) -> str:
-        return f" WHERE s.id = r.id AND s.settings -> 'metadata' ->> {key} = {value}"
+        return f" WHERE s.id = r.id AND s.config -> 'metadata' ->> {key} = {value}"
 
 
 SQLITE: Final[Dialect] = _Sqlite()

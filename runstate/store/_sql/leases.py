@@ -16,8 +16,8 @@ class Leases(Queries):
         """Return the condition that a worker's lease holds at a moment. It depends on no row: one look a statement."""
         worker = self.param("worker")
         return (
-            f"EXISTS (SELECT 1 FROM runstate_worker AS w WHERE w.token = {worker} AND w.closed = 0"
-            f" AND w.lease_until > {now})"
+            f"EXISTS (SELECT 1 FROM runstate_worker_session AS w WHERE w.token = {worker} AND w.closed = 0"
+            f" AND w.lease_until_us > {now})"
         )
 
     @staticmethod
@@ -34,7 +34,7 @@ class Leases(Queries):
         """Begin a worker's session."""
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
-            " INSERT INTO runstate_worker (token, name, began_at, lease_until, closed)"
+            " INSERT INTO runstate_worker_session (token, name, began_at_us, lease_until_us, closed)"
             f" SELECT {self.param('worker')}, {self.param('name', 'text')}, t.now, t.now + {self.param('lease')}, 0"
             " FROM t WHERE true ON CONFLICT (token) DO NOTHING"
         )
@@ -44,49 +44,49 @@ class Leases(Queries):
         """Renew a lease that still holds; gives back nothing where it does not."""
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
-            f" UPDATE runstate_worker SET lease_until = t.now + {self.param('lease')}"
-            f" FROM t WHERE token = {self.param('worker')} AND closed = 0 AND lease_until > t.now RETURNING token"
+            f" UPDATE runstate_worker_session SET lease_until_us = t.now + {self.param('lease')}"
+            f" FROM t WHERE token = {self.param('worker')} AND closed = 0 AND lease_until_us > t.now RETURNING token"
         )
 
     @cached_property
     def close_lease(self) -> str:
         """End a session by its worker's own wish."""
-        return f"UPDATE runstate_worker SET closed = 1 WHERE token = {self.param('worker')} AND closed = 0"
+        return f"UPDATE runstate_worker_session SET closed = 1 WHERE token = {self.param('worker')} AND closed = 0"
 
     @cached_property
     def close_expired_leases(self) -> str:
         """Close the leases that lapsed: from then on they are never renewed."""
         # Those that another sweep has under way are left to it: its process may stand still, and all sweeps with it.
-        late = "SELECT w.token FROM runstate_worker AS w, t WHERE w.closed = 0 AND w.lease_until <= t.now"
+        late = "SELECT w.token FROM runstate_worker_session AS w, t WHERE w.closed = 0 AND w.lease_until_us <= t.now"
         free = self.dialect.unlocked("token", late, "w")
         return (
-            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_worker SET closed = 1"
-            f" FROM t WHERE closed = 0 AND lease_until <= t.now{free} RETURNING token"
+            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_worker_session SET closed = 1"
+            f" FROM t WHERE closed = 0 AND lease_until_us <= t.now{free} RETURNING token"
         )
 
     @cached_property
     def forget_leases(self) -> str:
         """Delete sessions that were closed long ago and hold no run."""
         return (
-            f"WITH t AS (SELECT {self.now} AS now) DELETE FROM runstate_worker WHERE closed = 1 AND token <> 0"
-            f" AND lease_until < (SELECT now FROM t) - {self.param('age')}"
+            f"WITH t AS (SELECT {self.now} AS now) DELETE FROM runstate_worker_session WHERE closed = 1 AND token <> 0"
+            f" AND lease_until_us < (SELECT now FROM t) - {self.param('age')}"
             f" AND NOT EXISTS (SELECT 1 FROM {self.dialect.lookups.holders} AS r WHERE r.worker = token)"
         )
 
     @cached_property
     def save_checkpoint(self) -> str:
         """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
-        kept = "coalesce(excluded.{0}, runstate_notes.{0})"
+        kept = "coalesce(excluded.{0}, runstate_checkpoint.{0})"
         # Until a note is committed no sweep closes the lease, or others would go on from an older note.
-        most = f"{self.dialect.greatest}(excluded.{{0}}, runstate_notes.{{0}})"
+        most = f"{self.dialect.greatest}(excluded.{{0}}, runstate_checkpoint.{{0}})"
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
-            " INSERT INTO runstate_notes (run, checkpoint, prompt_tokens, completion_tokens, progress)"
+            " INSERT INTO runstate_checkpoint (run, checkpoint, prompt_tokens, completion_tokens, progress)"
             f" SELECT r.seq, {self.dialect.as_json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
             f" {self.param('completion')}, {self.param('progress', 'text')}"
-            " FROM runstate_run AS r JOIN runstate_worker AS w ON w.token = r.worker"
+            " FROM runstate_run AS r JOIN runstate_worker_session AS w ON w.token = r.worker"
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
-            f" AND {self.same_claim(self.param('version'))} AND w.closed = 0 AND w.lease_until > (SELECT now FROM t)"
+            f" AND {self.same_claim(self.param('version'))} AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t)"
             f"{self.dialect.hold_lease}"
             f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"

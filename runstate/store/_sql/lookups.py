@@ -17,16 +17,14 @@ from runstate.store._sql.literals import LIVE
 
 __all__ = ["POSTGRES_LOOKUPS", "SQLITE_LOOKUPS", "Lookups", "occupies_thread", "small_rows", "thread_rows"]
 
-_WAITS: Final = f"status = '{INITIAL_STATUS}' AND ready_at IS NULL"
-_CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND ready_at IS NOT NULL"
+_WAITS: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NULL"
+_CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NOT NULL"
 
 
 def occupies_thread(row: str = "") -> str:
     """Return the condition that a row, named by an alias and a dot, is the one live run that its thread may have."""
-    exclusive = f"{row}exclusive"
-    return (
-        f"{row}status IN ({LIVE}) AND ({exclusive} = 'reject' OR ({exclusive} = 'queue' AND {row}ready_at IS NOT NULL))"
-    )
+    queued_behind = f"{row}thread_policy = 'queue' AND {row}claimable_at_us IS NOT NULL"
+    return f"{row}status IN ({LIVE}) AND ({row}thread_policy = 'reject' OR ({queued_behind}))"
 
 
 class Lookups(ABC):
@@ -92,18 +90,18 @@ class Lookups(ABC):
 class _SqliteLookups(Lookups):
     ddl = (
         f"CREATE INDEX runstate_run_claim ON runstate_run (queue, priority DESC, seq) WHERE {_CLAIMABLE}",
-        f"CREATE INDEX runstate_run_waiting ON runstate_run (not_before) WHERE {_WAITS}",
+        f"CREATE INDEX runstate_run_waiting ON runstate_run (not_before_us) WHERE {_WAITS}",
         "CREATE INDEX runstate_run_worker ON runstate_run (worker) WHERE worker IS NOT NULL",
         "CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL",
         f"CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id) WHERE {occupies_thread()}",
-        f"CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq) WHERE exclusive = 'queue' AND {_WAITS}",
+        f"CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq) WHERE thread_policy = 'queue' AND {_WAITS}",
     )
     tables = ()
     rebuild = ()
     misplaced = MappingProxyType[str, str]({})
     holders = "runstate_run"
     first_deadline = "SELECT min(expires_at) FROM runstate_run WHERE expires_at IS NOT NULL"
-    first_not_before = f"SELECT min(not_before) FROM runstate_run WHERE {_WAITS}"
+    first_not_before = f"SELECT min(not_before_us) FROM runstate_run WHERE {_WAITS}"
     queued = f"(SELECT queue FROM runstate_run WHERE status = '{INITIAL_STATUS}')"
 
     def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
@@ -114,7 +112,8 @@ class _SqliteLookups(Lookups):
         )
 
     def overdue(self, queue: str) -> str:
-        return f"runstate_run AS r WHERE r.queue = {queue} AND r.status = '{INITIAL_STATUS}' AND r.ready_at IS NOT NULL"
+        claimable = f"r.status = '{INITIAL_STATUS}' AND r.claimable_at_us IS NOT NULL"
+        return f"runstate_run AS r WHERE r.queue = {queue} AND {claimable}"
 
     def held_by(self, workers: str, row: str = "q.") -> str:
         return f"{row}worker IN ({workers})"
@@ -123,9 +122,8 @@ class _SqliteLookups(Lookups):
         return ""
 
     def waiting(self, now: str) -> str:
-        return (
-            f"q.status = '{INITIAL_STATUS}' AND q.ready_at IS NULL AND (q.not_before IS NULL OR q.not_before <= {now})"
-        )
+        come = f"q.not_before_us IS NULL OR q.not_before_us <= {now}"
+        return f"q.status = '{INITIAL_STATUS}' AND q.claimable_at_us IS NULL AND ({come})"
 
     def is_busy(self, thread: str) -> str:
         return f"EXISTS (SELECT 1 FROM runstate_run AS h WHERE h.thread_id = {thread} AND {occupies_thread('h.')})"
@@ -135,9 +133,9 @@ class _SqliteLookups(Lookups):
 
     def next_of_thread(self, thread: str, now: str) -> str:
         return (
-            f"SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = {thread} AND b.exclusive = 'queue'"
-            f" AND b.ready_at IS NULL AND b.status = '{INITIAL_STATUS}'"
-            f" AND (b.not_before IS NULL OR b.not_before <= {now})"
+            f"SELECT min(b.seq) FROM runstate_run AS b WHERE b.thread_id = {thread} AND b.thread_policy = 'queue'"
+            f" AND b.claimable_at_us IS NULL AND b.status = '{INITIAL_STATUS}'"
+            f" AND (b.not_before_us IS NULL OR b.not_before_us <= {now})"
         )
 
     def may_occupy(self, row: str) -> str:
@@ -176,9 +174,9 @@ _CLAIMABLE_TABLE: Final = _SmallTable(
 _HELD_TABLE: Final = _SmallTable("runstate_held", "run, worker, expires_at", "seq, worker, expires_at", _IS_HELD)
 _IDLE_TABLE: Final = _SmallTable(
     "runstate_idle",
-    "run, queue, waits, thread_id, not_before, expires_at",
+    "run, queue, waits, thread_id, not_before_us, expires_at",
     f"seq, queue, status = '{INITIAL_STATUS}',"
-    f" CASE WHEN status = '{INITIAL_STATUS}' AND exclusive = 'queue' THEN thread_id END, not_before, expires_at",
+    f" CASE WHEN status = '{INITIAL_STATUS}' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at",
     f"status IN ({LIVE}) AND NOT ({_CLAIMABLE}) AND NOT ({_IS_HELD})",
 )
 _THREAD_TABLE: Final = _SmallTable("runstate_thread", "thread_id, run", "thread_id, seq", occupies_thread())
@@ -218,9 +216,9 @@ class _PostgresLookups(Lookups):
         (
             'CREATE TABLE runstate_idle (run bigint PRIMARY KEY, queue text COLLATE "C" NOT NULL,'
             " waits boolean NOT NULL,"
-            f' thread_id text COLLATE "C", not_before bigint, expires_at bigint NOT NULL){_SMALL}'
+            f' thread_id text COLLATE "C", not_before_us bigint, expires_at bigint NOT NULL){_SMALL}'
         ),
-        "CREATE INDEX runstate_idle_waiting ON runstate_idle (not_before) WHERE waits",
+        "CREATE INDEX runstate_idle_waiting ON runstate_idle (not_before_us) WHERE waits",
         "CREATE INDEX runstate_idle_thread ON runstate_idle (thread_id, run) WHERE thread_id IS NOT NULL",
         "CREATE INDEX runstate_idle_deadline ON runstate_idle (expires_at)",
         # Of each thread that has its one live run.
@@ -237,7 +235,7 @@ class _PostgresLookups(Lookups):
         "SELECT least((SELECT min(expires_at) FROM runstate_claimable), (SELECT min(expires_at) FROM runstate_held),"
         " (SELECT min(expires_at) FROM runstate_idle))"
     )
-    first_not_before = "SELECT min(not_before) FROM runstate_idle WHERE waits"
+    first_not_before = "SELECT min(not_before_us) FROM runstate_idle WHERE waits"
     queued = "(SELECT queue FROM runstate_claimable UNION ALL SELECT queue FROM runstate_idle WHERE waits)"
 
     def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
@@ -270,8 +268,8 @@ class _PostgresLookups(Lookups):
 
     def waiting(self, now: str) -> str:
         return (
-            "q.ready_at IS NULL AND q.seq = ANY (ARRAY(SELECT i.run FROM runstate_idle AS i"
-            f" WHERE i.waits AND (i.not_before IS NULL OR i.not_before <= {now})))"
+            "q.claimable_at_us IS NULL AND q.seq = ANY (ARRAY(SELECT i.run FROM runstate_idle AS i"
+            f" WHERE i.waits AND (i.not_before_us IS NULL OR i.not_before_us <= {now})))"
         )
 
     def is_busy(self, thread: str) -> str:
@@ -284,12 +282,12 @@ class _PostgresLookups(Lookups):
     def next_of_thread(self, thread: str, now: str) -> str:
         return (
             f"SELECT min(b.run) FROM runstate_idle AS b WHERE b.thread_id = {thread}"
-            f" AND (b.not_before IS NULL OR b.not_before <= {now})"
+            f" AND (b.not_before_us IS NULL OR b.not_before_us <= {now})"
         )
 
     def may_occupy(self, row: str) -> str:
-        waits = f"{row}.exclusive = 'queue' AND {row}.ready = 0"
-        return f" AND ({row}.exclusive IS NULL OR ({waits}) OR NOT {self.is_busy(f'{row}.thread_id')})"
+        waits = f"{row}.thread_policy = 'queue' AND {row}.ready = 0"
+        return f" AND ({row}.thread_policy IS NULL OR ({waits}) OR NOT {self.is_busy(f'{row}.thread_id')})"
 
 
 SQLITE_LOOKUPS: Final[Lookups] = _SqliteLookups()

@@ -14,9 +14,9 @@ from runstate.store._sql.dialect import Dialect
 
 __all__ = ["CLOSED_SESSIONS", "Queries"]
 
-CLOSED_SESSIONS: Final = "SELECT token FROM runstate_worker WHERE closed = 1"
+CLOSED_SESSIONS: Final = "SELECT token FROM runstate_worker_session WHERE closed = 1"
 
-_COMPUTED: Final = {"changed_at_us": "at", "claimable": "ready_at IS NOT NULL"}
+_COMPUTED: Final = {"claimable": "claimable_at_us IS NOT NULL"}
 """What a column of a row is in the table, where it is called otherwise there."""
 _JSON: Final = frozenset({"required_action", "last_error", "incomplete_details", "usage"})
 
@@ -46,7 +46,7 @@ class Queries:
     @property
     def moment_of_move(self) -> str:
         """When a move of `r` is made: the time in a history never goes back, though the clock may."""
-        return f"{self.dialect.greatest}(r.at, t.now)"
+        return f"{self.dialect.greatest}(r.changed_at_us, t.now)"
 
     def table(self, columns: Sequence[Column]) -> str:
         """Return the CTEs `t(now)`, the moment, and `v`, the values handed in, in order."""
@@ -59,7 +59,7 @@ class Queries:
         build = self.dialect.json_object
         some = usage.format(p="n.prompt_tokens", c="n.completion_tokens")
         return (
-            f"coalesce((SELECT {build}({some}) FROM runstate_notes AS n WHERE n.run = r.seq),"
+            f"coalesce((SELECT {build}({some}) FROM runstate_checkpoint AS n WHERE n.run = r.seq),"
             f" {build}({usage.format(p=0, c=0)}))"
         )
 
@@ -67,9 +67,9 @@ class Queries:
         """Return what is selected for the columns of a run, from the run table or what has the same columns."""
 
         def expression(name: str) -> str:
-            if name == "settings":
+            if name == "config":
                 own = self.dialect.indexed(f"{table}.id")
-                return f"(SELECT {self.dialect.as_text(name)} FROM runstate_settings AS s WHERE s.id = {own})"
+                return f"(SELECT {self.dialect.as_text(name)} FROM runstate_run_config AS s WHERE s.id = {own})"
             column = f"{table}.{_COMPUTED.get(name, name)}"
             return self.dialect.as_text(column) if name in _JSON else column
 
@@ -121,7 +121,7 @@ class Queries:
         busy = self.dialect.lookups.busy("r.thread_id")
         return (
             f"SELECT b.id FROM (SELECT ({busy} AND h.seq <> r.seq) AS id FROM runstate_run AS r"
-            f" WHERE r.seq = {self.param('run')} AND r.exclusive = 'queue') AS b WHERE b.id IS NOT NULL"
+            f" WHERE r.seq = {self.param('run')} AND r.thread_policy = 'queue') AS b WHERE b.id IS NOT NULL"
         )
 
     @cached_property
@@ -146,8 +146,8 @@ class Queries:
         """Event and actor of the entries of a run after a version, and from before the end of a worker's lease."""
         return (
             f"SELECT h.event, h.actor FROM runstate_history AS h WHERE h.run = {self.param('run')}"
-            f" AND h.version > {self.param('version')} AND h.at < (SELECT w.lease_until FROM runstate_worker AS w"
-            f" WHERE w.token = {self.param('worker')}) ORDER BY h.version"
+            f" AND h.version > {self.param('version')} AND h.at_us < (SELECT w.lease_until_us"
+            f" FROM runstate_worker_session AS w WHERE w.token = {self.param('worker')}) ORDER BY h.version"
         )
 
     @cached_property
@@ -155,13 +155,13 @@ class Queries:
         """What a run's workers noted: checkpoint, prompt tokens, completion tokens."""
         return (
             f"SELECT {self.dialect.as_text('n.checkpoint')}, n.prompt_tokens, n.completion_tokens"
-            f" FROM runstate_notes AS n WHERE n.run = {self.param('run')}"
+            f" FROM runstate_checkpoint AS n WHERE n.run = {self.param('run')}"
         )
 
     @cached_property
     def progress(self) -> str:
         """What a run's worker said last of how far it is."""
-        return f"SELECT n.progress FROM runstate_notes AS n WHERE n.run = {self.param('run')}"
+        return f"SELECT n.progress FROM runstate_checkpoint AS n WHERE n.run = {self.param('run')}"
 
     def claimed(self, table: str) -> str:
         """Return what `rows.decode_claimed` reads, of a table."""
@@ -188,7 +188,7 @@ class Queries:
         lookups = self.dialect.lookups
         first = (
             f"({lookups.first_deadline}) * 1000000",
-            "(SELECT min(lease_until) FROM runstate_worker WHERE closed = 0)",
+            "(SELECT min(lease_until_us) FROM runstate_worker_session WHERE closed = 0)",
             f"({lookups.first_not_before})",
         )
         come = [f"coalesce({moment} <= now, {self.dialect.false})" for moment in first]
@@ -214,7 +214,7 @@ class Queries:
         queue = self.param("queue", "text")
         ready = (
             f"SELECT r.id, r.seq FROM {self.dialect.lookups.overdue(queue)}"
-            f" AND {self.dialect.greatest}(r.at, r.ready_at)"
+            f" AND {self.dialect.greatest}(r.changed_at_us, r.claimable_at_us)"
             f" <= {self.now} - {self.param('age')}"
         )
         adrift = (
@@ -229,7 +229,7 @@ class Queries:
     @property
     def _entry(self) -> str:
         return (
-            "SELECT r.id, h.version, h.event, h.source, h.target, h.at, h.actor,"
+            "SELECT r.id, h.version, h.event, h.source, h.target, h.at_us, h.actor,"
             f" {self.dialect.as_text('h.detail')}, {self.dialect.entry_cursor}"
             " FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
         )
@@ -265,4 +265,4 @@ class Queries:
     def has_metadata(self, key: str, value: str) -> str:
         """Return the condition that the run of the table `r` has a pair of metadata."""
         pair = self.dialect.metadata_pair(self.param(key, "text"), self.param(value, "text"))
-        return f"EXISTS (SELECT 1 FROM runstate_settings AS s{pair})"
+        return f"EXISTS (SELECT 1 FROM runstate_run_config AS s{pair})"

@@ -74,7 +74,7 @@ def decode_run(row: Row) -> StoredRun:
     for name in _JSON:
         record[name] = _read(name, record[name])
     seq, version, event, source, *others, claimable = _stored(row)
-    run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(row[_SETTINGS_PLACE])})
+    run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(row[_CONFIG_PLACE])})
     source = None if source is None else _STATUS[source]
     run.set_store_fields((seq, version, _EVENT[event], source, *others, bool(claimable)))  # a number in SQLite
     return run
@@ -84,7 +84,7 @@ _JSON: Final = ("required_action", "last_error", "incomplete_details", "usage")
 _RECORDED: Final = tuple(name for name in RUN_COLUMNS if name in FIELDS)
 _recorded: Final = getter(RUN_COLUMNS, *_RECORDED)
 _stored: Final = getter(RUN_COLUMNS, *StoredRun.STORE_FIELDS)
-_SETTINGS_PLACE: Final = position(RUN_COLUMNS, "settings")
+_CONFIG_PLACE: Final = position(RUN_COLUMNS, "config")
 _LEASE: Final = position(RUN_COLUMNS, "worker")
 
 
@@ -108,17 +108,17 @@ _known_at_once: Final = getter(
 
 
 def _decode_claimed(row: Row) -> tuple[Any, ...]:
-    status, settings = _status_and_settings(row)
+    status, config = _status_and_config(row)
     values: tuple[Any, ...] = _arranged((*row, _STATUS[status], RunEvent.START, INITIAL_STATUS, True, *_CLAIMED))
-    if settings is None:
+    if config is None:
         return values
     chosen = list(values)
-    for name, value in _settings(settings).items():
+    for name, value in _settings(config).items():
         chosen[_PLACE[name]] = value
     return tuple(chosen)
 
 
-_status_and_settings: Final = getter(CLAIMED_COLUMNS, "status", "settings")
+_status_and_config: Final = getter(CLAIMED_COLUMNS, "status", "config")
 
 
 def decode_created(run: Run, row: Row, seq: int, at: int, ready: bool) -> StoredRun:

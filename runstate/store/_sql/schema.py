@@ -1,8 +1,8 @@
 """The tables of a store and their indexes, in both dialects. The triggers are in `triggers/`.
 
-One small hot row a run, rewritten at every transition; everything large or rare stands beside it: the settings a run
-was created with, what its worker noted, its history. (A PostgreSQL update copies the whole row, and SQLite's rewrites
-it with its overflow pages.)
+A run has one small row, which every transition rewrites. What is large or rare stands in other tables: the
+configuration that the run was created with, the checkpoint of its worker, its history. (A PostgreSQL update
+copies the whole row, and SQLite rewrites it with its overflow pages.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from runstate.store._sql.dialect import Dialect
 
 __all__ = ["TABLES", "create_tables"]
 
-TABLES: Final = ("runstate_run", "runstate_history", "runstate_settings", "runstate_notes", "runstate_worker")
+TABLES: Final = (
+    "runstate_run",
+    "runstate_history",
+    "runstate_run_config",
+    "runstate_checkpoint",
+    "runstate_worker_session",
+)
 
 
 def _run_table(dialect: Dialect) -> str:
@@ -30,7 +36,7 @@ CREATE TABLE runstate_run (
     version {number} NOT NULL,
     event {text},
     source {text},
-    at {number} NOT NULL,
+    changed_at_us {number} NOT NULL,
     actor {text},
     detail {json},
     created_at {number} NOT NULL,
@@ -45,9 +51,9 @@ CREATE TABLE runstate_run (
     usage {json},
     queue {text} NOT NULL,
     priority {number} NOT NULL,
-    not_before {number},
-    ready_at {number},
-    exclusive {text},
+    not_before_us {number},
+    claimable_at_us {number},
+    thread_policy {text},
     idempotency_key {text},
     worker {number},
     attempt {number} NOT NULL
@@ -71,17 +77,17 @@ CREATE TABLE runstate_history (
     event TEXT,
     source TEXT,
     target TEXT NOT NULL,
-    at {number} NOT NULL,
+    at_us {number} NOT NULL,
     actor TEXT,
     detail {json},
 {dialect.history_end}"""
-    settings = f"""\
-CREATE TABLE runstate_settings (
+    config = f"""\
+CREATE TABLE runstate_run_config (
     id {dialect.text} PRIMARY KEY NOT NULL,  -- as that of the run: by another collation no index would be used
-    settings {json} NOT NULL{dialect.check_object("settings")}
+    config {json} NOT NULL{dialect.check_object("config")}
 ){dialect.table_options}"""
-    notes = f"""\
-CREATE TABLE runstate_notes (
+    checkpoint = f"""\
+CREATE TABLE runstate_checkpoint (
     run {number} PRIMARY KEY NOT NULL,
     checkpoint {json}{dialect.check_json("checkpoint")},
     prompt_tokens {number} NOT NULL DEFAULT 0,
@@ -90,22 +96,22 @@ CREATE TABLE runstate_notes (
 ){dialect.table_options}"""
     # The session 0 has no worker and is closed for ever: a run that its worker released belongs to it.
     worker = f"""\
-CREATE TABLE runstate_worker (
+CREATE TABLE runstate_worker_session (
     token {number} PRIMARY KEY NOT NULL,
     name TEXT NOT NULL,
-    began_at {number} NOT NULL,
-    lease_until {number} NOT NULL,
+    began_at_us {number} NOT NULL,
+    lease_until_us {number} NOT NULL,
     closed {number} NOT NULL CHECK (closed IN (0, 1))
 ){dialect.table_options}"""
-    released = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1)"
+    released = "INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1)"
     return (
         _run_table(dialect),
         *_INDEXES,
         *dialect.lookups.ddl,
         history,
         *dialect.history_indexes,
-        settings,
-        notes,
+        config,
+        checkpoint,
         worker,
         released,
     )

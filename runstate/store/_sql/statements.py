@@ -49,43 +49,43 @@ class Statements(Leases):
 
     @cached_property
     def create(self) -> Mapping[bool, str]:
-        """Create many runs, with settings or without: gives back id, seq and time of those that nothing hindered."""
-        return {with_settings: self._create(with_settings) for with_settings in (True, False)}
+        """Create many runs, with a configuration or without; returns id, seq and time of those that were created."""
+        return {with_config: self._create(with_config) for with_config in (True, False)}
 
-    def _create(self, with_settings: bool) -> str:
+    def _create(self, with_config: bool) -> str:
         # What stands beside a run is written first: once the run is there, nobody may add to it.
-        beside = self.dialect.creates_in_one and with_settings
+        beside = self.dialect.creates_in_one and with_config
         waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
         return (
             f"WITH {self.table(CREATE_COLUMNS)}"
-            + (f", beside AS ({self._settings} RETURNING id)" if beside else "")
+            + (f", beside AS ({self._config} RETURNING id)" if beside else "")
             + f" INSERT INTO runstate_run ({', '.join(COPIED_COLUMNS)},"
-            " status, version, at, created_at, expires_at, ready_at, attempt)"
+            " status, version, changed_at_us, created_at, expires_at, claimable_at_us, attempt)"
             f" SELECT {', '.join(f'v.{name}' for name in COPIED_COLUMNS)},"
             f" '{INITIAL_STATUS}', 1, t.now, t.now / 1000000, t.now / 1000000 + v.expires_in,"
             " CASE WHEN v.ready = 1 THEN t.now END, 0"
             f" FROM v, t WHERE {waits}{self.dialect.lookups.may_occupy('v')}"
-            " ON CONFLICT DO NOTHING RETURNING id, seq, at"
+            " ON CONFLICT DO NOTHING RETURNING id, seq, changed_at_us"
         )
 
     @cached_property
-    def _settings(self) -> str:
+    def _config(self) -> str:
         return (
-            f"INSERT INTO runstate_settings (id, settings) SELECT v.id, {self.dialect.as_json('v.settings')} FROM v"
-            " WHERE v.settings IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
+            f"INSERT INTO runstate_run_config (id, config) SELECT v.id, {self.dialect.as_json('v.config')} FROM v"
+            " WHERE v.config IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
             " ON CONFLICT DO NOTHING"  # who stands in the way creates a run with this id, too, or did so before us
         )
 
     @cached_property
-    def add_settings(self) -> str:
+    def add_config(self) -> str:
         """SQLite's first half of `create`."""
-        return f"WITH {self.table(CREATE_COLUMNS)} {self._settings}"
+        return f"WITH {self.table(CREATE_COLUMNS)} {self._config}"
 
     @cached_property
-    def drop_settings(self) -> str:
-        """Take away the settings of a run that was not created after all."""
+    def drop_config(self) -> str:
+        """Take away the configuration of a run that was not created after all."""
         there = f"SELECT 1 FROM runstate_run WHERE id = {self.param('id', 'text')}"
-        return f"DELETE FROM runstate_settings WHERE id = {self.param('id', 'text')} AND NOT EXISTS ({there})"
+        return f"DELETE FROM runstate_run_config WHERE id = {self.param('id', 'text')} AND NOT EXISTS ({there})"
 
     # --- moves ----------------------------------------------------------------------------------------------------
 
@@ -98,13 +98,13 @@ class Statements(Leases):
         """
         target = RUN_LIFECYCLE.target_of(event)
         sources = RUN_LIFECYCLE.sources_of(event)
-        at = f"{self.dialect.greatest}(r.at, {now})"
+        at = f"{self.dialect.greatest}(r.changed_at_us, {now})"
         sets = {
             "status": f"'{target}'",
             "version": "r.version + 1",
             "event": f"'{event}'",
             "source": "r.status",
-            "at": at,
+            "changed_at_us": at,
             "actor": actor,
             "detail": params.get("detail", "NULL"),
         }
@@ -140,7 +140,7 @@ class Statements(Leases):
 
     def _may(self, event: RunEvent) -> str:
         """Return what an event asks of a run besides its status."""
-        ready = " AND r.ready_at IS NOT NULL" if RUN_LIFECYCLE.target_of(event) == _STARTED else ""
+        ready = " AND r.claimable_at_us IS NOT NULL" if RUN_LIFECYCLE.target_of(event) == _STARTED else ""
         in_time = f" AND {self.in_time(self.moment_of_move)}" if event in RUN_LIFECYCLE.until_deadline else ""
         return f"{ready}{in_time}"
 
@@ -213,7 +213,7 @@ class Statements(Leases):
     def lock_threads(self) -> str:
         """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
         held = (
-            "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND exclusive IS NOT NULL"
+            "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND thread_policy IS NOT NULL"
             " ORDER BY thread_id"
         )
         return f"SELECT {thread_lock_sql('thread_id')} FROM ({held}) AS held"
@@ -241,8 +241,8 @@ class Statements(Leases):
     def claim_id(self) -> str:
         """Claim one run by its id, if it is queued and ready."""
         picked = (
-            f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{INITIAL_STATUS}' AND r.ready_at IS NOT NULL"
-            f" AND {self.in_time('t.now')}"
+            f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{INITIAL_STATUS}'"
+            f" AND r.claimable_at_us IS NOT NULL AND {self.in_time('t.now')}"
         )
         own = self.dialect.returned
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
@@ -347,21 +347,22 @@ class Statements(Leases):
         now = "(SELECT now FROM t)"
         lookups = self.dialect.lookups
         first = (
-            f"q.exclusive IS NULL OR q.exclusive = 'reject' OR (NOT {lookups.is_busy('q.thread_id')}"
+            f"q.thread_policy IS NULL OR q.thread_policy = 'reject' OR (NOT {lookups.is_busy('q.thread_id')}"
             f" AND q.seq = ({lookups.next_of_thread('q.thread_id', now)}))"
         )
         own = self.dialect.returned
         some = f"SELECT q.seq FROM runstate_run AS q WHERE {lookups.waiting(now)} AND ({first})"
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r"
-            f" SET ready_at = {self.dialect.greatest}(r.at, t.now) FROM t"
-            f" WHERE r.ready_at IS NULL AND r.seq {self._some(some)} RETURNING {own}.id"
+            f" SET claimable_at_us = {self.dialect.greatest}(r.changed_at_us, t.now) FROM t"
+            f" WHERE r.claimable_at_us IS NULL AND r.seq {self._some(some)} RETURNING {own}.id"
         )
 
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _ended(self) -> str:
-        return f"SELECT seq FROM runstate_run WHERE status IN ({ENDED}) AND at < {self.now} - {self.param('age')}"
+        before = f"{self.now} - {self.param('age')}"
+        return f"SELECT seq FROM runstate_run WHERE status IN ({ENDED}) AND changed_at_us < {before}"
 
     @cached_property
     def prunable(self) -> str:

@@ -35,7 +35,7 @@ _OLDEST: Final = (3, 38, 0)
 # Between two checks whether another process has finished writing. SQLite itself would sleep up to 100 ms at a time.
 _LOOKS_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_SETTINGS: Final = position(CREATE_COLUMNS, "settings")
+_SETTINGS: Final = position(CREATE_COLUMNS, "config")
 _OUR_TYPES: Final = frozenset({"INTEGER", "TEXT"})
 _NO_ROOM: Final = "the disk is full"
 _COLUMNS: Final = "SELECT t.value, c.name FROM json_each(:tables) t, pragma_table_info(t.value) c"
@@ -142,7 +142,9 @@ class SqliteConnection:
 
     def _require_plain_types(self) -> None:
         """Refuse a connection that converts the columns of a store: `detect_types` can neither be read nor changed."""
-        found = self._cursor.execute("SELECT token, name FROM runstate_worker ORDER BY token LIMIT 1").fetchone()
+        found = self._cursor.execute(
+            "SELECT token, name FROM runstate_worker_session ORDER BY token LIMIT 1"
+        ).fetchone()
         if found is not None and [type(value) for value in found] != [int, str]:
             raise StoreError(
                 "the connection converts INTEGER or TEXT by a registered converter (detect_types=PARSE_DECLTYPES): "
@@ -195,11 +197,11 @@ class SqliteConnection:
         return {"rows": json.dumps(rows if isinstance(rows, list) else list(rows))}
 
     def insert_runs(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Insert the settings of runs, then the runs: no settings can be added to an existing run."""
+        """Insert the configuration of runs, then the runs: no configuration can be added to an existing run."""
         params = self.bind_rows(CREATE_COLUMNS, rows)
         has_settings = any(row[_SETTINGS] is not None for row in rows)
         if has_settings:
-            self.execute(self.statements.add_settings, params)
+            self.execute(self.statements.add_config, params)
         return self.execute(self.statements.create[has_settings], params)
 
     def settle_and_claim(

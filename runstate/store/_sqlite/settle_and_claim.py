@@ -30,7 +30,7 @@ _COMPLETE_ONLY: Final = (_DONE, False)
 """The outcome of most runs: completed, with the used tokens only."""
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
-_AT: Final = "max(at, :now)"
+_AT: Final = "max(changed_at_us, :now)"
 _EACH: Final = ("key", "used", "version")
 _AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"
 # A run is completed once, and every completion writes an entry. So the last completions of these runs are the new ones.
@@ -124,11 +124,10 @@ def claimable() -> str:
         "started_at": f"{_AT} / 1000000",
         "actor": ":actor",
     }
-    *names, settings = CLAIMED_COLUMNS
-    stored = ["at" if name == "changed_at_us" else name for name in names]
-    columns = [after.get(name, column) for name, column in zip(names, stored, strict=True)]
-    columns.append(f"(SELECT {settings} FROM runstate_settings AS s WHERE s.id = r.id)")
-    picked = _SQL.picking(*stored, now=":now")
+    *names, config = CLAIMED_COLUMNS
+    columns = [after.get(name, name) for name in names]
+    columns.append(f"(SELECT {config} FROM runstate_run_config AS s WHERE s.id = r.id)")
+    picked = _SQL.picking(*names, now=":now")
     return f"SELECT json_group_array(json_array({', '.join(columns)})), json_group_array(seq) FROM ({picked}) AS r"
 
 

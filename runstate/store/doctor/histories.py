@@ -50,7 +50,7 @@ def _entries(speak: Queries) -> str:
     """Return the statement that finds the entries that cannot legally follow the entry before, in a range of runs."""
     move = "coalesce(h.event || ' ' || h.source || ' ' || h.target, '')"
     birth = f"h.version = 1 AND h.event IS NULL AND h.source IS NULL AND h.target = '{INITIAL_STATUS}'"
-    follows = f"h.version = p.version + 1 AND h.source = p.target AND h.at >= p.at AND {move} IN ({LEGAL})"
+    follows = f"h.version = p.version + 1 AND h.source = p.target AND h.at_us >= p.at_us AND {move} IN ({LEGAL})"
     return f"""\
 SELECT h.run, h.version, h.event, h.source, h.target, p.target, r.id, CASE
         WHEN h.version = 1 THEN 'birth'
@@ -79,7 +79,7 @@ def _rows(speak: Queries) -> str:
     same = speak.dialect.null_safe_eq
     differs = " OR ".join(
         f"NOT h.{entry} {same} r.{row}"
-        for entry, row in (("target", "status"), ("event", "event"), ("source", "source"), ("at", "at"))
+        for entry, row in (("target", "status"), ("event", "event"), ("source", "source"), ("at_us", "changed_at_us"))
     )
     present = " || ".join(f"CASE WHEN r.{name} IS NULL THEN '0' ELSE '1' END" for name in _FIELDS)
     times = " OR ".join(f"r.{name} < r.created_at" for name in _FIELDS[:5])

@@ -37,13 +37,13 @@ _KINDS: Final = (  # the first that matches a run is reported
         "error",
         "r.worker IS NOT NULL AND w.token IS NULL",
         "run {id} is {status} and held by a session that is not in the database, so no worker will take it over",
-        "cancel it, or let its deadline end it; and find out what deletes from runstate_worker",
+        "cancel it, or let its deadline end it; and find out what deletes from runstate_worker_session",
     ),
     _Kind(
         "adrift",
         "warning",
-        "w.closed = 1 AND {greatest}(w.lease_until, r.at) < t.now - {grace}",
-        "run {id} is {status}, its worker {worker} is gone, and no worker has taken it over",
+        "w.closed = 1 AND {greatest}(w.lease_until_us, r.changed_at_us) < t.now - {grace}",
+        "run {id} is {status}, its worker {left}, and no worker has taken it over",
         "let a worker of the queue {queue!r} run, which takes it over; a sweep ends a run that is cancelling",
     ),
     _Kind(
@@ -56,14 +56,14 @@ _KINDS: Final = (  # the first that matches a run is reported
     _Kind(
         "unowned",
         "warning",
-        "r.status = '{started}' AND r.worker IS NULL AND r.at < t.now - {unowned}",
+        "r.status = '{started}' AND r.worker IS NULL AND r.changed_at_us < t.now - {unowned}",
         "run {id} has been {status} for {age} without a worker: it was started by hand, so no worker takes it over",
         "complete or fail it by hand, or let its deadline end it",
     ),
     _Kind(
         "stuck",
         "warning",
-        "{greatest}(r.at, coalesce(r.not_before, 0)) < t.now - {stuck}",
+        "{greatest}(r.changed_at_us, coalesce(r.not_before_us, 0)) < t.now - {stuck}",
         "run {id} has been {status} for {age}{held}",
         "{stuck_remedy}",
     ),
@@ -84,12 +84,13 @@ def _live(speak: Queries) -> str:
     return f"""\
 SELECT p.* FROM (
     SELECT k.*, count(*) OVER (PARTITION BY k.kind) AS many,
-        row_number() OVER (PARTITION BY k.kind ORDER BY k.at, k.seq) AS place
+        row_number() OVER (PARTITION BY k.kind ORDER BY k.changed_at_us, k.seq) AS place
     FROM (
-        SELECT r.seq, r.id, r.status, r.at, t.now - r.at AS age, t.now / 1000000 - r.expires_at AS late, r.queue,
-            w.name, w.closed, r.ready_at IS NULL AND r.worker IS NULL AS unready, CASE {cases} END AS kind
+        SELECT r.seq, r.id, r.status, r.changed_at_us, t.now - r.changed_at_us AS age,
+            t.now / 1000000 - r.expires_at AS late, r.queue,
+            w.name, w.closed, r.worker = 0 AS released, r.claimable_at_us IS NULL AND r.worker IS NULL AS unready, CASE {cases} END AS kind
         FROM runstate_run AS r CROSS JOIN (SELECT {speak.now} AS now) AS t
-            LEFT JOIN runstate_worker AS w ON w.token = r.worker
+            LEFT JOIN runstate_worker_session AS w ON w.token = r.worker
         WHERE r.expires_at IS NOT NULL) AS k
     WHERE k.kind IS NOT NULL) AS p
 WHERE p.place <= {speak.param("most")} ORDER BY p.kind, p.place"""
@@ -100,27 +101,28 @@ def examine_waiting(session: Connection, sheet: Sheet, stuck_after_s: float) -> 
     speak = session.statements
     kinds = {kind.name: kind for kind in _KINDS}
     for row in session.execute(_live(speak), {"stuck": int(stuck_after_s * 1_000_000), "most": sheet.most}):
-        name, many, place = row[10:]
+        name, many, place = row[11:]
         kind, words = kinds[name], _words(row)
         sheet.add(kind.severity, name, kind.sentence.format(**words), kind.remedy.format(**words), run_id=row[1])
         if place == sheet.most:
             sheet.add_uncounted(kind.severity, name, many - place)
     lapsed = (
-        f"SELECT w.name, t.now - w.lease_until FROM runstate_worker AS w CROSS JOIN (SELECT {speak.now} AS now) AS t"
-        f" WHERE w.closed = 0 AND w.lease_until < t.now - {_GRACE_US} ORDER BY w.lease_until LIMIT 1000"
+        "SELECT w.name, t.now - w.lease_until_us FROM runstate_worker_session AS w"
+        f" CROSS JOIN (SELECT {speak.now} AS now) AS t"
+        f" WHERE w.closed = 0 AND w.lease_until_us < t.now - {_GRACE_US} ORDER BY w.lease_until_us LIMIT 1000"
     )
     for name, late in session.execute(lapsed, {}):
         sentence = f"the lease of worker {name} lapsed {format_duration(late)} ago, and no sweep has closed it"
         sheet.add("warning", "lapsed", sentence, _SWEEP, thing=name)
-    nobody = session.execute("SELECT closed FROM runstate_worker WHERE token = 0", {})
-    if [tuple(row) for row in nobody] != [(1,)]:
+    released = session.execute("SELECT closed FROM runstate_worker_session WHERE token = 0", {})
+    if [tuple(row) for row in released] != [(1,)]:
         sentence = "the session with the token 0 is missing or open: a released run is never taken over"
-        again = "INSERT INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1), or set its closed to 1"
-        sheet.add("error", "row", sentence, again, thing="runstate_worker")
+        again = "INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1), or set its closed to 1"
+        sheet.add("error", "row", sentence, again, thing="runstate_worker_session")
 
 
 def _words(row: Row) -> dict[str, str]:
-    run_id, status, _, age, late, queue, worker, closed, unready = row[1:10]
+    run_id, status, _, age, late, queue, worker, closed, released, unready = row[1:11]
     held = ""
     if worker is not None and closed == 0:
         held = f", and worker {worker} has it"
@@ -135,4 +137,5 @@ def _words(row: Row) -> dict[str, str]:
         "queue": queue,
         "stuck_remedy": remedy,
     }
-    return {**words, "late": format_duration(late * 1_000_000), "worker": worker or "nobody"}
+    left = "released it" if released else f"{worker} is gone"
+    return {**words, "late": format_duration(late * 1_000_000), "left": left}

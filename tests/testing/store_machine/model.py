@@ -51,7 +51,7 @@ class Account:
     now: int = 0
     """Unix microseconds; whoever moves the clock sets it."""
     runs: dict[str, Known] = attrs.field(factory=dict)
-    sessions: dict[int, _Session] = attrs.field(factory=lambda: {_NOBODY: _Session(0, 0, "nobody", closed=True)})
+    sessions: dict[int, _Session] = attrs.field(factory=lambda: {_NOBODY: _Session(0, 0, "released", closed=True)})
 
     # --- births -------------------------------------------------------------------------------------------------------
 

@@ -25,10 +25,10 @@ COMMONEST_FIRST: Final = (*_MOST, *(event for event in RUN_LIFECYCLE.events if e
 _STAMPS: Final[tuple[Stamp, ...]] = ("started_at", "cancelled_at", "failed_at", "completed_at")
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _HELD: Final = ("expires_at", "required_action", "last_error", "incomplete_details", "usage")
-_ENTRY: Final = ("event", "source", "at", "actor", "detail")
+_ENTRY: Final = ("event", "source", "changed_at_us", "actor", "detail")
 # Judged by the time that is written, which is the writer's own and never before that of the last entry. The database's
 # clock is none to judge by: the clock of a test may be years from it, that of a client seconds.
-_IN_TIME: Final = "NEW.at < OLD.expires_at * 1000000"
+_IN_TIME: Final = "NEW.changed_at_us < OLD.expires_at * 1000000"
 _UNTIL_DEADLINE: Final = tuple(event for event in RUN_LIFECYCLE.events if event in RUN_LIFECYCLE.until_deadline)
 _EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
 _JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
@@ -85,7 +85,7 @@ def _stamped(dialect: Dialect, status: RunStatus) -> str:
     """Return the condition that a transition into a status has written its stamp, and no other."""
     own = {row.stamp for row in RUN_LIFECYCLE.transitions if row.target is status and row.stamp}
     kept = _same(dialect, tuple(stamp for stamp in _STAMPS if stamp not in own))
-    return " AND ".join([kept, *(f"NEW.{stamp} = NEW.at / 1000000" for stamp in own)])
+    return " AND ".join([kept, *(f"NEW.{stamp} = NEW.changed_at_us / 1000000" for stamp in own)])
 
 
 def _ownership(dialect: Dialect) -> str:
@@ -108,14 +108,14 @@ def _claims(dialect: Dialect) -> str:
     same = dialect.null_safe_eq
     untouched = f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt"
     ready = (
-        f"OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL AND OLD.status = '{INITIAL_STATUS}' AND {untouched}"
-        " AND NEW.ready_at >= coalesce(OLD.not_before, OLD.at)"
+        f"OLD.claimable_at_us IS NULL AND NEW.claimable_at_us IS NOT NULL AND OLD.status = '{INITIAL_STATUS}'"
+        f" AND {untouched} AND NEW.claimable_at_us >= coalesce(OLD.not_before_us, OLD.changed_at_us)"
     )
     released = "NEW.worker = 0 AND OLD.worker <> 0 AND NEW.attempt = OLD.attempt - 1"
     taken = "NEW.worker <> OLD.worker AND NEW.worker <> 0 AND NEW.attempt = OLD.attempt + 1"
-    return f"""({untouched} AND NEW.ready_at {same} OLD.ready_at)
+    return f"""({untouched} AND NEW.claimable_at_us {same} OLD.claimable_at_us)
         OR ({ready})
-        OR (NEW.ready_at {same} OLD.ready_at AND (({released}) OR ({taken})))"""
+        OR (NEW.claimable_at_us {same} OLD.claimable_at_us AND (({released}) OR ({taken})))"""
 
 
 def _held(status: RunStatus) -> str:
@@ -131,10 +131,10 @@ def _fields(dialect: Dialect) -> str:
     # The JSON null is not NULL, and says as little.
     objects = [f"(NEW.{c} IS NULL OR ({_is_some_object(dialect, c)}))" for c in sorted(_JSON)]
     bounds = [
-        f"NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}",
+        f"NEW.changed_at_us BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}",
         f"(NEW.expires_at IS NULL OR (NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}))",
     ]
-    begun = "(NEW.ready_at IS NOT NULL OR NEW.started_at IS NULL)"  # what is not ready is not begun
+    begun = "(NEW.claimable_at_us IS NOT NULL OR NEW.started_at IS NULL)"  # what is not ready is not begun
     return " AND ".join([held, *objects, *bounds, begun])
 
 
@@ -166,15 +166,15 @@ def row_condition(dialect: Dialect, event: RunEvent) -> str:
         owned = gone
     conditions = [
         f"NEW.status = '{target}' AND ({sources}) AND NEW.source = OLD.status",
-        f"NEW.at >= OLD.at AND NEW.at < {YEAR_10000 * 1_000_000}",
+        f"NEW.changed_at_us >= OLD.changed_at_us AND NEW.changed_at_us < {YEAR_10000 * 1_000_000}",
         _stamped(dialect, target),
         _held(target),
         *(["NEW.expires_at = OLD.expires_at"] if RUN_LIFECYCLE.is_present("expires_at", target) else []),
         *([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),
         *(_is_object(dialect, field) for field in objects),
         f"(NEW.detail IS NULL OR {_is_object(dialect, 'detail')})",
-        f"NEW.ready_at {dialect.null_safe_eq} OLD.ready_at",
-        *(["NEW.ready_at IS NOT NULL"] if target == _STARTED else []),
+        f"NEW.claimable_at_us {dialect.null_safe_eq} OLD.claimable_at_us",
+        *(["NEW.claimable_at_us IS NOT NULL"] if target == _STARTED else []),
         owned,
     ]
     return " AND ".join(conditions)
@@ -188,12 +188,13 @@ def _birth(dialect: Dialect) -> Guard:
         "INSERT",
         f"NEW.status = '{INITIAL_STATUS}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty}"
         f" AND {_held(INITIAL_STATUS)}"
-        f" AND NEW.at BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1} AND NEW.created_at = NEW.at / 1000000"
+        f" AND NEW.changed_at_us BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}"
+        " AND NEW.created_at = NEW.changed_at_us / 1000000"
         f" AND NEW.expires_at > NEW.created_at AND NEW.expires_at < {YEAR_10000}"
-        " AND (NEW.ready_at IS NULL OR NEW.not_before IS NULL)"
+        " AND (NEW.claimable_at_us IS NULL OR NEW.not_before_us IS NULL)"
         " AND NEW.id <> '' AND NEW.thread_id <> '' AND NEW.assistant_id <> '' AND NEW.queue <> ''"
         " AND (NEW.idempotency_key IS NULL OR NEW.idempotency_key <> '')"
-        " AND (NEW.exclusive IS NULL OR NEW.exclusive = 'reject' OR NEW.exclusive = 'queue')"
+        " AND (NEW.thread_policy IS NULL OR NEW.thread_policy = 'reject' OR NEW.thread_policy = 'queue')"
         f" AND (NEW.detail IS NULL OR ({_is_some_object(dialect, 'detail')}))",
         f"a run is born {INITIAL_STATUS}, at version 1, with no stamp but its birth",
     )
@@ -219,12 +220,12 @@ def guards(dialect: Dialect) -> Iterator[Guard]:
         "UPDATE",
         f"""CASE NEW.version - OLD.version
         WHEN 1 THEN {_legal(dialect)}
-            AND NEW.source = OLD.status AND NEW.at >= OLD.at
+            AND NEW.source = OLD.status AND NEW.changed_at_us >= OLD.changed_at_us
         WHEN 0 THEN NEW.status = OLD.status AND {_same(dialect, (*_ENTRY, *_STAMPS, *_HELD))}
         ELSE {dialect.false}
     END""",
         "illegal transition. Change runs through runstate; a direct UPDATE must also set event, source, "
-        "version = version + 1 and at",
+        "version = version + 1 and changed_at_us",
     )
     yield _timely(dialect)
     yield Guard(
@@ -244,7 +245,7 @@ def guards(dialect: Dialect) -> Iterator[Guard]:
         "claims",
         "UPDATE",
         f"""CASE WHEN NEW.version <> OLD.version
-        THEN NEW.ready_at {dialect.null_safe_eq} OLD.ready_at AND {_ownership(dialect)}
+        THEN NEW.claimable_at_us {dialect.null_safe_eq} OLD.claimable_at_us AND {_ownership(dialect)}
         ELSE {_claims(dialect)}
     END""",
         "a run is claimed at its start, released or taken over with its attempt counted, and gets ready once",

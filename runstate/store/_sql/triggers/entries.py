@@ -22,8 +22,8 @@ __all__ = [
     "TAKEN",
 ]
 
-FIELDS: Final = "(run, version, event, source, target, at, actor, detail)"
-NEW_ENTRY: Final = "NEW.seq, NEW.version, NEW.event, NEW.source, NEW.status, NEW.at, NEW.actor, NEW.detail"
+FIELDS: Final = "(run, version, event, source, target, at_us, actor, detail)"
+NEW_ENTRY: Final = "NEW.seq, NEW.version, NEW.event, NEW.source, NEW.status, NEW.changed_at_us, NEW.actor, NEW.detail"
 HISTORY: Final = "the history is written by the database alone, and never changed"
 SETTINGS: Final = "what a run was created with never changes"
 TAKEN: Final = "a run is taken over only from a worker whose lease has been closed"
@@ -33,7 +33,7 @@ CLOSED: Final = "a lease that was closed stays closed"
 LEASED: Final = "a lease is kept while a run belongs to it"
 
 
-NEW_ENDED: Final = f"NEW.exclusive IS NOT NULL AND NEW.status IN ({ENDED})"
+NEW_ENDED: Final = f"NEW.thread_policy IS NOT NULL AND NEW.status IN ({ENDED})"
 """The condition that a run which its thread waited for has ended."""
 
 EMPTIED: Final = "runs are pruned when they have ended, and nothing is emptied"

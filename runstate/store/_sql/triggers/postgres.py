@@ -78,8 +78,8 @@ FUNCTIONS: Final = {
     "refuse": """\
     RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;""",
     "born": f"""\
-    SELECT bool_and(coalesce({_rows(_BORN.holds, new="born")}, false)), bool_or(ready_at IS NULL),
-        bool_or(exclusive IS NOT NULL) INTO holds, waits, alone FROM born;
+    SELECT bool_and(coalesce({_rows(_BORN.holds, new="born")}, false)), bool_or(claimable_at_us IS NULL),
+        bool_or(thread_policy IS NOT NULL) INTO holds, waits, alone FROM born;
     IF NOT holds THEN
         RAISE EXCEPTION 'runstate: {_BORN.sentence}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
@@ -115,7 +115,7 @@ FUNCTIONS: Final = {
                     IF after.worker IS NULL THEN
                         DELETE FROM @schema.runstate_held WHERE run = after.seq;
                     END IF;
-                ELSIF before.status = '{INITIAL_STATUS}' AND before.ready_at IS NOT NULL THEN
+                ELSIF before.status = '{INITIAL_STATUS}' AND before.claimable_at_us IS NOT NULL THEN
                     DELETE FROM @schema.runstate_claimable WHERE run = after.seq;
                 ELSE
                     DELETE FROM @schema.runstate_idle WHERE run = after.seq;
@@ -124,21 +124,21 @@ FUNCTIONS: Final = {
                     IF before.worker IS NULL THEN
                         INSERT INTO @schema.runstate_held VALUES (after.seq, after.worker, after.expires_at);
                     END IF;
-                ELSIF after.status = '{INITIAL_STATUS}' AND after.ready_at IS NOT NULL THEN
+                ELSIF after.status = '{INITIAL_STATUS}' AND after.claimable_at_us IS NOT NULL THEN
                     INSERT INTO @schema.runstate_claimable
                         VALUES (after.seq, after.queue, after.priority, after.expires_at);
                 ELSIF after.expires_at IS NOT NULL THEN  -- it is live
                     INSERT INTO @schema.runstate_idle
-                        VALUES (after.seq, after.queue, false, NULL, after.not_before, after.expires_at);
-                ELSIF after.exclusive IS NOT NULL THEN
-                    PERFORM @schema.runstate_promote(after.thread_id, after.seq, after.at);
+                        VALUES (after.seq, after.queue, false, NULL, after.not_before_us, after.expires_at);
+                ELSIF after.thread_policy IS NOT NULL THEN
+                    PERFORM @schema.runstate_promote(after.thread_id, after.seq, after.changed_at_us);
                 END IF;
                 RETURN NULL;
             END IF;
         END IF;
     END IF;
     FOR kind IN SELECT event, count(*) AS many, bool_and(worker IS NOT NULL) AS owned,
-        bool_or(exclusive IS NOT NULL) AS alone FROM moved GROUP BY event
+        bool_or(thread_policy IS NOT NULL) AS alone FROM moved GROUP BY event
     LOOP
         alone := alone OR kind.alone;
         CASE kind.event
@@ -168,7 +168,7 @@ FUNCTIONS: Final = {
                 USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME, DETAIL = format(
                     'run %s: %s from %s to %s', kind.id, coalesce(kind.event, 'nothing'), kind.source, kind.target);
         END IF;
-        SELECT o.id, w.name INTO kind FROM {_JOINED} JOIN @schema.runstate_worker AS w ON w.token = o.worker
+        SELECT o.id, w.name INTO kind FROM {_JOINED} JOIN @schema.runstate_worker_session AS w ON w.token = o.worker
             WHERE n.version = o.version AND n.worker <> 0 AND n.worker <> o.worker AND w.closed = 0 LIMIT 1;
         IF FOUND THEN
             RAISE EXCEPTION 'runstate: {TAKEN}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
@@ -197,25 +197,25 @@ FUNCTIONS: Final = {
     END IF;
     IF alone THEN
         INSERT INTO @schema.runstate_thread (thread_id, run) SELECT n.thread_id, n.seq FROM {_JOINED}
-            WHERE o.ready_at IS NULL AND n.ready_at IS NOT NULL AND n.exclusive = 'queue';
-        FOR kind IN SELECT thread_id, seq, at FROM moved WHERE exclusive IS NOT NULL AND event IN ({_ENDS})
-            ORDER BY thread_id
+            WHERE o.claimable_at_us IS NULL AND n.claimable_at_us IS NOT NULL AND n.thread_policy = 'queue';
+        FOR kind IN SELECT thread_id, seq, changed_at_us FROM moved
+            WHERE thread_policy IS NOT NULL AND event IN ({_ENDS}) ORDER BY thread_id
         LOOP
-            PERFORM @schema.runstate_promote(kind.thread_id, kind.seq, kind.at);
+            PERFORM @schema.runstate_promote(kind.thread_id, kind.seq, kind.changed_at_us);
         END LOOP;
     END IF;
     RETURN NULL;""",
     "deleted": """\
     DELETE FROM @schema.runstate_history WHERE run IN (SELECT seq FROM gone);
-    DELETE FROM @schema.runstate_notes WHERE run IN (SELECT seq FROM gone);
-    DELETE FROM @schema.runstate_settings WHERE id IN (SELECT id FROM gone);
+    DELETE FROM @schema.runstate_checkpoint WHERE run IN (SELECT seq FROM gone);
+    DELETE FROM @schema.runstate_run_config WHERE id IN (SELECT id FROM gone);
     RETURN NULL;""",
     "kept": f"""\
     IF EXISTS (SELECT 1 FROM erased JOIN @schema.runstate_run ON seq = run) THEN
         RAISE EXCEPTION 'runstate: {HISTORY}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     RETURN NULL;""",
-    "settings": f"""\
+    "config": f"""\
     IF EXISTS (SELECT 1 FROM @schema.runstate_run WHERE id = CASE TG_OP WHEN 'INSERT' THEN NEW.id ELSE OLD.id END) THEN
         RAISE EXCEPTION 'runstate: {SETTINGS}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
@@ -244,10 +244,10 @@ CREATE FUNCTION @schema.runstate_promote(thread text, ended bigint, ended_at big
     SET search_path = pg_catalog, pg_temp SET enable_nestloop = on AS $$ BEGIN
     PERFORM {thread_lock_sql("thread")};
     DELETE FROM @schema.runstate_thread WHERE thread_id = thread AND run = ended;
-    UPDATE @schema.runstate_run SET ready_at = greatest(at, ended_at) WHERE seq = (
+    UPDATE @schema.runstate_run SET claimable_at_us = greatest(changed_at_us, ended_at) WHERE seq = (
         SELECT q.seq FROM @schema.runstate_idle AS i JOIN @schema.runstate_run AS q ON q.seq = i.run
-        WHERE i.thread_id = thread AND (i.not_before IS NULL OR i.not_before <= ended_at) AND q.ready_at IS NULL
-            AND q.status = '{INITIAL_STATUS}'
+        WHERE i.thread_id = thread AND (i.not_before_us IS NULL OR i.not_before_us <= ended_at)
+            AND q.claimable_at_us IS NULL AND q.status = '{INITIAL_STATUS}'
         ORDER BY i.run LIMIT 1 FOR UPDATE OF q SKIP LOCKED)
         AND NOT EXISTS (SELECT 1 FROM @schema.runstate_thread WHERE thread_id = thread);
 END $$"""
@@ -303,12 +303,12 @@ def postgres_guards() -> Iterator[str]:
     erased = "AFTER DELETE ON runstate_history REFERENCING OLD TABLE AS erased FOR EACH STATEMENT"
     yield guard_by("history_delete", erased, "kept")
     for event in ("INSERT", "DELETE"):
-        when = f"BEFORE {event} ON runstate_settings FOR EACH ROW"
-        yield guard_by(f"settings_{event.lower()}", when, "settings")
-    yield guard_by("settings_update", "BEFORE UPDATE ON runstate_settings FOR EACH ROW", "refuse", SETTINGS)
-    reopened = f"BEFORE UPDATE ON runstate_worker FOR EACH ROW WHEN ({REOPENED})"
+        when = f"BEFORE {event} ON runstate_run_config FOR EACH ROW"
+        yield guard_by(f"config_{event.lower()}", when, "config")
+    yield guard_by("config_update", "BEFORE UPDATE ON runstate_run_config FOR EACH ROW", "refuse", SETTINGS)
+    reopened = f"BEFORE UPDATE ON runstate_worker_session FOR EACH ROW WHEN ({REOPENED})"
     yield guard_by("closed", reopened, "refuse", CLOSED)
-    yield guard_by("leased", "BEFORE DELETE ON runstate_worker FOR EACH ROW", "leased")
+    yield guard_by("leased", "BEFORE DELETE ON runstate_worker_session FOR EACH ROW", "leased")
     for table in POSTGRES.lookups.tables:
         when = f"BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)"
         yield guard_by(f"private_{table.removeprefix('runstate_')}", when, "refuse", PRIVATE)

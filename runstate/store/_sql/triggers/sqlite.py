@@ -27,8 +27,9 @@ __all__ = ["sqlite_guards"]
 _BUSY: Final = SQLITE.lookups.is_busy("NEW.thread_id")
 # By a clock that went back a run may have ended before the next was born.
 _PROMOTE: Final = (
-    "UPDATE runstate_run SET ready_at = CASE WHEN at > NEW.at THEN at ELSE NEW.at END"
-    f" WHERE seq = ({SQLITE.lookups.next_of_thread('NEW.thread_id', 'NEW.at')}) AND NOT {_BUSY}"
+    "UPDATE runstate_run SET claimable_at_us = CASE WHEN changed_at_us > NEW.changed_at_us THEN changed_at_us"
+    " ELSE NEW.changed_at_us END"
+    f" WHERE seq = ({SQLITE.lookups.next_of_thread('NEW.thread_id', 'NEW.changed_at_us')}) AND NOT {_BUSY}"
 )
 """The statement that lets the next run of a thread be claimed, as the one before it has ended."""
 
@@ -75,7 +76,7 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
     entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
     when = "AFTER UPDATE ON runstate_run WHEN NEW.version"
     yield guard_by("moved", f"{when} <> OLD.version", f"BEGIN {check} {entry} END")
-    lapsed = "(SELECT closed FROM runstate_worker WHERE token = OLD.worker)"
+    lapsed = "(SELECT closed FROM runstate_worker_session WHERE token = OLD.worker)"
     taken = f"NEW.worker <> 0 AND NEW.worker <> OLD.worker AND coalesce({lapsed}, 1) = 0"
     kept = f"SELECT CASE {which} WHEN {taken} THEN raise(ABORT, 'runstate: {TAKEN}') END;"
     yield guard_by("kept", f"{when} = OLD.version", f"BEGIN {kept} END")
@@ -84,11 +85,11 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
 def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
     """Yield what guards the tables beside the runs."""
     # Deleting a run deletes what stands beside it. Only then may the history lose rows.
-    gone = "DELETE FROM runstate_history WHERE run = OLD.seq; DELETE FROM runstate_notes WHERE run = OLD.seq;"
+    gone = "DELETE FROM runstate_history WHERE run = OLD.seq; DELETE FROM runstate_checkpoint WHERE run = OLD.seq;"
     yield guard_by(
         "deleted",
         "AFTER DELETE ON runstate_run",
-        f"BEGIN {gone} DELETE FROM runstate_settings WHERE id = OLD.id; END",
+        f"BEGIN {gone} DELETE FROM runstate_run_config WHERE id = OLD.id; END",
     )
     # What passes is the entry of a run's own version that is not there yet: the one that the trigger on runs is just
     # writing. (With OR REPLACE a copy of the last entry would get another place among those of all runs.)
@@ -108,12 +109,12 @@ def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], st
     )
     yield from _never_replaced(guard_by, refuse)
     exists = "WHEN EXISTS (SELECT 1 FROM runstate_run WHERE id = {}.id)"
-    yield guard_by("settings_insert", f"BEFORE INSERT ON runstate_settings {exists.format('NEW')}", refuse(SETTINGS))
-    yield guard_by("settings_update", "BEFORE UPDATE ON runstate_settings", refuse(SETTINGS))
-    yield guard_by("settings_delete", f"BEFORE DELETE ON runstate_settings {exists.format('OLD')}", refuse(SETTINGS))
-    yield guard_by("closed", f"BEFORE UPDATE ON runstate_worker WHEN {REOPENED}", refuse(CLOSED))
+    yield guard_by("config_insert", f"BEFORE INSERT ON runstate_run_config {exists.format('NEW')}", refuse(SETTINGS))
+    yield guard_by("config_update", "BEFORE UPDATE ON runstate_run_config", refuse(SETTINGS))
+    yield guard_by("config_delete", f"BEFORE DELETE ON runstate_run_config {exists.format('OLD')}", refuse(SETTINGS))
+    yield guard_by("closed", f"BEFORE UPDATE ON runstate_worker_session WHEN {REOPENED}", refuse(CLOSED))
     belongs = "OLD.token = 0 OR EXISTS (SELECT 1 FROM runstate_run WHERE worker = OLD.token)"
-    yield guard_by("leased", f"BEFORE DELETE ON runstate_worker WHEN {belongs}", refuse(LEASED))
+    yield guard_by("leased", f"BEFORE DELETE ON runstate_worker_session WHEN {belongs}", refuse(LEASED))
 
 
 def _never_replaced(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
@@ -122,18 +123,18 @@ def _never_replaced(guard_by: Callable[[str, str, str], str], refuse: Callable[[
         "EXISTS (SELECT 1 FROM runstate_run WHERE id = NEW.id OR seq = NEW.seq)"
         " OR (NEW.idempotency_key IS NOT NULL"
         " AND EXISTS (SELECT 1 FROM runstate_run WHERE idempotency_key = NEW.idempotency_key))"
-        f" OR (NEW.exclusive IS NOT NULL AND {_BUSY})"
+        f" OR (NEW.thread_policy IS NOT NULL AND {_BUSY})"
     )
     # What a statement does about conflicts, its triggers' statements do too, whatever they say themselves. So this one
     # does nothing and lets the unique indexes decide, unless somebody replaces.
-    probe = "BEGIN INSERT OR IGNORE INTO runstate_worker VALUES (0, 'nobody', 0, 0, 1); END"
+    probe = "BEGIN INSERT OR IGNORE INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1); END"
     yield guard_by("guard_replace", f"BEFORE INSERT ON runstate_run WHEN {in_the_way}", probe)
-    leased = "NEW.token <> 0 AND EXISTS (SELECT 1 FROM runstate_worker WHERE token = NEW.token)"
-    yield guard_by("guard_lease", f"BEFORE INSERT ON runstate_worker WHEN {leased}", probe)
-    yield guard_by("replaced", "AFTER INSERT ON runstate_worker WHEN NEW.token = 0", refuse(REPLACED))
+    leased = "NEW.token <> 0 AND EXISTS (SELECT 1 FROM runstate_worker_session WHERE token = NEW.token)"
+    yield guard_by("guard_lease", f"BEFORE INSERT ON runstate_worker_session WHEN {leased}", probe)
+    yield guard_by("replaced", "AFTER INSERT ON runstate_worker_session WHEN NEW.token = 0", refuse(REPLACED))
     yield guard_by(
         "guard_ready",
-        "BEFORE UPDATE OF ready_at ON runstate_run WHEN OLD.ready_at IS NULL AND NEW.ready_at IS NOT NULL"
-        f" AND NEW.exclusive = 'queue' AND {_BUSY}",
+        "BEFORE UPDATE OF claimable_at_us ON runstate_run WHEN OLD.claimable_at_us IS NULL"
+        f" AND NEW.claimable_at_us IS NOT NULL AND NEW.thread_policy = 'queue' AND {_BUSY}",
         refuse(BUSY),
     )
