@@ -23,7 +23,7 @@ class StoredRun(RunSnapshot):
 
     STORE_FIELDS: ClassVar = (
         *("seq", "version", "event", "source", "changed_at_us"),
-        *("actor", "queue", "priority", "attempt", "claimable"),
+        *("actor", "queue", "priority", "attempt", "lost", "claimable"),
     )
     """The names of the fields of the store."""
 
@@ -47,7 +47,9 @@ class StoredRun(RunSnapshot):
     priority: int
     """Runs with a higher priority are claimed first."""
     attempt: int
-    """How many times workers have begun the run since it was last queued. 0 if none has."""
+    """How many times workers have claimed the run since it was last queued. 0 if none has."""
+    lost: int
+    """How many of these claims ended with the death of the worker."""
     claimable: bool
     """Whether the run may be claimed. False before its `not_before`, and while it waits behind a run of its thread."""
 
@@ -59,6 +61,7 @@ class StoredRun(RunSnapshot):
         seq: int,
         run_id: str,
         attempt: int,
+        lost: int,
         at: int,
         priority: int,
         status: RunStatus,
@@ -74,6 +77,7 @@ class StoredRun(RunSnapshot):
         run._pending_row = (read, row)
         run.seq = seq
         run.attempt = attempt
+        run.lost = lost
         run.changed_at_us = at
         run.priority = priority
         run._id = run_id
@@ -111,7 +115,7 @@ class StoredRun(RunSnapshot):
     def set_store_fields(self, values: tuple[Any, ...]) -> None:
         """Set the fields of `STORE_FIELDS`, in this order. A loop over the names would take twice as long."""
         self.seq, self.version, self.event, self.source, self.changed_at_us, self.actor, *rest = values
-        self.queue, self.priority, self.attempt, self.claimable = rest
+        self.queue, self.priority, self.attempt, self.lost, self.claimable = rest
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:

@@ -26,7 +26,7 @@ class Dispatcher:
 
     A run is sent again when it has waited in `queue` for `after_s` seconds, or when its worker has died; at most once
     per `after_s` seconds by this dispatcher. A second delivery of a run is harmless: `drive` finds nothing to do.
-    `max_attempts` is that of `drive`: `look` fails runs that were begun so often without an outcome.
+    `max_attempts` is that of `drive`: `look` fails runs of which so many workers have died.
 
     Raises `TypeError` if `store` is not a `Store`, or if `send` is async or cannot be called with an id alone. Raises
     `ValueError` for other wrong settings.

@@ -72,7 +72,7 @@ class _SingleRun:
         if run.is_terminal:
             return None
         swept = await aio.sweep(max_attempts=max_attempts)
-        if is_last(run.attempt + 1, max_attempts):
+        if is_last(run.lost + 2, max_attempts):
             await self._reserve_place(swept)
         claims = await aio.take_over(
             session.lease,
@@ -161,7 +161,7 @@ def drive(
     `drive_async` inside an event loop.
 
     `name` is the actor in the history (the host and process by default). `lease_s` is the length of the lease, in
-    seconds. A run that was begun `max_attempts` times without an outcome fails. `stall_timeout_s` is for how many
+    seconds. A run of which `max_attempts` workers have died fails. `stall_timeout_s` is for how many
     seconds the event loop may stand still before the lease is no longer renewed (four leases by default).
 
         @app.task

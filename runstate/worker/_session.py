@@ -201,7 +201,7 @@ class WorkerSession:
             self.retries.forget(run.seq)
             self.wake.set()
             return
-        is_last_attempt = is_last(run.attempt, self.settings.max_attempts)
+        is_last_attempt = is_last(run.lost + 1, self.settings.max_attempts)
         take = self._finish_last if is_last_attempt else self._finish
         if self.retries.known:
             claim = self.retries.with_usage(claim)

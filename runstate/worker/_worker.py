@@ -47,7 +47,7 @@ class Worker:
     `queues` are the queues that the worker serves; it empties the first before the next.
     `name` is the name of the worker in histories (the host and process by default). It need not be unique.
     `lease_s` is the length of the lease, in seconds: how long the runs of a dead worker wait for another one.
-    `max_attempts` is how often a run is begun before it fails.
+    `max_attempts` is how many workers may die of a run before it fails.
     `drain_s` is how many seconds a stopped worker waits for its handlers.
     `stall_timeout_s` is for how many seconds a handler may block the event loop (four leases by default). After that
     the worker stops renewing its lease, and other workers take over its runs.

@@ -154,16 +154,21 @@ def test_no_take_over_of_a_live_lease(store: Store, prompt: Prompt, held: Any) -
     lease, run = held
     thief = store.open_lease("thief")
     for token in (thief.token, 1, -1, 2**62):
-        sentence = refused(prompt, *update({"worker": token, "attempt": 2}, run.id))
+        sentence = refused(prompt, *update({"worker": token, "attempt": 2, "lost": 1}, run.id))
         assert "taken over only from a worker whose lease has been closed" in sentence
     for columns in (
         {"worker": None},
         {"worker": None, "attempt": 0},
         {"worker": None, "attempt": 2},
-        {"worker": 0},
         {"worker": 0, "attempt": 2},
         {"worker": 0, "attempt": -1},
         {"worker": thief.token, "attempt": 0},
+        {"worker": thief.token, "attempt": 2},
+        {"worker": thief.token, "attempt": 2, "lost": 2},
+        {"worker": thief.token, "attempt": 2, "lost": 1, "failed": 1},
+        {"worker": 0, "lost": 1},
+        {"lost": 1},
+        {"failed": 1},
         {"worker": thief.token, "attempt": 1},
         {"worker": thief.token, "attempt": 3},
         {"attempt": 0},
@@ -180,8 +185,9 @@ def test_a_lapsed_worker_is_fenced_off(store: Store, prompt: Prompt, held: Any) 
     store.close_lease(lease)
     other = store.open_lease("w2")
     refused(prompt, *update({"worker": other.token}, run.id))
-    refused(prompt, *update({"worker": other.token, "attempt": 3}, run.id))
-    assert 1 == prompt.changed(*update({"worker": other.token, "attempt": 2}, run.id))
+    refused(prompt, *update({"worker": other.token, "attempt": 3, "lost": 1}, run.id))
+    refused(prompt, *update({"worker": other.token, "attempt": 2}, run.id))
+    assert 1 == prompt.changed(*update({"worker": other.token, "attempt": 2, "lost": 1}, run.id))
     settled = store.settle(lease, [Settle(run, RunEvent.COMPLETE)])
     assert isinstance(settled.refused[run.seq], LeaseLost)
     assert "in_progress" == store.get(run.id).status
@@ -436,7 +442,8 @@ def test_an_operator_that_hides_its_path(postgres: Prompt, three: list[str]) -> 
             postgres.run(f"SET search_path = {path}")
             sentence = postgres.refusal(
                 "UPDATE public.runstate_run SET status = 'completed', event = 'complete', source = 'completed',"
-                " version = version OPERATOR(pg_catalog.+) 1, completed_at = changed_at_us OPERATOR(pg_catalog./) 1000000"
+                " version = version OPERATOR(pg_catalog.+) 1,"
+                " completed_at = changed_at_us OPERATOR(pg_catalog./) 1000000"
             )
             assert "illegal transition" in (sentence or "accepted")
     finally:

@@ -358,8 +358,8 @@ def test_two_who_end_the_head_of_a_line(store: Store, store_url: str, prompt: Pr
     wait_for_a_lock(store_url)
     prompt.run(
         "UPDATE runstate_run SET status = 'failed', event = 'fail', source = status, version = version + 1,"
-        " failed_at = changed_at_us / 1000000, expires_at = NULL, worker = NULL, detail = NULL, usage = ?, last_error = ?"
-        " WHERE id = ?",
+        " failed_at = changed_at_us / 1000000, expires_at = NULL, worker = NULL, detail = NULL, usage = ?, last_error"
+        " = ? WHERE id = ?",
         [used, error, head.id],
     )
     prompt.run("COMMIT")

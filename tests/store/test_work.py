@@ -327,19 +327,17 @@ def test_tokens_are_no_names(any_store: Store) -> None:
 
 
 def test_a_released_run_is_taken_over_at_once(store: Store, prompt: Prompt, clock: ManualClock, lease: Lease) -> None:
-    """Its status stays, its attempt does not count, and it has no new entry."""
+    """Its status stays, no loss is counted, and it has no new entry. The next claim is another attempt."""
     store.create(**names(id="run_1"))
     (claim,) = store.claim(lease)
     assert store.release(lease, claim.run)
     assert not store.release(lease, claim.run)
-    assert ("in_progress", 2, 0) == (
-        *(store.get("run_1").status, store.get("run_1").version),
-        store.get("run_1").attempt,
-    )
+    run = store.get("run_1")
+    assert ("in_progress", 2, 1, 0) == (run.status, run.version, run.attempt, run.lost)
     assert 1 == store.sweep().orphaned
     other = store.open_lease("w2")
     (taken,) = store.take_over(other)
-    assert (1, "in_progress", 2) == (taken.run.attempt, taken.run.status, taken.run.version)
+    assert (2, 0, "in_progress", 2) == (taken.run.attempt, taken.run.lost, taken.run.status, taken.run.version)
     assert 2 == len(store.history("run_1"))
     assert [] == store.take_over(other)
     assert {} == store.settle(other, [settling(taken.run, "complete")]).refused
@@ -403,7 +401,7 @@ def test_spent_attempts(store: Store, clock: ManualClock) -> None:
         assert () == store.sweep(max_attempts=3).failed
         lease = store.open_lease(f"w{attempt}")
         (taken,) = store.take_over(lease, max_attempts=3)
-        assert attempt == taken.run.attempt
+        assert (attempt, attempt - 1) == (taken.run.attempt, taken.run.lost)
         store.save_checkpoint(lease, taken.run, usage=Usage(attempt, 1))
     store.close_lease(lease)
     last = store.open_lease("last")

@@ -150,17 +150,17 @@ def test_from_a_thread(store: Store) -> None:
 
 @limited
 async def test_a_driver_that_is_cancelled_gives_its_run_back(store: Store, prompt: Prompt) -> None:
-    """An engine that stops its task leaves a run that the next delivery takes over at once, with no attempt lost."""
+    """An engine that stops its task leaves a run that the next delivery takes over at once, with no loss counted."""
     run, bench = store.create(**new()), Bench()
     driving = asyncio.create_task(drive_async(store, run.id, bench.wait, lease_s=60))
     await until(lambda: bench.begun == [run.id], "the handler")
     driving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await driving
-    assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run")
+    assert [(0, 1)] == prompt.run("SELECT worker, attempt FROM runstate_run")
     driven = await drive_async(store, run.id, nothing)
     assert driven is not None
-    assert ("completed", None) == (driven.status, last(store, run.id).detail)
+    assert ("completed", {"attempt": 2}) == (driven.status, last(store, run.id).detail)
 
 
 # --- nothing to do ----------------------------------------------------------------------------------------------------

@@ -145,12 +145,13 @@ async def test_while_it_waits_nobody_holds_it(store: Store, store_url: str) -> N
 
 @limited
 async def test_a_worker_that_is_stopped_gives_its_place_back(store: Store) -> None:
-    """The run on its last attempt is released, its attempt is not counted, and the next worker goes on with both."""
+    """The run on its last attempt is released, no loss is counted, and the next worker goes on with both."""
     bench, counting = Bench(), Counting()
     runs = died_with(store, 2)
     async with Worker(store, bench.wait, drain_s=0.0, max_attempts=2):
         await until(lambda: len(bench.begun) == 1, "the first")
-    assert {1} == {store.get(run_id).attempt for run_id in runs}
+    # One of them was taken over and released. The other waits: its loss is counted when it is taken over.
+    assert [(1, 0), (2, 1)] == sorted((store.get(run_id).attempt, store.get(run_id).lost) for run_id in runs)
     async with at_work(store, counting.brief, max_attempts=2):
         for run_id in runs:
             assert "completed" == (await ended(store, run_id)).status
@@ -193,8 +194,8 @@ async def test_a_run_that_is_known_of_too_late(store: Store, store_url: str) -> 
         # As if the answer to its own take-over had been lost.
         assert [other] == [claim.run.id for claim in store.take_over(worker._session.lease, 5, max_attempts=2)]
         with Prompt(store_url) as prompt:
-            given = "SELECT worker, attempt FROM runstate_run WHERE id = ?"
-            await until(lambda: prompt.run(given, [other]) == [(0, 1)], "its release")
+            given = "SELECT worker, attempt, lost FROM runstate_run WHERE id = ?"
+            await until(lambda: prompt.run(given, [other]) == [(0, 2, 1)], "its release")
         assert 1 == len(bench.begun)
         bench.gate.set()
         for run_id in (first, second):

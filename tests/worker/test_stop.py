@@ -55,7 +55,7 @@ async def drained(stage: Stage, number: signal.Signals) -> None:
 
 
 async def given_back(stage: Stage, kind: str) -> None:
-    """When the time to drain is over, what is left is given back at once, and no attempt is lost by it."""
+    """When the time to drain is over, what is left is given back at once, and no loss is counted."""
     runs = stage.create(2)
     with stage.process(kind, drain_s=0.2) as process:
         await process.journaled("begin", 2)
@@ -67,7 +67,7 @@ async def given_back(stage: Stage, kind: str) -> None:
     for run_id in runs:
         assert [None, "start", "complete"] == events(stage.store, run_id)
         assert ("B", None, 1) == (last(stage.store, run_id).actor, last(stage.store, run_id).detail, 1)
-        assert 1 == stage.store.get(run_id).attempt
+        assert (2, 0) == (stage.store.get(run_id).attempt, stage.store.get(run_id).lost)
     assert (2 if kind == "wait" else 0) == len(process.journal("cancelled"))
 
 
@@ -85,7 +85,7 @@ async def at_once(stage: Stage) -> None:
     assert ["in_progress"] * 2 == stage.statuses(runs)
     with Prompt(stage.url) as prompt:
         found = prompt.run("SELECT worker, attempt FROM runstate_run WHERE queue = ?", [stage.queue])
-    assert [(0, 0)] * 2 == found, "they belong to nobody"
+    assert [(0, 1)] * 2 == found, "they are released"
 
 
 @limited
@@ -152,7 +152,7 @@ async def test_a_program_that_fails(store: Store, prompt: Prompt) -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert 1 == len(bench.cancelled)
-    assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run WHERE id = ?", [run.id])
+    assert [(0, 1)] == prompt.run("SELECT worker, attempt FROM runstate_run WHERE id = ?", [run.id])
     assert [(0,)] == prompt.run("SELECT count(*) FROM runstate_worker_session WHERE closed = 0")
 
 
@@ -213,7 +213,7 @@ async def test_a_fault_of_the_worker(
 
     with pytest.raises(ZeroDivisionError):
         await work()
-    assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run WHERE id = ?", [run.id])
+    assert [(0, 1)] == prompt.run("SELECT worker, attempt FROM runstate_run WHERE id = ?", [run.id])
 
 
 def test_again_and_again(store: Store) -> None:

@@ -104,7 +104,8 @@ async def test_a_handler_that_is_stopped_before_it_begins(store: Store) -> None:
     assert {"in_progress"} == {store.get(run.id).status for run in runs}
     asyncio.get_running_loop().set_task_factory(None)
     await Worker(store, _nothing).work(until_idle=True)
-    assert {("completed", 1)} == {(run.status, run.attempt) for run in map(store.get, (run.id for run in runs))}
+    ended = [store.get(run.id) for run in runs]
+    assert {("completed", 2, 0)} == {(run.status, run.attempt, run.lost) for run in ended}
 
 
 async def _never(ctx: Context) -> None:

@@ -27,7 +27,7 @@ from tests.worker.support import KINDS, LIMIT, at_work, ended, events, finish, l
 pytestmark = pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
 
 CLAIM, SETTLE, TURN = b"SET status = 'in_progress'", b"WHERE r.seq = v.key", b"settled AS"
-TAKE_OVER, RELEASE = b"attempt = r.attempt + 1", b"attempt = r.attempt - 1"
+TAKE_OVER, RELEASE = b"attempt = r.attempt + 1", b"SET worker = 0"
 OPEN, BEAT, CLOSE = b"INSERT INTO runstate_worker_session", b"SET lease_until_us", b"SET closed = 1 WHERE token"
 NOTE, SWEEP = b"INSERT INTO runstate_checkpoint", b"SET closed = 1 FROM t"
 
@@ -247,7 +247,7 @@ async def test_heartbeats_and_releases(
         assert "in_progress" == store.get(run.id).status
         proxy.lose("answer", RELEASE)
     assert 3 == len(proxy.lost)
-    assert [(0, 0)] == prompt.run("SELECT worker, attempt FROM runstate_run")
+    assert [(0, 1)] == prompt.run("SELECT worker, attempt FROM runstate_run")
     async with at_work(store, lambda ctx: None):
         await ended(store, run.id)
     assert [None, "start", "complete"] == events(store, run.id)

@@ -178,9 +178,10 @@ def _handlers(world: World) -> Iterator[str]:
     for key, count in Counter((began.seq, began.token) for began in world.ledger.began).items():
         if count > given[key]:
             yield f"doubles: run number {key[0]} was given {given[key]} times, and {count} handlers were called"
-    for seq, attempt in rows(world.connected, "SELECT seq, attempt FROM given WHERE token <> 0"):
-        if attempt > world.max_attempts:
-            yield f"attempts: run number {seq} was given for the {attempt}. time, of {world.max_attempts}"
+    taken = "SELECT seq, count(*) FROM given WHERE token <> 0 AND before <> 0 GROUP BY seq, version"
+    for seq, lost in rows(world.connected, taken):
+        if lost >= world.max_attempts:
+            yield f"attempts: run number {seq} was given again after {lost} losses, of {world.max_attempts}"
 
 
 def _rest(world: World) -> Iterator[str]:

@@ -224,7 +224,7 @@ class WorkerProtocolMixin(StoreBase):
 
         Return False if the lease no longer has the run, or has it by a later claim.
         """
-        params = {"seq": run.seq, "version": run.version, "worker": lease.token}
+        params = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": lease.token}
 
         def perform(session: Connection) -> bool:
             return bool(session.execute(session.statements.release, params))
@@ -243,9 +243,9 @@ class WorkerProtocolMixin(StoreBase):
     ) -> list[Claim]:
         """Take over up to `limit` runs of closed leases. Their status stays, and their attempt increases by one.
 
-        Runs that were begun `max_attempts` times are left to `sweep`, which fails them. `last_attempts` limits how many
-        of the runs may be on their last allowed attempt; these come last. None means no such limit. With `run_id`, take
-        over only that run.
+        Runs whose workers died `max_attempts` times are left to `sweep`, which fails them. `last_attempts` limits how
+        many of the runs may be on their last allowed attempt; these come last. None means no such limit. With `run_id`,
+        take over only that run.
         """
         raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues) + _LIMIT("max_attempts", max_attempts))
         if last_attempts is not None:
@@ -299,8 +299,8 @@ class WorkerProtocolMixin(StoreBase):
         """Do the work that is due by now, for at most `limit` runs of each kind. Any process may call this at any time.
 
         Runs past their deadline expire. Lapsed leases are closed. Of their runs, cancelling ones are cancelled, those
-        that were begun `max_attempts` times fail, and the others wait to be taken over. Runs become claimable if their
-        `not_before` has passed or their thread has become free. Raises `InvalidRun` for wrong arguments.
+        whose workers died `max_attempts` times fail, and the others wait to be taken over. Runs become claimable if
+        their `not_before` has passed or their thread has become free. Raises `InvalidRun` for wrong arguments.
         """
         raise_if_invalid(
             _LIMIT("max_attempts", max_attempts) + validators.identifier("actor", actor) + _LIMIT("limit", limit)

@@ -93,7 +93,7 @@ def checkpoint_params(
 ) -> Params:
     """Return the parameters of the statement that saves a checkpoint of a claimed run."""
     spent = usage or NO_USAGE
-    held = {"seq": run.seq, "version": run.version, "worker": worker}
+    held = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": worker}
     return {
         **held,
         "checkpoint": checkpoint,
@@ -172,7 +172,7 @@ def _claimed_before(session: Connection, turn: SettleAndClaim[Any]) -> Sequence[
 
 def _is_same_claim(run: StoredRun, settle: Settle) -> bool:
     """Return whether a run is still in the claim of an outcome, like the condition `Leases.same_claim`."""
-    return run.version <= settle.run.version + 1
+    return run.version <= settle.run.version + 1 and run.attempt == settle.run.attempt
 
 
 def _settled_by_lease(session: Connection, turn: SettleAndClaim[Any], settle: Settle) -> bool:

@@ -56,7 +56,7 @@ def getter(columns: Sequence[str | Column], *names: str) -> itemgetter[Any]:
 RUN_COLUMNS: Final = (
     *("seq", "id", "created_at", "thread_id", "assistant_id", "model", "status"),
     *("version", "event", "source", "changed_at_us", "actor"),
-    *("queue", "priority", "attempt", "claimable"),
+    *("queue", "priority", "attempt", "lost", "claimable"),
     *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "worker"),
     *("required_action", "last_error", "incomplete_details", "usage"),
     "config",
@@ -65,7 +65,7 @@ RUN_COLUMNS: Final = (
 
 CLAIMED_COLUMNS: Final = (
     *("seq", "version", "id", "created_at", "thread_id", "assistant_id", "model", "status", "changed_at_us"),
-    *("queue", "priority", "attempt", "expires_at", "started_at", "actor"),
+    *("queue", "priority", "attempt", "lost", "expires_at", "started_at", "actor"),
     "config",
 )
 """Of a run that was just claimed: it is in progress, and has no stamp but its start."""
@@ -81,12 +81,12 @@ COPIED_COLUMNS: Final = tuple(column.name for column in CREATE_COLUMNS if column
 """Those that a create writes into the run table as they are."""
 FIXED_COLUMNS: Final = (
     *("seq", "id", "thread_id", "assistant_id", "model", "created_at"),
-    *("queue", "priority", "not_before_us", "thread_policy", "idempotency_key"),
+    *("queue", "priority", "not_before_us", "thread_policy", "idempotency_key", "repeats"),
 )
 """Those of the run table that never change."""
-VALUES_AT_CREATION: Final[Mapping[str, Any]] = {"version": 1, "event": None, "source": None, "attempt": 0}
+VALUES_AT_CREATION: Final[Mapping[str, Any]] = {"version": 1, "event": None, "source": None, "attempt": 0, "lost": 0}
 """What a new run has in the other columns that `StoredRun` shows."""
 PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
 """What few moves carry."""
 MOVE_COLUMNS: Final = columns("key", "version:bigint", "actor", "usage", *PAYLOAD)
-SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint")
+SETTLE_COLUMNS: Final = columns("key:bigint", "usage", "version:bigint", "attempt:bigint")

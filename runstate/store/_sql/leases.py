@@ -21,13 +21,13 @@ class Leases(Queries):
         )
 
     @staticmethod
-    def same_claim(version: str) -> str:
-        """Return the condition that a run is still of the claim that had it at a version.
+    def same_claim(version: str, attempt: str) -> str:
+        """Return the condition that a run is still in the claim that had it at a version, in an attempt.
 
-        The only entry that a claimed run can have meanwhile is the wish to cancel it. With two more it has been left,
-        and claimed again: by the same worker, if the worker is the same.
+        The only entry that a claimed run can have meanwhile is the request to cancel it. After a release the same
+        worker may claim the run again at the same version: then the attempt differs.
         """
-        return f"r.version <= {version} + 1"
+        return f"r.version <= {version} + 1 AND r.attempt = {attempt}"
 
     @cached_property
     def open_lease(self) -> str:
@@ -86,7 +86,8 @@ class Leases(Queries):
             f" {self.param('completion')}, {self.param('progress', 'text')}"
             " FROM runstate_run AS r JOIN runstate_worker_session AS w ON w.token = r.worker"
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
-            f" AND {self.same_claim(self.param('version'))} AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t)"
+            f" AND {self.same_claim(self.param('version'), self.param('attempt'))}"
+            " AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t)"
             f"{self.dialect.hold_lease}"
             f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"

@@ -56,7 +56,10 @@ CREATE TABLE runstate_run (
     thread_policy {text},
     idempotency_key {text},
     worker {number},
-    attempt {number} NOT NULL
+    attempt {number} NOT NULL,
+    lost {number} NOT NULL DEFAULT 0,
+    failed {number} NOT NULL DEFAULT 0,
+    repeats {text}
 ){dialect.hot_table_options}"""
 
 
@@ -64,6 +67,7 @@ _INDEXES: Final = (
     # The runs of a thread, as the API lists them.
     "CREATE INDEX runstate_run_thread ON runstate_run (thread_id, seq)",
     "CREATE UNIQUE INDEX runstate_run_key ON runstate_run (idempotency_key) WHERE idempotency_key IS NOT NULL",
+    "CREATE INDEX runstate_run_repeats ON runstate_run (repeats) WHERE repeats IS NOT NULL",
 )
 
 
@@ -84,7 +88,8 @@ CREATE TABLE runstate_history (
     config = f"""\
 CREATE TABLE runstate_run_config (
     id {dialect.text} PRIMARY KEY NOT NULL,  -- as that of the run: by another collation no index would be used
-    config {json} NOT NULL{dialect.check_object("config")}
+    config {json} NOT NULL{dialect.check_object("config")},
+    trace_context TEXT
 ){dialect.table_options}"""
     checkpoint = f"""\
 CREATE TABLE runstate_checkpoint (
@@ -92,7 +97,20 @@ CREATE TABLE runstate_checkpoint (
     checkpoint {json}{dialect.check_json("checkpoint")},
     prompt_tokens {number} NOT NULL DEFAULT 0,
     completion_tokens {number} NOT NULL DEFAULT 0,
-    progress TEXT
+    progress TEXT,
+    trace_context TEXT
+){dialect.table_options}"""
+    attempt = f"""\
+CREATE TABLE runstate_attempt (
+    run {number} NOT NULL,
+    number {number} NOT NULL,
+    attempt {number} NOT NULL,
+    ended_at_us {number} NOT NULL,
+    result TEXT NOT NULL CHECK (result IN ('retry', 'lost', 'released')),
+    actor TEXT,
+    error {json}{dialect.check_object("error")},
+    next_at_us {number},
+    PRIMARY KEY (run, number)
 ){dialect.table_options}"""
     # The session 0 has no worker and is closed for ever: a run that its worker released belongs to it.
     worker = f"""\
@@ -112,6 +130,7 @@ CREATE TABLE runstate_worker_session (
         *dialect.history_indexes,
         config,
         checkpoint,
+        attempt,
         worker,
         released,
     )

@@ -30,8 +30,10 @@ def _rows(group: Sequence[Settle], has_payload: bool) -> list[Row]:
     """Return the values of `settle_columns`. Ends hold their threads, in one order for all transactions."""
     group = sorted(group, key=_BY_THREAD)
     if not has_payload:
-        return [(settle.run.seq, settle.usage, settle.run.version) for settle in group]
-    return [(settle.run.seq, settle.usage, settle.run.version, *_PAYLOAD_OF(settle)) for settle in group]
+        return [(settle.run.seq, settle.usage, settle.run.version, settle.run.attempt) for settle in group]
+    return [
+        (settle.run.seq, settle.usage, settle.run.version, settle.run.attempt, *_PAYLOAD_OF(settle)) for settle in group
+    ]
 
 
 _BY_THREAD: Final = attrgetter("run.thread_id")

@@ -39,6 +39,8 @@ _PICKED: Final = " WHERE r.seq = ANY (ARRAY(SELECT seq FROM picked))"
 _IDLE: Final = sql_list(sorted(set(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) - {_STARTED}))
 
 
+_LOST: Final = "q.lost + CASE WHEN q.worker = 0 THEN 0 ELSE 1 END"
+"""How many claims of an orphaned run were lost: the session 0 has those that their workers released."""
 _HELD: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
 
 
@@ -118,7 +120,7 @@ class Statements(Leases):
             sets["expires_at"] = "NULL"
         sets["worker"] = worker
         if target == _STARTED:
-            sets["attempt"] = "0" if worker == "NULL" else "1"
+            sets |= {"attempt": "0" if worker == "NULL" else "1", "lost": "0", "failed": "0"}
         elif target == _ASKED:
             sets["worker"] = f"CASE WHEN r.status = '{_STARTED}' THEN r.worker END"
         return ", ".join(f"{column} = {value}" for column, value in sets.items())
@@ -180,7 +182,7 @@ class Statements(Leases):
             f"UPDATE runstate_run AS r SET {self.set_clause(event, actor=self.param('actor', 'text'), params=params)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
             f" FROM v, t WHERE r.seq = v.key AND r.worker {self.dialect.null_safe_eq} {self.param('worker')}"
-            f" AND {self.same_claim('v.version')} AND {self.in_legal_source(event)} AND {self.leased()}"
+            f" AND {self.same_claim('v.version', 'v.attempt')} AND {self.in_legal_source(event)} AND {self.leased()}"
         )
 
     @staticmethod
@@ -306,7 +308,7 @@ class Statements(Leases):
     @cached_property
     def fail_exhausted(self) -> str:
         """Fail the lapsed runs whose attempts are spent."""
-        where = f"{self._lapsed} AND q.attempt >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
+        where = f"{self._lapsed} AND {_LOST} >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
         return self._sweeping(RunEvent.FAIL, where, self.param("last_error", "text"))
 
     @cached_property
@@ -321,14 +323,15 @@ class Statements(Leases):
         own = self.dialect.returned
         some = (
             f"SELECT q.seq FROM runstate_run AS q WHERE {self._lapsed} AND q.status = '{_STARTED}'"
-            f" AND q.attempt < {self.param('max_attempts')}"
+            f" AND {_LOST} < {self.param('max_attempts')}"
             " AND coalesce(q.expires_at, 0) > (SELECT now FROM t) / 1000000"
             f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
             f" AND q.queue = {self.param('queue', 'text')}"
         )
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET worker = {self.param('worker')},"
-            f" attempt = r.attempt + 1 FROM t WHERE r.seq {self._some(some)} AND r.status = '{_STARTED}'"
+            f" attempt = r.attempt + 1, lost = {_LOST.replace('q.', 'r.')} FROM t"
+            f" WHERE r.seq {self._some(some)} AND r.status = '{_STARTED}'"
             f" AND {self.leased()} RETURNING {self.claimed(own)}"
         )
 
@@ -337,8 +340,9 @@ class Statements(Leases):
         """Give back a run that a worker holds, so that another takes it over at once."""
         own = self.dialect.returned
         return (
-            f"UPDATE runstate_run AS r SET worker = 0, attempt = r.attempt - 1 WHERE r.seq = {self.param('seq')}"
-            f" AND r.worker = {self.param('worker')} AND {self.same_claim(self.param('version'))} RETURNING {own}.seq"
+            f"UPDATE runstate_run AS r SET worker = 0 WHERE r.seq = {self.param('seq')}"
+            f" AND r.worker = {self.param('worker')}"
+            f" AND {self.same_claim(self.param('version'), self.param('attempt'))} RETURNING {own}.seq"
         )
 
     @cached_property

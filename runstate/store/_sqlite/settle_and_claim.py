@@ -31,7 +31,7 @@ _COMPLETE_ONLY: Final = (_DONE, False)
 
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _AT: Final = "max(changed_at_us, :now)"
-_EACH: Final = ("key", "used", "version")
+_EACH: Final = ("key", "used", "version", "attempt")
 _AMONG: Final = "r.seq IN (SELECT value FROM json_each(:seqs))"
 # A run is completed once, and every completion writes an entry. So the last completions of these runs are the new ones.
 _COMPLETED: Final = (
@@ -74,12 +74,15 @@ def _complete_only(session: _CountingConnection, owner: Params, settles: Sequenc
     """Complete those runs of such outcomes that the worker still holds. Return their seqs."""
     seqs = [settle.run.seq for settle in settles]
     params = {**owner, "seqs": json.dumps(seqs)}
-    kinds = {(settle.usage, settle.run.version) for settle in settles}
+    kinds = {(settle.usage, settle.run.version, settle.run.attempt) for settle in settles}
     if len(kinds) == 1:
-        ((usage, version),) = kinds
-        changed = session.change(_completing(alike=True), {**params, "usage": usage, "version": version})
+        ((usage, version, attempt),) = kinds
+        alike = {"usage": usage, "version": version, "attempt": attempt}
+        changed = session.change(_completing(alike=True), {**params, **alike})
     else:
-        each = json.dumps([(settle.run.seq, settle.usage, settle.run.version) for settle in settles])
+        each = json.dumps(
+            [(settle.run.seq, settle.usage, settle.run.version, settle.run.attempt) for settle in settles]
+        )
         changed = session.change(_completing(alike=False), {**owner, "each": each})
     if changed == len(seqs):
         return set(seqs)
@@ -88,13 +91,13 @@ def _complete_only(session: _CountingConnection, owner: Params, settles: Sequenc
 
 @cache
 def _completing(*, alike: bool) -> str:
-    """Return the statement that completes runs: those of `seqs` with the same usage and version, or those of `each`.
+    """Return the statement that completes runs: those of `seqs`, which are alike but for their seq, or those of `each`.
 
     (SQLite first puts the rows of a FROM into a temporary table.) Fields that are null in progress are not set to null.
     """
     used = ":usage" if alike else "v.used"
     start = f"UPDATE runstate_run AS r SET {_SQL.set_clause(_DONE, actor=':actor', params={'usage': used}, now=':now')}"
-    same = _SQL.same_claim(":version" if alike else "v.version")
+    same = _SQL.same_claim(":version", ":attempt") if alike else _SQL.same_claim("v.version", "v.attempt")
     held = f"+r.worker = :worker AND {same} AND {_SQL.in_legal_source(_DONE)} AND {_SQL.leased(':now')}"
     if alike:
         return f"{start} WHERE {_AMONG} AND {held}"
@@ -121,6 +124,7 @@ def claimable() -> str:
         "status": f"'{_STARTED}'",
         "changed_at_us": _AT,
         "attempt": "1",
+        "lost": "0",
         "started_at": f"{_AT} / 1000000",
         "actor": ":actor",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from runstate.clock import format_duration
-from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.queries import Queries
 from runstate.store._sql.rows import Row
@@ -13,6 +13,7 @@ from runstate.store.doctor.diagnosis import Severity, Sheet
 
 __all__ = ["examine_waiting"]
 
+_QUEUED: Final = INITIAL_STATUS
 _STARTED: Final = RUN_LIFECYCLE.target_of(RunEvent.START)
 _GRACE_US: Final = 60_000_000  # the time that sweeps and workers have to act
 _UNOWNED_US: Final = 300_000_000
@@ -56,9 +57,16 @@ _KINDS: Final = (  # the first that matches a run is reported
     _Kind(
         "unowned",
         "warning",
-        "r.status = '{started}' AND r.worker IS NULL AND r.changed_at_us < t.now - {unowned}",
+        "r.status = '{started}' AND r.worker IS NULL AND r.attempt = 0 AND r.changed_at_us < t.now - {unowned}",
         "run {id} has been {status} for {age} without a worker: it was started by hand, so no worker takes it over",
         "complete or fail it by hand, or let its deadline end it",
+    ),
+    _Kind(
+        "retry",
+        "warning",
+        "r.status = '{started}' AND r.worker IS NULL AND r.attempt > 0 AND r.claimable_at_us < t.now - {unowned}",
+        "run {id} is {status} and waits for its next attempt, which is overdue",
+        "let a worker of the queue {queue!r} run",
     ),
     _Kind(
         "stuck",
@@ -88,7 +96,8 @@ SELECT p.* FROM (
     FROM (
         SELECT r.seq, r.id, r.status, r.changed_at_us, t.now - r.changed_at_us AS age,
             t.now / 1000000 - r.expires_at AS late, r.queue,
-            w.name, w.closed, r.worker = 0 AS released, r.claimable_at_us IS NULL AND r.worker IS NULL AS unready, CASE {cases} END AS kind
+            w.name, w.closed, r.worker = 0 AS released,
+            r.status = '{_QUEUED}' AND r.claimable_at_us IS NULL AS unready, CASE {cases} END AS kind
         FROM runstate_run AS r CROSS JOIN (SELECT {speak.now} AS now) AS t
             LEFT JOIN runstate_worker_session AS w ON w.token = r.worker
         WHERE r.expires_at IS NOT NULL) AS k

@@ -61,6 +61,7 @@ class Known:
     stamps: dict[Stamp, int] = attrs.field(factory=dict)
     worker: int | None = None
     attempt: int = 0
+    lost: int = 0
     usage: Usage | None = None
     submitted: tuple[int, Mapping[str, str]] | None = None
     """The version that tool outputs were last submitted at, and the outputs."""
@@ -101,6 +102,10 @@ class Known:
         """Whether it is not to be started yet."""
         return self.status is INITIAL_STATUS and not self.ready
 
+    def lost_by_now(self, released: int) -> int:
+        """Return how many of its claims were lost, if its worker is dead and not the session of released runs."""
+        return self.lost + (self.worker != released)
+
     def view(self) -> View:
         """Return it as `view_of` returns a run of the store's."""
         last = self.lines[-1]
@@ -118,6 +123,7 @@ class Known:
             "changed_at_us": last.at,
             "actor": last.actor,
             "attempt": self.attempt,
+            "lost": self.lost,
             "ready": self.ready if self.status is INITIAL_STATUS else None,
             **{str(stamp): self.stamps.get(stamp) for stamp in _STAMPS},
             **held,
@@ -140,7 +146,7 @@ def view_of(run: StoredRun) -> View:
         "changed_at_us",
         "actor",
     )
-    whole = {name: getattr(run, name) for name in (*names, "attempt", *_STAMPS, "expires_at", "usage")}
+    whole = {name: getattr(run, name) for name in (*names, "attempt", "lost", *_STAMPS, "expires_at", "usage")}
     held = {str(field): getattr(run, field) is not None for field in _HELD}
     return {
         **held,

@@ -146,7 +146,7 @@ class Account:
             run.stamps[row.stamp] = at // 1_000_000
         run.usage = usage if RUN_LIFECYCLE.is_present("usage", row.target) else None
         if row.target is _STARTED:
-            run.attempt = 0 if worker is None else 1
+            run.attempt, run.lost = 0 if worker is None else 1, 0
         if not (row.source is _STARTED and row.target is _ASKED):  # of whom a cancel is asked goes on
             run.worker = worker
         if run.wanted.exclusive is not None and not run.is_live:
@@ -211,11 +211,11 @@ class Account:
         self._write(run, event, self.sessions[token].actor, usage)
 
     def release(self, token: int, run_id: str) -> bool:
-        """A worker gives a run back, which counts no attempt."""
+        """A worker gives a run back, which counts no loss."""
         run = self.runs.get(run_id)
         if run is None or run.worker != token:
             return False
-        run.worker, run.attempt = _NOBODY, run.attempt - 1
+        run.worker = _NOBODY
         return True
 
     def _is_adrift(self, run: Known) -> bool:
@@ -227,9 +227,10 @@ class Account:
             run
             for run in self.runs.values()
             if self.is_held(token) and self._is_adrift(run) and run.status is _STARTED and not self._is_late(run)
-            if run.attempt < max_attempts and run_id in (None, run.id)
+            if run.lost_by_now(_NOBODY) < max_attempts and run_id in (None, run.id)
         ]
         for run in found:
+            run.lost = run.lost_by_now(_NOBODY)
             run.worker, run.attempt = token, run.attempt + 1
         return sorted(found, key=lambda run: -run.wanted.priority)
 
@@ -253,7 +254,7 @@ class Account:
         return {**answer, "lapsed": len(lapsed), "adrift": sum(map(self._waits_for_another, self.runs.values()))}
 
     def _is_spent(self, run: Known, max_attempts: int) -> bool:
-        return self._waits_for_another(run) and run.attempt >= max_attempts
+        return self._waits_for_another(run) and run.lost_by_now(_NOBODY) >= max_attempts
 
     def _waits_for_another(self, run: Known) -> bool:
         return self._is_adrift(run) and run.status is _STARTED

@@ -92,30 +92,53 @@ def _ownership(dialect: Dialect) -> str:
     """Return who may work on a run after a transition: its starter, then the same one until the run leaves."""
     same = dialect.null_safe_eq
     return f"""CASE
-        WHEN NEW.status = '{_STARTED}' THEN (NEW.worker IS NULL AND NEW.attempt = 0)
-            OR (NEW.worker IS NOT NULL AND NEW.worker <> 0 AND NEW.attempt = 1)
-        WHEN OLD.status = '{_STARTED}' AND NEW.status = '{_UNENDED}'
-            THEN NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt
-        ELSE NEW.worker IS NULL AND NEW.attempt = OLD.attempt
+        WHEN NEW.status = '{_STARTED}' THEN {_BEGUN}
+        WHEN OLD.status = '{_STARTED}' AND NEW.status = '{_UNENDED}' THEN NEW.worker {same} OLD.worker AND {_COUNTED}
+        ELSE NEW.worker IS NULL AND {_COUNTED}
     END"""
 
 
 _UNENDED: Final = RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL)  # where a worker still is that has been started on
+_COUNTED: Final = "NEW.attempt = OLD.attempt AND NEW.lost = OLD.lost AND NEW.failed = OLD.failed"
+"""The condition that the counters of a run's claims have not changed."""
+_BEGUN: Final = (
+    "NEW.lost = 0 AND NEW.failed = 0"
+    " AND CASE WHEN NEW.worker IS NULL THEN NEW.attempt = 0 ELSE NEW.attempt = 1 AND NEW.worker <> 0 END"
+)
+"""The condition of a run that was just started: by a worker in its first attempt, or by hand."""
 
 
 def _claims(dialect: Dialect) -> str:
-    """Return what may change without a transition: a run gets ready, is released, or is taken over."""
+    """Return what may change without a transition.
+
+    A queued run becomes claimable. A claimed run is released, is taken over, or waits for a retry: then it has no
+    worker, and becomes claimable at a later time. A worker claims it again.
+    """
     same = dialect.null_safe_eq
-    untouched = f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt"
+    untouched = f"NEW.worker {same} OLD.worker AND {_COUNTED}"
     ready = (
         f"OLD.claimable_at_us IS NULL AND NEW.claimable_at_us IS NOT NULL AND OLD.status = '{INITIAL_STATUS}'"
         f" AND {untouched} AND NEW.claimable_at_us >= coalesce(OLD.not_before_us, OLD.changed_at_us)"
     )
-    released = "NEW.worker = 0 AND OLD.worker <> 0 AND NEW.attempt = OLD.attempt - 1"
-    taken = "NEW.worker <> OLD.worker AND NEW.worker <> 0 AND NEW.attempt = OLD.attempt + 1"
+    released = f"NEW.worker = 0 AND OLD.worker <> 0 AND {_COUNTED}"
+    next_attempt = "NEW.worker <> 0 AND NEW.attempt = OLD.attempt + 1 AND NEW.failed = OLD.failed"
+    taken = (
+        f"NEW.worker <> OLD.worker AND {next_attempt}"
+        " AND NEW.lost = OLD.lost + CASE WHEN OLD.worker = 0 THEN 0 ELSE 1 END"
+    )
+    retried = (
+        f"OLD.worker IS NULL AND OLD.attempt > 0 AND OLD.status = '{_STARTED}' AND NEW.worker IS NOT NULL"
+        f" AND {next_attempt} AND NEW.lost = OLD.lost"
+    )
+    waits = (
+        f"OLD.worker <> 0 AND NEW.worker IS NULL AND OLD.status = '{_STARTED}' AND NEW.attempt = OLD.attempt"
+        " AND NEW.lost = OLD.lost AND NEW.failed BETWEEN OLD.failed AND OLD.failed + 1"
+        " AND NEW.claimable_at_us > OLD.changed_at_us AND NEW.claimable_at_us < OLD.expires_at * 1000000"
+    )
     return f"""({untouched} AND NEW.claimable_at_us {same} OLD.claimable_at_us)
         OR ({ready})
-        OR (NEW.claimable_at_us {same} OLD.claimable_at_us AND (({released}) OR ({taken})))"""
+        OR ({waits})
+        OR (NEW.claimable_at_us {same} OLD.claimable_at_us AND (({released}) OR ({taken}) OR ({retried})))"""
 
 
 def _held(status: RunStatus) -> str:
@@ -156,10 +179,10 @@ def row_condition(dialect: Dialect, event: RunEvent) -> str:
     target = RUN_LIFECYCLE.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
     objects = [field for field in _HELD if field in _JSON and RUN_LIFECYCLE.is_present(field, target)]
-    same = f"NEW.attempt = OLD.attempt AND NEW.worker {dialect.null_safe_eq} OLD.worker"
-    gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
+    same = f"{_COUNTED} AND NEW.worker {dialect.null_safe_eq} OLD.worker"
+    gone = f"{_COUNTED} AND NEW.worker IS NULL"
     if target == _STARTED:
-        owned = "CASE WHEN NEW.worker IS NULL THEN NEW.attempt = 0 ELSE NEW.attempt = 1 AND NEW.worker <> 0 END"
+        owned = _BEGUN
     elif target == _UNENDED:
         owned = f"CASE WHEN OLD.status = '{_STARTED}' THEN {same} ELSE {gone} END"
     else:
@@ -186,7 +209,8 @@ def _birth(dialect: Dialect) -> Guard:
     return Guard(
         "birth",
         "INSERT",
-        f"NEW.status = '{INITIAL_STATUS}' AND NEW.version = 1 AND NEW.attempt = 0 AND {empty}"
+        f"NEW.status = '{INITIAL_STATUS}' AND NEW.version = 1 AND NEW.attempt = 0"
+        f" AND NEW.lost = 0 AND NEW.failed = 0 AND {empty}"
         f" AND {_held(INITIAL_STATUS)}"
         f" AND NEW.changed_at_us BETWEEN 0 AND {YEAR_10000 * 1_000_000 - 1}"
         " AND NEW.created_at = NEW.changed_at_us / 1000000"
@@ -248,7 +272,7 @@ def guards(dialect: Dialect) -> Iterator[Guard]:
         THEN NEW.claimable_at_us {dialect.null_safe_eq} OLD.claimable_at_us AND {_ownership(dialect)}
         ELSE {_claims(dialect)}
     END""",
-        "a run is claimed at its start, released or taken over with its attempt counted, and gets ready once",
+        "a run is claimed at its start, and again with its attempt counted: after a release, a loss or a retry",
     )
     yield Guard(
         "live",

@@ -7,6 +7,7 @@ from typing import Final
 from runstate.store._sql.literals import ENDED
 
 __all__ = [
+    "ATTEMPTS",
     "BUSY",
     "CLOSED",
     "EMPTIED",
@@ -25,6 +26,7 @@ __all__ = [
 FIELDS: Final = "(run, version, event, source, target, at_us, actor, detail)"
 NEW_ENTRY: Final = "NEW.seq, NEW.version, NEW.event, NEW.source, NEW.status, NEW.changed_at_us, NEW.actor, NEW.detail"
 HISTORY: Final = "the history is written by the database alone, and never changed"
+ATTEMPTS: Final = "the attempts of a run are recorded once, and never changed"
 SETTINGS: Final = "what a run was created with never changes"
 TAKEN: Final = "a run is taken over only from a worker whose lease has been closed"
 REPLACED: Final = "a run that is there is never replaced"

@@ -13,6 +13,7 @@ from runstate.store._sql.lookups import small_rows, thread_rows
 from runstate.store._sql.schema import TABLES
 from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, guards, row_condition
 from runstate.store._sql.triggers.entries import (
+    ATTEMPTS,
     CLOSED,
     EMPTIED,
     FIELDS,
@@ -208,13 +209,19 @@ FUNCTIONS: Final = {
     "deleted": """\
     DELETE FROM @schema.runstate_history WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_checkpoint WHERE run IN (SELECT seq FROM gone);
+    DELETE FROM @schema.runstate_attempt WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_run_config WHERE id IN (SELECT id FROM gone);
     RETURN NULL;""",
-    "kept": f"""\
+    "kept": """\
     IF EXISTS (SELECT 1 FROM erased JOIN @schema.runstate_run ON seq = run) THEN
-        RAISE EXCEPTION 'runstate: {HISTORY}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+        RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     RETURN NULL;""",
+    "attempted": f"""\
+    IF NOT EXISTS (SELECT 1 FROM @schema.runstate_run WHERE seq = NEW.run AND NEW.attempt BETWEEN 1 AND attempt) THEN
+        RAISE EXCEPTION 'runstate: {ATTEMPTS}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+    END IF;
+    RETURN NEW;""",
     "config": f"""\
     IF EXISTS (SELECT 1 FROM @schema.runstate_run WHERE id = CASE TG_OP WHEN 'INSERT' THEN NEW.id ELSE OLD.id END) THEN
         RAISE EXCEPTION 'runstate: {SETTINGS}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
@@ -301,7 +308,11 @@ def postgres_guards() -> Iterator[str]:
     yield guard_by("history_insert", written, "refuse", HISTORY)
     yield guard_by("history_update", "BEFORE UPDATE ON runstate_history FOR EACH ROW", "refuse", HISTORY)
     erased = "AFTER DELETE ON runstate_history REFERENCING OLD TABLE AS erased FOR EACH STATEMENT"
-    yield guard_by("history_delete", erased, "kept")
+    yield guard_by("history_delete", erased, "kept", HISTORY)
+    yield guard_by("attempt_insert", "BEFORE INSERT ON runstate_attempt FOR EACH ROW", "attempted")
+    yield guard_by("attempt_update", "BEFORE UPDATE ON runstate_attempt FOR EACH ROW", "refuse", ATTEMPTS)
+    erased = "AFTER DELETE ON runstate_attempt REFERENCING OLD TABLE AS erased FOR EACH STATEMENT"
+    yield guard_by("attempt_delete", erased, "kept", ATTEMPTS)
     for event in ("INSERT", "DELETE"):
         when = f"BEFORE {event} ON runstate_run_config FOR EACH ROW"
         yield guard_by(f"config_{event.lower()}", when, "config")

@@ -9,6 +9,7 @@ from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE
 from runstate.store._sql.triggers.conditions import guards, transition_condition
 from runstate.store._sql.triggers.entries import (
+    ATTEMPTS,
     BUSY,
     CLOSED,
     FIELDS,
@@ -85,7 +86,8 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
 def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
     """Yield what guards the tables beside the runs."""
     # Deleting a run deletes what stands beside it. Only then may the history lose rows.
-    gone = "DELETE FROM runstate_history WHERE run = OLD.seq; DELETE FROM runstate_checkpoint WHERE run = OLD.seq;"
+    beside = ("history", "checkpoint", "attempt")
+    gone = " ".join(f"DELETE FROM runstate_{table} WHERE run = OLD.seq;" for table in beside)
     yield guard_by(
         "deleted",
         "AFTER DELETE ON runstate_run",
@@ -106,6 +108,15 @@ def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], st
         "history_delete",
         "BEFORE DELETE ON runstate_history WHEN EXISTS (SELECT 1 FROM runstate_run WHERE seq = OLD.run)",
         refuse(HISTORY),
+    )
+    known = "EXISTS (SELECT 1 FROM runstate_run WHERE seq = NEW.run AND NEW.attempt BETWEEN 1 AND attempt)"
+    again = "EXISTS (SELECT 1 FROM runstate_attempt WHERE run = NEW.run AND number = NEW.number)"
+    yield guard_by("attempt_insert", f"BEFORE INSERT ON runstate_attempt WHEN NOT {known} OR {again}", refuse(ATTEMPTS))
+    yield guard_by("attempt_update", "BEFORE UPDATE ON runstate_attempt", refuse(ATTEMPTS))
+    yield guard_by(
+        "attempt_delete",
+        "BEFORE DELETE ON runstate_attempt WHEN EXISTS (SELECT 1 FROM runstate_run WHERE seq = OLD.run)",
+        refuse(ATTEMPTS),
     )
     yield from _never_replaced(guard_by, refuse)
     exists = "WHEN EXISTS (SELECT 1 FROM runstate_run WHERE id = {}.id)"
