@@ -66,7 +66,7 @@ async def given_back(stage: Stage, kind: str) -> None:
         assert 0 == await process.over(), "nobody waits for a handler that does not end"
     for run_id in runs:
         assert [None, "start", "complete"] == events(stage.store, run_id)
-        assert ("B", None, 1) == (last(stage.store, run_id).actor, last(stage.store, run_id).detail, 1)
+        assert ("B", {"attempt": 2}) == (last(stage.store, run_id).actor, last(stage.store, run_id).detail)
         assert (2, 0) == (stage.store.get(run_id).attempt, stage.store.get(run_id).lost)
     assert (2 if kind == "wait" else 0) == len(process.journal("cancelled"))
 
