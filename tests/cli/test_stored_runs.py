@@ -546,19 +546,26 @@ def test_ddl_makes_a_store(tmp_path: Path) -> None:
 
 
 def test_migrate_takes_the_missing_steps(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A dry run names them and changes nothing. The second migration has nothing to do."""
+    """A plan prints their SQL and changes nothing. The second migration has nothing to do."""
     for url in (f"sqlite:///{tmp_path / 'new.db'}", request.getfixturevalue("postgres_url")):
 
         def ask(*arguments: str, url: str = url) -> Result:
             return CliRunner().invoke(cli, ["migrate", *arguments, "--store", url], catch_exceptions=False)
 
-        dry = ask("--dry-run")
-        assert (0, "would take step 1: tables and indexes") == (dry.exit_code, dry.stdout.splitlines()[0])
+        plan = ask("--plan")
+        assert (0, "-- run_0001_tables: Tables, indexes and views") == (plan.exit_code, plan.stdout.splitlines()[0])
+        assert "CREATE TABLE runstate_run (" in plan.stdout
+        assert json.loads(ask("--plan", "--json").stdout)["statements"][0].startswith("-- The steps")
         assert not (tmp_path / "new.db").exists() or not url.startswith("sqlite")
         assert "runstate migrate" in CliRunner().invoke(cli, ["runs", "list", "--store", url]).stderr
         steps = json.loads(ask("--json").stdout)
-        assert [1, 2] == [step["number"] for step in steps["steps"]][:2]
-        assert f"nothing to do: the schema is {steps['schema']}\n" == ask().stdout
+        assert [("run", 1), ("run", 2)] == [(step["component"], step["number"]) for step in steps["steps"]][:2]
+        assert steps["statements"] is None
+        assert "nothing to do: the schema is run 2\n" == ask().stdout
+        assert ({"run": 2}, []) == (
+            json.loads(ask("--json").stdout)["schema"],
+            json.loads(ask("--json").stdout)["steps"],
+        )
         assert 0 == CliRunner().invoke(cli, ["runs", "list", "--store", url]).exit_code
 
 
@@ -651,7 +658,8 @@ def test_files_that_are_not_a_store(tmp_path: Path) -> None:
     _execute(f"sqlite:///{other}", "CREATE TABLE mine (x)")
     open_store(f"sqlite:///{newer}").close()
     connection = sqlite3.connect(newer, isolation_level=None)
-    connection.execute("INSERT INTO runstate_migration VALUES (99, 'of tomorrow', 0)")
+    connection.execute("DROP TRIGGER runstate_migration_insert")
+    connection.execute("INSERT INTO runstate_migration VALUES ('run', 99, 'of tomorrow', 99, 0)")
     connection.close()
     for path, sentence in (
         (text, "is not an SQLite database"),
@@ -661,7 +669,7 @@ def test_files_that_are_not_a_store(tmp_path: Path) -> None:
         result = CliRunner().invoke(cli, ["runs", "list", "--store", f"sqlite:///{path}"], catch_exceptions=False)
         assert (2, "") == (result.exit_code, result.stdout)
         assert sentence in result.stderr
-    for command in (["migrate"], ["migrate", "--dry-run"]):
+    for command in (["migrate"], ["migrate", "--plan"]):
         for url, sentence in (
             (f"sqlite:///{text}", "is not an SQLite database"),
             (f"sqlite:///{newer}", "upgrade the library"),

@@ -20,9 +20,10 @@ from runstate.errors import InvalidRun, SchemaMismatch, StoreError, StoreUnavail
 from runstate.store import Store, doctor, open_store
 from runstate.store._api.url import database_at
 from runstate.store._sql.dialect import POSTGRES, SQLITE
-from runstate.store._sql.triggers.ddl import create_guards, drop_guards
+from runstate.store._sql.triggers.ddl import create_guards
 from runstate.store._sqlite.connection import SqliteConnection, SqliteDatabase
 from runstate.store.doctor import Diagnosis, Finding, examine, health, histories, schema
+from tests.support.guards import drop_guards
 from tests.support.lifecycle import CALL, NOW, USED
 from tests.support.postgres import postgres_server, postgres_url, wait_until
 
@@ -138,7 +139,7 @@ def test_a_healthy_store_has_no_findings(patient: Patient) -> None:
     assert patient.store.claim(lease, 1, queues=["other"])
     found = patient.examine(quick_check=True)
     assert ((), ()) == (found.findings, found.unseen)
-    assert (len(EVERYWHERE) + 1, 2) == (found.runs, found.schema)
+    assert (len(EVERYWHERE) + 1, {"run": 2}) == (found.runs, found.schema)
     assert found.entries == patient.query("SELECT count(*) FROM runstate_history")[0][0]
     assert patient.url.split("?")[0].split("@")[-1].split("/")[-1] in found.shown
 
@@ -189,13 +190,17 @@ def test_a_database_without_a_store_is_refused(tmp_path: Path, on_postgres: Pati
 @pytest.mark.parametrize(
     ("change", "sentence", "remedy"),
     [
-        ("INSERT INTO runstate_migration VALUES (99, 'of tomorrow', 0)", "made by a newer runstate", "upgrade"),
-        ("DELETE FROM runstate_migration WHERE number > 1", "has schema 1", "runstate migrate"),
+        (
+            "INSERT INTO runstate_migration VALUES ('run', 99, 'of tomorrow', 99, 0)",
+            "made by a newer runstate",
+            "upgrade",
+        ),
+        ("DELETE FROM runstate_migration WHERE number > 1", "has schema run 1", "runstate migrate"),
     ],
 )
 def test_another_schema_is_one_error(patient: Patient, change: str, sentence: str, remedy: str) -> None:
     """What it would have to look like nobody knows, so nothing else is said of it."""
-    patient.query(change)
+    patient.unguarded(change)
     found = patient.only()
     assert ("error", "schema") == (found.severity, found.what)
     assert sentence in found.sentence
@@ -341,14 +346,25 @@ def test_an_index_that_is_not_used_is_named(on_postgres: Patient) -> None:
 
 def test_altered_tables_are_named(patient: Patient) -> None:
     """A column, a check, a whole table."""
-    patient.query("ALTER TABLE runstate_checkpoint DROP COLUMN progress")
-    assert ("error", "progress" if not patient.is_sqlite else "runstate_checkpoint") == (
+    patient.query("ALTER TABLE runstate_checkpoint DROP COLUMN trace_context")
+    assert ("error", "trace_context" if not patient.is_sqlite else "runstate_checkpoint") == (
         patient.only().severity,
         patient.only().thing,
     )
-    patient.query("DROP TABLE runstate_checkpoint")
-    assert "the table runstate_checkpoint is gone" in patient.only().sentence
-    assert "runstate_checkpoint" == patient.only().thing
+    patient.query("DROP VIEW runstate_runs", "DROP TABLE runstate_checkpoint")
+    view, table = sorted(patient.examine().findings, key=lambda finding: finding.severity, reverse=True)
+    assert ("warning", "view", "runstate_runs") == (view.severity, view.what, view.thing)
+    assert "the view runstate_runs is gone: clients that read it fail" == view.sentence
+    assert ("error", "table", "runstate_checkpoint") == (table.severity, table.what, table.thing)
+    assert "the table runstate_checkpoint is gone" in table.sentence
+
+
+def test_a_view_that_was_changed_is_named(patient: Patient) -> None:
+    """What it is made of is compared, not only that it is there."""
+    patient.query("DROP VIEW runstate_entries", "CREATE VIEW runstate_entries AS SELECT 1 AS x")
+    found = patient.only()
+    assert ("warning", "view", "runstate_entries") == (found.severity, found.what, found.thing)
+    assert "is not as this library makes it" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -357,7 +373,7 @@ def test_altered_tables_are_named(patient: Patient) -> None:
         ("ALTER TABLE runstate_run DROP CONSTRAINT runstate_run_pkey", "runstate_run_pkey"),
         ("ALTER TABLE runstate_run ALTER queue DROP NOT NULL", "queue"),
         ("ALTER TABLE runstate_checkpoint ALTER prompt_tokens DROP DEFAULT", "prompt_tokens"),
-        ("ALTER TABLE runstate_checkpoint ALTER run TYPE int", "run"),
+        ("ALTER TABLE runstate_checkpoint ALTER trace_context TYPE varchar", "trace_context"),
         ("ALTER TABLE runstate_history SET UNLOGGED", "runstate_history"),
         ("ALTER TABLE runstate_run ENABLE ROW LEVEL SECURITY", "runstate_run"),
     ],
@@ -662,7 +678,7 @@ def test_a_run_of_an_unknown_session(patient: Patient) -> None:
 def test_a_part_that_cannot_be_read_is_told(patient: Patient) -> None:
     """Where a table is gone, what stands on it is not examined, and the rest is."""
     patient.run()
-    patient.query("DROP TABLE runstate_worker_session")
+    patient.query("DROP VIEW runstate_runs", "DROP TABLE runstate_worker_session")
     found = patient.examine()
     assert {"table", "unreadable"} == {finding.what for finding in found.errors}
     assert 1 == found.runs

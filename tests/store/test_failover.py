@@ -36,9 +36,9 @@ from runstate.errors import (
 from runstate.store import Checkpoint, Lease, Settle, Store, StoredRun, open_store
 from runstate.store._engine.commands import InTransaction
 from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wrong, trouble_of
-from runstate.store._sql import migrations, schema
 from runstate.store._sql.connection import Trouble
-from runstate.store._sql.dialect import POSTGRES
+from runstate.store._sql.dialect import POSTGRES, Dialect
+from runstate.store._sql.migrations.steps import Migration
 from tests.store.conftest import make_url
 from tests.store.support import Prompt, held_back, names
 from tests.support.postgres import Server, wait_until
@@ -400,16 +400,16 @@ def test_a_store_that_is_opened_while_it_is_away_or_full(
 
 def test_a_store_that_is_migrated_while_it_is_away(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """So is one that is to be made: the connection breaks in the middle of it, and it is made all the same."""
-    create, broken = schema.create_tables, list[None]()
+    statements, broken = Migration.statements, list[None]()
 
-    def breaking(words: Any) -> tuple[str, ...]:
-        if not broken and words is POSTGRES:
+    def breaking(step: Migration, dialect: Dialect) -> list[str]:
+        if not broken and dialect is POSTGRES:
             broken.append(None)
-            return ("SELECT pg_terminate_backend(pg_backend_pid())",)
-        return create(words)
+            return ["SELECT pg_terminate_backend(pg_backend_pid())"]
+        return statements(step, dialect)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(migrations, "create_tables", breaking)
+        patched.setattr(Migration, "statements", breaking)
         with open_store(postgres_url, migrate=True, wait_s=LIMIT) as store:
             assert store.create(**names()).claimable
     assert [None] == broken

@@ -17,9 +17,19 @@ import pytest
 from runstate.errors import SchemaMismatch, StoreError
 from runstate.store import open_store
 from runstate.store._api.url import database_at
-from runstate.store._sql.dialect import POSTGRES, SQLITE
+from runstate.store._sql import migrations
+from runstate.store._sql.dialect import POSTGRES, SQLITE, Dialect
 from runstate.store._sql.migrations import LATEST, ddl, migrate, version_of
+from runstate.store._sql.migrations.__main__ import generated
+from runstate.store._sql.migrations.steps import STEPS
+from runstate.store._sql.triggers.ddl import create_guards
+from runstate.store.doctor import examine
 from tests.store.support import Prompt, names
+from tests.support.guards import drop_guards
+
+DIALECTS = (SQLITE, POSTGRES)
+NEWER = r"was made by a newer runstate \(its schema is run 99, this library knows run 2\)"
+UNRELEASED = "made by a runstate before its first release: make a new database"
 
 Make = Callable[[], str]
 
@@ -65,16 +75,16 @@ def catalog(url: str) -> list[str]:
     """Return all that a database says of its tables, indexes, constraints, triggers and functions."""
     with Prompt(url) as prompt:
         found = prompt.run(SQLITE_CATALOG if prompt.is_sqlite else POSTGRES_CATALOG)
-        nobody = prompt.run("SELECT * FROM runstate_worker_session")
-    return sorted(map(repr, found + nobody))
+        released = prompt.run("SELECT * FROM runstate_worker_session")
+    return sorted(map(repr, found + released))
 
 
 def by_steps(url: str) -> None:
     database = database_at(url)
-    for step in range(1, LATEST + 1):
-        assert [step] == [taken.number for taken in migrate(database, upto=step)]
-        assert () == migrate(database, upto=step)
-    assert () == migrate(database)
+    for number in range(1, LATEST["run"] + 1):
+        assert [number] == [step.number for step in migrate(database, upto={"run": number}).steps]
+        assert [] == migrate(database, upto={"run": number}).steps
+    assert [] == migrate(database).steps
     database.close()
 
 
@@ -109,19 +119,139 @@ def test_nothing_twice(make: Make) -> None:
     """A database that has taken all steps takes none; a dry run tells which it would take and takes none either."""
     url = make()
     database = database_at(url)
-    assert [*range(1, LATEST + 1)] == [step.number for step in migrate(database, dry_run=True)]
+    numbers = [("run", number) for number in range(1, LATEST["run"] + 1)]
+    assert numbers == [(step.component, step.number) for step in migrate(database, dry_run=True).steps]
     session = database.open()
-    assert 0 == version_of(session)
-    assert [*range(1, LATEST + 1)] == [step.number for step in migrate(database)]
+    assert {} == version_of(session)
+    assert numbers == [(step.component, step.number) for step in migrate(database).steps]
     assert LATEST == version_of(session)
     session.close()
     before = catalog(url)
-    assert () == migrate(database) == migrate(database, dry_run=True)
+    assert [] == migrate(database).steps
+    assert [] == migrate(database, dry_run=True).statements
     assert before == catalog(url)
     with Prompt(url) as prompt:
-        steps = prompt.run("SELECT number, sentence FROM runstate_migration ORDER BY number")
-    assert [*range(1, LATEST + 1)] == [number for number, _ in steps]
-    assert all(sentence for _, sentence in steps)
+        steps = prompt.run("SELECT component, number, description FROM runstate_migration ORDER BY number")
+    assert numbers == [(component, number) for component, number, _ in steps]
+    assert all(description for _, _, description in steps)
+
+
+def record(prompt: Prompt, statement: str) -> None:
+    """Change the table of migrations, as a migration does: without the guards."""
+    dialect = SQLITE if prompt.is_sqlite else POSTGRES
+    for each in (*drop_guards(dialect), statement, *create_guards(dialect)):
+        prompt.run(each)
+
+
+def test_what_a_newer_library_has_migrated_compatibly(make: Make) -> None:
+    """A process that starts after a newer one has migrated works on, and the doctor says what it could not compare."""
+    url = make()
+    by_opening(url)
+    with Prompt(url) as prompt:
+        record(prompt, "INSERT INTO runstate_migration VALUES ('run', 99, 'from the future', 2, 0)")
+        record(prompt, "INSERT INTO runstate_migration VALUES ('other', 1, 'a part that is not known here', 0, 0)")
+        before = catalog(url)
+    for ask in (True, False, None):
+        with open_store(url, migrate=ask) as store:
+            assert "completed" == store.complete(store.start(store.create(**names()).id).id).status
+    assert before == catalog(url)
+    found = examine(database_at(url))
+    assert {"run": 99, "other": 1} == found.schema
+    assert ["a newer runstate has migrated the database, so its tables and guards were not compared"] == [
+        finding.sentence for finding in found.findings
+    ]
+
+
+def test_an_unknown_part_that_is_not_compatible(make: Make) -> None:
+    url = make()
+    by_opening(url)
+    with Prompt(url) as prompt:
+        record(prompt, "INSERT INTO runstate_migration VALUES ('other', 3, 'what older ones would break', 1, 0)")
+    with pytest.raises(SchemaMismatch, match="its schema is other 3, run 2, this library knows run 2"):
+        open_store(url, migrate=True)
+
+
+def test_a_database_of_a_version_that_was_never_released(make: Make) -> None:
+    """One sentence, and nothing is touched."""
+    url = make()
+    with Prompt(url) as prompt:
+        prompt.run("CREATE TABLE runstate_migration (number INTEGER, sentence TEXT, at BIGINT)")
+        prompt.run("INSERT INTO runstate_migration VALUES (2, 'the law as triggers', 0)")
+        for ask in (True, False, None):
+            with pytest.raises(SchemaMismatch, match=UNRELEASED):
+                open_store(url, migrate=ask)
+        assert [(2, "the law as triggers", 0)] == prompt.run("SELECT * FROM runstate_migration")
+
+
+def test_migrations_are_recorded_by_a_migration_alone(make: Make) -> None:
+    """No client can add, change or delete a row; else every process would refuse the store."""
+    url = make()
+    by_opening(url)
+    with Prompt(url) as prompt:
+        before = prompt.run("SELECT * FROM runstate_migration")
+        for statement in (
+            "INSERT INTO runstate_migration VALUES ('run', 99, 'x', 99, 0)",
+            "UPDATE runstate_migration SET compatible_from = 99",
+            "UPDATE runstate_migration SET number = number + 1",
+            "DELETE FROM runstate_migration",
+            *(["INSERT OR REPLACE INTO runstate_migration VALUES ('run', 2, 'x', 99, 0)"] if prompt.is_sqlite else []),
+            *([] if prompt.is_sqlite else ["TRUNCATE runstate_migration"]),
+        ):
+            assert "migrations are recorded by `runstate migrate` alone" in (prompt.refusal(statement) or "accepted")
+        assert before == prompt.run("SELECT * FROM runstate_migration")
+
+
+@pytest.mark.parametrize("dialect", [SQLITE, POSTGRES], ids=lambda dialect: dialect.name)
+def test_the_newest_guards_are_those_of_the_table(dialect: Dialect) -> None:
+    """A change of the table or of the triggers needs a step: `python -m runstate.store._sql.migrations`."""
+    newest = [step for step in STEPS if step.is_guards][-1]
+    assert newest.text(dialect).endswith(generated(dialect))
+    assert [*create_guards(dialect)] == [
+        "\n".join(line for line in statement.splitlines() if not line.startswith("-- transition: "))
+        for statement in newest.statements(dialect)
+    ]
+
+
+def test_both_dialects_have_the_same_steps() -> None:
+    """Each step has a file in both, with the same header."""
+    for step in STEPS:
+        headers = {step.text(dialect).split("\n", 2)[0] + step.text(dialect).split("\n", 2)[1] for dialect in DIALECTS}
+        assert {f"-- {step.description}-- compatible_from: {step.compatible_from}"} == headers
+    folder = Path(migrations.__file__).parent
+    for dialect in DIALECTS:
+        assert {f"{step.name}.sql" for step in STEPS} == {path.name for path in (folder / dialect.name).iterdir()}
+
+
+def test_a_plan_is_what_a_migration_executes(make: Make) -> None:
+    """What `migrate --plan` prints makes the same store when it is executed by hand."""
+    url, other = make(), make()
+    plan = migrate(database_at(url), dry_run=True)
+    migrate(database_at(other))
+    with Prompt(url) as prompt:
+        for statement in plan.statements:
+            prompt.run(statement)
+    assert catalog(other) == catalog(url)
+
+
+def test_old_guards_are_dropped_whatever_they_are_called(make: Make) -> None:
+    """By the catalogue: a name that this library never knew goes too; a trigger of the user's own stays."""
+    url = make()
+    by_opening(url)
+    expected = catalog(url)
+    with Prompt(url) as prompt:
+        body = "BEGIN SELECT 1; END" if prompt.is_sqlite else "FOR EACH STATEMENT EXECUTE FUNCTION runstate_refuse('x')"
+        prompt.run(f"CREATE TRIGGER runstate_of_yesterday BEFORE DELETE ON runstate_checkpoint {body}")
+        drops = [row[0] for row in prompt.run((SQLITE if prompt.is_sqlite else POSTGRES).drop_guards)]
+        assert any("runstate_of_yesterday" in drop for drop in drops)
+        own = "BEGIN SELECT 1; END" if prompt.is_sqlite else "FOR EACH ROW EXECUTE FUNCTION own()"
+        if not prompt.is_sqlite:
+            prompt.run("CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN OLD; END $$")
+        prompt.run(f"CREATE TRIGGER own_audit BEFORE DELETE ON runstate_checkpoint {own}")
+        for drop in (*drops, "DELETE FROM runstate_migration WHERE number = 2"):
+            prompt.run(drop)
+    migrate(database_at(url))
+    assert {entry for entry in catalog(url) if "own_audit" not in entry and "own()" not in entry} == {*expected}
+    assert any("own_audit" in entry for entry in catalog(url))
 
 
 def test_a_newer_schema(make: Make) -> None:
@@ -129,16 +259,16 @@ def test_a_newer_schema(make: Make) -> None:
     url = make()
     by_opening(url)
     with Prompt(url) as prompt:
-        prompt.run("INSERT INTO runstate_migration VALUES (99, 'from the future', 0)")
+        record(prompt, "INSERT INTO runstate_migration VALUES ('run', 99, 'from the future', 99, 0)")
         before = catalog(url), prompt.everything(), prompt.run("SELECT * FROM runstate_migration")
         for ask in (True, False, None):
-            with pytest.raises(SchemaMismatch, match=r"was made by a newer runstate \(its schema is 99") as newer:
+            with pytest.raises(SchemaMismatch, match=NEWER) as newer:
                 open_store(url, migrate=ask)
             assert "upgrade the library, nothing was changed" in str(newer.value)
         with pytest.raises(SchemaMismatch):
             migrate(database_at(url))
         assert before == (catalog(url), prompt.everything(), prompt.run("SELECT * FROM runstate_migration"))
-        prompt.run("DELETE FROM runstate_migration WHERE number = 99")
+        record(prompt, "DELETE FROM runstate_migration WHERE number = 99")
     open_store(url).close()
 
 
@@ -162,9 +292,9 @@ def test_half_a_schema(make: Make) -> None:
     """A database that has taken some of the steps is said to be of that version, and is brought on."""
     url = make()
     database = database_at(url)
-    migrate(database, upto=1)
+    migrate(database, upto={"run": 1})
     database.close()
-    with pytest.raises(SchemaMismatch, match=rf"has schema 1, this library needs {LATEST}: `runstate migrate`"):
+    with pytest.raises(SchemaMismatch, match="has schema run 1, this library needs run 2: `runstate migrate`"):
         open_store(url, migrate=False)
     open_store(url, migrate=True).close()
     with open_store(url) as store:
@@ -195,7 +325,7 @@ def test_eight_threads_migrate_at_once(make: Make) -> None:
         database = database_at(url)
         barrier.wait()
         try:
-            taken.append(len(migrate(database)))
+            taken.append(len(migrate(database).steps))
         except Exception as error:
             taken.append(error)
         database.close()
@@ -205,7 +335,7 @@ def test_eight_threads_migrate_at_once(make: Make) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [0] * 7 + [LATEST] == sorted(taken, key=repr)
+    assert [0] * 7 + [LATEST["run"]] == sorted(taken, key=repr)
     open_store(url).close()
 
 

@@ -10,8 +10,8 @@ import pytest
 from runstate import ManualClock
 from runstate.store import open_store
 from runstate.store._sql.dialect import POSTGRES, SQLITE
-from runstate.store._sql.triggers.ddl import drop_guards
 from tests.store.support import Prompt, bring_in_store, names
+from tests.support.guards import drop_guards
 from tests.support.judge import judge, judge_by_sql, judge_through
 from tests.support.lifecycle import STATUSES
 

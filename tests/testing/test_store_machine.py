@@ -34,9 +34,9 @@ from runstate.store import (
 from runstate.store._engine.commands import InTransaction, TransitionRun
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.dialect import SQLITE
-from runstate.store._sql.triggers.ddl import drop_guards
 from tests.store.conftest import empty
 from tests.store.support import Prompt, template
+from tests.support.guards import drop_guards
 from tests.support.judge import judge_by_sql, judge_through
 from tests.support.lifecycle import UNTIL_DEADLINE
 from tests.support.postgres import Server

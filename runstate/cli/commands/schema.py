@@ -45,30 +45,45 @@ def ddl(dialect: str, rebuild: bool) -> None:
 
 @click.command()
 @store_option
-@click.option("--dry-run", is_flag=True, help="Print the missing steps, and take none.")
+@click.option("--plan", is_flag=True, help="Print the SQL of the missing steps, and take none.")
 @json_option
-def migrate(url: str, dry_run: bool, as_json: bool) -> None:
-    """Migrate a database to the schema of this version: all missing steps, or none. Concurrent calls are safe."""
+def migrate(url: str, plan: bool, as_json: bool) -> None:
+    """Migrate a database to the schema of this version: all missing steps, or none.
+
+    Concurrent calls are safe, also while workers work: they wait until the migration is committed.
+    """
     from runstate.store._sql import migrations
 
-    with errors_as_exit_codes(url), closing(_database_to_migrate(url, dry_run)) as database:
-        steps = migrations.migrate(database, dry_run=dry_run)
+    with errors_as_exit_codes(url), closing(_database_to_migrate(url, plan)) as database:
+        taken = migrations.migrate(database, dry_run=plan)
+    schema = migrations.format_version(migrations.LATEST)
     if as_json:
-        taken = [{"number": step.number, "sentence": step.description} for step in steps]
-        print_json({"dry_run": dry_run, "schema": migrations.LATEST, "steps": taken})
-        return
-    for step in steps:
-        click.echo(f"{'would take' if dry_run else 'took'} step {step.number}: {step.description}")
-    if not steps:
-        click.echo(f"nothing to do: the schema is {migrations.LATEST}")
+        steps = [
+            {
+                "component": step.component,
+                "number": step.number,
+                "description": step.description,
+                "compatible_from": step.compatible_from,
+            }
+            for step in taken.steps
+        ]
+        statements = taken.statements if plan else None
+        print_json({"plan": plan, "schema": dict(migrations.LATEST), "steps": steps, "statements": statements})
+    elif not taken.steps:
+        click.echo(f"nothing to do: the schema is {schema}")
+    elif plan:
+        click.echo(taken.sql().rstrip())
+    else:
+        for step in taken.steps:
+            click.echo(f"took step {step.component} {step.number}: {step.description}")
 
 
-def _database_to_migrate(url: str, dry_run: bool) -> Database:
+def _database_to_migrate(url: str, plan: bool) -> Database:
     from runstate.store._api.url import database_at
 
     database = database_at(url)
     path = getattr(database, "path", None)
-    if dry_run and isinstance(path, str) and not database.in_memory and not os.path.exists(path):  # noqa: PTH110
+    if plan and isinstance(path, str) and not database.in_memory and not os.path.exists(path):  # noqa: PTH110
         return database_at("sqlite:///:memory:")  # it has the same steps as a new file, and no file is created
     return database_from_url(url) if database.in_memory else database
 
@@ -132,7 +147,7 @@ def _progress_on_stderr() -> Generator[Progress, None, None]:
 def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "store": diagnosis.shown,
-        "schema": diagnosis.schema,
+        "schema": dict(diagnosis.schema),
         "runs": diagnosis.runs,
         "entries": diagnosis.entries,
         "errors": len(diagnosis.errors),
@@ -171,7 +186,8 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         line(Text(f"not seen: {escape(unseen)}", style="dim"))
     errors, warnings = _plural(len(diagnosis.errors), "error"), _plural(len(diagnosis.warnings), "warning")
     found = f"{errors}, {warnings}" if findings else "nothing is wrong"
-    counts = f"runs: {diagnosis.runs}, entries: {diagnosis.entries}, schema: {diagnosis.schema}"
+    schema = ", ".join(f"{component} {number}" for component, number in diagnosis.schema.items())
+    counts = f"runs: {diagnosis.runs}, entries: {diagnosis.entries}, schema: {schema}"
     line(Text(f"{escape(diagnosis.shown)}: {found} ({counts})", style="bold"))
 
 

@@ -30,14 +30,6 @@ class Dialect(ABC):
 
     # --- types and constants --------------------------------------------------------------------------------------
 
-    number: ClassVar[str]
-    """The type of a 64-bit integer."""
-    json: ClassVar[str]
-    """The type of a column that holds JSON text."""
-    text: ClassVar[str]
-    """The type of a text that is compared byte by byte."""
-    serial_key: ClassVar[str]
-    """The type of a key that the database counts up."""
     null_safe_eq: ClassVar[str]
     """The comparison that takes two nulls for equal."""
     true: ClassVar[str]
@@ -51,26 +43,16 @@ class Dialect(ABC):
 
     # --- tables ---------------------------------------------------------------------------------------------------
 
-    table_options: ClassVar[str]
-    hot_table_options: ClassVar[str]
-    """The same for the table whose rows change often."""
-    history_key: ClassVar[str]
-    """The column by which the history counts its entries, where it does."""
-    history_end: ClassVar[str]
-    """What ends the table of the history: the transaction of an entry, where that is needed, and the key."""
-    history_indexes: ClassVar[Sequence[str]]
     table_exists: ClassVar[str]
     """The query that counts the tables called `runstate_migration`."""
+    has_components: ClassVar[str]
+    """The query that counts the columns `component` of this table: 1 for a released schema."""
     migration_lock: ClassVar[str]
     """The statement that lets one process migrate while the others wait; empty where a transaction does that."""
-
-    @abstractmethod
-    def check_json(self, column: str) -> str:
-        """Return the CHECK that a column holds JSON; empty where its type says so already."""
-
-    @abstractmethod
-    def check_object(self, column: str) -> str:
-        """Return the CHECK that a column holds a JSON object: the JSON null is not NULL, and says as little."""
+    lock_tables: ClassVar[str]
+    """The statement that waits for the transactions of all clients, before triggers change; empty where not needed."""
+    drop_guards: ClassVar[str]
+    """The query of the statements that drop all triggers and functions of the library, whatever their names are."""
 
     # --- triggers -------------------------------------------------------------------------------------------------
 
@@ -154,10 +136,6 @@ class _Sqlite(Dialect):
 
     name = "sqlite"
     lookups = SQLITE_LOOKUPS
-    number = "INTEGER"
-    json = "TEXT"
-    text = "TEXT"
-    serial_key = "INTEGER PRIMARY KEY AUTOINCREMENT"  # or the number of a run that was pruned would be given again
     null_safe_eq = "IS"
     true = "1"
     false = "0"
@@ -165,20 +143,14 @@ class _Sqlite(Dialect):
     json_object = "json_object"
     json_type = "json_type"
 
-    table_options = " STRICT"
-    hot_table_options = " STRICT"
-    # Counted up for ever: a reader that goes on from a place must not miss an entry with the number of a pruned one.
-    history_key = "id INTEGER PRIMARY KEY AUTOINCREMENT,\n    "
-    history_end = "    UNIQUE (run, version)\n) STRICT"
-    history_indexes = ()
     table_exists = "SELECT count(*) FROM sqlite_master WHERE name = 'runstate_migration'"
+    has_components = "SELECT count(*) FROM pragma_table_info('runstate_migration') WHERE name = 'component'"
     migration_lock = ""
-
-    def check_json(self, column: str) -> str:
-        return f" CHECK ({column} IS NULL OR json_valid({column}))"
-
-    def check_object(self, column: str) -> str:
-        return f" CHECK ({column} IS NULL OR (json_valid({column}) AND json_type({column}) = 'object'))"
+    lock_tables = ""
+    drop_guards = (
+        "SELECT 'DROP TRIGGER \"' || name || '\"' FROM sqlite_master"
+        " WHERE type = 'trigger' AND name LIKE 'runstate!_%' ESCAPE '!' ORDER BY name"
+    )
 
     def valid_json(self, value: str) -> str:
         return f"json_valid({value}) AND "
@@ -235,10 +207,6 @@ class _Postgres(Dialect):
 
     name = "postgres"
     lookups = POSTGRES_LOOKUPS
-    number = "bigint"
-    json = "json"
-    text = 'text COLLATE "C"'
-    serial_key = "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
     null_safe_eq = "IS NOT DISTINCT FROM"
     true = "true"
     false = "false"
@@ -246,28 +214,27 @@ class _Postgres(Dialect):
     json_object = "json_build_object"
     json_type = "json_typeof"
 
-    table_options = ""
-    # Dead rows are made at every transition; let the page hold some, and let them be swept often.
-    hot_table_options = (
-        " WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)"
-    )
-    history_key = ""
-    # Transactions commit in another order than they began: a reader that goes on from a place in the history of all
-    # runs needs to know which were still under way.
-    history_end = (
-        "    tx bigint NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),\n    PRIMARY KEY (run, version)\n)"
-    )
-    history_indexes = (
-        "CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx) WITH (autosummarize = on)",
-    )
     table_exists = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('runstate_migration')"
+    has_components = (
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('runstate_migration') AND attname = 'component'"
+    )
     migration_lock = "SELECT pg_advisory_xact_lock(7282365610)"
-
-    def check_json(self, column: str) -> str:
-        return ""
-
-    def check_object(self, column: str) -> str:
-        return f" CHECK (json_typeof({column}) = 'object')"
+    # In the order in which most transactions lock them.
+    lock_tables = (
+        "LOCK TABLE runstate_run_config, runstate_worker_session, runstate_run, runstate_history, runstate_checkpoint,"
+        " runstate_attempt IN ACCESS EXCLUSIVE MODE"
+    )
+    # Triggers first: they depend on their functions. A trigger of a partition goes with that of its table.
+    drop_guards = """\
+WITH home AS (SELECT relnamespace AS oid FROM pg_class WHERE oid = to_regclass('runstate_migration'))
+SELECT statement FROM (
+    SELECT 1 AS place, format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass) AS statement
+        FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid JOIN home ON home.oid = c.relnamespace
+        WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND starts_with(g.tgname, 'runstate_')
+            AND starts_with(c.relname, 'runstate_')
+    UNION ALL SELECT 2, format('DROP FUNCTION %s', p.oid::regprocedure)
+        FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace WHERE starts_with(p.proname, 'runstate_')
+) AS drops ORDER BY place, statement"""
 
     def valid_json(self, value: str) -> str:
         return ""

@@ -30,10 +30,8 @@ def occupies_thread(row: str = "") -> str:
 class Lookups(ABC):
     """The queries by which one dialect finds runs `q`. Moments are in microseconds, deadlines in seconds."""
 
-    ddl: ClassVar[Sequence[str]]
-    """The statements that make the indexes and the tables which these queries use."""
     tables: ClassVar[Sequence[str]]
-    """The tables among them."""
+    """The small tables that these queries use."""
     rebuild: ClassVar[Sequence[str]]
     """The statements that fill these tables anew from the runs; their triggers must be disabled."""
     holders: ClassVar[str]
@@ -88,14 +86,6 @@ class Lookups(ABC):
 
 
 class _SqliteLookups(Lookups):
-    ddl = (
-        f"CREATE INDEX runstate_run_claim ON runstate_run (queue, priority DESC, seq) WHERE {_CLAIMABLE}",
-        f"CREATE INDEX runstate_run_waiting ON runstate_run (not_before_us) WHERE {_WAITS}",
-        "CREATE INDEX runstate_run_worker ON runstate_run (worker) WHERE worker IS NOT NULL",
-        "CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL",
-        f"CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id) WHERE {occupies_thread()}",
-        f"CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq) WHERE thread_policy = 'queue' AND {_WAITS}",
-    )
     tables = ()
     rebuild = ()
     misplaced = MappingProxyType[str, str]({})
@@ -193,37 +183,7 @@ def thread_rows(rows: str, schema: str = "") -> str:
     return _THREAD_TABLE.insert(rows, schema)
 
 
-# Rows come and go with every run: the tables are small, so they are vacuumed often.
-_SMALL: Final = " WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000)"
-
-
 class _PostgresLookups(Lookups):
-    ddl = (
-        # Of each run that can be claimed now.
-        (
-            'CREATE TABLE runstate_claimable (run bigint PRIMARY KEY, queue text COLLATE "C" NOT NULL,'
-            f" priority bigint NOT NULL, expires_at bigint NOT NULL){_SMALL}"
-        ),
-        "CREATE INDEX runstate_claimable_next ON runstate_claimable (queue, priority DESC, run)",
-        "CREATE INDEX runstate_claimable_deadline ON runstate_claimable (expires_at)",
-        # Of each run that a worker holds; 0 is the worker of those that were released.
-        (
-            f"CREATE TABLE runstate_held (run bigint PRIMARY KEY, worker bigint NOT NULL, expires_at bigint NOT NULL)"
-            f"{_SMALL}"
-        ),
-        "CREATE INDEX runstate_held_worker ON runstate_held (worker)",
-        # Of each other live run. It `waits` if it is queued for later, or for its thread, which is named then.
-        (
-            'CREATE TABLE runstate_idle (run bigint PRIMARY KEY, queue text COLLATE "C" NOT NULL,'
-            " waits boolean NOT NULL,"
-            f' thread_id text COLLATE "C", not_before_us bigint, expires_at bigint NOT NULL){_SMALL}'
-        ),
-        "CREATE INDEX runstate_idle_waiting ON runstate_idle (not_before_us) WHERE waits",
-        "CREATE INDEX runstate_idle_thread ON runstate_idle (thread_id, run) WHERE thread_id IS NOT NULL",
-        "CREATE INDEX runstate_idle_deadline ON runstate_idle (expires_at)",
-        # Of each thread that has its one live run.
-        f'CREATE TABLE runstate_thread (thread_id text COLLATE "C" PRIMARY KEY, run bigint NOT NULL){_SMALL}',
-    )
     tables = tuple(table.name for table in _SMALL_TABLES)
     rebuild = (
         *(f"DELETE FROM {table.name}" for table in _SMALL_TABLES),

@@ -16,7 +16,7 @@ from runstate.run import validators
 from runstate.run.values import raise_if_invalid
 from runstate.store._api.store import Store, database_of
 from runstate.store._sql.connection import Connection, Database
-from runstate.store._sql.migrations import LATEST, require_latest, version_of
+from runstate.store._sql.migrations import SchemaVersion, require_latest, version_of
 from runstate.store.doctor.diagnosis import Diagnosis, Finding, Progress, Severity, Sheet
 from runstate.store.doctor.health import examine_health
 from runstate.store.doctor.histories import examine_histories
@@ -76,9 +76,8 @@ def examine(
         runs, entries = examine_histories(session, sheet, newest, progress)
 
     try:
-        version = version_of(session)
-        if version == LATEST:
-            examine_schema(session, sheet)
+        version = version_of(session, database.display_url)
+        if _is_known(session, sheet, database.display_url, version):
             _readable(sheet, histories)
             examine_lookups(session, sheet)
             _readable(sheet, lambda: examine_waiting(session, sheet, stuck_after_s))
@@ -88,8 +87,6 @@ def examine(
                     database, session, sheet, old_snapshot_s=old_snapshot_s, quick_check=quick_check
                 ),
             )
-        else:
-            _note_version(session, sheet, database.display_url, version)
     finally:
         session.close()
     return Diagnosis(database.display_url, version, runs, entries, sheet.findings(), tuple(sheet.unseen))
@@ -106,15 +103,22 @@ def _open(database: Database) -> Connection:
     return SqliteConnection(connection, database.display_url, 0.0, owned=False, kept=True)
 
 
-def _note_version(session: Connection, sheet: Sheet, shown: str, version: int) -> None:
-    """Add the finding that the schema has another version. Raises `SchemaMismatch` if there is no schema at all."""
+def _is_known(session: Connection, sheet: Sheet, shown: str, version: SchemaVersion) -> bool:
+    """Examine the schema. Return whether this library can read it. Raises `SchemaMismatch` if there is none at all."""
     try:
-        require_latest(session, shown)
+        newer = require_latest(session, shown)
     except SchemaMismatch as error:
-        if version == 0:
+        if not version:
             raise
         sentence, _, remedy = str(error).partition(": ")
         sheet.add("error", "schema", f"{sentence}; nothing else was examined", remedy, thing="runstate_migration")
+        return False
+    if newer:
+        sentence = "a newer runstate has migrated the database, so its tables and guards were not compared"
+        sheet.add("warning", "schema", sentence, "examine it with the newer version", thing="runstate_migration")
+    else:
+        examine_schema(session, sheet)
+    return True
 
 
 def _readable(sheet: Sheet, examine_part: Callable[[], None]) -> None:

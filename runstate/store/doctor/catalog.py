@@ -16,7 +16,7 @@ _SHORT: Final = 60  # characters of a definition that is shown in a message
 
 @attrs.frozen
 class Made:
-    """A table, column, constraint, index, guard (a trigger) or function that a DDL has created."""
+    """A table, view, column, constraint, index, guard (a trigger) or function that a DDL has created."""
 
     kind: str
     name: str
@@ -36,12 +36,18 @@ class Made:
         """Whether the store is correct without it, but slow."""
         return self.kind == "index" and not self.definition.startswith("CREATE UNIQUE")
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether the store is wrong without it."""
+        return not self.is_only_fast and self.kind != "view"
+
 
 Catalog: TypeAlias = Mapping[tuple[str, str, str], Made]
 """The objects of a schema by kind, table and name."""
 
 _NEEDED_FOR: Final = {
     "table": "the library cannot work without it",
+    "view": "clients that read it fail",
     "column": "the library cannot work without it",
     "constraint": "the database accepts rows that no run can have",
     "index": "values that it keeps unique can be duplicated",
@@ -77,5 +83,5 @@ def _both(found: Made, made: Made) -> str:
 
 def _note(sheet: Sheet, made: Made, sentence: str, remedy: str) -> None:
     needed_for = "what it makes fast is slow" if made.is_only_fast else _NEEDED_FOR[made.kind]
-    severity: Severity = "warning" if made.is_only_fast else "error"
+    severity: Severity = "error" if made.is_needed else "warning"
     sheet.add(severity, made.kind, f"{sentence}: {needed_for}", remedy, thing=made.name)

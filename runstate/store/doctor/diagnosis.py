@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 import attrs
@@ -42,8 +42,8 @@ class Diagnosis:
 
     shown: str
     """The address of the database, without its password."""
-    schema: int
-    """The number of the last migration that was applied to the database."""
+    schema: Mapping[str, int]
+    """The number of the last migration of each component that the database has taken."""
     runs: int
     """How many runs were examined."""
     entries: int

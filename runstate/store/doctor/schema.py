@@ -51,7 +51,7 @@ _CATALOG: Final = """\
 WITH t AS (
     SELECT c.oid, c.relname::text AS name, c.relnamespace, c.relkind, c.relpersistence, c.relrowsecurity
     FROM pg_class AS c WHERE c.relnamespace = %(schema)s::bigint::oid
-        AND starts_with(c.relname, 'runstate_') AND c.relkind IN ('r', 'p', 'v', 'f')
+        AND starts_with(c.relname, 'runstate_') AND c.relkind IN ('r', 'p', 'f')
 )
 SELECT 'table', name, name, CASE WHEN relkind IN ('r', 'p') THEN '' ELSE 'of another kind' END
     || CASE relpersistence WHEN 'u' THEN 'unlogged' ELSE '' END
@@ -70,6 +70,9 @@ SELECT 'index', c.relname, t.name, replace(pg_get_indexdef(i.indexrelid, 0, fals
         NOT (i.indisvalid AND i.indisready)
     FROM t JOIN pg_index AS i ON i.indrelid = t.oid JOIN pg_class AS c ON c.oid = i.indexrelid
     WHERE NOT EXISTS (SELECT 1 FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)
+UNION ALL
+SELECT 'view', c.relname, c.relname, pg_get_viewdef(c.oid), false FROM pg_class AS c
+    WHERE c.relnamespace = %(schema)s::bigint::oid AND starts_with(c.relname, 'runstate_') AND c.relkind = 'v'
 UNION ALL
 SELECT 'guard', g.tgname, t.name, pg_get_triggerdef(g.oid, false), g.tgenabled IN ('D', 'R')
     FROM t JOIN pg_trigger AS g ON g.tgrelid = t.oid AND NOT g.tgisinternal

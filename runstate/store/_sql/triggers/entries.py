@@ -14,6 +14,7 @@ __all__ = [
     "FIELDS",
     "HISTORY",
     "LEASED",
+    "MIGRATIONS",
     "NEW_ENDED",
     "NEW_ENTRY",
     "PRIVATE",
@@ -40,4 +41,5 @@ NEW_ENDED: Final = f"NEW.thread_policy IS NOT NULL AND NEW.status IN ({ENDED})"
 
 EMPTIED: Final = "runs are pruned when they have ended, and nothing is emptied"
 PRIVATE: Final = "the tables beside the runs are written by the database alone"
+MIGRATIONS: Final = "migrations are recorded by `runstate migrate` alone"
 REOPENED: Final = "NEW.token <> OLD.token OR NEW.closed < OLD.closed"

@@ -19,6 +19,7 @@ from runstate.store._sql.triggers.entries import (
     FIELDS,
     HISTORY,
     LEASED,
+    MIGRATIONS,
     NEW_ENTRY,
     PRIVATE,
     REOPENED,
@@ -323,6 +324,9 @@ def postgres_guards() -> Iterator[str]:
     for table in POSTGRES.lookups.tables:
         when = f"BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)"
         yield guard_by(f"private_{table.removeprefix('runstate_')}", when, "refuse", PRIVATE)
+    # A migration drops the triggers first, which only the owner of the tables can.
+    written = "BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON runstate_migration FOR EACH STATEMENT"
+    yield guard_by("migration_write", written, "refuse", MIGRATIONS)
     for table in (*TABLES, *POSTGRES.lookups.tables):
         when = f"BEFORE TRUNCATE ON {table} FOR EACH STATEMENT"
         yield guard_by(f"truncate_{table.removeprefix('runstate_')}", when, "refuse", EMPTIED)

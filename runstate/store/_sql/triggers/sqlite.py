@@ -15,6 +15,7 @@ from runstate.store._sql.triggers.entries import (
     FIELDS,
     HISTORY,
     LEASED,
+    MIGRATIONS,
     NEW_ENDED,
     NEW_ENTRY,
     REOPENED,
@@ -123,6 +124,8 @@ def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], st
     yield guard_by("config_insert", f"BEFORE INSERT ON runstate_run_config {exists.format('NEW')}", refuse(SETTINGS))
     yield guard_by("config_update", "BEFORE UPDATE ON runstate_run_config", refuse(SETTINGS))
     yield guard_by("config_delete", f"BEFORE DELETE ON runstate_run_config {exists.format('OLD')}", refuse(SETTINGS))
+    for event in ("INSERT", "UPDATE", "DELETE"):  # a migration drops the triggers first
+        yield guard_by(f"migration_{event.lower()}", f"BEFORE {event} ON runstate_migration", refuse(MIGRATIONS))
     yield guard_by("closed", f"BEFORE UPDATE ON runstate_worker_session WHEN {REOPENED}", refuse(CLOSED))
     belongs = "OLD.token = 0 OR EXISTS (SELECT 1 FROM runstate_run WHERE worker = OLD.token)"
     yield guard_by("leased", f"BEFORE DELETE ON runstate_worker_session WHEN {belongs}", refuse(LEASED))
