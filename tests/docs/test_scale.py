@@ -153,9 +153,9 @@ def test_ended_runs_are_moved_to_an_archive(
     run_recipe(connection, "move", cutoff=2**62)
     counted = {
         table: (connection.execute(f"SELECT count(*) FROM archive.{table}".encode()).fetchone() or (0,))[0]
-        for table in ("run", "history", "settings")
+        for table in ("run", "history", "run_config")
     }
-    assert counted == {"run": RUNS, "history": 3 * RUNS, "settings": RUNS}
+    assert counted == {"run": RUNS, "history": 3 * RUNS, "run_config": RUNS}
     with pytest.raises(RunNotFound):
         store.get(old[0])
     assert [run.id for run in store.list().data] == [live.id]
