@@ -85,7 +85,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         (
             Change(
                 executor,
-                "execute_batch",
+                "_execute_batch",
                 "        _execute(session, creates, moves, others)\n",
                 "        _execute(session, creates, moves, others)\n"
                 "        from torture.bugs import answer_early\n"

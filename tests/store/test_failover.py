@@ -239,12 +239,13 @@ def test_a_read_inside_a_transaction_that_breaks(home: str) -> None:
 
 # --- what a code means ------------------------------------------------------------------------------------------------
 
-LOST, CONFLICT = Trouble.SESSION_LOST, Trouble.CONFLICT
+LOST, CONFLICT, ROW = Trouble.SESSION_LOST, Trouble.CONFLICT, Trouble.ROW_REFUSED
 CODES: Final = {
     **dict.fromkeys(("25006", "57P01", "57P02", "57P03", "57P04", "57P05", "08006", "08P01", "53300"), LOST),
     **dict.fromkeys(("0A000", "25P03", "3D000", "XX000", "58030", "F0000"), LOST),
     **dict.fromkeys(("40001", "40P01", "23505", "26000", "42P05"), CONFLICT),
-    **dict.fromkeys(("22P05", "23514", "55P03", "57014", "P0001", "40003", "42P01", "42501", "54000"), None),
+    **dict.fromkeys(("22P05", "22003", "23514", "23503", "P0001"), ROW),
+    **dict.fromkeys(("55P03", "57014", "40003", "42P01", "42501", "54000"), None),
 }
 
 
@@ -253,6 +254,8 @@ def test_what_a_code_means_for_the_session(code: str) -> None:
     """A session is kept only where the error was about what was asked; without a code it is given up."""
     assert CODES[code] is trouble_of(code)
     assert LOST is trouble_of(None)
+    assert ROW is trouble_of("23505", "runstate_history_pkey")  # nobody else has just written the same entry
+    assert CONFLICT is trouble_of("23505", "runstate_thread_pkey")
 
 
 def test_what_a_code_means_for_what_was_asked() -> None:
@@ -260,7 +263,7 @@ def test_what_a_code_means_for_what_was_asked() -> None:
     assert ["57P01", "57P02", "57P05", "08006", "08P01"] == [code for code in every if is_answer_lost(code)]
     passing = ["25006", "57P01", "57P02", "57P03", "57P04", "57P05", "53300", "58030", "57014"]
     assert passing == [code for code in every if is_passing(code)]
-    wrong = {"42P01", "42P05", "42501", "3D000", "22P05", "28P01", "28000", "22023"}
+    wrong = {"42P01", "42P05", "42501", "3D000", "22P05", "22003", "28P01", "28000", "22023"}
     assert wrong == {code for code in every if is_wrong([code])}
     assert not is_answer_lost(None)
     assert not is_passing(None)

@@ -183,7 +183,9 @@ class Store(StoreMethods):
         """
         if self._database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
-        yield BoundStore(CallerTransaction(self._database.wrap(connection), self._require_own))
+        session = self._database.wrap(connection)
+        session.skipped = self._committer.skipped
+        yield BoundStore(CallerTransaction(session, self._require_own))
 
     def _require_own(self, session: Connection) -> None:
         """Raise `StoreError` unless a caller's connection leads to the tables of this store."""

@@ -18,6 +18,7 @@ from runstate.run.values import LastError, Usage, raise_if_invalid
 from runstate.store._api.create import DEFAULT_QUEUE, new_token
 from runstate.store._engine.commands import InTransaction, SettleAndClaim, decode_settle_and_claim
 from runstate.store._engine.execute_settle_and_claim import checkpoint_params, resume_data_of
+from runstate.store._engine.row_by_row import execute_sweep
 from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
@@ -258,7 +259,7 @@ class WorkerProtocolMixin(StoreBase):
             for queue in queues:
                 params = {"worker": lease.token, "max_attempts": below, "queue": queue, "id": run_id}
                 if len(found) < most:
-                    found += session.execute(session.statements.take_over, {**params, "limit": most - len(found)})
+                    found += execute_sweep(session, "take_over", {**params, "limit": most - len(found)})
             return found
 
         def perform(session: Connection) -> Any:
@@ -312,15 +313,15 @@ class WorkerProtocolMixin(StoreBase):
         def perform(session: Connection) -> SweepResult:
             speak = session.statements
 
-            def ids(statement: str, params: Mapping[str, Any]) -> tuple[str, ...]:
-                return tuple(row[0] for row in session.execute(statement, params))
+            def ids(name: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+                return tuple(row[0] for row in execute_sweep(session, name, params))
 
             lapsed = len(session.execute(speak.close_expired_leases, {}))
             return SweepResult(
-                expired=ids(speak.expire_due, {**swept, "grace": _GRACE_US}),
-                failed=ids(speak.fail_exhausted, {**swept, "max_attempts": max_attempts, "last_error": spent}),
-                cancelled=ids(speak.confirm_lapsed, swept),
-                promoted=ids(speak.promote_ready, {"limit": limit}),
+                expired=ids("expire_due", {**swept, "grace": _GRACE_US}),
+                failed=ids("fail_exhausted", {**swept, "max_attempts": max_attempts, "last_error": spent}),
+                cancelled=ids("confirm_lapsed", swept),
+                promoted=ids("promote_ready", {"limit": limit}),
                 expired_leases=lapsed,
                 orphaned=session.execute(speak.orphaned, {})[0][0],
             )
@@ -352,6 +353,6 @@ class WorkerProtocolMixin(StoreBase):
                 count: int = session.execute(speak.prunable, params)[0][0]
                 return count
             session.execute(speak.forget_leases, {"age": _FORGET_SESSIONS_US})
-            return len(session.execute(speak.prune, {**params, "limit": limit}))
+            return len(execute_sweep(session, "prune", {**params, "limit": limit}))
 
         return self._in_transaction(perform)

@@ -19,6 +19,7 @@ from runstate.lifecycle.errors import RunstateError
 from runstate.store._engine.commands import Command, CreateRuns, InTransaction, SettleAndClaim, TransitionRun
 from runstate.store._engine.executor import execute_batch
 from runstate.store._sql.connection import Connection, Database, Trouble
+from runstate.store._sql.skipped import SkippedRuns
 from runstate.store.availability import Availability, is_outage
 from runstate.store.backoff import Backoff
 from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
@@ -50,6 +51,8 @@ class Committer:
         self._availability = availability
         self._committed = committed
         self._wait_s = wait_s
+        self.skipped: Final = SkippedRuns()
+        """The runs that claims and sweeps of this store leave out for a while."""
         self._session: Connection | None = None
         self._waiting: SimpleQueue[Command[Any] | None] = SimpleQueue()
         self._writing = Lock()
@@ -153,6 +156,7 @@ class Committer:
         if self._session is None and not self._is_shut_down:
             try:
                 self._session = self._database.open()
+                self._session.skipped = self.skipped
             except StoreError as error:
                 if is_outage(error):
                     self._availability.failed(error)

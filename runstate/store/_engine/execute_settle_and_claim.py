@@ -11,6 +11,7 @@ from runstate.run.values import NO_USAGE, Usage
 from runstate.store._engine.commands import ResumeData, SettleAndClaim, group_by_outcome
 from runstate.store._engine.execute_create import first_row
 from runstate.store._engine.refusals import refused
+from runstate.store._engine.row_by_row import settle_and_claim_row_by_row
 from runstate.store._sql.columns import CLAIMED_COLUMNS, position
 from runstate.store._sql.connection import Connection, Groups, Params
 from runstate.store._sql.rows import Row, decode_run, lease_of
@@ -37,10 +38,18 @@ def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> 
         settles, refused_ones, claimed = _reconcile(session, turn)
         groups = group_by_outcome(settles)
     owner = {"worker": turn.worker, "actor": turn.actor}
-    for settle in _with_checkpoint(groups):
+    limit = max(0, turn.limit - len(claimed))
+
+    def save_checkpoint(settle: Settle) -> None:
         session.execute(statements.save_checkpoint, checkpoint_params(turn.worker, settle.run, usage=settle.noted))
-    queues = () if turn.run_id is not None else turn.queues
-    settled, found = session.settle_and_claim(owner, groups, queues, max(0, turn.limit - len(claimed)))
+
+    if session.row_by_row:
+        settled, found, unwritable = settle_and_claim_row_by_row(session, turn, owner, groups, save_checkpoint, limit)
+        refused_ones |= unwritable
+    else:
+        for settle in _with_checkpoint(groups):
+            save_checkpoint(settle)
+        settled, found = session.settle_and_claim(owner, groups, turn.queues, limit)
     claimed += found
     if turn.run_id is not None:
         claimed = claimed or list(session.execute(statements.claim_id, {**owner, "id": turn.run_id}))
@@ -65,7 +74,8 @@ def _read_results(
 ) -> tuple[Mapping[int, ResumeData], Mapping[int, RunstateError]]:
     """Return the resume data of the claimed runs, and the refusals of the outcomes that were not committed, by seq."""
     for settle in settles if len(settled) < len(settles) else ():
-        refusal = None if settle.run.seq in settled else _refusal(session, turn, settle, _row_of(session, settle))
+        known = settle.run.seq in settled or settle.run.seq in refused_ones
+        refusal = None if known else _refusal(session, turn, settle, _row_of(session, settle))
         if refusal is not None:
             refused_ones[settle.run.seq] = refusal
     worked_on = claimed if turn.is_retry else [row for row in claimed if row[_VERSION] > 2 or row[_ATTEMPT] > 1]

@@ -19,7 +19,7 @@ from runstate.store._engine.execute_create import create_needs_transaction, exec
 from runstate.store._engine.execute_settle_and_claim import execute_settle_and_claim, settle_needs_transaction
 from runstate.store._engine.refusals import refused, too_late
 from runstate.store._sql.columns import MOVE_COLUMNS, RUN_COLUMNS, position
-from runstate.store._sql.connection import Connection
+from runstate.store._sql.connection import Connection, Trouble
 from runstate.store._sql.rows import Row, decode_run
 from runstate.store._types import StoredRun
 from runstate.store.errors import RunNotFound, StoreError, StoreUnavailable, ThreadBusy, VersionConflict
@@ -54,7 +54,29 @@ def set_execution_hook(witness: ExecutionHook | None) -> ExecutionHook | None:
 
 
 def execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
-    """Execute all commands of a batch, and set the result of each. Raises `StoreError` if the database fails."""
+    """Execute all commands of a batch, and set the result of each. Raises `StoreError` if the database fails.
+
+    If the database refuses a row that a single command was to write, the command is executed again row by row.
+    """
+    try:
+        _execute_batch(session, batch)
+    except StoreError:
+        if session.trouble is not Trouble.ROW_REFUSED or not _moves_many(batch):
+            raise
+        batch[0].reset()
+        session.trouble, session.row_by_row = None, True
+        try:
+            _execute_batch(session, batch)
+        finally:
+            session.row_by_row = False
+
+
+def _moves_many(batch: Sequence[Command[Any]]) -> bool:
+    """Return whether a batch is a single command that can move several runs which the caller does not name."""
+    return len(batch) == 1 and isinstance(batch[0], InTransaction | SettleAndClaim)
+
+
+def _execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
     if _hook is not None:
         _hook(session, batch)
         return
@@ -63,7 +85,7 @@ def execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
     several = len(others) + len(moves) + bool(creates) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(create_needs_transaction, creates))
     parted = parted or any(isinstance(other, InTransaction) or settle_needs_transaction(other) for other in others)
-    with session.transaction() if several or parted else session.atomic_if_needed():
+    with session.transaction() if several or parted or session.row_by_row else session.atomic_if_needed():
         _execute(session, creates, moves, others)
 
 

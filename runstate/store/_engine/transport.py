@@ -173,6 +173,7 @@ class CallerTransaction:
         """Execute a command on the caller's connection. It is committed when the caller commits."""
         try:
             self._require_same_store()
+            self._session.trouble = None
             execute_batch(self._session, [command])
         except StoreError as error:
             command.set_exception(error)

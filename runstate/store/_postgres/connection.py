@@ -19,6 +19,7 @@ from runstate.store._sql.connection import CALLERS_DATABASE, Groups, Params, Tro
 from runstate.store._sql.dialect import POSTGRES, Dialect
 from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.rows import Row
+from runstate.store._sql.skipped import SkippedRuns
 from runstate.store._sql.statements import Statements
 from runstate.store.availability import Availability
 from runstate.store.errors import (
@@ -41,7 +42,14 @@ try:
     from runstate.store._postgres.pooler import are_set, has_its_path, is_pooled, options_of, set_locally, settings_of
     from runstate.store._postgres.prepared import Prepared
     from runstate.store._postgres.settle_and_claim import settle_and_claim
-    from runstate.store._postgres.sqlstates import is_answer_lost, is_passing, is_wrong, refusal_codes, trouble_of
+    from runstate.store._postgres.sqlstates import (
+        KEYS_OF_RUNS,
+        is_answer_lost,
+        is_passing,
+        is_wrong,
+        refusal_codes,
+        trouble_of,
+    )
 except ModuleNotFoundError as _missing:  # pragma: no cover
     raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
 
@@ -91,6 +99,10 @@ def map_error(error: psycopg.Error, where: str, *, broken: bool = False, reading
         case psycopg.errors.UntranslatableCharacter() | psycopg.errors.CharacterNotInRepertoire():
             lacks = "a character of the text is not in the encoding of the connection or the database"
             return StoreError(f"{where}: {lacks}: make it UTF8, and connect with client_encoding=utf8 ({told[0]})")
+        case psycopg.errors.UniqueViolation() if error.diag.constraint_name in KEYS_OF_RUNS:
+            return StoreError(
+                f"{where}: the tables beside the runs have a row already that a run was to get ({told[0]})"
+            )
         case psycopg.OperationalError() | psycopg.errors.UniqueViolation():
             return StoreUnavailable(f"{where}: {told[0]}")  # unique: the next try sees what was just committed
         case _ if is_passing(error.sqlstate):
@@ -119,6 +131,8 @@ class PostgresConnection:
         reading: bool = False,
     ) -> None:
         self.trouble: Trouble | None = None
+        self.skipped: SkippedRuns = SkippedRuns()
+        self.row_by_row: bool = False
         self._reading = reading
         self.statements: Final = Statements(POSTGRES)
         self.connection: Final = connection
@@ -142,7 +156,7 @@ class PostgresConnection:
 
     def _failed(self, error: psycopg.Error) -> StoreError:
         broken = self.connection.broken
-        self.trouble = Trouble.SESSION_LOST if broken else trouble_of(error.sqlstate)
+        self.trouble = Trouble.SESSION_LOST if broken else trouble_of(error.sqlstate, error.diag.constraint_name)
         return map_error(error, self._where, broken=broken, reading=self._reading)
 
     def is_stale(self) -> bool:
@@ -167,10 +181,10 @@ class PostgresConnection:
         return self.execute(self.statements.create[has_settings], self.bind_rows(CREATE_COLUMNS, rows))
 
     def settle_and_claim(
-        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int
+        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int, *, only: int | None = None
     ) -> tuple[set[int], list[Row]]:
-        """Commit outcomes and claim up to `limit` runs."""
-        return settle_and_claim(self, owner, groups, queues, limit)
+        """Commit outcomes and claim up to `limit` runs; with `only`, no other run than this one."""
+        return settle_and_claim(self, owner, groups, queues, limit, only)
 
     def identity(self) -> StoreIdentity:
         """Return in which schema the connection finds the tables of a store."""
@@ -200,6 +214,15 @@ class PostgresConnection:
     def atomic_if_needed(self) -> AbstractContextManager[None]:
         """Return a block that is atomic for one statement. On a connection of the store, no transaction is needed."""
         return nullcontext() if self._owned else self.transaction()
+
+    @contextmanager
+    def savepoint(self) -> Generator[None, None, None]:
+        """Undo what happened inside if it raises, and nothing else of the transaction that is open."""
+        try:
+            with self.connection.transaction():
+                yield
+        except psycopg.Error as error:
+            raise self._failed(error) from error
 
     def interrupt(self) -> None:
         """Wake the thread that waits for a reply, by ending the connection."""

@@ -188,4 +188,4 @@ def _error(result: PGresult) -> psycopg.Error:
         kind = errors.lookup(code.decode())
     except KeyError:
         kind = psycopg.OperationalError
-    return kind(told.decode(errors="replace"))
+    return kind(told.decode(errors="replace"), info=result)

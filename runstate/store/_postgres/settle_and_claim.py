@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runstate.store._sql.connection import Connection, Groups, Params
+from runstate.store._sql.picking import picking
 from runstate.store._sql.rows import Row
 from runstate.store._sql.settle import settle_group, settle_params
 
@@ -17,9 +18,10 @@ def settle_and_claim(
     groups: Groups,
     queues: Sequence[str],
     limit: int,
+    only: int | None = None,
 ) -> tuple[set[int], list[Row]]:
     """Commit outcomes and claim runs. Return the seqs of the settled runs, and the rows of the claimed ones."""
-    statements = session.statements
+    statements, picked = picking(session, only)
     settled: set[int] = set()
     claimed: list[Row] = []
     waiting = list(queues) if limit else []
@@ -29,7 +31,7 @@ def settle_and_claim(
         settled |= settle_group(session, owner, outcome, group)
     if groups and waiting:
         outcome, group = groups[-1]
-        params = {**owner, **settle_params(session, outcome, group), "queue": waiting.pop(0), "limit": limit}
+        params = {**owner, **settle_params(session, outcome, group), "queue": waiting.pop(0), "limit": limit, **picked}
         for is_claim, *row in session.execute(statements.settle_and_claim[outcome], params):
             if is_claim:
                 claimed.append(row)
@@ -40,7 +42,7 @@ def settle_and_claim(
     for queue in waiting:
         left = limit - len(claimed)
         if left > 0:
-            claimed += session.execute(statements.claim, {**owner, "queue": queue, "limit": left})
+            claimed += session.execute(statements.claim, {**owner, "queue": queue, "limit": left, **picked})
     return settled, claimed
 
 

@@ -19,11 +19,18 @@ from runstate.store._sql.connection import Trouble
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
-__all__ = ["is_answer_lost", "is_passing", "is_wrong", "refusal_codes", "trouble_of"]
+__all__ = ["KEYS_OF_RUNS", "is_answer_lost", "is_passing", "is_wrong", "refusal_codes", "trouble_of"]
 
 # Serialization failure, deadlock. Unique violation: another transaction has just committed the same. A prepared
 # statement is missing, or exists already: a pooler has exchanged the connection.
 _CONFLICTS: Final = frozenset({"40001", "40P01", "23505", "26000", "42P05"})
+KEYS_OF_RUNS: Final = frozenset(
+    {"runstate_history_pkey", "runstate_claimable_pkey", "runstate_held_pkey", "runstate_idle_pkey"}
+)
+"""The keys of the tables beside the runs that begin with a run. Its own row is locked, so no other transaction has just
+written the same: the row is left over, or forged."""
+# What was written is refused, because of its values or by a guard, and so may be one row of many.
+_REFUSED_ROWS: Final = ("22", "23", "P0001")
 # Errors after which the session is usable: wrong values, rows, names, permissions, limits; a lock timeout; a cancelled
 # statement.
 _SESSION_GOES_ON: Final = ("21", "22", "23", "2F", "40", "42", "54", "P0", "55P03", "57014")
@@ -37,12 +44,17 @@ _MOST_TRACE: Final = 1 << 20  # bytes
 _CODE: Final = re.compile(rb'ErrorResponse\t.*? C "(\w{5})"')
 
 
-def trouble_of(code: str | None) -> Trouble | None:
-    """Return what an error means for its session. A session is kept only if it is certainly usable."""
+def trouble_of(code: str | None, constraint: str | None = None) -> Trouble | None:
+    """Return what an error means for its session. A session is kept only if it is certainly usable.
+
+    `constraint` is the name of the violated one, if the error is about one.
+    """
     if code is None:
         return Trouble.SESSION_LOST
-    if code in _CONFLICTS:
+    if code in _CONFLICTS and constraint not in KEYS_OF_RUNS:
         return Trouble.CONFLICT
+    if code.startswith(_REFUSED_ROWS):
+        return Trouble.ROW_REFUSED
     return None if code.startswith(_SESSION_GOES_ON) else Trouble.SESSION_LOST
 
 

@@ -13,6 +13,7 @@ from runstate.store._sql.columns import Column
 from runstate.store._sql.dialect import Dialect
 from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.rows import Row
+from runstate.store._sql.skipped import SkippedRuns
 from runstate.store._sql.statements import Statements
 from runstate.store._worker_types import Settle, SettleKey
 from runstate.store.availability import Availability
@@ -35,6 +36,7 @@ class Trouble(Enum):
     CONFLICT = "another transaction went first, and this one was undone: it can be done again at once"
     NOT_BEGUN = "the transaction could not begin: what was to happen in it need not be tried in another"
     SESSION_LOST = "the session is of no more use: another may be"
+    ROW_REFUSED = "a guard or a key refused what was to be written: without that row the rest can be"
 
 
 class Connection(Protocol):
@@ -52,6 +54,12 @@ class Connection(Protocol):
 
     trouble: Trouble | None
     """What the last error means, where it means more than that what was asked is refused."""
+
+    skipped: SkippedRuns
+    """The runs that claims and sweeps leave out. All connections by which a store writes have the same."""
+
+    row_by_row: bool
+    """Whether claims and sweeps move one run at a time, after a statement failed because of a row."""
 
     def is_stale(self) -> bool:
         """Tell whether the session leads to another database than its address does by now."""
@@ -74,12 +82,12 @@ class Connection(Protocol):
         ...
 
     def settle_and_claim(
-        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int
+        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int, *, only: int | None = None
     ) -> tuple[set[int], list[Row]]:
         """Commit outcomes and claim up to `limit` runs, of the first queue before the next.
 
         Returns the seqs of the runs that were settled, and the rows of those claimed, of `CLAIMED_COLUMNS`. `owner` has
-        the token of the lease and the name of the worker.
+        the token of the lease and the name of the worker. With `only`, no other run than this one is claimed.
         """
         ...
 
@@ -93,6 +101,10 @@ class Connection(Protocol):
 
     def atomic_if_needed(self) -> AbstractContextManager[None]:
         """The same, where it takes several statements; a dialect may leave out what one statement does by itself."""
+        ...
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Undo what happened inside if it raises, and nothing else of the transaction that is open."""
         ...
 
     def interrupt(self) -> None:

@@ -93,6 +93,10 @@ class Dialect(ABC):
     def indexed(self, column: str) -> str:
         """Return a column to look another table up by, in a RETURNING too: there SQLite uses no index without the +."""
 
+    @abstractmethod
+    def listed(self, text: str) -> str:
+        """Return the query of the numbers in a JSON list."""
+
     # --- statements -----------------------------------------------------------------------------------------------
 
     returned: ClassVar[str]
@@ -180,6 +184,9 @@ class _Sqlite(Dialect):
     def indexed(self, column: str) -> str:
         return f"+{column}"
 
+    def listed(self, text: str) -> str:
+        return f"SELECT value FROM json_each({text})"
+
     returned = "runstate_run"
     hold_lease = ""
     hold_threads = ""
@@ -262,6 +269,9 @@ SELECT statement FROM (
 
     def indexed(self, column: str) -> str:
         return column
+
+    def listed(self, text: str) -> str:
+        return f"SELECT value::bigint FROM json_array_elements_text({text}::json)"
 
     returned = "r"
     hold_lease = " FOR KEY SHARE OF w"

@@ -42,6 +42,8 @@ class Lookups(ABC):
     """The query of the earliest moment at which a run becomes claimable."""
     queued: ClassVar[str]
     """The table of all queued runs, with their `queue`."""
+    claimable_seq: ClassVar[str]
+    """What `besides` calls the seq of a run in the query of the claimable ones."""
     misplaced: ClassVar[Mapping[str, str]]
     """Of each of these tables the query of the runs whose row in it is missing, wrong or left over."""
 
@@ -49,7 +51,7 @@ class Lookups(ABC):
     def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
         """Return the query of columns of up to `limit` claimable runs of a queue, in their order, and lock them.
 
-        Their deadline comes after `seconds`; `besides` is a condition that depends on no row.
+        Their deadline comes after `seconds`; `besides` is a condition on nothing else of a run than its seq.
         """
 
     @abstractmethod
@@ -61,8 +63,11 @@ class Lookups(ABC):
         """Return the condition that a worker holds a row whose token is in a list or a query."""
 
     @abstractmethod
-    def due(self, now: str, late: str, limit: str) -> str:
-        """Return the condition, after an AND, to be among the runs whose deadline came; `late` for those at work."""
+    def due(self, now: str, late: str, limit: str, besides: str) -> str:
+        """Return the condition, after an AND, to be among the runs whose deadline came; `late` for those at work.
+
+        `besides` is a condition, after an AND, on the seq `run`.
+        """
 
     @abstractmethod
     def waiting(self, now: str) -> str:
@@ -93,6 +98,7 @@ class _SqliteLookups(Lookups):
     first_deadline = "SELECT min(expires_at) FROM runstate_run WHERE expires_at IS NOT NULL"
     first_not_before = f"SELECT min(not_before_us) FROM runstate_run WHERE {_WAITS}"
     queued = f"(SELECT queue FROM runstate_run WHERE status = '{INITIAL_STATUS}')"
+    claimable_seq = "seq"
 
     def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
         # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
@@ -108,7 +114,7 @@ class _SqliteLookups(Lookups):
     def held_by(self, workers: str, row: str = "q.") -> str:
         return f"{row}worker IN ({workers})"
 
-    def due(self, now: str, late: str, limit: str) -> str:
+    def due(self, now: str, late: str, limit: str, besides: str) -> str:
         return ""
 
     def waiting(self, now: str) -> str:
@@ -196,6 +202,7 @@ class _PostgresLookups(Lookups):
         " (SELECT min(expires_at) FROM runstate_idle))"
     )
     first_not_before = "SELECT min(not_before_us) FROM runstate_idle WHERE waits"
+    claimable_seq = "c.run"
     queued = "(SELECT queue FROM runstate_claimable UNION ALL SELECT queue FROM runstate_idle WHERE waits)"
 
     def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
@@ -220,10 +227,10 @@ class _PostgresLookups(Lookups):
         # Not IN: the planner would read all runs, if it took these tables for large ones.
         return f"{row}seq = ANY (ARRAY(SELECT h.run FROM runstate_held AS h WHERE h.worker IN ({workers})))"
 
-    def due(self, now: str, late: str, limit: str) -> str:
-        first = "(SELECT run FROM {} WHERE expires_at <= {} / 1000000 ORDER BY expires_at LIMIT {})"
+    def due(self, now: str, late: str, limit: str, besides: str) -> str:
+        first = "(SELECT run FROM {} WHERE expires_at <= {} / 1000000{} ORDER BY expires_at LIMIT {})"
         of = {"runstate_claimable": now, "runstate_idle": now, "runstate_held": late}
-        found = " UNION ALL ".join(first.format(table, moment, limit) for table, moment in of.items())
+        found = " UNION ALL ".join(first.format(table, moment, besides, limit) for table, moment in of.items())
         return f" AND q.seq = ANY (ARRAY({found}))"
 
     def waiting(self, now: str) -> str:

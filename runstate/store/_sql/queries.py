@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from functools import cached_property
 from typing import Final
 
@@ -12,7 +13,7 @@ from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.columns import CLAIMED_COLUMNS, RUN_COLUMNS, Column
 from runstate.store._sql.dialect import Dialect
 
-__all__ = ["CLOSED_SESSIONS", "Queries"]
+__all__ = ["CLOSED_SESSIONS", "Picks", "Queries"]
 
 CLOSED_SESSIONS: Final = "SELECT token FROM runstate_worker_session WHERE closed = 1"
 
@@ -21,11 +22,20 @@ _COMPUTED: Final = {"claimable": "claimable_at_us IS NOT NULL"}
 _JSON: Final = frozenset({"required_action", "last_error", "incomplete_details", "usage"})
 
 
+class Picks(Enum):
+    """The runs that statements which find their runs themselves may find: those of claims and of sweeps."""
+
+    ALL = "all"
+    UNSKIPPED = "all but those in the JSON list `skipped`"
+    ONE = "the run whose seq is `only`"
+
+
 @attrs.frozen(slots=False)
 class Queries:
     """The statements of one dialect that read. Each takes its parameters by name, and `now` (microseconds, or null)."""
 
     dialect: Dialect
+    picks: Picks = Picks.ALL
 
     # --- what they are made of ------------------------------------------------------------------------------------
 
@@ -37,6 +47,16 @@ class Queries:
     def param(self, name: str, kind: str = "bigint") -> str:
         """Return the place where a parameter goes."""
         return self.dialect.param(name, kind)
+
+    def picked(self, seq: str) -> str:
+        """Return the condition, after an AND, on the seq of a run that a claim or a sweep may find."""
+        match self.picks:
+            case Picks.ALL:
+                return ""
+            case Picks.UNSKIPPED:
+                return f" AND {seq} NOT IN ({self.dialect.listed(self.param('skipped', 'text'))})"
+            case Picks.ONE:
+                return f" AND {seq} = {self.param('only')}"
 
     @staticmethod
     def in_time(now: str, row: str = "r.") -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
+
+import attrs
 
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent, StatusField
 from runstate.store._sql.columns import (
     CLAIMED_COLUMNS,
-    COPIED_COLUMNS,
-    CREATE_COLUMNS,
     MOVE_COLUMNS,
     PAYLOAD,
     RUN_COLUMNS,
@@ -24,10 +24,10 @@ from runstate.store._sql.columns import (
     Column,
     columns,
 )
+from runstate.store._sql.creates import Creates
 from runstate.store._sql.dialect import thread_lock_sql
-from runstate.store._sql.leases import Leases
 from runstate.store._sql.literals import ENDED, sql_list
-from runstate.store._sql.queries import CLOSED_SESSIONS
+from runstate.store._sql.queries import CLOSED_SESSIONS, Picks
 from runstate.store._worker_types import OUTCOMES, SettleKey
 
 __all__ = ["Statements"]
@@ -44,50 +44,18 @@ _LOST: Final = "q.lost + CASE WHEN q.worker = 0 THEN 0 ELSE 1 END"
 _HELD: Final[tuple[StatusField, ...]] = ("required_action", "last_error", "incomplete_details", "usage")
 
 
-class Statements(Leases):
+class Statements(Creates):
     """The statements of one dialect that write. Parameters by name, and `now` (microseconds, or null)."""
 
-    # --- birth ----------------------------------------------------------------------------------------------------
+    @cached_property
+    def unskipped(self) -> Self:
+        """The same statements; those that find runs themselves leave out the runs in the JSON list `skipped`."""
+        return attrs.evolve(self, picks=Picks.UNSKIPPED)
 
     @cached_property
-    def create(self) -> Mapping[bool, str]:
-        """Create many runs, with a configuration or without; returns id, seq and time of those that were created."""
-        return {with_config: self._create(with_config) for with_config in (True, False)}
-
-    def _create(self, with_config: bool) -> str:
-        # What stands beside a run is written first: once the run is there, nobody may add to it.
-        beside = self.dialect.creates_in_one and with_config
-        waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
-        return (
-            f"WITH {self.table(CREATE_COLUMNS)}"
-            + (f", beside AS ({self._config} RETURNING id)" if beside else "")
-            + f" INSERT INTO runstate_run ({', '.join(COPIED_COLUMNS)},"
-            " status, version, changed_at_us, created_at, expires_at, claimable_at_us, attempt)"
-            f" SELECT {', '.join(f'v.{name}' for name in COPIED_COLUMNS)},"
-            f" '{INITIAL_STATUS}', 1, t.now, t.now / 1000000, t.now / 1000000 + v.expires_in,"
-            " CASE WHEN v.ready = 1 THEN t.now END, 0"
-            f" FROM v, t WHERE {waits}{self.dialect.lookups.may_occupy('v')}"
-            " ON CONFLICT DO NOTHING RETURNING id, seq, changed_at_us"
-        )
-
-    @cached_property
-    def _config(self) -> str:
-        return (
-            f"INSERT INTO runstate_run_config (id, config) SELECT v.id, {self.dialect.as_json('v.config')} FROM v"
-            " WHERE v.config IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
-            " ON CONFLICT DO NOTHING"  # who stands in the way creates a run with this id, too, or did so before us
-        )
-
-    @cached_property
-    def add_config(self) -> str:
-        """SQLite's first half of `create`."""
-        return f"WITH {self.table(CREATE_COLUMNS)} {self._config}"
-
-    @cached_property
-    def drop_config(self) -> str:
-        """Take away the configuration of a run that was not created after all."""
-        there = f"SELECT 1 FROM runstate_run WHERE id = {self.param('id', 'text')}"
-        return f"DELETE FROM runstate_run_config WHERE id = {self.param('id', 'text')} AND NOT EXISTS ({there})"
+    def only_one(self) -> Self:
+        """The same statements; those that find runs themselves find no other run than the one of the seq `only`."""
+        return attrs.evolve(self, picks=Picks.ONE)
 
     # --- moves ----------------------------------------------------------------------------------------------------
 
@@ -223,7 +191,9 @@ class Statements(Leases):
     def picking(self, *names: str, now: str = "(SELECT now FROM t)") -> str:
         """Return the query of columns of the runs that a worker claims next, if its lease holds."""
         queue, limit = self.param("queue", "text"), self.param("limit")
-        return self.dialect.lookups.claimable(names, queue, f"{now} / 1000000", self.leased(now), limit)
+        lookups = self.dialect.lookups
+        besides = f"{self.leased(now)}{self.picked(lookups.claimable_seq)}"
+        return lookups.claimable(names, queue, f"{now} / 1000000", besides, limit)
 
     def _claiming(self, picked: str) -> str:
         moving = self.set_clause(
@@ -271,67 +241,95 @@ class Statements(Leases):
     # In what follows the moment is a value that is selected, and not a table that is joined: joined, SQLite would read
     # all runs and make an index of them, and PostgreSQL all that have a deadline.
 
-    def _sweeping(self, event: RunEvent, where: str, last_error: str = "NULL") -> str:
-        """Move up to `limit` runs for which `where` holds by `event`; gives back their ids."""
+    @cached_property
+    def candidates(self) -> Mapping[str, str]:
+        """Seq and id of up to `limit` runs that a claim, a sweep or a prune moves, by the name of the statement."""
+        t = f"WITH t AS (SELECT {self.now} AS now)"
+        found = {
+            "expire_due": self._due(),
+            "fail_exhausted": self._exhausted(),
+            "confirm_lapsed": self._cancelled(),
+            "take_over": self._orphans(),
+            "promote_ready": self._ready(),
+            "prune": f"{self._ended()} ORDER BY q.seq",
+        }
+        limited = {name: f"SELECT q.seq, q.id {rows} LIMIT {self.param('limit')}" for name, rows in found.items()}
+        return {name: f"{t} {rows}" for name, rows in {"claim": self.picking("seq", "id"), **limited}.items()}
+
+    def _sweeping(self, event: RunEvent, found: str, last_error: str = "NULL") -> str:
+        """Move up to `limit` runs `q` that are found by `event`; gives back their ids."""
         own = self.dialect.returned
         params = {"usage": self.checkpointed_usage, "last_error": self.dialect.as_json(last_error)}
         moving = self.set_clause(event, actor=self.param("actor", "text"), params=params)
-        some = (
-            f"SELECT q.seq FROM runstate_run AS q WHERE {self.in_legal_source(event).replace('r.', 'q.')} AND {where}"
-        )
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET {moving} FROM t"
-            f" WHERE {self.in_legal_source(event)} AND r.seq {self._some(some)} RETURNING {own}.id"
+            f" WHERE {self.in_legal_source(event)} AND r.seq {self._some(found)} RETURNING {own}.id"
         )
 
-    def _some(self, rows: str) -> str:
-        """Return the condition to be among up to `limit` rows `q` that a query finds and nobody else is moving."""
-        limited = f"{rows} LIMIT {self.param('limit')}"
+    def _some(self, found: str) -> str:
+        """Return the condition to be among up to `limit` rows `q` that are found and nobody else is moving."""
+        limited = f"SELECT q.seq {found} LIMIT {self.param('limit')}"
         return self.dialect.among(limited, skip_locked="q")
+
+    def _found(self, event: RunEvent, where: str) -> str:
+        """Return the FROM of the runs `q` for which `where` holds, where the law allows an event."""
+        legal = self.in_legal_source(event).replace("r.", "q.")
+        return f"FROM runstate_run AS q WHERE {legal}{self.picked('q.seq')} AND {where}"
 
     @property
     def _lapsed(self) -> str:
         return self.dialect.lookups.held_by(CLOSED_SESSIONS)
 
-    @cached_property
-    def expire_due(self) -> str:
-        """Expire runs whose deadline has passed; one at work a moment later, for its worker knows what it used."""
+    def _due(self) -> str:
         now = "(SELECT now FROM t)"
         late = f"({now} - {self.param('grace')})"
-        due = self.dialect.lookups.due(now, late, self.param("limit"))
+        due = self.dialect.lookups.due(now, late, self.param("limit"), self.picked("run"))
         where = (
             f"q.expires_at <= {now} / 1000000 AND (q.worker IS NULL OR q.expires_at <= {late} / 1000000){due}"
             " ORDER BY q.expires_at"
         )
-        return self._sweeping(RunEvent.EXPIRE, where)
+        return self._found(RunEvent.EXPIRE, where)
+
+    @cached_property
+    def expire_due(self) -> str:
+        """Expire runs whose deadline has passed; one at work a moment later, for its worker knows what it used."""
+        return self._sweeping(RunEvent.EXPIRE, self._due())
+
+    def _exhausted(self) -> str:
+        where = f"{self._lapsed} AND {_LOST} >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
+        return self._found(RunEvent.FAIL, where)
 
     @cached_property
     def fail_exhausted(self) -> str:
         """Fail the lapsed runs whose attempts are spent."""
-        where = f"{self._lapsed} AND {_LOST} >= {self.param('max_attempts')} AND q.status = '{_STARTED}'"
-        return self._sweeping(RunEvent.FAIL, where, self.param("last_error", "text"))
+        return self._sweeping(RunEvent.FAIL, self._exhausted(), self.param("last_error", "text"))
+
+    def _cancelled(self) -> str:
+        return self._found(RunEvent.CONFIRM_CANCEL, self._lapsed)
 
     @cached_property
     def confirm_lapsed(self) -> str:
         """Cancel the lapsed runs that were asked to."""
-        return self._sweeping(RunEvent.CONFIRM_CANCEL, self._lapsed)
+        return self._sweeping(RunEvent.CONFIRM_CANCEL, self._cancelled())
 
-    @cached_property
-    def take_over(self) -> str:
-        """Give up to `limit` lapsed runs with attempts left to a worker; their status stays."""
+    def _orphans(self) -> str:
         # By `coalesce` planners keep off the index of deadlines, which every live run is in.
-        own = self.dialect.returned
-        some = (
-            f"SELECT q.seq FROM runstate_run AS q WHERE {self._lapsed} AND q.status = '{_STARTED}'"
+        return (
+            f"FROM runstate_run AS q WHERE {self._lapsed} AND q.status = '{_STARTED}'{self.picked('q.seq')}"
             f" AND {_LOST} < {self.param('max_attempts')}"
             " AND coalesce(q.expires_at, 0) > (SELECT now FROM t) / 1000000"
             f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
             f" AND q.queue = {self.param('queue', 'text')}"
         )
+
+    @cached_property
+    def take_over(self) -> str:
+        """Give up to `limit` lapsed runs with attempts left to a worker; their status stays."""
+        own = self.dialect.returned
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r SET worker = {self.param('worker')},"
             f" attempt = r.attempt + 1, lost = {_LOST.replace('q.', 'r.')} FROM t"
-            f" WHERE r.seq {self._some(some)} AND r.status = '{_STARTED}'"
+            f" WHERE r.seq {self._some(self._orphans())} AND r.status = '{_STARTED}'"
             f" AND {self.leased()} RETURNING {self.claimed(own)}"
         )
 
@@ -345,36 +343,39 @@ class Statements(Leases):
             f" AND {self.same_claim(self.param('version'), self.param('attempt'))} RETURNING {own}.seq"
         )
 
-    @cached_property
-    def promote_ready(self) -> str:
-        """Make up to `limit` runs ready whose time has come, or behind which no run of their thread lives any more."""
+    def _ready(self) -> str:
         now = "(SELECT now FROM t)"
         lookups = self.dialect.lookups
         first = (
             f"q.thread_policy IS NULL OR q.thread_policy = 'reject' OR (NOT {lookups.is_busy('q.thread_id')}"
             f" AND q.seq = ({lookups.next_of_thread('q.thread_id', now)}))"
         )
+        return f"FROM runstate_run AS q WHERE {lookups.waiting(now)}{self.picked('q.seq')} AND ({first})"
+
+    @cached_property
+    def promote_ready(self) -> str:
+        """Make up to `limit` runs ready whose time has come, or behind which no run of their thread lives any more."""
         own = self.dialect.returned
-        some = f"SELECT q.seq FROM runstate_run AS q WHERE {lookups.waiting(now)} AND ({first})"
         return (
             f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_run AS r"
             f" SET claimable_at_us = {self.dialect.greatest}(r.changed_at_us, t.now) FROM t"
-            f" WHERE r.claimable_at_us IS NULL AND r.seq {self._some(some)} RETURNING {own}.id"
+            f" WHERE r.claimable_at_us IS NULL AND r.seq {self._some(self._ready())} RETURNING {own}.id"
         )
 
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _ended(self) -> str:
         before = f"{self.now} - {self.param('age')}"
-        return f"SELECT seq FROM runstate_run WHERE status IN ({ENDED}) AND changed_at_us < {before}"
+        ended = f"q.status IN ({ENDED}) AND q.changed_at_us < {before}"
+        return f"FROM runstate_run AS q WHERE {ended}{self.picked('q.seq')}"
 
     @cached_property
     def prunable(self) -> str:
         """How many runs ended longer ago than `age` microseconds."""
-        return f"SELECT count(*) FROM ({self._ended()}) AS ended"
+        return f"SELECT count(*) FROM (SELECT q.seq {self._ended()}) AS ended"
 
     @cached_property
     def prune(self) -> str:
         """Delete up to `limit` of them, the oldest first."""
-        some = f"{self._ended()} ORDER BY seq LIMIT {self.param('limit')}"
+        some = f"SELECT q.seq {self._ended()} ORDER BY q.seq LIMIT {self.param('limit')}"
         return f"DELETE FROM runstate_run WHERE seq {self.dialect.among(some)} RETURNING seq"

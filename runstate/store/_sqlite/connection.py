@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -21,8 +20,9 @@ from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.migrations import ddl
 from runstate.store._sql.rows import Row
 from runstate.store._sql.schema import TABLES
+from runstate.store._sql.skipped import SkippedRuns
 from runstate.store._sql.statements import Statements
-from runstate.store._sqlite.files import FileId, file_id
+from runstate.store._sqlite.files import FileId, file_id, why_not_opened
 from runstate.store._sqlite.identity import identity_of
 from runstate.store._sqlite.notifier import SqliteNotifier
 from runstate.store._sqlite.settle_and_claim import settle_and_claim
@@ -58,24 +58,12 @@ def map_error(error: sqlite3.Error, where: str) -> StoreError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return AccessDenied(f"cannot write to {where}: it is read-only")
     if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreUrlError(f"cannot open {where}: {_why_not_opened(where)}")
+        return StoreUrlError(f"cannot open {where}: {why_not_opened(where)}")
     if code == sqlite3.SQLITE_NOTADB:
         return StoreUrlError(f"{where} is not an SQLite database")
     if code == sqlite3.SQLITE_IOERR:
         return StoreUnavailable(f"cannot read or write {where}: {error}")
     return StoreError(f"{where}: {error}")
-
-
-def _why_not_opened(path: str) -> str:
-    """Return why SQLite could neither open the file at a path nor create it."""
-    # os.path and not Path, which raises if a folder is not readable.
-    if os.path.isdir(path):  # noqa: PTH112
-        return "it is a folder"
-    folder = os.path.dirname(path) or "."  # noqa: PTH120
-    if os.path.exists(path) or not os.path.isdir(folder) or not os.access(folder, os.X_OK):  # noqa: PTH110, PTH112
-        return "no such folder, or no right to it"
-    right = "" if os.access(folder, os.W_OK) else ", and no right to make one in that folder"
-    return f"there is no database of that name{right}"
 
 
 def _is_complete(cursor: sqlite3.Cursor) -> bool:
@@ -101,6 +89,8 @@ class SqliteConnection:
         file: tuple[str, FileId] | None = None,
     ) -> None:
         self.trouble: Trouble | None = None
+        self.skipped: SkippedRuns = SkippedRuns()
+        self.row_by_row: bool = False
         self._file = file
         """The path and the id of the file that was opened."""
         self.statements: Final = Statements(SQLITE)
@@ -177,8 +167,11 @@ class SqliteConnection:
         return self._translated(error)
 
     def _note_trouble(self, error: sqlite3.Error) -> None:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOST and not self._kept:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _LOST and not self._kept:
             self.trouble = Trouble.SESSION_LOST
+        elif code == sqlite3.SQLITE_CONSTRAINT:
+            self.trouble = Trouble.ROW_REFUSED
 
     def is_stale(self) -> bool:
         """Return whether the file was deleted or replaced. Writes to it would be lost."""
@@ -205,10 +198,10 @@ class SqliteConnection:
         return self.execute(self.statements.create[has_settings], params)
 
     def settle_and_claim(
-        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int
+        self, owner: Params, groups: Groups, queues: Sequence[str], limit: int, *, only: int | None = None
     ) -> tuple[set[int], list[Row]]:
-        """Commit outcomes and claim up to `limit` runs."""
-        return settle_and_claim(self, owner, groups, queues, limit)
+        """Commit outcomes and claim up to `limit` runs; with `only`, no other run than this one."""
+        return settle_and_claim(self, owner, groups, queues, limit, only)
 
     def identity(self) -> StoreIdentity:
         """Return in which file the connection finds the tables of a store."""
@@ -240,6 +233,12 @@ class SqliteConnection:
             if self.connection.isolation_level is None or getattr(self.connection, "autocommit", None) is True:
                 raise StoreError("the connection has no transaction open for the runs to be part of: begin one first")
             self._execute_control("BEGIN IMMEDIATE")  # as the driver does before a writing statement
+        with self.savepoint():
+            yield
+
+    @contextmanager
+    def savepoint(self) -> Generator[None, None, None]:
+        """Undo what happened inside if it raises, and nothing else of the transaction that is open."""
         self._execute_control("SAVEPOINT runstate")
         try:
             yield

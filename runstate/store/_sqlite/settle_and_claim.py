@@ -17,6 +17,8 @@ from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.columns import CLAIMED_COLUMNS
 from runstate.store._sql.connection import Connection, Groups, Params
 from runstate.store._sql.dialect import SQLITE
+from runstate.store._sql.picking import picking
+from runstate.store._sql.queries import Picks
 from runstate.store._sql.rows import Row
 from runstate.store._sql.settle import settle_group
 from runstate.store._sql.statements import Statements
@@ -54,6 +56,7 @@ def settle_and_claim(
     groups: Groups,
     queues: Sequence[str],
     limit: int,
+    only: int | None = None,
 ) -> tuple[set[int], list[Row]]:
     """Commit outcomes and claim runs. Return the seqs of the settled runs, and the rows of the claimed ones."""
     settled: set[int] = set()
@@ -66,7 +69,7 @@ def settle_and_claim(
     for queue in queues:
         left = limit - len(claimed)
         if left > 0:
-            claimed += _claim(session, {**owner, "queue": queue, "limit": left})
+            claimed += _claim(session, {**owner, "queue": queue, "limit": left}, only)
     return settled, claimed
 
 
@@ -105,10 +108,11 @@ def _completing(*, alike: bool) -> str:
     return f"{start} FROM (SELECT {names} FROM json_each(:each)) AS v WHERE r.seq = v.key AND {held}"
 
 
-def _claim(session: _CountingConnection, params: Params) -> Sequence[Row]:
+def _claim(session: _CountingConnection, params: Params, only: int | None) -> Sequence[Row]:
     """Claim up to `limit` queued runs of a queue; return the rows for `rows.decode_claimed`."""
+    statements, picked = picking(session, only)
     params = {**params, "now": time_us()}  # the same time in both statements
-    ((found, seqs),) = session.execute(claimable(), params)
+    ((found, seqs),) = session.execute(claimable(statements.picks), {**params, **picked})
     if seqs == "[]":
         return ()
     session.change(_CLAIMING, {**params, "seqs": seqs})
@@ -117,7 +121,7 @@ def _claim(session: _CountingConnection, params: Params) -> Sequence[Row]:
 
 
 @cache
-def claimable() -> str:
+def claimable(picks: Picks = Picks.ALL) -> str:
     """Return the query for the rows of a claim, as they will be after it, and for their seqs."""
     after = {
         "version": "version + 1",
@@ -131,7 +135,7 @@ def claimable() -> str:
     *names, config = CLAIMED_COLUMNS
     columns = [after.get(name, name) for name in names]
     columns.append(f"(SELECT {config} FROM runstate_run_config AS s WHERE s.id = r.id)")
-    picked = _SQL.picking(*names, now=":now")
+    picked = Statements(SQLITE, picks).picking(*names, now=":now")
     return f"SELECT json_group_array(json_array({', '.join(columns)})), json_group_array(seq) FROM ({picked}) AS r"
 
 

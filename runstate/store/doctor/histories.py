@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from runstate.lifecycle import INITIAL_STATUS
+from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunStatus
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
 from runstate.store._sql.connection import Connection
@@ -38,6 +38,10 @@ _WRONG: Final = {
     " {source}, but the run was {stood}",
     "time": "run {id} has an entry that is older than the one before it, at version {version}",
 }
+_AHEAD: Final = (
+    "find out who wrote past the guards; restore the run from a backup, or delete its entries after version {version}"
+    " as the owner of the tables, with their triggers disabled"
+)
 _BY_HAND: Final = "no legal write leaves this: find out who wrote past the guards, and restore the run from a backup"
 
 
@@ -68,10 +72,10 @@ SELECT h.run, h.version, h.event, h.source, h.target, p.target, r.id, CASE
 def _beyond(speak: Queries) -> str:
     """Return the statement that finds the histories that have more entries than their run, or no run."""
     return f"""\
-SELECT h.run, min(h.version), r.id, r.version
+SELECT h.run, min(h.version), r.id, r.version, r.status
     FROM runstate_history AS h LEFT JOIN runstate_run AS r ON r.seq = h.run AND {_range(speak, "r.seq")}
     WHERE {_range(speak, "h.run")} AND (r.seq IS NULL OR h.version > r.version)
-    GROUP BY h.run, r.id, r.version ORDER BY h.run LIMIT {_MOST}"""
+    GROUP BY h.run, r.id, r.version, r.status ORDER BY h.run LIMIT {_MOST}"""
 
 
 def _rows(speak: Queries) -> str:
@@ -148,12 +152,16 @@ def _note_entry(sheet: Sheet, row: Row) -> None:
 
 
 def _note_beyond(sheet: Sheet, row: Row) -> None:
-    run, version, run_id, stands = row
+    run, version, run_id, stands, status = row
+    remedy = _BY_HAND
     if run_id is None:
         sentence = f"run number {run} has a history, but there is no such run"
     else:
         sentence = f"run {run_id} is at version {stands}, but its history continues with version {version}"
-    sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
+        if not RUN_LIFECYCLE.is_terminal(RunStatus(status)):
+            sentence += f": it stays {status}, because no worker can claim or settle it, and no sweep can end it"
+            remedy = _AHEAD.format(version=stands)
+    sheet.add("error", "broken", sentence, remedy, run_id=run_id)
 
 
 def _note_row(session: Connection, sheet: Sheet, row: Row) -> None:
