@@ -49,7 +49,7 @@ def empty(prompt: Prompt) -> None:
         "".join(f"ALTER TABLE {table} {word} TRIGGER USER;" for table in tables) for word in ("DISABLE", "ENABLE")
     )
     released = "INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1);"
-    prompt.run(f"BEGIN; SET LOCAL lock_timeout = '60s'; {off} {everything} {nobody} {on} COMMIT")
+    prompt.run(f"BEGIN; SET LOCAL lock_timeout = '60s'; {off} {everything} {released} {on} COMMIT")
 
 
 def definitions(prompt: Prompt) -> set[str]:
