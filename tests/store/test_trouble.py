@@ -145,7 +145,7 @@ def test_a_row_that_is_nonsense(sqlite_url: str) -> None:
     with open_store(sqlite_url) as store:
         store.create(**names(id="run_1"))
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as other:
-            other.execute("DROP TRIGGER runstate_kept")
+            other.execute("DROP TRIGGER runstate_guard_update")
             other.execute("UPDATE runstate_run SET actor = CAST(x'ff' AS TEXT)")
             other.commit()
         with pytest.raises(StoreError) as unreadable:

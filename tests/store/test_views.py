@@ -36,7 +36,7 @@ def test_the_columns_are_the_same_in_both(prompt: Prompt, store: Store) -> None:
 
 def test_a_run_and_its_entries_are_shown(prompt: Prompt, store: Store, clock: ManualClock) -> None:
     """While a worker has it, its name and its lease are there; afterwards they are not."""
-    run = store.create(**names(metadata={"a": "b"}), actor="web")
+    run = store.create(**names(metadata={"a": "b"}, actor="web"))
     lease = store.open_lease("w1", lease_s=30)
     (claim,) = store.claim(lease)
     (shown,) = prompt.rows("runstate_runs")

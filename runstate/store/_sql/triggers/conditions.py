@@ -13,7 +13,16 @@ from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE, Dialect
 from runstate.store._sql.literals import ENDED, sql_list
 
-__all__ = ["COMMONEST_FIRST", "LEGAL", "Guard", "guards", "row_condition", "transition_condition"]
+__all__ = [
+    "CLAIM_COLUMNS",
+    "COMMONEST_FIRST",
+    "GUARDS_OF_CLAIMS",
+    "LEGAL",
+    "Guard",
+    "guards",
+    "row_condition",
+    "transition_condition",
+]
 
 LEGAL: Final = sql_list([f"{row.event} {row.source} {row.target}" for row in RUN_LIFECYCLE.transitions])
 """Every row of the law as `event source target`, as a list of SQL literals."""
@@ -30,6 +39,10 @@ _ENTRY: Final = ("event", "source", "changed_at_us", "actor", "detail")
 # clock is none to judge by: the clock of a test may be years from it, that of a client seconds.
 _IN_TIME: Final = "NEW.changed_at_us < OLD.expires_at * 1000000"
 _UNTIL_DEADLINE: Final = tuple(event for event in RUN_LIFECYCLE.events if event in RUN_LIFECYCLE.until_deadline)
+CLAIM_COLUMNS: Final = ("worker", "attempt", "lost", "failed", "claimable_at_us")
+"""The columns that change without a transition."""
+GUARDS_OF_CLAIMS: Final = ("transition", "claims")
+"""The guards that say what may change without a transition."""
 _EMPTY_AT_BIRTH: Final = ("event", "source", *_STAMPS, "worker")
 _JSON: Final = frozenset({"detail", "required_action", "last_error", "incomplete_details", "usage"})
 

@@ -11,7 +11,7 @@ from runstate.store._sql.dialect import POSTGRES, thread_lock_sql
 from runstate.store._sql.literals import sql_list
 from runstate.store._sql.lookups import small_rows, thread_rows
 from runstate.store._sql.schema import TABLES
-from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, guards, row_condition
+from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, GUARDS_OF_CLAIMS, guards, row_condition
 from runstate.store._sql.triggers.entries import (
     ATTEMPTS,
     CLOSED,
@@ -42,7 +42,7 @@ def _rows(condition: str, old: str = "o", new: str = "n") -> str:
 
 _JOINED: Final = "was AS o JOIN moved AS n USING (seq)"
 _CHECKS: Final = {event: _rows(row_condition(POSTGRES, event)) for event in COMMONEST_FIRST}
-_TOUCH: Final = " AND ".join(f"({_rows(_UPDATE[name].holds)})" for name in ("transition", "claims"))
+_TOUCH: Final = " AND ".join(f"({_rows(_UPDATE[name].holds)})" for name in GUARDS_OF_CLAIMS)
 # A statement moves runs by one event or two. Each event has a query of its own, so that a session prepares only the
 # conditions of the events that it meets.
 _BY_EVENT: Final = "\n        ".join(

@@ -7,12 +7,14 @@ from typing import Final
 
 from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE
-from runstate.store._sql.triggers.conditions import guards, transition_condition
+from runstate.store._sql.triggers.conditions import CLAIM_COLUMNS, GUARDS_OF_CLAIMS, guards, transition_condition
 from runstate.store._sql.triggers.entries import (
     ATTEMPTS,
     BUSY,
     CLOSED,
+    ENTRY_COLUMNS,
     FIELDS,
+    FIELDS_OF_NEW,
     HISTORY,
     LEASED,
     MIGRATIONS,
@@ -22,6 +24,7 @@ from runstate.store._sql.triggers.entries import (
     REPLACED,
     SETTINGS,
     TAKEN,
+    UNRECORDED,
 )
 
 __all__ = ["sqlite_guards"]
@@ -55,33 +58,55 @@ def sqlite_guards() -> Iterator[str]:
     identity = next(guard for guard in guards(SQLITE) if guard.name == "identity")
     of = f"BEFORE UPDATE OF {', '.join(FIXED_COLUMNS)} ON runstate_run WHEN NOT ({identity.holds})"
     yield guard_by("guard_identity", of, refuse(identity.sentence))
-    yield guard_by("ended", f"AFTER UPDATE OF status ON runstate_run WHEN {NEW_ENDED}", f"BEGIN {_PROMOTE}; END")
+    # Whatever ends a run clears its deadline, and what starts one leaves it: so a start does not enter this trigger.
+    ended = f"AFTER UPDATE OF expires_at ON runstate_run WHEN {NEW_ENDED}"
+    yield guard_by("ended", ended, f"BEGIN {_PROMOTE}; END")
     yield from _beside(guard_by, refuse)
 
 
-def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
-    """Yield the triggers of an update: of a move, which writes its entry, and of what changes beside the moves.
+# A TEMP trigger may change the row before it is written, while OLD is still the row that the statement found.
+_CURRENT: Final = "(SELECT version FROM runstate_run WHERE seq = OLD.seq) = OLD.version"
+_UNCLAIMED_SINCE: Final = " AND ".join(f"{column} IS OLD.{column}" for column in ("version", *CLAIM_COLUMNS))
+_RECORDED: Final = "EXISTS (SELECT 1 FROM runstate_history WHERE run = OLD.seq AND version = OLD.version)"
 
-    One for all guards, because entering a trigger costs more than what it compares; and after the update, for before
-    it SQLite would have to find the row again. What never changes is guarded where a statement writes to it, and
-    nowhere else; but for the number of a run, which has more names than SQLite's triggers know. The entry is one of
-    VALUES: as the table has a trigger of its own, the row of a SELECT would be put into a temporary table first, at
-    twice the cost of all else that an entry takes.
+
+def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
+    """Yield the triggers of an update: the guard of every update, and the entry of a move.
+
+    The guard is a BEFORE trigger, because a TEMP trigger with raise(IGNORE) skips AFTER triggers, and the TEMP triggers
+    of a table come first. It contains no statement but SELECT, because a TEMP trigger on a table that it wrote to
+    could update runs while it is active, and SQLite enters no trigger twice. It is one trigger for all conditions,
+    and they are its WHEN, because entering a trigger and executing a statement costs more than comparing. What never
+    changes is guarded where a statement writes to it, and nowhere else; but for the number of a run, which has more
+    names than SQLite's triggers know.
+
+    A TEMP trigger can still suppress an entry, which can only be written after the update. The row then has all that
+    the entry had. No transition can follow until the entry is there, and no other entry can be inserted.
+
+    The entry is one of VALUES: as the table has a trigger of its own, the row of a SELECT would be put into a temporary
+    table first, at twice the cost of all else that an entry takes.
     """
     identity, *held = [guard for guard in guards(SQLITE) if guard.on == "UPDATE"]
-    which = f"WHEN NEW.seq <> OLD.seq THEN raise(ABORT, 'runstate: {identity.sentence}') " + " ".join(
-        f"WHEN NOT coalesce({guard.holds}, 0) THEN raise(ABORT, 'runstate: {guard.sentence}')" for guard in held
-    )
-    # It is one of them that does not hold; but if ever none were found, the move must not pass.
-    refusal = f"CASE {which} ELSE raise(ABORT, 'runstate: {held[0].sentence}') END"
-    check = f"SELECT CASE WHEN NEW.seq = OLD.seq AND {transition_condition()} THEN 0 ELSE {refusal} END;"
-    entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
-    when = "AFTER UPDATE ON runstate_run WHEN NEW.version"
-    yield guard_by("moved", f"{when} <> OLD.version", f"BEGIN {check} {entry} END")
+    untouched = " AND ".join(f"({guard.holds})" for guard in held if guard.name in GUARDS_OF_CLAIMS)
     lapsed = "(SELECT closed FROM runstate_worker_session WHERE token = OLD.worker)"
-    taken = f"NEW.worker <> 0 AND NEW.worker <> OLD.worker AND coalesce({lapsed}, 1) = 0"
-    kept = f"SELECT CASE {which} WHEN {taken} THEN raise(ABORT, 'runstate: {TAKEN}') END;"
-    yield guard_by("kept", f"{when} = OLD.version", f"BEGIN {kept} END")
+    taken = f"(NEW.worker <> 0 AND NEW.worker <> OLD.worker AND coalesce({lapsed}, 1) = 0)"
+    current = f"EXISTS (SELECT 1 FROM runstate_run WHERE seq = OLD.seq AND {_UNCLAIMED_SINCE})"
+    holds = (
+        f"NEW.seq = OLD.seq AND CASE WHEN NEW.version <> OLD.version THEN {_CURRENT} AND {_RECORDED}"
+        f" AND {transition_condition()} ELSE {current} AND {untouched} AND coalesce(NOT {taken}, 1) END"
+    )
+    sentences = [
+        ("NEW.seq <> OLD.seq", identity.sentence),
+        *((f"NOT coalesce({guard.holds}, 0)", guard.sentence) for guard in held),
+        (taken, TAKEN),
+        (f"NOT {_RECORDED}", UNRECORDED),
+    ]
+    which = " ".join(f"WHEN {fails} THEN raise(ABORT, 'runstate: {sentence}')" for fails, sentence in sentences)
+    # It is one of them that does not hold; but if ever none were found, the update must not pass.
+    refusal = f"BEGIN SELECT CASE {which} ELSE raise(ABORT, 'runstate: {held[0].sentence}') END; END"
+    yield guard_by("guard_update", f"BEFORE UPDATE ON runstate_run WHEN NOT coalesce({holds}, 0)", refusal)
+    entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
+    yield guard_by("moved", "AFTER UPDATE ON runstate_run WHEN NEW.version <> OLD.version", f"BEGIN {entry} END")
 
 
 def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], str]) -> Iterator[str]:
@@ -94,13 +119,13 @@ def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], st
         "AFTER DELETE ON runstate_run",
         f"BEGIN {gone} DELETE FROM runstate_run_config WHERE id = OLD.id; END",
     )
-    # What passes is the entry of a run's own version that is not there yet: the one that the trigger on runs is just
-    # writing. (With OR REPLACE a copy of the last entry would get another place among those of all runs.)
-    here = "seq = NEW.run AND version = NEW.version"
+    # What passes is the last entry of a run, as its row has it, that is not there yet: the one that the trigger on runs
+    # is just writing. (With OR REPLACE a copy of the last entry would get another place among those of all runs.)
+    same = " AND ".join(f"{column} IS {value}" for column, value in zip(ENTRY_COLUMNS, FIELDS_OF_NEW, strict=True))
     there = "run = NEW.run AND version = NEW.version"
     yield guard_by(
         "history_insert",
-        f"BEFORE INSERT ON runstate_history WHEN NOT EXISTS (SELECT 1 FROM runstate_run WHERE {here})"
+        f"BEFORE INSERT ON runstate_history WHEN coalesce((SELECT {same} FROM runstate_run WHERE seq = NEW.run), 0) = 0"
         f" OR EXISTS (SELECT 1 FROM runstate_history WHERE {there})",
         refuse(HISTORY),
     )
@@ -126,7 +151,8 @@ def _beside(guard_by: Callable[[str, str, str], str], refuse: Callable[[str], st
     yield guard_by("config_delete", f"BEFORE DELETE ON runstate_run_config {exists.format('OLD')}", refuse(SETTINGS))
     for event in ("INSERT", "UPDATE", "DELETE"):  # a migration drops the triggers first
         yield guard_by(f"migration_{event.lower()}", f"BEFORE {event} ON runstate_migration", refuse(MIGRATIONS))
-    yield guard_by("closed", f"BEFORE UPDATE ON runstate_worker_session WHEN {REOPENED}", refuse(CLOSED))
+    reopened = f"{REOPENED} OR NEW.closed < (SELECT closed FROM runstate_worker_session WHERE token = OLD.token)"
+    yield guard_by("closed", f"BEFORE UPDATE ON runstate_worker_session WHEN {reopened}", refuse(CLOSED))
     belongs = "OLD.token = 0 OR EXISTS (SELECT 1 FROM runstate_run WHERE worker = OLD.token)"
     yield guard_by("leased", f"BEFORE DELETE ON runstate_worker_session WHEN {belongs}", refuse(LEASED))
 
