@@ -21,6 +21,7 @@ from runstate.store._sqlite.connection import SqliteDatabase
 from runstate.store.doctor import examine
 from tests.store.support import Prompt, names
 from tests.support.cli_runner import CliRunner
+from tests.support.guards import record
 
 
 class Connections:
@@ -78,10 +79,10 @@ def test_what_is_open_is_seen(connections: Connections, any_url: str) -> None:
 @pytest.mark.parametrize("migrate", [False, True, None])
 def test_a_store_of_another_version(migrate: bool | None, store_url: str, connections: Connections) -> None:
     with Prompt(store_url) as prompt:
-        prompt.run("INSERT INTO runstate_migration VALUES (99, 'from the future', 0)")
+        record(prompt, "INSERT INTO runstate_migration VALUES ('run', 99, 'from the future', 99, 0)")
         with pytest.raises(SchemaMismatch):
             open_store(store_url, migrate=migrate)
-        prompt.run("DELETE FROM runstate_migration WHERE number = 99")
+        record(prompt, "DELETE FROM runstate_migration WHERE number = 99")
     all_closed(connections)
 
 
@@ -157,7 +158,7 @@ def test_migrate_and_doctor_on_the_command_line(
 ) -> None:
     """A dry run on a file that is not there asks a database in memory what would be missing."""
     url = f"sqlite:///{tmp_path / 'new.db'}" if dialect == "sqlite" else request.getfixturevalue("postgres_url")
-    for command in (["migrate", *(["--dry-run"] if dry_run else [])], ["doctor"]):
+    for command in (["migrate", *(["--plan"] if dry_run else [])], ["doctor"]):
         done = CliRunner().invoke(cli, [*command, "--store", url])
         assert done.exit_code == (2 if dry_run and command == ["doctor"] else 0)
         assert [] == connections.still_open

@@ -25,7 +25,7 @@ from runstate.store._sql.migrations.steps import STEPS
 from runstate.store._sql.triggers.ddl import create_guards
 from runstate.store.doctor import examine
 from tests.store.support import Prompt, names
-from tests.support.guards import drop_guards
+from tests.support.guards import record
 
 DIALECTS = (SQLITE, POSTGRES)
 NEWER = r"was made by a newer runstate \(its schema is run 99, this library knows run 2\)"
@@ -134,13 +134,6 @@ def test_nothing_twice(make: Make) -> None:
         steps = prompt.run("SELECT component, number, description FROM runstate_migration ORDER BY number")
     assert numbers == [(component, number) for component, number, _ in steps]
     assert all(description for _, _, description in steps)
-
-
-def record(prompt: Prompt, statement: str) -> None:
-    """Change the table of migrations, as a migration does: without the guards."""
-    dialect = SQLITE if prompt.is_sqlite else POSTGRES
-    for each in (*drop_guards(dialect), statement, *create_guards(dialect)):
-        prompt.run(each)
 
 
 def test_what_a_newer_library_has_migrated_compatibly(make: Make) -> None:

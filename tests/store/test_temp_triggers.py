@@ -90,7 +90,8 @@ def test_no_illegal_claim(store: Store, prompt: Prompt, when: str) -> None:
     thief = store.open_lease("thief")
     add(prompt, when, "runstate_run")
     thefts: list[dict[str, object]] = [{"worker": thief.token, "attempt": attempt} for attempt in (0, 1, 2)]
-    changes: list[dict[str, object]] = [{"worker": None}, {"worker": 0}, {"attempt": 0}, {"attempt": 2}]
+    thefts.append({"worker": thief.token, "attempt": 2, "lost": 1})
+    changes: list[dict[str, object]] = [{"worker": None}, {"lost": 1}, {"attempt": 0}, {"attempt": 2}]
     changes += [{"claimable_at_us": LATER}, {"actor": "me"}, {"changed_at_us": LATER}, {"expires_at": LATER}]
     changes += [{"seq": 7}, {"id": "run_7"}]
     for columns in thefts + changes:
