@@ -146,6 +146,10 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A run that is taken over has the attempt that it had.",
         (Change(statements.Statements, "take_over", "attempt = r.attempt + 1", "attempt = r.attempt"),),
     ),
+    "stops_at_a_bad_row": Bug(
+        "A claim or a sweep that meets a run which cannot be written fails, and moves no other run either.",
+        (Change(executor, "_moves_many", "return len(batch) == 1 and", "return len(batch) == 0 and"),),
+    ),
     "releases_what_is_not_its_own": Bug(
         "A worker gives back a run that another has taken over.",
         (Change(statements.Statements, "release", " AND r.worker = {self.param('worker')} AND", " AND"),),

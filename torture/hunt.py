@@ -69,6 +69,7 @@ HUNTED: Final[Mapping[str, Sequence[Harness]]] = {
     "no_version": (SIMULATION, STORM_POSTGRES, STORM_SQLITE),
     "early_answer": (SIMULATION, STORM_POSTGRES, STORM_SQLITE),
     "sweep_ignores_leases": (SIMULATION, STORM_POSTGRES, STORM_SQLITE),
+    "stops_at_a_bad_row": (STORM_POSTGRES, STORM_SQLITE),
     "no_sync": (POWER_CUTS, STORM_POSTGRES),
 }
 """Who is to find which fault."""

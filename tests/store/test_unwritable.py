@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -269,3 +270,23 @@ def test_no_more_than_a_thousand_are_skipped(passed: Callable[[float], None]) ->
     assert 700 == skip.seqs[-1]
     passed(skipped.SKIP_S)
     assert () == skip.seqs
+
+
+def test_a_trigger_of_ones_own_forges_nothing_in_sqlite(tmp_path: Path) -> None:
+    """It can write no entry but the one of the run's own version, and that one is there."""
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    with open_store(url) as store, Prompt(url) as prompt:
+        run = store.create(**names())
+        prompt.run("CREATE TABLE mine (version INTEGER, event TEXT, source TEXT, target TEXT)")
+        prompt.run(
+            "CREATE TRIGGER theirs AFTER INSERT ON mine BEGIN INSERT INTO runstate_history"
+            " (run, version, event, source, target, at_us)"
+            f" VALUES ({run.seq}, NEW.version, NEW.event, NEW.source, NEW.target, {run.changed_at_us}); END"
+        )
+        before = prompt.run("SELECT * FROM runstate_history")
+        for version in (0, 1, 2):
+            for verb in ("INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE"):
+                told = prompt.refusal(f"{verb} INTO mine VALUES ({version}, 'start', 'queued', 'in_progress')")
+                assert "the history is written by the database alone" in (told or "accepted")
+        assert before == prompt.run("SELECT * FROM runstate_history")
+        assert "in_progress" == store.start(run.id).status

@@ -16,8 +16,10 @@ from tests.support.lifecycle import LIVE
 from torture.fleet import clients
 from torture.fleet.checks import NOBODY, check_side_log, check_take_overs, histories
 from torture.fleet.clients import be
+from torture.fleet.replies import read_replies
 from torture.fleet.reply_checks import check_replies
 from torture.fleet.settings import Settings
+from torture.fleet.unwritable import UNWRITABLE
 from torture.fleet.workers import work
 from torture.ground import GaveUp, Ground, wait_until
 from torture.processes import Processes
@@ -27,6 +29,8 @@ CLIENTS: Final[Mapping[str, int]] = {"create": 1, "cancel": 1, "submit": 1}
 """How many clients of each role a trial has."""
 CALM_S: Final = 180.0
 """In which all runs must have ended, when nothing is broken any more and no run is created."""
+FIRST_CALM_S: Final = 15.0
+"""After which it is looked whether something is wrong already: then the rest of the time would show nothing more."""
 _REFUSED: Final = re.compile(
     r"(?P<worker>w(?:orker)?\d+) outcome of run \S+ was rejected:"
     r" run \S+ is (?P<status>\w+)(?: \(by \w+, (?P<winner>\w+)\))?"
@@ -102,11 +106,17 @@ class Fleet:
 
         def is_over() -> bool:
             with suppress(Exception), asking(url) as ask:
-                return not ask(f"SELECT 1 FROM runstate_run WHERE status IN ({listed(LIVE)}) LIMIT 1")
+                left = f"status IN ({listed(LIVE)}) AND id NOT IN ({listed(UNWRITABLE)})"
+                return not ask(f"SELECT 1 FROM runstate_run WHERE {left} LIMIT 1")
             return False
 
         try:
-            wait_until(is_over, "all runs to end", CALM_S, 0.1)
+            try:
+                wait_until(is_over, "all runs to end", FIRST_CALM_S, 0.1)
+            except GaveUp:
+                if verdict.wrong or any(reply.answer == "wrong" for reply in read_replies(self.settings.replies)):
+                    raise
+                wait_until(is_over, "all runs to end", CALM_S, 0.1)
         except GaveUp as error:
             verdict.wrong.append(str(error))
         verdict.wrong += self.processes.fallen()

@@ -8,7 +8,8 @@ from time import monotonic, sleep
 from typing import Final
 
 from tests.support.judge import asking
-from torture.ground import Ground, wait_until
+from torture.fleet.unwritable import check_unwritable
+from torture.ground import GaveUp, Ground, wait_until
 from torture.storm.harm import Harm, united
 from torture.storm.stage import Stage
 from torture.verdict import Verdict
@@ -16,6 +17,8 @@ from torture.verdict import Verdict
 LEASE_S: Final = 1.5
 TAKEN_OVER_S: Final = 5.0
 """How long after a worker's death and its lease its runs may wait, 99 times of 100, while the store can be written."""
+FIRST_S: Final = 30.0
+"""In which a run is completed, when all has begun."""
 EVERY_S: Final = (0.1, 1.0)
 """Between two harms."""
 
@@ -38,14 +41,20 @@ def storm(
     chance = Random(f"{ground.seed} harm")
     with Stage(ground, where, ground.seed, bug, LEASE_S, pooler=pooler) as stage:
         verdict.trial = f"storm/{'sqlite' if stage.is_sqlite else 'postgres'}{' through a pooler' if pooler else ''}"
-        if stage.missing:
-            verdict.notes["not done"] = "; ".join(stage.missing)
         harm = Harm(stage, chance)
         stage.begin()
-        _wait_for_work(stage)
+        if stage.missing:
+            verdict.notes["not done"] = "; ".join(stage.missing)
+        try:
+            _wait_for_work(stage)
+        except GaveUp as error:
+            verdict.wrong.append(str(error))
+            return verdict
         _do_harm(stage, harm, verdict, began, began + 60 * minutes, progress)
         harm.heal()
         stage.fleet.finish(verdict, stage.url)
+        if stage.has_unwritable:
+            check_unwritable(verdict, stage.url)
         _check(stage, harm, verdict)
     verdict.seconds = monotonic() - began
     return verdict
@@ -56,7 +65,7 @@ def _wait_for_work(stage: Stage) -> None:
         with asking(stage.url) as ask:
             return bool(ask("SELECT 1 FROM runstate_history WHERE event = 'complete' LIMIT 1"))
 
-    wait_until(is_under_way, "the first run to be completed")
+    wait_until(is_under_way, "the first run to be completed", FIRST_S)
 
 
 def _do_harm(stage: Stage, harm: Harm, verdict: Verdict, began: float, until: float, progress: Progress | None) -> None:

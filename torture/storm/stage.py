@@ -23,6 +23,7 @@ from tests.support.postgres import Server
 from torture.disks import bench, mounted, new_image, why_not
 from torture.fleet.fleet import Fleet, settings_at
 from torture.fleet.settings import Settings
+from torture.fleet.unwritable import place_unwritable
 from torture.ground import Ground, wait_until
 from torture.processes import Processes
 
@@ -92,6 +93,8 @@ class Stage:
         """Where a file of N bytes makes every fsync take N milliseconds longer."""
         self.missing: list[str] = []
         """What harm cannot be done here, and why."""
+        self.has_unwritable = False
+        """Whether there are two runs that nothing can move."""
         self.skewed = 0
         """How many workers have begun with a wrong clock."""
 
@@ -172,7 +175,13 @@ class Stage:
     # --- the processes --------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start everybody."""
+        """Place the runs that nothing can move, and start everybody."""
+        try:
+            place_unwritable(self.url)
+        except psycopg.errors.InsufficientPrivilege:
+            self.missing.append("no run is made unwritable: the role is no superuser's")
+        else:
+            self.has_unwritable = True
         self.fleet.start(Cast.SQLITE if self.is_sqlite else Cast.POSTGRES)
         for _ in range(Cast.WORKERS["sqlite" if self.is_sqlite else "postgres"]):
             self.hire()
