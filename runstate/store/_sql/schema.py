@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from runstate.run.validators import YEAR_10000
 from runstate.store._sql.dialect import Dialect
 
 __all__ = ["TABLES", "create_tables"]
@@ -92,7 +93,8 @@ CREATE TABLE runstate_checkpoint (
     checkpoint {json}{dialect.check_json("checkpoint")},
     prompt_tokens {number} NOT NULL DEFAULT 0,
     completion_tokens {number} NOT NULL DEFAULT 0,
-    progress TEXT
+    progress TEXT,
+    CHECK (prompt_tokens >= 0 AND completion_tokens >= 0)
 ){dialect.table_options}"""
     # The session 0 has no worker and is closed for ever: a run that its worker released belongs to it.
     worker = f"""\
@@ -101,7 +103,9 @@ CREATE TABLE runstate_worker_session (
     name TEXT NOT NULL,
     began_at_us {number} NOT NULL,
     lease_until_us {number} NOT NULL,
-    closed {number} NOT NULL CHECK (closed IN (0, 1))
+    closed {number} NOT NULL CHECK (closed IN (0, 1)),
+    CHECK (token >= 0 AND began_at_us >= 0 AND lease_until_us >= began_at_us),
+    CHECK (lease_until_us < {YEAR_10000 * 1_000_000})
 ){dialect.table_options}"""
     released = "INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1)"
     return (
