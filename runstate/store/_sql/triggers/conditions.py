@@ -192,6 +192,7 @@ def row_condition(dialect: Dialect, event: RunEvent) -> str:
     target = RUN_LIFECYCLE.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
     objects = [field for field in _HELD if field in _JSON and RUN_LIFECYCLE.is_present(field, target)]
+    late = [f"NEW.changed_at_us < {YEAR_10000 * 1_000_000}", _not_ahead(dialect, "changed_at_us")]
     same = f"NEW.attempt = OLD.attempt AND NEW.worker {dialect.null_safe_eq} OLD.worker"
     gone = "NEW.attempt = OLD.attempt AND NEW.worker IS NULL"
     if target == _STARTED:
@@ -207,8 +208,7 @@ def row_condition(dialect: Dialect, event: RunEvent) -> str:
         _held(target),
         *(["NEW.expires_at = OLD.expires_at"] if RUN_LIFECYCLE.is_present("expires_at", target) else []),
         *([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),
-        *([] if event in RUN_LIFECYCLE.until_deadline else [f"NEW.changed_at_us < {YEAR_10000 * 1_000_000}"]),
-        *([] if event in RUN_LIFECYCLE.until_deadline else [_not_ahead(dialect, "changed_at_us")]),
+        *([] if event in RUN_LIFECYCLE.until_deadline else late),
         *(_is_object(dialect, field) for field in objects),
         f"(NEW.detail IS NULL OR {_is_object(dialect, 'detail')})",
         f"NEW.claimable_at_us {dialect.null_safe_eq} OLD.claimable_at_us",
