@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import Any
 
 import pytest
 
-from runstate import RunEvent
+from runstate import ManualClock, RunEvent, Usage
 from runstate.errors import LeaseLost, ThreadBusy
 from runstate.store import Store
 from runstate.store._worker_types import Settle
@@ -212,6 +214,50 @@ def test_leases_are_kept(store: Store, prompt: Prompt, held: Any) -> None:
     assert 1 == prompt.changed("DELETE FROM runstate_worker_session WHERE token = ?", [idle.token])
 
 
+def test_leases_have_an_end(store: Store, prompt: Prompt, clock: object) -> None:
+    """A token is not negative, and a lease ends when it began or later, before the year 10000."""
+    lease = store.open_lease("w1")
+    began_at_us = prompt.rows("runstate_worker_session", "WHERE token = ?", [lease.token])[0]["began_at_us"]
+    year_10000 = 253_402_300_800_000_000
+    for column, values in {
+        "began_at_us": (-1, None, lease.token, 2**63 - 1),
+        "lease_until_us": (-1, 0, began_at_us - 1, year_10000, 2**63 - 1, None),
+        "closed": (-1, 2, None),
+    }.items():
+        for value in values:
+            refused(prompt, f"UPDATE runstate_worker_session SET {column} = ? WHERE token = ?", [value, lease.token])
+    for values in (
+        *((-1, 0, 9, 0), (-(2**63), 0, 9, 0), (-1, 0, 9, 1), (0, 0, 0, 1), (0, 0, 0, 0)),
+        *((5, -1, 9, 0), (5, 9, 8, 0), (5, 0, year_10000, 0), (5, -9, -1, 0), (5, 2**62, 2**62 + 1, 1)),
+    ):
+        columns = dict(zip(("token", "began_at_us", "lease_until_us", "closed"), values, strict=True))
+        refused(prompt, *insert({**columns, "name": "x"}, "runstate_worker_session"))
+    for end in (began_at_us, year_10000 - 1):
+        with prompt.undone():
+            statement = "UPDATE runstate_worker_session SET lease_until_us = ? WHERE token = ?"
+            assert 1 == prompt.changed(statement, [end, lease.token])
+    assert store.heartbeat(lease).held
+
+
+def test_a_lease_by_a_clock_that_went_back(store: Store, prompt: Prompt, clock: ManualClock) -> None:
+    """A worker whose clock goes back by more than its lease keeps it."""
+    lease = store.open_lease("w1", lease_s=10)
+    clock.now -= 60
+    assert store.heartbeat(lease).held
+    (session,) = prompt.rows("runstate_worker_session", "WHERE token = ?", [lease.token])
+    assert FIRST == session["began_at_us"] == session["lease_until_us"]
+
+
+def test_no_negative_number_of_tokens(store: Store, prompt: Prompt, held: Any) -> None:
+    """A checkpoint counts the tokens that were used, which are none or some."""
+    lease, run = held
+    assert store.save_checkpoint(lease, run, usage=Usage(1, 2, 3))
+    for column in ("prompt_tokens", "completion_tokens"):
+        for value in (-1, -(2**63), None):
+            refused(prompt, f"UPDATE runstate_checkpoint SET {column} = ? WHERE run = ?", [value, run.seq])
+        refused(prompt, *insert({"run": run.seq + 1, column: -5}, "runstate_checkpoint"))
+
+
 # --- readiness --------------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +410,39 @@ def test_switching_checks_off(store: Store, prompt: Prompt, clock: object) -> No
         assert before == prompt.everything()
     for column, value in {"status": "paused", "usage": "{}", "expires_at": None, "detail": "null", "id": ""}.items():
         refused(prompt, *insert(birth("run_x", **{column: value})))
+
+
+def test_a_connection_that_does_not_trust_the_schema(
+    store: Store, store_url: str, prompt: Prompt, clock: object
+) -> None:
+    """`PRAGMA trusted_schema = 0`: all legal moves are accepted, unless SQLite distrusts its own JSON functions.
+
+    Before 3.42 it lets no trigger and no CHECK call one then. Such a connection can neither write nor read the tables.
+    """
+    if not prompt.is_sqlite:
+        pytest.skip("a switch of SQLite's")
+    runs = {source: bring_in_store(store, source).id for source, _ in TABLE}
+    with contextlib.closing(sqlite3.connect(":memory:")) as memory:
+        memory.execute("CREATE TABLE other (value TEXT CHECK (json_valid(value)))")
+        memory.execute("PRAGMA trusted_schema = 0")
+        try:
+            memory.execute("INSERT INTO other VALUES ('{}')")
+        except sqlite3.DatabaseError:
+            trusts_json = False
+        else:
+            trusts_json = True
+    assert trusts_json or sqlite3.sqlite_version_info < (3, 42)
+    for source, event in sorted(TABLE):
+        statement, values = update(by_hand(prompt.one(runs[source]), event, TABLE[source, event]), runs[source])
+        before = prompt.everything()
+        with Prompt(store_url) as distrusting:
+            distrusting.run("PRAGMA trusted_schema = 0")
+            if trusts_json:
+                with distrusting.undone():
+                    assert 1 == distrusting.changed(statement, values)
+            else:
+                assert distrusting.refusal(statement, values) is not None
+        assert before == prompt.everything()
 
 
 # --- tricks of PostgreSQL ---------------------------------------------------------------------------------------------

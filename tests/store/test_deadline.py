@@ -36,6 +36,8 @@ from tests.support.lifecycle import NOW, TABLE, UNTIL_DEADLINE, USED, WAYS
 
 OUTPUTS = {"call_1": "sunny"}
 DEADLINE = NOW + 600
+ALLOWANCE_S = 400 * 86_400
+"""How long after the deadline, or the database's clock, a transition may be."""
 STANDS = {"start": "queued", "submit_tool_outputs": "requires_action"}
 """Where what ends with the deadline may be asked."""
 
@@ -409,7 +411,11 @@ def test_the_guards_hold_the_deadline(
     run = bring_in_store(store, source, id="run_1")
     row = prompt.one(run.id)
     before = prompt.everything()
-    for at, late in ((DEADLINE * 1_000_000 - 1, False), (DEADLINE * 1_000_000, True), (2 * FIRST, True)):
+    for at, late in (
+        (DEADLINE * 1_000_000 - 1, False),
+        (DEADLINE * 1_000_000, True),
+        ((DEADLINE + ALLOWANCE_S) * 1_000_000 - 1, True),
+    ):
         statement, values = update(by_hand(row, event, TABLE[source, event], at), run.id)
         with prompt.undone():
             if not late or event not in UNTIL_DEADLINE:
@@ -422,6 +428,46 @@ def test_the_guards_hold_the_deadline(
         if not prompt.is_sqlite:  # whose triggers can say nothing that is not written in them
             assert f"run run_1: {event} from {source} to {TABLE[source, event]}" in (sentence or "")
     assert before == prompt.everything()
+
+
+@pytest.mark.parametrize(("source", "event"), sorted(TABLE))
+def test_no_move_of_the_far_future(store: Store, prompt: Prompt, clock: ManualClock, source: str, event: str) -> None:
+    """A move by hand, all of it right, is refused if it is far ahead of the deadline and of the database's clock."""
+    run = bring_in_store(store, source, id="run_1")
+    row = prompt.one(run.id)
+    before = prompt.everything()
+    ahead = (max(DEADLINE, int(time.time()) + 3600) + ALLOWANCE_S) * 1_000_000
+    for at in (ahead, 2 * FIRST, 253_402_300_799_999_999):
+        sentence = prompt.refusal(*update(by_hand(row, event, TABLE[source, event], at), run.id))
+        why = "the deadline of the run has passed" if event in UNTIL_DEADLINE else "a transition is at most 400 days"
+        assert f"runstate: {why}" in (sentence or "accepted")
+    assert before == prompt.everything()
+
+
+def test_a_run_gets_ready_in_the_near_future(store: Store, prompt: Prompt, clock: ManualClock) -> None:
+    """The same of the time at which a run gets ready."""
+    run = store.create(**names(not_before=FIRST / 1e6 + 100))
+    before = prompt.everything()
+    ahead = (max(DEADLINE, int(time.time()) + 3600) + ALLOWANCE_S) * 1_000_000
+    for at in (ahead, 2 * FIRST, 253_402_300_799_999_999, 2**62):
+        sentence = prompt.refusal(*update({"claimable_at_us": at}, run.id))
+        assert "runstate: a run is claimed at its start" in (sentence or "accepted")
+    assert before == prompt.everything()
+
+
+def test_runs_of_long_ago_expire(store: Store) -> None:
+    """Runs that nobody swept for decades, by the clock of the database, are expired, cancelled and settled."""
+    clock = ManualClock(1_000_000_000.0)
+    with use_clock(clock):
+        worked = store.create(**names())
+        (claim,) = store.claim(store.open_lease("w1"))
+        swept, asked, failing = (store.create(**names()) for _ in range(3))
+        clock.advance(time.time() - 1_000_000_000.0)
+        assert "cancelled" == store.request_cancel(asked.id).status
+        assert "failed" == store.fail(failing.id, "server_error", "too late").status
+        assert "completed" == store.complete(claim.run.id).status == store.get(worked.id).status
+        assert (swept.id,) == tuple(store.sweep().expired)
+        assert "expired" == store.get(swept.id).status
 
 
 def test_the_guards_judge_by_the_time_that_is_written(store: Store, prompt: Prompt) -> None:

@@ -42,9 +42,9 @@ class Leases(Queries):
     @cached_property
     def heartbeat(self) -> str:
         """Renew a lease that still holds; gives back nothing where it does not."""
+        until = f"{self.dialect.greatest}(began_at_us, t.now + {self.param('lease')})"  # a clock may have gone back
         return (
-            f"WITH t AS (SELECT {self.now} AS now)"
-            f" UPDATE runstate_worker_session SET lease_until_us = t.now + {self.param('lease')}"
+            f"WITH t AS (SELECT {self.now} AS now) UPDATE runstate_worker_session SET lease_until_us = {until}"
             f" FROM t WHERE token = {self.param('worker')} AND closed = 0 AND lease_until_us > t.now RETURNING token"
         )
 

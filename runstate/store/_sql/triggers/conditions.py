@@ -37,6 +37,8 @@ _HELD: Final = ("expires_at", "required_action", "last_error", "incomplete_detai
 _ENTRY: Final = ("event", "source", "changed_at_us", "actor", "detail")
 # Judged by the time that is written, which is the writer's own and never before that of the last entry. The database's
 # clock is none to judge by: the clock of a test may be years from it, that of a client seconds.
+_LATE_DAYS: Final = 400
+_LATE_US: Final = _LATE_DAYS * 86_400 * 1_000_000
 _IN_TIME: Final = "NEW.changed_at_us < OLD.expires_at * 1000000"
 _UNTIL_DEADLINE: Final = tuple(event for event in RUN_LIFECYCLE.events if event in RUN_LIFECYCLE.until_deadline)
 CLAIM_COLUMNS: Final = ("worker", "attempt", "lost", "failed", "claimable_at_us")
@@ -65,6 +67,16 @@ def _same(dialect: Dialect, columns: tuple[str, ...]) -> str:
     return " AND ".join(f"{text('NEW', column)} {dialect.null_safe_eq} {text('OLD', column)}" for column in columns)
 
 
+def _not_ahead(dialect: Dialect, column: str) -> str:
+    """Return the condition that a time is not far ahead of both the deadline of the run and the database's clock.
+
+    Outcomes and cancels count after the deadline, until the run is expired, and that may be late: the workers may have
+    been away for weeks. The clock of a test may be years ahead, but so is the deadline of a run that was created by it.
+    The deadline comes first, because most moves come before it.
+    """
+    return f"(NEW.{column} < OLD.expires_at * 1000000 + {_LATE_US} OR NEW.{column} < {dialect.clock} + {_LATE_US})"
+
+
 def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
     """Return the condition that NEW meets what its status asks for.
 
@@ -91,6 +103,16 @@ def _timely(dialect: Dialect) -> Guard:
         "UPDATE",
         f"NEW.version = OLD.version OR CASE NEW.event {whens} ELSE {dialect.true} END",
         f"the deadline of the run has passed, so it cannot {' or '.join(_UNTIL_DEADLINE)} any more",
+    )
+
+
+def _clocked(dialect: Dialect) -> Guard:
+    """Return the guard of the time of a transition."""
+    return Guard(
+        "clock",
+        "UPDATE",
+        f"NEW.version = OLD.version OR {_not_ahead(dialect, 'changed_at_us')}",
+        f"a transition is at most {_LATE_DAYS} days after the deadline of the run or the clock of the database",
     )
 
 
@@ -132,6 +154,7 @@ def _claims(dialect: Dialect) -> str:
     ready = (
         f"OLD.claimable_at_us IS NULL AND NEW.claimable_at_us IS NOT NULL AND OLD.status = '{INITIAL_STATUS}'"
         f" AND {untouched} AND NEW.claimable_at_us >= coalesce(OLD.not_before_us, OLD.changed_at_us)"
+        f" AND {_not_ahead(dialect, 'claimable_at_us')}"
     )
     released = f"NEW.worker = 0 AND OLD.worker <> 0 AND {_COUNTED}"
     next_attempt = "NEW.worker <> 0 AND NEW.attempt = OLD.attempt + 1 AND NEW.failed = OLD.failed"
@@ -192,6 +215,7 @@ def row_condition(dialect: Dialect, event: RunEvent) -> str:
     target = RUN_LIFECYCLE.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
     objects = [field for field in _HELD if field in _JSON and RUN_LIFECYCLE.is_present(field, target)]
+    late = [f"NEW.changed_at_us < {YEAR_10000 * 1_000_000}", _not_ahead(dialect, "changed_at_us")]
     same = f"{_COUNTED} AND NEW.worker {dialect.null_safe_eq} OLD.worker"
     gone = f"{_COUNTED} AND NEW.worker IS NULL"
     if target == _STARTED:
@@ -202,11 +226,12 @@ def row_condition(dialect: Dialect, event: RunEvent) -> str:
         owned = gone
     conditions = [
         f"NEW.status = '{target}' AND ({sources}) AND NEW.source = OLD.status",
-        f"NEW.changed_at_us >= OLD.changed_at_us AND NEW.changed_at_us < {YEAR_10000 * 1_000_000}",
+        "NEW.changed_at_us >= OLD.changed_at_us",
         _stamped(dialect, target),
         _held(target),
         *(["NEW.expires_at = OLD.expires_at"] if RUN_LIFECYCLE.is_present("expires_at", target) else []),
         *([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),
+        *([] if event in RUN_LIFECYCLE.until_deadline else late),
         *(_is_object(dialect, field) for field in objects),
         f"(NEW.detail IS NULL OR {_is_object(dialect, 'detail')})",
         f"NEW.claimable_at_us {dialect.null_safe_eq} OLD.claimable_at_us",
@@ -265,6 +290,7 @@ def guards(dialect: Dialect) -> Iterator[Guard]:
         "version = version + 1 and changed_at_us",
     )
     yield _timely(dialect)
+    yield _clocked(dialect)
     yield Guard(
         "stamps",
         "UPDATE",

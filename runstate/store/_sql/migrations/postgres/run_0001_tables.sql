@@ -132,7 +132,8 @@ CREATE TABLE runstate_checkpoint (
     prompt_tokens bigint NOT NULL DEFAULT 0,
     completion_tokens bigint NOT NULL DEFAULT 0,
     progress TEXT,
-    trace_context TEXT
+    trace_context TEXT,
+    CHECK (prompt_tokens >= 0 AND completion_tokens >= 0)
 );
 ---
 -- The attempts of a run that ended without an outcome.
@@ -154,7 +155,9 @@ CREATE TABLE runstate_worker_session (
     name TEXT NOT NULL,
     began_at_us bigint NOT NULL,
     lease_until_us bigint NOT NULL,
-    closed bigint NOT NULL CHECK (closed IN (0, 1))
+    closed bigint NOT NULL CHECK (closed IN (0, 1)),
+    CHECK (token >= 0 AND began_at_us >= 0 AND lease_until_us >= began_at_us),
+    CHECK (lease_until_us < 253402300800000000)
 );
 ---
 INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1);

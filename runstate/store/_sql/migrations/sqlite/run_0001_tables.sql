@@ -100,7 +100,8 @@ CREATE TABLE runstate_checkpoint (
     prompt_tokens INTEGER NOT NULL DEFAULT 0,
     completion_tokens INTEGER NOT NULL DEFAULT 0,
     progress TEXT,
-    trace_context TEXT
+    trace_context TEXT,
+    CHECK (prompt_tokens >= 0 AND completion_tokens >= 0)
 ) STRICT;
 ---
 -- The attempts of a run that ended without an outcome.
@@ -122,7 +123,9 @@ CREATE TABLE runstate_worker_session (
     name TEXT NOT NULL,
     began_at_us INTEGER NOT NULL,
     lease_until_us INTEGER NOT NULL,
-    closed INTEGER NOT NULL CHECK (closed IN (0, 1))
+    closed INTEGER NOT NULL CHECK (closed IN (0, 1)),
+    CHECK (token >= 0 AND began_at_us >= 0 AND lease_until_us >= began_at_us),
+    CHECK (lease_until_us < 253402300800000000)
 ) STRICT;
 ---
 INSERT INTO runstate_worker_session VALUES (0, 'released', 0, 0, 1);
