@@ -8,6 +8,7 @@ inside the block.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Generator, Mapping, Sequence
@@ -16,15 +17,18 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
+import psycopg
+
 from runstate.store._engine import committer, execute_settle_and_claim, executor
 from runstate.store._engine.commands import Command
 from runstate.store._postgres import pooler
 from runstate.store._sql import leases, statements
+from runstate.store._sql.migrations import steps
 from runstate.store._sql.triggers import conditions
 from runstate.store._sqlite import connection, settle_and_claim
 from runstate.worker import _session as session
 
-__all__ = ["BUGS", "Bug", "Change", "planted"]
+__all__ = ["BUGS", "Bug", "Change", "FunctionChange", "plant_functions", "planted"]
 
 
 class Change(NamedTuple):
@@ -37,16 +41,33 @@ class Change(NamedTuple):
     new: str
 
 
+class FunctionChange(NamedTuple):
+    """What is replaced in the text of a function of a PostgreSQL database."""
+
+    name: str
+    old: str
+    """A regular expression."""
+    new: str
+
+
 class Bug(NamedTuple):
     """What is wrong, and how it is made so."""
 
     sentence: str
     changes: Sequence[Change]
+    functions: Sequence[FunctionChange] = ()
 
 
 _SETTLING: Final = (statements.Statements, "_settling")
 _COMPLETING: Final = (settle_and_claim, "_completing")
 _TOKEN: Final = " AND r.worker {self.dialect.null_safe_eq} {self.param('worker')}"
+
+_GENERATED: Final = """\
+        if self.is_guards:  # those of this process, and not those that were written once
+            from runstate.store._sql.triggers.ddl import create_guards
+
+            return list(create_guards(dialect))
+"""
 
 BUGS: Final[Mapping[str, Bug]] = {
     "no_fence": Bug(
@@ -78,6 +99,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         (
             Change(statements.Statements, "_may", " AND {self.in_time(self.moment_of_move)}", ""),
             Change(conditions, "row_condition", "*([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),", ""),
+            Change(steps.Migration, "statements", "        body = ", f"{_GENERATED}        body = "),
         ),
     ),
     "early_answer": Bug(
@@ -150,6 +172,18 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A claim or a sweep that meets a run which cannot be written fails, and moves no other run either.",
         (Change(executor, "_moves_many", "return len(batch) == 1 and", "return len(batch) == 0 and"),),
     ),
+    "fences_by_no_attempt": Bug(
+        "A worker that released a run and has it again settles it by the claim before.",
+        (
+            Change(leases.Leases, "same_claim", " AND r.attempt = {attempt}", ""),
+            Change(execute_settle_and_claim, "_is_same_claim", " and run.attempt == settle.run.attempt", ""),
+        ),
+    ),
+    "keeps_no_small_table": Bug(
+        "A run that was idle and moves on keeps its row among the idle runs.",
+        (),
+        (FunctionChange("runstate_moved", r"DELETE FROM \S+runstate_idle WHERE run = after\.seq", "PERFORM 1"),),
+    ),
     "releases_what_is_not_its_own": Bug(
         "A worker gives back a run that another has taken over.",
         (Change(statements.Statements, "release", " AND r.worker = {self.param('worker')} AND", " AND"),),
@@ -186,6 +220,20 @@ def planted(name: str) -> Generator[None, None, None]:
         for change in BUGS[name].changes:
             undo.enter_context(_changed(change))
         yield
+
+
+def plant_functions(url: str, name: str) -> None:
+    """Give a PostgreSQL database the functions of a bug."""
+    if not BUGS[name].functions:
+        return
+    with psycopg.connect(url, autocommit=True) as connection:
+        for change in BUGS[name].functions:
+            text = "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s"
+            ((before,),) = connection.execute(text, [change.name]).fetchall()
+            after, count = re.subn(change.old, change.new, before)
+            if count != 1:
+                raise LookupError(f"{change.name} has {count} times: {change.old}")
+            connection.execute(after.encode())
 
 
 @contextmanager

@@ -70,6 +70,8 @@ HUNTED: Final[Mapping[str, Sequence[Harness]]] = {
     "early_answer": (SIMULATION, STORM_POSTGRES, STORM_SQLITE),
     "sweep_ignores_leases": (SIMULATION, STORM_POSTGRES, STORM_SQLITE),
     "stops_at_a_bad_row": (STORM_POSTGRES, STORM_SQLITE),
+    "fences_by_no_attempt": (STORM_POSTGRES, STORM_SQLITE),
+    "keeps_no_small_table": (STORM_POSTGRES,),
     "no_sync": (POWER_CUTS, STORM_POSTGRES),
 }
 """Who is to find which fault."""

@@ -9,12 +9,12 @@ from itertools import product
 
 import pytest
 
-from runstate.store import Store, open_store
+from runstate.store import Settle, Store, open_store
 from runstate.worker import Worker
 from tests.store.conftest import make_url, opened
 from tests.store.support import FIRST, LATER, Prompt, birth, bring_in_store, by_hand, insert, names, update
 from tests.store.test_jumps import LEADS_TO
-from tests.support.lifecycle import LIVE, STATUSES, TABLE
+from tests.support.lifecycle import CALL, LIVE, STATUSES, TABLE
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def test_what_a_client_can_do(store: Store, clerk: Prompt, clock: object) -> Non
     assert {0, lease.token, other.token} == {
         token for (token,) in clerk.run("SELECT token FROM runstate_worker_session")
     }
-    refused(clerk, "UPDATE runstate_run SET worker = ?, attempt = 2 WHERE id = ?", [other.token, run.id])
-    assert 1 == clerk.changed("UPDATE runstate_run SET worker = 0, attempt = attempt - 1 WHERE id = ?", [run.id])
+    refused(clerk, "UPDATE runstate_run SET worker = ?, attempt = 2, lost = 1 WHERE id = ?", [other.token, run.id])
+    assert 1 == clerk.changed("UPDATE runstate_run SET worker = 0 WHERE id = ?", [run.id])
     take = "UPDATE runstate_run SET worker = ?, attempt = attempt + 1 WHERE id = ?"
     assert 1 == clerk.changed(take, [other.token, run.id])
     assert 1 == clerk.changed(
@@ -179,3 +179,52 @@ def test_what_a_client_can_do(store: Store, clerk: Prompt, clock: object) -> Non
     assert 1 == clerk.changed(
         *insert(birth("run_9", changed_at_us=LATER, claimable_at_us=LATER, created_at=LATER // 10**6))
     )
+
+
+FORGED = (
+    # ahead of the run, of the run's own version, behind it, and of no run at all
+    "VALUES ({seq}, 3, 'complete', 'in_progress', 'completed', 1, 'the auditor')",
+    "VALUES ({seq}, 2, 'complete', 'in_progress', 'completed', 1, 'the auditor')",
+    "VALUES ({seq}, 0, NULL, NULL, 'queued', 1, 'the auditor')",
+    "VALUES (4711, 1, NULL, NULL, 'queued', 1, 'the auditor')",
+    "SELECT seq, version + 1, 'complete', 'in_progress', 'completed', changed_at_us, actor FROM runstate_run",
+)
+
+
+@pytest.mark.parametrize("entry", FORGED)
+def test_no_entry_is_forged_by_a_trigger_of_ones_own(store: Store, clerk: Prompt, entry: str) -> None:
+    """An entry that does not say what its run says is refused, and the run can still be moved."""
+    run = bring_in_store(store, "in_progress", id="run_1")
+    forged = f"INSERT INTO runstate_history (run, version, event, source, target, at_us, actor) {entry}"
+    clerk.run("CREATE TEMPORARY TABLE mine (id int)")
+    body = f"BEGIN {forged.format(seq=run.seq)}; RETURN NULL; END"
+    clerk.run(f"CREATE FUNCTION pg_temp.mine() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")
+    clerk.run("CREATE TRIGGER mine AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION pg_temp.mine()")
+    refused(clerk, "INSERT INTO mine VALUES (1)", why="the history is written by the database alone")
+    assert "completed" == store.complete(run.id).status
+
+
+@pytest.mark.parametrize("function", ["moved", "born", "kept", "deleted"])
+def test_no_table_of_ones_own_gets_a_trigger_of_the_store(store: Store, clerk: Prompt, function: str) -> None:
+    """With its rows one could write entries of runs that never moved."""
+    clerk.run("CREATE TEMPORARY TABLE mine (LIKE runstate_run)")
+    when = "AFTER INSERT ON mine REFERENCING NEW TABLE AS born FOR EACH STATEMENT"
+    sentence = clerk.refusal(f"CREATE TRIGGER mine {when} EXECUTE FUNCTION runstate_{function}()")
+    assert "permission denied for function" in (sentence or "accepted")
+
+
+def test_entries_of_such_a_role_are_written_as_those_of_the_owner(store: Store, clerk_url: str) -> None:
+    """One at a time and many at once, with details and without."""
+    with open_store(clerk_url) as other:
+        runs = other.create_many([names() for _ in range(20)])
+        lease = other.open_lease("w1")
+        claims = other.claim(lease, 20)
+        outcomes = [Settle.of(claim.run, "complete", detail={"n": n}) for n, claim in enumerate(claims)]
+        assert {} == other.settle(lease, outcomes).refused
+        one = other.create(**names(metadata={"a": "b"}))
+        other.start(one.id, actor="web")
+        other.require_action(one.id, [CALL])
+        other.submit_tool_outputs(one.id, {CALL.id: "sunny"}, actor="web")
+    for run in runs:
+        assert [None, "start", "complete"] == [entry.event for entry in store.history(run.id)]
+    assert "submit_tool_outputs" == store.history(one.id)[-1].event

@@ -109,13 +109,17 @@ def check_take_overs(
     with asking(url) as ask:
         leases = ask("SELECT token, lease_until_us FROM runstate_worker_session")
     until = {token: lease_until_us / 1e6 for token, lease_until_us in leases}
-    begun = {(line.run_id, line.version, line.attempt): line for line in read_side_log(side) if line.what == "begun"}
+    lines = {what: dict[tuple[str, int, int], Line]() for what in ("begun", "released")}
+    for line in read_side_log(side):
+        if line.what in lines:
+            lines[line.what][line.run_id, line.version, line.attempt] = line
+    begun = lines["begun"]
     after_lease: list[float] = []
     after_death: list[float] = []
     for (run_id, version, attempt), line in begun.items():
         before = begun.get((run_id, version, attempt - 1))
-        if before is None or before.token not in until:
-            continue  # the first, or the one before was killed between its claim and its handler
+        if before is None or before.token not in until or (run_id, version, attempt - 1) in lines["released"]:
+            continue  # the first, or the one before was killed between its claim and its handler, or released it
         late = line.at - until[before.token]
         after_lease.append(late)
         verdict.expect(

@@ -231,10 +231,25 @@ async def insist(client: Client) -> None:
             runs = [claim.run for claim in await store.claim(lease, 3)]
             for run in runs:
                 side.note("begun", run.id, run.version, run.attempt, lease.token)
-            await asyncio.gather(*(settle_late(client, side, lease, run) for run in runs))
+            stale = await claim_again(client, side, lease, runs)
+            await asyncio.gather(*(settle_late(client, side, lease, run) for run in [*runs, *stale]))
             await store.close_lease(lease)
         except StoreError:  # what it was not told of nobody can hold against the history
             await asyncio.sleep(AGAIN_S)
+
+
+async def claim_again(client: Client, side: SideLog, lease: Lease, runs: list[StoredRun]) -> Sequence[StoredRun]:
+    """Release a run and take it over again; return it as it was at the first claim, to be settled by that."""
+    if not runs or client.chance.random() < 0.5:
+        return ()
+    store, stale = client.store.aio, runs.pop()
+    side.note("released", stale.id, stale.version, stale.attempt, lease.token)  # before another may take it over
+    if not await store.release(lease, stale):
+        return ()
+    for claim in await store.take_over(lease, 1, run_id=stale.id):
+        side.note("begun", claim.run.id, claim.run.version, claim.run.attempt, lease.token)
+        runs.append(claim.run)
+    return (stale,)
 
 
 async def settle_late(client: Client, side: SideLog, lease: Lease, run: StoredRun) -> None:

@@ -115,6 +115,8 @@ def _check_settles(verdict: Verdict, settles: Mapping[Brought, Sequence[Answer]]
         again = latest[run_id, version, worker] > attempt  # it took the run over from itself: which attempt it was
         if again and "done" not in answers:  # nobody can tell
             continue
+        if again:
+            verdict.double(f"the outcome {event} of attempt {attempt} was accepted after the next began", run_id)
         times = _times_settled(found.get(run_id, ()), event, worker, version)
         verdict.acknowledged += "done" in answers
         _agree(verdict, f"the outcome {event}", f"{run_id} by {worker} from version {version}", answers, times)

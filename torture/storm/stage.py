@@ -20,6 +20,7 @@ from runstate.store import open_store
 from tests.support.pg_proxy import Proxy
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Server
+from torture.bugs import plant_functions
 from torture.disks import bench, mounted, new_image, why_not
 from torture.fleet.fleet import Fleet, settings_at
 from torture.fleet.settings import Settings
@@ -103,6 +104,8 @@ class Stage:
             self.url = self._open(stack)
             self.is_sqlite = self.url.startswith("sqlite:")
             url = self._pooled(stack) if self.is_pooled else self.url
+            if self._bug is not None:
+                plant_functions(self.url, self._bug)
             self.settings = settings_at(self._ground, url, lease_s=self._lease_s, bug=self._bug)
             if not self.is_sqlite:
                 self.proxy = stack.enter_context(Proxy(self.settings.url))

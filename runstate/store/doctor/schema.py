@@ -49,7 +49,7 @@ def _sqlite_reference() -> Catalog:
 # The objects of a partitioned table (docs/scale.md) are also on its partitions.
 _CATALOG: Final = """\
 WITH t AS (
-    SELECT c.oid, c.relname::text AS name, c.relnamespace, c.relkind, c.relpersistence, c.relrowsecurity
+    SELECT c.oid, c.relname::text AS name, c.relnamespace, c.relowner, c.relkind, c.relpersistence, c.relrowsecurity
     FROM pg_class AS c WHERE c.relnamespace = %(schema)s::bigint::oid
         AND starts_with(c.relname, 'runstate_') AND c.relkind IN ('r', 'p', 'f')
 )
@@ -74,7 +74,9 @@ UNION ALL
 SELECT 'view', c.relname, c.relname, pg_get_viewdef(c.oid), false FROM pg_class AS c
     WHERE c.relnamespace = %(schema)s::bigint::oid AND starts_with(c.relname, 'runstate_') AND c.relkind = 'v'
 UNION ALL
-SELECT 'guard', g.tgname, t.name, pg_get_triggerdef(g.oid, false), g.tgenabled IN ('D', 'R')
+SELECT 'guard', g.tgname, t.name,
+        replace(pg_get_triggerdef(g.oid, false), quote_literal(pg_get_userbyid(t.relowner)) || '::name', 'the owner'),
+        g.tgenabled IN ('D', 'R')
     FROM t JOIN pg_trigger AS g ON g.tgrelid = t.oid AND NOT g.tgisinternal
 UNION ALL
 SELECT 'function', p.proname, '', concat_ws(' ', l.lanname, CASE WHEN p.prosecdef THEN 'SECURITY DEFINER' END,

@@ -218,6 +218,14 @@ FUNCTIONS: Final = {
         RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
     END IF;
     RETURN NULL;""",
+    "entered": f"""\
+    IF NOT EXISTS (SELECT 1 FROM @schema.runstate_run AS n WHERE n.seq = NEW.run AND n.version = NEW.version
+        AND n.status = NEW.target AND n.event IS NOT DISTINCT FROM NEW.event
+        AND n.source IS NOT DISTINCT FROM NEW.source AND n.changed_at_us = NEW.at_us
+        AND n.actor IS NOT DISTINCT FROM NEW.actor AND n.detail::text IS NOT DISTINCT FROM NEW.detail::text) THEN
+        RAISE EXCEPTION 'runstate: {HISTORY}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
+    END IF;
+    RETURN NEW;""",
     "attempted": f"""\
     IF NOT EXISTS (SELECT 1 FROM @schema.runstate_run WHERE seq = NEW.run AND NEW.attempt BETWEEN 1 AND attempt) THEN
         RAISE EXCEPTION 'runstate: {ATTEMPTS}' USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME;
@@ -261,6 +269,14 @@ CREATE FUNCTION @schema.runstate_promote(thread text, ended bigint, ended_at big
 END $$"""
 
 
+# Any trigger may write an entry, also one of a client's own. So the entries of a role that does not own the tables are
+# compared with their runs: what is left to forge is a copy of the entry that is there. The owner could drop the
+# triggers, and pays nothing: its name is written into the condition.
+_ENTERED: Final = """\
+CREATE TRIGGER runstate_history_entry BEFORE INSERT ON @schema.runstate_history FOR EACH ROW
+    WHEN (current_user <> @owner) EXECUTE FUNCTION @schema.runstate_entered()"""
+
+
 def _made(function: str) -> str:
     """Return the statement that makes a function whose tables are named with their schema.
 
@@ -269,9 +285,9 @@ def _made(function: str) -> str:
     their own.
     """
     return f"""\
-DO $make$ BEGIN EXECUTE replace($function$
+DO $make$ BEGIN EXECUTE replace(replace($function$
 {function}
-$function$, '@schema', quote_ident(current_schema())); END $make$"""
+$function$, '@schema', quote_ident(current_schema())), '@owner', quote_literal(current_user)); END $make$"""
 
 
 def _function(name: str, body: str) -> str:
@@ -288,6 +304,8 @@ def postgres_guards() -> Iterator[str]:
     yield _made(_PROMOTE)
     for name, body in FUNCTIONS.items():
         yield _function(name, body)
+        # Or a client could give a table of its own a trigger that executes it.
+        yield _made(f"REVOKE EXECUTE ON FUNCTION @schema.runstate_{name}() FROM PUBLIC")
 
     def guard_by(name: str, when: str, function: str, sentence: str = "") -> str:
         told = f"'{sentence}'" if sentence else ""
@@ -307,6 +325,7 @@ def postgres_guards() -> Iterator[str]:
     # Of an INSERT it would cost every entry a call to see more than whether it comes from a trigger, whosever that is.
     written = "BEFORE INSERT ON runstate_history FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)"
     yield guard_by("history_insert", written, "refuse", HISTORY)
+    yield _made(_ENTERED)
     yield guard_by("history_update", "BEFORE UPDATE ON runstate_history FOR EACH ROW", "refuse", HISTORY)
     erased = "AFTER DELETE ON runstate_history REFERENCING OLD TABLE AS erased FOR EACH STATEMENT"
     yield guard_by("history_delete", erased, "kept", HISTORY)
