@@ -9,6 +9,7 @@ from itertools import product
 
 import pytest
 
+from runstate.lifecycle import RunEvent
 from runstate.store import Settle, Store, open_store
 from runstate.worker import Worker
 from tests.store.conftest import make_url, opened
@@ -219,7 +220,7 @@ def test_entries_of_such_a_role_are_written_as_those_of_the_owner(store: Store, 
         runs = other.create_many([names() for _ in range(20)])
         lease = other.open_lease("w1")
         claims = other.claim(lease, 20)
-        outcomes = [Settle.of(claim.run, "complete", detail={"n": n}) for n, claim in enumerate(claims)]
+        outcomes = [Settle.of(claim.run, RunEvent.COMPLETE, detail={"n": n}) for n, claim in enumerate(claims)]
         assert {} == other.settle(lease, outcomes).refused
         one = other.create(**names(metadata={"a": "b"}))
         other.start(one.id, actor="web")
