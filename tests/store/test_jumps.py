@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from runstate import RunEvent
 from runstate.store import Store
+from runstate.store._sql.dialect import SQLITE
+from runstate.store._sql.statements import Statements
+from runstate.store._sql.triggers.conditions import RARE_COLUMNS
 from tests.store.support import FIRST, LATER, Prompt, birth, bring_in_store, by_hand, insert, update
-from tests.support.lifecycle import EVENTS, LIVE, ROWS, STATUSES, TABLE, WAYS
+from tests.support.lifecycle import EVENTS, HELD_IN, LIVE, ROWS, STAMPED_BY, STATUSES, TABLE, WAYS
 
 LEADS_TO = {target: event for event, _, target, _ in ROWS}
 """The one event that leads to each status; there are nine of both."""
@@ -99,6 +103,17 @@ def test_a_whole_life_by_hand(store: Store, prompt: Prompt) -> None:
         assert status == store.get(run_id).status
         assert [None, *way] == [entry.event for entry in store.history(run_id)]
         assert (status in LIVE) is not store.get(run_id).is_terminal
+
+
+def test_the_commonest_moves_leave_the_rare_columns() -> None:
+    """SQLite compares them where a statement writes them: a start and a completion leave them as they were."""
+    for (source, event), target in TABLE.items():
+        if event in ("start", "complete"):
+            set_columns = Statements(SQLITE).set_clause(RunEvent(event), actor="NULL", params={"usage": "NULL"})
+            for column in RARE_COLUMNS:
+                assert not {source, target} & set(HELD_IN.get(column, ()))
+                assert STAMPED_BY.get(target) != column
+                assert f"{column} = " not in set_columns
 
 
 # --- a legal move with one column wrong -------------------------------------------------------------------------------

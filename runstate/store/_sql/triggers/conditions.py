@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -18,6 +18,7 @@ __all__ = [
     "COMMONEST_FIRST",
     "GUARDS_OF_CLAIMS",
     "LEGAL",
+    "RARE_COLUMNS",
     "Guard",
     "guards",
     "row_condition",
@@ -116,10 +117,10 @@ def _clocked(dialect: Dialect) -> Guard:
     )
 
 
-def _stamped(dialect: Dialect, status: RunStatus) -> str:
+def _stamped(dialect: Dialect, status: RunStatus, besides: Collection[str] = ()) -> str:
     """Return the condition that a transition into a status has written its stamp, and no other."""
     own = {row.stamp for row in RUN_LIFECYCLE.transitions if row.target is status and row.stamp}
-    kept = _same(dialect, tuple(stamp for stamp in _STAMPS if stamp not in own))
+    kept = _same(dialect, tuple(stamp for stamp in _STAMPS if stamp not in own and stamp not in besides))
     return " AND ".join([kept, *(f"NEW.{stamp} = NEW.changed_at_us / 1000000" for stamp in own)])
 
 
@@ -177,10 +178,12 @@ def _claims(dialect: Dialect) -> str:
         OR (NEW.claimable_at_us {same} OLD.claimable_at_us AND (({released}) OR ({taken}) OR ({retried})))"""
 
 
-def _held(status: RunStatus) -> str:
+def _held(status: RunStatus, besides: Collection[str] = ()) -> str:
     """Return the condition that a row has just the fields which the law gives its status."""
     return " AND ".join(
-        f"NEW.{field} IS {'NOT ' if RUN_LIFECYCLE.is_present(field, status) else ''}NULL" for field in _HELD
+        f"NEW.{field} IS {'NOT ' if RUN_LIFECYCLE.is_present(field, status) else ''}NULL"
+        for field in _HELD
+        if field not in besides
     )
 
 
@@ -207,10 +210,11 @@ def _is_object(dialect: Dialect, column: str) -> str:
     return dialect.is_object(f"NEW.{column}")
 
 
-def row_condition(dialect: Dialect, event: RunEvent) -> str:
+def row_condition(dialect: Dialect, event: RunEvent, untouched: Collection[str] = ()) -> str:
     """Return what the guards of a transition come to where its event is known: a fifth of it all to compare.
 
-    A deadline, where it does not go, is the one that was checked at birth.
+    A deadline, where it does not go, is the one that was checked at birth. What is `untouched` by the statement is as
+    it was, and was checked when it was written.
     """
     target = RUN_LIFECYCLE.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
@@ -227,14 +231,14 @@ def row_condition(dialect: Dialect, event: RunEvent) -> str:
     conditions = [
         f"NEW.status = '{target}' AND ({sources}) AND NEW.source = OLD.status",
         "NEW.changed_at_us >= OLD.changed_at_us",
-        _stamped(dialect, target),
-        _held(target),
+        _stamped(dialect, target, untouched),
+        _held(target, untouched),
         *(["NEW.expires_at = OLD.expires_at"] if RUN_LIFECYCLE.is_present("expires_at", target) else []),
         *([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),
         *([] if event in RUN_LIFECYCLE.until_deadline else late),
         *(_is_object(dialect, field) for field in objects),
         f"(NEW.detail IS NULL OR {_is_object(dialect, 'detail')})",
-        f"NEW.claimable_at_us {dialect.null_safe_eq} OLD.claimable_at_us",
+        *([] if "claimable_at_us" in untouched else [_same(dialect, ("claimable_at_us",))]),
         *(["NEW.claimable_at_us IS NOT NULL"] if target == _STARTED else []),
         owned,
     ]
@@ -262,9 +266,19 @@ def _birth(dialect: Dialect) -> Guard:
     )
 
 
-def transition_condition() -> str:
-    """Return, for SQLite, the condition that a transition meets all guards of an update but that of the identity."""
-    whens = " ".join(f"WHEN '{event}' THEN {row_condition(SQLITE, event)}" for event in COMMONEST_FIRST)
+RARE_COLUMNS: Final = (
+    *("cancelled_at", "failed_at", "required_action", "last_error", "incomplete_details", "claimable_at_us"),
+)
+"""Columns that the commonest transitions leave as they are."""
+
+
+def transition_condition(*, touches_rare: bool) -> str:
+    """Return, for SQLite, the condition that a transition meets all guards of an update but that of the identity.
+
+    A statement that does not touch `RARE_COLUMNS` need not compare them where the event leaves them as they are.
+    """
+    untouched = {event: () if touches_rare or event not in _MOST else RARE_COLUMNS for event in COMMONEST_FIRST}
+    whens = " ".join(f"WHEN '{event}' THEN {row_condition(SQLITE, event, untouched[event])}" for event in untouched)
     return f"NEW.version = OLD.version + 1 AND CASE NEW.event {whens} ELSE 0 END"
 
 

@@ -7,7 +7,13 @@ from typing import Final
 
 from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import SQLITE
-from runstate.store._sql.triggers.conditions import CLAIM_COLUMNS, GUARDS_OF_CLAIMS, guards, transition_condition
+from runstate.store._sql.triggers.conditions import (
+    CLAIM_COLUMNS,
+    GUARDS_OF_CLAIMS,
+    RARE_COLUMNS,
+    guards,
+    transition_condition,
+)
 from runstate.store._sql.triggers.entries import (
     ATTEMPTS,
     BUSY,
@@ -75,10 +81,10 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
 
     The guard is a BEFORE trigger, because a TEMP trigger with raise(IGNORE) skips AFTER triggers, and the TEMP triggers
     of a table come first. It contains no statement but SELECT, because a TEMP trigger on a table that it wrote to
-    could update runs while it is active, and SQLite enters no trigger twice. It is one trigger for all conditions,
-    and they are its WHEN, because entering a trigger and executing a statement costs more than comparing. What never
-    changes is guarded where a statement writes to it, and nowhere else; but for the number of a run, which has more
-    names than SQLite's triggers know.
+    could update runs while it is active, and SQLite enters no trigger twice. It is one trigger for most conditions,
+    and they are its WHEN, because entering a trigger and executing a statement costs more than comparing. What changes
+    rarely is guarded where a statement writes to it; what never changes there alone, but for the number of a run, which
+    has more names than SQLite's triggers know.
 
     A TEMP trigger can still suppress an entry, which can only be written after the update. The row then has all that
     the entry had. No transition can follow until the entry is there, and no other entry can be inserted.
@@ -93,7 +99,8 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
     current = f"EXISTS (SELECT 1 FROM runstate_run WHERE seq = OLD.seq AND {_UNCLAIMED_SINCE})"
     holds = (
         f"NEW.seq = OLD.seq AND CASE WHEN NEW.version <> OLD.version THEN {_CURRENT} AND {_RECORDED}"
-        f" AND {transition_condition()} ELSE {current} AND {untouched} AND coalesce(NOT {taken}, 1) END"
+        f" AND {transition_condition(touches_rare=False)} ELSE {current} AND {untouched}"
+        f" AND coalesce(NOT {taken}, 1) END"
     )
     sentences = [
         ("NEW.seq <> OLD.seq", identity.sentence),
@@ -105,6 +112,9 @@ def _moving(guard_by: Callable[[str, str, str], str]) -> Iterator[str]:
     # It is one of them that does not hold; but if ever none were found, the update must not pass.
     refusal = f"BEGIN SELECT CASE {which} ELSE raise(ABORT, 'runstate: {held[0].sentence}') END; END"
     yield guard_by("guard_update", f"BEFORE UPDATE ON runstate_run WHEN NOT coalesce({holds}, 0)", refusal)
+    rare = f"NEW.version <> OLD.version AND NOT coalesce({transition_condition(touches_rare=True)}, 0)"
+    of = f"BEFORE UPDATE OF {', '.join(RARE_COLUMNS)} ON runstate_run WHEN {rare}"
+    yield guard_by("guard_rare", of, refusal)
     entry = f"INSERT INTO runstate_history {FIELDS} VALUES ({NEW_ENTRY});"
     yield guard_by("moved", "AFTER UPDATE ON runstate_run WHEN NEW.version <> OLD.version", f"BEGIN {entry} END")
 
