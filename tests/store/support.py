@@ -42,25 +42,14 @@ __all__ = [
 
 _LIMIT_S: Final = 60.0
 TABLES: Final = (
-    *("runstate_run", "runstate_history", "runstate_run_config", "runstate_checkpoint", "runstate_worker_session"),
+    *("runstate_run", "runstate_history", "runstate_run_config", "runstate_checkpoint", "runstate_attempt"),
+    "runstate_worker_session",
 )
 RUN_COLUMNS: Final = (
-    *(
-        "seq",
-        "id",
-        "thread_id",
-        "assistant_id",
-        "model",
-        "status",
-        "version",
-        "event",
-        "source",
-        "changed_at_us",
-        "actor",
-    ),
-    *("detail", "created_at", "expires_at", "started_at", "cancelled_at", "failed_at", "completed_at"),
+    *("seq", "id", "thread_id", "assistant_id", "model", "status", "version", "event", "source", "changed_at_us"),
+    *("actor", "detail", "created_at", "expires_at", "started_at", "cancelled_at", "failed_at", "completed_at"),
     *("required_action", "last_error", "incomplete_details", "usage", "queue", "priority", "not_before_us"),
-    *("claimable_at_us", "thread_policy", "idempotency_key", "worker", "attempt"),
+    *("claimable_at_us", "thread_policy", "idempotency_key", "worker", "attempt", "lost", "failed", "repeats"),
 )
 FIRST: Final = NOW * 1_000_000
 """The time at which runs are born here, in microseconds."""

@@ -123,7 +123,7 @@ CLAUSES = ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE", "UPDATE OR FAIL", 
 
 @pytest.mark.slow
 def test_one_column_of_a_run(store: Store, prompt: Prompt, clock: object, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs of fifteen shapes, all thirty columns, many values each: refused, and the database as it was."""
+    """Runs of fifteen shapes, all columns, many values each: refused, and the database as it was."""
     runs = shapes(store)
     before = prompt.everything()
     refused = 0
@@ -134,6 +134,8 @@ def test_one_column_of_a_run(store: Store, prompt: Prompt, clock: object, capsys
             if (shape, column) == ("not before its time", "claimable_at_us"):
                 continue  # that it gets ready is no tampering: see test_what_gets_ready
             for value in values(row, column):
+                if (column, value) == ("worker", 0) and row["worker"] is not None:
+                    continue  # a release, which the database cannot tell from one by the worker: see SECURITY.md
                 for clause in CLAUSES if prompt.is_sqlite else CLAUSES[:1]:
                     statement, given = update({column: value}, run_id, clause)
                     sentence = prompt.refusal(statement, given)

@@ -69,12 +69,12 @@ class Plan:
             if not step.is_guards:
                 made += step.statements(self.dialect)
             made.append(_record(step))
-        for step in self._guards:
+        for step in self.guards:
             made += step.statements(self.dialect)
         return made
 
     @property
-    def _guards(self) -> Sequence[Migration]:
+    def guards(self) -> Sequence[Migration]:
         """The newest step of guards of each component, as far as the plan leads."""
         if not self.steps:
             return ()
@@ -103,7 +103,7 @@ def ddl(dialect: Dialect) -> str:
         parts.append(f"-- {step.name}: {step.description}\n")
         parts += [] if step.is_guards else [f"{statement};\n\n" for statement in step.statements(dialect)]
         parts.append(f"{_record(step, 0)};\n\n")
-    for step in plan._guards:
+    for step in plan.guards:
         parts += [f"{statement};\n\n" for statement in step.statements(dialect)]
     return "".join(parts)
 

@@ -69,7 +69,7 @@ def write(description: str) -> list[Path]:
         return []
     number = max((step.number for step in STEPS if step.component == _COMPONENT), default=0) + 1
     header = HEADER.format(description=description.rstrip("."), compatible_from=_compatible_from(number))
-    written = []
+    written: list[Path] = []
     for dialect in (SQLITE, POSTGRES):
         path = _FOLDER / dialect.name / f"{_COMPONENT}_{number:04}_guards.sql"
         path.write_text(header + generated(dialect), encoding="utf-8")

@@ -10,10 +10,12 @@ from typing import Final
 
 import attrs
 
+from runstate.lifecycle.errors import DefinitionError
 from runstate.store._sql.dialect import Dialect
 
 __all__ = ["HEADER", "SEPARATOR", "STEPS", "Migration", "component_order"]
 
+_PACKAGE: Final = "runstate.store._sql.migrations"
 SEPARATOR: Final = "\n---\n"
 """The line between two statements of a file. To SQL it is a comment."""
 HEADER: Final = "-- {description}\n-- compatible_from: {compatible_from}\n"
@@ -46,11 +48,11 @@ class Migration:
 
     def text(self, dialect: Dialect) -> str:
         """Return the file of a dialect."""
-        return files(__package__).joinpath(dialect.name, f"{self.name}.sql").read_text(encoding="utf-8")
+        return files(_PACKAGE).joinpath(dialect.name, f"{self.name}.sql").read_text(encoding="utf-8")
 
     def statements(self, dialect: Dialect) -> list[str]:
         """Return its statements, without the semicolons at their ends."""
-        body = self.text(dialect)[_HEADER.match(self.text(dialect)).end() :]  # type: ignore[union-attr]
+        body = self.text(dialect).split("\n", 2)[2]  # without the header
         return [statement.strip().removesuffix(";") for statement in body.split(SEPARATOR)]
 
 
@@ -62,15 +64,15 @@ def component_order(step: Migration) -> tuple[bool, str, int]:
 def _steps() -> Iterator[Migration]:
     for file in _folder().iterdir():
         name = _NAME.fullmatch(file.name)
-        header = None if name is None else _HEADER.match(file.read_text(encoding="utf-8"))
-        if name is not None and header is not None:
-            numbers = int(name["number"]), name["title"], header["description"].rstrip("."), header["compatible_from"]
-            number, title, description, compatible_from = numbers
-            yield Migration(name["component"], number, title, description, int(compatible_from))
+        header = _HEADER.match(file.read_text(encoding="utf-8"))
+        if name is None or header is None:
+            raise DefinitionError(f"{file.name} is no migration: its name or its first two lines are wrong")
+        compatible_from = int(header["compatible_from"])
+        yield Migration(name["component"], int(name["number"]), name["title"], header["description"], compatible_from)
 
 
 def _folder() -> Traversable:
-    return files(__package__).joinpath("sqlite")
+    return files(_PACKAGE).joinpath("sqlite")
 
 
 STEPS: Final = tuple(sorted(_steps(), key=component_order))
