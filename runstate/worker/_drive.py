@@ -82,7 +82,12 @@ class _SingleRun:
             run_id=run_id,
             last_attempts=0 if session.reservation is None else 1,
         )
-        return claims[0] if claims else None
+        for claim in claims:
+            if session.reservation is not None and not is_last(claim.run.lost + 1, max_attempts):
+                session.reservation.end()  # the worker before had released the run
+                session.reservation = None
+            return claim
+        return None
 
     async def _reserve_place(self, swept: SweepResult) -> None:
         """Wait until no other run on its last attempt is at work in this process, but no longer than a lease.

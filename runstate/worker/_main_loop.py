@@ -94,7 +94,7 @@ class MainLoop:
             requests.succeeded(OPEN)
 
     async def _release_declined(self) -> None:
-        """Release runs that this worker cannot begin now, so that their attempt does not count."""
+        """Release runs that this worker cannot begin now, so that other workers can begin them."""
         session = self._session
         try:
             while session.declined:

@@ -42,6 +42,7 @@ class Retries:
         """Call `due` in the loop when a run no longer waits, and may be begun."""
         self._due = due
         self._waiting: dict[int, Context] = {}
+        self._left: set[int] = set()
         self.known: dict[int, _Tried] = {}
         """The runs that were tried before, by seq. Includes those whose handlers are called now."""
         self.error: BaseException | None = None
@@ -52,8 +53,12 @@ class Retries:
 
     @property
     def seqs(self) -> AbstractSet[int]:
-        """The seqs of the runs that wait."""
-        return self._waiting.keys()
+        """The seqs of the runs that wait, and of those that were left."""
+        return self._waiting.keys() | self._left if self._left else self._waiting.keys()
+
+    def leave(self, seq: int) -> None:
+        """Keep a run whose outcome the database cannot write. It is not begun again while this worker holds it."""
+        self._left.add(seq)
 
     def add(self, ctx: Context, error: BaseException) -> None:
         """Let a run wait for its next try, with a growing delay. Called in the loop."""
@@ -103,5 +108,6 @@ class Retries:
         """Remove all runs. Return those that waited."""
         left = [ctx.run for ctx in self._waiting.values()]
         self._waiting.clear()
+        self._left.clear()
         self.known.clear()
         return left

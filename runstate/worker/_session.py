@@ -105,7 +105,7 @@ class WorkerSession:
 
     def _held(self) -> AbstractSet[int]:
         """Return the seqs of the runs that this worker knows to hold."""
-        return self.executions.keys() | self.retries.seqs if self.retries else self.executions.keys()
+        return self.executions.keys() | self.retries.seqs if self.retries.seqs else self.executions.keys()
 
     def call_soon(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function in the event loop, from any thread. Without a loop, or after its end, do nothing."""
@@ -301,9 +301,8 @@ class WorkerSession:
                 on_claimed=on_claimed,
             )
         except StoreError:
-            # As long as the lease is valid, no other worker can end these runs.
             self.reconcile_needed = self.work_available = True
-            self.done = [] if self.worker_lease.is_lost else [*settles, *self.done]
+            self.done = [] if self.worker_lease.is_lost else [*settles, *self.done]  # no other worker can end these
             raise
         if result.refused:
             self._take_refusals(settles, result.refused)
@@ -319,13 +318,14 @@ class WorkerSession:
     def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
         """Handle the outcomes that the store refused, by seq: confirm cancels, and log the others."""
         for settle in settles:
-            error = refused.get(settle.run.seq)
-            if error is None:
+            if (error := refused.get(settle.run.seq)) is None:
                 continue
             if isinstance(error, IllegalTransition) and error.status is _CANCELLING:
                 # A cancel was requested meanwhile, and a run that is cancelling cannot require tools.
                 self.done.append(Settle(settle.run, RunEvent.CONFIRM_CANCEL))
                 continue
+            if type(error) is StoreError:  # its row cannot be written
+                self.retries.leave(settle.run.seq)
             _log.warning("outcome of run %s was rejected: %s", settle.run.id, error)
 
     def _compare(self, looked_at: float, statuses: Mapping[int, RunStatus]) -> None:

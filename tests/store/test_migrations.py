@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from runstate.errors import SchemaMismatch, StoreError
+from runstate.errors import SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import open_store
 from runstate.store._api.url import database_at
 from runstate.store._sql import migrations
@@ -224,6 +224,75 @@ def test_a_plan_is_what_a_migration_executes(make: Make) -> None:
         for statement in plan.statements:
             prompt.run(statement)
     assert catalog(other) == catalog(url)
+
+
+def test_a_plan_for_a_store_that_is_in_use(make: Make) -> None:
+    """The script is one transaction with its locks: no move is made without its entry while the triggers are away."""
+    url = make()
+    by_opening(url)
+    expected = catalog(url)
+    with Prompt(url) as prompt, open_store(url) as store:
+        run = store.create(**names())
+        record(prompt, "DELETE FROM runstate_migration WHERE number = 2")
+        plan = migrate(database_at(url), dry_run=True)
+        assert plan.script[0].startswith("BEGIN")
+        assert prompt.is_sqlite or any(statement.endswith("IN ACCESS EXCLUSIVE MODE") for statement in plan.script)
+        moved: list[object] = []
+
+        def move() -> None:
+            moved.append(store.start(run.id).status)
+
+        client = threading.Thread(target=move)
+        for place, statement in enumerate(plan.script):
+            if statement == "COMMIT":
+                assert [] == moved
+            prompt.run(statement)
+            if place == len(plan.script) - 3:
+                client.start()
+                client.join(0.3)
+        client.join()
+        assert ["in_progress"] == moved
+        assert [None, "start"] == [entry.event for entry in store.history(run.id)]
+    assert expected == catalog(url)
+
+
+def test_a_migration_behind_a_long_reader(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL: it waits for a little, lets the clients work, and says what keeps it; later it goes through."""
+    url = make()
+    if url.startswith("sqlite:"):
+        pytest.skip("readers are in nobody's way")
+    monkeypatch.setattr(migrations, "_TRIES", 2)
+    monkeypatch.setattr(migrations, "_PAUSE_S", 0.1)
+    by_opening(url)
+    with Prompt(url) as prompt, open_store(url) as store, psycopg.connect(url) as reader:
+        record(prompt, "DELETE FROM runstate_migration WHERE number = 2")
+        reader.execute("SELECT count(*) FROM runstate_run")
+        with pytest.raises(StoreUnavailable, match="a transaction that has been open for long keeps the migration"):
+            migrate(database_at(url))
+        assert store.create(**names()).claimable
+        reader.rollback()
+        assert ["run_0002_guards"] == [step.name for step in migrate(database_at(url)).steps]
+
+
+def test_what_only_begins_like_the_library_is_left_alone(make: Make) -> None:
+    """A trigger on a table of the user's own, and functions that no trigger of the library uses."""
+    url = make()
+    by_opening(url)
+    with Prompt(url) as prompt:
+        prompt.run("CREATE TABLE mine (id int)")
+        if prompt.is_sqlite:
+            prompt.run("CREATE TRIGGER runstate_mirror AFTER INSERT ON mine BEGIN SELECT 1; END")
+        else:
+            prompt.run(
+                "CREATE FUNCTION runstate_mirror() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$"
+            )
+            prompt.run(
+                "CREATE TRIGGER own AFTER INSERT ON runstate_run FOR EACH ROW EXECUTE FUNCTION runstate_mirror()"
+            )
+        before = catalog(url)
+        record(prompt, "DELETE FROM runstate_migration WHERE number = 2")
+    migrate(database_at(url))
+    assert before == catalog(url)
 
 
 def test_old_guards_are_dropped_whatever_they_are_called(make: Make) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunStatus
+from runstate import IllegalTransition, InvalidRun, ManualClock, RunEvent, RunStatus, use_clock
 from runstate.errors import StoreError, ThreadBusy
 from runstate.store import Lease, Store, open_store
 from runstate.store._worker_types import Settle
@@ -392,3 +392,19 @@ def test_of_two_of_a_batch_for_one_thread_the_second_is_rejected(store: Store, p
     with pytest.raises(ThreadBusy):
         store.create_many([{**names}, {**names}])  # type: ignore[typeddict-item]
     assert before == prompt.everything()
+
+
+def test_a_run_ends_although_the_next_one_may_not_have_its_time(store: Store, prompt: Prompt) -> None:
+    """A client whose clock is far ahead made the first: its end is not refused, and a sweep promotes the next one."""
+    now = int(time.time())
+    with use_clock(ManualClock(now + 500 * 86_400)):
+        first = store.create(**names(one_live_run_per_thread="queue"))
+    if store.get(first.id).created_at < now + 400 * 86_400:
+        pytest.skip("this store gives its own time")
+    with use_clock(ManualClock(now)):
+        behind = store.create(**names(one_live_run_per_thread="queue"))
+    with use_clock(ManualClock(now + 500 * 86_400)):
+        assert "cancelled" == store.request_cancel(first.id).status
+    with use_clock(ManualClock(now + 1)):
+        assert (behind.id,) == store.sweep().promoted
+        assert store.get(behind.id).claimable

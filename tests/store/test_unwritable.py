@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from runstate.lifecycle import RunEvent
 from runstate.store import Settle, Store, StoredRun, open_store
 from runstate.store._sql import skipped
 from runstate.store.doctor import examine
-from runstate.store.errors import StoreError
-from runstate.worker import Worker
+from runstate.store.errors import StoreError, StoreUnavailable
+from runstate.worker import Context, Worker
 from tests.store.support import Prompt, names
 
 GUARDS = ("runstate_history_insert", "runstate_history_delete")
@@ -123,7 +124,8 @@ def test_a_hundred_of_them_fill_no_limit(store: Store, prompt: Prompt, caplog: p
     with ahead(prompt, *bad):
         assert [run.seq for run in good[:10]] == [claim.run.seq for claim in store.claim(lease, 10)]
         assert [run.seq for run in good[10:]] == [claim.run.seq for claim in store.claim(lease, 10)]
-        assert 100 == len(warnings(caplog))
+        assert 20 == len(warnings(caplog))
+        assert "80 more runs cannot be claimed" in caplog.text
         assert {"queued"} == statuses(store, *bad)
 
 
@@ -261,15 +263,55 @@ def test_the_doctor_names_it(store: Store, prompt: Prompt) -> None:
     assert [] == [one for one in examine(store).findings if one.run_id == bad.id]
 
 
-def test_no_more_than_a_thousand_are_skipped(passed: Callable[[float], None]) -> None:
-    skip = skipped.SkippedRuns()
-    for seq in range(1500):
-        skip.add(seq)
-    assert tuple(range(500, 1500)) == skip.seqs
-    skip.add(700)
-    assert 700 == skip.seqs[-1]
-    passed(skipped.SKIP_S)
-    assert () == skip.seqs
+def test_the_skipped_runs_are_limited(passed: Callable[[float], None]) -> None:
+    """Of too many the oldest are tried again sooner."""
+    runs = skipped.SkippedRuns()
+    for seq in range(20_005):
+        runs.add(seq)
+    assert (20_000, 5) == (len(runs.seqs), runs.seqs[0])
+    passed(60.1)
+    assert () == runs.seqs
+
+
+def test_more_of_them_than_one_request_tries(store: Store, prompt: Prompt, caplog: pytest.LogCaptureFixture) -> None:
+    """Each request finds 500 more, and the runs behind them are reached. Few are logged, and the rest counted."""
+    bad = [run for _ in range(2) for run in store.create_many([names(priority=9)] * 600)]
+    good = store.create_many([names()] * 5)
+    lease = store.open_lease("w1")
+    with ahead(prompt, *bad):
+        claimed = [claim.run.seq for _ in range(4) for claim in store.claim(lease, 10)]
+        assert [run.seq for run in good] == claimed
+        assert 3 * 20 == len(warnings(caplog))
+        assert 2 == caplog.text.count("480 more runs cannot be claimed")
+
+
+def test_a_handler_is_not_called_again_for_a_run_that_cannot_be_written(store: Store, prompt: Prompt) -> None:
+    """Its outcome is refused, and the worker keeps the run: what the handler did is not done once more."""
+    calls: list[str] = []
+
+    async def answer(ctx: Context) -> None:
+        calls.append(ctx.run_id)
+        if ctx.run_id == bad.id and len(calls) == 1:
+            with unguarded(prompt):
+                assert 1 == prompt.changed(AHEAD, [bad.id])
+        if ctx.run_id == shaky.id and calls.count(shaky.id) < 5:
+            raise StoreUnavailable("the store of the handler is away")
+
+    async def completed(run: StoredRun) -> None:
+        while "completed" != store.get(run.id).status:
+            await asyncio.sleep(0.01)
+
+    async def scene() -> None:
+        async with Worker(store, answer, concurrency=2):
+            await completed(shaky)
+            for _ in range(20):
+                await completed(store.create(**names()))
+
+    bad = store.create(**names(priority=9))
+    shaky = store.create(**names())
+    asyncio.run(asyncio.wait_for(scene(), 60.0))
+    assert (1, 5) == (calls.count(bad.id), calls.count(shaky.id))
+    repair(prompt, bad)
 
 
 def test_a_trigger_of_ones_own_forges_nothing_in_sqlite(tmp_path: Path) -> None:

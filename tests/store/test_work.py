@@ -411,7 +411,7 @@ def test_spent_attempts(store: Store, clock: ManualClock) -> None:
     run = store.get("run_1")
     assert run.last_error is not None
     assert ("failed", "server_error", "sweeper", Usage(3, 1)) == (run.status, run.last_error.code, run.actor, run.usage)
-    assert "the run was begun 3 times, and its worker died" == run.last_error.message
+    assert "the worker of the run died 3 times" == run.last_error.message
     assert () == store.sweep(max_attempts=3).failed
 
 

@@ -322,7 +322,7 @@ async def poisoned(url: str, folder: Path, good: int, workers: int, limit: float
 
             await until(is_over, "the end of all", limit)
         assert {"completed"} == {store.get(run_id).status for run_id in runs}
-        assert "begun 3 times" in error_of(store.get(guilty))["message"]
+        assert "died 3 times" in error_of(store.get(guilty))["message"]
         assert 3 == supervisor.deaths
 
 

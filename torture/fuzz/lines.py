@@ -49,7 +49,7 @@ check cassette.yaml
 check -
 check - --json
 ddl --dialect sqlite
-migrate --store STORE --dry-run
+migrate --store STORE --plan
 doctor --store STORE --json
 doctor --store STORE --most 3 --stuck-after 1h30m
 runs create --store STORE --thread t --assistant a --model m --metadata k=v --queue q --priority 3 --json
@@ -64,8 +64,8 @@ runs submit run_requires_action call_1=sunny --store STORE
 runs submit run_odd --file - --store STORE
 runs watch run_completed --store STORE
 runs watch run_odd --after 1 --store STORE --json
-runs sweep --store STORE --dry-run --json
-runs prune --store STORE --older-than 30d --dry-run
+runs sweep --store STORE --plan --json
+runs prune --store STORE --older-than 30d --plan
 runs prune --store STORE --older-than 10d --yes
 worker no_such_module:answer --store STORE --until-idle
 demo --keep one.jsonl

@@ -67,7 +67,7 @@ def migrate(url: str, plan: bool, as_json: bool) -> None:
             }
             for step in taken.steps
         ]
-        statements = taken.statements if plan else None
+        statements = taken.script if plan else None
         print_json({"plan": plan, "schema": dict(migrations.LATEST), "steps": steps, "statements": statements})
     elif not taken.steps:
         click.echo(f"nothing to do: the schema is {schema}")

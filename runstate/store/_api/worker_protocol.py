@@ -306,7 +306,8 @@ class WorkerProtocolMixin(StoreBase):
         raise_if_invalid(
             _LIMIT("max_attempts", max_attempts) + validators.identifier("actor", actor) + _LIMIT("limit", limit)
         )
-        last_error = LastError("server_error", f"the run was begun {max_attempts} times, and its worker died")
+        times = "once" if max_attempts == 1 else f"{max_attempts} times"
+        last_error = LastError("server_error", f"the worker of the run died {times}")
         spent = codec.json_text(last_error)
         swept = {"actor": actor, "limit": limit}
 

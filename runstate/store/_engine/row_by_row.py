@@ -25,6 +25,7 @@ __all__ = ["execute_sweep", "settle_and_claim_row_by_row"]
 _log: Final = logging.getLogger("runstate.store")
 
 _MOST_REFUSED: Final = 500  # runs of one request: it must not delay other requests
+_MOST_LOGGED: Final = 20
 _MOVED: Final[Mapping[str, str]] = {
     "claim": "claimed",
     "expire_due": "expired",
@@ -104,10 +105,13 @@ def _row_by_row(
                 _require_refused_row(session, error)
                 session.skipped.add(seq)
                 refused += 1
-                reason = f"{_reason(error)}; skipping it for {SKIP_S:g} s"
-                _log.warning("run %s cannot be %s: %s (see `runstate doctor`)", run_id, _MOVED[name], reason)
+                if refused <= _MOST_LOGGED:
+                    reason = f"{_reason(error)}; skipping it for {SKIP_S:g} s"
+                    _log.warning("run %s cannot be %s: %s (see `runstate doctor`)", run_id, _MOVED[name], reason)
         if before == len(moved) + refused:  # there are no more, or other transactions are moving them
             break
+    if refused > _MOST_LOGGED:
+        _log.warning("%d more runs cannot be %s (see `runstate doctor`)", refused - _MOST_LOGGED, _MOVED[name])
     return moved
 
 

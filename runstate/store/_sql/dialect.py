@@ -47,6 +47,8 @@ class Dialect(ABC):
     """The query that counts the tables called `runstate_migration`."""
     has_components: ClassVar[str]
     """The query that counts the columns `component` of this table: 1 for a released schema."""
+    begin: ClassVar[str]
+    """The statement that begins a transaction which writes."""
     migration_lock: ClassVar[str]
     """The statement that lets one process migrate while the others wait; empty where a transaction does that."""
     lock_tables: ClassVar[str]
@@ -152,11 +154,12 @@ class _Sqlite(Dialect):
 
     table_exists = "SELECT count(*) FROM sqlite_master WHERE name = 'runstate_migration'"
     has_components = "SELECT count(*) FROM pragma_table_info('runstate_migration') WHERE name = 'component'"
+    begin = "BEGIN IMMEDIATE"
     migration_lock = ""
     lock_tables = ""
     drop_guards = (
         "SELECT 'DROP TRIGGER \"' || name || '\"' FROM sqlite_master"
-        " WHERE type = 'trigger' AND name LIKE 'runstate!_%' ESCAPE '!' ORDER BY name"
+        " WHERE type = 'trigger' AND name GLOB 'runstate_*' AND tbl_name GLOB 'runstate_*' ORDER BY name"
     )
 
     clock = "unixepoch('now') * 1000000"
@@ -230,22 +233,28 @@ class _Postgres(Dialect):
     has_components = (
         "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('runstate_migration') AND attname = 'component'"
     )
+    begin = "BEGIN"
     migration_lock = "SELECT pg_advisory_xact_lock(7282365610)"
     # In the order in which most transactions lock them.
     lock_tables = (
-        "LOCK TABLE runstate_run_config, runstate_worker_session, runstate_run, runstate_history, runstate_checkpoint,"
+        "SET LOCAL lock_timeout = '2s'; LOCK TABLE"
+        " runstate_run_config, runstate_worker_session, runstate_run, runstate_history, runstate_checkpoint,"
         " runstate_attempt IN ACCESS EXCLUSIVE MODE"
     )
     # Triggers first: they depend on their functions. A trigger of a partition goes with that of its table.
     drop_guards = """\
-WITH home AS (SELECT relnamespace AS oid FROM pg_class WHERE oid = to_regclass('runstate_migration'))
-SELECT statement FROM (
-    SELECT 1 AS place, format('DROP TRIGGER %I ON %s', g.tgname, g.tgrelid::regclass) AS statement
+WITH home AS (SELECT relnamespace AS oid FROM pg_class WHERE oid = to_regclass('runstate_migration')),
+guard AS (
+    SELECT g.tgname, g.tgrelid, g.tgfoid
         FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid JOIN home ON home.oid = c.relnamespace
         WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND starts_with(g.tgname, 'runstate_')
             AND starts_with(c.relname, 'runstate_')
+)
+SELECT statement FROM (
+    SELECT 1 AS place, format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) AS statement FROM guard
     UNION ALL SELECT 2, format('DROP FUNCTION %s', p.oid::regprocedure)
         FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace WHERE starts_with(p.proname, 'runstate_')
+            AND (p.oid IN (SELECT tgfoid FROM guard) OR p.proname = 'runstate_promote')
 ) AS drops ORDER BY place, statement"""
 
     clock = "extract(epoch FROM now()) * 1000000"  # clock_timestamp() would keep the planner from moving a condition

@@ -9,7 +9,7 @@ from runstate.clock import monotonic
 __all__ = ["SKIP_S", "SkippedRuns"]
 
 SKIP_S: Final = 60.0
-_MOST: Final = 1000  # runs: each makes the statements that leave them out a little dearer
+_MOST: Final = 20_000  # runs: each makes the statements that leave them out a little dearer
 
 
 class SkippedRuns:

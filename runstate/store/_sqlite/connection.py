@@ -157,7 +157,7 @@ class SqliteConnection:
         """Return the error if a caller's connection cannot execute any statement; None if that is not the reason."""
         if self._owned or getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
             return None
-        if self._cursor.execute("PRAGMA trusted_schema").fetchone() != (0,):
+        if "unsafe use of" not in str(error) or self._cursor.execute("PRAGMA trusted_schema").fetchone() != (0,):
             return None
         told = "the connection does not trust the database's schema, whose checks read JSON"
         return StoreError(f"{self._where}: {told}: PRAGMA trusted_schema = ON")
@@ -243,8 +243,11 @@ class SqliteConnection:
         try:
             yield
         except BaseException:
-            self._execute_control("ROLLBACK TO runstate")
-            self._execute_control("RELEASE runstate")
+            if self.connection.in_transaction:  # else a trigger has rolled all of it back
+                self._execute_control("ROLLBACK TO runstate")
+                self._execute_control("RELEASE runstate")
+            else:
+                self.trouble = None  # the error is not about one row
             raise
         self._execute_control("RELEASE runstate")
 

@@ -42,6 +42,10 @@ _AHEAD: Final = (
     "find out who wrote past the guards; restore the run from a backup, or delete its entries after version {version}"
     " as the owner of the tables, with their triggers disabled"
 )
+_REPAIRABLE: Final = (
+    "insert the entry, as docs/store.md shows: the row has all its values. A TEMP trigger of SQLite can leave this; no"
+    " other legal write does"
+)
 _BY_HAND: Final = "no legal write leaves this: find out who wrote past the guards, and restore the run from a backup"
 
 
@@ -168,7 +172,7 @@ def _note_row(session: Connection, sheet: Sheet, row: Row) -> None:
     seq, run_id, status, version, target, event, lacks, differs, odd = row
     if lacks:
         sentence = f"run {run_id} is {status} at version {version}, but its history has no such entry"
-        sheet.add("error", "broken", sentence, _BY_HAND, run_id=run_id)
+        sheet.add("error", "broken", sentence, _REPAIRABLE, run_id=run_id)
     elif differs:
         sentence = f"run {run_id} is {status}, but the last entry of its history is {event or 'creation'} to {target}"
         if target == status:

@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from runstate.clock import time_us
+from runstate.clock import sleep, time_us
 from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store._sql.dialect import Dialect
 from runstate.store._sql.migrations.steps import STEPS, Migration
-from runstate.store.errors import SchemaMismatch, StoreError
+from runstate.store.errors import SchemaMismatch, StoreError, StoreUnavailable
 
 __all__ = [
     "LATEST",
@@ -41,7 +41,9 @@ SchemaVersion = Mapping[str, int]
 
 LATEST: Final[SchemaVersion] = {step.component: step.number for step in STEPS}
 _TRIES: Final = 5
-"""How often a migration is tried that a worker's transaction has undone, by a deadlock."""
+"""How often a migration is tried that a worker's transaction has undone, by a deadlock or by a lock."""
+_PAUSE_S: Final = 1.0
+"""Between two tries, in which clients can work: they wait for a migration that waits for a lock."""
 
 
 class _Applied(NamedTuple):
@@ -84,10 +86,18 @@ class Plan:
         ]
         return list({step.component: step for step in known}.values())
 
+    @property
+    def script(self) -> list[str]:
+        """The statements in a transaction of their own, which waits for all others; empty if there is nothing to do."""
+        if not self.steps:
+            return []
+        locks = [self.dialect.migration_lock, self.dialect.lock_tables if self.drops else ""]
+        return [self.dialect.begin, *filter(None, locks), *self.statements, "COMMIT"]
+
     def sql(self) -> str:
-        """Return the plan as SQL, with a comment before each step."""
+        """Return the plan as SQL to execute by hand, with a comment for each step."""
         told = [f"-- {step.name}: {step.description}\n" for step in self.steps]
-        return "".join(told) + "\n" + "".join(f"{statement};\n\n" for statement in self.statements)
+        return "".join(told) + "\n" + "".join(f"{statement};\n\n" for statement in self.script)
 
 
 def _record(step: Migration, applied_at: int | None = None) -> str:
@@ -189,13 +199,23 @@ def migrate(database: Database, upto: SchemaVersion = LATEST, *, dry_run: bool =
     """Take the steps that a database lacks, all or none; return them. Many processes may do so at once.
 
     Workers and clients may work meanwhile: they wait for the migration. On PostgreSQL one of their transactions and the
-    migration may wait for each other. Then the server ends one of them, and it is done again.
+    migration may wait for each other. Then the server ends one of them, and it is done again. A migration that gets no
+    lock within two seconds, because of a long transaction, lets the clients work for a second, and tries again.
     """
     session = database.open()
     try:
         for tries in range(_TRIES):
             try:
                 return _migrate(session, database.display_url, upto, dry_run=dry_run)
+            except StoreUnavailable as error:
+                if session.trouble is Trouble.SESSION_LOST:
+                    raise
+                if tries == _TRIES - 1:
+                    raise StoreUnavailable(
+                        f"{database.display_url} is busy: a transaction that has been open for long keeps the migration"
+                        " from the tables; nothing was changed"
+                    ) from error
+                sleep(_PAUSE_S)
             except StoreError:
                 if session.trouble is not Trouble.CONFLICT or tries == _TRIES - 1:
                     raise

@@ -1,8 +1,9 @@
-"""Write the step of a changed table of transitions: python -m runstate.store._sql.migrations DESCRIPTION.
+"""Write the step of changed triggers: python -m runstate.store._sql.migrations DESCRIPTION [COMPATIBLE_FROM].
 
-The step has the triggers of both dialects, generated from the table. The command writes nothing if the newest step has
-them already. An older library keeps working on a database with this step if all its transitions are still in the table
-and no status or event is new to it. Otherwise the step is compatible from itself.
+The step has the triggers of both dialects, generated from the table of transitions. The command writes nothing if the
+newest step has them already. If only rows were added to the table, and no status or event, an older library keeps
+working on a database with this step, and the step is compatible from where the one before was. After any other change
+the step is compatible from itself, unless the number of a step is given.
 """
 
 from __future__ import annotations
@@ -59,16 +60,17 @@ def _compatible_from(number: int) -> int:
     if before is None:
         return 1
     old, new = _rows_of(before), set(_table())
-    return before.compatible_from if old <= new and _words(new) <= _words(old) else number
+    return before.compatible_from if old < new and _words(new) <= _words(old) else number
 
 
-def write(description: str) -> list[Path]:
-    """Write the files of a step if the guards have changed; return them."""
+def write(description: str, compatible_from: int | None = None) -> list[Path]:
+    """Write the files of a step if the triggers have changed; return them."""
     before = _newest()
     if before is not None and all(before.text(each).endswith(generated(each)) for each in (SQLITE, POSTGRES)):
         return []
     number = max((step.number for step in STEPS if step.component == _COMPONENT), default=0) + 1
-    header = HEADER.format(description=description.rstrip("."), compatible_from=_compatible_from(number))
+    least = _compatible_from(number) if compatible_from is None else compatible_from
+    header = HEADER.format(description=description.rstrip("."), compatible_from=least)
     written: list[Path] = []
     for dialect in (SQLITE, POSTGRES):
         path = _FOLDER / dialect.name / f"{_COMPONENT}_{number:04}_guards.sql"
@@ -79,10 +81,13 @@ def write(description: str) -> list[Path]:
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> int:
     """Write the step, and print its files."""
-    if len(arguments) != 1 or "'" in arguments[0] or "\n" in arguments[0] or not arguments[0].strip():
-        sys.stderr.write("usage: python -m runstate.store._sql.migrations DESCRIPTION (one line, without quotes)\n")
+    description, *numbers = arguments or [""]
+    is_wrong = not description.strip() or "'" in description or "\n" in description
+    if is_wrong or len(numbers) > 1 or not all(number.isdigit() for number in numbers):
+        usage = "python -m runstate.store._sql.migrations DESCRIPTION [COMPATIBLE_FROM]"
+        sys.stderr.write(f"usage: {usage} (the description is one line without quotes)\n")
         return 2
-    written = write(arguments[0])
+    written = write(description, int(numbers[0]) if numbers else None)
     for path in written:
         sys.stdout.write(f"{path.relative_to(_FOLDER)}\n")
     if not written:

@@ -21,6 +21,7 @@ __all__ = [
     "RARE_COLUMNS",
     "Guard",
     "guards",
+    "not_ahead",
     "row_condition",
     "transition_condition",
 ]
@@ -68,14 +69,14 @@ def _same(dialect: Dialect, columns: tuple[str, ...]) -> str:
     return " AND ".join(f"{text('NEW', column)} {dialect.null_safe_eq} {text('OLD', column)}" for column in columns)
 
 
-def _not_ahead(dialect: Dialect, column: str) -> str:
-    """Return the condition that a time is not far ahead of both the deadline of the run and the database's clock.
+def not_ahead(dialect: Dialect, time: str, deadline: str = "OLD.expires_at") -> str:
+    """Return the condition that a time is not far ahead of both the deadline of a run and the database's clock.
 
     Outcomes and cancels count after the deadline, until the run is expired, and that may be late: the workers may have
     been away for weeks. The clock of a test may be years ahead, but so is the deadline of a run that was created by it.
     The deadline comes first, because most moves come before it.
     """
-    return f"(NEW.{column} < OLD.expires_at * 1000000 + {_LATE_US} OR NEW.{column} < {dialect.clock} + {_LATE_US})"
+    return f"({time} < {deadline} * 1000000 + {_LATE_US} OR {time} < {dialect.clock} + {_LATE_US})"
 
 
 def _by_status(no: str, conditions: Mapping[RunStatus, str]) -> str:
@@ -112,7 +113,7 @@ def _clocked(dialect: Dialect) -> Guard:
     return Guard(
         "clock",
         "UPDATE",
-        f"NEW.version = OLD.version OR {_not_ahead(dialect, 'changed_at_us')}",
+        f"NEW.version = OLD.version OR {not_ahead(dialect, 'NEW.changed_at_us')}",
         f"a transition is at most {_LATE_DAYS} days after the deadline of the run or the clock of the database",
     )
 
@@ -155,7 +156,7 @@ def _claims(dialect: Dialect) -> str:
     ready = (
         f"OLD.claimable_at_us IS NULL AND NEW.claimable_at_us IS NOT NULL AND OLD.status = '{INITIAL_STATUS}'"
         f" AND {untouched} AND NEW.claimable_at_us >= coalesce(OLD.not_before_us, OLD.changed_at_us)"
-        f" AND {_not_ahead(dialect, 'claimable_at_us')}"
+        f" AND {not_ahead(dialect, 'NEW.claimable_at_us')}"
     )
     released = f"NEW.worker = 0 AND OLD.worker <> 0 AND {_COUNTED}"
     next_attempt = "NEW.worker <> 0 AND NEW.attempt = OLD.attempt + 1 AND NEW.failed = OLD.failed"
@@ -219,7 +220,7 @@ def row_condition(dialect: Dialect, event: RunEvent, untouched: Collection[str] 
     target = RUN_LIFECYCLE.target_of(event)
     sources = " OR ".join(f"OLD.status = '{source}'" for source in sorted(RUN_LIFECYCLE.sources_of(event)))
     objects = [field for field in _HELD if field in _JSON and RUN_LIFECYCLE.is_present(field, target)]
-    late = [f"NEW.changed_at_us < {YEAR_10000 * 1_000_000}", _not_ahead(dialect, "changed_at_us")]
+    late = [f"NEW.changed_at_us < {YEAR_10000 * 1_000_000}", not_ahead(dialect, "NEW.changed_at_us")]
     same = f"{_COUNTED} AND NEW.worker {dialect.null_safe_eq} OLD.worker"
     gone = f"{_COUNTED} AND NEW.worker IS NULL"
     if target == _STARTED:

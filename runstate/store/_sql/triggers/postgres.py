@@ -11,7 +11,7 @@ from runstate.store._sql.dialect import POSTGRES, thread_lock_sql
 from runstate.store._sql.literals import sql_list
 from runstate.store._sql.lookups import small_rows, thread_rows
 from runstate.store._sql.schema import TABLES
-from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, GUARDS_OF_CLAIMS, guards, row_condition
+from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, GUARDS_OF_CLAIMS, guards, not_ahead, row_condition
 from runstate.store._sql.triggers.entries import (
     ATTEMPTS,
     CLOSED,
@@ -265,7 +265,8 @@ CREATE FUNCTION @schema.runstate_promote(thread text, ended bigint, ended_at big
         WHERE i.thread_id = thread AND (i.not_before_us IS NULL OR i.not_before_us <= ended_at)
             AND q.claimable_at_us IS NULL AND q.status = '{INITIAL_STATUS}'
         ORDER BY i.run LIMIT 1 FOR UPDATE OF q SKIP LOCKED)
-        AND NOT EXISTS (SELECT 1 FROM @schema.runstate_thread WHERE thread_id = thread);
+        AND NOT EXISTS (SELECT 1 FROM @schema.runstate_thread WHERE thread_id = thread)
+        AND {not_ahead(POSTGRES, "greatest(changed_at_us, ended_at)", "expires_at")};
 END $$"""
 
 

@@ -12,6 +12,7 @@ from runstate.store._sql.triggers.conditions import (
     GUARDS_OF_CLAIMS,
     RARE_COLUMNS,
     guards,
+    not_ahead,
     transition_condition,
 )
 from runstate.store._sql.triggers.entries import (
@@ -37,10 +38,13 @@ __all__ = ["sqlite_guards"]
 
 _BUSY: Final = SQLITE.lookups.is_busy("NEW.thread_id")
 # By a clock that went back a run may have ended before the next was born.
+_PROMOTED: Final = "CASE WHEN changed_at_us > NEW.changed_at_us THEN changed_at_us ELSE NEW.changed_at_us END"
+# A time that the next run may not have, by a clock that is far ahead, must not keep this one from ending: a sweep
+# promotes the next one then.
 _PROMOTE: Final = (
-    "UPDATE runstate_run SET claimable_at_us = CASE WHEN changed_at_us > NEW.changed_at_us THEN changed_at_us"
-    " ELSE NEW.changed_at_us END"
+    f"UPDATE runstate_run SET claimable_at_us = {_PROMOTED}"
     f" WHERE seq = ({SQLITE.lookups.next_of_thread('NEW.thread_id', 'NEW.changed_at_us')}) AND NOT {_BUSY}"
+    f" AND {not_ahead(SQLITE, _PROMOTED, 'expires_at')}"
 )
 """The statement that lets the next run of a thread be claimed, as the one before it has ended."""
 

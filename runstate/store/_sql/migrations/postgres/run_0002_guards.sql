@@ -29,7 +29,8 @@ CREATE FUNCTION @schema.runstate_promote(thread text, ended bigint, ended_at big
         WHERE i.thread_id = thread AND (i.not_before_us IS NULL OR i.not_before_us <= ended_at)
             AND q.claimable_at_us IS NULL AND q.status = 'queued'
         ORDER BY i.run LIMIT 1 FOR UPDATE OF q SKIP LOCKED)
-        AND NOT EXISTS (SELECT 1 FROM @schema.runstate_thread WHERE thread_id = thread);
+        AND NOT EXISTS (SELECT 1 FROM @schema.runstate_thread WHERE thread_id = thread)
+        AND (greatest(changed_at_us, ended_at) < expires_at * 1000000 + 34560000000000 OR greatest(changed_at_us, ended_at) < extract(epoch FROM now()) * 1000000 + 34560000000000);
 END $$
 $function$, '@schema', quote_ident(current_schema())), '@owner', quote_literal(current_user)); END $make$;
 ---
