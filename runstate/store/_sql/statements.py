@@ -1,9 +1,10 @@
-"""Every statement that changes a run, generated from the law: the only SQL in this project that sets a status.
+"""The statements that move runs, generated from the table of transitions.
 
-Each decides inside its WHERE, on the row as it is at that moment, and never on an earlier look. What it does not give
-back was refused; the engine then reads the row and says why (`_engine/executor.py`,
+A statement decides in its WHERE, on the row as it is at that moment, and never on an earlier read. A run that it does
+not return was refused; the engine then reads the row and finds the reason (`_engine/executor.py`,
 `_engine/execute_settle_and_claim.py`). Rows come in as one table of values, so a hundred moves are one statement, one
-round trip and one commit.
+round trip and one commit. SQLite has two more statements of its own, made of the same parts
+(`_sqlite/settle_and_claim.py`).
 """
 
 from __future__ import annotations
