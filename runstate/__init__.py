@@ -75,6 +75,7 @@ if _typing.TYPE_CHECKING:
         Handler,
         Outcome,
         RunFailed,
+        StepInterrupted,
         TokenLimitReached,
         Worker,
         drive,
@@ -82,7 +83,16 @@ if _typing.TYPE_CHECKING:
     )
 else:
     _STORE = ("AsyncStore", "Entry", "NewRun", "Page", "Store", "StoredRun", "open_store")
-    _WORKER = ("Context", "Dispatcher", "Handler", "Outcome", "RunFailed", "TokenLimitReached", "Worker")
+    _WORKER = (
+        "Context",
+        "Dispatcher",
+        "Handler",
+        "Outcome",
+        "RunFailed",
+        "StepInterrupted",
+        "TokenLimitReached",
+        "Worker",
+    )
     _STORE_ERRORS = (
         "AccessDenied",
         "IdempotencyKeyReused",
@@ -151,6 +161,7 @@ __all__ = [
     "RunStatus",
     "RunstateError",
     "SchemaMismatch",
+    "StepInterrupted",
     "Store",
     "StoreError",
     "StoreUnavailable",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Lease,
         Settle,
         SettleAndClaimResult,
+        StepRecord,
         SweepResult,
     )
 else:
@@ -49,6 +50,7 @@ else:
             "Page": "runstate.store._api.queries",
             "Settle": "runstate.store._worker_types",
             "SettleAndClaimResult": "runstate.store._worker_types",
+            "StepRecord": "runstate.store._worker_types",
             "Store": "runstate.store._api.store",
             "StoredRun": "runstate.store._types",
             "SweepResult": "runstate.store._worker_types",
@@ -72,6 +74,7 @@ __all__ = [
     "Page",
     "Settle",
     "SettleAndClaimResult",
+    "StepRecord",
     "Store",
     "StoredRun",
     "SweepResult",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, get_args
-
-import attrs
 
 from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
@@ -16,7 +14,6 @@ from runstate.run import validators
 from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
 from runstate.run.errors import FieldError
 from runstate.run.ids import new_run_id
-from runstate.run.validators import with_article
 from runstate.run.values import (
     ErrorCode,
     IncompleteDetails,
@@ -31,12 +28,14 @@ from runstate.store import Checkpoint, Claim, Lease, Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
+from runstate.worker._outcome import Outcome, mistake_of
 from runstate.worker._retry import retry_until_saved, retry_until_saved_async
+from runstate.worker._steps import HandlerSteps, count_usage
 
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["Context", "Outcome", "RunFailed", "TokenLimitReached"]
+__all__ = ["Context"]
 
 log: Final = logging.getLogger("runstate.worker")
 
@@ -45,16 +44,6 @@ _REASON: Final = validators.one_of(get_args(IncompleteReason))
 _MOST_MESSAGE: Final = 1000  # characters of an exception's text in `last_error`
 _MOST_TRACEBACK: Final = 20_000  # characters: the last ones are kept
 _MOST_PROGRESS: Final = 1000  # characters
-_MOST_CALLS: Final = 5  # named in a message
-
-
-@attrs.frozen
-class Outcome:
-    """The outcome of a handler. The methods of `Context` make it, and the handler returns it."""
-
-    event: RunEvent
-    value: object = None
-    """The value that the event carries: a `RequiredAction`, a `LastError` or `IncompleteDetails`, or None."""
 
 
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
@@ -75,7 +64,7 @@ class Context:
 
     __slots__ = (
         *("_asynchronous", "_cancelling", "_checkpoint", "_lease", "_limit", "_made", "_prompt", "_completion"),
-        *("_saw_cancelling", "_store", "ends_at", "run", "tool_outputs"),
+        *("_saw_cancelling", "_steps", "_store", "ends_at", "run", "tool_outputs"),
     )
 
     def __init__(self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool) -> None:
@@ -94,6 +83,7 @@ class Context:
         self._made: Outcome | tuple[Outcome, ...] | None = None
         """The outcome that the handler made and must return. Several outcomes are a mistake of the handler."""
         self._cancelling = self._saw_cancelling = False
+        self._steps: HandlerSteps | None = None
         # The time left is measured by the database's clock at the claim: this machine's wall clock may be wrong.
         expires_at = run.expires_at
         self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - claim.claimed_at_us / 1_000_000
@@ -154,6 +144,8 @@ class Context:
             added = usage_of(prompt_tokens)
         else:
             added = Usage(prompt_tokens, completion_tokens)
+        if self._steps is not None:
+            count_usage(added)
         spent = Usage(self._prompt + added.prompt_tokens, self._completion + added.completion_tokens)
         self._prompt, self._completion = spent.prompt_tokens, spent.completion_tokens
         self._limit = self.run.over_budget(spent)
@@ -172,22 +164,43 @@ class Context:
         if self._asynchronous:
             return retry_until_saved_async(
                 lambda: self._store.aio.post_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
-                self._goes_on,
-                self._lease_lost,
+                self.goes_on,
+                self.lease_lost,
                 self._store.availability,
             )
         return retry_until_saved(
             lambda: self._store.save_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
-            self._goes_on,
-            self._lease_lost,
+            self.goes_on,
+            self.lease_lost,
             self._store.availability,
         )
 
-    def _lease_lost(self) -> LeaseLost:
-        return LeaseLost(self.run, RunEvent.COMPLETE)
+    def step(
+        self, name: str, function: Callable[..., Any], *args: Any, key: str | None = None, once: bool = False
+    ) -> Any:
+        """Call `function(*args)` once in the life of the run, and keep its result. Return the result.
 
-    def _goes_on(self) -> bool:
-        return not self._cancelling
+        If another attempt, or the call after a tool round, comes to the same step, it gets the kept result, and nothing
+        is called. Steps are found by `name` and `key`: use a key where one name is used several times, such as the
+        number of a page or the id of a tool call. The same name and key twice in one call of the handler is an error.
+        The result is JSON. The tokens that `add_usage` adds inside are kept with it. An exception of the function
+        passes through, and nothing is kept.
+
+        An async handler awaits the step. Its function may be async too; a plain one blocks the event loop. Steps may
+        run at once, as with `asyncio.gather`.
+
+            answer = await ctx.step("answer", ask_model, prompt)
+            pages = [await ctx.step("page", fetch, url, key=url) for url in urls]
+
+        Between the call and the commit of its result a worker may die: then the function is called again. With
+        `once=True` a mark is committed before the call. If its result is missing, the next attempt gets
+        `StepInterrupted` instead, and the handler decides.
+
+        Raises `InvalidRun` for a wrong name or key and a result that is not JSON, `StepInterrupted`, and `LeaseLost` if
+        another worker has the run.
+        """
+        steps = self._steps = self._steps or HandlerSteps(self)
+        return (steps.call_later if self._asynchronous else steps.call)(name, function, args, key, once)
 
     def progress(self, text: str) -> None:
         """Set the progress text of the run, which `store.progress(run_id)` and `runstate runs show` read.
@@ -256,6 +269,24 @@ class Context:
 
     # --- for the worker -------------------------------------------------------------------------------------------
 
+    @property
+    def store(self) -> Store:
+        """The store of the worker."""
+        return self._store
+
+    @property
+    def lease(self) -> Lease:
+        """The lease under which the handler is called."""
+        return self._lease
+
+    def lease_lost(self) -> LeaseLost:
+        """Return the error of a write that came too late."""
+        return LeaseLost(self.run, RunEvent.COMPLETE)
+
+    def goes_on(self) -> bool:
+        """Return whether the handler is still wanted."""
+        return not self._cancelling
+
     def await_from_now_on(self) -> None:
         """Make checkpoints awaitable from now on: the plain handler returned an awaitable."""
         self._asynchronous = True
@@ -286,7 +317,7 @@ class Context:
                 return self.settle_event(RunEvent.CONFIRM_CANCEL)
         elif outcome is made and isinstance(made, Outcome):
             return self.settle_event(made.event) if made is _COMPLETE else self._settle_made(made)
-        mistake = _mistake(outcome, made)
+        mistake = mistake_of(outcome, made)
         log.warning("run %s failed: %s", self.run.id, mistake)
         return self._settle(RunEvent.FAIL, last_error=LastError("server_error", mistake))
 
@@ -347,25 +378,3 @@ class Context:
             incomplete_details=incomplete_details,
             detail=detail,
         )
-
-
-def _mistake(returned: object, made: Outcome | tuple[Outcome, ...] | None) -> str:
-    """Return the message for a handler that did not return the one outcome it made."""
-    if isinstance(made, tuple):
-        calls = ", ".join(f"ctx.{outcome.event}(...)" for outcome in made[:_MOST_CALLS])
-        more = f" and {len(made) - _MOST_CALLS} more" if len(made) > _MOST_CALLS else ""
-        return f"the handler made {len(made)} outcomes, {calls}{more}; expected one, returned where it is made"
-    if made is not None:
-        call = f"ctx.{made.event}(...)"
-        what = "nothing" if returned is None else _shown(returned)
-        return f"the handler called {call} and returned {what}; expected `return {call}`"
-    return f"the handler returned {_shown(returned)}; expected what a method of the context returns, or nothing"
-
-
-def _shown(returned: object) -> str:
-    if not isinstance(returned, Outcome):
-        return with_article(type(returned).__name__)
-    try:
-        return f"an outcome, {returned.event}, that its context did not make"
-    except Exception:  # the handler made an `Outcome` itself, and its event has no text
-        return "an outcome that its context did not make"

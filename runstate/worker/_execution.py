@@ -11,9 +11,11 @@ from runstate.lifecycle import RunEvent
 from runstate.run.validators import with_article
 from runstate.store import Settle
 from runstate.store.availability import Availability
-from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached
+from runstate.worker._context import Context
+from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import met_outage
 from runstate.worker._handlers import Handler, HandlerError, TaskFactory, discard, is_awaitable
+from runstate.worker._outcome import Outcome
 
 __all__ = ["NOT_CALLED", "RunExecution"]
 

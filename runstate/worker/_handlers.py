@@ -11,7 +11,8 @@ from typing import Any, TypeAlias, TypeGuard
 
 import attrs
 
-from runstate.worker._context import Context, Outcome
+from runstate.worker._context import Context
+from runstate.worker._outcome import Outcome
 
 __all__ = ["Handler", "HandlerError", "TaskFactory", "call", "discard", "is_awaitable", "task_factory"]
 

@@ -27,7 +27,7 @@ from runstate.cli import cli
 from runstate.cli._times import duration, format_utc
 from runstate.cli.commands import runs_maintain
 from runstate.errors import RunNotFound
-from runstate.store import Store, open_store
+from runstate.store import Checkpoint, Store, open_store
 from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.migrations import ddl
 from runstate.traces import judge
@@ -561,8 +561,8 @@ def test_migrate_takes_the_missing_steps(request: pytest.FixtureRequest, tmp_pat
         steps = json.loads(ask("--json").stdout)
         assert [("run", 1), ("run", 2)] == [(step["component"], step["number"]) for step in steps["steps"]][:2]
         assert steps["statements"] is None
-        assert "nothing to do: the schema is run 2\n" == ask().stdout
-        assert ({"run": 2}, []) == (
+        assert "nothing to do: the schema is run 2, step 2\n" == ask().stdout
+        assert ({"run": 2, "step": 2}, []) == (
             json.loads(ask("--json").stdout)["schema"],
             json.loads(ask("--json").stdout)["steps"],
         )
@@ -1132,3 +1132,25 @@ def test_a_worker_without_a_store(postgres_url: str, tmp_path: Path) -> None:
             output = read_until(running, sentence)
             assert 2 == running.wait(60)
         assert "retrying" not in output
+
+
+def test_show_lists_the_steps_of_a_run(store_cli: StoreCli) -> None:
+    """Each with its key, its duration and its tokens; a step that was begun and not kept is marked."""
+    run_id = store_cli.create()
+    lease = store_cli.store.open_lease("w1")
+    claim = store_cli.store.claim_id(lease, run_id)
+    assert claim is not None
+    kept = {"number": 1, "result": Checkpoint({"x": 1}), "usage": Usage(12, 30), "took_s": 1.5}
+    assert store_cli.store.save_step(lease, claim.run, "ask", "k1", **kept)  # type: ignore[arg-type]
+    assert store_cli.store.save_step(lease, claim.run, "pay", number=2, result=None)
+    lines = store_cli.invoke("runs", "show", run_id).stdout.splitlines()
+    (asked,) = [line.split() for line in lines if line.startswith("ask")]
+    (paid,) = [line for line in lines if line.startswith("pay")]
+    assert "k1" == asked[1]
+    assert ["12", "+", "30", "1"] == asked[-4:]
+    assert "not ended" in paid
+    data = json.loads(store_cli.invoke("runs", "show", run_id, "--json").stdout)
+    first, second = data["steps"]
+    assert ("ask", "k1", {"x": 1}, 42) == (first["name"], first["key"], first["result"], first["usage"]["total_tokens"])
+    assert 1_500_000 == first["ended_at_us"] - first["began_at_us"]
+    assert ("pay", "", None, None) == (second["name"], second["key"], second["result"], second["ended_at_us"])

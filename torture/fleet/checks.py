@@ -94,6 +94,32 @@ def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ende
     )
 
 
+def check_steps(verdict: Verdict, url: str, side: Path) -> None:
+    """See that a step whose end a handler was told of is there, and was never executed again."""
+    kept: set[tuple[str, str]] = set()
+    executed = 0
+    for line in read_side_log(side):  # in the order in which the lines were written
+        what, _, name = line.what.partition("-")
+        if what == "called":
+            executed += 1
+            if (line.run_id, name) in kept:
+                verdict.double(f"the step {name} was executed again after it was kept", line.run_id)
+        elif what == "kept":
+            kept.add((line.run_id, name))
+    with asking(url) as ask:
+        there = {
+            (run_id, name)
+            for run_id, name in ask(
+                "SELECT r.id, s.name FROM runstate_step AS s JOIN runstate_run AS r ON r.seq = s.run"
+                " WHERE s.ended_at_us IS NOT NULL"
+            )
+        }
+    for run_id, name in sorted(kept - there):
+        verdict.lose(f"the step {name} was kept, and is not there", run_id)
+    verdict.acknowledged += len(kept)
+    verdict.notes["steps"] = f"{len(kept)} kept, {executed} executed"
+
+
 def check_take_overs(
     verdict: Verdict,
     url: str,

@@ -20,10 +20,13 @@ PLANS: Final = {
     "raise": 4,
     "incomplete": 4,
     "checkpoint": 6,
+    "steps": 8,
     "deadline": 2,
 }
 """What a run's handler is to do, and how often. A run says so in its `assistant_id`."""
 
+STEPS: Final = ("one", "two", "three")
+"""The steps of the plan of that name."""
 DEADLINE_S: Final = 1
 
 
@@ -52,6 +55,11 @@ class Handling:
             if ctx.run.assistant_id == "checkpoint":
                 with suppress(RunstateError):  # the lease may be gone by now, or the database
                     await ctx.checkpoint({"attempt": ctx.attempt})
+            if ctx.run.assistant_id == "steps":
+                for name in STEPS:
+                    await ctx.step(name, self._called, ctx, name)
+                    self._side.write(f"kept-{name}", ctx)
+                    await asyncio.sleep(self._seconds(ctx))
         except asyncio.CancelledError:
             self._side.write("cut", ctx)
             raise
@@ -69,7 +77,16 @@ class Handling:
         if ctx.run.assistant_id == "checkpoint":
             with suppress(RunstateError):
                 ctx.checkpoint({"attempt": ctx.attempt})
+        if ctx.run.assistant_id == "steps":
+            for name in STEPS:
+                ctx.step(name, self._called, ctx, name)
+                self._side.write(f"kept-{name}", ctx)
         return self._outcome(ctx)
+
+    def _called(self, ctx: Context, name: str) -> int:
+        """Be the function of a step."""
+        self._side.write(f"called-{name}", ctx)
+        return ctx.attempt
 
     def _seconds(self, ctx: Context) -> float:
         if ctx.run.assistant_id == "deadline":

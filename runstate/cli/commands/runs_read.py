@@ -15,13 +15,13 @@ from runstate.cli._key_values import as_mapping, key_value
 from runstate.cli._options import json_option, listen_url_option, store_from_url, store_option
 from runstate.cli._output import draw_lanes, position_of, print_json, stdout_console
 from runstate.cli._queues import empty_queue_hint
-from runstate.cli._stored_json import entry_to_json, run_to_json
+from runstate.cli._stored_json import entry_to_json, run_to_json, step_to_json
 from runstate.cli._tables import print_pairs, print_table, status_style
 from runstate.cli._times import duration, format_utc
 from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
-from runstate.store import Entry, StoredRun
+from runstate.store import Entry, StepRecord, StoredRun
 
 __all__ = ["history", "list_runs", "show", "watch"]
 
@@ -130,8 +130,10 @@ def show(run_id: str, url: str, as_json: bool) -> None:
         if run.version != len(entries):
             entries = store.history(run_id)[: run.version]
         progress = store.progress(run_id)
+        steps = store.steps(run_id)
     if as_json:
-        print_json({**run_to_json(run), "progress": progress, "history": [entry_to_json(entry) for entry in entries]})
+        history = [entry_to_json(entry) for entry in entries]
+        print_json({**run_to_json(run), "progress": progress, "history": history, "steps": [*map(step_to_json, steps)]})
         return
     console = stdout_console()
     console.print(Text.from_ansi(draw_lanes(console, position_of(run))))
@@ -139,6 +141,9 @@ def show(run_id: str, url: str, as_json: bool) -> None:
     print_pairs([*_facts(run), ("progress", progress or "")])
     console.print()
     _print_history(entries)
+    if steps:
+        console.print()
+        _print_steps(steps)
 
 
 def _facts(run: StoredRun) -> list[tuple[str, str]]:
@@ -188,6 +193,23 @@ def _print_history(entries: Sequence[Entry]) -> None:
         ],
         optional=("by", "version", "event"),
         style_of=lambda column, cell: status_style(cell) if column == "to" else "",
+    )
+
+
+def _print_steps(steps: Sequence[StepRecord]) -> None:
+    """Print the steps of a run, each with its duration and its tokens."""
+    print_table(
+        ("step", "key", "began (UTC)", "took", "tokens", "attempt"),
+        [
+            (
+                *(step.name, step.key, format_utc(step.began_at_us, digits=3)),
+                "not ended" if step.ended_at_us is None else format_duration(step.ended_at_us - step.began_at_us),
+                f"{step.usage.prompt_tokens} + {step.usage.completion_tokens}" if step.usage.total_tokens else "",
+                str(step.attempt),
+            )
+            for step in steps
+        ],
+        optional=("key", "began (UTC)", "tokens", "attempt"),
     )
 
 

@@ -13,6 +13,7 @@ from runstate.run.values import Usage
 from runstate.store._api.create import CreateMixin
 from runstate.store._api.queries import QueryMixin
 from runstate.store._api.same_store import require_same
+from runstate.store._api.steps import StepMixin
 from runstate.store._api.transitions import TransitionMixin
 from runstate.store._api.watch import start_cursor, watch, watch_async
 from runstate.store._api.worker_protocol import WorkerProtocolMixin, save_checkpoint_command
@@ -34,7 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
+class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin, StepMixin):
     """The methods that all forms of a store have."""
 
     def __reduce__(self) -> NoReturn:
@@ -44,7 +45,7 @@ class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin
         )
 
 
-for _part in (CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
+for _part in (CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin, StepMixin):
     for _name, _method in vars(_part).items():
         if isfunction(_method) and not _name.startswith("_"):
             _method.__qualname__ = f"Store.{_name}"  # the name in Python's messages about wrong arguments
@@ -342,6 +343,18 @@ class AsyncStore:
         commit, before any later request of this caller.
         """
         return self._later.submit(save_checkpoint_command(lease, run, checkpoint, usage, progress))
+
+    @mirror(StoreMethods.steps)
+    def steps(self) -> None: ...
+
+    @mirror(StoreMethods.step_index)
+    def step_index(self) -> None: ...
+
+    @mirror(StoreMethods.step_result)
+    def step_result(self) -> None: ...
+
+    @mirror(StoreMethods.save_step)
+    def save_step(self) -> None: ...
 
     @mirror(StoreMethods.overdue)
     def overdue(self) -> None: ...

@@ -7,12 +7,12 @@ from functools import cached_property
 
 from runstate.lifecycle import INITIAL_STATUS
 from runstate.store._sql.columns import COPIED_COLUMNS, CREATE_COLUMNS
-from runstate.store._sql.leases import Leases
+from runstate.store._sql.steps import Steps
 
 __all__ = ["Creates"]
 
 
-class Creates(Leases):
+class Creates(Steps):
     """Create runs, and the configuration beside them."""
 
     @cached_property

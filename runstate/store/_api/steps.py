@@ -1,0 +1,130 @@
+"""The methods of a store for the steps of handlers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from runstate.run import validators
+from runstate.run.values import NO_USAGE, Usage, raise_if_invalid
+from runstate.store._api.queries import seq_of
+from runstate.store._engine.commands import InTransaction
+from runstate.store._engine.execute_settle_and_claim import checkpoint_params
+from runstate.store._engine.transport import StoreBase
+from runstate.store._sql.connection import Connection
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import Checkpoint, Lease, StepRecord
+
+__all__ = ["StepMixin", "save_step_command"]
+
+_NUMBER: Final = validators.integer(least=1)
+_SECONDS: Final = validators.number(0, validators.YEAR_10000)
+
+
+def _decode_step(row: Any) -> StepRecord:
+    name, key, number, attempt, prompt, completion, began, ended, text = row
+    result = None if text is None else json.loads(text)
+    return StepRecord(name, key, number, attempt, result, Usage(prompt, completion), began, ended)
+
+
+def save_step_command(
+    lease: Lease,
+    run: StoredRun,
+    name: str,
+    key: str,
+    *,
+    number: int,
+    result: Checkpoint | None,
+    usage: Usage,
+    total: Usage | None,
+    took_s: float,
+) -> InTransaction[bool]:
+    """Return the command that keeps a step, or the mark of one. Raises `InvalidRun` for wrong values."""
+    raise_if_invalid(
+        validators.indexed_identifier("name", name)
+        + (() if key == "" else validators.indexed_identifier("key", key))
+        + _NUMBER("number", number)
+        + _SECONDS("took_s", took_s)
+    )
+    text = None if result is None else result.text
+    held = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": lease.token}
+    step = {"name": name, "key": key, "number": number, "result": text, "took": int(took_s * 1_000_000)}
+    tokens = {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens}
+
+    def perform(session: Connection) -> bool:
+        speak = session.statements
+        if not session.execute(speak.save_step, {**held, **step, **tokens}):
+            return _is_kept(session, run, step)
+        if total is not None:
+            session.execute(speak.save_checkpoint, checkpoint_params(lease.token, run, usage=total))
+        if run.lost and text is not None:
+            session.execute(speak.reset_lost, held)
+        return True
+
+    return InTransaction(perform)
+
+
+def _is_kept(session: Connection, run: StoredRun, step: Mapping[str, Any]) -> bool:
+    """Return whether a first request, whose reply was lost, has kept this very step in this attempt."""
+    for row in session.execute(session.statements.steps, {"run": run.seq}):
+        name, key, _, attempt, *_, text = row
+        if (name, key, attempt, text) == (step["name"], step["key"], run.attempt, step["result"]):
+            return True
+    return False
+
+
+class StepMixin(StoreBase):
+    """The methods of a store for steps."""
+
+    def steps(self, run_id: str) -> tuple[StepRecord, ...]:
+        """Return the steps that the handler of a run has kept by `ctx.step`, in their order. Raises `RunNotFound`."""
+        raise_if_invalid(validators.identifier("run_id", run_id))
+
+        def look(session: Connection) -> tuple[StepRecord, ...]:
+            params = {"run": seq_of(session, run_id)}
+            return tuple(map(_decode_step, session.execute(session.statements.steps, params)))
+
+        return self._transport.read(look)
+
+    def step_index(self, run: StoredRun) -> dict[tuple[str, str], bool]:
+        """Return the name and key of each step of a run, and whether it has a result. A mark has none."""
+        return self._transport.read(
+            lambda session: {
+                (name, key): bool(ended)
+                for name, key, ended in session.execute(session.statements.step_index, {"run": run.seq})
+            }
+        )
+
+    def step_result(self, run: StoredRun, name: str, key: str = "") -> Any:
+        """Return the result of a step that has one."""
+        params = {"run": run.seq, "name": name, "key": key}
+        return self._transport.read(
+            lambda session: json.loads(session.execute(session.statements.step_result, params)[0][0])
+        )
+
+    def save_step(
+        self,
+        lease: Lease,
+        run: StoredRun,
+        name: str,
+        key: str = "",
+        *,
+        number: int,
+        result: Checkpoint | None,
+        usage: Usage = NO_USAGE,
+        total: Usage | None = None,
+        took_s: float = 0.0,
+    ) -> bool:
+        """Keep a step of a claimed run, once. Return whether it is kept.
+
+        `number` is its place among the steps of the run. With `result=None` only a mark is kept: the step is about to
+        begin, and may have happened if no result follows. `usage` are the tokens of the step, `total` those of the
+        whole run so far, and `took_s` the seconds that the step took. Return False if the lease no longer has the run,
+        or has it by a later claim. Raises `InvalidRun` for wrong values.
+        """
+        return self._transport.execute(
+            save_step_command(
+                lease, run, name, key, number=number, result=result, usage=usage, total=total, took_s=took_s
+            )
+        )

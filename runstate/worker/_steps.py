@@ -1,0 +1,220 @@
+"""The steps of a handler: each function is called once, and its result is kept for later attempts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+
+from runstate.clock import monotonic
+from runstate.run import validators
+from runstate.run.errors import FieldError
+from runstate.run.values import NO_USAGE, Usage, raise_if_invalid
+from runstate.store import Checkpoint
+from runstate.worker._errors import StepInterrupted
+from runstate.worker._retry import retry_until_saved, retry_until_saved_async
+
+if TYPE_CHECKING:
+    from runstate.store import Lease, Store, StoredRun
+    from runstate.store.errors import LeaseLost
+
+__all__ = ["HandlerSteps", "count_usage"]
+
+Place: TypeAlias = tuple[str, str]
+"""The name and the key of a step."""
+
+_NAME: Final = validators.indexed_identifier
+
+
+class StepContext(Protocol):
+    """What the steps need of the context of their handler."""
+
+    run: StoredRun
+
+    @property
+    def store(self) -> Store:
+        """The store of the worker."""
+        ...
+
+    @property
+    def lease(self) -> Lease:
+        """The lease under which the handler is called."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens used so far, in the whole run."""
+        ...
+
+    def lease_lost(self) -> LeaseLost:
+        """Return the error of a write that came too late."""
+        ...
+
+    def goes_on(self) -> bool:
+        """Return whether the handler is still wanted."""
+        ...
+
+
+class _Execution:
+    """A step that is executed now."""
+
+    __slots__ = ("began", "key", "name", "number", "usage")
+
+    def __init__(self, place: Place, number: int) -> None:
+        self.name, self.key = place
+        self.number: Final = number
+        self.began: Final = monotonic()
+        self.usage: Usage = NO_USAGE
+        """The tokens that were added inside the step."""
+
+
+_CURRENT: Final[ContextVar[_Execution | None]] = ContextVar("runstate_step", default=None)
+
+
+def count_usage(added: Usage) -> None:
+    """Count tokens for the step that is executed in the current context, if there is one."""
+    execution = _CURRENT.get()
+    if execution is not None:
+        before = execution.usage
+        execution.usage = Usage(
+            before.prompt_tokens + added.prompt_tokens, before.completion_tokens + added.completion_tokens
+        )
+
+
+class HandlerSteps:
+    """The steps of one call of a handler."""
+
+    def __init__(self, ctx: StepContext) -> None:
+        self._ctx = ctx
+        run = ctx.run
+        # A run that is begun for the first time has none.
+        self._before: dict[Place, bool] | None = {} if run.attempt == 1 and run.version == _FIRST_START else None
+        """The steps of earlier calls, and whether they have a result. None until they are read."""
+        self._here: set[Place] = set()
+        """The steps that this call has executed, or executes now."""
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], key: str | None, once: bool) -> Any:
+        """Execute a step of a plain handler, or return its kept result."""
+        place = self._claim(name, function, key)
+        with self._released_on_error(place):
+            if self._before is None:
+                self._before = self._ctx.store.step_index(self._ctx.run)
+            if self._is_kept(place):
+                return self._ctx.store.step_result(self._ctx.run, *place)
+            execution = self._begun(place)
+            if once:
+                self._save(execution, None)
+            token = _CURRENT.set(execution)
+            try:
+                value = function(*args)
+            finally:
+                _CURRENT.reset(token)
+            if isawaitable(value):
+                self._refuse(value)
+            self._save(execution, Checkpoint(value, f"the result of step {name!r}"))
+            return value
+
+    async def call_later(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], key: str | None, once: bool
+    ) -> Any:
+        """Execute a step of an async handler, or return its kept result."""
+        place = self._claim(name, function, key)
+        with self._released_on_error(place):
+            if self._before is None:
+                self._before = await self._ctx.store.aio.step_index(self._ctx.run)
+            if self._is_kept(place):
+                return await self._ctx.store.aio.step_result(self._ctx.run, *place)
+            execution = self._begun(place)
+            if once:
+                await self._save_later(execution, None)
+            token = _CURRENT.set(execution)
+            try:
+                value = function(*args)
+                if isawaitable(value):
+                    value = await value
+            finally:
+                _CURRENT.reset(token)
+            await self._save_later(execution, Checkpoint(value, f"the result of step {name!r}"))
+            return value
+
+    def _claim(self, name: str, function: object, key: str | None) -> Place:
+        """Return the place of a step, which no other step of this call may have."""
+        raise_if_invalid(_NAME("name", name) + (() if key is None else _NAME("key", key)))
+        if not callable(function):
+            raise_if_invalid(validators.wrong_type("function", "a function", function))
+        place = (name, key or "")
+        if place in self._here:
+            which = f"step {name!r}" + (f" with the key {key!r}" if key is not None else "")
+            told = f"{which} is executed twice in one call of the handler: give each its own name or key"
+            raise_if_invalid([FieldError("key", told)])
+        self._here.add(place)
+        return place
+
+    @contextmanager
+    def _released_on_error(self, place: Place) -> Generator[None, None, None]:
+        """Let the handler execute a step again that has raised: nothing was kept."""
+        try:
+            yield
+        except BaseException:
+            self._here.discard(place)
+            raise
+
+    def _is_kept(self, place: Place) -> bool:
+        """Return whether an earlier call has kept the result. Raises `StepInterrupted` for a mark without a result."""
+        kept = cast("dict[Place, bool]", self._before).get(place)
+        if kept is False:
+            raise StepInterrupted(self._ctx.run.id, *place)
+        return kept is True
+
+    def _begun(self, place: Place) -> _Execution:
+        return _Execution(place, len(self._here.union(cast("dict[Place, bool]", self._before))))
+
+    def _params(self, execution: _Execution, result: Checkpoint | None) -> dict[str, Any]:
+        used = execution.usage
+        return {
+            "number": execution.number,
+            "result": result,
+            "usage": used,
+            "total": None if used == NO_USAGE else self._ctx.usage,
+            "took_s": 0.0 if result is None else monotonic() - execution.began,
+        }
+
+    def _save(self, execution: _Execution, result: Checkpoint | None) -> None:
+        ctx, params = self._ctx, self._params(execution, result)
+        retry_until_saved(
+            lambda: ctx.store.save_step(ctx.lease, ctx.run, execution.name, execution.key, **params),
+            ctx.goes_on,
+            ctx.lease_lost,
+            ctx.store.availability,
+        )
+        self._marked(execution, result)
+
+    async def _save_later(self, execution: _Execution, result: Checkpoint | None) -> None:
+        ctx, params = self._ctx, self._params(execution, result)
+
+        def save() -> asyncio.Future[bool]:
+            saving: Awaitable[bool] = ctx.store.aio.save_step(
+                ctx.lease, ctx.run, execution.name, execution.key, **params
+            )
+            return asyncio.ensure_future(saving)
+
+        await retry_until_saved_async(save, ctx.goes_on, ctx.lease_lost, ctx.store.availability)
+        self._marked(execution, result)
+
+    def _marked(self, execution: _Execution, result: Checkpoint | None) -> None:
+        if result is None:  # if the function raises, the mark stays, and the step may not be executed again
+            cast("dict[Place, bool]", self._before)[execution.name, execution.key] = False
+
+    def _refuse(self, value: Any) -> None:
+        close = getattr(value, "close", None)
+        if close is not None:
+            close()  # or Python warns of a coroutine that was never awaited
+        told = "returned an awaitable: the steps of a plain handler need plain functions"
+        raise_if_invalid([FieldError("function", told)])
+
+
+_FIRST_START: Final = 2
+"""The version of a run that was started once."""
