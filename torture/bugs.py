@@ -71,12 +71,13 @@ _GENERATED: Final = """\
 
 BUGS: Final[Mapping[str, Bug]] = {
     "no_fence": Bug(
-        "A settle is conditional on neither the worker's token nor its lease.",
+        "A settle is conditional on neither the worker's token nor its lease nor the attempt.",
         (
             Change(*_SETTLING, _TOKEN, ""),
             Change(*_SETTLING, " AND {self.leased()}", ""),
             Change(*_COMPLETING, "+r.worker = :worker AND ", ""),
             Change(*_COMPLETING, " AND {_SQL.leased(':now')}", ""),
+            Change(leases.Leases, "same_claim", " AND r.attempt = {attempt}", ""),
         ),
     ),
     "no_token": Bug(
