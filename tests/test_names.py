@@ -66,6 +66,7 @@ TEXTS = frozenset(
             "usage",
         ),
         *("metadata", "tools", "tool_choice", "response_format", "truncation_strategy"),  # a wire's keys may be empty
+        "key",  # of a step, which need not have one
         *("status", "order", "one_live_run_per_thread", "send"),  # words of a list, or no text at all
     )
 )
@@ -89,6 +90,8 @@ GIVEN: Mapping[str, Any] = {
     "message": "it broke",
     "older_than_s": 1.0,
     "outcomes": (),
+    "number": 1,
+    "result": None,
 }
 """What a method needs besides."""
 
@@ -276,6 +279,10 @@ NO_NAMES = frozenset(
         *(
             "Claim",
             "Entry",
+            "Checkpoint",
+            "StepRecord",
+            "StepInterrupted",
+            "Context.step",  # tests/worker/test_steps.py
             "SweepResult",
             "Settle",
             "StoredRun",

@@ -20,10 +20,9 @@ from runstate.errors import InvalidRun, SchemaMismatch, StoreError, StoreUnavail
 from runstate.store import Store, doctor, open_store
 from runstate.store._api.url import database_at
 from runstate.store._sql.dialect import POSTGRES, SQLITE
-from runstate.store._sql.triggers.ddl import create_guards
 from runstate.store._sqlite.connection import SqliteConnection, SqliteDatabase
 from runstate.store.doctor import Diagnosis, Finding, examine, health, histories, schema
-from tests.support.guards import drop_guards
+from tests.support.guards import drop_guards, make_guards
 from tests.support.lifecycle import CALL, NOW, USED
 from tests.support.postgres import postgres_server, postgres_url, wait_until
 
@@ -66,7 +65,7 @@ class Patient:
         """Execute statements while the guards are away, as somebody with all rights can."""
         words = SQLITE if self.is_sqlite else POSTGRES
         unchecked = ["PRAGMA ignore_check_constraints = 1"] if self.is_sqlite else [UNCHECKED]
-        self.query(*unchecked, *drop_guards(words), *statements, *create_guards(words))
+        self.query(*unchecked, *drop_guards(words), *statements, *make_guards(words))
 
     def run(self, *events: str, **given: Any) -> str:
         """Bring a new run along these events, and return its id."""

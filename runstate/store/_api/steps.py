@@ -97,7 +97,8 @@ class StepMixin(StoreBase):
         )
 
     def step_result(self, run: StoredRun, name: str, key: str = "") -> Any:
-        """Return the result of a step that has one."""
+        """Return the result of a step that has one. Raises `InvalidRun` for a wrong name."""
+        raise_if_invalid(validators.indexed_identifier("name", name))
         params = {"run": run.seq, "name": name, "key": key}
         return self._transport.read(
             lambda session: json.loads(session.execute(session.statements.step_result, params)[0][0])
