@@ -63,10 +63,10 @@ _COMPLETING: Final = (settle_and_claim, "_completing")
 _TOKEN: Final = " AND r.worker {self.dialect.null_safe_eq} {self.param('worker')}"
 
 _GENERATED: Final = """\
-        if self.is_guards:  # those of this process, and not those that were written once
-            from runstate.store._sql.triggers.ddl import create_guards
+    if self.is_guards:  # those of this process, and not those that were written once
+        from runstate.store._sql.triggers.ddl import create_guards
 
-            return list(create_guards(dialect))
+        return list(create_guards(dialect))
 """
 
 BUGS: Final[Mapping[str, Bug]] = {
@@ -100,7 +100,7 @@ BUGS: Final[Mapping[str, Bug]] = {
         (
             Change(statements.Statements, "_may", " AND {self.in_time(self.moment_of_move)}", ""),
             Change(conditions, "row_condition", "*([_IN_TIME] if event in RUN_LIFECYCLE.until_deadline else []),", ""),
-            Change(steps.Migration, "statements", "        body = ", f"{_GENERATED}        body = "),
+            Change(steps.Migration, "statements", "    body = ", f"{_GENERATED}    body = "),
         ),
     ),
     "early_answer": Bug(
@@ -187,7 +187,10 @@ BUGS: Final[Mapping[str, Bug]] = {
     ),
     "releases_what_is_not_its_own": Bug(
         "A worker gives back a run that another has taken over.",
-        (Change(statements.Statements, "release", " AND r.worker = {self.param('worker')} AND", " AND"),),
+        (
+            Change(statements.Statements, "release", "AND r.worker = {self.param('worker')}", "AND true"),
+            Change(leases.Leases, "same_claim", " AND r.attempt = {attempt}", ""),
+        ),
     ),
 }
 

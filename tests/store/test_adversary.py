@@ -217,10 +217,11 @@ def test_leases_are_kept(store: Store, prompt: Prompt, held: Any) -> None:
 def test_leases_have_an_end(store: Store, prompt: Prompt, clock: object) -> None:
     """A token is not negative, and a lease ends when it began or later, before the year 10000."""
     lease = store.open_lease("w1")
-    began_at_us = prompt.rows("runstate_worker_session", "WHERE token = ?", [lease.token])[0]["began_at_us"]
+    (session,) = prompt.rows("runstate_worker_session", "WHERE token = ?", [lease.token])
+    began_at_us, lease_until_us = session["began_at_us"], session["lease_until_us"]
     year_10000 = 253_402_300_800_000_000
     for column, values in {
-        "began_at_us": (-1, None, lease.token, 2**63 - 1),
+        "began_at_us": (-1, None, lease_until_us + 1, 2**63 - 1),
         "lease_until_us": (-1, 0, began_at_us - 1, year_10000, 2**63 - 1, None),
         "closed": (-1, 2, None),
     }.items():

@@ -148,7 +148,7 @@ async def test_a_worker_is_stopped_while_a_run_waits_to_be_called_again(store: S
     assert "in_progress" == store.get(run.id).status
     async with at_work(store, lambda ctx: None, name="w2"):
         await ended(store, run.id)
-    assert ("complete", "w2", None) == (
+    assert ("complete", "w2", {"attempt": 2}) == (
         last(store, run.id).event,
         last(store, run.id).actor,
         last(store, run.id).detail,
@@ -190,7 +190,7 @@ def test_driving_a_run_that_met_an_outage(store: Store) -> None:
     driven = drive(store, run.id, handler, name="engine")
     assert driven is not None
     assert "completed" == driven.status
-    assert [(None, 1), (1, 1)] == calls
+    assert [(None, 1), (1, 2)] == calls
 
 
 # --- what stands in a run ---------------------------------------------------------------------------------------------

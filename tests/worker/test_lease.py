@@ -153,7 +153,7 @@ async def a_deadly_run(stage: Stage) -> None:
     async with at_work(stage.store, bench.wait, queues=(stage.queue,), name="B", max_attempts=2):
         error = error_of(await ended(stage.store, run))
     assert "server_error" == error["code"]
-    assert "begun 2 times" in error["message"]
+    assert "died 2 times" in error["message"]
     assert ([None, "start", "fail"], "sweep") == (events(stage.store, run), last(stage.store, run).actor)
     assert [] == bench.begun
 

@@ -90,7 +90,7 @@ def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
     row = _by_key(session, wanted)
     if row is not None:
         if row[_FOUND_ID] != wanted.run.id:
-            _drop_settings(session, wanted)
+            _drop_config(session, wanted)
         return _same_request(wanted, row)
     row = first_row(session.execute(session.statements.by_id, {"id": wanted.run.id}))
     if row is not None:
@@ -105,7 +105,7 @@ def _existing_for(session: Connection, wanted: NewRunRow) -> Row:
         made = _insert(session, [wanted])
         if made:
             return made[wanted.run.id]
-    _drop_settings(session, wanted)
+    _drop_config(session, wanted)
     if head is None or wanted.thread_policy == "queue":
         raise StoreUnavailable(f"run {wanted.run.id} conflicts with another that was being created; try again")
     raise ThreadBusy(wanted.run.thread_id, head[0])
@@ -129,7 +129,7 @@ def _enqueue_behind(session: Connection, wanted: NewRunRow) -> Row | None:
     return _insert(session, [NewRunRow(wanted.run, behind)]).get(wanted.run.id)
 
 
-def _drop_settings(session: Connection, wanted: NewRunRow) -> None:
+def _drop_config(session: Connection, wanted: NewRunRow) -> None:
     if wanted.config is not None:
         session.execute(session.statements.drop_config, {"id": wanted.run.id})
 

@@ -21,7 +21,7 @@ class Creates(Steps):
         return {with_config: self._create(with_config) for with_config in (True, False)}
 
     def _create(self, with_config: bool) -> str:
-        # What stands beside a run is written first: once the run is there, nobody may add to it.
+        # What stands beside a run is written first: once the run is there, no client may add to it.
         beside = self.dialect.creates_in_one and with_config
         waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
         return (
@@ -41,7 +41,7 @@ class Creates(Steps):
         return (
             f"INSERT INTO runstate_run_config (id, config) SELECT v.id, {self.dialect.as_json('v.config')} FROM v"
             " WHERE v.config IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
-            " ON CONFLICT DO NOTHING"  # who stands in the way creates a run with this id, too, or did so before us
+            " ON CONFLICT DO NOTHING"  # another client creates a run with this id, or has done so before
         )
 
     @cached_property

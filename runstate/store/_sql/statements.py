@@ -271,7 +271,7 @@ class Statements(Creates):
         )
 
     def _some(self, found: str) -> str:
-        """Return the condition to be among up to `limit` rows `q` that are found and nobody else is moving."""
+        """Return the condition to be among up to `limit` rows `q` that are found and no other transaction is moving."""
         limited = f"SELECT q.seq {found} LIMIT {self.param('limit')}"
         return self.dialect.among(limited, skip_locked="q")
 

@@ -168,19 +168,18 @@ def format_version(version: SchemaVersion) -> str:
     return ", ".join(f"{component} {number}" for component, number in version.items()) or "none"
 
 
+def _newer(applied: Sequence[_Applied]) -> list[_Applied]:
+    """Return the steps of a newer library."""
+    return [step for step in applied if step.number > LATEST.get(step.component, 0)]
+
+
 def _require_compatible(applied: Sequence[_Applied], shown: str) -> None:
     """Raise `SchemaMismatch` if a newer library has migrated the database, and this one cannot work on it."""
-    newer = [step for step in applied if step.number > LATEST.get(step.component, 0)]
-    wrong = [step for step in newer if step.compatible_from > LATEST.get(step.component, 0)]
-    if wrong:
+    if any(step.compatible_from > LATEST.get(step.component, 0) for step in _newer(applied)):
         raise SchemaMismatch(
             f"{shown} was made by a newer runstate (its schema is {format_version(_version(applied))}, this library"
             f" knows {format_version(LATEST)}): upgrade the library, nothing was changed"
         )
-
-
-def _is_newer(applied: Sequence[_Applied]) -> bool:
-    return any(step.number > LATEST.get(step.component, 0) for step in applied)
 
 
 def _missing(applied: Sequence[_Applied]) -> list[Migration]:
@@ -198,7 +197,7 @@ def require_latest(session: Connection, shown: str) -> bool:
         if version:
             found = f"has schema {format_version(version)}, this library needs {format_version(LATEST)}"
         raise SchemaMismatch(f"{shown} {found}: `runstate migrate` (or open_store(..., migrate=True)) brings it there")
-    return _is_newer(applied)
+    return bool(_newer(applied))
 
 
 # --- migration --------------------------------------------------------------------------------------------------------
