@@ -27,7 +27,7 @@ from runstate import InvalidRun, Run, ToolCall
 from runstate.cli import cli
 from runstate.run.snapshot import RunSnapshot
 from runstate.store import AsyncStore, Lease, NewRun, Store, open_store
-from runstate.store._api.store import StoreMethods
+from runstate.store._api.methods import StoreMethods
 from runstate.testing import a_run
 from runstate.testing.conformance import HttpAdapter, StoreAdapter
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 from runstate._lazy import lazy
 
 if TYPE_CHECKING:
+    from runstate.store._api.async_store import AsyncStore
     from runstate.store._api.create import DEFAULT_QUEUE, NewRun
+    from runstate.store._api.methods import BoundStore
     from runstate.store._api.open import open_store
     from runstate.store._api.queries import Page
-    from runstate.store._api.store import AsyncStore, BoundStore, Store
+    from runstate.store._api.store import Store
     from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, worker_name
+    from runstate.store._event_writer import Emitter
     from runstate.store._notifier import Change
-    from runstate.store._types import Entry, StoredRun
+    from runstate.store._types import Entry, Event, StoredRun
     from runstate.store._worker_types import (
         Checkpoint,
         Claim,
@@ -38,12 +41,14 @@ else:
         {
             "DEFAULT_MAX_ATTEMPTS": "runstate.store._api.worker_protocol",
             "DEFAULT_QUEUE": "runstate.store._api.create",
-            "AsyncStore": "runstate.store._api.store",
-            "BoundStore": "runstate.store._api.store",
+            "AsyncStore": "runstate.store._api.async_store",
+            "BoundStore": "runstate.store._api.methods",
             "Change": "runstate.store._notifier",
             "Checkpoint": "runstate.store._worker_types",
             "Claim": "runstate.store._worker_types",
+            "Emitter": "runstate.store._event_writer",
             "Entry": "runstate.store._types",
+            "Event": "runstate.store._types",
             "HeartbeatResult": "runstate.store._worker_types",
             "Lease": "runstate.store._worker_types",
             "NewRun": "runstate.store._api.create",
@@ -67,7 +72,9 @@ __all__ = [
     "Change",
     "Checkpoint",
     "Claim",
+    "Emitter",
     "Entry",
+    "Event",
     "HeartbeatResult",
     "Lease",
     "NewRun",

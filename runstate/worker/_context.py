@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
-from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
-from runstate.run.errors import FieldError
+from runstate.run.arguments import Calls, GivenUsage, required_action_of
 from runstate.run.ids import new_run_id
 from runstate.run.values import (
     ErrorCode,
@@ -28,12 +27,13 @@ from runstate.store import Checkpoint, Claim, Lease, Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
-from runstate.worker._outcome import Outcome, mistake_of
-from runstate.worker._retry import retry_until_saved, retry_until_saved_async
-from runstate.worker._steps import HandlerSteps, count_usage
+from runstate.worker._outcome import Outcome, fields_of, mistake_of
+from runstate.worker._saving import is_large, save_checkpoint, warn_of_size
+from runstate.worker._step_usage import count_usage, used_tokens
+from runstate.worker._steps import HandlerSteps
 
 if TYPE_CHECKING:
-    from runstate.store import Store
+    from runstate.store import Emitter, Store
 
 __all__ = ["Context"]
 
@@ -63,8 +63,18 @@ class Context:
     """
 
     __slots__ = (
-        *("_asynchronous", "_cancelling", "_checkpoint", "_lease", "_limit", "_made", "_prompt", "_completion"),
-        *("_saw_cancelling", "_steps", "_store", "ends_at", "run", "tool_outputs"),
+        *(
+            "_asynchronous",
+            "_cancelling",
+            "_checkpoint",
+            "_emitter",
+            "_lease",
+            "_limit",
+            "_made",
+            "_prompt",
+            "_completion",
+        ),
+        *("_saw_cancelling", "_steps", "_store", "_warned", "ends_at", "run", "tool_outputs"),
     )
 
     def __init__(self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool) -> None:
@@ -84,6 +94,8 @@ class Context:
         """The outcome that the handler made and must return. Several outcomes are a mistake of the handler."""
         self._cancelling = self._saw_cancelling = False
         self._steps: HandlerSteps | None = None
+        self._emitter: Emitter | None = None
+        self._warned = False
         # The time left is measured by the database's clock at the claim: this machine's wall clock may be wrong.
         expires_at = run.expires_at
         self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - claim.claimed_at_us / 1_000_000
@@ -138,12 +150,7 @@ class Context:
         Raises `TokenLimitReached` past a token limit of the run. The run then ends as incomplete, even if the handler
         catches the error. Raises `InvalidRun` for a value that is not a usage.
         """
-        if isinstance(prompt_tokens, Usage | Mapping):
-            if completion_tokens:
-                raise_if_invalid([FieldError("completion_tokens", "are given twice: the usage before has its own")])
-            added = usage_of(prompt_tokens)
-        else:
-            added = Usage(prompt_tokens, completion_tokens)
+        added = used_tokens(prompt_tokens, completion_tokens)
         if self._steps is not None:
             count_usage(added)
         spent = Usage(self._prompt + added.prompt_tokens, self._completion + added.completion_tokens)
@@ -161,19 +168,10 @@ class Context:
         """
         checkpoint = Checkpoint(value)
         self._checkpoint = value
-        if self._asynchronous:
-            return retry_until_saved_async(
-                lambda: self._store.aio.post_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
-                self.goes_on,
-                self.lease_lost,
-                self._store.availability,
-            )
-        return retry_until_saved(
-            lambda: self._store.save_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
-            self.goes_on,
-            self.lease_lost,
-            self._store.availability,
-        )
+        if is_large(checkpoint) and not self._warned:
+            self._warned = True
+            warn_of_size(self.run, checkpoint)
+        return save_checkpoint(self, checkpoint, asynchronous=self._asynchronous)
 
     def step(
         self, name: str, function: Callable[..., Any], *args: Any, key: str | None = None, once: bool = False
@@ -210,6 +208,23 @@ class Context:
         raise_if_invalid(validators.string("progress", text))
         shown = text.replace("\0", "")[:_MOST_PROGRESS].encode(errors="replace").decode()  # no lone surrogates
         self._store.post_checkpoint(self._lease, self.run, usage=self.usage, progress=shown)
+
+    def emit(self, data: object) -> None:
+        """Emit a JSON value as the next event of the run, for those who follow `store.events(run_id)`.
+
+        Emit pieces of text, progress, partial results. This does not wait for the database: events are written together
+        within 50 milliseconds, and before the next step is kept and the outcome is committed. Each has its attempt: a
+        handler that is called again may emit the same again. Raises `InvalidRun` for a value that is not JSON or longer
+        than 1 Mi characters, `LeaseLost` if another worker has the run, and `StoreUnavailable` if more than 8 Mi
+        characters wait for the database.
+
+            async for piece in answer:
+                ctx.emit({"text": piece})
+        """
+        emitter = self._emitter
+        if emitter is None:
+            emitter = self._emitter = self._store.emitter(self._lease, self.run)
+        emitter.emit(data)
 
     def note_usage(self) -> None:
         """Request to save the tokens used so far. This does not wait for the database."""
@@ -287,6 +302,11 @@ class Context:
         """Return whether the handler is still wanted."""
         return not self._cancelling
 
+    @property
+    def emitter(self) -> Emitter | None:
+        """The emitter of this call. None if the handler has emitted nothing."""
+        return self._emitter
+
     def await_from_now_on(self) -> None:
         """Make checkpoints awaitable from now on: the plain handler returned an awaitable."""
         self._asynchronous = True
@@ -322,15 +342,10 @@ class Context:
         return self._settle(RunEvent.FAIL, last_error=LastError("server_error", mistake))
 
     def _settle_made(self, outcome: Outcome) -> Settle:
-        match outcome.value:
-            case RequiredAction() as action:
-                return self._settle(outcome.event, required_action=action)
-            case LastError() as error:
-                return self._settle(outcome.event, last_error=LastError(error.code, self._public(error.message)))
-            case IncompleteDetails() as details:
-                return self._settle(outcome.event, incomplete_details=details)
-            case _:
-                return self._settle(outcome.event)
+        value = outcome.value
+        if isinstance(value, LastError):
+            value = LastError(value.code, self._public(value.message))
+        return self._settle(outcome.event, **fields_of(value))
 
     def settle_error(self, error: BaseException, *, skipped: int = 0) -> Settle:
         """Return the `Settle` for an exception of a handler.

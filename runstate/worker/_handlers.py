@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import attrs
 
+from runstate.store.errors import LeaseLost
 from runstate.worker._context import Context
 from runstate.worker._outcome import Outcome
 
@@ -33,7 +34,12 @@ class HandlerError:
 def call(handler: Handler, ctx: Context) -> object:
     """Call a plain handler. Return its return value, or its exception as a `HandlerError`."""
     try:
-        return handler(ctx)
+        try:
+            return handler(ctx)
+        finally:
+            if ctx.emitter is not None:  # before the outcome is committed: afterwards the run takes no more
+                with suppress(LeaseLost):  # so the outcome will be refused, too
+                    ctx.emitter.flush()
     except BaseException as error:
         return HandlerError(error)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from runstate.lifecycle import RunEvent
 from runstate.run.validators import with_article
+from runstate.run.values import IncompleteDetails, LastError, RequiredAction
 
-__all__ = ["Outcome", "mistake_of"]
+__all__ = ["Outcome", "fields_of", "mistake_of"]
 
 _MOST_CALLS: Final = 5  # named in a message
 
@@ -21,6 +22,19 @@ class Outcome:
     event: RunEvent
     value: object = None
     """The value that the event carries: a `RequiredAction`, a `LastError` or `IncompleteDetails`, or None."""
+
+
+def fields_of(value: object) -> dict[str, Any]:
+    """Return the argument of `Settle.of` that takes the value of an outcome."""
+    match value:
+        case RequiredAction():
+            return {"required_action": value}
+        case LastError():
+            return {"last_error": value}
+        case IncompleteDetails():
+            return {"incomplete_details": value}
+        case _:
+            return {}
 
 
 def mistake_of(returned: object, made: Outcome | tuple[Outcome, ...] | None) -> str:

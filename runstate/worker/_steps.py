@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from runstate.clock import monotonic
 from runstate.run import validators
 from runstate.run.errors import FieldError
-from runstate.run.values import NO_USAGE, Usage, raise_if_invalid
+from runstate.run.values import NO_USAGE, raise_if_invalid
 from runstate.store import Checkpoint
 from runstate.worker._errors import StepInterrupted
 from runstate.worker._retry import retry_until_saved, retry_until_saved_async
+from runstate.worker._saving import SavingContext
+from runstate.worker._step_usage import CURRENT_STEP, StepExecution
 
-if TYPE_CHECKING:
-    from runstate.store import Lease, Store, StoredRun
-    from runstate.store.errors import LeaseLost
-
-__all__ = ["HandlerSteps", "count_usage"]
+__all__ = ["HandlerSteps"]
 
 Place: TypeAlias = tuple[str, str]
 """The name and the key of a step."""
@@ -29,65 +26,10 @@ Place: TypeAlias = tuple[str, str]
 _NAME: Final = validators.indexed_identifier
 
 
-class StepContext(Protocol):
-    """What the steps need of the context of their handler."""
-
-    run: StoredRun
-
-    @property
-    def store(self) -> Store:
-        """The store of the worker."""
-        ...
-
-    @property
-    def lease(self) -> Lease:
-        """The lease under which the handler is called."""
-        ...
-
-    @property
-    def usage(self) -> Usage:
-        """The tokens used so far, in the whole run."""
-        ...
-
-    def lease_lost(self) -> LeaseLost:
-        """Return the error of a write that came too late."""
-        ...
-
-    def goes_on(self) -> bool:
-        """Return whether the handler is still wanted."""
-        ...
-
-
-class _Execution:
-    """A step that is executed now."""
-
-    __slots__ = ("began", "key", "name", "number", "usage")
-
-    def __init__(self, place: Place, number: int) -> None:
-        self.name, self.key = place
-        self.number: Final = number
-        self.began: Final = monotonic()
-        self.usage: Usage = NO_USAGE
-        """The tokens that were added inside the step."""
-
-
-_CURRENT: Final[ContextVar[_Execution | None]] = ContextVar("runstate_step", default=None)
-
-
-def count_usage(added: Usage) -> None:
-    """Count tokens for the step that is executed in the current context, if there is one."""
-    execution = _CURRENT.get()
-    if execution is not None:
-        before = execution.usage
-        execution.usage = Usage(
-            before.prompt_tokens + added.prompt_tokens, before.completion_tokens + added.completion_tokens
-        )
-
-
 class HandlerSteps:
     """The steps of one call of a handler."""
 
-    def __init__(self, ctx: StepContext) -> None:
+    def __init__(self, ctx: SavingContext) -> None:
         self._ctx = ctx
         run = ctx.run
         # A run that is begun for the first time has none.
@@ -107,11 +49,11 @@ class HandlerSteps:
             execution = self._begun(place)
             if once:
                 self._save(execution, None)
-            token = _CURRENT.set(execution)
+            token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)
             finally:
-                _CURRENT.reset(token)
+                CURRENT_STEP.reset(token)
             if isawaitable(value):
                 self._refuse(value)
             self._save(execution, Checkpoint(value, f"the result of step {name!r}"))
@@ -130,13 +72,13 @@ class HandlerSteps:
             execution = self._begun(place)
             if once:
                 await self._save_later(execution, None)
-            token = _CURRENT.set(execution)
+            token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)
                 if isawaitable(value):
                     value = await value
             finally:
-                _CURRENT.reset(token)
+                CURRENT_STEP.reset(token)
             await self._save_later(execution, Checkpoint(value, f"the result of step {name!r}"))
             return value
 
@@ -169,10 +111,10 @@ class HandlerSteps:
             raise StepInterrupted(self._ctx.run.id, *place)
         return kept is True
 
-    def _begun(self, place: Place) -> _Execution:
-        return _Execution(place, len(self._here.union(cast("dict[Place, bool]", self._before))))
+    def _begun(self, place: Place) -> StepExecution:
+        return StepExecution(place, len(self._here.union(cast("dict[Place, bool]", self._before))))
 
-    def _params(self, execution: _Execution, result: Checkpoint | None) -> dict[str, Any]:
+    def _params(self, execution: StepExecution, result: Checkpoint | None) -> dict[str, Any]:
         used = execution.usage
         return {
             "number": execution.number,
@@ -182,8 +124,10 @@ class HandlerSteps:
             "took_s": 0.0 if result is None else monotonic() - execution.began,
         }
 
-    def _save(self, execution: _Execution, result: Checkpoint | None) -> None:
+    def _save(self, execution: StepExecution, result: Checkpoint | None) -> None:
         ctx, params = self._ctx, self._params(execution, result)
+        if ctx.emitter is not None:  # the step is not executed again, and would not emit them again
+            ctx.emitter.flush()
         retry_until_saved(
             lambda: ctx.store.save_step(ctx.lease, ctx.run, execution.name, execution.key, **params),
             ctx.goes_on,
@@ -192,8 +136,10 @@ class HandlerSteps:
         )
         self._marked(execution, result)
 
-    async def _save_later(self, execution: _Execution, result: Checkpoint | None) -> None:
+    async def _save_later(self, execution: StepExecution, result: Checkpoint | None) -> None:
         ctx, params = self._ctx, self._params(execution, result)
+        if ctx.emitter is not None:
+            await ctx.emitter.flush_async()
 
         def save() -> asyncio.Future[bool]:
             saving: Awaitable[bool] = ctx.store.aio.save_step(
@@ -204,7 +150,7 @@ class HandlerSteps:
         await retry_until_saved_async(save, ctx.goes_on, ctx.lease_lost, ctx.store.availability)
         self._marked(execution, result)
 
-    def _marked(self, execution: _Execution, result: Checkpoint | None) -> None:
+    def _marked(self, execution: StepExecution, result: Checkpoint | None) -> None:
         if result is None:  # if the function raises, the mark stays, and the step may not be executed again
             cast("dict[Place, bool]", self._before)[execution.name, execution.key] = False
 

@@ -28,7 +28,9 @@ from tests.store.support import Prompt, names
 from tests.support.guards import record
 
 DIALECTS = (SQLITE, POSTGRES)
-NEWER = r"was made by a newer runstate \(its schema is run 99, step 2, this library knows run 2, step 2\)"
+NEWER = (
+    r"was made by a newer runstate \(its schema is event 2, run 99, step 2, this library knows event 2, run 2, step 2\)"
+)
 UNRELEASED = "made by a runstate before its first release: make a new database"
 
 Make = Callable[[], str]
@@ -121,7 +123,7 @@ def test_nothing_twice(make: Make) -> None:
     """A database that has taken all steps takes none; a dry run tells which it would take and takes none either."""
     url = make()
     database = database_at(url)
-    numbers = [("run", 1), ("run", 2), ("step", 1), ("step", 2)]
+    numbers = [("event", 1), ("event", 2), ("run", 1), ("run", 2), ("step", 1), ("step", 2)]
     assert numbers == [(step.component, step.number) for step in migrate(database, dry_run=True).steps]
     session = database.open()
     assert {} == version_of(session)
@@ -151,7 +153,7 @@ def test_what_a_newer_library_has_migrated_compatibly(make: Make) -> None:
             assert "completed" == store.complete(store.start(store.create(**names()).id).id).status
     assert before == catalog(url)
     found = examine(database_at(url))
-    assert {"run": 99, "other": 1, "step": 2} == found.schema
+    assert {"run": 99, "other": 1, "step": 2, "event": 2} == found.schema
     assert ["a newer runstate has migrated the database, so its tables and guards were not compared"] == [
         finding.sentence for finding in found.findings
     ]
@@ -162,7 +164,9 @@ def test_an_unknown_part_that_is_not_compatible(make: Make) -> None:
     by_opening(url)
     with Prompt(url) as prompt:
         record(prompt, "INSERT INTO runstate_migration VALUES ('other', 3, 'what older ones would break', 1, 0)")
-    with pytest.raises(SchemaMismatch, match="its schema is other 3, run 2, step 2, this library knows run 2, step 2"):
+    with pytest.raises(
+        SchemaMismatch, match="its schema is event 2, other 3, run 2, step 2, this library knows event 2, run 2, step 2"
+    ):
         open_store(url, migrate=True)
 
 
@@ -358,7 +362,9 @@ def test_half_a_schema(make: Make) -> None:
     database = database_at(url)
     migrate(database, upto={"run": 1})
     database.close()
-    with pytest.raises(SchemaMismatch, match="has schema run 1, this library needs run 2, step 2: `runstate migrate`"):
+    with pytest.raises(
+        SchemaMismatch, match="has schema run 1, this library needs event 2, run 2, step 2: `runstate migrate`"
+    ):
         open_store(url, migrate=False)
     open_store(url, migrate=True).close()
     with open_store(url) as store:

@@ -26,7 +26,7 @@ from runstate import LastError, RequiredAction, Run, RunEvent, ToolCall, Truncat
 from runstate.__main__ import main
 from runstate.errors import InvalidRun, RunNotFound, RunstateError, StoreError
 from runstate.store import Checkpoint, Lease, Store, StoredRun, open_store
-from runstate.store._api.store import StoreMethods
+from runstate.store._api.methods import StoreMethods
 from runstate.store._worker_types import Settle
 from runstate.worker import Context, Worker
 from tests.store.support import Prompt, bring_in_store, names

@@ -7,12 +7,12 @@ from functools import cached_property
 
 from runstate.lifecycle import INITIAL_STATUS
 from runstate.store._sql.columns import COPIED_COLUMNS, CREATE_COLUMNS
-from runstate.store._sql.steps import Steps
+from runstate.store._sql.events import Events
 
 __all__ = ["Creates"]
 
 
-class Creates(Steps):
+class Creates(Events):
     """Create runs, and the configuration beside them."""
 
     @cached_property

@@ -1,0 +1,245 @@
+"""Writing the events of handlers: those of all runs of a process together, every 50 milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from threading import Event as Signal
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Final
+
+from runstate.lifecycle import RunEvent
+from runstate.run.errors import FieldError
+from runstate.run.values import raise_if_invalid
+from runstate.store._api.events import EventRow, save_events_command
+from runstate.store._engine.commands import Command
+from runstate.store._types import StoredRun
+from runstate.store._worker_types import Checkpoint, Lease
+from runstate.store.availability import Retry, is_outage
+from runstate.store.errors import LeaseLost, StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from runstate.store._api.store import Store
+
+__all__ = ["Emitter", "EventWriter"]
+
+_GATHER_S: Final = 0.05  # events of this time are written together
+_GATHER_CHARS: Final = 2048  # of JSON: more is written at once
+_MOST_CHARS: Final = 1024 * 1024  # of one event
+_MOST_WAITING: Final = 8 * 1024 * 1024  # characters of one run that wait for the database
+_MOST_EVENTS: Final = 100_000  # of one run
+_LOOK_S: Final = 0.2  # between two checks whether the store was closed, during an outage
+
+
+class Emitter:
+    """Emits events of a claimed run. `Store.emitter` makes one.
+
+    Events are numbered in the order in which they are emitted. They are written together with those of other runs,
+    within 50 milliseconds or as soon as there are 2 KiB of them. `flush` waits until all are durable.
+    """
+
+    def __init__(self, writer: EventWriter, lease: Lease, run: StoredRun) -> None:
+        self.lease: Final = lease
+        self.run: Final = run
+        self._writer = writer
+        self._lock = Lock()
+        self._texts: list[str] = []
+        self._chars = 0
+        self._next: int | None = 1 if run.attempt == 1 and run.version == _FIRST_START else None
+        """The number of the next event. None until it is read from the store."""
+        self._sending: EventRow | None = None
+        """The row that is being written. It stays the same, so that a repeated one is recognised."""
+        self._waiters: list[Future[None]] = []
+        self._sent_waiters: list[Future[None]] = []
+        self._error: Exception | None = None
+
+    def emit(self, data: object) -> None:
+        """Emit a JSON value as the next event of the run. This does not wait for the database.
+
+        Raises `InvalidRun` for a value that is not JSON, or longer than 1 Mi characters, and for the 100,001st event of
+        a run; `LeaseLost` once events were refused because another worker has the run; and `StoreUnavailable` if more
+        than 8 Mi characters wait for the database.
+        """
+        text = Checkpoint(data, "event").text
+        if len(text) > _MOST_CHARS:
+            raise_if_invalid([FieldError("event", f"is too large: {len(text)} characters, at most {_MOST_CHARS}")])
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if (self._next or 1) + len(self._texts) > _MOST_EVENTS:
+                raise_if_invalid(
+                    [FieldError("event", f"the run has emitted {_MOST_EVENTS:,} events, and that is most")]
+                )
+            if self._chars > _MOST_WAITING:
+                raise StoreUnavailable(f"run {self.run.id}: its events wait for the store, which cannot be used now")
+            self._texts.append(text)
+            self._chars += len(text) + 1
+            is_full = self._chars >= _GATHER_CHARS
+        self._writer.add(self, at_once=is_full)
+
+    def flush(self) -> None:
+        """Wait until all events that were emitted before are durable. Blocks the thread.
+
+        Raises `LeaseLost` if another worker has the run.
+        """
+        waiting = self._wait()
+        if waiting is not None:
+            waiting.result()
+
+    async def flush_async(self) -> None:
+        """Do the same as `flush`, in a coroutine."""
+        waiting = self._wait()
+        if waiting is not None:
+            await asyncio.wrap_future(waiting)
+
+    def _wait(self) -> Future[None] | None:
+        """Return the future of the write that has the last event; None if all are durable."""
+        future: Future[None] = Future()
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._texts:
+                self._waiters.append(future)
+            elif self._sending is not None:
+                self._sent_waiters.append(future)
+            else:
+                return None
+        self._writer.add(self, at_once=True)
+        return future
+
+    # --- for the writer -------------------------------------------------------------------------------------------
+
+    def take(self, last_number: Callable[[StoredRun], int]) -> EventRow | None:
+        """Return the row to write: the one under way, else one of all events that wait; None if there is none."""
+        if self._sending is not None or not self._texts:
+            return self._sending
+        number = last_number(self.run) + 1 if self._next is None else self._next
+        with self._lock:
+            texts, self._texts, self._chars = self._texts, [], 0
+            self._sent_waiters, self._waiters = self._waiters, []
+            self._next = number + len(texts)
+            self._sending = EventRow(self.lease, self.run, number, texts)
+        return self._sending
+
+    def written(self) -> bool:
+        """Record that the row is durable. Return whether more events wait."""
+        return self._settle(None)
+
+    def refuse(self, error: Exception) -> None:
+        """Record that the row was refused, and drop what waits."""
+        self._settle(error)
+
+    def _settle(self, error: Exception | None) -> bool:
+        with self._lock:
+            self._sending = None
+            done, self._sent_waiters = self._sent_waiters, []
+            if error is not None:
+                self._error, self._texts, self._chars = error, [], 0
+                done += self._waiters
+                self._waiters = []
+            more = bool(self._texts)
+        for future in done:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None) if error is None else future.set_exception(error)
+        return more
+
+
+class EventWriter:
+    """Writes the events of all emitters of a store, in a thread of its own."""
+
+    def __init__(self, store: Store, execute: Callable[[Command[set[int]]], set[int]]) -> None:
+        self._store = store
+        self._execute = execute
+        self._lock = Lock()
+        self._dirty: dict[Emitter, None] = {}
+        """The emitters with events to write."""
+        self._added = Signal()
+        self._at_once = Signal()
+        self._closed = False
+        self._thread: Thread | None = None
+
+    def add(self, emitter: Emitter, *, at_once: bool) -> None:
+        """Write the events of an emitter: soon, or at once. Raises `StoreError` if the store is closed."""
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"the store {self._store.display_url} is closed")
+            self._dirty[emitter] = None
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="runstate-events", daemon=True)
+                self._thread.start()
+        if at_once:
+            self._at_once.set()
+        if not self._added.is_set():
+            self._added.set()
+
+    def _run(self) -> None:
+        while True:
+            self._added.wait()
+            if not self._closed:
+                self._at_once.wait(_GATHER_S)
+            self._added.clear()
+            self._at_once.clear()
+            with self._lock:
+                emitters, self._dirty = list(self._dirty), {}
+            if emitters:
+                self._write(emitters)
+            elif self._closed:
+                return
+
+    def _write(self, emitters: Sequence[Emitter]) -> None:
+        """Write the events that wait. Repeat that during an outage, until the store is closed."""
+        retry: Retry | None = None
+        try:
+            while True:
+                try:
+                    rows = [(each, row) for each in emitters if (row := each.take(self._store.last_event_number))]
+                    kept = self._execute(save_events_command([row for _, row in rows])) if rows else set()
+                except StoreError as error:
+                    if not is_outage(error) or self._closed:
+                        self._refuse(emitters, error)
+                        return
+                    retry = retry or Retry(self._store.availability)
+                    retry.failed(error)
+                    while not self._closed and not retry.wait(_LOOK_S):
+                        pass
+                except Exception as error:  # a bug of this library: the handlers must get it, and not wait forever
+                    self._refuse(emitters, error)
+                    return
+                else:
+                    break
+            if retry is not None:
+                retry.succeeded()
+        finally:
+            if retry is not None:
+                retry.end()
+        for emitter, row in rows:
+            if row.run.seq not in kept:
+                emitter.refuse(LeaseLost(row.run, RunEvent.COMPLETE))
+            elif emitter.written():
+                self._continue(emitter)
+
+    def _continue(self, emitter: Emitter) -> None:
+        with self._lock:
+            self._dirty[emitter] = None
+        self._added.set()
+
+    @staticmethod
+    def _refuse(emitters: Sequence[Emitter], error: Exception) -> None:
+        for emitter in emitters:
+            emitter.refuse(error)
+
+    def close(self) -> None:
+        """Write what waits, then end the thread."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._at_once.set()
+        self._added.set()
+        if thread is not None:
+            thread.join(_CLOSING_S)
+
+
+_FIRST_START: Final = 2
+"""The version of a run that was started once."""
+_CLOSING_S: Final = 5.0
