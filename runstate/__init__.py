@@ -54,7 +54,7 @@ from runstate.run import (
 from runstate.run.errors import FieldError, InvalidRun, RunDecodeError, ToolOutputsMismatch
 
 if _typing.TYPE_CHECKING:
-    from runstate.store import AsyncStore, Entry, NewRun, Page, StepRecord, Store, StoredRun, open_store
+    from runstate.store import AsyncStore, Entry, Event, NewRun, Page, StepRecord, Store, StoredRun, open_store
     from runstate.store.errors import (
         AccessDenied,
         IdempotencyKeyReused,
@@ -82,7 +82,7 @@ if _typing.TYPE_CHECKING:
         drive_async,
     )
 else:
-    _STORE = ("AsyncStore", "Entry", "NewRun", "Page", "StepRecord", "Store", "StoredRun", "open_store")
+    _STORE = ("AsyncStore", "Entry", "Event", "NewRun", "Page", "StepRecord", "Store", "StoredRun", "open_store")
     _WORKER = (
         "Context",
         "Dispatcher",
@@ -136,6 +136,7 @@ __all__ = [
     "Dispatcher",
     "Entry",
     "ErrorCode",
+    "Event",
     "FieldError",
     "Handler",
     "IdempotencyKeyReused",

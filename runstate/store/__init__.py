@@ -17,12 +17,12 @@ from runstate._lazy import lazy
 if TYPE_CHECKING:
     from runstate.store._api.async_store import AsyncStore
     from runstate.store._api.create import DEFAULT_QUEUE, NewRun
+    from runstate.store._api.event_writer import Emitter
     from runstate.store._api.methods import BoundStore
     from runstate.store._api.open import open_store
     from runstate.store._api.queries import Page
     from runstate.store._api.store import Store
     from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, worker_name
-    from runstate.store._event_writer import Emitter
     from runstate.store._notifier import Change
     from runstate.store._types import Entry, Event, StoredRun
     from runstate.store._worker_types import (
@@ -46,7 +46,7 @@ else:
             "Change": "runstate.store._notifier",
             "Checkpoint": "runstate.store._worker_types",
             "Claim": "runstate.store._worker_types",
-            "Emitter": "runstate.store._event_writer",
+            "Emitter": "runstate.store._api.event_writer",
             "Entry": "runstate.store._types",
             "Event": "runstate.store._types",
             "HeartbeatResult": "runstate.store._worker_types",

@@ -68,13 +68,21 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     "psycopg": ("store/_postgres", "testing/fixtures"),
     # threads, event loops, processes and signals: everything else can be called from anywhere
     "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "demo"),
-    "concurrent": ("store/_engine",),
+    "concurrent": ("store/_api/event_writer", "store/_engine"),
     "multiprocessing": (),
     "queue": ("store/_engine", "worker", "testing"),
     "signal": ("worker/_signals", "cli/commands/worker", "demo"),
     "subprocess": ("demo",),
     "threading": (
-        *("store/_api/watch", "store/_engine", "store/_notifier", "store/_postgres", "store/_sqlite"),
+        *(
+            "store/_api/event_feed",
+            "store/_api/event_writer",
+            "store/_api/watch",
+            "store/_engine",
+            "store/_notifier",
+            "store/_postgres",
+            "store/_sqlite",
+        ),
         *("store/availability", "worker", "testing"),
     ),
     # the network

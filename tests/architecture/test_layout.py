@@ -273,7 +273,7 @@ def test_a_name_of_the_root_is_the_one_of_its_module(name: str) -> None:
 def test_what_people_import_is_at_the_root(place: str) -> None:
     """Every error, and all of the store and the worker but what a loop of one's own needs."""
     for_loops_of_ones_own = {"HeartbeatResult", "BoundStore", "Claim", "Lease", "Settle", "SweepResult"}
-    for_loops_of_ones_own |= {"Change", "Checkpoint", "SettleAndClaimResult", "worker_name"}
+    for_loops_of_ones_own |= {"Change", "Checkpoint", "Emitter", "SettleAndClaimResult", "worker_name"}
     for_loops_of_ones_own |= {"DEFAULT_MAX_ATTEMPTS", "DEFAULT_QUEUE"}
     assert set(PLACES[place].__all__) - for_loops_of_ones_own <= set(runstate.__all__)
 

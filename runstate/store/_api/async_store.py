@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Final, NoReturn, cast
 
 from runstate.run.values import Usage
+from runstate.store._api.event_feed import EventFeed, checked_position, follow_async
 from runstate.store._api.methods import StoreMethods
 from runstate.store._api.watch import start_cursor, watch_async
 from runstate.store._api.worker_protocol import save_checkpoint_command
 from runstate.store._engine.async_transport import AsyncTransport, mirror
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import ReadPool, Transport
-from runstate.store._event_feed import EventFeed, checked_position, follow_async
 from runstate.store._notifier import LocalNotifier
 from runstate.store._types import Entry, Event, StoredRun
 from runstate.store._worker_types import Checkpoint, Lease

@@ -10,6 +10,8 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from runstate.run.values import Usage
 from runstate.store._api.async_store import AsyncStore
+from runstate.store._api.event_feed import EventFeed, checked_position, follow
+from runstate.store._api.event_writer import Emitter, EventWriter
 from runstate.store._api.methods import BoundStore, StoreMethods
 from runstate.store._api.same_store import require_same
 from runstate.store._api.watch import start_cursor, watch
@@ -17,8 +19,6 @@ from runstate.store._api.worker_protocol import save_checkpoint_command
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import CallerTransaction, ReadPool, SyncTransport
-from runstate.store._event_feed import EventFeed, checked_position, follow
-from runstate.store._event_writer import Emitter, EventWriter
 from runstate.store._notifier import Change
 from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.identity import StoreIdentity
@@ -72,7 +72,9 @@ class Store(StoreMethods):
         self._aio: AsyncStore | None = None
         self._place = place
         self._notifier: Final = (listening or database).notifier(self._committer.external_commits, self.availability)
-        self._events = EventWriter(self, self._committer.execute)
+        self._events = EventWriter(
+            self._committer.execute, lambda run: self.last_event_number(run), self.availability, self.display_url
+        )
         self._feed = EventFeed(self._transport.read, self._notifier, self.display_url)
 
     def __repr__(self) -> str:

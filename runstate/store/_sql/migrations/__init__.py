@@ -21,7 +21,7 @@ import attrs
 from runstate.clock import sleep, time_us
 from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store._sql.dialect import Dialect
-from runstate.store._sql.migrations.steps import STEPS, Migration
+from runstate.store._sql.migrations.steps import FIRST_COMPONENT, STEPS, Migration
 from runstate.store.errors import SchemaMismatch, StoreError, StoreUnavailable
 
 __all__ = [
@@ -165,7 +165,8 @@ def version_of(session: Connection, shown: str = "the database") -> SchemaVersio
 
 def format_version(version: SchemaVersion) -> str:
     """Return a version for people: `run 2`."""
-    return ", ".join(f"{component} {number}" for component, number in version.items()) or "none"
+    in_order = sorted(version.items(), key=lambda part: (part[0] != FIRST_COMPONENT, part[0]))
+    return ", ".join(f"{component} {number}" for component, number in in_order) or "none"
 
 
 def _newer(applied: Sequence[_Applied]) -> list[_Applied]:

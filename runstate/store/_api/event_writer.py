@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Event as Signal
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runstate.lifecycle import RunEvent
 from runstate.run.errors import FieldError
@@ -16,11 +16,8 @@ from runstate.store._api.events import EventRow, save_events_command
 from runstate.store._engine.commands import Command
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import Checkpoint, Lease
-from runstate.store.availability import Retry, is_outage
+from runstate.store.availability import Availability, Retry, is_outage
 from runstate.store.errors import LeaseLost, StoreError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from runstate.store._api.store import Store
 
 __all__ = ["Emitter", "EventWriter"]
 
@@ -148,9 +145,18 @@ class Emitter:
 class EventWriter:
     """Writes the events of all emitters of a store, in a thread of its own."""
 
-    def __init__(self, store: Store, execute: Callable[[Command[set[int]]], set[int]]) -> None:
-        self._store = store
+    def __init__(
+        self,
+        execute: Callable[[Command[set[int]]], set[int]],
+        last_number: Callable[[StoredRun], int],
+        availability: Availability,
+        display_url: str,
+    ) -> None:
+        """Prepare. `execute` commits a command, and `last_number` reads the number of the last event of a run."""
         self._execute = execute
+        self._last_number = last_number
+        self._availability = availability
+        self._display_url = display_url
         self._lock = Lock()
         self._dirty: dict[Emitter, None] = {}
         """The emitters with events to write."""
@@ -163,7 +169,7 @@ class EventWriter:
         """Write the events of an emitter: soon, or at once. Raises `StoreError` if the store is closed."""
         with self._lock:
             if self._closed:
-                raise StoreError(f"the store {self._store.display_url} is closed")
+                raise StoreError(f"the store {self._display_url} is closed")
             self._dirty[emitter] = None
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="runstate-events", daemon=True)
@@ -193,13 +199,13 @@ class EventWriter:
         try:
             while True:
                 try:
-                    rows = [(each, row) for each in emitters if (row := each.take(self._store.last_event_number))]
+                    rows = [(each, row) for each in emitters if (row := each.take(self._last_number))]
                     kept = self._execute(save_events_command([row for _, row in rows])) if rows else set()
                 except StoreError as error:
                     if not is_outage(error) or self._closed:
                         self._refuse(emitters, error)
                         return
-                    retry = retry or Retry(self._store.availability)
+                    retry = retry or Retry(self._availability)
                     retry.failed(error)
                     while not self._closed and not retry.wait(_LOOK_S):
                         pass
