@@ -68,7 +68,7 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     "psycopg": ("store/_postgres", "testing/fixtures"),
     # threads, event loops, processes and signals: everything else can be called from anywhere
     "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "demo"),
-    "concurrent": ("store/_api/event_writer", "store/_engine"),
+    "concurrent": ("store/_engine",),
     "multiprocessing": (),
     "queue": ("store/_engine", "worker", "testing"),
     "signal": ("worker/_signals", "cli/commands/worker", "demo"),

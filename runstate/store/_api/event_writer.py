@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from threading import Event as Signal
 from threading import Lock, Thread
-from typing import Final
+from typing import Final, TypeAlias
 
 from runstate.lifecycle import RunEvent
 from runstate.run.errors import FieldError
@@ -29,6 +29,19 @@ _MOST_EVENTS: Final = 100_000  # of one run
 _LOOK_S: Final = 0.2  # between two checks whether the store was closed, during an outage
 
 
+Waiter: TypeAlias = Callable[[Exception | None], object]
+"""A function that is called, in any thread, when events are durable, or with the error if they were refused."""
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():  # cancelled
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
 class Emitter:
     """Emits events of a claimed run. `Store.emitter` makes one.
 
@@ -47,8 +60,8 @@ class Emitter:
         """The number of the next event. None until it is read from the store."""
         self._sending: EventRow | None = None
         """The row that is being written. It stays the same, so that a repeated one is recognised."""
-        self._waiters: list[Future[None]] = []
-        self._sent_waiters: list[Future[None]] = []
+        self._waiters: list[Waiter] = []
+        self._sent_waiters: list[Waiter] = []
         self._error: Exception | None = None
 
     def emit(self, data: object) -> None:
@@ -80,30 +93,43 @@ class Emitter:
 
         Raises `LeaseLost` if another worker has the run.
         """
-        waiting = self._wait()
-        if waiting is not None:
-            waiting.result()
+        done, errors = Signal(), list[Exception]()
+
+        def settled(error: Exception | None) -> None:
+            if error is not None:
+                errors.append(error)
+            done.set()
+
+        if self._wait(settled):
+            done.wait()
+        if errors:
+            raise errors[0]
 
     async def flush_async(self) -> None:
         """Do the same as `flush`, in a coroutine."""
-        waiting = self._wait()
-        if waiting is not None:
-            await asyncio.wrap_future(waiting)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
 
-    def _wait(self) -> Future[None] | None:
-        """Return the future of the write that has the last event; None if all are durable."""
-        future: Future[None] = Future()
+        def settled(error: Exception | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_resolve, future, error)
+
+        if self._wait(settled):
+            await future
+
+    def _wait(self, settled: Waiter) -> bool:
+        """Let `settled` be called when the last event is durable or refused. Return False if all are durable."""
         with self._lock:
             if self._error is not None:
                 raise self._error
             if self._texts:
-                self._waiters.append(future)
+                self._waiters.append(settled)
             elif self._sending is not None:
-                self._sent_waiters.append(future)
+                self._sent_waiters.append(settled)
             else:
-                return None
+                return False
         self._writer.add(self, at_once=True)
-        return future
+        return True
 
     # --- for the writer -------------------------------------------------------------------------------------------
 
@@ -136,9 +162,8 @@ class Emitter:
                 done += self._waiters
                 self._waiters = []
             more = bool(self._texts)
-        for future in done:
-            if future.set_running_or_notify_cancel():
-                future.set_result(None) if error is None else future.set_exception(error)
+        for settled in done:
+            settled(error)
         return more
 
 

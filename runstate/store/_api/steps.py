@@ -48,21 +48,30 @@ def save_step_command(
         + _SECONDS("took_s", took_s)
     )
     text = None if result is None else result.text
+    resets_losses = run.lost > 0 and text is not None
     held = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": lease.token}
     step = {"name": name, "key": key, "number": number, "result": text, "took": int(took_s * 1_000_000)}
     tokens = {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens}
+    params = {**held, **step, **tokens}
 
     def perform(session: Connection) -> bool:
         speak = session.statements
-        if not session.execute(speak.save_step, {**held, **step, **tokens}):
+        if total is None:
+            saved = session.execute(speak.save_step, params)
+        elif speak.save_step_with_usage is not None:
+            used = {"total_prompt": total.prompt_tokens, "total_completion": total.completion_tokens}
+            saved = session.execute(speak.save_step_with_usage, {**params, **used})
+        else:
+            saved = session.execute(speak.save_step, params)
+            if saved:
+                session.execute(speak.save_checkpoint, checkpoint_params(lease.token, run, usage=total))
+        if not saved:
             return _is_kept(session, run, step)
-        if total is not None:
-            session.execute(speak.save_checkpoint, checkpoint_params(lease.token, run, usage=total))
-        if run.lost and text is not None:
+        if resets_losses:
             session.execute(speak.reset_lost, held)
         return True
 
-    return InTransaction(perform)
+    return InTransaction(perform, one_statement=not resets_losses)
 
 
 def _is_kept(session: Connection, run: StoredRun, step: Mapping[str, Any]) -> bool:

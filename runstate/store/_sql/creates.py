@@ -22,7 +22,7 @@ class Creates(Events):
 
     def _create(self, with_config: bool) -> str:
         # What stands beside a run is written first: once the run is there, no client may add to it.
-        beside = self.dialect.creates_in_one and with_config
+        beside = self.dialect.writes_in_one and with_config
         waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
         return (
             f"WITH {self.table(CREATE_COLUMNS)}"

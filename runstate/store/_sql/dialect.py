@@ -111,8 +111,8 @@ class Dialect(ABC):
     hold_threads: ClassVar[str]
     """The statement that locks `threads`, in this order, until the commit: no other transaction ends or creates runs of
     them meanwhile. Empty where writers are alone."""
-    creates_in_one: ClassVar[bool]
-    """Whether one statement inserts runs and their configuration."""
+    writes_in_one: ClassVar[bool]
+    """Whether one statement can write to several tables."""
 
     @abstractmethod
     def unlocked(self, column: str, rows: str, alias: str) -> str:
@@ -198,7 +198,7 @@ class _Sqlite(Dialect):
     returned = "runstate_run"
     hold_lease = ""
     hold_threads = ""
-    creates_in_one = False
+    writes_in_one = False
 
     def unlocked(self, column: str, rows: str, alias: str) -> str:
         return ""
@@ -292,7 +292,7 @@ SELECT statement FROM (
     returned = "r"
     hold_lease = " FOR KEY SHARE OF w"
     hold_threads = f"SELECT {thread_lock_sql('thread')} FROM unnest(%(threads)s::text[]) AS t(thread)"
-    creates_in_one = True
+    writes_in_one = True
 
     def unlocked(self, column: str, rows: str, alias: str) -> str:
         return f" AND {column} = ANY (ARRAY({rows} FOR UPDATE OF {alias} SKIP LOCKED))"
