@@ -37,7 +37,7 @@ class Steps(Leases):
             f" {self.merge_checkpoint} RETURNING run"
         )
 
-    @property
+    @cached_property
     def _saving(self) -> str:
         # Until a step is committed no sweep closes the lease, or another worker would execute the step again.
         ended = f"CASE WHEN {self.param('result', 'text')} IS NOT NULL THEN t.now END"
