@@ -49,6 +49,7 @@ cov: $(DEV_READY)  ## all the tests, with coverage
 bench: $(BENCH_READY)  ## measure; decides nothing
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.durable
+	$(BIN)/python -m benchmarks.durable.steps
 	$(BIN)/python -m benchmarks.durable.latency
 	$(BIN)/python -m benchmarks.durable.python_cost
 
