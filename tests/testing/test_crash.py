@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import inspect
 import itertools
 import pickle
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -563,6 +565,36 @@ def test_the_message_says_what_to_do() -> None:
     ]
     assert isinstance(raised.value, AssertionError)
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_the_message_on_the_page() -> None:
+    """What docs/testing.md shows is what the handler above it gives, and its table has every kind of finding."""
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:python|text)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (place,) = (place for place, block in enumerate(blocks) if "raise_findings=False" in block)
+    given: dict[str, Any] = {}
+    exec(compile(blocks[place], "a page", "exec"), given)
+    assert f"{given['report']}\n" == blocks[place + 1]
+    told = page.partition("### What is found")[2].partition("### Options")[0]
+    kinds = re.findall(r"`([a-z][A-Za-z ]+)`(?=[,| ])", "\n".join(re.findall(r"^\| `[^|]*\|", told, re.MULTILINE)))
+    made = set[str]()
+    for path in (ROOT / "runstate" / "testing" / "crash").glob("_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if isinstance(node, ast.Call) and called in ("CrashFinding", "_again"):
+                values = (value for value in ast.walk(node.args[0 if called == "CrashFinding" else 2]))
+                made |= {str(value.value) for value in values if isinstance(value, ast.Constant)}
+    assert made == set(kinds)
+    assert len(kinds) == len(set(kinds))
+
+
+def test_the_options_on_the_page() -> None:
+    """The table has every option, in the order of the signature."""
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    told = page.partition("### Options")[2].partition("###")[0]
+    options = [*inspect.signature(crash_test).parameters.values()][1:-1]
+    assert [option.name for option in options] == re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)
 
 
 def test_points_of_death() -> None:
