@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from runstate import ToolCall
+from runstate import ManualClock, ToolCall
 from runstate.store import Store, open_store
 from runstate.testing import CrashFinding, CrashReport, CrashTestError, Probe, crash_test
 from runstate.testing.crash import CrashTest
@@ -729,6 +729,29 @@ def test_the_fixture(crash_test: CrashTest, run_store: Store) -> None:
     report = crash_test(lambda ctx: ctx.step("work", lambda: None), model="gpt-5")
     assert 5 == len(report.points)
     assert {"gpt-5"} == {run.model for run in run_store.list().data}
+
+
+def test_while_the_clock_stands_still(crash_test: CrashTest, run_clock: ManualClock) -> None:
+    """A dead worker's lease is closed, and need not lapse."""
+    probe = Probe()
+    report = crash_test(async_steps(probe), probe=probe)
+    assert () == report.findings, report
+    assert 1_700_000_000 == run_clock.time()
+
+
+def test_an_effect_that_does_not_happen_is_said_so() -> None:
+    finding = only(tried(checkpoint_too_early), "effect lost")
+    assert "it happens once, as in the undisturbed run" == finding.expected
+    assert "it did not happen" == finding.found
+    assert finding.point == "after the checkpoint 1 was committed, before the handler went on"
+
+
+def test_what_is_allowed_is_noted() -> None:
+    """A step whose result was not committed is executed again; a step that was marked may end the run."""
+    notes = tried(plain_steps).notes
+    assert "step 'plan' is executed again if the worker dies before its result is committed" in notes
+    assert "after a death inside step 'charge', the run is failed" in tried(once_or_fail).notes
+    assert [note for note in tried(changing_results).notes if "the results of step 'ask', which are not comp" in note]
 
 
 def test_inside_an_event_loop() -> None:

@@ -208,14 +208,22 @@ def _again(
         name_effect(place),
         f"The effect {name_effect(place)} happens again after a death{how}.",
         log.point,
-        f"it happens {_times(most)}, as in the undisturbed run",
-        f"it happened {_times(count)}",
+        f"it {_happens(most)}, as in the undisturbed run",
+        f"it {_happened(count)}",
         advice,
     )
 
 
+def _happens(count: int) -> str:
+    return f"happens {_times(count)}" if count else "does not happen"
+
+
+def _happened(count: int) -> str:
+    return f"happened {_times(count)}" if count else "did not happen"
+
+
 def _times(count: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _missing_effects(log: RunLog, usual: RunLog, unstable: Unstable) -> Iterator[CrashFinding]:
@@ -229,8 +237,8 @@ def _missing_effects(log: RunLog, usual: RunLog, unstable: Unstable) -> Iterator
                 name_effect(place),
                 f"The effect {name_effect(place)} does not happen if the worker dies.",
                 log.point,
-                f"it happens {_times(least)}, as in the undisturbed run",
-                f"it happened {_times(counts.get(place, 0))}",
+                f"it {_happens(least)}, as in the undisturbed run",
+                f"it {_happened(counts.get(place, 0))}",
                 "look for work that the next attempt takes for done",
             )
 

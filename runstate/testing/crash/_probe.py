@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Final
 
+from runstate.run import validators
+from runstate.run.values import raise_if_invalid
 from runstate.testing.crash._log import HandlerCall, StepCall
 
 __all__ = ["CURRENT_STEP", "Probe"]
@@ -29,16 +31,21 @@ class Probe:
         """Count an effect. Two effects are the same if they have the same name and key.
 
         With `repeatable=True`, the effect may happen again after a death, as long as no checkpoint was saved after it:
-        reading a page again, for example, does no harm.
+        reading a page again, for example, does no harm. Raises `InvalidRun` for a blank name.
         """
-        place = (str(name), str(key))
+        raise_if_invalid(validators.non_blank_string("name", name))
+        place = (name, str(key))
         if self._call is not None:
             self._call.effect(*place, repeatable, CURRENT_STEP.get())
         self._counts[place] = self._counts.get(place, 0) + 1
 
     def count(self, name: str, key: object = "") -> int:
-        """Return how often an effect happened, in all runs since this probe was made."""
-        return self._counts.get((str(name), str(key)), 0)
+        """Return how often an effect happened, in all runs since this probe was made.
+
+        Raises `InvalidRun` for a blank name.
+        """
+        raise_if_invalid(validators.non_blank_string("name", name))
+        return self._counts.get((name, str(key)), 0)
 
     def follow(self, call: HandlerCall | None) -> None:
         """Report the effects to a call of a handler. For `crash_test`."""
