@@ -28,7 +28,7 @@ from runstate.cli import cli
 from runstate.run.snapshot import RunSnapshot
 from runstate.store import AsyncStore, Lease, NewRun, Store, open_store
 from runstate.store._api.methods import StoreMethods
-from runstate.testing import a_run
+from runstate.testing import Probe, a_run
 from runstate.testing.conformance import HttpAdapter, StoreAdapter
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
 from tests.store.support import Prompt, birth, bring_in_store, insert, names
@@ -256,6 +256,8 @@ OTHERS: Mapping[str, Callable[[Store, str], object]] = {
         f"a_run.settings.{name}": lambda store, word, name=name: a_run(store=store, **{name: word})  # type: ignore[misc]
         for name in BORN_WITH
     },
+    "Probe.effect.name": lambda store, word: Probe().effect(word),
+    "Probe.count.name": lambda store, word: Probe().count(word),
     "HttpAdapter.thread_id": lambda store, word: HttpAdapter("http://localhost:1", thread_id=word),
     "StoreAdapter.settings": lambda store, word: StoreAdapter(store, queue=word).create(),
     "StoreAdapter.claim.worker": lambda store, word: StoreAdapter(store).claim(word, "run_1"),
@@ -296,6 +298,8 @@ NO_NAMES = frozenset(
             "TruncationStrategy",
             "Usage",
             "ConformanceReport",
+            "CrashFinding",
+            "CrashReport",
             "Violation",
             "Transition",
             "Lifecycle",

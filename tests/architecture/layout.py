@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "worker": frozenset({*FLOOR, "_redaction", "run", "store"}),
     "diagram": frozenset({*FLOOR, "run"}),
     "integrations": frozenset({*FLOOR, "run"}),
-    "testing": frozenset({*FLOOR, "run", "traces", "store", "diagram"}),
+    "testing": frozenset({*FLOOR, "run", "traces", "store", "worker", "diagram"}),  # the crash kit calls handlers
     "demo": frozenset({*FLOOR, "run", "traces", "store", "worker"}),
     "cli": frozenset({*FLOOR, "_redaction", "run", "traces", "store", "worker", "diagram", "demo"}),
     "__main__": frozenset({"cli"}),
@@ -67,7 +67,7 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store/_sqlite",),
     "psycopg": ("store/_postgres", "testing/fixtures"),
     # threads, event loops, processes and signals: everything else can be called from anywhere
-    "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "demo"),
+    "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "testing/crash", "demo"),
     "concurrent": ("store/_engine",),
     "multiprocessing": (),
     "queue": ("store/_engine", "worker", "testing"),

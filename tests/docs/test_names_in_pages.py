@@ -50,6 +50,7 @@ OWNERS: Final[dict[str, Any]] = {
     "st": st,
     "ctx": runstate.worker.Context,
     "error": runstate.errors.StoreError,
+    "probe": runstate.testing.Probe,
     "report": ConformanceReport,
     "run": runstate.Run,
     "run_clock": runstate.ManualClock,
