@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
@@ -21,6 +19,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    PartStartEvent,
     SystemPromptPart,
     TextPart,
     ToolCallPart,
@@ -30,6 +29,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.tools import DeferredToolRequests
+from pydantic_ai.toolsets import DynamicToolset, FunctionToolset
 from pydantic_ai.usage import RequestUsage
 
 from runstate import Usage
@@ -37,7 +37,7 @@ from runstate.integrations.pydantic_ai import RunstateDurability, handle_run, re
 from runstate.integrations.pydantic_ai._backend import KeptResultError, StepCodec, content_key
 from runstate.store import Store, open_store
 from runstate.worker import Context, Outcome, StepInterrupted
-from tests.worker.support import error_of, finish, finished, new, until
+from tests.worker.support import at_work, ended, error_of, finish, finished, limited, new, until
 
 if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
@@ -107,7 +107,9 @@ class Weather:
         self.calls: list[str] = []
         self.die_before = die_before
         self.agent: Agent[None, str] = Agent(
-            FunctionModel(self.request), name="weather", capabilities=[RunstateDurability()]
+            FunctionModel(self.request, stream_function=self.stream),
+            name="weather",
+            capabilities=[RunstateDurability()],
         )
         self.agent.tool_plain(self.look_up)
 
@@ -123,6 +125,16 @@ class Weather:
             return response(TextPart(" and ".join(map(str, done.values()))))
         city = ("Paris", "Rome")[len(done)]
         return response(ToolCallPart("look_up", {"city": city}, tool_call_id=f"call_{city}"))
+
+    async def stream(
+        self, messages: list[ModelMessage], info: AgentInfo
+    ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        for number, part in enumerate(self.request(messages, info).parts):
+            if isinstance(part, ToolCallPart):
+                yield {number: DeltaToolCall(part.tool_name, part.args_as_json_str(), tool_call_id=part.tool_call_id)}
+            elif isinstance(part, TextPart):
+                yield part.content[: len(part.content) // 2]
+                yield part.content[len(part.content) // 2 :]
 
     async def look_up(self, city: str) -> str:
         self._call(city)
@@ -609,6 +621,73 @@ def test_an_operation_of_a_capability(store: Store, durable: bool) -> None:
     assert ("completed", ["note", "request"], Usage(20, 2)) == (stored.status, asked, stored.usage)
 
 
+@limited
+async def test_a_cancel_reaches_the_agent(store: Store) -> None:
+    """What was kept stays, and the call that was cancelled is not kept."""
+    waits = asyncio.Event()
+
+    async def request(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        if outputs_in(messages):
+            waits.set()
+            await asyncio.Event().wait()
+        return response(ToolCallPart("clock", {}, tool_call_id="c1"))
+
+    agent = Agent(FunctionModel(request), name="a", capabilities=[RunstateDurability()])
+    agent.tool_plain(clock)
+
+    async def handler(ctx: Context) -> Outcome | None:
+        return await handle_run(ctx, agent, "hello")
+
+    run = store.create(**new())
+    async with at_work(store, handler):
+        await waits.wait()
+        store.request_cancel(run.id)
+        assert "cancelled" == (await ended(store, run.id)).status
+    assert ["a.model", "a.tool.clock"] == names(store, run.id)
+
+
+def test_other_toolsets(store: Store) -> None:
+    """The tools of a dynamic toolset and of a toolset with an id are steps, too, and so is the discovery of tools."""
+    calls: list[str] = []
+
+    def request(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        if outputs_in(messages):
+            return response(TextPart("done"))
+        return response(*(ToolCallPart(name, {}, tool_call_id=f"call_{name}") for name in ("here", "there")))
+
+    def here() -> str:
+        calls.append("here")
+        return "x"
+
+    def there() -> str:
+        calls.append("there")
+        return "y"
+
+    def make(ctx: RunContext[None]) -> FunctionToolset[None]:
+        return FunctionToolset(tools=[there], id="made")
+
+    agent: Agent[None, str] = Agent(
+        FunctionModel(request),
+        name="a",
+        toolsets=[FunctionToolset(tools=[here], id="own"), DynamicToolset(make, id="dynamic")],
+        capabilities=[RunstateDurability()],
+    )
+
+    async def handler(ctx: Context) -> Outcome | None:
+        await run_agent(ctx, agent, "hello")
+        if ctx.attempt == 1:
+            raise Died
+        return None
+
+    run = store.create(**new())
+    dies(store, run.id, handler)
+    kept = Counter(names(store, run.id))
+    assert (2, 1, 1) == (kept["a.model"], kept["a.tool.here"], kept["a.tool.there"])
+    finish(store, handler)
+    assert ("completed", {"here": 1, "there": 1}) == (store.get(run.id).status, Counter(calls))
+    assert kept == Counter(names(store, run.id))
+
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -750,6 +829,27 @@ def test_an_agent_that_is_iterated(store: Store) -> None:
     assert ("completed", CALLS) == (store.get(run.id).status, weather.calls)
 
 
+def test_the_events_of_an_agent_run(store: Store) -> None:
+    """A response is delivered when its step has ended, and also if it was kept."""
+    weather = Weather()
+    texts: list[str] = []
+
+    async def handler(ctx: Context) -> Outcome | None:
+        with use_steps(ctx):
+            async with weather.agent.run_stream_events("How is the weather?") as events:
+                started = [event.part async for event in events if isinstance(event, PartStartEvent)]
+                texts.extend(part.content for part in started if isinstance(part, TextPart))
+        if ctx.attempt == 1:
+            raise Died
+        return None
+
+    run = store.create(**new())
+    dies(store, run.id, handler)
+    finish(store, handler)
+    assert ("completed", CALLS) == (store.get(run.id).status, weather.calls)
+    assert ["sun in Paris and sun in Rome"] * 2 == texts
+
+
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -773,16 +873,3 @@ def test_a_result_that_cannot_be_read() -> None:
     """It is not an error of validation: the agent would take it for wrong arguments, and call the tool again."""
     with pytest.raises(KeptResultError, match="the kept result of a step cannot be read"):
         StepCodec().load(ModelResponse, {"parts": 1})
-
-
-def test_the_extra_is_named() -> None:
-    """An import without Pydantic AI, or with a release that has no such interface, says what to install."""
-    hidden = "import sys; sys.modules[{name!r}] = None; import runstate.integrations.pydantic_ai"
-    for name in ("pydantic_ai", "pydantic_ai.durable_exec"):
-        done = subprocess.run(
-            [sys.executable, "-c", hidden.format(name=name)], capture_output=True, text=True, check=False, timeout=60
-        )
-        sentence = (
-            "runstate.integrations.pydantic_ai needs pydantic-ai 2.60 or newer: pip install 'runstate[pydantic-ai]'"
-        )
-        assert f"ImportError: {sentence}" == done.stderr.splitlines()[-1]
