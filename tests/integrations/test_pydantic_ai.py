@@ -278,6 +278,34 @@ def test_a_request_that_failed_is_repeated_under_its_key(store: Store) -> None:
     assert ("completed", [1, 3, 3, 3]) == (store.get(run.id).status, requests)
 
 
+def test_a_retry_in_the_same_call_has_the_same_key(store: Store) -> None:
+    """The first try keeps nothing, so later calls find the result of the second one."""
+    requests: list[int] = []
+
+    def request(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        requests.append(len(messages))
+        if len(requests) == 1:
+            raise ConnectionError("overloaded")
+        return response(TextPart("done"))
+
+    agent = Agent(FunctionModel(request), name="a", capabilities=[RunstateDurability()])
+
+    async def handler(ctx: Context) -> Outcome | None:
+        with use_steps(ctx):
+            try:
+                await agent.run("hello")
+            except ConnectionError:
+                await agent.run("hello")
+        if ctx.attempt == 1:
+            raise Died
+        return None
+
+    run = store.create(**new())
+    dies(store, run.id, handler)
+    finish(store, handler)
+    assert ("completed", [1, 1]) == (store.get(run.id).status, requests)
+
+
 async def _call(handler: Handler, ctx: Context) -> None:
     await handler(ctx)
 
