@@ -12,6 +12,7 @@ so `import runstate` stays light.
     runstate.worker                    workers and their handlers, `drive`, `Dispatcher`
     runstate.testing                   assertions, fixtures, transition coverage, Hypothesis strategies, conformance
     runstate.diagram                   draws the lifecycle, and the position of a run in it
+    runstate.integrations.pydantic_ai  durable agents of Pydantic AI: model requests and tool calls are steps of a run
     runstate.integrations.transitions  the lifecycle as a `transitions.Machine`, for a model of your own
 
 The command `runstate` shows the lifecycle, and manages stored runs.

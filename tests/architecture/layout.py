@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "store": frozenset({*FLOOR, "_lazy", "_redaction", "run", "traces"}),
     "worker": frozenset({*FLOOR, "_redaction", "run", "store"}),
     "diagram": frozenset({*FLOOR, "run"}),
-    "integrations": frozenset({*FLOOR, "run"}),
+    "integrations": frozenset({*FLOOR, "run", "worker"}),
     "testing": frozenset({*FLOOR, "run", "traces", "store", "worker", "diagram"}),  # the crash kit calls handlers
     "demo": frozenset({*FLOOR, "run", "traces", "store", "worker"}),
     "cli": frozenset({*FLOOR, "_redaction", "run", "traces", "store", "worker", "diagram", "demo"}),
@@ -95,6 +95,8 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     # extras, and tools of tests
     "click": ("cli", "__main__"),
     "hypothesis": ("testing",),
+    "pydantic": ("integrations/pydantic_ai",),
+    "pydantic_ai": ("integrations/pydantic_ai",),
     "pytest": ("testing",),
     "rich": ("cli",),
     "transitions": ("integrations/transitions",),

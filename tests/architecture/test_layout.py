@@ -163,7 +163,9 @@ def test_the_root_is_light() -> None:
     """`import runstate` loads no face, no driver and no test tool."""
     heavy = ["transitions", "click", "rich", "pytest", "hypothesis", "sqlite3", "asyncio", "psycopg", "graphviz"]
     heavy += [
+        "pydantic_ai",
         "runstate.diagram",
+        "runstate.integrations.pydantic_ai",
         "runstate.integrations.transitions",
         "runstate.cli",
         "runstate.traces",
@@ -308,7 +310,8 @@ def test_help_tells_the_truth() -> None:
     named = re.findall(r"^ {4}(runstate[\w.]+) ", told, re.MULTILINE)
     for module in named:
         assert importlib.import_module(module).__doc__
-    public = {"lifecycle", "run", "traces", "store", "worker", "testing", "diagram", "integrations.transitions"}
+    public = {"lifecycle", "run", "traces", "store", "worker", "testing", "diagram"}
+    public |= {"integrations.pydantic_ai", "integrations.transitions"}
     assert {f"runstate.{name}" for name in public} == set(named)
     for name in ("Run", "RUN_LIFECYCLE", "open_store", "Worker", "drive"):
         assert f"`{name}`" in told

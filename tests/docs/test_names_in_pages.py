@@ -57,7 +57,12 @@ OWNERS: Final[dict[str, Any]] = {
     "store": runstate.store.Store,
     "worker": runstate.worker.Worker,
 }
-FOREIGN: Final = frozenset({"thread.run", "thread.run.completed", "thread.run.incomplete", "task.status.CopyFrom"})
+FOREIGN: Final = frozenset(
+    {
+        *("thread.run", "thread.run.completed", "thread.run.incomplete", "task.status.CopyFrom"),
+        *("agent.run", "agent.iter", "agent.run_stream_events"),
+    }
+)
 """Dotted names of the API and of other libraries."""
 
 FOREIGN_CLASSES: Final = frozenset(
@@ -66,6 +71,7 @@ FOREIGN_CLASSES: Final = frozenset(
         *("AsyncResult", "CancelledError"),  # Celery, asyncio
         *("DefaultRequestHandler", "InvalidAgentResponseError", "TaskManager", "TaskUpdater"),  # a2a-sdk
         "VersionedDatabaseTaskStore",
+        *("CancellationToken", "DeferredToolRequests", "ModelRetry", "RunContext"),  # Pydantic AI
         "InProgress",  # a spelling of a status
     }
 )
