@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from inspect import isawaitable
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from runstate.clock import monotonic
 from runstate.run import validators
@@ -14,11 +14,18 @@ from runstate.run.errors import FieldError
 from runstate.run.values import NO_USAGE, raise_if_invalid
 from runstate.store import Checkpoint
 from runstate.worker._errors import StepInterrupted
-from runstate.worker._retry import retry_until_saved, retry_until_saved_async
+from runstate.worker._retry import (
+    retry_outages,
+    retry_outages_async,
+    retry_until_saved,
+    retry_until_saved_async,
+)
 from runstate.worker._saving import SavingContext
 from runstate.worker._step_usage import CURRENT_STEP, StepExecution
 
 __all__ = ["HandlerSteps"]
+
+T = TypeVar("T")
 
 Place: TypeAlias = tuple[str, str]
 """The name and the key of a step."""
@@ -40,12 +47,12 @@ class HandlerSteps:
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], key: str | None, once: bool) -> Any:
         """Execute a step of a plain handler, or return its kept result."""
-        place = self._claim(name, function, key)
+        ctx, place = self._ctx, self._claim(name, function, key)
         with self._released_on_error(place):
             if self._before is None:
-                self._before = self._ctx.store.step_index(self._ctx.run)
+                self._before = self._read(lambda: ctx.store.step_index(ctx.run))
             if self._is_kept(place):
-                return self._ctx.store.step_result(self._ctx.run, *place)
+                return self._read(lambda: ctx.store.step_result(ctx.run, *place))
             execution = self._begun(place)
             if once:
                 self._save(execution, None)
@@ -63,12 +70,13 @@ class HandlerSteps:
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], key: str | None, once: bool
     ) -> Any:
         """Execute a step of an async handler, or return its kept result."""
-        place = self._claim(name, function, key)
+        ctx, place = self._ctx, self._claim(name, function, key)
         with self._released_on_error(place):
             if self._before is None:
-                self._before = await self._ctx.store.aio.step_index(self._ctx.run)
+                before = await self._read_later(lambda: ctx.store.aio.step_index(ctx.run))
+                self._before = before if self._before is None else self._before  # another step may have read them
             if self._is_kept(place):
-                return await self._ctx.store.aio.step_result(self._ctx.run, *place)
+                return await self._read_later(lambda: ctx.store.aio.step_result(ctx.run, *place))
             execution = self._begun(place)
             if once:
                 await self._save_later(execution, None)
@@ -81,6 +89,12 @@ class HandlerSteps:
                 CURRENT_STEP.reset(token)
             await self._save_later(execution, Checkpoint(value, f"the result of step {name!r}"))
             return value
+
+    def _read(self, request: Callable[[], T]) -> T:
+        return retry_outages(request, self._ctx.goes_on, self._ctx.store.availability)
+
+    async def _read_later(self, request: Callable[[], Awaitable[T]]) -> T:
+        return await retry_outages_async(request, self._ctx.goes_on, self._ctx.store.availability)
 
     def _claim(self, name: str, function: object, key: str | None) -> Place:
         """Return the place of a step, which no other step of this call may have."""

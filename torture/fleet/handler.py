@@ -25,8 +25,6 @@ PLANS: Final = {
 }
 """What a run's handler is to do, and how often. A run says so in its `assistant_id`."""
 
-STEPS: Final = ("one", "two", "three")
-"""The steps of the plan of that name."""
 DEADLINE_S: Final = 1
 
 
@@ -38,6 +36,11 @@ def new_run(run_id: str, plan: str) -> NewRun:
     if plan == "deadline":
         wanted["expires_in_s"] = DEADLINE_S
     return wanted
+
+
+def steps_of(ctx: Context) -> tuple[str, ...]:
+    """Return the names of the steps of the plan of that name: each attempt has one of its own, and the others."""
+    return (f"attempt{ctx.attempt}", "one", "two", "three")
 
 
 class Handling:
@@ -56,7 +59,8 @@ class Handling:
                 with suppress(RunstateError):  # the lease may be gone by now, or the database
                     await ctx.checkpoint({"attempt": ctx.attempt})
             if ctx.run.assistant_id == "steps":
-                for name in STEPS:
+                for name in steps_of(ctx):
+                    ctx.emit(name)
                     await ctx.step(name, self._called, ctx, name)
                     self._side.write(f"kept-{name}", ctx)
                     await asyncio.sleep(self._seconds(ctx))
@@ -78,7 +82,8 @@ class Handling:
             with suppress(RunstateError):
                 ctx.checkpoint({"attempt": ctx.attempt})
         if ctx.run.assistant_id == "steps":
-            for name in STEPS:
+            for name in steps_of(ctx):
+                ctx.emit(name)
                 ctx.step(name, self._called, ctx, name)
                 self._side.write(f"kept-{name}", ctx)
         return self._outcome(ctx)
@@ -86,6 +91,7 @@ class Handling:
     def _called(self, ctx: Context, name: str) -> int:
         """Be the function of a step."""
         self._side.write(f"called-{name}", ctx)
+        ctx.add_usage(1, 0)
         return ctx.attempt
 
     def _seconds(self, ctx: Context) -> float:
