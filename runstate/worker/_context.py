@@ -74,10 +74,12 @@ class Context:
             "_prompt",
             "_completion",
         ),
-        *("_saw_cancelling", "_steps", "_store", "_warned", "ends_at", "run", "tool_outputs"),
+        *("_saw_cancelling", "_steps", "_store", "_warned", "ends_at", "run", "steps_reset_losses", "tool_outputs"),
     )
 
-    def __init__(self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool, steps_reset_losses: bool = True
+    ) -> None:
         self._store = store
         self._lease = lease
         self._asynchronous = asynchronous
@@ -95,6 +97,7 @@ class Context:
         self._cancelling = self._saw_cancelling = False
         self._steps: HandlerSteps | None = None
         self._emitter: Emitter | None = None
+        self.steps_reset_losses: Final = steps_reset_losses
         self._warned = False
         # The time left is measured by the database's clock at the claim: this machine's wall clock may be wrong.
         expires_at = run.expires_at

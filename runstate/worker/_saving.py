@@ -27,6 +27,11 @@ class SavingContext(Protocol):
     run: StoredRun
 
     @property
+    def steps_reset_losses(self) -> bool:
+        """Whether a new step counts the losses of the run anew."""
+        ...
+
+    @property
     def store(self) -> Store:
         """The store of the worker."""
         ...

@@ -135,6 +135,7 @@ class HandlerSteps:
             "result": result,
             "usage": used,
             "total": None if used == NO_USAGE else self._ctx.usage,
+            "resets_losses": self._ctx.steps_reset_losses,
             "took_s": 0.0 if result is None else monotonic() - execution.began,
         }
 

@@ -302,6 +302,28 @@ def test_events_are_pruned(store: Store, prompt: Prompt, clock: ManualClock) -> 
         next(store.events(ended_run.id))
 
 
+@limited
+async def test_a_worker_prunes_events(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of runs that ended some time ago, as a setting says; the run and its steps stay."""
+    monkeypatch.setattr("runstate.worker._sweeper._PRUNE_S", 0.0)
+
+    def handler(ctx: Context) -> None:
+        ctx.emit("a")
+        ctx.step("work", int)
+
+    run = store.create(**new())
+    async with at_work(store, handler, events_kept_s=0.0):
+        await ended(store, run.id)
+        while store.events_page(run.id):
+            await asyncio.sleep(0.05)
+    assert 1 == len(store.steps(run.id))
+    run = store.create(**new())
+    async with at_work(store, handler):
+        await ended(store, run.id)
+        await asyncio.sleep(0.8)
+    assert ["a"] == data_of(store.events_page(run.id))
+
+
 def test_wrong_arguments_are_refused(store: Store) -> None:
     run = store.create(**new())
     wrong: list[Callable[[], object]] = [

@@ -283,6 +283,34 @@ def test_a_new_step_is_progress(store: Store) -> None:
         assert losses == store.get(run.id).lost
 
 
+def test_a_setting_says_that_steps_are_no_progress(store: Store) -> None:
+    """Then every worker that dies of the run counts, and the last attempt is the last."""
+
+    def handler(ctx: Context) -> None:
+        ctx.step("work", int, key=str(ctx.attempt))
+        raise Died
+
+    run = store.create(**new())
+    for attempt in range(1, 4):
+        lease = store.open_lease("dies")
+        claim = store.claim_id(lease, run.id) or store.take_over(lease, run_id=run.id)[0]
+        with pytest.raises(Died):
+            handler(Context(store, lease, claim, 0.0, False, steps_reset_losses=False))
+        store.close_lease(lease)
+        assert (attempt, attempt - 1) == (store.get(run.id).attempt, store.get(run.id).lost)
+        store.sweep()
+    assert "failed" == store.get(run.id).status
+    for reset, losses in ((True, 0), (False, 1)):
+        run = store.create(**new())
+        dies(store, run.id, lambda ctx: dies_at_once())
+        finish(store, lambda ctx: [ctx.step("work", int), None][1], steps_reset_losses=reset)
+        assert ("completed", losses) == (store.get(run.id).status, store.get(run.id).lost)
+
+
+def dies_at_once() -> None:
+    raise Died
+
+
 FORGED = (
     "INSERT INTO runstate_step SELECT seq, 'x', '', 1, version, attempt, '1', 0, 0, 1, 2 FROM runstate_run",
     "UPDATE runstate_step SET result = '2'",

@@ -39,6 +39,7 @@ def save_step_command(
     usage: Usage,
     total: Usage | None,
     took_s: float,
+    resets_losses: bool,
 ) -> InTransaction[bool]:
     """Return the command that keeps a step, or the mark of one. Raises `InvalidRun` for wrong values."""
     raise_if_invalid(
@@ -48,7 +49,7 @@ def save_step_command(
         + _SECONDS("took_s", took_s)
     )
     text = None if result is None else result.text
-    resets_losses = run.lost > 0 and text is not None
+    resets_losses = resets_losses and run.lost > 0 and text is not None
     held = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": lease.token}
     step = {"name": name, "key": key, "number": number, "result": text, "took": int(took_s * 1_000_000)}
     tokens = {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens}
@@ -125,16 +126,27 @@ class StepMixin(StoreBase):
         usage: Usage = NO_USAGE,
         total: Usage | None = None,
         took_s: float = 0.0,
+        resets_losses: bool = True,
     ) -> bool:
         """Keep a step of a claimed run, once. Return whether it is kept.
 
         `number` is its place among the steps of the run. With `result=None` only a mark is kept: the step is about to
         begin, and may have happened if no result follows. `usage` are the tokens of the step, `total` those of the
-        whole run so far, and `took_s` the seconds that the step took. Return False if the lease no longer has the run,
-        or has it by a later claim. Raises `InvalidRun` for wrong values.
+        whole run so far, and `took_s` the seconds that the step took. With `resets_losses`, the workers that died of
+        the run are counted anew. Return False if the lease no longer has the run, or has it by a later claim. Raises
+        `InvalidRun` for wrong values.
         """
         return self._transport.execute(
             save_step_command(
-                lease, run, name, key, number=number, result=result, usage=usage, total=total, took_s=took_s
+                lease,
+                run,
+                name,
+                key,
+                number=number,
+                result=result,
+                usage=usage,
+                total=total,
+                took_s=took_s,
+                resets_losses=resets_losses,
             )
         )
