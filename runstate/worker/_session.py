@@ -202,10 +202,10 @@ class WorkerSession:
             self.wake.set()
             return
         is_last_attempt = is_last(run.lost + 1, self.settings.max_attempts)
-        take = self._finish_last if is_last_attempt else self._finish
         if self.retries.known:
             claim = self.retries.with_usage(claim)
-        execution = RunExecution(self._context_of(claim, now), now, take)
+        ctx = Context(self.store, self.lease, claim, now, self._is_async, self.settings.steps_reset_losses)
+        execution = RunExecution(ctx, now, self._finish_last if is_last_attempt else self._finish)
         self.executions[execution.seq] = execution  # before the place is held: it is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(execution):
             del self.executions[execution.seq]
@@ -217,9 +217,6 @@ class WorkerSession:
             self._context.run(execution.begin, self.settings.handler, self._task_factory, self._is_held)
         else:
             self._thread_pool.submit(execution)
-
-    def _context_of(self, claim: Claim, now: float) -> Context:
-        return Context(self.store, self.lease, claim, now, self._is_async, self.settings.steps_reset_losses)
 
     def _may_begin_last(self, execution: RunExecution) -> bool:
         """Return whether no other run on its last attempt is at work in this process. If so, hold the place for it."""
