@@ -52,7 +52,8 @@ class Logged:
     """The call whose result a handler got."""
     told_first: dict[Step, Claim] = attrs.Factory(dict)
     """The first claim whose handler got the result."""
-    interrupted: set[Step] = attrs.Factory(set)
+    interrupted: dict[Step, Claim] = attrs.Factory(dict)
+    """The first claim whose handler got `StepInterrupted`."""
     over: dict[tuple[str, int], tuple[int, str, int]] = attrs.Factory(dict)
     """By run and version: the last attempt whose handler ended, its call, and how many events it had emitted."""
     outdated: int = 0
@@ -115,7 +116,7 @@ def _read(verdict: Verdict, side: Path) -> Logged:
         if note.what == "called":
             _read_called(verdict, logged, line, note)
         elif note.what == "interrupted":
-            logged.interrupted.add(step)
+            logged.interrupted[step] = min(claim, logged.interrupted.get(step, claim))
             verdict.expect(is_once(note.position), f"a step without once=True was interrupted: {step}")
         else:
             first = logged.told.setdefault(step, note.result)
@@ -129,9 +130,8 @@ def _read_called(verdict: Verdict, logged: Logged, line: Line, note: Note) -> No
     step, claim = (line.run_id, note.position), (line.version, line.attempt)
     if is_once(note.position) and step in logged.executions:
         verdict.double("a step with once=True was executed twice", f"{step} by {line.worker}")
-    if is_once(note.position) and step in logged.interrupted:
-        before = [each for each in logged.executions.get(step, ()) if each.claim == claim]
-        verdict.expect(not before, f"an interrupted step was executed again: {step} by {line.worker}")
+    if step in logged.interrupted and claim >= logged.interrupted[step]:
+        verdict.double("an interrupted step was executed", f"{step} by {line.worker}")
     if step in logged.told_first:
         if claim >= logged.told_first[step]:
             verdict.double("a step was executed again after its result was returned", f"{step} by {line.worker}")
@@ -147,7 +147,7 @@ def _kept_steps(verdict: Verdict, ask: Ask) -> dict[Step, Kept]:
         " CAST(s.result AS TEXT) FROM runstate_step AS s JOIN runstate_run AS r ON r.seq = s.run"
     ):
         position = _POSITIONS[name, key]
-        result = {"call": None, "position": position} if text is None else json.loads(text)
+        result: dict[str, Any] = {"call": None, "position": position} if text is None else json.loads(text)
         verdict.expect(result["position"] == position, f"{run_id} has the result {text} of step {position}")
         kept[run_id, position] = Kept((version, attempt), result["call"], (prompt, completion))
     return kept
