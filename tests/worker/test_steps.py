@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runstate import InvalidRun, ManualClock, Usage
+from runstate.clock import use_clock
 from runstate.errors import LeaseLost, RunNotFound, StoreUnavailable
 from runstate.store import Checkpoint, Store
 from runstate.worker import Context, Outcome, StepInterrupted
@@ -252,6 +253,29 @@ def test_a_step_that_comes_too_late_is_refused(store: Store, clock: ManualClock)
     assert [1, 2] == [other.step("first", lambda: 9), other.step("second", lambda: 2)]
     clock.advance(31)
     assert not store.save_step(lease, again.run, "third", number=3, result=Checkpoint(3))
+
+
+@pytest.mark.parametrize("left_s", range(6))
+def test_a_lease_that_ends_while_a_step_is_saved(store: Store, clock: ManualClock, left_s: int) -> None:
+    """The step and its tokens are kept together, or neither, at whichever statement the lease has ended."""
+
+    class Ticking(ManualClock):
+        def time(self) -> float:
+            self.now += 1.0
+            return self.now
+
+    run = store.create(**new())
+    lease = store.open_lease("w1", lease_s=30.0)
+    claim = store.claim_id(lease, run.id)
+    assert claim is not None
+    used = Usage(5, 7)
+    with use_clock(Ticking(clock.now + 30 - left_s)):
+        saved = store.save_step(lease, claim.run, "a", number=1, result=Checkpoint(1), usage=used, total=used)
+    clock.advance(31)
+    store.sweep()
+    (other,) = store.take_over(store.open_lease("w2"), run_id=run.id)
+    assert (used if saved else Usage(0, 0)) == other.usage
+    assert ([used] if saved else []) == [step.usage for step in store.steps(run.id)]
 
 
 def test_a_kept_step_is_written_once(store: Store) -> None:

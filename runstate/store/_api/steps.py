@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from runstate.clock import time_us
 from runstate.run import validators
 from runstate.run.values import NO_USAGE, Usage, raise_if_invalid
 from runstate.store._api.queries import seq_of
@@ -63,9 +64,10 @@ def save_step_command(
             used = {"total_prompt": total.prompt_tokens, "total_completion": total.completion_tokens}
             saved = session.execute(speak.save_step_with_usage, {**params, **used})
         else:
-            saved = session.execute(speak.save_step, params)
+            at = {"now": time_us()}  # of both statements: the lease must not end between them
+            saved = session.execute(speak.save_step, {**params, **at})
             if saved:
-                session.execute(speak.save_checkpoint, checkpoint_params(lease.token, run, usage=total))
+                session.execute(speak.save_checkpoint, {**checkpoint_params(lease.token, run, usage=total), **at})
         if not saved:
             return _is_kept(session, run, step)
         if resets_losses:
