@@ -11,7 +11,7 @@ import pytest
 
 from runstate import InvalidRun, ManualClock, Usage
 from runstate.clock import use_clock
-from runstate.errors import LeaseLost, RunNotFound, StoreUnavailable
+from runstate.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
 from runstate.store import Checkpoint, Store
 from runstate.worker import Context, Outcome, StepInterrupted
 from tests.store.support import Prompt
@@ -391,6 +391,15 @@ def test_wrong_values_are_refused(store: Store) -> None:
         with pytest.raises(InvalidRun):
             store.save_step(lease, claim.run, **params)
     assert () == store.steps(run.id)
+    for name, key, told in (("a", "", "step 'a'$"), ("a", "k", "step 'a' with the key 'k'$")):
+        with pytest.raises(StoreError, match=f"run {run.id} has no result of a {told}"):
+            store.step_result(claim.run, name, key)
+    assert store.save_step(lease, claim.run, "mark", number=1, result=None)
+    with pytest.raises(StoreError, match="has no result of a step 'mark'"):
+        store.step_result(claim.run, "mark")
+    for name, key in (("", ""), ("a", "x" * 5000)):
+        with pytest.raises(InvalidRun):
+            store.step_result(claim.run, name, key)
 
 
 def test_an_outage_while_a_step_is_saved(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

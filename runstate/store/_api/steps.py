@@ -16,11 +16,19 @@ from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.connection import Connection
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import Checkpoint, Lease, StepRecord
+from runstate.store.errors import StoreError
 
 __all__ = ["StepMixin", "save_step_command"]
 
 _NUMBER: Final = validators.integer(least=1)
 _SECONDS: Final = validators.number(0, validators.YEAR_10000)
+
+
+def _place_errors(name: object, key: object) -> validators.FieldErrors:
+    """Return the errors of the name and the key of a step. The key is empty if it has none."""
+    return validators.indexed_identifier("name", name) + (
+        () if key == "" else validators.indexed_identifier("key", key)
+    )
 
 
 def _decode_step(row: Any) -> StepRecord:
@@ -43,12 +51,7 @@ def save_step_command(
     resets_losses: bool,
 ) -> InTransaction[bool]:
     """Return the command that keeps a step, or the mark of one. Raises `InvalidRun` for wrong values."""
-    raise_if_invalid(
-        validators.indexed_identifier("name", name)
-        + (() if key == "" else validators.indexed_identifier("key", key))
-        + _NUMBER("number", number)
-        + _SECONDS("took_s", took_s)
-    )
+    raise_if_invalid(_place_errors(name, key) + _NUMBER("number", number) + _SECONDS("took_s", took_s))
     text = None if result is None else result.text
     resets_losses = resets_losses and run.lost > 0 and text is not None
     held = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": lease.token}
@@ -109,12 +112,17 @@ class StepMixin(StoreBase):
         )
 
     def step_result(self, run: StoredRun, name: str, key: str = "") -> Any:
-        """Return the result of a step that has one. Raises `InvalidRun` for a wrong name."""
-        raise_if_invalid(validators.indexed_identifier("name", name))
-        params = {"run": run.seq, "name": name, "key": key}
-        return self._transport.read(
-            lambda session: json.loads(session.execute(session.statements.step_result, params)[0][0])
-        )
+        """Return the result of a step. Raises `InvalidRun` for a wrong name or key, `StoreError` if it has none."""
+        raise_if_invalid(_place_errors(name, key))
+
+        def look(session: Connection) -> Any:
+            found = session.execute(session.statements.step_result, {"run": run.seq, "name": name, "key": key})
+            if not found or found[0][0] is None:
+                which = f"{name!r}" + (f" with the key {key!r}" if key else "")
+                raise StoreError(f"run {run.id} has no result of a step {which}")
+            return json.loads(found[0][0])
+
+        return self._transport.read(look)
 
     def save_step(
         self,
