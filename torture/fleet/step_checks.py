@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -73,14 +74,19 @@ def check_runs_of_steps(verdict: Verdict, url: str, side: Path) -> None:
                 " WHERE h.event = 'require_action' GROUP BY r.id"
             )
         )
-    for run_id, status, plan, _, _ in runs:
-        verdict.expect(status == "completed", f"{run_id} is {status}")
+    for run_id, status, _, _, attempt in runs:
+        if status != "completed":
+            claims = [there.claim for (run, _), there in kept.items() if run == run_id and there.call is not None]
+            last = max(claims, default=(0, 0))
+            verdict.wrong.append(f"{run_id} is {status} in attempt {attempt}; its last result is of {last}")
+    runs = [row for row in runs if row[1] == "completed"]
+    for run_id, _, plan, _, _ in runs:
         found, wanted = rounds.get(run_id, 0), int(plan == "tools")
         verdict.expect(found == wanted, f"{run_id} had {found} tool rounds, not {wanted}")
     _check_told(verdict, logged, kept)
     _check_kept(verdict, logged, kept)
     _check_complete(verdict, logged, kept, [row[0] for row in runs])
-    _check_events(verdict, logged, kept, events)
+    _check_events(verdict, logged, kept, events, {row[0] for row in runs})
     _check_usage(verdict, logged, kept, runs)
     results = sum(step.call is not None for step in kept.values())
     executed = sum(map(len, logged.executions.values()))
@@ -220,7 +226,9 @@ def _check_complete(verdict: Verdict, logged: Logged, kept: dict[Step, Kept], ru
             verdict.expect(has_result(run_id, position + instead), f"{run_id} has ended without step {position}")
 
 
-def _check_events(verdict: Verdict, logged: Logged, kept: dict[Step, Kept], events: dict[str, int]) -> None:
+def _check_events(
+    verdict: Verdict, logged: Logged, kept: dict[Step, Kept], events: dict[str, int], completed: AbstractSet[str]
+) -> None:
     """What a call emitted before a step was kept, before the mark of one, and before its outcome, is there."""
     wanted: dict[str, tuple[int, object]] = {}
 
@@ -234,6 +242,8 @@ def _check_events(verdict: Verdict, logged: Logged, kept: dict[Step, Kept], even
             if is_once(step[1]) or (there is not None and there.call == each.call):
                 want(each.call, each.emitted, f"before step {step}")
     for run, (_, call, emitted) in logged.over.items():
+        if run[0] not in completed:
+            continue
         want(call, emitted, f"before the outcome of {run}")
     for call, (emitted, why) in wanted.items():
         if events.get(call, 0) < emitted:

@@ -28,8 +28,8 @@ POSITIONS: Final = range(40)
 REPAIR: Final = 100
 """What is added to the position of an interrupted step, for the step that the handler executes instead."""
 CONCURRENCY: Final = 4
-MAX_ATTEMPTS: Final = 8
-"""Fewer than the workers that may die of one run. Each kept step must reset the count."""
+MAX_ATTEMPTS: Final = 20
+"""More workers than die of a run between two steps. More may die in all, since a new step resets the count."""
 _AT_ONCE: Final = range(20, 24)  # async handlers execute these together
 _TOOLS_AFTER: Final = 29
 GROUPS: Final[Sequence[Sequence[int]]] = [

@@ -79,7 +79,7 @@ def steps(ground: Ground, count: int, dialect: Dialect) -> Verdict:
                 raise GaveUp(f"only {len(died)} of {count} workers were killed")
             client.create()
             client.submit()
-            sleep(chance.uniform(0.02, 0.4))
+            sleep(chance.uniform(0.1, 0.5))
             verdict.wrong += processes.fallen()
             at_work = sorted(sessions_at_work(url).keys() & set(workers))
             if at_work:
