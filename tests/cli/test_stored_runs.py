@@ -1280,3 +1280,6 @@ def test_show_lists_the_steps_of_a_run(store_cli: StoreCli) -> None:
     assert ("ask", "k1", {"x": 1}, 42) == (first["name"], first["key"], first["result"], first["usage"]["total_tokens"])
     assert 1_500_000 == first["ended_at_us"] - first["began_at_us"]
     assert ("pay", "", None, None) == (second["name"], second["key"], second["result"], second["ended_at_us"])
+    lines = store_cli.invoke("runs", "history", run_id).stdout.splitlines()
+    assert [asked] == [line.split() for line in lines if line.startswith("ask")]
+    assert data["steps"] == store_cli.invoke_json("runs", "history", run_id)["steps"]

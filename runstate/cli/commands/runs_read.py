@@ -218,13 +218,18 @@ def _print_steps(steps: Sequence[StepRecord]) -> None:
 @store_option
 @json_option
 def history(run_id: str, url: str, as_json: bool) -> None:
-    """Print the history of a run: each move, its actor, and how long the run stayed in that status."""
+    """Print the history of a run: each move, its actor, and how long the run stayed in that status; and its steps."""
     with store_from_url(url) as store:
         entries = store.history(run_id)
+        steps = store.steps(run_id)
     if as_json:
-        print_json({"run_id": run_id, "history": [entry_to_json(entry) for entry in entries]})
-    else:
-        _print_history(entries)
+        history = [entry_to_json(entry) for entry in entries]
+        print_json({"run_id": run_id, "history": history, "steps": [*map(step_to_json, steps)]})
+        return
+    _print_history(entries)
+    if steps:
+        stdout_console().print()
+        _print_steps(steps)
 
 
 @click.command()
