@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from runstate.store import Entry, StepRecord, StoredRun
+from runstate.store import Entry, Event, StepRecord, StoredRun
 
-__all__ = ["entry_to_json", "run_to_json", "step_to_json"]
+__all__ = ["entry_to_json", "event_to_json", "run_to_json", "step_to_json"]
 
 
 def run_to_json(run: StoredRun) -> dict[str, Any]:
@@ -38,6 +38,11 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "detail": entry.detail,
         "cursor": entry.cursor,
     }
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """Return an output event. Its time is in Unix microseconds."""
+    return {"number": event.number, "attempt": event.attempt, "at_us": event.at_us, "data": event.data}
 
 
 def step_to_json(step: StepRecord) -> dict[str, Any]:

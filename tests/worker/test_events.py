@@ -291,8 +291,8 @@ def test_events_are_pruned(store: Store, prompt: Prompt, clock: ManualClock) -> 
     assert 3 == len(rows)
     assert {1, 2} == {row["number"] for row in rows if row["run_id"] == ended_run.id}
     clock.advance(10)
-    assert 0 == store.prune_events(11)
-    assert 1 == store.prune_events(9)
+    assert [0, 0] == [store.prune_events(11, dry_run=dry_run) for dry_run in (True, False)]
+    assert [1, 1, 1, 0] == [store.prune_events(9, dry_run=dry_run) for dry_run in (True, True, False, True)]
     assert [] == list(store.events(ended_run.id))
     assert ["live"] == data_of(store.events_page(live.id))
     assert 1 == store.prune(9)

@@ -1,12 +1,12 @@
-"""The commands that read stored runs: list, show, history, watch."""
+"""The commands that read stored runs: list, show, history, watch, events."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import click
 from rich.text import Text
@@ -15,15 +15,18 @@ from runstate.cli._key_values import as_mapping, key_value
 from runstate.cli._options import json_option, listen_url_option, store_from_url, store_option
 from runstate.cli._output import draw_lanes, position_of, print_json, stdout_console
 from runstate.cli._queues import empty_queue_hint
-from runstate.cli._stored_json import entry_to_json, run_to_json, step_to_json
+from runstate.cli._stored_json import entry_to_json, event_to_json, run_to_json, step_to_json
 from runstate.cli._tables import print_pairs, print_table, status_style
 from runstate.cli._times import duration, format_utc
 from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
-from runstate.store import Entry, StepRecord, StoredRun
+from runstate.store import Entry, Event, StepRecord, StoredRun
 
-__all__ = ["history", "list_runs", "show", "watch"]
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["events", "history", "list_runs", "show", "watch"]
 
 _VERSION: Final = re.compile(r"[0-9]{1,100}")  # the store refuses those that are too large
 _STATUSES: Final = [status.value for status in RunStatus]
@@ -256,3 +259,37 @@ def watch(run_id: str | None, url: str, listen_url: str | None, after: str | Non
             line.append(f"  by {escape(entry.actor)}" if entry.actor else "")
             console.print(line)
             console.file.flush()
+
+
+@click.command()
+@click.argument("run_id", metavar="ID")
+@store_option
+@listen_url_option
+@click.option(
+    "--after", type=click.IntRange(0), default=0, metavar="N", help="Resume after the event with this number."
+)
+@click.option(
+    "--follow/--no-follow",
+    default=True,
+    show_default=True,
+    help="Wait for new events until the run has ended, or print only those that are there.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for programs.")
+def events(run_id: str, url: str, listen_url: str | None, after: int, follow: bool, as_json: bool) -> None:
+    """Print the output events that the handler of a run emits: the number, the time, the attempt and the data.
+
+    A later attempt of a run may emit the same data again.
+    """
+    with store_from_url(url, listen_url) as store:
+        for event in store.events(run_id, after=after) if follow else _events_so_far(store, run_id, after):
+            if as_json:
+                click.echo(json.dumps(event_to_json(event)))
+                continue
+            at, data = format_utc(event.at_us, digits=3), json.dumps(event.data, ensure_ascii=False)
+            click.echo(f"{event.number}  {at}  attempt {event.attempt}  {escape(data)}")
+
+
+def _events_so_far(store: Store, run_id: str, after: int) -> Iterator[Event]:
+    while page := store.events_page(run_id, after):
+        yield from page
+        after = page[-1].number

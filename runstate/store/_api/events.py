@@ -114,14 +114,21 @@ class EventMixin(StoreBase):
 
         return self._transport.read(look)
 
-    def prune_events(self, older_than_s: float, *, limit: int = 1000) -> int:
+    def prune_events(self, older_than_s: float, *, limit: int = 1000, dry_run: bool = False) -> int:
         """Delete the events of up to `limit` runs that ended more than `older_than_s` seconds ago.
 
-        Return of how many runs. The runs stay, with their histories and steps. `prune` deletes events with their runs.
-        Raises `InvalidRun` for wrong arguments.
+        Return of how many runs. With `dry_run`, delete nothing, and return how many such runs with events there are.
+        The runs stay, with their histories and steps. `prune` deletes events with their runs. Raises `InvalidRun` for
+        wrong arguments.
         """
         raise_if_invalid(_AGE("older_than_s", older_than_s) + _LIMIT("limit", limit))
-        params = {"age": int(older_than_s * 1_000_000), "limit": limit}
-        return self._in_transaction(
-            lambda session: len({row[0] for row in session.execute(session.statements.prune_events, params)})
-        )
+        params = {"age": int(older_than_s * 1_000_000)}
+
+        def perform(session: Connection) -> int:
+            speak = session.statements
+            if dry_run:
+                count: int = session.execute(speak.prunable_events, params)[0][0]
+                return count
+            return len({row[0] for row in session.execute(speak.prune_events, {**params, "limit": limit})})
+
+        return self._in_transaction(perform)

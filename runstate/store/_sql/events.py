@@ -82,6 +82,15 @@ class Events(Steps):
         )
 
     @cached_property
+    def prunable_events(self) -> str:
+        """How many runs with events ended longer ago than `age` microseconds."""
+        return (
+            f"SELECT count(*) FROM runstate_run AS r WHERE {_ENDED}"
+            f" AND r.changed_at_us < {self.now} - {self.param('age')}"
+            " AND EXISTS (SELECT 1 FROM runstate_event AS e WHERE e.run = r.seq)"
+        )
+
+    @cached_property
     def prune_events(self) -> str:
         """Delete the events of up to `limit` runs that ended longer ago than `age` microseconds."""
         some = (
