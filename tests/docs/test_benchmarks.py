@@ -61,6 +61,30 @@ def test_the_steps_are_measured(tmp_path: Path, postgres_url: str) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_the_output_events_are_measured(tmp_path: Path, postgres_url: str) -> None:
+    """With few readers, on a server that is given: each reader has each event once, also after the kills."""
+    command = [sys.executable, "-m", "benchmarks.durable.events", "--quick", "--json"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, VARIABLE: postgres_url, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert 0 == done.returncode, done.stderr
+    result = json.loads(done.stdout)
+    figures, load = result["figures"], result["load"]
+    events = round(load["runs"] * load["rate"] * load["seconds"])
+    assert (events, events * load["readers"]) == (figures["busy"]["events"], figures["busy"]["deliveries"])
+    assert 0 < figures["busy"]["delay"]["median_ms"] <= figures["busy"]["delay"]["p99_ms"]
+    assert {"readers", "worker", "server"} == figures["busy"]["cpu"].keys()
+    assert figures["killed"]["events"] >= events
+    assert not figures["killed"]["server_killed"]
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_wrong_case_is_a_sentence() -> None:
     command = [sys.executable, "-m", "benchmarks.durable.steps", "--case", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
