@@ -55,7 +55,7 @@ class _RunTail:
     is_live: bool = True
     """False once the run has ended and all its events were read."""
     readers: int = 0
-    wakers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = attrs.Factory(list)
+    wakers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = attrs.Factory(list)
     """What wakes the coroutines that wait for the next event."""
 
     def after(self, number: int) -> Sequence[Event] | None:
@@ -129,16 +129,18 @@ class EventFeed:
 
     async def wait_async(self, tail: _RunTail, number: int) -> None:
         """Do the same as `wait`, in a coroutine."""
-        waker = (asyncio.get_running_loop(), asyncio.Event())
+        loop = asyncio.get_running_loop()
+        waker = (loop, loop.create_future())
         with self._news:
             if tail.last > number or not tail.is_live or self._closed:
                 return
             tail.wakers.append(waker)
         try:
-            await waker[1].wait()
-        finally:
+            await waker[1]
+        except BaseException:  # cancelled; a future that was set is no longer in the list
             with self._news, suppress(ValueError):
                 tail.wakers.remove(waker)
+            raise
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ class EventFeed:
             self._entries_changed = True
 
     def _publish(self, news: dict[int, list[Event]], ended: set[int]) -> None:
-        woken: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         with self._news:
             for seq in news.keys() | ended:
                 tail = self._tails.get(seq)
@@ -225,7 +227,7 @@ class EventFeed:
 
     def close(self) -> None:
         """Let all readers raise `StoreError`, and end the thread."""
-        woken: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         with self._news:
             self._closed = True
             thread = self._thread
@@ -241,9 +243,10 @@ class EventFeed:
             thread.join()
 
 
-def _set_all(wakers: Sequence[asyncio.Event]) -> None:
+def _set_all(wakers: Sequence[asyncio.Future[None]]) -> None:
     for waker in wakers:
-        waker.set()
+        if not waker.done():  # cancelled
+            waker.set_result(None)
 
 
 def _page(run_id: str, seq: int | None, after: int) -> Callable[[Connection], tuple[int, list[Event]]]:
