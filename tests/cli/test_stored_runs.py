@@ -79,7 +79,7 @@ class StoreCli:
 def emitted(store_cli: StoreCli, *values: Any) -> str:
     """Create a run under a lease, whose handler has emitted these values."""
     run_id = store_cli.create()
-    lease = store_cli.store.open_lease("w1")
+    lease = store_cli.store.open_lease("w1", lease_s=600)
     claim = store_cli.store.claim_id(lease, run_id)
     assert claim is not None
     emitter = store_cli.store.emitter(lease, claim.run)
@@ -612,7 +612,7 @@ def test_events_of_a_live_run_without_following(sqlite_cli: StoreCli) -> None:
 def test_events_are_followed_until_the_run_has_ended(store_cli: StoreCli) -> None:
     """An event is in the pipe when it is durable, and the end of the run ends the command."""
     run_id = store_cli.create()
-    lease = store_cli.store.open_lease("w1")
+    lease = store_cli.store.open_lease("w1", lease_s=600)
     claim = store_cli.store.claim_id(lease, run_id)
     assert claim is not None
     emitter = store_cli.store.emitter(lease, claim.run)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import click
 from rich.text import Text
@@ -21,7 +21,10 @@ from runstate.cli._times import duration, format_utc
 from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
-from runstate.store import Entry, Event, StepRecord, Store, StoredRun
+from runstate.store import Entry, Event, StepRecord, StoredRun
+
+if TYPE_CHECKING:
+    from runstate.store import Store
 
 __all__ = ["events", "history", "list_runs", "show", "watch"]
 
