@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from runstate.clock import monotonic
@@ -46,6 +47,7 @@ _MOST_TRACEBACK: Final = 20_000  # characters: the last ones are kept
 _MOST_PROGRESS: Final = 1000  # characters
 
 
+_CREATING: Final = Lock()
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
 
 
@@ -200,7 +202,8 @@ class Context:
         Raises `InvalidRun` for a wrong name or key and a result that is not JSON, `StepInterrupted`, and `LeaseLost` if
         another worker has the run.
         """
-        steps = self._steps = self._steps or HandlerSteps(self)
+        with _CREATING:
+            steps = self._steps = self._steps or HandlerSteps(self)
         return (steps.call_later if self._asynchronous else steps.call)(name, function, args, key, once)
 
     def progress(self, text: str) -> None:
@@ -218,15 +221,14 @@ class Context:
         Emit pieces of text, progress, partial results. This does not wait for the database: events are written together
         within 50 milliseconds, and before the next step is kept and the outcome is committed. Each has its attempt: a
         handler that is called again may emit the same again. Raises `InvalidRun` for a value that is not JSON or longer
-        than 1 Mi characters, `LeaseLost` if another worker has the run, and `StoreUnavailable` if more than 8 Mi
-        characters wait for the database.
+        than 1 Mi characters, and `LeaseLost` if another worker has the run. See `Emitter.emit` for a handler that emits
+        faster than the database takes.
 
             async for piece in answer:
                 ctx.emit({"text": piece})
         """
-        emitter = self._emitter
-        if emitter is None:
-            emitter = self._emitter = self._store.emitter(self._lease, self.run)
+        with _CREATING:  # a handler may emit in several threads
+            emitter = self._emitter = self._emitter or self._store.emitter(self._lease, self.run)
         emitter.emit(data)
 
     def note_usage(self) -> None:

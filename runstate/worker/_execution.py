@@ -12,7 +12,7 @@ from runstate.lifecycle import RunEvent
 from runstate.run.validators import with_article
 from runstate.store import Settle
 from runstate.store.availability import Availability
-from runstate.store.errors import LeaseLost
+from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._context import Context
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import met_outage
@@ -87,9 +87,7 @@ class RunExecution:
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
             if current is None or current.cancelling():
-                with suppress(asyncio.CancelledError, TimeoutError):
-                    async with asyncio.timeout(_FLUSH_S):
-                        await self._flush()
+                await self._flush_soon()
                 self._take(self, _CANCELLED)
                 raise
             returned = HandlerError(error)  # something that the handler awaited was cancelled
@@ -98,11 +96,24 @@ class RunExecution:
         except BaseException as error:
             returned = HandlerError(error)
         if self.ctx.emitter is not None:
-            try:
-                await self._flush()
-            except BaseException as error:
-                returned = HandlerError(error)
+            returned = await self._flushed(returned)
         self._take(self, returned)
+
+    async def _flushed(self, returned: object) -> object:
+        """Wait until the events are durable. Return the handler's return value, or the error of its events."""
+        try:
+            await self._flush()
+        except asyncio.CancelledError:  # the handler has ended before, and its return value counts
+            await self._flush_soon()
+        except Exception as error:
+            return HandlerError(error)
+        return returned
+
+    async def _flush_soon(self) -> None:
+        """Wait until the events are durable, but not for long."""
+        with suppress(asyncio.CancelledError, TimeoutError, StoreError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self._flush()
 
     async def _flush(self) -> None:
         """Wait until the events are durable: afterwards the outcome is committed, and the run takes no more."""

@@ -39,7 +39,7 @@ def call(handler: Handler, ctx: Context) -> object:
         finally:
             if ctx.emitter is not None:  # before the outcome is committed: afterwards the run takes no more
                 with suppress(LeaseLost):  # so the outcome will be refused, too
-                    ctx.emitter.flush()
+                    ctx.emitter.flush(ctx.goes_on)
     except BaseException as error:
         return HandlerError(error)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from inspect import isawaitable
+from threading import Lock
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from runstate.clock import monotonic
@@ -33,17 +34,26 @@ Place: TypeAlias = tuple[str, str]
 _NAME: Final = validators.indexed_identifier
 
 
+def _retrieve(saving: asyncio.Future[None]) -> None:
+    """Take the error of a save that nothing awaits, which asyncio would log."""
+    if not saving.cancelled():
+        saving.exception()
+
+
 class HandlerSteps:
     """The steps of one call of a handler."""
 
     def __init__(self, ctx: SavingContext) -> None:
         self._ctx = ctx
-        run = ctx.run
-        # A run that is begun for the first time has none.
-        self._before: dict[Place, bool] | None = {} if run.attempt == 1 and run.version == _FIRST_START else None
+        # Always read: after an outage the handler of a run may be called again in the same attempt.
+        self._before: dict[Place, bool] | None = None
         """The steps of earlier calls, and whether they have a result. None until they are read."""
         self._here: set[Place] = set()
         """The steps that this call has executed, or executes now."""
+        self._claiming = Lock()
+        """Guards `_here`: a handler may execute steps in several threads."""
+        self._unsaved: dict[Place, asyncio.Future[None]] = {}
+        """The saves that a step did not wait for to the end, because it was cancelled."""
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], key: str | None, once: bool) -> Any:
         """Execute a step of a plain handler, or return its kept result."""
@@ -75,6 +85,10 @@ class HandlerSteps:
             if self._before is None:
                 before = await self._read_later(lambda: ctx.store.aio.step_index(ctx.run))
                 self._before = before if self._before is None else self._before  # another step may have read them
+            unsaved = self._unsaved.pop(place, None)
+            if unsaved is not None:  # the function has returned already
+                await asyncio.shield(unsaved)
+                self._before[place] = True
             if self._is_kept(place):
                 return await self._read_later(lambda: ctx.store.aio.step_result(ctx.run, *place))
             execution = self._begun(place)
@@ -87,7 +101,15 @@ class HandlerSteps:
                     value = await value
             finally:
                 CURRENT_STEP.reset(token)
-            await self._save_later(execution, Checkpoint(value, f"the result of step {name!r}"))
+            saving = asyncio.ensure_future(
+                self._save_later(execution, Checkpoint(value, f"the result of step {name!r}"))
+            )
+            try:
+                await asyncio.shield(saving)
+            except asyncio.CancelledError:  # it is committed nevertheless: the step must not be executed again
+                saving.add_done_callback(_retrieve)
+                self._unsaved[place] = saving
+                raise
             return value
 
     def _read(self, request: Callable[[], T]) -> T:
@@ -102,11 +124,13 @@ class HandlerSteps:
         if not callable(function):
             raise_if_invalid(validators.wrong_type("function", "a function", function))
         place = (name, key or "")
-        if place in self._here:
+        with self._claiming:
+            is_new = place not in self._here
+            self._here.add(place)
+        if not is_new:
             which = f"step {name!r}" + (f" with the key {key!r}" if key is not None else "")
             told = f"{which} is executed twice in one call of the handler: give each its own name or key"
             raise_if_invalid([FieldError("key", told)])
-        self._here.add(place)
         return place
 
     @contextmanager
@@ -142,7 +166,7 @@ class HandlerSteps:
     def _save(self, execution: StepExecution, result: Checkpoint | None) -> None:
         ctx, params = self._ctx, self._params(execution, result)
         if ctx.emitter is not None:  # the step is not executed again, and would not emit them again
-            ctx.emitter.flush()
+            ctx.emitter.flush(ctx.goes_on)
         retry_until_saved(
             lambda: ctx.store.save_step(ctx.lease, ctx.run, execution.name, execution.key, **params),
             ctx.goes_on,
@@ -175,7 +199,3 @@ class HandlerSteps:
             close()  # or Python warns of a coroutine that was never awaited
         told = "returned an awaitable: the steps of a plain handler need plain functions"
         raise_if_invalid([FieldError("function", told)])
-
-
-_FIRST_START: Final = 2
-"""The version of a run that was started once."""

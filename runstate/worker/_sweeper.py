@@ -28,6 +28,7 @@ _SWEEP: Final = "sweep"
 _SWEEP_S: Final = 0.5  # between two checks for due work, with a jitter of 20 %
 _SWEEP_ANYWAY_S: Final = 15.0
 _PRUNE_S: Final = 600.0  # between two deletions of old events
+_PRUNE_MOST: Final = 20  # runs of one request
 
 
 class Sweeper:
@@ -54,9 +55,19 @@ class Sweeper:
                     if await self.sweep(anyway=now >= anyway_at):
                         anyway_at = now + _SWEEP_ANYWAY_S
                     if now >= prune_at:
-                        prune_at = now + _PRUNE_S
-                        await self._store.aio.prune_events(self._events_kept_s)
+                        more = await self._prune_events()
+                        prune_at = now if more else now + _PRUNE_S
             await asyncio.sleep(_SWEEP_S * (0.8 + 0.4 * random.random()))  # noqa: S311
+
+    async def _prune_events(self) -> bool:
+        """Delete old events of a few runs: a large request would delay others. Return whether there may be more."""
+        try:
+            return await self._store.aio.prune_events(self._events_kept_s, limit=_PRUNE_MOST) == _PRUNE_MOST
+        except StoreError:
+            raise
+        except Exception:  # a bug of this library must not end the sweeps
+            _log.exception("could not delete old events")
+            return False
 
     @property
     def is_due(self) -> bool:

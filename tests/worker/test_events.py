@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 
 from runstate import InvalidRun, ManualClock
 from runstate.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
-from runstate.store import Event, Store, open_store
-from runstate.worker import Context, Outcome
+from runstate.store import AsyncStore, Emitter, Event, Store, open_store
+from runstate.worker import Context, Outcome, StepInterrupted
 from tests.store.support import Prompt
 from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, limited, new
 from tests.worker.test_steps import Died, dies
@@ -220,8 +220,8 @@ def test_a_row_is_added_once(store: Store) -> None:
     row = EventRow(lease, claim.run, 1, ["1", "2"])
     execute = store._transport.execute
     for _ in range(2):
-        assert {claim.run.seq} == execute(save_events_command([row]))
-    assert set() == execute(save_events_command([EventRow(lease, claim.run, 1, ["1", "3"])]))
+        assert {row} == execute(save_events_command([row]))
+    assert not execute(save_events_command([EventRow(lease, claim.run, 1, ["1", "3"])]))
     assert [1, 2] == data_of(store.events_page(run.id))
 
 
@@ -239,6 +239,176 @@ def test_a_row_that_the_database_refuses_stops_no_other(store: Store, prompt: Pr
     for number in (0, 2):
         emitters[number].flush()
     assert [["x"], [], ["x"]] == [data_of(store.events_page(run.id)) for run in runs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handler_that_is_called_again_in_one_claim(store: Store, kind: str) -> None:
+    """After an outage the same worker calls it again: what was kept stays kept, and the numbers go on."""
+    calls: list[str] = []
+    outages = [StoreUnavailable("of another store"), StoreUnavailable("once more")]
+
+    def work(name: str) -> int:
+        calls.append(name)
+        return len(calls)
+
+    def plain(ctx: Context) -> None:
+        ctx.emit(len(outages))
+        assert 1 == ctx.step("work", work, "work")
+        if outages:
+            raise outages.pop()
+
+    async def later(ctx: Context) -> None:
+        ctx.emit(len(outages))
+        assert 1 == await ctx.step("work", work, "work")
+        if outages:
+            raise outages.pop()
+
+    run = finished(store, plain if kind == "plain" else later)
+    assert ("completed", ["work"], 1) == (run.status, calls, run.attempt)
+    assert [2, 1, 0] == data_of(store.events(run.id))
+
+
+def test_a_step_once_in_a_handler_that_is_called_again(store: Store) -> None:
+    """Its function has met an outage of its own: it may have happened, and the second call is told."""
+    calls: list[int] = []
+
+    def pay() -> None:
+        calls.append(1)
+        raise StoreUnavailable("of another store")
+
+    def handler(ctx: Context) -> Outcome | None:
+        try:
+            ctx.step("pay", pay, once=True)
+        except StepInterrupted:
+            return ctx.fail("server_error", "a person must look")
+        return None
+
+    run = finished(store, handler)
+    assert ("failed", [1]) == (run.status, calls)
+
+
+@limited
+async def test_a_cancel_while_the_last_events_are_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler has ended before: its outcome counts, and its events are there."""
+    flushing = asyncio.Event()
+    flush = Emitter.flush_async
+
+    async def slow(self: Emitter) -> None:
+        flushing.set()
+        await asyncio.sleep(0.3)
+        await flush(self)
+
+    monkeypatch.setattr(Emitter, "flush_async", slow)
+
+    async def handler(ctx: Context) -> None:
+        ctx.emit("last")
+
+    run = store.create(**new())
+    async with at_work(store, handler):
+        await flushing.wait()
+        await store.aio.request_cancel(run.id)
+        assert "completed" == (await ended(store, run.id)).status
+    assert ["last"] == data_of(store.events(run.id))
+
+
+@limited
+async def test_a_step_whose_save_is_cancelled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function has returned: it is not called again, and the next try gets its result."""
+    calls: list[int] = []
+    save = AsyncStore.save_step
+
+    async def work() -> int:
+        calls.append(1)
+        return len(calls)
+
+    async def handler(ctx: Context) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await ctx.step("work", work)
+        assert 1 == await ctx.step("work", work)
+
+    class Slow:
+        """`save_step`, half a second later."""
+
+        def __get__(self, aio: AsyncStore, owner: type) -> Callable[..., Any]:
+            async def saved(*args: Any, **given: Any) -> bool:
+                await asyncio.sleep(0.5)
+                return bool(await save.__get__(aio, owner)(*args, **given))
+
+            return saved
+
+    monkeypatch.setattr(AsyncStore, "save_step", Slow())
+    run = store.create(**new())
+    async with at_work(store, handler):
+        assert "completed" == (await ended(store, run.id)).status
+    assert [1] == calls
+
+
+def test_events_and_steps_of_several_threads(store: Store) -> None:
+    """Each event is there once, and each step is executed once."""
+    calls: list[int] = []
+
+    def speak(ctx: Context, barrier: Barrier, number: int) -> None:
+        barrier.wait()
+        for place in range(50):
+            ctx.emit([number, place])
+        ctx.step("work", calls.append, number, key=str(number))
+
+    def handler(ctx: Context) -> None:
+        barrier = Barrier(4)
+        threads = [Thread(target=speak, args=(ctx, barrier, number)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    run = finished(store, handler)
+    found = data_of(store.events(run.id))
+    assert 200 == len(found)
+    assert sorted([number, place] for number in range(4) for place in range(50)) == sorted(found)
+    assert ([0, 1, 2, 3], 4) == (sorted(calls), len(store.steps(run.id)))
+
+
+def test_a_reader_from_a_number_that_is_not_there_yet(store: Store) -> None:
+    """It gets what comes after that number, and readers of the same run are not disturbed."""
+    run = store.create(**new())
+    lease = store.open_lease("w1")
+    claim = store.claim_id(lease, run.id)
+    assert claim is not None
+    emitter = store.emitter(lease, claim.run)
+    found: dict[int, list[Any]] = {}
+
+    def read(after: int) -> None:
+        found[after] = data_of(store.events(run.id, after=after))
+
+    readers = [Thread(target=read, args=(after,)) for after in (3, 10**9, 0)]
+    for reader in readers:
+        reader.start()
+    for number in range(1, 6):
+        emitter.emit(number)
+        emitter.flush()
+    store.complete(run.id)
+    for reader in readers:
+        reader.join()
+    assert {0: [1, 2, 3, 4, 5], 3: [4, 5], 10**9: []} == found
+
+
+def test_emitting_more_than_the_store_takes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread waits for the database; an event loop, which must not block, fails with a sentence."""
+    monkeypatch.setattr("runstate.store._api.event_writer._MOST_WAITING", 3000)
+    text = "x" * 1000
+
+    def plain(ctx: Context) -> None:
+        for _ in range(30):
+            ctx.emit(text)
+
+    async def later(ctx: Context) -> None:
+        plain(ctx)
+
+    run = finished(store, plain)
+    assert ("completed", 30) == (run.status, len(list(store.events(run.id))))
+    told = error_of(finished(store, later))["message"]
+    assert "characters wait for the store: an async handler that emits much" in told
 
 
 FORGED = (
@@ -269,11 +439,15 @@ def test_the_database_refuses_events_of_others(store: Store, prompt: Prompt, sta
     tried = [*FORGED[:-1], *(FORGED[-1:] if status != "completed" else ())]
     for statement in tried if status != "in_progress" else tried[1:]:
         assert "runstate: " in (prompt.refusal(statement) or f"accepted: {statement}")
+    for column in ("'[1]'", "'{}'"):
+        wrong = FORGED[0].replace("2, 1", "2, 500" if column == "'[1]'" else "2, 1").replace("'[1]'", column)
+        assert prompt.refusal(wrong) is not None  # the count is that of the list
     gap = FORGED[0].replace("2, 1", "7, 1")
     assert "runstate: events are added one after the other" in (prompt.refusal(gap) or "accepted")
     if prompt.is_sqlite:
         replace = "INSERT OR REPLACE INTO runstate_event SELECT run, number, count, version, attempt, '[2]', 5"
         assert prompt.refusal(f"{replace} FROM runstate_event") is not None
+        assert prompt.refusal("SELECT rowid FROM runstate_event") is not None  # nor is there another way to a row
     assert before == prompt.rows("runstate_event")
 
 

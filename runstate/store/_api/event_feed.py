@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequen
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock, Thread
 from threading import Event as Signal
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -31,6 +31,7 @@ _log: Final = logging.getLogger("runstate.store")
 
 _SPACE_S: Final = 0.02  # between two reads
 _LOOK_S: Final = 0.5  # between two reads without a notification
+_CLOSING_S: Final = 5.0  # for a read to finish when the feed is closed
 _MOST_ROWS: Final = 5000  # of one read
 _MOST_KEPT: Final = 2000  # events of a run: a reader that is further behind reads for itself
 
@@ -85,8 +86,10 @@ class EventFeed:
         self._news = Condition(Lock())
         """Guards the tails. Notified when there is something for plain readers."""
         self._wake = Signal()
-        self._entries_changed = True
-        """Whether a run may have ended since the last read."""
+        self._entries_changed = Signal()
+        """Set when a run may have ended since the last read."""
+        self._looked_at = float("-inf")
+        """When the ends of runs were read last, by the monotonic clock."""
         self._closed = False
         self._thread: Thread | None = None
 
@@ -102,7 +105,7 @@ class EventFeed:
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="runstate-event-feed", daemon=True)
                 self._thread.start()
-        self._entries_changed = True
+        self._entries_changed.set()
         self._wake.set()
         try:
             yield tail
@@ -146,7 +149,7 @@ class EventFeed:
 
     def _on_change(self, change: Change) -> None:
         if change & Change.ENTRY:
-            self._entries_changed = True
+            self._entries_changed.set()
         if change & (Change.EVENT | Change.ENTRY) and not self._wake.is_set():
             self._wake.set()
 
@@ -154,8 +157,7 @@ class EventFeed:
         backoff = Backoff()
         with self._notifier.subscribe(self._on_change):
             while True:
-                if not self._wake.wait(_LOOK_S):
-                    self._entries_changed = True
+                self._wake.wait(_LOOK_S)
                 self._wake.clear()
                 began = monotonic()
                 if self._is_done():
@@ -186,7 +188,8 @@ class EventFeed:
             places = [(tail.seq, tail.last) for tail in self._tails.values() if tail.is_live]
         if not places:
             return
-        ends, self._entries_changed = self._entries_changed, False
+        ends = self._entries_changed.is_set() or monotonic() > self._looked_at + _LOOK_S
+        self._entries_changed.clear()
 
         def look(session: Connection) -> tuple[set[int] | None, Sequence[Any]]:
             params = session.bind_rows(POSITION_COLUMNS, places)
@@ -195,7 +198,13 @@ class EventFeed:
                 live = {row[0] for row in session.execute(session.statements.live_runs, params)}
             return live, session.execute(session.statements.new_events, {**params, "limit": _MOST_ROWS})
 
-        live, rows = self._read(look)
+        try:
+            live, rows = self._read(look)
+        except BaseException:
+            self._entries_changed.set()
+            raise
+        if ends:
+            self._looked_at = monotonic()
         news: dict[int, list[Event]] = {}
         for seq, *row in rows:
             news.setdefault(seq, []).extend(decode_events(*row))
@@ -204,7 +213,7 @@ class EventFeed:
             self._wake.set()
         self._publish(news, {seq for seq, _ in places} - live if live is not None and is_complete else set())
         if live is not None and not is_complete:
-            self._entries_changed = True
+            self._entries_changed.set()
 
     def _publish(self, news: dict[int, list[Event]], ended: set[int]) -> None:
         woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
@@ -240,7 +249,7 @@ class EventFeed:
                 loop.call_soon_threadsafe(_set_all, wakers)
         self._wake.set()
         if thread is not None:
-            thread.join()
+            thread.join(_CLOSING_S)
 
 
 def _set_all(wakers: Sequence[asyncio.Future[None]]) -> None:
@@ -249,52 +258,76 @@ def _set_all(wakers: Sequence[asyncio.Future[None]]) -> None:
             waker.set_result(None)
 
 
-def _page(run_id: str, seq: int | None, after: int) -> Callable[[Connection], tuple[int, list[Event]]]:
-    def look(session: Connection) -> tuple[int, list[Event]]:
-        number = seq_of(session, run_id) if seq is None else seq
-        return number, read_events(session, number, after)
+def _page(run_id: str, seq: int | None, after: int) -> Callable[[Connection], tuple[int, int, list[Event]]]:
+    """Return the function that reads the seq of a run, the number of its last event, and its events after a number."""
+
+    def look(session: Connection) -> tuple[int, int, list[Event]]:
+        run = seq_of(session, run_id) if seq is None else seq
+        page = read_events(session, run, after)
+        last: Sequence[Any] = () if page else session.execute(session.statements.last_event, {"run": run})
+        return run, last[0][0] if last else 0, page
 
     return look
 
 
+class _Reader:
+    """The position of a reader of one run. Its caller reads what `next_read` returns, in a loop."""
+
+    def __init__(self, run_id: str, after: int) -> None:
+        self.run_id = run_id
+        self.after = after
+        """The number of the last event that was yielded, or from which the caller resumes."""
+        self.seq: int | None = None
+        self.start = after
+        """Where the feed begins: the caller may resume after an event that does not exist yet."""
+
+    def page(self) -> Callable[[Connection], tuple[int, int, list[Event]]]:
+        return _page(self.run_id, self.seq, self.after)
+
+    def take(self, seq: int, last: int, page: list[Event]) -> list[Event]:
+        self.seq = seq
+        self.start = min(self.after, last)
+        return page
+
+    def passed(self, event: Event) -> bool:
+        """Record an event. Return whether it is new to the reader."""
+        self.start = event.number
+        is_new = event.number > self.after
+        self.after = max(self.after, event.number)
+        return is_new
+
+
 def follow(feed: EventFeed, read: Read, run_id: str, after: int) -> Iterator[Event]:
     """Yield the events of a run after a number as they are written, until the run has ended."""
-    seq, page = read(_page(run_id, None, after))
-    while page:  # what is there before is read without the feed, which serves all readers
-        yield from page
-        after = page[-1].number
-        seq, page = read(_page(run_id, seq, after))
-    with feed.following(seq, after) as tail:
+    reader = _Reader(run_id, after)
+    while page := reader.take(*read(reader.page())):  # without the feed, which serves all readers
+        yield from filter(reader.passed, page)
+    with feed.following(cast("int", reader.seq), reader.start) as tail:
         while True:
-            events, is_live = feed.take(tail, after)
-            if events is None:
-                _, events = read(_page(run_id, seq, after))
-            for event in events:
-                after = event.number
-                yield event
-            if not events:
-                if not is_live:
+            events, is_live = feed.take(tail, reader.start)
+            if events is None or not (events or is_live):  # once more at the end: its commit was seen before some event
+                events = reader.take(*read(reader.page()))
+                if not events and not is_live:
                     return
-                feed.wait(tail, after)
+            yield from filter(reader.passed, events)
+            if not events:
+                feed.wait(tail, reader.start)
 
 
 async def follow_async(feed: EventFeed, read: Read, run_id: str, after: int) -> AsyncIterator[Event]:
     """Yield events like `follow`, for coroutines. `read` returns awaitables."""
-    seq, page = await read(_page(run_id, None, after))
-    while page:
-        for event in page:
+    reader = _Reader(run_id, after)
+    while page := reader.take(*await read(reader.page())):
+        for event in filter(reader.passed, page):
             yield event
-        after = page[-1].number
-        seq, page = await read(_page(run_id, seq, after))
-    with feed.following(seq, after) as tail:
+    with feed.following(cast("int", reader.seq), reader.start) as tail:
         while True:
-            events, is_live = feed.take(tail, after)
-            if events is None:
-                _, events = await read(_page(run_id, seq, after))
-            for event in events:
-                after = event.number
+            events, is_live = feed.take(tail, reader.start)
+            if events is None or not (events or is_live):
+                events = reader.take(*await read(reader.page()))
+                if not events and not is_live:
+                    return
+            for event in filter(reader.passed, events):
                 yield event
             if not events:
-                if not is_live:
-                    return
-                await feed.wait_async(tail, after)
+                await feed.wait_async(tail, reader.start)

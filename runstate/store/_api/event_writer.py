@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from threading import Event as Signal
 from threading import Lock, Thread
@@ -25,6 +25,7 @@ _GATHER_S: Final = 0.05  # events of this time are written together
 _GATHER_CHARS: Final = 2048  # of JSON: more is written at once
 _MOST_CHARS: Final = 1024 * 1024  # of one event
 _MOST_WAITING: Final = 8 * 1024 * 1024  # characters of one run that wait for the database
+_MOST_WRITTEN: Final = 4 * 1024 * 1024  # characters of one statement, and those of one more run
 _MOST_EVENTS: Final = 100_000  # of one run
 _LOOK_S: Final = 0.2  # between two checks whether the store was closed, during an outage
 
@@ -56,8 +57,9 @@ class Emitter:
         self._lock = Lock()
         self._texts: list[str] = []
         self._chars = 0
-        self._next: int | None = 1 if run.attempt == 1 and run.version == _FIRST_START else None
-        """The number of the next event. None until it is read from the store."""
+        self._next: int | None = None
+        """The number of the next event. None until it is read from the store: an earlier call may have emitted some."""
+        self._sending_chars = 0
         self._sending: EventRow | None = None
         """The row that is being written. It stays the same, so that a repeated one is recognised."""
         self._waiters: list[Waiter] = []
@@ -68,8 +70,9 @@ class Emitter:
         """Emit a JSON value as the next event of the run. This does not wait for the database.
 
         Raises `InvalidRun` for a value that is not JSON, or longer than 1 Mi characters, and for the 100,001st event of
-        a run; `LeaseLost` once events were refused because another worker has the run; and `StoreUnavailable` if more
-        than 8 Mi characters wait for the database.
+        a run, and `LeaseLost` once events were refused because another worker has the run. If more than 8 Mi characters
+        wait for the database, this waits in a thread; it raises `StoreUnavailable` during an outage, and `InvalidRun`
+        inside an event loop, which it would block.
         """
         text = Checkpoint(data, "event").text
         if len(text) > _MOST_CHARS:
@@ -81,17 +84,37 @@ class Emitter:
                 raise_if_invalid(
                     [FieldError("event", f"the run has emitted {_MOST_EVENTS:,} events, and that is most")]
                 )
-            if self._chars > _MOST_WAITING:
-                raise StoreUnavailable(f"run {self.run.id}: its events wait for the store, which cannot be used now")
+            is_behind = self._chars + self._sending_chars > _MOST_WAITING
+        if is_behind:
+            self._catch_up()
+        with self._lock:
             self._texts.append(text)
             self._chars += len(text) + 1
             is_full = self._chars >= _GATHER_CHARS
         self._writer.add(self, at_once=is_full)
 
-    def flush(self) -> None:
+    def _catch_up(self) -> None:
+        """Wait for the database, or raise where that is not possible: a handler emits faster than it takes."""
+        if self._writer.is_away:
+            raise self._waits()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        told = (
+            f"{_MOST_WAITING // 1024 // 1024} Mi characters wait for the store:"
+            " an async handler that emits much has to await something, so that they can be written"
+        )
+        raise_if_invalid([FieldError("event", told)])
+
+    def _waits(self) -> StoreUnavailable:
+        return StoreUnavailable(f"run {self.run.id}: its events wait for the store, which cannot be used now")
+
+    def flush(self, wanted: Callable[[], bool] | None = None) -> None:
         """Wait until all events that were emitted before are durable. Blocks the thread.
 
-        Raises `LeaseLost` if another worker has the run.
+        Raises `LeaseLost` if another worker has the run, and `StoreUnavailable` as soon as `wanted` returns False.
         """
         done, errors = Signal(), list[Exception]()
 
@@ -101,7 +124,11 @@ class Emitter:
             done.set()
 
         if self._wait(settled):
-            done.wait()
+            while not done.wait(_LOOK_S):
+                if wanted is not None and not wanted():
+                    raise StoreUnavailable(
+                        f"run {self.run.id}: its events wait for the store, which cannot be used now"
+                    )
         if errors:
             raise errors[0]
 
@@ -139,7 +166,8 @@ class Emitter:
             return self._sending
         number = last_number(self.run) + 1 if self._next is None else self._next
         with self._lock:
-            texts, self._texts, self._chars = self._texts, [], 0
+            texts, self._texts = self._texts, []
+            self._sending_chars, self._chars = self._chars, 0
             self._sent_waiters, self._waiters = self._waiters, []
             self._next = number + len(texts)
             self._sending = EventRow(self.lease, self.run, number, texts)
@@ -155,7 +183,7 @@ class Emitter:
 
     def _settle(self, error: Exception | None) -> bool:
         with self._lock:
-            self._sending = None
+            self._sending, self._sending_chars = None, 0
             done, self._sent_waiters = self._sent_waiters, []
             if error is not None:
                 self._error, self._texts, self._chars = error, [], 0
@@ -172,16 +200,19 @@ class EventWriter:
 
     def __init__(
         self,
-        execute: Callable[[Command[set[int]]], set[int]],
+        execute: Callable[[Command[set[EventRow]]], set[EventRow]],
         last_number: Callable[[StoredRun], int],
         availability: Availability,
-        display_url: str,
+        check_open: Callable[[], None],
     ) -> None:
-        """Prepare. `execute` commits a command, and `last_number` reads the number of the last event of a run."""
+        """Prepare. `execute` commits a command, and `last_number` reads the number of the last event of a run.
+
+        `check_open` raises `StoreError` if the store is closed, or was opened by the parent of this process.
+        """
         self._execute = execute
         self._last_number = last_number
         self._availability = availability
-        self._display_url = display_url
+        self._check_open = check_open
         self._lock = Lock()
         self._dirty: dict[Emitter, None] = {}
         """The emitters with events to write."""
@@ -190,11 +221,15 @@ class EventWriter:
         self._closed = False
         self._thread: Thread | None = None
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the database cannot be used now."""
+        return self._availability.is_away
+
     def add(self, emitter: Emitter, *, at_once: bool) -> None:
         """Write the events of an emitter: soon, or at once. Raises `StoreError` if the store is closed."""
+        self._check_open()
         with self._lock:
-            if self._closed:
-                raise StoreError(f"the store {self._display_url} is closed")
             self._dirty[emitter] = None
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="runstate-events", daemon=True)
@@ -225,7 +260,11 @@ class EventWriter:
             while True:
                 try:
                     rows = [(each, row) for each in emitters if (row := each.take(self._last_number))]
-                    kept = self._execute(save_events_command([row for _, row in rows])) if rows else set()
+                    kept = {
+                        row
+                        for some in _parts([row for _, row in rows])
+                        for row in self._execute(save_events_command(some))
+                    }
                 except StoreError as error:
                     if not is_outage(error) or self._closed:
                         self._refuse(emitters, error)
@@ -245,7 +284,7 @@ class EventWriter:
             if retry is not None:
                 retry.end()
         for emitter, row in rows:
-            if row.run.seq not in kept:
+            if row not in kept:
                 emitter.refuse(LeaseLost(row.run, RunEvent.COMPLETE))
             elif emitter.written():
                 self._continue(emitter)
@@ -271,6 +310,18 @@ class EventWriter:
             thread.join(_CLOSING_S)
 
 
-_FIRST_START: Final = 2
-"""The version of a run that was started once."""
+def _parts(rows: Sequence[EventRow]) -> Iterator[Sequence[EventRow]]:
+    """Yield rows in parts: a database has a limit for one statement."""
+    part: list[EventRow] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += sum(map(len, row.texts))
+        if size > _MOST_WRITTEN:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
 _CLOSING_S: Final = 5.0

@@ -30,7 +30,7 @@ _AGE: Final = validators.number(0, validators.YEAR_10000)
 _MOST: Final = 1000  # rows per page
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class EventRow:
     """Events of a run that are written together, as one row."""
 
@@ -47,13 +47,13 @@ class EventRow:
         return f"[{','.join(self.texts)}]"
 
 
-def save_events_command(rows: Sequence[EventRow]) -> InTransaction[set[int]]:
-    """Return the command that adds rows of events, at most one of each run. Its result is the seqs of those kept."""
+def save_events_command(rows: Sequence[EventRow]) -> InTransaction[set[EventRow]]:
+    """Return the command that adds rows of events. Its result is those that are kept."""
 
-    def perform(session: Connection) -> set[int]:
+    def perform(session: Connection) -> set[EventRow]:
         if not session.row_by_row:
             return _save(session, rows)
-        kept: set[int] = set()  # the database has refused one of them
+        kept: set[EventRow] = set()  # the database has refused one of them
         for row in rows:
             try:
                 with session.savepoint():
@@ -65,15 +65,15 @@ def save_events_command(rows: Sequence[EventRow]) -> InTransaction[set[int]]:
     return InTransaction(perform, change=Change.EVENT, one_statement=True)
 
 
-def _save(session: Connection, rows: Sequence[EventRow]) -> set[int]:
+def _save(session: Connection, rows: Sequence[EventRow]) -> set[EventRow]:
     values: list[Row] = [
         (row.run.seq, row.run.version, row.run.attempt, row.lease.token, row.number, len(row.texts), row.data)
         for row in rows
     ]
     found = session.execute(session.statements.save_events, session.bind_rows(EVENT_COLUMNS, values))
-    kept: set[int] = {seq for seq, _ in found}
+    added = {tuple(each) for each in found}
     # A first request, whose reply was lost, may have added the others.
-    return kept | {row.run.seq for row in rows if row.run.seq not in kept and _is_kept(session, row)}
+    return {row for row in rows if (row.run.seq, row.number, row.run.attempt) in added or _is_kept(session, row)}
 
 
 def _is_kept(session: Connection, row: EventRow) -> bool:

@@ -82,11 +82,9 @@ def save_step_command(
 
 def _is_kept(session: Connection, run: StoredRun, step: Mapping[str, Any]) -> bool:
     """Return whether a first request, whose reply was lost, has kept this very step in this attempt."""
-    for row in session.execute(session.statements.steps, {"run": run.seq}):
-        name, key, _, attempt, *_, text = row
-        if (name, key, attempt, text) == (step["name"], step["key"], run.attempt, step["result"]):
-            return True
-    return False
+    place = {"run": run.seq, "name": step["name"], "key": step["key"]}
+    found = session.execute(session.statements.step_row, place)
+    return [(run.attempt, step["result"])] == [tuple(each) for each in found]
 
 
 class StepMixin(StoreBase):

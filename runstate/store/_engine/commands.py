@@ -307,7 +307,7 @@ class InTransaction(Command[T]):
     ) -> None:
         super().__init__(change)
         self.one_statement: Final = one_statement
-        """Whether the function writes by its first statement only, which needs no transaction around it."""
+        """Whether the function writes by one statement on PostgreSQL, where that needs no transaction around it."""
         self.is_idempotent: Final = is_idempotent
         """Whether the request can be repeated after a lost reply, with the same result."""
         self.callback: Final = callback

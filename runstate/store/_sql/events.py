@@ -24,8 +24,9 @@ class Events(Steps):
 
     @cached_property
     def save_events(self) -> str:
-        """Add rows of events of runs that a worker holds. Returns the run and number of those that were added."""
-        # Until events are committed no sweep closes the lease, or another worker would count from an older number.
+        """Add rows of events of runs that a worker holds. Returns run, number and attempt of those that were added."""
+        # Until events are committed no sweep closes the lease, or another worker would count from an older number; and
+        # the run does not end, or its readers would leave too early.
         return (
             f"WITH {self.table(EVENT_COLUMNS)}"
             " INSERT INTO runstate_event (run, number, count, version, attempt, data, at_us)"
@@ -33,8 +34,8 @@ class Events(Steps):
             " FROM t, v JOIN runstate_run AS r ON r.seq = v.seq"
             " JOIN runstate_worker_session AS w ON w.token = r.worker"
             f" WHERE r.worker = v.worker AND {self.same_claim('v.version', 'v.attempt')}"
-            f" AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t){self.dialect.hold_lease}"
-            " ON CONFLICT (run, number) DO NOTHING RETURNING run, number"
+            f" AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t){self.dialect.hold_run_and_lease}"
+            " ON CONFLICT (run, number) DO NOTHING RETURNING run, number, attempt"
         )
 
     @cached_property
@@ -93,12 +94,16 @@ class Events(Steps):
     @cached_property
     def prune_events(self) -> str:
         """Delete the events of up to `limit` runs that ended longer ago than `age` microseconds."""
+        # From one run with events to the next by the key: most ended runs have none, and most events are young.
+        following = "SELECT min(e.run) FROM runstate_event AS e WHERE e.run > found.run"
         some = (
-            "SELECT DISTINCT e.run FROM runstate_event AS e JOIN runstate_run AS r ON r.seq = e.run"
+            "SELECT r.seq FROM found JOIN runstate_run AS r ON r.seq = found.run"
             f" WHERE {_ENDED} AND r.changed_at_us < (SELECT now FROM t) - {self.param('age')}"
             f" LIMIT {self.param('limit')}"
         )
         return (
-            f"WITH t AS (SELECT {self.now} AS now) DELETE FROM runstate_event"
-            f" WHERE run {self.dialect.among(some)} RETURNING run"
+            f"WITH RECURSIVE t AS (SELECT {self.now} AS now),"
+            " found(run) AS (SELECT min(run) FROM runstate_event"
+            f" UNION ALL SELECT ({following}) FROM found WHERE found.run IS NOT NULL)"
+            f" DELETE FROM runstate_event WHERE run {self.dialect.among(some, 'r')} RETURNING run"
         )

@@ -75,6 +75,15 @@ class Steps(Leases):
         )
 
     @cached_property
+    def step_row(self) -> str:
+        """The attempt and the result of a step."""
+        return (
+            f"SELECT s.attempt, {self.dialect.as_text('s.result')} FROM runstate_step AS s"
+            f" WHERE s.run = {self.param('run')}"
+            f" AND s.name = {self.param('name', 'text')} AND s.key = {self.param('key', 'text')}"
+        )
+
+    @cached_property
     def step_result(self) -> str:
         """The result of a step."""
         return (

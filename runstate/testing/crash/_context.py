@@ -28,6 +28,7 @@ _READS: Final = frozenset(
     {
         *("get", "list", "history", "entries", "progress", "steps", "step_index", "step_result", "counts", "queues"),
         *("latest_cursor", "owned", "overdue", "subscribe", "watch", "is_anything_due"),
+        *("events", "events_page", "last_event_number", "emitter"),
     }
 )
 _PLAIN: Final = (str, int, float, bool, type(None))
@@ -57,6 +58,11 @@ class CrashContext(Context):
                     had.prompt_tokens + after.prompt_tokens - before.prompt_tokens,
                     had.completion_tokens + after.completion_tokens - before.completion_tokens,
                 )
+
+    def emit(self, data: object) -> None:
+        """Do the same as `Context.emit`."""
+        self._call.require_alive()
+        super().emit(data)
 
     def step(self, name: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Do the same as `Context.step`, and record the step."""

@@ -148,6 +148,8 @@ class RunRunner:
             if error is None or (error.__cause__ is not None and has_died(error.__cause__)):
                 call.has_swallowed = True
             return
+        if ctx.emitter is not None:
+            ctx.emitter.flush()
         settle = ctx.settle(ended.returned) if ended.error is None else ctx.settle_error(ended.error, skipped=2)
         status = str(RUN_LIFECYCLE.target_of(settle.event))
         operation = call.begin("outcome", f"the outcome {status!r}")

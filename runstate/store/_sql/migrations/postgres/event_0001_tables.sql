@@ -11,7 +11,7 @@ CREATE TABLE runstate_event (
     data json NOT NULL,
     at_us bigint NOT NULL,
     PRIMARY KEY (run, number),
-    CHECK (number > 0 AND count > 0 AND json_typeof(data) = 'array')
+    CHECK (number > 0 AND count > 0 AND json_array_length(data) = count)
 );
 ---
 CREATE VIEW runstate_events AS

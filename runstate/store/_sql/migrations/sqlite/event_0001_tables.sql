@@ -11,8 +11,8 @@ CREATE TABLE runstate_event (
     data TEXT NOT NULL CHECK (json_valid(data) AND json_type(data) = 'array'),
     at_us INTEGER NOT NULL,
     PRIMARY KEY (run, number),
-    CHECK (number > 0 AND count > 0)
-) STRICT;
+    CHECK (number > 0 AND count > 0 AND json_array_length(data) = count)
+) STRICT, WITHOUT ROWID;
 ---
 CREATE VIEW runstate_events AS
 SELECT r.id AS run_id, e.number + d.key AS number, e.attempt, json_extract(e.data, '$[' || d.key || ']') AS data, e.at_us

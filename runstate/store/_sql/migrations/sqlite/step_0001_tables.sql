@@ -16,7 +16,7 @@ CREATE TABLE runstate_step (
     PRIMARY KEY (run, name, key),
     CHECK (prompt_tokens >= 0 AND completion_tokens >= 0 AND number > 0 AND name <> ''),
     CHECK ((ended_at_us IS NULL) = (result IS NULL))
-) STRICT;
+) STRICT, WITHOUT ROWID;
 ---
 CREATE VIEW runstate_steps AS
 SELECT r.id AS run_id, s.name, s.key, s.number, s.attempt, s.result, s.prompt_tokens, s.completion_tokens,
