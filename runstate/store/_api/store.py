@@ -181,7 +181,8 @@ class Store(StoreMethods):
                 bound.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
             connection.commit()
 
-        Raises `StoreError` if the connection leads to another store, and for every store in memory.
+        Raises `StoreError` for every store in memory, and at the first call inside the block if the connection leads to
+        another store.
         """
         if self._database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
