@@ -49,6 +49,8 @@ cov: $(DEV_READY)  ## all the tests, with coverage
 bench: $(BENCH_READY)  ## measure; decides nothing
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.durable
+	$(BIN)/python -m benchmarks.durable.steps
+	$(BIN)/python -m benchmarks.durable.events
 	$(BIN)/python -m benchmarks.durable.latency
 	$(BIN)/python -m benchmarks.durable.python_cost
 
@@ -93,7 +95,7 @@ endef
 .venv-newest/.ready: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install -q --upgrade "pip>=25.1"
-	.venv-newest/bin/python -m pip install -q -e ".[cli,postgres]" --group test
+	.venv-newest/bin/python -m pip install -q -e ".[cli,postgres,pydantic-ai]" --group test
 	@touch $@
 
 .venv-lowest/.ready: requirements/lowest.txt pyproject.toml
@@ -106,7 +108,7 @@ endef
 # dev.txt, so that installing one over another changes nothing. No address of an index is written.
 COMPILE := .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-annotate
-EXTRAS := --extra cli --extra postgres
+EXTRAS := --extra cli --extra postgres --extra pydantic-ai
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 
 lock: .venv-lock/.ready  ## pin the newest releases that fit together, with their hashes

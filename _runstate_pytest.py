@@ -15,6 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from runstate import ManualClock
     from runstate.store import Store
+    from runstate.testing.crash import CrashTest
     from runstate.testing.fixtures import MakeRun
 
 _KINDS = ("term", "lanes", "html", "json")
@@ -143,6 +144,16 @@ def run_store(request: pytest.FixtureRequest) -> Iterator[Store]:
         url = config.getini("runstate_store") or "sqlite:///:memory:"
     with temporary_store(url, request) as store:
         yield store
+
+
+@pytest.fixture
+def crash_test(run_store: Store) -> CrashTest:
+    """Lets the worker of a handler die at every point, in `run_store`: `crash_test(answer, probe=probe)`."""
+    from functools import partial
+
+    from runstate.testing import crash_test as function
+
+    return partial(function, store=run_store)
 
 
 @pytest.fixture

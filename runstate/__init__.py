@@ -12,6 +12,7 @@ so `import runstate` stays light.
     runstate.worker                    workers and their handlers, `drive`, `Dispatcher`
     runstate.testing                   assertions, fixtures, transition coverage, Hypothesis strategies, conformance
     runstate.diagram                   draws the lifecycle, and the position of a run in it
+    runstate.integrations.pydantic_ai  durable agents of Pydantic AI: model requests and tool calls are steps of a run
     runstate.integrations.transitions  the lifecycle as a `transitions.Machine`, for a model of your own
 
 The command `runstate` shows the lifecycle, and manages stored runs.
@@ -54,7 +55,7 @@ from runstate.run import (
 from runstate.run.errors import FieldError, InvalidRun, RunDecodeError, ToolOutputsMismatch
 
 if _typing.TYPE_CHECKING:
-    from runstate.store import AsyncStore, Entry, NewRun, Page, Store, StoredRun, open_store
+    from runstate.store import AsyncStore, Entry, Event, NewRun, Page, StepRecord, Store, StoredRun, open_store
     from runstate.store.errors import (
         AccessDenied,
         IdempotencyKeyReused,
@@ -75,14 +76,24 @@ if _typing.TYPE_CHECKING:
         Handler,
         Outcome,
         RunFailed,
+        StepInterrupted,
         TokenLimitReached,
         Worker,
         drive,
         drive_async,
     )
 else:
-    _STORE = ("AsyncStore", "Entry", "NewRun", "Page", "Store", "StoredRun", "open_store")
-    _WORKER = ("Context", "Dispatcher", "Handler", "Outcome", "RunFailed", "TokenLimitReached", "Worker")
+    _STORE = ("AsyncStore", "Entry", "Event", "NewRun", "Page", "StepRecord", "Store", "StoredRun", "open_store")
+    _WORKER = (
+        "Context",
+        "Dispatcher",
+        "Handler",
+        "Outcome",
+        "RunFailed",
+        "StepInterrupted",
+        "TokenLimitReached",
+        "Worker",
+    )
     _STORE_ERRORS = (
         "AccessDenied",
         "IdempotencyKeyReused",
@@ -126,6 +137,7 @@ __all__ = [
     "Dispatcher",
     "Entry",
     "ErrorCode",
+    "Event",
     "FieldError",
     "Handler",
     "IdempotencyKeyReused",
@@ -151,6 +163,8 @@ __all__ = [
     "RunStatus",
     "RunstateError",
     "SchemaMismatch",
+    "StepInterrupted",
+    "StepRecord",
     "Store",
     "StoreError",
     "StoreUnavailable",

@@ -27,8 +27,8 @@ from runstate import InvalidRun, Run, ToolCall
 from runstate.cli import cli
 from runstate.run.snapshot import RunSnapshot
 from runstate.store import AsyncStore, Lease, NewRun, Store, open_store
-from runstate.store._api.store import StoreMethods
-from runstate.testing import a_run
+from runstate.store._api.methods import StoreMethods
+from runstate.testing import Probe, a_run
 from runstate.testing.conformance import HttpAdapter, StoreAdapter
 from runstate.worker import Context, Dispatcher, Worker, drive, drive_async
 from tests.store.support import Prompt, birth, bring_in_store, insert, names
@@ -66,6 +66,7 @@ TEXTS = frozenset(
             "usage",
         ),
         *("metadata", "tools", "tool_choice", "response_format", "truncation_strategy"),  # a wire's keys may be empty
+        "key",  # of a step, which need not have one
         *("status", "order", "one_live_run_per_thread", "send"),  # words of a list, or no text at all
     )
 )
@@ -89,6 +90,8 @@ GIVEN: Mapping[str, Any] = {
     "message": "it broke",
     "older_than_s": 1.0,
     "outcomes": (),
+    "number": 1,
+    "result": None,
 }
 """What a method needs besides."""
 
@@ -253,6 +256,8 @@ OTHERS: Mapping[str, Callable[[Store, str], object]] = {
         f"a_run.settings.{name}": lambda store, word, name=name: a_run(store=store, **{name: word})  # type: ignore[misc]
         for name in BORN_WITH
     },
+    "Probe.effect.name": lambda store, word: Probe().effect(word),
+    "Probe.count.name": lambda store, word: Probe().count(word),
     "HttpAdapter.thread_id": lambda store, word: HttpAdapter("http://localhost:1", thread_id=word),
     "StoreAdapter.settings": lambda store, word: StoreAdapter(store, queue=word).create(),
     "StoreAdapter.claim.worker": lambda store, word: StoreAdapter(store).claim(word, "run_1"),
@@ -276,6 +281,10 @@ NO_NAMES = frozenset(
         *(
             "Claim",
             "Entry",
+            "Checkpoint",
+            "StepRecord",
+            "StepInterrupted",
+            "Context.step",  # tests/worker/test_steps.py
             "SweepResult",
             "Settle",
             "StoredRun",
@@ -289,6 +298,8 @@ NO_NAMES = frozenset(
             "TruncationStrategy",
             "Usage",
             "ConformanceReport",
+            "CrashFinding",
+            "CrashReport",
             "Violation",
             "Transition",
             "Lifecycle",

@@ -23,10 +23,12 @@ from runstate.store._engine import committer, execute_settle_and_claim, executor
 from runstate.store._engine.commands import Command
 from runstate.store._postgres import pooler
 from runstate.store._sql import leases, statements
+from runstate.store._sql import steps as sql_steps
 from runstate.store._sql.migrations import steps
 from runstate.store._sql.triggers import conditions
 from runstate.store._sqlite import connection, settle_and_claim
 from runstate.worker import _session as session
+from runstate.worker import _steps as worker_steps
 
 __all__ = ["BUGS", "Bug", "Change", "FunctionChange", "plant_functions", "planted"]
 
@@ -178,6 +180,44 @@ BUGS: Final[Mapping[str, Bug]] = {
         (
             Change(leases.Leases, "same_claim", " AND r.attempt = {attempt}", ""),
             Change(execute_settle_and_claim, "_is_same_claim", " and run.attempt == settle.run.attempt", ""),
+        ),
+    ),
+    "keeps_late_steps": Bug(
+        "A step is kept also for a worker that has lost the run; the guards do not mind.",
+        (
+            Change(sql_steps.Steps, "_saving", " AND r.worker = {self.param('worker')}", ""),
+            Change(
+                sql_steps.Steps,
+                "_saving",
+                " AND {self.same_claim(self.param('version'), self.param('attempt'))}",
+                "",
+            ),
+            Change(
+                steps.Migration,
+                "statements",
+                "[2]  # without the header",
+                "[2].replace('AND r.attempt = NEW.attempt', '').replace("
+                "'AND NEW.version BETWEEN r.version - 1 AND r.version', '')",
+            ),
+        ),
+        (
+            FunctionChange(
+                "runstate_step_kept",
+                r"\s+AND r\.attempt = NEW\.attempt AND NEW\.version BETWEEN r\.version - 1 AND r\.version",
+                "",
+            ),
+        ),
+    ),
+    "keeps_usage_later": Bug(
+        "The result of a step is committed before the tokens that it has used.",
+        (
+            Change(worker_steps.HandlerSteps, "_params", "None if used == NO_USAGE else self._ctx.usage", "None"),
+            Change(
+                worker_steps.HandlerSteps,
+                "_marked",
+                "    if result is None:",
+                "    self._ctx.note_usage()\n    if result is None:",
+            ),
         ),
     ),
     "keeps_no_small_table": Bug(

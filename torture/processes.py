@@ -39,7 +39,9 @@ class Processes:
         if here not in others.split(os.pathsep):  # or that server would not find these modules
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, others)))
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["torture.fleet.workers", "runstate.store._postgres.connection"])
+        self._context.set_forkserver_preload(
+            ["torture.processes", "torture.fleet.workers", "runstate.store._postgres.connection"]
+        )
         self.members: dict[str, BaseProcess] = {}
         """Those that live, by name."""
         self._born = 0

@@ -34,14 +34,16 @@ from benchmarks.postgres import empty_database, vacuum_tables
 TASK: Final = "work"
 
 
-def _title(package: str) -> str:
+def title(package: str) -> str:
+    """Return the name and the version of a package; the name alone if it is not installed."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         return package
 
 
-def _missing(*packages: str) -> str:
+def missing_package(*packages: str) -> str:
+    """Return a sentence about the first of these packages that is not installed; empty if all are."""
     for package in packages:
         try:
             version(package)
@@ -140,9 +142,9 @@ class PgQueuer(_AsyncPeer):
     0.1 s at the latest: tasks that returned since then run again if the worker dies.
     """
 
-    name = _title("pgqueuer")
+    name = title("pgqueuer")
     about = "asyncpg pool, uvloop, batch = slots, no other limit; 3 log rows; completions in batches within 0.1 s"
-    missing = _missing("pgqueuer", "asyncpg")
+    missing = missing_package("pgqueuer", "asyncpg")
 
     _queries: Any = None
     _connection: Any = None
@@ -225,9 +227,9 @@ class Procrastinate(_AsyncPeer):
     (deferred, started, succeeded).
     """
 
-    name = _title("procrastinate")
+    name = title("procrastinate")
     about = "psycopg pool, concurrency = slots, async task; each fetched and finished alone; 3 event rows"
-    missing = _missing("procrastinate")
+    missing = missing_package("procrastinate")
 
     _app: Any = None
     _work: Any = None
@@ -321,10 +323,10 @@ class Huey(Contestant):
     10 s).
     """
 
-    name = _title("huey")
+    name = title("huey")
     dialect = "sqlite"
     about = "SqliteHuey, fsync, threads = slots; fetching deletes, nothing is kept; no call for many"
-    missing = _missing("huey")
+    missing = missing_package("huey")
     creates_at_once = (1,)
     slots = (10, 100)
 
@@ -427,10 +429,10 @@ class Celery(Contestant):
     left, unacknowledged ones included. It has no call for many.
     """
 
-    name = _title("celery")
+    name = title("celery")
     dialect = "redis"
     about = "redis with appendfsync=always, threads = slots, acks_late, prefetch 64; nothing is kept; no call for many"
-    missing = _missing("celery", "redis") or ("" if shutil.which("redis-server") else "no redis-server here")
+    missing = missing_package("celery", "redis") or ("" if shutil.which("redis-server") else "no redis-server here")
     creates_at_once = (1,)
     slots = (10, 100)
 

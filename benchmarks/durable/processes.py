@@ -85,6 +85,15 @@ class WorkerProcesses:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._kill()
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes, once they have started."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
+    def are_alive(self) -> bool:
+        """Return whether no process has ended."""
+        return all(process.is_alive() for process in self._processes)
+
     def start(self) -> float:
         """Send the start signal to all; return the time."""
         now = monotonic()
@@ -116,7 +125,7 @@ class WorkerProcesses:
         while not is_done():
             if monotonic() > end:
                 raise MeasurementFailed(f"not done after {TIMEOUT_S:.0f} s: {list(self._done)} handlers called")
-            if not all(process.is_alive() for process in self._processes):
+            if not self.are_alive():
                 raise MeasurementFailed("a worker ended early")
             sleep(every)
 

@@ -45,6 +45,7 @@ def _command(name: str, *rest: str) -> Sequence[str]:
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "memory": Measurement(_command("benchmarks.memory"), ("--quick",)),
     "durable": Measurement(_command("benchmarks.durable"), ("--quick", "--seconds", "0.1", "--rounds", "1")),
+    "steps": Measurement(_command("benchmarks.durable.steps"), ("--quick",)),
     "latency": Measurement(_command("benchmarks.durable.latency"), ("--quick",)),
     "python_cost": Measurement(_command("benchmarks.durable.python_cost"), ("--quick",)),
     "storm_postgres": Measurement(

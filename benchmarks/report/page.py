@@ -15,6 +15,14 @@ ABOUT: Final = (
     "Written by `python -m benchmarks.report`, which runs every command below; with names it runs some, with"
     " `--render` none. No figure decides a test. How the store grows is in [docs/scale.md](docs/scale.md)."
 )
+STEPS: Final = (
+    "One run, in one worker process, keeps its steps one after the other: 200 steps with results of 20 kB, and 300 with"
+    " results of 100 bytes, of random text. Steps a second are timed inside the handler, from the first step to the"
+    " last. The WAL is what the server wrote for the whole run, by `pg_current_wal_insert_lsn()`. Medians over the"
+    " rounds, and the median of the ratios to runstate with a plain handler in the same database and round. Each"
+    " library is used as its documentation describes steps: runstate, absurd, pgtask and DBOS on PostgreSQL, and"
+    " runstate alone on SQLite."
+)
 FAULTS: Final = ("lost", "doubled", "illegal", "gaps")
 
 
@@ -94,6 +102,26 @@ def _start_table(found: Sequence[Mapping[str, Any]]) -> str:
         if row["p50_ms"] is not None
     ]
     return table(["", "median", "99 %"], rows)
+
+
+def steps(record: Record) -> Iterator[str]:
+    """Yield the steps a second, and the WAL of a run of steps."""
+    result = record["result"]
+    yield STEPS
+    yield from (f"- {name}: {about}" for name, about in result["contestants"].items())
+    rows = {(row["dialect"], row["contestant"], row["case"]): row for row in result["figures"]}
+    cases = list(dict.fromkeys(case for _, _, case in rows))
+    heads = [head for case in cases for head in (f"{case}, a second", "WAL, MB")]
+    lines = [
+        [f"{name}, {NAMES[dialect]}", *(cell for case in cases for cell in _step_cells(rows[dialect, name, case]))]
+        for dialect, name in dict.fromkeys((dialect, name) for dialect, name, _ in rows)
+    ]
+    yield table(["", *heads], lines)
+
+
+def _step_cells(row: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    wal = None if row["wal_bytes"] is None else f"{row['wal_bytes'] / 1e6:.2f}, {row['wal_ratio']:.2f}x"
+    return _rate(row), wal
 
 
 def python_cost(record: Record) -> Iterator[str]:
@@ -201,6 +229,7 @@ def bugs(record: Record) -> Iterator[str]:
 SECTIONS: Final[Mapping[str, tuple[str, Callable[[Record], Iterator[str]]]]] = {
     "memory": ("A run in memory", memory),
     "durable": ("A durable run", durable),
+    "steps": ("Durable steps", steps),
     "latency": ("Growth, idling, cancels, deadlines", latency),
     "python_cost": ("What of it is Python", python_cost),
     "storm_postgres": ("Storm on PostgreSQL", storm),
@@ -210,6 +239,9 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Record], Iterator[str]]]]] = {
     "trials": ("Trials of one fault each", trials),
     "bugs": ("Bugs put into the engine", bugs),
 }
+
+ANNOUNCED: Final = {"steps": ("python -m benchmarks.durable.steps --json", STEPS)}
+"""What the page describes before there is a result: the command, and what it measures."""
 
 
 def page(records: Mapping[str, Record]) -> str:
@@ -223,6 +255,9 @@ def page(records: Mapping[str, Record]) -> str:
     for name, (title, render) in SECTIONS.items():
         if name in records:
             parts += [f"## {title}", _provenance(records[name]), *_blocks(render(records[name]))]
+        elif name in ANNOUNCED:
+            command, about = ANNOUNCED[name]
+            parts += [f"## {title}", f"`{command}`, not measured yet.", about]
     return "\n\n".join(parts) + "\n"
 
 

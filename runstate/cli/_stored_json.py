@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from runstate.store import Entry, StoredRun
+from runstate.store import Entry, Event, StepRecord, StoredRun
 
-__all__ = ["entry_to_json", "run_to_json"]
+__all__ = ["entry_to_json", "event_to_json", "run_to_json", "step_to_json"]
 
 
 def run_to_json(run: StoredRun) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def run_to_json(run: StoredRun) -> dict[str, Any]:
         "queue": run.queue,
         "priority": run.priority,
         "attempt": run.attempt,
+        "lost": run.lost,
         "claimable": run.claimable,
     }
 
@@ -36,4 +37,27 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "actor": entry.actor,
         "detail": entry.detail,
         "cursor": entry.cursor,
+    }
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """Return an output event. Its time is in Unix microseconds."""
+    return {"number": event.number, "attempt": event.attempt, "at_us": event.at_us, "data": event.data}
+
+
+def step_to_json(step: StepRecord) -> dict[str, Any]:
+    """Return a step of a handler. Its times are Unix microseconds."""
+    return {
+        "name": step.name,
+        "key": step.key,
+        "number": step.number,
+        "attempt": step.attempt,
+        "result": step.result,
+        "usage": {
+            "prompt_tokens": step.usage.prompt_tokens,
+            "completion_tokens": step.usage.completion_tokens,
+            "total_tokens": step.usage.total_tokens,
+        },
+        "began_at_us": step.began_at_us,
+        "ended_at_us": step.ended_at_us,
     }

@@ -1,7 +1,8 @@
 """The table of transitions of a run, and the fields that depend on the status.
 
 All rules of the lifecycle are in `TRANSITIONS` and `PRESENT_IN` below, and nowhere else. The moves of a run, the
-diagrams, the table in the README and the judge of recorded runs are derived from these rows or tested against them.
+diagrams, the table in the README and the judge of recorded runs are derived from these rows or tested against them. So
+are the triggers of the databases, by a migration that a command generates.
 
 An event always leads to the same status. So the rows define two things: whether an event is allowed in a status (there
 is a row for it), and where it leads (the target of any row of the event).

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 from runstate._lazy import lazy
 
 if TYPE_CHECKING:
+    from runstate.store._api.async_store import AsyncStore
     from runstate.store._api.create import DEFAULT_QUEUE, NewRun
+    from runstate.store._api.event_writer import Emitter
+    from runstate.store._api.methods import BoundStore
     from runstate.store._api.open import open_store
     from runstate.store._api.queries import Page
-    from runstate.store._api.store import AsyncStore, BoundStore, Store
+    from runstate.store._api.store import Store
     from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, worker_name
     from runstate.store._notifier import Change
-    from runstate.store._types import Entry, StoredRun
+    from runstate.store._types import Entry, Event, StoredRun
     from runstate.store._worker_types import (
         Checkpoint,
         Claim,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         Lease,
         Settle,
         SettleAndClaimResult,
+        StepRecord,
         SweepResult,
     )
 else:
@@ -37,18 +41,21 @@ else:
         {
             "DEFAULT_MAX_ATTEMPTS": "runstate.store._api.worker_protocol",
             "DEFAULT_QUEUE": "runstate.store._api.create",
-            "AsyncStore": "runstate.store._api.store",
-            "BoundStore": "runstate.store._api.store",
+            "AsyncStore": "runstate.store._api.async_store",
+            "BoundStore": "runstate.store._api.methods",
             "Change": "runstate.store._notifier",
             "Checkpoint": "runstate.store._worker_types",
             "Claim": "runstate.store._worker_types",
+            "Emitter": "runstate.store._api.event_writer",
             "Entry": "runstate.store._types",
+            "Event": "runstate.store._types",
             "HeartbeatResult": "runstate.store._worker_types",
             "Lease": "runstate.store._worker_types",
             "NewRun": "runstate.store._api.create",
             "Page": "runstate.store._api.queries",
             "Settle": "runstate.store._worker_types",
             "SettleAndClaimResult": "runstate.store._worker_types",
+            "StepRecord": "runstate.store._worker_types",
             "Store": "runstate.store._api.store",
             "StoredRun": "runstate.store._types",
             "SweepResult": "runstate.store._worker_types",
@@ -65,13 +72,16 @@ __all__ = [
     "Change",
     "Checkpoint",
     "Claim",
+    "Emitter",
     "Entry",
+    "Event",
     "HeartbeatResult",
     "Lease",
     "NewRun",
     "Page",
     "Settle",
     "SettleAndClaimResult",
+    "StepRecord",
     "Store",
     "StoredRun",
     "SweepResult",

@@ -30,10 +30,12 @@ class Change(IntFlag):
     """A run may be claimable."""
     CANCELLING = 4
     """A cancel was requested."""
+    EVENT = 8
+    """A handler has emitted events, which are no entries."""
 
 
 NO_CHANGE: Final = Change(0)
-ALL_CHANGES: Final = Change.ENTRY | Change.QUEUED | Change.CANCELLING
+ALL_CHANGES: Final = Change.ENTRY | Change.QUEUED | Change.CANCELLING | Change.EVENT
 
 Listener: TypeAlias = Callable[[Change], None]
 """A function that receives notifications. It is called in any thread, and must not block."""

@@ -12,7 +12,7 @@ from runstate.lifecycle import RunEvent, RunStatus
 from runstate.run.record import JsonObject
 from runstate.run.snapshot import RunSnapshot
 
-__all__ = ["Entry", "StoredRun"]
+__all__ = ["Entry", "Event", "StoredRun"]
 
 
 class StoredRun(RunSnapshot):
@@ -146,3 +146,17 @@ class Entry:
     """The required calls, the submitted outputs, the traceback of a failure, or the attempt of a worker."""
     cursor: str = attrs.field(default="", eq=False)
     """The position of this entry among the entries of all runs. Pass it as `after` to resume after this entry."""
+
+
+@attrs.frozen
+class Event:
+    """A piece of output that a handler has emitted by `Context.emit`. Readers share it: do not change its data."""
+
+    number: int
+    """1 for the first event of the run, then increasing by one without a gap."""
+    attempt: int
+    """The attempt of the run that has emitted it. A later attempt may emit the same again."""
+    data: Any
+    """The JSON value."""
+    at_us: int
+    """When it was written, in Unix microseconds. Events that are written together have the same time."""

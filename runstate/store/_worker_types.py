@@ -140,6 +140,32 @@ class SweepResult:
         return len(self.expired) + len(self.failed) + len(self.cancelled)
 
 
+@attrs.frozen
+class StepRecord:
+    """A step that the handler of a run has kept."""
+
+    name: str
+    key: str
+    """The key among the steps of this name; empty without one."""
+    number: int
+    """Its place among the steps of the run."""
+    attempt: int
+    """The attempt of the run in which it was executed."""
+    result: Any
+    """What the function of the step returned. None also for a step without an end."""
+    usage: Usage
+    """The tokens that the step has used."""
+    began_at_us: int
+    """When it began, in Unix microseconds."""
+    ended_at_us: int | None
+    """When it ended. None for a step that was begun with `once=True`, and whose end nobody kept."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None if it has no end."""
+        return None if self.ended_at_us is None else (self.ended_at_us - self.began_at_us) / 1_000_000
+
+
 class Checkpoint:
     """A JSON value that is saved for the next attempt of a run. It is checked and serialised once.
 
@@ -148,14 +174,13 @@ class Checkpoint:
 
     __slots__ = ("text",)
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, name: str = "checkpoint") -> None:
+        """Serialise a value. Messages call it by `name`."""
         if not is_json(value):
-            raise_if_invalid(tuple(iter_json_errors("checkpoint", value)))
+            raise_if_invalid(tuple(iter_json_errors(name, value)))
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
         if len(text) > _MOST_CHECKPOINT:
-            raise_if_invalid(
-                [FieldError("checkpoint", f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")]
-            )
+            raise_if_invalid([FieldError(name, f"is too large: {len(text)} characters, at most {_MOST_CHECKPOINT}")])
         self.text: Final = text
         """The value as JSON."""
 

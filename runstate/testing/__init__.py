@@ -1,13 +1,13 @@
-"""A kit for tests of runs: assertions, factories, the 81 cells, transition coverage, and conformance.
+"""A kit for tests of runs: a crash test for handlers, assertions, the 81 cells, transition coverage, and conformance.
 
     from runstate.testing import a_run, assert_moves, assert_refused
 
     def test_a_finished_run_cannot_start():
         assert_refused(a_run("completed"), "start", allowed=[])
 
-The assertions take a `Run`, a stored run with its `store=`, or a run of a class of your own. There are also
-`runstate.testing.strategies` for Hypothesis, `runstate.testing.conformance` for a whole implementation, and the pytest
-plugin with its fixtures and `--runstate-cov`.
+`crash_test(handler)` lets the worker of a handler die at every point. The assertions take a `Run`, a stored run with
+its `store=`, or a run of a class of your own. There are also `runstate.testing.strategies` for Hypothesis,
+`runstate.testing.conformance` for a whole implementation, and the pytest plugin with its fixtures and `--runstate-cov`.
 """
 
 from runstate.testing.assertions import (
@@ -17,11 +17,16 @@ from runstate.testing.assertions import (
     assert_refused,
     assert_stamps,
 )
+from runstate.testing.crash import CrashFinding, CrashReport, CrashTestError, Probe, crash_test
 from runstate.testing.factories import TrackedRun, a_run
 from runstate.testing.matrix import Cell, Walk, cells, moves, refusals, walks
 
 __all__ = [
     "Cell",
+    "CrashFinding",
+    "CrashReport",
+    "CrashTestError",
+    "Probe",
     "TrackedRun",
     "Walk",
     "a_run",
@@ -31,6 +36,7 @@ __all__ = [
     "assert_refused",
     "assert_stamps",
     "cells",
+    "crash_test",
     "moves",
     "refusals",
     "walks",

@@ -9,10 +9,12 @@
 sends the runs again that such an engine did not deliver.
 """
 
-from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached
+from runstate.worker._context import Context
 from runstate.worker._dispatch import Dispatcher
 from runstate.worker._drive import drive, drive_async
+from runstate.worker._errors import RunFailed, StepInterrupted, TokenLimitReached
 from runstate.worker._handlers import Handler
+from runstate.worker._outcome import Outcome
 from runstate.worker._worker import Worker
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Handler",
     "Outcome",
     "RunFailed",
+    "StepInterrupted",
     "TokenLimitReached",
     "Worker",
     "drive",

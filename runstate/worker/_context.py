@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, get_args
-
-import attrs
 
 from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
-from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
-from runstate.run.errors import FieldError
+from runstate.run.arguments import Calls, GivenUsage, required_action_of
 from runstate.run.ids import new_run_id
-from runstate.run.validators import with_article
 from runstate.run.values import (
     ErrorCode,
     IncompleteDetails,
@@ -31,12 +28,15 @@ from runstate.store import Checkpoint, Claim, Lease, Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
-from runstate.worker._retry import retry_until_saved, retry_until_saved_async
+from runstate.worker._outcome import Outcome, fields_of, mistake_of
+from runstate.worker._saving import is_large, save_checkpoint, warn_of_size
+from runstate.worker._step_usage import count_usage, used_tokens
+from runstate.worker._steps import HandlerSteps
 
 if TYPE_CHECKING:
-    from runstate.store import Store
+    from runstate.store import Emitter, Store
 
-__all__ = ["Context", "Outcome", "RunFailed", "TokenLimitReached"]
+__all__ = ["Context"]
 
 log: Final = logging.getLogger("runstate.worker")
 
@@ -45,18 +45,9 @@ _REASON: Final = validators.one_of(get_args(IncompleteReason))
 _MOST_MESSAGE: Final = 1000  # characters of an exception's text in `last_error`
 _MOST_TRACEBACK: Final = 20_000  # characters: the last ones are kept
 _MOST_PROGRESS: Final = 1000  # characters
-_MOST_CALLS: Final = 5  # named in a message
 
 
-@attrs.frozen
-class Outcome:
-    """The outcome of a handler. The methods of `Context` make it, and the handler returns it."""
-
-    event: RunEvent
-    value: object = None
-    """The value that the event carries: a `RequiredAction`, a `LastError` or `IncompleteDetails`, or None."""
-
-
+_CREATING: Final = Lock()
 _COMPLETE: Final = Outcome(RunEvent.COMPLETE)
 
 
@@ -74,11 +65,23 @@ class Context:
     """
 
     __slots__ = (
-        *("_asynchronous", "_cancelling", "_checkpoint", "_lease", "_limit", "_made", "_prompt", "_completion"),
-        *("_saw_cancelling", "_store", "ends_at", "run", "tool_outputs"),
+        *(
+            "_asynchronous",
+            "_cancelling",
+            "_checkpoint",
+            "_emitter",
+            "_lease",
+            "_limit",
+            "_made",
+            "_prompt",
+            "_completion",
+        ),
+        *("_saw_cancelling", "_steps", "_store", "_warned", "ends_at", "run", "steps_reset_losses", "tool_outputs"),
     )
 
-    def __init__(self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool, steps_reset_losses: bool = True
+    ) -> None:
         self._store = store
         self._lease = lease
         self._asynchronous = asynchronous
@@ -94,6 +97,10 @@ class Context:
         self._made: Outcome | tuple[Outcome, ...] | None = None
         """The outcome that the handler made and must return. Several outcomes are a mistake of the handler."""
         self._cancelling = self._saw_cancelling = False
+        self._steps: HandlerSteps | None = None
+        self._emitter: Emitter | None = None
+        self.steps_reset_losses: Final = steps_reset_losses
+        self._warned = False
         # The time left is measured by the database's clock at the claim: this machine's wall clock may be wrong.
         expires_at = run.expires_at
         self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - claim.claimed_at_us / 1_000_000
@@ -148,12 +155,9 @@ class Context:
         Raises `TokenLimitReached` past a token limit of the run. The run then ends as incomplete, even if the handler
         catches the error. Raises `InvalidRun` for a value that is not a usage.
         """
-        if isinstance(prompt_tokens, Usage | Mapping):
-            if completion_tokens:
-                raise_if_invalid([FieldError("completion_tokens", "are given twice: the usage before has its own")])
-            added = usage_of(prompt_tokens)
-        else:
-            added = Usage(prompt_tokens, completion_tokens)
+        added = used_tokens(prompt_tokens, completion_tokens)
+        if self._steps is not None:
+            count_usage(added)
         spent = Usage(self._prompt + added.prompt_tokens, self._completion + added.completion_tokens)
         self._prompt, self._completion = spent.prompt_tokens, spent.completion_tokens
         self._limit = self.run.over_budget(spent)
@@ -169,25 +173,38 @@ class Context:
         """
         checkpoint = Checkpoint(value)
         self._checkpoint = value
-        if self._asynchronous:
-            return retry_until_saved_async(
-                lambda: self._store.aio.post_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
-                self._goes_on,
-                self._lease_lost,
-                self._store.availability,
-            )
-        return retry_until_saved(
-            lambda: self._store.save_checkpoint(self._lease, self.run, checkpoint=checkpoint, usage=self.usage),
-            self._goes_on,
-            self._lease_lost,
-            self._store.availability,
-        )
+        if is_large(checkpoint) and not self._warned:
+            self._warned = True
+            warn_of_size(self.run, checkpoint)
+        return save_checkpoint(self, checkpoint, asynchronous=self._asynchronous)
 
-    def _lease_lost(self) -> LeaseLost:
-        return LeaseLost(self.run, RunEvent.COMPLETE)
+    def step(
+        self, name: str, function: Callable[..., Any], *args: Any, key: str | None = None, once: bool = False
+    ) -> Any:
+        """Call `function(*args)` once in the life of the run, and keep its result. Return the result.
 
-    def _goes_on(self) -> bool:
-        return not self._cancelling
+        If another attempt, or the call after a tool round, comes to the same step, it gets the kept result, and nothing
+        is called. Steps are found by `name` and `key`: use a key where one name is used several times, such as the
+        number of a page or the id of a tool call. The same name and key twice in one call of the handler is an error.
+        The result is JSON. The tokens that `add_usage` adds inside are kept with it. An exception of the function
+        passes through, and nothing is kept.
+
+        An async handler awaits the step. Its function may be async too; a plain one blocks the event loop. Steps may
+        run at once, as with `asyncio.gather`.
+
+            answer = await ctx.step("answer", ask_model, prompt)
+            pages = [await ctx.step("page", fetch, url, key=url) for url in urls]
+
+        Between the call and the commit of its result a worker may die: then the function is called again. With
+        `once=True` a mark is committed before the call. If its result is missing, the next attempt gets
+        `StepInterrupted` instead, and the handler decides.
+
+        Raises `InvalidRun` for a wrong name or key and a result that is not JSON, `StepInterrupted`, and `LeaseLost` if
+        another worker has the run.
+        """
+        with _CREATING:
+            steps = self._steps = self._steps or HandlerSteps(self)
+        return (steps.call_later if self._asynchronous else steps.call)(name, function, args, key, once)
 
     def progress(self, text: str) -> None:
         """Set the progress text of the run, which `store.progress(run_id)` and `runstate runs show` read.
@@ -197,6 +214,22 @@ class Context:
         raise_if_invalid(validators.string("progress", text))
         shown = text.replace("\0", "")[:_MOST_PROGRESS].encode(errors="replace").decode()  # no lone surrogates
         self._store.post_checkpoint(self._lease, self.run, usage=self.usage, progress=shown)
+
+    def emit(self, data: object) -> None:
+        """Emit a JSON value as the next event of the run, for those who follow `store.events(run_id)`.
+
+        Emit pieces of text, progress, partial results. This does not wait for the database: events are written together
+        within 50 milliseconds, and before the next step is kept and the outcome is committed. Each has its attempt: a
+        handler that is called again may emit the same again. Raises `InvalidRun` for a value that is not JSON or longer
+        than 1 Mi characters, and `LeaseLost` if another worker has the run. See `Emitter.emit` for a handler that emits
+        faster than the database takes.
+
+            async for piece in answer:
+                ctx.emit({"text": piece})
+        """
+        with _CREATING:  # a handler may emit in several threads
+            emitter = self._emitter = self._emitter or self._store.emitter(self._lease, self.run)
+        emitter.emit(data)
 
     def note_usage(self) -> None:
         """Request to save the tokens used so far. This does not wait for the database."""
@@ -256,6 +289,29 @@ class Context:
 
     # --- for the worker -------------------------------------------------------------------------------------------
 
+    @property
+    def store(self) -> Store:
+        """The store of the worker."""
+        return self._store
+
+    @property
+    def lease(self) -> Lease:
+        """The lease under which the handler is called."""
+        return self._lease
+
+    def lease_lost(self) -> LeaseLost:
+        """Return the error of a write that came too late."""
+        return LeaseLost(self.run, RunEvent.COMPLETE)
+
+    def goes_on(self) -> bool:
+        """Return whether the handler is still wanted."""
+        return not self._cancelling
+
+    @property
+    def emitter(self) -> Emitter | None:
+        """The emitter of this call. None if the handler has emitted nothing."""
+        return self._emitter
+
     def await_from_now_on(self) -> None:
         """Make checkpoints awaitable from now on: the plain handler returned an awaitable."""
         self._asynchronous = True
@@ -286,20 +342,15 @@ class Context:
                 return self.settle_event(RunEvent.CONFIRM_CANCEL)
         elif outcome is made and isinstance(made, Outcome):
             return self.settle_event(made.event) if made is _COMPLETE else self._settle_made(made)
-        mistake = _mistake(outcome, made)
+        mistake = mistake_of(outcome, made)
         log.warning("run %s failed: %s", self.run.id, mistake)
         return self._settle(RunEvent.FAIL, last_error=LastError("server_error", mistake))
 
     def _settle_made(self, outcome: Outcome) -> Settle:
-        match outcome.value:
-            case RequiredAction() as action:
-                return self._settle(outcome.event, required_action=action)
-            case LastError() as error:
-                return self._settle(outcome.event, last_error=LastError(error.code, self._public(error.message)))
-            case IncompleteDetails() as details:
-                return self._settle(outcome.event, incomplete_details=details)
-            case _:
-                return self._settle(outcome.event)
+        value = outcome.value
+        if isinstance(value, LastError):
+            value = LastError(value.code, self._public(value.message))
+        return self._settle(outcome.event, **fields_of(value))
 
     def settle_error(self, error: BaseException, *, skipped: int = 0) -> Settle:
         """Return the `Settle` for an exception of a handler.
@@ -347,25 +398,3 @@ class Context:
             incomplete_details=incomplete_details,
             detail=detail,
         )
-
-
-def _mistake(returned: object, made: Outcome | tuple[Outcome, ...] | None) -> str:
-    """Return the message for a handler that did not return the one outcome it made."""
-    if isinstance(made, tuple):
-        calls = ", ".join(f"ctx.{outcome.event}(...)" for outcome in made[:_MOST_CALLS])
-        more = f" and {len(made) - _MOST_CALLS} more" if len(made) > _MOST_CALLS else ""
-        return f"the handler made {len(made)} outcomes, {calls}{more}; expected one, returned where it is made"
-    if made is not None:
-        call = f"ctx.{made.event}(...)"
-        what = "nothing" if returned is None else _shown(returned)
-        return f"the handler called {call} and returned {what}; expected `return {call}`"
-    return f"the handler returned {_shown(returned)}; expected what a method of the context returns, or nothing"
-
-
-def _shown(returned: object) -> str:
-    if not isinstance(returned, Outcome):
-        return with_article(type(returned).__name__)
-    try:
-        return f"an outcome, {returned.event}, that its context did not make"
-    except Exception:  # the handler made an `Outcome` itself, and its event has no text
-        return "an outcome that its context did not make"

@@ -133,7 +133,13 @@ class _SingleRun:
 
 
 def _single_run(
-    store: Store, handler: Handler, name: str | None, lease_s: float, max_attempts: int, stall_timeout_s: float | None
+    store: Store,
+    handler: Handler,
+    name: str | None,
+    lease_s: float,
+    max_attempts: int,
+    stall_timeout_s: float | None,
+    steps_reset_losses: bool,
 ) -> _SingleRun:
     return _SingleRun(
         WorkerSettings.checked(
@@ -145,6 +151,7 @@ def _single_run(
             lease_s=lease_s,
             max_attempts=max_attempts,
             stall_timeout_s=stall_timeout_s,
+            steps_reset_losses=steps_reset_losses,
         )
     )
 
@@ -158,6 +165,7 @@ def drive(
     lease_s: float = 30.0,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     stall_timeout_s: float | None = None,
+    steps_reset_losses: bool = True,
 ) -> StoredRun | None:
     """Claim one run by its id, call the handler once, commit the outcome, and return the run.
 
@@ -168,6 +176,7 @@ def drive(
     `name` is the actor in the history (the host and process by default). `lease_s` is the length of the lease, in
     seconds. A run of which `max_attempts` workers have died fails. `stall_timeout_s` is for how many
     seconds the event loop may stand still before the lease is no longer renewed (four leases by default).
+    `steps_reset_losses` is whether a new step of the run counts the workers that died of it anew.
 
         @app.task
         def answer_run(run_id: str) -> None:  # a Celery task
@@ -178,7 +187,7 @@ def drive(
     or `OutcomeUnknown` if the store is away when the run is claimed, or if the handler raised one of them. In the
     latter case the run is released, and another delivery continues it.
     """
-    driver = _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s)
+    driver = _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s, steps_reset_losses)
     outside_of_loops("drive_async")
     with interrupts_end_process(lambda: driver.session.worker_lease.ticks.moved_at):
         return asyncio.run(driver.drive(run_id))
@@ -193,6 +202,8 @@ async def drive_async(
     lease_s: float = 30.0,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     stall_timeout_s: float | None = None,
+    steps_reset_losses: bool = True,
 ) -> StoredRun | None:
     """Do the same as `drive`, inside an event loop."""
-    return await _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s).drive(run_id)
+    driver = _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s, steps_reset_losses)
+    return await driver.drive(run_id)

@@ -8,7 +8,7 @@ from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
 from runstate.run.values import ErrorCode, IncompleteReason, raise_if_invalid
 
-__all__ = ["RunFailed", "TokenLimitReached"]
+__all__ = ["RunFailed", "StepInterrupted", "TokenLimitReached"]
 
 _CODE: Final = validators.one_of(get_args(ErrorCode))
 
@@ -45,3 +45,20 @@ class RunFailed(RunstateError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class StepInterrupted(RunstateError):
+    """A step with `once=True` was begun in an earlier call, and its result was not kept: it may have happened.
+
+    The handler decides: it finds out what the step has done, or fails the run. The step is not executed again.
+    """
+
+    def __init__(self, run_id: str, name: str, key: str = "") -> None:
+        super().__init__(run_id, name, key)
+        self.run_id: str = run_id
+        self.name: str = name
+        self.key: str = key
+
+    def __str__(self) -> str:
+        which = f"{self.name!r} with the key {self.key!r}" if self.key else repr(self.name)
+        return f"step {which} of run {self.run_id} was begun, and its result was not kept: it may have happened"

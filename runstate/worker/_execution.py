@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeGuard, cast
 
 from runstate.lifecycle import RunEvent
 from runstate.run.validators import with_article
 from runstate.store import Settle
 from runstate.store.availability import Availability
-from runstate.worker._context import Context, Outcome, RunFailed, TokenLimitReached
+from runstate.store.errors import LeaseLost, StoreError
+from runstate.worker._context import Context
+from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import met_outage
 from runstate.worker._handlers import Handler, HandlerError, TaskFactory, discard, is_awaitable
+from runstate.worker._outcome import Outcome
 
 __all__ = ["NOT_CALLED", "RunExecution"]
 
@@ -23,6 +27,10 @@ _CANCELLED: Final = object()
 """Stands for the return value of a handler whose task was cancelled."""
 NOT_CALLED: Final = object()
 """Stands for the return value of a handler that was not called, because another worker may have its run by now."""
+
+
+_FLUSH_S: Final = 1.0
+"""How long a handler that was cancelled waits for its events to be written."""
 
 
 def _always(_: RunExecution) -> bool:
@@ -75,19 +83,43 @@ class RunExecution:
             self._take(self, NOT_CALLED)
             return
         try:
-            returned = await cast("Callable[[Context], Awaitable[Outcome | None]]", handler)(self.ctx)
+            returned: object = await cast("Callable[[Context], Awaitable[Outcome | None]]", handler)(self.ctx)
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
             if current is None or current.cancelling():
+                await self._flush_soon()
                 self._take(self, _CANCELLED)
                 raise
-            self._take(self, HandlerError(error))  # something that the handler awaited was cancelled
+            returned = HandlerError(error)  # something that the handler awaited was cancelled
         except GeneratorExit:
             raise  # the loop was closed: there is no worker to take the result
         except BaseException as error:
-            self._take(self, HandlerError(error))
-        else:
-            self._take(self, returned)
+            returned = HandlerError(error)
+        if self.ctx.emitter is not None:
+            returned = await self._flushed(returned)
+        self._take(self, returned)
+
+    async def _flushed(self, returned: object) -> object:
+        """Wait until the events are durable. Return the handler's return value, or the error of its events."""
+        try:
+            await self._flush()
+        except asyncio.CancelledError:  # the handler has ended before, and its return value counts
+            await self._flush_soon()
+        except Exception as error:
+            return HandlerError(error)
+        return returned
+
+    async def _flush_soon(self) -> None:
+        """Wait until the events are durable, but not for long."""
+        with suppress(asyncio.CancelledError, TimeoutError, StoreError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self._flush()
+
+    async def _flush(self) -> None:
+        """Wait until the events are durable: afterwards the outcome is committed, and the run takes no more."""
+        if self.ctx.emitter is not None:
+            with suppress(LeaseLost):  # so the outcome will be refused, too
+                await self.ctx.emitter.flush_async()
 
     def end(self, future: asyncio.Future[None]) -> None:
         """Take the result of a task that could not pass it on itself, as when it was cancelled before it began."""

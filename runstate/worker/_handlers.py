@@ -11,7 +11,9 @@ from typing import Any, TypeAlias, TypeGuard
 
 import attrs
 
-from runstate.worker._context import Context, Outcome
+from runstate.store.errors import LeaseLost
+from runstate.worker._context import Context
+from runstate.worker._outcome import Outcome
 
 __all__ = ["Handler", "HandlerError", "TaskFactory", "call", "discard", "is_awaitable", "task_factory"]
 
@@ -32,7 +34,12 @@ class HandlerError:
 def call(handler: Handler, ctx: Context) -> object:
     """Call a plain handler. Return its return value, or its exception as a `HandlerError`."""
     try:
-        return handler(ctx)
+        try:
+            return handler(ctx)
+        finally:
+            if ctx.emitter is not None:  # before the outcome is committed: afterwards the run takes no more
+                with suppress(LeaseLost):  # so the outcome will be refused, too
+                    ctx.emitter.flush(ctx.goes_on)
     except BaseException as error:
         return HandlerError(error)
 

@@ -1,32 +1,28 @@
-"""Saving a checkpoint while the store may be away: retry until it is saved or no longer wanted."""
+"""Requests of a handler while the store may be away: retry until they are done or no longer wanted."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from runstate.store.availability import Availability, Retry, is_outage
 from runstate.store.errors import LeaseLost, StoreError
 
-__all__ = ["retry_until_saved", "retry_until_saved_async"]
+__all__ = ["retry_outages", "retry_outages_async", "retry_until_saved", "retry_until_saved_async"]
+
+T = TypeVar("T")
 
 _LOOK_S: Final = 0.2  # between two checks whether the checkpoint is still wanted
 
 
-def retry_until_saved(
-    save: Callable[[], bool], wanted: Callable[[], bool], lost: Callable[[], LeaseLost], availability: Availability
-) -> Awaitable[None]:
-    """Save a checkpoint. Retry during an outage, as long as `wanted` returns True.
-
-    Return an awaitable that is already done. Raises the error of `lost` if `save` returns False, and a `StoreError`
-    that is not an outage.
-    """
+def retry_outages(request: Callable[[], T], wanted: Callable[[], bool], availability: Availability) -> T:
+    """Return the result of a request. Repeat it during an outage, as long as `wanted` returns True. Blocks."""
     retry: Retry | None = None
     try:
         while True:
             try:
-                saved = save()
+                result = request()
             except StoreError as error:
                 if not is_outage(error):
                     raise
@@ -43,7 +39,47 @@ def retry_until_saved(
     finally:
         if retry is not None:
             retry.end()
-    if not saved:
+    return result
+
+
+async def retry_outages_async(
+    request: Callable[[], Awaitable[T]],
+    wanted: Callable[[], bool],
+    availability: Availability,
+    first: Awaitable[T] | None = None,
+) -> T:
+    """Do the same as `retry_outages`, in a coroutine. `first` is the first request, if it was made already."""
+    retry: Retry | None = None
+    try:
+        while True:
+            try:
+                result = await (request() if first is None else first)
+            except StoreError as error:
+                first = None
+                if not is_outage(error) or not wanted():
+                    raise
+                retry = retry or Retry(availability)
+                retry.failed(error)
+                await retry.wait_later()
+            else:
+                break
+        if retry is not None:
+            retry.succeeded()
+    finally:
+        if retry is not None:
+            retry.end()
+    return result
+
+
+def retry_until_saved(
+    save: Callable[[], bool], wanted: Callable[[], bool], lost: Callable[[], LeaseLost], availability: Availability
+) -> Awaitable[None]:
+    """Save a checkpoint. Retry during an outage, as long as `wanted` returns True.
+
+    Return an awaitable that is already done. Raises the error of `lost` if `save` returns False, and a `StoreError`
+    that is not an outage.
+    """
+    if not retry_outages(save, wanted, availability):
         raise lost()
     return _Saved()
 
@@ -89,24 +125,5 @@ class _Saving:
         return self._wait().__await__()
 
     async def _wait(self) -> None:
-        retry: Retry | None = None
-        try:
-            while True:
-                try:
-                    saved = await self._saved
-                except StoreError as error:
-                    if not is_outage(error) or not self._wanted():
-                        raise
-                    retry = retry or Retry(self._availability)
-                    retry.failed(error)
-                    await retry.wait_later()
-                    self._saved = self._save()
-                else:
-                    break
-            if retry is not None:
-                retry.succeeded()
-        finally:
-            if retry is not None:
-                retry.end()
-        if not saved:
+        if not await retry_outages_async(self._save, self._wanted, self._availability, self._saved):
             raise self._lost()

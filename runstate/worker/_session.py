@@ -83,7 +83,7 @@ class WorkerSession:
         self.worker_lease: Final = WorkerLease(settings, self._on_heartbeat, self._on_lease_lost)
         self.retries: Final = Retries(self._on_retry_due)
         self.requests: Final = StoreRequests(self.store.availability)
-        self.sweeper: Final = Sweeper(self.store, self.requests, settings.max_attempts, self._on_swept)
+        self.sweeper: Final = Sweeper(settings, self.requests, self._on_swept)
         self.cancels: Final = CancelWatcher(lambda: self.store.aio.owned(self.lease), self._compare)
         self.wake: asyncio.Event
         """Set when the main loop has something to do."""
@@ -183,11 +183,11 @@ class WorkerSession:
 
     async def _await_handlers(self, left: Sequence[RunExecution]) -> None:
         """Wait for stopped handlers to end, for up to one second."""
-        until = monotonic() + _LEAVE_S
-        while not self._zombies.isdisjoint(left) and (seconds := until - monotonic()) > 0:
-            self.wake.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_S):
+                while not self._zombies.isdisjoint(left):
+                    self.wake.clear()
+                    await self.wake.wait()
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
@@ -202,10 +202,10 @@ class WorkerSession:
             self.wake.set()
             return
         is_last_attempt = is_last(run.lost + 1, self.settings.max_attempts)
-        take = self._finish_last if is_last_attempt else self._finish
         if self.retries.known:
             claim = self.retries.with_usage(claim)
-        execution = RunExecution(Context(self.store, self.lease, claim, now, self._is_async), now, take)
+        ctx = Context(self.store, self.lease, claim, now, self._is_async, self.settings.steps_reset_losses)
+        execution = RunExecution(ctx, now, self._finish_last if is_last_attempt else self._finish)
         self.executions[execution.seq] = execution  # before the place is held: it is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(execution):
             del self.executions[execution.seq]

@@ -20,6 +20,8 @@ __all__ = ["WorkerSettings"]
 
 _ATTEMPTS: Final = validators.integer(least=1)
 _STALL_S: Final = validators.number(0.2, validators.YEAR_10000)
+DEFAULT_EVENTS_KEPT_S: Final = 86_400.0
+_KEPT_S: Final = validators.number(0, validators.YEAR_10000)
 _STALL_LEASES: Final = 4  # the default stall timeout, in leases
 _MOST_SLOTS: Final = 10_000
 
@@ -36,6 +38,8 @@ class WorkerSettings:
     lease_s: float
     max_attempts: int
     stall_timeout_s: float
+    steps_reset_losses: bool = True
+    events_kept_s: float = DEFAULT_EVENTS_KEPT_S
 
     @classmethod
     def checked(
@@ -49,6 +53,8 @@ class WorkerSettings:
         lease_s: float,
         max_attempts: int,
         stall_timeout_s: float | None,
+        steps_reset_losses: bool,
+        events_kept_s: float = DEFAULT_EVENTS_KEPT_S,
     ) -> WorkerSettings:
         """Return the settings. Raises `TypeError` for a wrong store or handler, `ValueError` for a wrong setting."""
         check_store(store, handler)
@@ -62,4 +68,9 @@ class WorkerSettings:
         possible(_ATTEMPTS("max_attempts", max_attempts))
         possible(() if stall_timeout_s is None else _STALL_S("stall_timeout_s", stall_timeout_s))
         stall_s = _STALL_LEASES * lease_s if stall_timeout_s is None else stall_timeout_s
-        return cls(store, handler, concurrency, tuple(queues), actor, lease_s, max_attempts, stall_s)
+        possible(validators.boolean("steps_reset_losses", steps_reset_losses))
+        possible(_KEPT_S("events_kept_s", events_kept_s))
+        return cls(
+            *(store, handler, concurrency, tuple(queues), actor, lease_s, max_attempts, stall_s),
+            *(steps_reset_losses, events_kept_s),
+        )

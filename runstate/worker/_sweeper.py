@@ -14,6 +14,7 @@ from runstate.store import SweepResult
 from runstate.store.availability import is_outage
 from runstate.store.errors import StoreError
 from runstate.worker._requests import StoreRequests
+from runstate.worker._settings import WorkerSettings
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -26,30 +27,47 @@ _LOOK: Final = "look for what is due"
 _SWEEP: Final = "sweep"
 _SWEEP_S: Final = 0.5  # between two checks for due work, with a jitter of 20 %
 _SWEEP_ANYWAY_S: Final = 15.0
+_PRUNE_S: Final = 600.0  # between two deletions of old events
+_PRUNE_MOST: Final = 20  # runs of one request
 
 
 class Sweeper:
     """Sweeps a store when work is due, and at least every 15 seconds."""
 
     def __init__(
-        self, store: Store, requests: StoreRequests, max_attempts: int, on_swept: Callable[[SweepResult], None]
+        self, settings: WorkerSettings, requests: StoreRequests, on_swept: Callable[[SweepResult], None]
     ) -> None:
         """Call `on_swept` with the result after each sweep."""
-        self._store: Final = store
+        self._store: Final[Store] = settings.store
         self._requests: Final = requests
-        self._max_attempts: Final = max_attempts
+        self._max_attempts: Final = settings.max_attempts
+        self._events_kept_s: Final = settings.events_kept_s
         self._on_swept: Final = on_swept
 
     async def run(self) -> None:
         """Sweep repeatedly, with jitter, so that workers do not sweep at the same times. Does not return."""
         anyway_at = monotonic() + _SWEEP_ANYWAY_S * random.random()  # noqa: S311
+        prune_at = monotonic() + _PRUNE_S * random.random()  # noqa: S311
         while True:
             now = monotonic()
             if self.is_due:
                 with suppress(StoreError):  # postponed
                     if await self.sweep(anyway=now >= anyway_at):
                         anyway_at = now + _SWEEP_ANYWAY_S
+                    if now >= prune_at:
+                        more = await self._prune_events()
+                        prune_at = now if more else now + _PRUNE_S
             await asyncio.sleep(_SWEEP_S * (0.8 + 0.4 * random.random()))  # noqa: S311
+
+    async def _prune_events(self) -> bool:
+        """Delete old events of a few runs: a large request would delay others. Return whether there may be more."""
+        try:
+            return await self._store.aio.prune_events(self._events_kept_s, limit=_PRUNE_MOST) == _PRUNE_MOST
+        except StoreError:
+            raise
+        except Exception:  # a bug of this library must not end the sweeps
+            _log.exception("could not delete old events")
+            return False
 
     @property
     def is_due(self) -> bool:

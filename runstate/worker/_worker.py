@@ -21,7 +21,7 @@ from runstate.worker._handlers import Handler
 from runstate.worker._main_loop import OPEN, MainLoop
 from runstate.worker._phase import PhaseEvent, WorkerLife, WorkerPhase
 from runstate.worker._session import WorkerSession
-from runstate.worker._settings import WorkerSettings
+from runstate.worker._settings import DEFAULT_EVENTS_KEPT_S, WorkerSettings
 from runstate.worker._shutdown import ShutdownTimeout
 from runstate.worker._signals import StopSignals
 
@@ -52,6 +52,9 @@ class Worker:
     `stall_timeout_s` is for how many seconds a handler may block the event loop (four leases by default). After that
     the worker stops renewing its lease, and other workers take over its runs.
 
+    `steps_reset_losses` is whether a new step of a run counts the workers that died of it anew.
+    `events_kept_s` is for how many seconds after the end of a run its events are kept at least.
+
     Raises `TypeError` for a wrong store or handler, and `ValueError` for a setting out of its range.
     """
 
@@ -67,6 +70,8 @@ class Worker:
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         drain_s: float = 30.0,
         stall_timeout_s: float | None = None,
+        steps_reset_losses: bool = True,
+        events_kept_s: float = DEFAULT_EVENTS_KEPT_S,
     ) -> None:
         settings = WorkerSettings.checked(
             store,
@@ -77,6 +82,8 @@ class Worker:
             lease_s=lease_s,
             max_attempts=max_attempts,
             stall_timeout_s=stall_timeout_s,
+            steps_reset_losses=steps_reset_losses,
+            events_kept_s=events_kept_s,
         )
         possible(validators.number(0, validators.YEAR_10000)("drain_s", drain_s))
         self.name: Final = settings.name

@@ -31,8 +31,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "store": frozenset({*FLOOR, "_lazy", "_redaction", "run", "traces"}),
     "worker": frozenset({*FLOOR, "_redaction", "run", "store"}),
     "diagram": frozenset({*FLOOR, "run"}),
-    "integrations": frozenset({*FLOOR, "run"}),
-    "testing": frozenset({*FLOOR, "run", "traces", "store", "diagram"}),
+    "integrations": frozenset({*FLOOR, "run", "worker"}),
+    "testing": frozenset({*FLOOR, "run", "traces", "store", "worker", "diagram"}),  # the crash kit calls handlers
     "demo": frozenset({*FLOOR, "run", "traces", "store", "worker"}),
     "cli": frozenset({*FLOOR, "_redaction", "run", "traces", "store", "worker", "diagram", "demo"}),
     "__main__": frozenset({"cli"}),
@@ -67,14 +67,22 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store/_sqlite",),
     "psycopg": ("store/_postgres", "testing/fixtures"),
     # threads, event loops, processes and signals: everything else can be called from anywhere
-    "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "demo"),
+    "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "testing/crash", "demo"),
     "concurrent": ("store/_engine",),
     "multiprocessing": (),
     "queue": ("store/_engine", "worker", "testing"),
     "signal": ("worker/_signals", "cli/commands/worker", "demo"),
     "subprocess": ("demo",),
     "threading": (
-        *("store/_api/watch", "store/_engine", "store/_notifier", "store/_postgres", "store/_sqlite"),
+        *(
+            "store/_api/event_feed",
+            "store/_api/event_writer",
+            "store/_api/watch",
+            "store/_engine",
+            "store/_notifier",
+            "store/_postgres",
+            "store/_sqlite",
+        ),
         *("store/availability", "worker", "testing"),
     ),
     # the network
@@ -87,6 +95,8 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     # extras, and tools of tests
     "click": ("cli", "__main__"),
     "hypothesis": ("testing",),
+    "pydantic": ("integrations/pydantic_ai",),
+    "pydantic_ai": ("integrations/pydantic_ai",),
     "pytest": ("testing",),
     "rich": ("cli",),
     "transitions": ("integrations/transitions",),

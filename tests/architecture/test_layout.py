@@ -163,7 +163,9 @@ def test_the_root_is_light() -> None:
     """`import runstate` loads no face, no driver and no test tool."""
     heavy = ["transitions", "click", "rich", "pytest", "hypothesis", "sqlite3", "asyncio", "psycopg", "graphviz"]
     heavy += [
+        "pydantic_ai",
         "runstate.diagram",
+        "runstate.integrations.pydantic_ai",
         "runstate.integrations.transitions",
         "runstate.cli",
         "runstate.traces",
@@ -273,7 +275,7 @@ def test_a_name_of_the_root_is_the_one_of_its_module(name: str) -> None:
 def test_what_people_import_is_at_the_root(place: str) -> None:
     """Every error, and all of the store and the worker but what a loop of one's own needs."""
     for_loops_of_ones_own = {"HeartbeatResult", "BoundStore", "Claim", "Lease", "Settle", "SweepResult"}
-    for_loops_of_ones_own |= {"Change", "Checkpoint", "SettleAndClaimResult", "worker_name"}
+    for_loops_of_ones_own |= {"Change", "Checkpoint", "Emitter", "SettleAndClaimResult", "worker_name"}
     for_loops_of_ones_own |= {"DEFAULT_MAX_ATTEMPTS", "DEFAULT_QUEUE"}
     assert set(PLACES[place].__all__) - for_loops_of_ones_own <= set(runstate.__all__)
 
@@ -308,7 +310,8 @@ def test_help_tells_the_truth() -> None:
     named = re.findall(r"^ {4}(runstate[\w.]+) ", told, re.MULTILINE)
     for module in named:
         assert importlib.import_module(module).__doc__
-    public = {"lifecycle", "run", "traces", "store", "worker", "testing", "diagram", "integrations.transitions"}
+    public = {"lifecycle", "run", "traces", "store", "worker", "testing", "diagram"}
+    public |= {"integrations.pydantic_ai", "integrations.transitions"}
     assert {f"runstate.{name}" for name in public} == set(named)
     for name in ("Run", "RUN_LIFECYCLE", "open_store", "Worker", "drive"):
         assert f"`{name}`" in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 # What each lock installs: groups of pyproject.toml, and extras of the library. Only `lock` leaves the library out.
 CONTENTS: dict[str, tuple[list[str], list[str]]] = {
     "demo": (["build"], ["cli"]),
-    "test": (["test"], ["cli", "postgres"]),
-    "dev": (["dev"], ["cli", "postgres"]),
-    "bench": (["bench"], ["cli", "postgres"]),
-    "mutation": (["mutation"], ["cli", "postgres"]),
-    "lowest": (["test"], ["cli", "postgres"]),
+    "test": (["test"], ["cli", "postgres", "pydantic-ai"]),
+    "dev": (["dev"], ["cli", "postgres", "pydantic-ai"]),
+    "bench": (["bench"], ["cli", "postgres", "pydantic-ai"]),
+    "mutation": (["mutation"], ["cli", "postgres", "pydantic-ai"]),
+    "lowest": (["test"], ["cli", "postgres", "pydantic-ai"]),
     "lock": (["lock"], []),
 }
 
@@ -89,14 +90,14 @@ def test_the_lowest_versions_are_the_promised_ones() -> None:
     """The lock of `make test-lowest` pins what users install to the lower bound of pyproject.toml, and only that."""
     lowest, newest = pins(ROOT / "requirements" / "lowest.txt"), pins(ROOT / "requirements" / "test.txt")
     project = PROJECT["project"]
-    promised = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
-    promised += project["optional-dependencies"]["postgres"]
+    promised = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
     for requirement in map(Requirement, promised):
         (bound,) = requirement.specifier
         version = lowest[canonicalize_name(requirement.name)][0]
         assert bound.operator == ">="
         assert version == bound.version or version == f"{bound.version}.0"
-    users = {canonicalize_name(Requirement(text).name) for text in promised} | {"psycopg-binary"}
+    users = {canonicalize_name(Requirement(text).name) for text in promised}
+    users |= {canonicalize_name(name) for name in ("psycopg-binary", "pydantic-graph")}  # of the same versions
     changed = {name for name in lowest if lowest[name] != newest.get(name)}
     assert users | {"celery"} >= changed, "celery gives way, because its newest release needs a newer click"
 

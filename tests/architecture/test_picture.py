@@ -87,7 +87,7 @@ def test_no_arrow_crosses_a_box() -> None:
         ({"clock": None}, "boxes and packages differ: clock"),
         ({"clock": Box("amber", 250, 430, "reads the time")}, "lifecycle and clock overlap"),
         ({"clock": Box("amber", 250, 300, "reads the time")}, "the texts of clock need"),
-        ({"testing": Box("grey", 720, 860, "assertions")}, "no column for an arrow from testing to store"),
+        ({"testing": Box("grey", 720, 860, "assertions")}, "no column for an arrow from testing to worker"),
     ],
 )
 def test_boxes_without_room_are_refused(changed: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

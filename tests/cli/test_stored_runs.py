@@ -27,7 +27,7 @@ from runstate.cli import cli
 from runstate.cli._times import duration, format_utc
 from runstate.cli.commands import runs_maintain
 from runstate.errors import RunNotFound
-from runstate.store import Store, open_store
+from runstate.store import Checkpoint, Store, open_store
 from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.migrations import ddl
 from runstate.traces import judge
@@ -74,6 +74,19 @@ class StoreCli:
         self.store.start(run_id, actor="worker")
         self.store.complete(run_id, Usage(12, 30), actor="worker")
         return run_id
+
+
+def emitted(store_cli: StoreCli, *values: Any) -> str:
+    """Create a run under a lease, whose handler has emitted these values."""
+    run_id = store_cli.create()
+    lease = store_cli.store.open_lease("w1", lease_s=600)
+    claim = store_cli.store.claim_id(lease, run_id)
+    assert claim is not None
+    emitter = store_cli.store.emitter(lease, claim.run)
+    for value in values:
+        emitter.emit(value)
+    emitter.flush()
+    return run_id
 
 
 @pytest.fixture
@@ -427,6 +440,42 @@ def test_prune_deletes_in_batches(sqlite_cli: StoreCli, monkeypatch: pytest.Monk
     assert 10 == sum(sqlite_cli.store.counts().values())
 
 
+def test_prune_deletes_output_events(store_cli: StoreCli) -> None:
+    """Of runs that have ended: the runs stay, or are pruned too. A run without events is not counted."""
+    live, ended = emitted(store_cli, "a"), emitted(store_cli, "b", "c")
+    store_cli.store.complete(ended)
+    store_cli.completed()
+    for age, count in (("30d", "0 runs"), ("0s", "1 run")):
+        result = store_cli.invoke("runs", "prune", "--events-older-than", age, "--dry-run")
+        assert (0, f"the output events of {count} would be deleted\n") == _outcome(result)
+    result = store_cli.invoke("runs", "prune", "--events-older-than", "30d", "--yes")
+    assert (0, "no run with output events ended that long ago\n") == _outcome(result)
+    both = store_cli.invoke("runs", "prune", "--older-than", "0s", "--events-older-than", "0s", "--dry-run")
+    assert (0, "2 runs would be deleted\nthe output events of 1 run would be deleted\n") == _outcome(both)
+    refused = store_cli.invoke("runs", "prune", "--events-older-than", "0s")
+    assert (2, "") == _outcome(refused)
+    assert "the output events of 1 run would be deleted from" in refused.stderr
+    assert "history" not in refused.stderr
+    assert 2 == len(store_cli.store.events_page(ended))
+    data = store_cli.invoke_json("runs", "prune", "--events-older-than", "0s", "--yes")
+    assert {"dry_run": False, "events_prunable": 1, "events_deleted": 1} == data
+    assert () == store_cli.store.events_page(ended)
+    assert "completed" == store_cli.store.get(ended).status
+    assert 1 == len(store_cli.store.events_page(live))
+    data = store_cli.invoke_json("runs", "prune", "--older-than", "0s", "--events-older-than", "0s", "--yes")
+    assert {"dry_run": False, "prunable": 2, "deleted": 2, "events_prunable": 0, "events_deleted": 0} == data
+
+
+def test_output_events_are_pruned_in_batches(sqlite_cli: StoreCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more runs than in one transaction."""
+    monkeypatch.setattr(runs_maintain, "_PRUNE_LIMIT", 2)
+    for _ in range(5):
+        sqlite_cli.store.complete(emitted(sqlite_cli, "x"))
+    result = sqlite_cli.invoke("runs", "prune", "--events-older-than", "0s", "--yes")
+    assert "the output events of 5 runs deleted\n" == result.stdout
+    assert 0 == sqlite_cli.store.prune_events(0, dry_run=True)
+
+
 @pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("n", 1, 1), ("\x03", 130, 1)])
 def test_prune_asks_on_a_terminal(sqlite_cli: StoreCli, answer: str, code: int, left: int) -> None:
     """The answers yes and no, and Ctrl-C."""
@@ -470,12 +519,14 @@ def test_watch_follows_a_run_until_it_has_ended(store_cli: StoreCli) -> None:
 
 @pytest.mark.parametrize("by", ["option", "variable"])
 @pytest.mark.parametrize(
-    "command", [["runs", "watch"], ["worker", "json:dumps", "--until-idle"]], ids=["watch", "worker"]
+    "command",
+    [["runs", "watch"], ["runs", "events"], ["worker", "json:dumps", "--until-idle"]],
+    ids=["watch", "events", "worker"],
 )
 def test_the_listen_url(command: list[str], by: str, store_cli: StoreCli) -> None:
     """Commands that wait accept it. An invalid one is refused, without its password."""
     run_id = store_cli.completed()
-    whole = [*command, run_id] if "watch" in command else command
+    whole = [*command, run_id] if "runs" in command else command
     nowhere = "postgresql://me:secret@/runs?port=x"
     for listen_url in (nowhere, store_cli.url):
         if by == "option":
@@ -527,6 +578,74 @@ def test_watch_of_all_runs_resumes(store_cli: StoreCli) -> None:
         running.terminate()
 
 
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def test_events_are_printed_in_order(store_cli: StoreCli) -> None:
+    """One line an event: the number, the time, the attempt and the data; or one JSON object."""
+    values = ["one", {"text": "zwei \N{SUN WITH FACE}\x1b[2J\u202e"}, None, [1, 2.5]]
+    run_id = emitted(store_cli, *values)
+    store_cli.store.complete(run_id)
+    shown = store_cli.invoke("runs", "events", run_id)
+    lines = [line.split("  ") for line in shown.stdout.splitlines()]
+    assert [["1", "attempt 1", '"one"'], ["3", "attempt 1", "null"]] == [[line[0], *line[2:]] for line in lines[::2]]
+    assert '{"text": "zwei \N{SUN WITH FACE}\\u001b[2J\\u202e"}' == lines[1][3]
+    assert "[1, 2.5]" == lines[3][3]
+    found = [json.loads(line) for line in store_cli.invoke("runs", "events", run_id, "--json").stdout.splitlines()]
+    assert [(number, 1, value) for number, value in enumerate(values, 1)] == [
+        (event["number"], event["attempt"], event["data"]) for event in found
+    ]
+    assert lines[0][1] == format_utc(found[0]["at_us"], digits=3)
+    for options in ([], ["--no-follow"]):
+        after = store_cli.invoke("runs", "events", run_id, "--after", "3", *options).stdout.splitlines()
+        assert [shown.stdout.splitlines()[3]] == after
+
+
+def test_events_of_a_live_run_without_following(sqlite_cli: StoreCli) -> None:
+    """Those that are there, from every page; nothing if there is none."""
+    run_id = emitted(sqlite_cli, *range(5000))
+    lines = sqlite_cli.invoke("runs", "events", run_id, "--no-follow").stdout.splitlines()
+    assert [str(number) for number in range(1, 5001)] == [line.split()[0] for line in lines]
+    assert "" == sqlite_cli.invoke("runs", "events", run_id, "--no-follow", "--after", "5000").stdout
+
+
+def test_events_are_followed_until_the_run_has_ended(store_cli: StoreCli) -> None:
+    """An event is in the pipe when it is durable, and the end of the run ends the command."""
+    run_id = store_cli.create()
+    lease = store_cli.store.open_lease("w1", lease_s=600)
+    claim = store_cli.store.claim_id(lease, run_id)
+    assert claim is not None
+    emitter = store_cli.store.emitter(lease, claim.run)
+    command = [sys.executable, "-m", "runstate", "runs", "events", run_id, "--json", "--store", store_cli.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        for number in range(1, 4):
+            emitter.emit({"n": number})
+            event = json.loads(running.stdout.readline())
+            assert (number, {"n": number}) == (event["number"], event["data"])
+        emitter.emit("last")
+        emitter.flush()
+        store_cli.store.complete(run_id)
+        assert ["last"] == [json.loads(line)["data"] for line in running.stdout.read().splitlines()]
+        assert (0, "") == (running.wait(60), running.stderr.read())
+
+
+def test_events_end_by_an_interrupt_and_a_closed_pipe(sqlite_cli: StoreCli) -> None:
+    run_id = emitted(sqlite_cli, *range(2000))
+    command = [sys.executable, "-m", "runstate", "runs", "events", run_id, "--store", sqlite_cli.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert [str(number) for number in range(1, 2001)] == [running.stdout.readline().split()[0] for _ in range(2000)]
+        running.send_signal(signal.SIGINT)
+        assert 130 == running.wait(60)
+        assert "runstate: interrupted" == running.stderr.read().strip()
+    head = f"{shlex.join(command)} --no-follow | head -1"
+    result = subprocess.run(head, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert ("1", "") == (result.stdout.split()[0], result.stderr)
+
+
 # --- ddl, migrate, doctor ---------------------------------------------------------------------------------------------
 
 
@@ -562,8 +681,8 @@ def test_migrate_takes_the_missing_steps(request: pytest.FixtureRequest, tmp_pat
         steps = json.loads(ask("--json").stdout)
         assert [("run", 1), ("run", 2)] == [(step["component"], step["number"]) for step in steps["steps"]][:2]
         assert steps["statements"] is None
-        assert "nothing to do: the schema is run 2\n" == ask().stdout
-        assert ({"run": 2}, []) == (
+        assert "nothing to do: the schema is run 2, event 2, step 2\n" == ask().stdout
+        assert ({"run": 2, "event": 2, "step": 2}, []) == (
             json.loads(ask("--json").stdout)["schema"],
             json.loads(ask("--json").stdout)["steps"],
         )
@@ -712,7 +831,13 @@ def test_a_role_without_rights(request: pytest.FixtureRequest) -> None:
         (["runs", "list", "--older-than", "90"], "'90' is not a duration: write 90s, 15m, 2h or 30d"),
         (["runs", "list", "--older-than", "-1h"], "is not a duration"),
         (["runs", "prune", "--older-than", "9999999d"], "longer than a thousand years"),
-        (["runs", "prune"], "--older-than"),
+        (["runs", "prune"], "expected --older-than, --events-older-than or both"),
+        (["runs", "prune", "--events-older-than", "90"], "'90' is not a duration: write 90s, 15m, 2h or 30d"),
+        (["runs", "events", "run_absent"], "No run found with id 'run_absent'."),
+        (["runs", "events", "run_absent", "--no-follow"], "No run found with id 'run_absent'."),
+        (["runs", "events", "run_1", "--after", "-1"], "--after"),
+        (["runs", "events", "run_1", "--after", "x"], "--after"),
+        (["runs", "events", "run_1", "--after", "9" * 30], "expected at most"),
         (["runs", "list", "--limit", "101"], "101"),
         (["runs", "list", "--metadata", "user"], "'user' is not KEY=VALUE"),
         (["runs", "list", "--metadata", "a=1", "--metadata", "a=2"], "'a' is given twice"),
@@ -1133,3 +1258,28 @@ def test_a_worker_without_a_store(postgres_url: str, tmp_path: Path) -> None:
             output = read_until(running, sentence)
             assert 2 == running.wait(60)
         assert "retrying" not in output
+
+
+def test_show_lists_the_steps_of_a_run(store_cli: StoreCli) -> None:
+    """Each with its key, its duration and its tokens; a step that was begun and not kept is marked."""
+    run_id = store_cli.create()
+    lease = store_cli.store.open_lease("w1")
+    claim = store_cli.store.claim_id(lease, run_id)
+    assert claim is not None
+    kept = {"number": 1, "result": Checkpoint({"x": 1}), "usage": Usage(12, 30), "took_s": 1.5}
+    assert store_cli.store.save_step(lease, claim.run, "ask", "k1", **kept)  # type: ignore[arg-type]
+    assert store_cli.store.save_step(lease, claim.run, "pay", number=2, result=None)
+    lines = store_cli.invoke("runs", "show", run_id).stdout.splitlines()
+    (asked,) = [line.split() for line in lines if line.startswith("ask")]
+    (paid,) = [line for line in lines if line.startswith("pay")]
+    assert "k1" == asked[1]
+    assert ["12", "+", "30", "1"] == asked[-4:]
+    assert "not ended" in paid
+    data = json.loads(store_cli.invoke("runs", "show", run_id, "--json").stdout)
+    first, second = data["steps"]
+    assert ("ask", "k1", {"x": 1}, 42) == (first["name"], first["key"], first["result"], first["usage"]["total_tokens"])
+    assert 1_500_000 == first["ended_at_us"] - first["began_at_us"]
+    assert ("pay", "", None, None) == (second["name"], second["key"], second["result"], second["ended_at_us"])
+    lines = store_cli.invoke("runs", "history", run_id).stdout.splitlines()
+    assert [asked] == [line.split() for line in lines if line.startswith("ask")]
+    assert data["steps"] == store_cli.invoke_json("runs", "history", run_id)["steps"]

@@ -53,6 +53,27 @@ def test_durable_runs_are_followed_to_their_ends() -> None:
     assert "what is kept: {'completed': 1, 'cancelled': 1}" in cancelled
 
 
+def test_an_agent_survives_its_worker() -> None:
+    """Only the call in which the first worker was killed is repeated."""
+    pytest.importorskip("pydantic_ai", reason="pydantic-ai is not installed")
+    lines = run("examples/agent_with_pydantic_ai.py").stdout.splitlines()
+    assert "the first worker was killed after 5 calls; 4 results are kept:" == lines[0]
+    calls = dict(re.findall(r"^  (\D[^:]+?(?: \d)?)(?: '.*')?: (\d+)$", "\n".join(lines), re.MULTILINE))
+    once = ("model request 1", "search Paris", "search Rome", "model request 2", "model request 3", "send")
+    assert {**dict.fromkeys(once, "1"), "compare": "2"} == calls
+    assert "completed in attempt 2, 360 tokens" == lines[-1]
+
+
+def test_an_example_names_the_extra_that_it_needs() -> None:
+    """Without Pydantic AI it says what to install, and is no error."""
+    hidden = (
+        "import runpy, sys; sys.modules['pydantic_ai'] = None; runpy.run_path('examples/agent_with_pydantic_ai.py')"
+    )
+    done = run("-c", hidden)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "This example needs pydantic-ai: pip install 'runstate[pydantic-ai]'\n" == done.stdout
+
+
 def test_a_transaction_takes_the_run_along() -> None:
     """What was committed is there; what was refused or rolled back left nothing, in neither table."""
     lines = run("examples/in_transaction.py").stdout.splitlines()

@@ -28,7 +28,9 @@ from tests.store.support import Prompt, names
 from tests.support.guards import record
 
 DIALECTS = (SQLITE, POSTGRES)
-NEWER = r"was made by a newer runstate \(its schema is run 99, this library knows run 2\)"
+NEWER = (
+    r"was made by a newer runstate \(its schema is run 99, event 2, step 2, this library knows run 2, event 2, step 2\)"
+)
 UNRELEASED = "made by a runstate before its first release: make a new database"
 
 Make = Callable[[], str]
@@ -81,9 +83,11 @@ def catalog(url: str) -> list[str]:
 
 def by_steps(url: str) -> None:
     database = database_at(url)
-    for number in range(1, LATEST["run"] + 1):
-        assert [number] == [step.number for step in migrate(database, upto={"run": number}).steps]
-        assert [] == migrate(database, upto={"run": number}).steps
+    taken: dict[str, int] = {}
+    for step in STEPS:
+        taken[step.component] = step.number
+        assert [step] == migrate(database, upto=taken).steps
+        assert [] == migrate(database, upto=taken).steps
     assert [] == migrate(database).steps
     database.close()
 
@@ -119,7 +123,7 @@ def test_nothing_twice(make: Make) -> None:
     """A database that has taken all steps takes none; a dry run tells which it would take and takes none either."""
     url = make()
     database = database_at(url)
-    numbers = [("run", number) for number in range(1, LATEST["run"] + 1)]
+    numbers = [("run", 1), ("run", 2), ("event", 1), ("event", 2), ("step", 1), ("step", 2)]
     assert numbers == [(step.component, step.number) for step in migrate(database, dry_run=True).steps]
     session = database.open()
     assert {} == version_of(session)
@@ -131,8 +135,8 @@ def test_nothing_twice(make: Make) -> None:
     assert [] == migrate(database, dry_run=True).statements
     assert before == catalog(url)
     with Prompt(url) as prompt:
-        steps = prompt.run("SELECT component, number, description FROM runstate_migration ORDER BY number")
-    assert numbers == [(component, number) for component, number, _ in steps]
+        steps = prompt.run("SELECT component, number, description FROM runstate_migration ORDER BY component, number")
+    assert sorted(numbers) == [(component, number) for component, number, _ in steps]
     assert all(description for _, _, description in steps)
 
 
@@ -149,7 +153,7 @@ def test_what_a_newer_library_has_migrated_compatibly(make: Make) -> None:
             assert "completed" == store.complete(store.start(store.create(**names()).id).id).status
     assert before == catalog(url)
     found = examine(database_at(url))
-    assert {"run": 99, "other": 1} == found.schema
+    assert {"run": 99, "other": 1, "step": 2, "event": 2} == found.schema
     assert ["a newer runstate has migrated the database, so its tables and guards were not compared"] == [
         finding.sentence for finding in found.findings
     ]
@@ -160,7 +164,9 @@ def test_an_unknown_part_that_is_not_compatible(make: Make) -> None:
     by_opening(url)
     with Prompt(url) as prompt:
         record(prompt, "INSERT INTO runstate_migration VALUES ('other', 3, 'what older ones would break', 1, 0)")
-    with pytest.raises(SchemaMismatch, match="its schema is other 3, run 2, this library knows run 2"):
+    with pytest.raises(
+        SchemaMismatch, match="its schema is run 2, event 2, other 3, step 2, this library knows run 2, event 2, step 2"
+    ):
         open_store(url, migrate=True)
 
 
@@ -197,7 +203,7 @@ def test_migrations_are_recorded_by_a_migration_alone(make: Make) -> None:
 @pytest.mark.parametrize("dialect", [SQLITE, POSTGRES], ids=lambda dialect: dialect.name)
 def test_the_newest_guards_are_those_of_the_table(dialect: Dialect) -> None:
     """A change of the table or of the triggers needs a step: `python -m runstate.store._sql.migrations`."""
-    newest = [step for step in STEPS if step.is_guards][-1]
+    newest = [step for step in STEPS if step.is_guards and step.component == "run"][-1]
     assert newest.text(dialect).endswith(generated(dialect))
     assert [*create_guards(dialect)] == [
         "\n".join(line for line in statement.splitlines() if not line.startswith("-- transition: "))
@@ -233,7 +239,7 @@ def test_a_plan_for_a_store_that_is_in_use(make: Make) -> None:
     expected = catalog(url)
     with Prompt(url) as prompt, open_store(url) as store:
         run = store.create(**names())
-        record(prompt, "DELETE FROM runstate_migration WHERE number = 2")
+        record(prompt, "DELETE FROM runstate_migration WHERE component = 'run' AND number = 2")
         plan = migrate(database_at(url), dry_run=True)
         assert plan.script[0].startswith("BEGIN")
         assert prompt.is_sqlite or any(statement.endswith("IN ACCESS EXCLUSIVE MODE") for statement in plan.script)
@@ -265,7 +271,7 @@ def test_a_migration_behind_a_long_reader(make: Make, monkeypatch: pytest.Monkey
     monkeypatch.setattr(migrations, "_PAUSE_S", 0.1)
     by_opening(url)
     with Prompt(url) as prompt, open_store(url) as store, psycopg.connect(url) as reader:
-        record(prompt, "DELETE FROM runstate_migration WHERE number = 2")
+        record(prompt, "DELETE FROM runstate_migration WHERE component = 'run' AND number = 2")
         reader.execute("SELECT count(*) FROM runstate_run")
         with pytest.raises(StoreUnavailable, match="a transaction that has been open for long keeps the migration"):
             migrate(database_at(url))
@@ -290,7 +296,7 @@ def test_what_only_begins_like_the_library_is_left_alone(make: Make) -> None:
                 "CREATE TRIGGER own AFTER INSERT ON runstate_run FOR EACH ROW EXECUTE FUNCTION runstate_mirror()"
             )
         before = catalog(url)
-        record(prompt, "DELETE FROM runstate_migration WHERE number = 2")
+        record(prompt, "DELETE FROM runstate_migration WHERE component = 'run' AND number = 2")
     migrate(database_at(url))
     assert before == catalog(url)
 
@@ -309,7 +315,7 @@ def test_old_guards_are_dropped_whatever_they_are_called(make: Make) -> None:
         if not prompt.is_sqlite:
             prompt.run("CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN OLD; END $$")
         prompt.run(f"CREATE TRIGGER own_audit BEFORE DELETE ON runstate_checkpoint {own}")
-        for drop in (*drops, "DELETE FROM runstate_migration WHERE number = 2"):
+        for drop in (*drops, "DELETE FROM runstate_migration WHERE component = 'run' AND number = 2"):
             prompt.run(drop)
     migrate(database_at(url))
     assert {entry for entry in catalog(url) if "own_audit" not in entry and "own()" not in entry} == {*expected}
@@ -356,7 +362,9 @@ def test_half_a_schema(make: Make) -> None:
     database = database_at(url)
     migrate(database, upto={"run": 1})
     database.close()
-    with pytest.raises(SchemaMismatch, match="has schema run 1, this library needs run 2: `runstate migrate`"):
+    with pytest.raises(
+        SchemaMismatch, match="has schema run 1, this library needs run 2, event 2, step 2: `runstate migrate`"
+    ):
         open_store(url, migrate=False)
     open_store(url, migrate=True).close()
     with open_store(url) as store:
@@ -397,7 +405,7 @@ def test_eight_threads_migrate_at_once(make: Make) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [0] * 7 + [LATEST["run"]] == sorted(taken, key=repr)
+    assert [0] * 7 + [len(STEPS)] == sorted(taken, key=repr)
     open_store(url).close()
 
 

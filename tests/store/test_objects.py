@@ -89,7 +89,7 @@ def test_a_bound_store_stays_in_its_process(tmp_path: Path) -> None:
 METHODS = sorted(
     name
     for name in vars(AsyncStore)
-    if not name.startswith("_") and hasattr(Store, name) and name not in ("close", "post_checkpoint", "watch")
+    if not name.startswith("_") and hasattr(Store, name) and name not in ("close", "events", "post_checkpoint", "watch")
 )
 
 

@@ -26,7 +26,7 @@ from runstate import LastError, RequiredAction, Run, RunEvent, ToolCall, Truncat
 from runstate.__main__ import main
 from runstate.errors import InvalidRun, RunNotFound, RunstateError, StoreError
 from runstate.store import Checkpoint, Lease, Store, StoredRun, open_store
-from runstate.store._api.store import StoreMethods
+from runstate.store._api.methods import StoreMethods
 from runstate.store._worker_types import Settle
 from runstate.worker import Context, Worker
 from tests.store.support import Prompt, bring_in_store, names
@@ -138,6 +138,9 @@ class Scene:
         event = outcome.pop("event", RunEvent.COMPLETE)
         return self.store.settle(self.stranger, [Settle(self.held, event, **outcome)])
 
+    def step(self, name: str, key: str = "") -> object:
+        return self.store.save_step(self.lease, self.held, name, key, number=1, result=Checkpoint(1))
+
 
 Asked = Callable[[Scene, Any], object]
 ASKED: dict[str, Asked] = {
@@ -163,6 +166,12 @@ ASKED: dict[str, Asked] = {
     "take_over.run_id": lambda scene, word: scene.store.take_over(scene.lease, run_id=word),
     "open_lease.actor": lambda scene, word: scene.store.open_lease(word),
     "save_checkpoint.progress": lambda scene, word: scene.store.save_checkpoint(scene.lease, scene.held, progress=word),
+    "steps.run_id": lambda scene, word: scene.store.steps(word),
+    "save_step.name": lambda scene, word: scene.step(word),
+    "save_step.key": lambda scene, word: scene.step("a", word),
+    "step_result.name": lambda scene, word: [scene.step(word), scene.store.step_result(scene.held, word)],
+    "step_result.key": lambda scene, word: [scene.step("a", word), scene.store.step_result(scene.held, "a", word)],
+    "events_page.run_id": lambda scene, word: scene.store.events_page(word),
     "overdue.queue": lambda scene, word: scene.store.overdue(word),
     "sweep.actor": lambda scene, word: scene.store.sweep(actor=word),
     "entries.after": lambda scene, word: scene.store.entries(word),

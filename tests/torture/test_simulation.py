@@ -37,6 +37,8 @@ FOUND_BY: Mapping[str, int] = {
     "begins_what_it_holds": 1,
     "counts_no_attempt": 12,
     "releases_what_is_not_its_own": 1020,
+    "keeps_late_steps": 107,
+    "keeps_usage_later": 18,
 }
 """A world that finds each bug of those that are to be seen here: no disk is simulated."""
 

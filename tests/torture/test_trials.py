@@ -19,6 +19,8 @@ TRIALS = {
     "sqlite": ("sqlite/busy", "sqlite/full", "sqlite/readonly"),
     "races": ("races",),
     "soak": ("soak/postgres", "soak/sqlite"),
+    "steps-postgres": ("steps/postgres",),
+    "steps-sqlite": ("steps/sqlite",),
     "stops": ("stops",),
     "clock": ("clock",),
 }

@@ -441,6 +441,7 @@ def test_swapped_arguments(memory: Store) -> None:
         ({"stall_timeout_s": "1"}, "stall_timeout_s"),
         ({"stall_timeout_s": float("inf")}, "stall_timeout_s"),
         ({"stall_timeout_s": float("nan")}, "stall_timeout_s"),
+        ({"steps_reset_losses": 1}, "steps_reset_losses"),
     ],
     ids=str,
 )
@@ -521,3 +522,9 @@ def test_the_command_says_how_many_outcomes(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
         assert 0 == done.returncode
         assert "1 outcome committed" in done.stderr
+
+
+@pytest.mark.parametrize("kept_s", [-1, float("nan"), float("inf"), "1", None])
+def test_how_long_events_cannot_be_kept(memory: Store, kept_s: Any) -> None:
+    with pytest.raises(ValueError, match="events_kept_s"):
+        Worker(memory, answer, events_kept_s=kept_s)

@@ -12,8 +12,8 @@ import pytest
 
 from runstate.errors import AccessDenied, SchemaMismatch, StoreError, StoreUnavailable
 from runstate.store import Store, open_store
+from runstate.store._api import async_store, worker_protocol
 from runstate.store._api import store as store_module
-from runstate.store._api import worker_protocol
 from runstate.store._engine import executor
 from runstate.store._engine.commands import InTransaction
 from runstate.worker import Context, Worker
@@ -104,7 +104,7 @@ async def test_checkpoints_that_are_refused(
     """The log does not say that the store is back, as long as it refuses them."""
     caplog.set_level(logging.WARNING, "runstate.store")
     refusing = Refusing(AccessDenied("no right to this"))
-    for module in (worker_protocol, store_module):
+    for module in (worker_protocol, store_module, async_store):
         monkeypatch.setattr(module, "save_checkpoint_command", lambda *_: InTransaction(refusing))
 
     def plain(ctx: Context) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -92,6 +94,50 @@ def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ende
     verdict.expect(
         agreed, f"no handler that held {entry.run_id} in its last attempt led to {entry.event} by {entry.actor}"
     )
+
+
+def check_steps(verdict: Verdict, url: str, side: Path) -> None:
+    """See that a step whose end a handler was told of is there with its tokens, and was never executed again.
+
+    An event was emitted before each step that was executed: it is there if the step is.
+    """
+    kept: dict[tuple[str, str], Line] = {}
+    executed: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for line in read_side_log(side):  # in the order in which the lines were written
+        what, _, name = line.what.partition("-")
+        if what == "called":
+            executed[line.run_id, name].add(line.attempt)
+            if (line.run_id, name) in kept:
+                verdict.double(f"the step {name} was executed again after it was kept", line.run_id)
+        elif what == "kept":
+            kept.setdefault((line.run_id, name), line)
+    with asking(url) as ask:
+        steps = ask(
+            "SELECT r.id, s.name, s.attempt, s.ended_at_us FROM runstate_step AS s JOIN runstate_run AS r"
+            " ON r.seq = s.run WHERE s.ended_at_us IS NOT NULL ORDER BY s.run, s.ended_at_us, s.attempt"
+        )
+        emitted = ask("SELECT run_id, attempt, CAST(data AS text) FROM runstate_events")
+        spent = ask(
+            "SELECT r.id, CAST(r.usage AS text), count(*) FROM runstate_step AS s JOIN runstate_run AS r"
+            " ON r.seq = s.run WHERE s.ended_at_us IS NOT NULL AND r.usage IS NOT NULL"
+            " AND r.status <> 'incomplete' GROUP BY r.seq, r.id, CAST(r.usage AS text)"
+        )
+    spoken = {(run_id, attempt, text.strip('"')) for run_id, attempt, text in emitted}
+    there = {(run_id, name): attempt for run_id, name, attempt, _ in steps}
+    for run_id, name in sorted(kept.keys() - there.keys()):
+        verdict.lose(f"the step {name} was kept, and is not there", run_id)
+    for (run_id, name), attempt in there.items():
+        if (run_id, attempt, name) not in spoken:
+            verdict.lose(f"the event before the step {name} is not there", run_id)
+    for run_id, usage, count in spent:
+        used = json.loads(usage)["prompt_tokens"]
+        if used < count:
+            verdict.lose(f"{used} tokens are counted, and {count} steps that used one each are kept", run_id)
+    for (before, _, earlier, _), (run_id, name, attempt, _) in pairwise(steps):
+        if before == run_id and attempt < earlier:
+            verdict.double(f"the step {name} of attempt {attempt} was kept after one of attempt {earlier}", run_id)
+    verdict.acknowledged += len(kept)
+    verdict.notes["steps"] = f"{len(kept)} kept, {sum(map(len, executed.values()))} executed"
 
 
 def check_take_overs(

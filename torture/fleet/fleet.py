@@ -14,7 +14,7 @@ import attrs
 from tests.support.judge import asking, listed
 from tests.support.lifecycle import LIVE
 from torture.fleet import clients
-from torture.fleet.checks import NOBODY, check_side_log, check_take_overs, histories
+from torture.fleet.checks import NOBODY, check_side_log, check_steps, check_take_overs, histories
 from torture.fleet.clients import be
 from torture.fleet.replies import read_replies
 from torture.fleet.reply_checks import check_replies
@@ -136,6 +136,7 @@ class Fleet:
         found = histories(url)
         check_replies(verdict, settings.replies, settings.side, found)
         check_side_log(verdict, settings.side, found)
+        check_steps(verdict, url, settings.side)
         check_take_overs(verdict, url, settings.side, died, outages)
         check_warnings(verdict, settings.log)
 

@@ -20,6 +20,7 @@ PLANS: Final = {
     "raise": 4,
     "incomplete": 4,
     "checkpoint": 6,
+    "steps": 8,
     "deadline": 2,
 }
 """What a run's handler is to do, and how often. A run says so in its `assistant_id`."""
@@ -37,6 +38,11 @@ def new_run(run_id: str, plan: str) -> NewRun:
     return wanted
 
 
+def steps_of(ctx: Context) -> tuple[str, ...]:
+    """Return the names of the steps of the plan of that name: each attempt has one of its own, and the others."""
+    return (f"attempt{ctx.attempt}", "one", "two", "three")
+
+
 class Handling:
     """The handlers: one for coroutines, one for threads, over the same plans."""
 
@@ -52,6 +58,12 @@ class Handling:
             if ctx.run.assistant_id == "checkpoint":
                 with suppress(RunstateError):  # the lease may be gone by now, or the database
                     await ctx.checkpoint({"attempt": ctx.attempt})
+            if ctx.run.assistant_id == "steps":
+                for name in steps_of(ctx):
+                    ctx.emit(name)
+                    await ctx.step(name, self._called, ctx, name)
+                    self._side.write(f"kept-{name}", ctx)
+                    await asyncio.sleep(self._seconds(ctx))
         except asyncio.CancelledError:
             self._side.write("cut", ctx)
             raise
@@ -69,7 +81,18 @@ class Handling:
         if ctx.run.assistant_id == "checkpoint":
             with suppress(RunstateError):
                 ctx.checkpoint({"attempt": ctx.attempt})
+        if ctx.run.assistant_id == "steps":
+            for name in steps_of(ctx):
+                ctx.emit(name)
+                ctx.step(name, self._called, ctx, name)
+                self._side.write(f"kept-{name}", ctx)
         return self._outcome(ctx)
+
+    def _called(self, ctx: Context, name: str) -> int:
+        """Be the function of a step."""
+        self._side.write(f"called-{name}", ctx)
+        ctx.add_usage(1, 0)
+        return ctx.attempt
 
     def _seconds(self, ctx: Context) -> float:
         if ctx.run.assistant_id == "deadline":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from runstate.errors import OutcomeUnknown, RunstateError, StoreError
@@ -13,7 +13,7 @@ from runstate.run.values import ToolCall, Usage
 from runstate.store import Claim, Lease
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import Settle
-from runstate.worker import Context, Dispatcher, Outcome, Worker, drive_async
+from runstate.worker import Context, Dispatcher, Outcome, StepInterrupted, Worker, drive_async
 from torture.simulation.ledger import Ask
 from torture.simulation.primitives import pause
 
@@ -25,6 +25,9 @@ __all__ = ["Client", "deliver", "dispatch", "keep_working", "work_by_hand"]
 
 ENGINE: Final = "engine"
 _USED: Final = '{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'
+_ONCE: Final = "once"
+_STEPS: Final = ("first", _ONCE, "last")
+"""The steps of a handler that has some, by name."""
 _REPEATABLE: Final = ("request_cancel", "submit_tool_outputs")
 _READS: Final = ("get", "list", "history", "is_anything_due", "sweep")
 
@@ -214,10 +217,45 @@ class _Handling:
             ctx.add_usage(1, 2)
         world.begun(self._process, ctx.run, ctx._lease.token, self._name, ctx.checkpoint_value)
 
+    @contextmanager
+    def _stepping(self, ctx: Context) -> Generator[None, None, None]:
+        """Go on where a step was interrupted; note an outage, after which the worker calls the handler again."""
+        try:
+            yield
+        except StepInterrupted:
+            return
+        except StoreError:
+            self._world.ledger.called_again[ctx.run.seq, ctx.lease.token] += 1
+            raise
+
+    def _step(self, ctx: Context, name: str) -> int:
+        """Be the function of a step."""
+        self._world.ledger.execute_step(ctx.run, ctx.lease.token, name, self._name, once=name == _ONCE)
+        ctx.add_usage(1, 0)
+        return ctx.attempt
+
+    async def _step_later(self, ctx: Context, name: str) -> int:
+        """Be the function of a step that takes its time."""
+        result = self._step(ctx, name)
+        await asyncio.sleep(_length(self._world))
+        return result
+
+    def _emit(self, ctx: Context) -> None:
+        """Emit an event now and then."""
+        if self._world.random() < 0.5:
+            value = self._world.count()
+            ctx.emit(value)
+            self._world.ledger.emit(ctx.run, ctx.lease.token, value)
+
     async def later(self, ctx: Context) -> Outcome | None:
         """An async handler."""
         world = self._world
         self._begin(ctx)
+        for name in _STEPS if world.random() < 0.3 else ():
+            self._emit(ctx)
+            with self._stepping(ctx):
+                await ctx.step(name, self._step_later, ctx, name, once=name == _ONCE)
+                world.ledger.keep_step(ctx.run, ctx.lease.token, name)
         if world.random() < 0.2:
             value = world.count()
             try:
@@ -237,6 +275,11 @@ class _Handling:
         """A plain handler."""
         world = self._world
         self._begin(ctx)
+        for name in _STEPS if world.random() < 0.3 else ():
+            self._emit(ctx)
+            with self._stepping(ctx):
+                ctx.step(name, self._step, ctx, name, once=name == _ONCE)
+                world.ledger.keep_step(ctx.run, ctx.lease.token, name)
         left = _length(world)
         while left > 0:
             pause(min(left, 0.1))

@@ -51,6 +51,21 @@ CREATE TEMP TRIGGER see_given AFTER UPDATE OF worker ON main.runstate_run
         LEFT JOIN main.runstate_worker_session AS w ON w.token = NEW.worker
         LEFT JOIN main.runstate_worker_session AS b ON b.token = OLD.worker;
 END;
+CREATE TEMP TABLE step_kept (
+    seq INTEGER, name TEXT, attempt INTEGER, run_attempt INTEGER, worker TEXT, lease_until_us INTEGER, closed INTEGER,
+    at INTEGER, ended INTEGER, given INTEGER);
+CREATE TEMP TRIGGER see_step AFTER INSERT ON main.runstate_step BEGIN
+    INSERT INTO step_kept SELECT NEW.run, NEW.name, NEW.attempt, r.attempt, w.name, w.lease_until_us, w.closed,
+        moment(), NEW.ended_at_us, (SELECT coalesce(max(rowid), 0) FROM given)
+        FROM main.runstate_run AS r LEFT JOIN main.runstate_worker_session AS w ON w.token = r.worker
+        WHERE r.seq = NEW.run;
+END;
+CREATE TEMP TRIGGER see_step_end AFTER UPDATE ON main.runstate_step BEGIN
+    INSERT INTO step_kept SELECT NEW.run, NEW.name, NEW.attempt, r.attempt, w.name, w.lease_until_us, w.closed,
+        moment(), NEW.ended_at_us, (SELECT coalesce(max(rowid), 0) FROM given)
+        FROM main.runstate_run AS r LEFT JOIN main.runstate_worker_session AS w ON w.token = r.worker
+        WHERE r.seq = NEW.run;
+END;
 CREATE TEMP TRIGGER see_closing AFTER UPDATE OF closed ON main.runstate_worker_session
     WHEN NEW.closed <> OLD.closed BEGIN
     INSERT INTO closing VALUES (NEW.token, NEW.name, OLD.lease_until_us, moment(), process());
@@ -59,6 +74,7 @@ END;
 _EMPTY: Final = (
     *("DELETE FROM runstate_run", "DELETE FROM runstate_worker_session WHERE token <> 0"),
     *("DELETE FROM sqlite_sequence", "DELETE FROM entry", "DELETE FROM given", "DELETE FROM closing"),
+    "DELETE FROM step_kept",
 )
 
 

@@ -71,6 +71,25 @@ _WITNESSED: Final = (
         ),
     ),
     (
+        "doubles: run number {}: the step {} of attempt {} was kept in attempt {}",
+        "SELECT seq, name, attempt, run_attempt FROM step_kept WHERE attempt <> run_attempt",
+    ),
+    (
+        "doubles: run number {}: the step {} of {} was kept after its lease, {} us late",
+        (
+            "SELECT seq, name, coalesce(worker, 'nobody'), at - lease_until_us FROM step_kept"
+            " WHERE closed IS NOT 0 OR lease_until_us <= at"
+        ),
+    ),
+    (
+        "losses: run {} has used {} tokens, and its steps {}",
+        (
+            "SELECT r.id, json_extract(r.usage, '$.prompt_tokens') AS used, sum(s.prompt_tokens) AS spent"
+            " FROM runstate_run AS r JOIN runstate_step AS s ON s.run = r.seq"
+            " WHERE r.usage IS NOT NULL AND r.actor NOT GLOB '*.h' GROUP BY r.seq HAVING used < spent"
+        ),
+    ),
+    (
         "deadlines: run number {}, version {}: expired by the sweep {} us early",
         (
             "SELECT seq, version, deadline * 1000000 - at FROM entry"
@@ -98,6 +117,7 @@ def judge(world: World, *, resting: bool) -> tuple[list[str], Counter[str]]:
         *_moves(world),
         *_settles(world),
         *_handlers(world),
+        *_steps(world),
         *(_rest(world) if resting else ()),
         *(f"faults: {told}" for told in world.scheduler.faults),
     ]
@@ -176,12 +196,28 @@ def _handlers(world: World) -> Iterator[str]:
     """Yield handlers that were called without the run being given to their worker; each time it is, one is."""
     given = Counter(rows(world.connected, "SELECT seq, token FROM given WHERE token <> 0"))
     for key, count in Counter((began.seq, began.token) for began in world.ledger.began).items():
-        if count > given[key]:
+        if count - world.ledger.called_again[key] > given[key]:
             yield f"doubles: run number {key[0]} was given {given[key]} times, and {count} handlers were called"
-    taken = "SELECT seq, count(*) FROM given WHERE token <> 0 AND before <> 0 GROUP BY seq, version"
+    progress = "SELECT count(*) FROM step_kept AS k WHERE k.seq = g.seq AND k.given < g.rowid AND k.ended IS NOT NULL"
+    taken = (  # a step that is kept counts the losses anew
+        f"SELECT seq, count(*) FROM given AS g WHERE token <> 0 AND before <> 0 GROUP BY seq, version, ({progress})"
+    )
     for seq, lost in rows(world.connected, taken):
         if lost >= world.max_attempts:
             yield f"attempts: run number {seq} was given again after {lost} losses, of {world.max_attempts}"
+
+
+def _steps(world: World) -> Iterator[str]:
+    """Yield steps that a handler was told are kept, and are not there; and events that were emitted before them."""
+    there = set(rows(world.connected, "SELECT run, name FROM runstate_step WHERE ended_at_us IS NOT NULL"))
+    question = "SELECT e.run, d.value FROM runstate_event AS e, json_each(e.data) AS d"
+    events = set(rows(world.connected, question))
+    for (seq, name), emitted in world.ledger.steps.items():
+        if (seq, name) not in there:
+            yield f"losses: run number {seq}: the step {name} was kept, and is not there"
+        for value in emitted:
+            if (seq, value) not in events:
+                yield f"losses: run number {seq}: the event {value}, emitted before {name} was kept, is not there"
 
 
 def _rest(world: World) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -72,6 +73,10 @@ class Began:
     at: int
 
 
+Calling: TypeAlias = tuple[int, int, int, int]
+"""A call of a handler: the seq of the run, its version and attempt, and the token."""
+
+
 def not_done(tells: Sequence[str]) -> bool:
     """Tell whether somebody was told for certain that what was asked was not done."""
     if not tells or "acknowledged" in tells:
@@ -92,6 +97,15 @@ class Ledger:
         self.began: Final[list[Began]] = []
         self.kept: Final[dict[int, int]] = {}
         """The last checkpoint of a run, by seq, that was acknowledged."""
+        self.steps: Final[dict[tuple[int, str], Sequence[int]]] = {}
+        """The steps that handlers were told are kept, by the seq of the run and name; with the events before them."""
+        self.called_again: Final[Counter[tuple[int, int]]] = Counter()
+        """How many handlers met an outage and may be called again, by the seq of the run and the token."""
+        self._emitted: Final[dict[Calling, list[int]]] = {}
+        """The events that each call of a handler has emitted."""
+        self._executing: Final[dict[tuple[int, str], Calling]] = {}
+        """The call of a handler that has executed a step last."""
+        self._executed_once: Final[set[tuple[int, str]]] = set()
         self.findings: Final[list[str]] = []
         """What was seen to be wrong at once."""
 
@@ -123,3 +137,24 @@ class Ledger:
             self.findings.append(
                 f"losses: run {run.id}: checkpoint {kept} was acknowledged, {who} goes on with {checkpoint}"
             )
+
+    def emit(self, run: StoredRun, token: int, value: int) -> None:
+        """Note that a handler has emitted an event."""
+        self._emitted.setdefault((run.seq, run.version, run.attempt, token), []).append(value)
+
+    def execute_step(self, run: StoredRun, token: int, name: str, who: str, *, once: bool) -> None:
+        """Note that the function of a step is called."""
+        step = (run.seq, name)
+        self._executing[step] = (run.seq, run.version, run.attempt, token)
+        if step in self.steps:
+            self.findings.append(f"doubles: run {run.id}: {who} executes the step {name}, which is kept")
+        if once and step in self._executed_once:
+            self.findings.append(f"doubles: run {run.id}: {who} executes the step {name} once more")
+        if once:
+            self._executed_once.add(step)
+
+    def keep_step(self, run: StoredRun, token: int, name: str) -> None:
+        """Note that a handler was told that a step is kept. What it has emitted before is kept, too."""
+        calling = (run.seq, run.version, run.attempt, token)
+        is_its_own = self._executing.get((run.seq, name)) == calling
+        self.steps.setdefault((run.seq, name), tuple(self._emitted.get(calling, ())) if is_its_own else ())

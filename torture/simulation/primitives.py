@@ -108,6 +108,9 @@ class Event:
         for strand in [*self._waiting]:
             strand.wake()
 
+    def clear(self) -> None:
+        self._set = False
+
     def wait(self, timeout: float | None = None) -> bool:
         if not self._set:
             _here().wait(self._waiting, timeout)

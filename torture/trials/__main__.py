@@ -29,6 +29,7 @@ from torture.trials.answers import answers
 from torture.trials.races import races
 from torture.trials.soak import soak
 from torture.trials.sqlite import busy, full, readonly
+from torture.trials.steps import steps
 from torture.trials.stops import clock, stops
 from torture.verdict import Verdict
 
@@ -51,6 +52,8 @@ TRIALS: Final[Mapping[str, Sequence[Size]]] = {
         Size(partial(soak, dialect="postgres"), 500_000, 3000),
         Size(partial(soak, dialect="sqlite"), 100_000, 3000),
     ),
+    "steps-postgres": (Size(partial(steps, dialect="postgres"), 200, 8),),
+    "steps-sqlite": (Size(partial(steps, dialect="sqlite"), 200, 8),),
     "stops": (Size(stops, 100, 4),),
     "clock": (Size(clock, 40, 2),),
 }

@@ -14,6 +14,7 @@ __all__ = ["runs"]
     lazy_commands={
         "cancel": "runstate.cli.commands.runs_change:cancel",
         "create": "runstate.cli.commands.runs_change:create",
+        "events": "runstate.cli.commands.runs_read:events",
         "history": "runstate.cli.commands.runs_read:history",
         "list": "runstate.cli.commands.runs_read:list_runs",
         "prune": "runstate.cli.commands.runs_maintain:prune",

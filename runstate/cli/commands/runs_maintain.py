@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
@@ -94,45 +96,102 @@ def _sweep_once(store: Store, dry_run: bool, max_attempts: int, actor: str) -> S
 
 @click.command()
 @store_option
-@click.option("--older-than", type=duration, required=True, help="Runs that ended longer ago than 15m, 2h, 30d.")
+@click.option("--older-than", type=duration, help="Runs that ended longer ago than 15m, 2h, 30d.")
+@click.option(
+    "--events-older-than",
+    type=duration,
+    help="Only the output events, of runs that ended longer ago than 15m, 2h, 30d. The runs stay.",
+)
 @click.option("--dry-run", is_flag=True, help="Print how many there are, and delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
-def prune(url: str, older_than: float, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Delete runs that have ended, with their histories and all other data. Live runs are never deleted."""
-    deleted = 0
+def prune(
+    url: str, older_than: float | None, events_older_than: float | None, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Delete runs that have ended, with their histories and all other data. Live runs are never deleted.
+
+    With --events-older-than, delete output events of runs that have ended. Both options can be combined.
+    """
+    if older_than is None and events_older_than is None:
+        raise click.UsageError("expected --older-than, --events-older-than or both")
     with store_from_url(url) as store:
-        prunable = store.prune(older_than, dry_run=True)
-        if prunable and not dry_run:
+        targets = [_runs(store, older_than)] if older_than is not None else []
+        targets += [_events(store, events_older_than)] if events_older_than is not None else []
+        found = [target for target in targets if target.prunable]
+        if found and not dry_run:
             if not yes:
-                _confirm(prunable, store.display_url)
-            deleted = _prune_in_batches(store, older_than, prunable)
+                _confirm(found, store.display_url)
+            for target in found:
+                _delete_in_batches(target)
     if as_json:
-        print_json({"dry_run": dry_run, "prunable": prunable, "deleted": deleted})
-    elif dry_run or not prunable:
-        click.echo(f"{pluralize(prunable, 'run')} would be deleted" if dry_run else "no run ended that long ago")
-    else:
-        click.echo(f"{pluralize(deleted, 'run')} deleted")
+        print_json({"dry_run": dry_run, **{name: value for target in targets for name, value in target.counts()}})
+        return
+    for target in targets:
+        if dry_run:
+            click.echo(f"{target.describe(target.prunable)} would be deleted")
+        else:
+            click.echo(f"{target.describe(target.deleted)} deleted" if target.prunable else target.nothing)
 
 
-def _confirm(prunable: int, display_url: str) -> None:
+@attrs.define
+class _Target:
+    """What is pruned: runs, or the output events of runs. Both are counted in runs."""
+
+    describe: Callable[[int], str]
+    nothing: str
+    """What to print if there is nothing to delete."""
+    prefix: str
+    """The prefix of the counts in JSON."""
+    delete: Callable[[int], int]
+    """Delete those of at most so many runs, and return the number of runs."""
+    prunable: int
+    deleted: int = 0
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        yield f"{self.prefix}prunable", self.prunable
+        yield f"{self.prefix}deleted", self.deleted
+
+
+def _runs(store: Store, older_than: float) -> _Target:
+    return _Target(
+        lambda count: pluralize(count, "run"),
+        "no run ended that long ago",
+        "",
+        lambda limit: store.prune(older_than, limit=limit),
+        store.prune(older_than, dry_run=True),
+    )
+
+
+def _events(store: Store, older_than: float) -> _Target:
+    return _Target(
+        lambda count: f"the output events of {pluralize(count, 'run')}",
+        "no run with output events ended that long ago",
+        "events_",
+        lambda limit: store.prune_events(older_than, limit=limit),
+        store.prune_events(older_than, dry_run=True),
+    )
+
+
+def _confirm(targets: Sequence[_Target], display_url: str) -> None:
     """Ask for confirmation on a terminal. Raises if there is none, or if the answer is no."""
-    effect = f"{pluralize(prunable, 'run')} would be deleted from {display_url}, with all history"
+    what = " and ".join(target.describe(target.prunable) for target in targets)
+    effect = f"{what} would be deleted from {display_url}"
+    if any(not target.prefix for target in targets):
+        effect += ", with all history"
     if not sys.stdin.isatty():
         raise InvalidUsage(f"{effect}, and there is no terminal to ask for confirmation: say --yes, or --dry-run")
     if not click.confirm(f"{effect}, forever. Go on?", err=True):
         raise Refused("nothing was deleted")
 
 
-def _prune_in_batches(store: Store, older_than: float, prunable: int) -> int:
+def _delete_in_batches(target: _Target) -> None:
     """Delete in batches, so that other transactions do not wait long, with a progress bar."""
     parts = (TextColumn("deleting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    deleted = 0
     with progress_bar(*parts) as bar:
-        task = bar.add_task("", total=prunable)
+        task = bar.add_task("", total=target.prunable)
         while True:
-            batch = store.prune(older_than, limit=_PRUNE_LIMIT)
-            deleted += batch
-            bar.update(task, completed=deleted, total=max(prunable, deleted))
+            batch = target.delete(_PRUNE_LIMIT)
+            target.deleted += batch
+            bar.update(task, completed=target.deleted, total=max(target.prunable, target.deleted))
             if batch < _PRUNE_LIMIT:
-                return deleted
+                return

@@ -1,12 +1,12 @@
-"""The commands that read stored runs: list, show, history, watch."""
+"""The commands that read stored runs: list, show, history, watch, events."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import click
 from rich.text import Text
@@ -15,15 +15,18 @@ from runstate.cli._key_values import as_mapping, key_value
 from runstate.cli._options import json_option, listen_url_option, store_from_url, store_option
 from runstate.cli._output import draw_lanes, position_of, print_json, stdout_console
 from runstate.cli._queues import empty_queue_hint
-from runstate.cli._stored_json import entry_to_json, run_to_json
+from runstate.cli._stored_json import entry_to_json, event_to_json, run_to_json, step_to_json
 from runstate.cli._tables import print_pairs, print_table, status_style
 from runstate.cli._times import duration, format_utc
 from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
-from runstate.store import Entry, StoredRun
+from runstate.store import Entry, Event, StepRecord, StoredRun
 
-__all__ = ["history", "list_runs", "show", "watch"]
+if TYPE_CHECKING:
+    from runstate.store import Store
+
+__all__ = ["events", "history", "list_runs", "show", "watch"]
 
 _VERSION: Final = re.compile(r"[0-9]{1,100}")  # the store refuses those that are too large
 _STATUSES: Final = [status.value for status in RunStatus]
@@ -130,8 +133,10 @@ def show(run_id: str, url: str, as_json: bool) -> None:
         if run.version != len(entries):
             entries = store.history(run_id)[: run.version]
         progress = store.progress(run_id)
+        steps = store.steps(run_id)
     if as_json:
-        print_json({**run_to_json(run), "progress": progress, "history": [entry_to_json(entry) for entry in entries]})
+        history = [entry_to_json(entry) for entry in entries]
+        print_json({**run_to_json(run), "progress": progress, "history": history, "steps": [*map(step_to_json, steps)]})
         return
     console = stdout_console()
     console.print(Text.from_ansi(draw_lanes(console, position_of(run))))
@@ -139,6 +144,9 @@ def show(run_id: str, url: str, as_json: bool) -> None:
     print_pairs([*_facts(run), ("progress", progress or "")])
     console.print()
     _print_history(entries)
+    if steps:
+        console.print()
+        _print_steps(steps)
 
 
 def _facts(run: StoredRun) -> list[tuple[str, str]]:
@@ -191,18 +199,40 @@ def _print_history(entries: Sequence[Entry]) -> None:
     )
 
 
+def _print_steps(steps: Sequence[StepRecord]) -> None:
+    """Print the steps of a run, each with its duration and its tokens."""
+    print_table(
+        ("step", "key", "began (UTC)", "took", "tokens", "attempt"),
+        [
+            (
+                *(step.name, step.key, format_utc(step.began_at_us, digits=3)),
+                "not ended" if step.ended_at_us is None else format_duration(step.ended_at_us - step.began_at_us),
+                f"{step.usage.prompt_tokens} + {step.usage.completion_tokens}" if step.usage.total_tokens else "",
+                str(step.attempt),
+            )
+            for step in steps
+        ],
+        optional=("key", "began (UTC)", "tokens", "attempt"),
+    )
+
+
 @click.command()
 @click.argument("run_id", metavar="ID")
 @store_option
 @json_option
 def history(run_id: str, url: str, as_json: bool) -> None:
-    """Print the history of a run: each move, its actor, and how long the run stayed in that status."""
+    """Print the history of a run: each move, its actor, and how long the run stayed in that status; and its steps."""
     with store_from_url(url) as store:
         entries = store.history(run_id)
+        steps = store.steps(run_id)
     if as_json:
-        print_json({"run_id": run_id, "history": [entry_to_json(entry) for entry in entries]})
-    else:
-        _print_history(entries)
+        history = [entry_to_json(entry) for entry in entries]
+        print_json({"run_id": run_id, "history": history, "steps": [*map(step_to_json, steps)]})
+        return
+    _print_history(entries)
+    if steps:
+        stdout_console().print()
+        _print_steps(steps)
 
 
 @click.command()
@@ -234,3 +264,37 @@ def watch(run_id: str | None, url: str, listen_url: str | None, after: str | Non
             line.append(f"  by {escape(entry.actor)}" if entry.actor else "")
             console.print(line)
             console.file.flush()
+
+
+@click.command()
+@click.argument("run_id", metavar="ID")
+@store_option
+@listen_url_option
+@click.option(
+    "--after", type=click.IntRange(0), default=0, metavar="N", help="Resume after the event with this number."
+)
+@click.option(
+    "--follow/--no-follow",
+    default=True,
+    show_default=True,
+    help="Wait for new events until the run has ended, or print only those that are there.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for programs.")
+def events(run_id: str, url: str, listen_url: str | None, after: int, follow: bool, as_json: bool) -> None:
+    """Print the output events that the handler of a run emits: the number, the time, the attempt and the data.
+
+    A later attempt of a run may emit the same data again.
+    """
+    with store_from_url(url, listen_url) as store:
+        for event in store.events(run_id, after=after) if follow else _events_so_far(store, run_id, after):
+            if as_json:
+                click.echo(json.dumps(event_to_json(event)))
+                continue
+            at, data = format_utc(event.at_us, digits=3), json.dumps(event.data, ensure_ascii=False)
+            click.echo(f"{event.number}  {at}  attempt {event.attempt}  {escape(data)}")
+
+
+def _events_so_far(store: Store, run_id: str, after: int) -> Iterator[Event]:
+    while page := store.events_page(run_id, after):
+        yield from page
+        after = page[-1].number

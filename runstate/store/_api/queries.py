@@ -18,7 +18,7 @@ from runstate.store._sql.rows import Row, decode_entry, decode_run
 from runstate.store._types import Entry, StoredRun
 from runstate.store.errors import RunNotFound
 
-__all__ = ["Order", "Page", "QueryMixin"]
+__all__ = ["Order", "Page", "QueryMixin", "seq_of"]
 
 Order: TypeAlias = Literal["asc", "desc"]
 _MOST: Final = 100  # runs per page, as in the API
@@ -72,6 +72,12 @@ def _one_by_id(session: Connection, run_id: str) -> Row:
     if not found:
         raise RunNotFound(run_id)
     return found[0]
+
+
+def seq_of(session: Connection, run_id: str) -> int:
+    """Return the number of a run. Raises `RunNotFound`."""
+    seq: int = _one_by_id(session, run_id)[0]
+    return seq
 
 
 class QueryMixin(StoreBase):

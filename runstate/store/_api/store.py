@@ -1,57 +1,36 @@
-"""The store in three forms: blocking, async, and inside a caller's own transaction."""
+"""The store in its blocking form."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from inspect import isfunction
 from types import TracebackType
-from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar, cast
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from runstate.run.values import Usage
-from runstate.store._api.create import CreateMixin
-from runstate.store._api.queries import QueryMixin
+from runstate.store._api.async_store import AsyncStore
+from runstate.store._api.event_feed import EventFeed, checked_position, follow
+from runstate.store._api.event_writer import Emitter, EventWriter
+from runstate.store._api.methods import BoundStore, StoreMethods
 from runstate.store._api.same_store import require_same
-from runstate.store._api.transitions import TransitionMixin
-from runstate.store._api.watch import start_cursor, watch, watch_async
-from runstate.store._api.worker_protocol import WorkerProtocolMixin, save_checkpoint_command
-from runstate.store._engine.async_transport import AsyncTransport, mirror
+from runstate.store._api.watch import start_cursor, watch
+from runstate.store._api.worker_protocol import save_checkpoint_command
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
-from runstate.store._engine.transport import CallerTransaction, ReadPool, SyncTransport, Transport
-from runstate.store._notifier import Change, LocalNotifier
+from runstate.store._engine.transport import CallerTransaction, ReadPool, SyncTransport
+from runstate.store._notifier import Change
 from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.identity import StoreIdentity
-from runstate.store._types import Entry, StoredRun
+from runstate.store._types import Entry, Event, StoredRun
 from runstate.store._worker_types import Checkpoint, Lease
 from runstate.store.availability import Availability
 from runstate.store.errors import StoreError
 
-__all__ = ["AsyncStore", "BoundStore", "Store", "database_of"]
+__all__ = ["Store", "database_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class StoreMethods(CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
-    """The methods that all forms of a store have."""
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a store holds connections, and can be neither copied nor pickled for another process: "
-            "give that process the URL, and let it open_store(url)"
-        )
-
-
-for _part in (CreateMixin, TransitionMixin, QueryMixin, WorkerProtocolMixin):
-    for _name, _method in vars(_part).items():
-        if isfunction(_method) and not _name.startswith("_"):
-            _method.__qualname__ = f"Store.{_name}"  # the name in Python's messages about wrong arguments
-
-
-class BoundStore(StoreMethods):
-    """A store inside the caller's own transaction, from `Store.within`. The caller commits its changes, or not."""
 
 
 class Store(StoreMethods):
@@ -93,6 +72,10 @@ class Store(StoreMethods):
         self._aio: AsyncStore | None = None
         self._place = place
         self._notifier: Final = (listening or database).notifier(self._committer.external_commits, self.availability)
+        self._events = EventWriter(
+            self._committer.execute, self._last_event_number, self.availability, self._committer.check_open
+        )
+        self._feed = EventFeed(self._transport.read, self._notifier, self.display_url)
 
     def __repr__(self) -> str:
         return f"<Store {self._database.display_url}>"
@@ -117,7 +100,7 @@ class Store(StoreMethods):
     def aio(self) -> AsyncStore:
         """The async form of the store: `await store.aio.create(...)`."""
         if self._aio is None:
-            self._aio = AsyncStore(self, self._committer, self._readers, self._notifier)
+            self._aio = AsyncStore(self, self._committer, self._readers, self._notifier, self._feed)
         return self._aio
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
@@ -128,6 +111,9 @@ class Store(StoreMethods):
                 hint |= command.change
         if hint:
             self._notifier.notify(hint)
+
+    def _last_event_number(self, run: StoredRun) -> int:
+        return self.last_event_number(run)
 
     def subscribe(self, listener: Callable[[Change], None]) -> AbstractContextManager[None]:
         """Call `listener` when something may have changed, inside a `with` block.
@@ -150,6 +136,22 @@ class Store(StoreMethods):
                 print(entry.target)
         """
         return watch(self, self._notifier, start_cursor(run_id, after, self.latest_cursor))
+
+    def events(self, run_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Yield the events that the handler of a run emits, as they are written, until the run has ended.
+
+        `after` resumes after an event: pass its number. Each event comes once and in order, whatever crashes meanwhile.
+        All readers of a process share one connection. Raises `RunNotFound`, and `InvalidRun` for wrong arguments.
+
+            for event in store.events(run.id):
+                print(event.data, end="")
+        """
+        checked_position(run_id, after)
+        return follow(self._feed, self._transport.read, run_id, after)
+
+    def emitter(self, lease: Lease, run: StoredRun) -> Emitter:
+        """Return the object that emits events of a claimed run. `Context.emit` uses it."""
+        return Emitter(self._events, lease, run)
 
     def post_checkpoint(
         self,
@@ -179,7 +181,8 @@ class Store(StoreMethods):
                 bound.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
             connection.commit()
 
-        Raises `StoreError` if the connection leads to another store, and for every store in memory.
+        Raises `StoreError` for every store in memory, and at the first call inside the block if the connection leads to
+        another store.
         """
         if self._database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
@@ -210,150 +213,10 @@ class Store(StoreMethods):
                 parts.callback(self._readers.close)
             parts.callback(self._notifier.close)
             parts.callback(self._committer.close)
+            parts.callback(self._feed.close)
+            parts.callback(self._events.close)
 
 
 def database_of(store: Store) -> Database:
     """Return the database of a store, for parts of this library that open another connection."""
     return store._database  # pyright: ignore[reportPrivateUsage]
-
-
-class AsyncStore:
-    """The async form of a store, as `store.aio`: the methods of `Store`, for coroutines."""
-
-    def __init__(self, store: Store, committer: Committer, readers: ReadPool | None, notifier: LocalNotifier) -> None:
-        self._store = store
-        self._notifier = notifier
-        self._later = AsyncTransport(committer, readers)
-        self.methods: Final = StoreMethods(cast("Transport", self._later))
-
-    def __reduce__(self) -> NoReturn:
-        self._store.__reduce__()
-
-    def close(self) -> None:
-        """End the reading threads."""
-        self._later.close()
-
-    async def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> AsyncIterator[Entry]:
-        """Yield entries like `Store.watch`, for coroutines."""
-        latest = "" if run_id is not None or after is not None else await self.latest_cursor()
-        place = start_cursor(run_id, after, lambda: latest)
-        async for entry in watch_async(self.methods, self._notifier, place):
-            yield entry
-
-    @mirror(StoreMethods.create)
-    def create(self) -> None: ...
-
-    @mirror(StoreMethods.create_many)
-    def create_many(self) -> None: ...
-
-    @mirror(StoreMethods.start)
-    def start(self) -> None: ...
-
-    @mirror(StoreMethods.require_action)
-    def require_action(self) -> None: ...
-
-    @mirror(StoreMethods.submit_tool_outputs)
-    def submit_tool_outputs(self) -> None: ...
-
-    @mirror(StoreMethods.request_cancel)
-    def request_cancel(self) -> None: ...
-
-    @mirror(StoreMethods.confirm_cancel)
-    def confirm_cancel(self) -> None: ...
-
-    @mirror(StoreMethods.complete)
-    def complete(self) -> None: ...
-
-    @mirror(StoreMethods.mark_incomplete)
-    def mark_incomplete(self) -> None: ...
-
-    @mirror(StoreMethods.fail)
-    def fail(self) -> None: ...
-
-    @mirror(StoreMethods.expire)
-    def expire(self) -> None: ...
-
-    @mirror(StoreMethods.get)
-    def get(self) -> None: ...
-
-    @mirror(StoreMethods.progress)
-    def progress(self) -> None: ...
-
-    @mirror(StoreMethods.list)
-    def list(self) -> None: ...
-
-    @mirror(StoreMethods.history)
-    def history(self) -> None: ...
-
-    @mirror(StoreMethods.entries)
-    def entries(self) -> None: ...
-
-    @mirror(StoreMethods.latest_cursor)
-    def latest_cursor(self) -> None: ...
-
-    @mirror(StoreMethods.counts)
-    def counts(self) -> None: ...
-
-    @mirror(StoreMethods.queues)
-    def queues(self) -> None: ...
-
-    @mirror(StoreMethods.open_lease)
-    def open_lease(self) -> None: ...
-
-    @mirror(StoreMethods.heartbeat)
-    def heartbeat(self) -> None: ...
-
-    @mirror(StoreMethods.close_lease)
-    def close_lease(self) -> None: ...
-
-    @mirror(StoreMethods.settle_and_claim)
-    def settle_and_claim(self) -> None: ...
-
-    @mirror(StoreMethods.claim)
-    def claim(self) -> None: ...
-
-    @mirror(StoreMethods.claim_id)
-    def claim_id(self) -> None: ...
-
-    @mirror(StoreMethods.settle)
-    def settle(self) -> None: ...
-
-    @mirror(StoreMethods.release)
-    def release(self) -> None: ...
-
-    @mirror(StoreMethods.take_over)
-    def take_over(self) -> None: ...
-
-    @mirror(StoreMethods.save_checkpoint)
-    def save_checkpoint(self) -> None: ...
-
-    def post_checkpoint(
-        self,
-        lease: Lease,
-        run: StoredRun,
-        *,
-        checkpoint: Checkpoint | None = None,
-        usage: Usage | None = None,
-        progress: str | None = None,
-    ) -> asyncio.Future[bool]:
-        """Save the data of a claimed run like `save_checkpoint`. Return a future of whether it was saved.
-
-        Unlike `save_checkpoint`, the request is made by the call, not when it is awaited. It is part of the next
-        commit, before any later request of this caller.
-        """
-        return self._later.submit(save_checkpoint_command(lease, run, checkpoint, usage, progress))
-
-    @mirror(StoreMethods.overdue)
-    def overdue(self) -> None: ...
-
-    @mirror(StoreMethods.owned)
-    def owned(self) -> None: ...
-
-    @mirror(StoreMethods.is_anything_due)
-    def is_anything_due(self) -> None: ...
-
-    @mirror(StoreMethods.sweep)
-    def sweep(self) -> None: ...
-
-    @mirror(StoreMethods.prune)
-    def prune(self) -> None: ...

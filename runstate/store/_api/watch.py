@@ -72,7 +72,8 @@ def watch(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) -> Iterator[
     rung = Event()
 
     def heard(hint: Change) -> None:
-        rung.set()
+        if hint is not Change.EVENT:
+            rung.set()
 
     with bell.subscribe(heard):
         while True:
@@ -94,6 +95,8 @@ async def watch_async(reading: QueryMixin, bell: LocalNotifier, place: _Cursor) 
     loop, rung = asyncio.get_running_loop(), asyncio.Event()
 
     def heard(hint: Change) -> None:
+        if hint is Change.EVENT:
+            return
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(rung.set)
 

@@ -294,7 +294,7 @@ class SettleAndClaim(Command[T]):
 class InTransaction(Command[T]):
     """Any other request that writes: a function that is called with the connection, inside a transaction."""
 
-    __slots__ = ("_finish", "callback", "is_idempotent")
+    __slots__ = ("_finish", "callback", "is_idempotent", "one_statement")
 
     def __init__(
         self,
@@ -303,8 +303,11 @@ class InTransaction(Command[T]):
         change: Change = NO_CHANGE,
         *,
         is_idempotent: bool = True,
+        one_statement: bool = False,
     ) -> None:
         super().__init__(change)
+        self.one_statement: Final = one_statement
+        """Whether the function writes by one statement on PostgreSQL, where that needs no transaction around it."""
         self.is_idempotent: Final = is_idempotent
         """Whether the request can be repeated after a lost reply, with the same result."""
         self.callback: Final = callback

@@ -90,7 +90,7 @@ def settle_needs_transaction(turn: SettleAndClaim[Any]) -> bool:
 
 def _with_checkpoint(groups: Groups) -> Sequence[Settle]:
     """Return the outcomes whose used tokens are to be saved. They are among those with a payload."""
-    return [settle for (_, laden), group in groups if laden for settle in group if settle.noted is not None]
+    return [settle for (_, has_payload), group in groups if has_payload for settle in group if settle.noted is not None]
 
 
 def checkpoint_params(

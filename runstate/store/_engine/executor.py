@@ -84,9 +84,13 @@ def _execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
     # All or none: if one fails, the commands are repeated one by one, and must not have been executed before.
     several = len(others) + len(moves) + bool(creates) > 1
     parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(create_needs_transaction, creates))
-    parted = parted or any(isinstance(other, InTransaction) or settle_needs_transaction(other) for other in others)
+    parted = parted or any(map(_needs_transaction, others))
     with session.transaction() if several or parted or session.row_by_row else session.atomic_if_needed():
         _execute(session, creates, moves, others)
+
+
+def _needs_transaction(other: _Other) -> bool:
+    return not other.one_statement if isinstance(other, InTransaction) else settle_needs_transaction(other)
 
 
 def execute_in_transaction(session: Connection, batch: Sequence[Command[Any]]) -> None:

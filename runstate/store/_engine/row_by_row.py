@@ -20,7 +20,7 @@ from runstate.store._sql.skipped import SKIP_S
 from runstate.store._worker_types import Settle
 from runstate.store.errors import StoreError
 
-__all__ = ["execute_sweep", "settle_and_claim_row_by_row"]
+__all__ = ["execute_sweep", "require_refused_row", "settle_and_claim_row_by_row"]
 
 _log: Final = logging.getLogger("runstate.store")
 
@@ -74,7 +74,7 @@ def settle_and_claim_row_by_row(
                     save_checkpoint(settle)
                     settled |= session.settle_and_claim(owner, [(outcome, [settle])], (), 0)[0]
             except StoreError as error:
-                _require_refused_row(session, error)
+                require_refused_row(session, error)
                 refused[settle.run.seq] = error
     claimed: list[Row] = []
     for queue in turn.queues:
@@ -102,7 +102,7 @@ def _row_by_row(
                 with session.savepoint():
                     moved += execute(seq, 1)
             except StoreError as error:
-                _require_refused_row(session, error)
+                require_refused_row(session, error)
                 session.skipped.add(seq)
                 refused += 1
                 if refused <= _MOST_LOGGED:
@@ -115,7 +115,7 @@ def _row_by_row(
     return moved
 
 
-def _require_refused_row(session: Connection, error: StoreError) -> None:
+def require_refused_row(session: Connection, error: StoreError) -> None:
     """Raise an error again, unless it is about the row that was to be written."""
     if session.trouble is not Trouble.ROW_REFUSED:
         raise error

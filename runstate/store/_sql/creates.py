@@ -7,12 +7,12 @@ from functools import cached_property
 
 from runstate.lifecycle import INITIAL_STATUS
 from runstate.store._sql.columns import COPIED_COLUMNS, CREATE_COLUMNS
-from runstate.store._sql.leases import Leases
+from runstate.store._sql.events import Events
 
 __all__ = ["Creates"]
 
 
-class Creates(Leases):
+class Creates(Events):
     """Create runs, and the configuration beside them."""
 
     @cached_property
@@ -22,7 +22,7 @@ class Creates(Leases):
 
     def _create(self, with_config: bool) -> str:
         # What stands beside a run is written first: once the run is there, no client may add to it.
-        beside = self.dialect.creates_in_one and with_config
+        beside = self.dialect.writes_in_one and with_config
         waits = "(SELECT count(*) FROM beside) IS NOT NULL" if beside else "true"
         return (
             f"WITH {self.table(CREATE_COLUMNS)}"

@@ -108,11 +108,13 @@ class Dialect(ABC):
     """The name by which a RETURNING knows the table `runstate_run AS r`."""
     hold_lease: ClassVar[str]
     """What ends a query of the lease `w` so that no sweep closes it until the commit."""
+    hold_run_and_lease: ClassVar[str]
+    """What ends a query of runs `r` and leases `w` so that neither a move nor a sweep ends them until the commit."""
     hold_threads: ClassVar[str]
     """The statement that locks `threads`, in this order, until the commit: no other transaction ends or creates runs of
     them meanwhile. Empty where writers are alone."""
-    creates_in_one: ClassVar[bool]
-    """Whether one statement inserts runs and their configuration."""
+    writes_in_one: ClassVar[bool]
+    """Whether one statement can write to several tables."""
 
     @abstractmethod
     def unlocked(self, column: str, rows: str, alias: str) -> str:
@@ -197,8 +199,9 @@ class _Sqlite(Dialect):
 
     returned = "runstate_run"
     hold_lease = ""
+    hold_run_and_lease = ""
     hold_threads = ""
-    creates_in_one = False
+    writes_in_one = False
 
     def unlocked(self, column: str, rows: str, alias: str) -> str:
         return ""
@@ -237,7 +240,11 @@ class _Postgres(Dialect):
     migration_lock = "SELECT pg_advisory_xact_lock(7282365610)"
     # In the order in which most transactions lock them.
     lock_tables = (
-        "SET LOCAL lock_timeout = '2s'; LOCK TABLE"
+        "SET LOCAL lock_timeout = '2s';"
+        " DO $$ BEGIN IF to_regclass('runstate_event') IS NOT NULL THEN"
+        " LOCK TABLE runstate_event IN ACCESS EXCLUSIVE MODE; END IF;"
+        " IF to_regclass('runstate_step') IS NOT NULL THEN"
+        " LOCK TABLE runstate_step IN ACCESS EXCLUSIVE MODE; END IF; END $$; LOCK TABLE"
         " runstate_run_config, runstate_worker_session, runstate_run, runstate_history, runstate_checkpoint,"
         " runstate_attempt IN ACCESS EXCLUSIVE MODE"
     )
@@ -291,8 +298,9 @@ SELECT statement FROM (
 
     returned = "r"
     hold_lease = " FOR KEY SHARE OF w"
+    hold_run_and_lease = " FOR SHARE OF r FOR KEY SHARE OF w"
     hold_threads = f"SELECT {thread_lock_sql('thread')} FROM unnest(%(threads)s::text[]) AS t(thread)"
-    creates_in_one = True
+    writes_in_one = True
 
     def unlocked(self, column: str, rows: str, alias: str) -> str:
         return f" AND {column} = ANY (ARRAY({rows} FOR UPDATE OF {alias} SKIP LOCKED))"

@@ -76,9 +76,7 @@ class Leases(Queries):
     @cached_property
     def save_checkpoint(self) -> str:
         """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
-        kept = "coalesce(excluded.{0}, runstate_checkpoint.{0})"
         # Until a note is committed no sweep closes the lease, or others would go on from an older note.
-        most = f"{self.dialect.greatest}(excluded.{{0}}, runstate_checkpoint.{{0}})"
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
             " INSERT INTO runstate_checkpoint (run, checkpoint, prompt_tokens, completion_tokens, progress)"
@@ -89,7 +87,16 @@ class Leases(Queries):
             f" AND {self.same_claim(self.param('version'), self.param('attempt'))}"
             " AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t)"
             f"{self.dialect.hold_lease}"
-            f" ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
+            f" {self.merge_checkpoint} RETURNING run"
+        )
+
+    @property
+    def merge_checkpoint(self) -> str:
+        """What an INSERT into `runstate_checkpoint` does with a row that is there: keep what is not given."""
+        kept = "coalesce(excluded.{0}, runstate_checkpoint.{0})"
+        most = f"{self.dialect.greatest}(excluded.{{0}}, runstate_checkpoint.{{0}})"
+        return (
+            f"ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
-            f" progress = {kept.format('progress')} RETURNING run"
+            f" progress = {kept.format('progress')}"
         )

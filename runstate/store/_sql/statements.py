@@ -145,8 +145,8 @@ class Statements(Creates):
 
     # --- work -----------------------------------------------------------------------------------------------------
 
-    def _settling(self, event: RunEvent, laden: bool) -> str:
-        params = self._given(event) if laden else {"usage": self.dialect.as_json("v.usage")}
+    def _settling(self, event: RunEvent, has_payload: bool) -> str:
+        params = self._given(event) if has_payload else {"usage": self.dialect.as_json("v.usage")}
         return (
             f"UPDATE runstate_run AS r SET {self.set_clause(event, actor=self.param('actor', 'text'), params=params)}"
             # Not `=`: by the index on worker PostgreSQL would visit every run this worker has ever had.
@@ -155,18 +155,21 @@ class Statements(Creates):
         )
 
     @staticmethod
-    def settle_columns(laden: bool) -> tuple[Column, ...]:
+    def settle_columns(has_payload: bool) -> tuple[Column, ...]:
         """Return the columns that a settle is given, with or without what few of them carry."""
-        return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if laden else SETTLE_COLUMNS
+        return (*SETTLE_COLUMNS, *columns(*PAYLOAD)) if has_payload else SETTLE_COLUMNS
 
     @cached_property
     def settle(self) -> Mapping[SettleKey, str]:
         """Commit an outcome of claimed runs, by seq, if the worker still holds them; gives back seq and version."""
         own = self.dialect.returned
         return {
-            (event, laden): f"WITH {self.table(self.settle_columns(laden))} {self._settling(event, laden)}"
+            (
+                event,
+                has_payload,
+            ): f"WITH {self.table(self.settle_columns(has_payload))} {self._settling(event, has_payload)}"
             f" RETURNING {own}.seq, {own}.version"
-            for event, laden in OUTCOMES
+            for event, has_payload in OUTCOMES
         }
 
     @cached_property
@@ -228,13 +231,13 @@ class Statements(Creates):
         """
         nothing = ", ".join("NULL" for _ in CLAIMED_COLUMNS[2:])
         return {
-            (event, laden): f"WITH {self.table(self.settle_columns(laden))},"
-            f" settled AS ({self._settling(event, laden)} RETURNING r.seq, r.version),"
+            (event, has_payload): f"WITH {self.table(self.settle_columns(has_payload))},"
+            f" settled AS ({self._settling(event, has_payload)} RETURNING r.seq, r.version),"
             f" picked AS ({self.picking('seq')}),"
             f" claimed AS ({self._claiming(_PICKED)} RETURNING r.*)"
             f" SELECT 0, seq, version, {nothing} FROM settled"
             f" UNION ALL SELECT 1, {self.claimed('claimed')} FROM claimed"
-            for event, laden in OUTCOMES
+            for event, has_payload in OUTCOMES
         }
 
     # --- the sweep ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import attrs
 from runstate.clock import sleep, time_us
 from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store._sql.dialect import Dialect
-from runstate.store._sql.migrations.steps import STEPS, Migration
+from runstate.store._sql.migrations.steps import FIRST_COMPONENT, STEPS, Migration
 from runstate.store.errors import SchemaMismatch, StoreError, StoreUnavailable
 
 __all__ = [
@@ -60,6 +60,8 @@ class Plan:
 
     steps: Sequence[Migration]
     dialect: Dialect
+    present: Sequence[str] = ()
+    """The components whose tables the database has already."""
     drops: Sequence[str] = ()
     """The statements that drop the triggers of the database."""
 
@@ -82,7 +84,9 @@ class Plan:
             return ()
         last = {step.component: step.number for step in self.steps}
         known = [
-            step for step in STEPS if step.is_guards and step.number <= last.get(step.component, LATEST[step.component])
+            step
+            for step in STEPS
+            if step.is_guards and step.number <= last.get(step.component, _of(step.component, self.present))
         ]
         return list({step.component: step for step in known}.values())
 
@@ -98,6 +102,11 @@ class Plan:
         """Return the plan as SQL to execute by hand, with a comment for each step."""
         told = [f"-- {step.name}: {step.description}\n" for step in self.steps]
         return "".join(told) + "\n" + "".join(f"{statement};\n\n" for statement in self.script)
+
+
+def _of(component: str, present: Sequence[str]) -> int:
+    """Return the number up to which a component has guards that no step of the plan has: 0 where it has no tables."""
+    return LATEST[component] if component in present else 0
 
 
 def _record(step: Migration, applied_at: int | None = None) -> str:
@@ -156,7 +165,8 @@ def version_of(session: Connection, shown: str = "the database") -> SchemaVersio
 
 def format_version(version: SchemaVersion) -> str:
     """Return a version for people: `run 2`."""
-    return ", ".join(f"{component} {number}" for component, number in version.items()) or "none"
+    in_order = sorted(version.items(), key=lambda part: (part[0] != FIRST_COMPONENT, part[0]))
+    return ", ".join(f"{component} {number}" for component, number in in_order) or "none"
 
 
 def _newer(applied: Sequence[_Applied]) -> list[_Applied]:
@@ -232,7 +242,7 @@ def _migrate(session: Connection, shown: str, upto: SchemaVersion, *, dry_run: b
         _require_compatible(applied, shown)
         steps = [step for step in _missing(applied) if step.number <= upto.get(step.component, 0)]
         drops = [row[0] for row in session.execute(dialect.drop_guards, {})] if steps and applied else []
-        plan = Plan(steps, dialect, drops)
+        plan = Plan(steps, dialect, [*_version(applied)], drops)
         if steps and not dry_run:
             if applied and dialect.lock_tables:
                 session.execute_ddl(dialect.lock_tables)

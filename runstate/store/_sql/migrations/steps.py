@@ -13,7 +13,7 @@ import attrs
 from runstate.lifecycle.errors import DefinitionError
 from runstate.store._sql.dialect import Dialect
 
-__all__ = ["HEADER", "SEPARATOR", "STEPS", "Migration", "component_order"]
+__all__ = ["FIRST_COMPONENT", "HEADER", "SEPARATOR", "STEPS", "Migration", "component_order"]
 
 _PACKAGE: Final = "runstate.store._sql.migrations"
 SEPARATOR: Final = "\n---\n"
@@ -21,7 +21,7 @@ SEPARATOR: Final = "\n---\n"
 HEADER: Final = "-- {description}\n-- compatible_from: {compatible_from}\n"
 _NAME: Final = re.compile(r"(?P<component>[a-z]+)_(?P<number>\d{4})_(?P<title>\w+)\.sql")
 _HEADER: Final = re.compile(r"-- (?P<description>[^'\n]+)\n-- compatible_from: (?P<compatible_from>\d+)\n")
-_FIRST: Final = "run"
+FIRST_COMPONENT: Final = "run"
 """The component that makes the tables which the others refer to."""
 
 
@@ -58,7 +58,7 @@ class Migration:
 
 def component_order(step: Migration) -> tuple[bool, str, int]:
     """Return the key by which steps are taken: those of the runs first."""
-    return step.component != _FIRST, step.component, step.number
+    return step.component != FIRST_COMPONENT, step.component, step.number
 
 
 def _steps() -> Iterator[Migration]:

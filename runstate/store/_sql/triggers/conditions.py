@@ -173,7 +173,12 @@ def _claims(dialect: Dialect) -> str:
         " AND NEW.lost = OLD.lost AND NEW.failed BETWEEN OLD.failed AND OLD.failed + 1"
         " AND NEW.claimable_at_us > OLD.changed_at_us AND NEW.claimable_at_us < OLD.expires_at * 1000000"
     )
+    progress = (  # a step was kept: the losses are counted anew
+        f"NEW.worker {same} OLD.worker AND NEW.attempt = OLD.attempt AND NEW.failed = OLD.failed AND NEW.lost = 0"
+        f" AND OLD.worker <> 0 AND NEW.claimable_at_us {same} OLD.claimable_at_us"
+    )
     return f"""({untouched} AND NEW.claimable_at_us {same} OLD.claimable_at_us)
+        OR ({progress})
         OR ({ready})
         OR ({waits})
         OR (NEW.claimable_at_us {same} OLD.claimable_at_us AND (({released}) OR ({taken}) OR ({retried})))"""

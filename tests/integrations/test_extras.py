@@ -1,0 +1,22 @@
+"""An integration whose library is not installed says what to install."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("hidden", ["pydantic_ai", "pydantic_ai.durable_exec"])
+def test_the_extra_of_pydantic_ai_is_named(hidden: str) -> None:
+    """Without Pydantic AI, or with a release that has no interface for durability."""
+    code = f"import sys; sys.modules[{hidden!r}] = None; import runstate.integrations.pydantic_ai"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+    )
+    sentence = "runstate.integrations.pydantic_ai needs pydantic-ai 2.60 or newer: pip install 'runstate[pydantic-ai]'"
+    assert f"ImportError: {sentence}" == done.stderr.splitlines()[-1]
