@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequen
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock, Thread
 from threading import Event as Signal
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -35,7 +35,9 @@ _CLOSING_S: Final = 5.0  # for a read to finish when the feed is closed
 _MOST_ROWS: Final = 5000  # of one read
 _MOST_KEPT: Final = 2000  # events of a run: a reader that is further behind reads for itself
 
-Read = Callable[[Callable[[Connection], Any]], Any]
+Waker: TypeAlias = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
+"""A future to be set, in its event loop."""
+Read: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
 
 
 def checked_position(run_id: str, after: int) -> None:
@@ -52,11 +54,11 @@ class _RunTail:
     """The number of the event before those kept here."""
     last: int
     """The number of the last event that was read."""
-    events: deque[Event] = attrs.Factory(deque)
+    events: deque[Event] = attrs.field(factory=lambda: deque[Event]())
     is_live: bool = True
     """False once the run has ended and all its events were read."""
     readers: int = 0
-    wakers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = attrs.Factory(list)
+    wakers: list[Waker] = attrs.field(factory=lambda: list[Waker]())
     """What wakes the coroutines that wait for the next event."""
 
     def after(self, number: int) -> Sequence[Event] | None:

@@ -126,7 +126,7 @@ class HandlerCall:
         """Whether the handler went on after its death."""
         self.is_hopeless: Final = Event()
         """Set if the handler swallows its death in a loop."""
-        self.thread = get_ident()
+        self.thread: int = get_ident()
         """The thread in which the handler is called."""
         self.told: Final[set[object]] = set()
         """The tasks in which the death was raised; for a plain handler, its thread."""
