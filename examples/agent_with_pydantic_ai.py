@@ -132,7 +132,9 @@ def main() -> None:
     """Work on the runs of a folder, or show it all."""
     with open_store(URL) as store:
         if len(sys.argv) > 1:
-            Worker(store, answer, lease_s=LEASE_S).run(until_idle=True)
+            while not all(run.is_terminal for run in store.list()):
+                Worker(store, answer, lease_s=LEASE_S).run(until_idle=True)
+                time.sleep(0.1)  # the run of a dead worker is not claimable before its lease ends
         else:
             play(store)
             shutil.rmtree(FOLDER)

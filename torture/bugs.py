@@ -65,7 +65,7 @@ _COMPLETING: Final = (settle_and_claim, "_completing")
 _TOKEN: Final = " AND r.worker {self.dialect.null_safe_eq} {self.param('worker')}"
 
 _GENERATED: Final = """\
-    if self.is_guards:  # those of this process, and not those that were written once
+    if self.is_guards and self.component == "run":  # those of this process, and not those that were written once
         from runstate.store._sql.triggers.ddl import create_guards
 
         return list(create_guards(dialect))
