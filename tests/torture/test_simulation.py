@@ -27,7 +27,7 @@ FOUND_BY: Mapping[str, int] = {
     "no_token": 6,
     "no_lease": 12,
     "no_version": 1,
-    "knows_no_deadline": 30,
+    "knows_no_deadline": 396,
     "early_answer": 20,
     "sweep_ignores_leases": 4,
     "asks_all_again": 34,
