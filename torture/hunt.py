@@ -72,7 +72,7 @@ HUNTED: Final[Mapping[str, Sequence[Harness]]] = {
     "stops_at_a_bad_row": (STORM_POSTGRES, STORM_SQLITE),
     "fences_by_no_attempt": (STORM_POSTGRES, STORM_SQLITE),
     "keeps_no_small_table": (STORM_POSTGRES,),
-    "keeps_late_steps": (SIMULATION, STORM_POSTGRES, STORM_SQLITE),
+    "keeps_late_steps": (SIMULATION,),
     "keeps_usage_later": (SIMULATION, STORM_POSTGRES, STORM_SQLITE),
     "no_sync": (POWER_CUTS, STORM_POSTGRES),
 }
