@@ -19,7 +19,6 @@ import argparse
 import json
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from statistics import median, quantiles
@@ -31,8 +30,9 @@ from benchmarks.durable.baseline import PostgresFused, PostgresOneByOne, SqliteF
 from benchmarks.durable.contestant import Contestant, Dialect
 from benchmarks.durable.peers import Celery, Huey, PgQueuer, Procrastinate
 from benchmarks.durable.runstate_store import RunstateStore
-from benchmarks.machine import fdatasync_us, machine
+from benchmarks.machine import machine
 from benchmarks.postgres import postgres
+from benchmarks.rounds import measure_in_turns
 
 MEASURES: Final = ("create", "drain", "start")
 BASELINE: Final[Mapping[Dialect, str]] = {"sqlite": SqliteFused.name, "postgres": PostgresFused.name}
@@ -183,15 +183,7 @@ def measure(
     for group in groups:
         for entry in group:
             entry.calibrate(min_s)
-    syncs: list[float] = []
-    for number in range(rounds):
-        syncs.append(fdatasync_us(tempfile.gettempdir()))
-        print(f"round {number + 1} of {rounds}: fdatasync {syncs[-1]:.0f} us", file=sys.stderr)
-        for group in groups:
-            first = number % len(group) if group else 0
-            for entry in group[first:] + group[:first]:
-                entry.measure_round()
-    return [entry for lane in groups for entry in lane], syncs
+    return measure_in_turns(groups, rounds)
 
 
 def summary(entry: Series, entries: Sequence[Series], place: int) -> dict[str, Any]:

@@ -39,8 +39,9 @@ from benchmarks.durable.contestant import Dialect, MeasurementFailed
 from benchmarks.durable.processes import TIMEOUT_S, WorkerProcesses
 from benchmarks.durable.step_contestants import RunstateAsync, RunstatePlain, StepContestant
 from benchmarks.durable.step_peers import AbsurdAsync, AbsurdPlain, DbosAsync, DbosPlain, PgTask
-from benchmarks.machine import fdatasync_us, machine
+from benchmarks.machine import machine
 from benchmarks.postgres import postgres
+from benchmarks.rounds import measure_in_turns
 from runstate.store._sqlite.connection import SqliteDatabase
 
 RUNSTATE: Final = (RunstatePlain, RunstateAsync)
@@ -167,15 +168,7 @@ def measure(
     groups = [
         [Series(kind, dialect, case, fresh_database) for kind, dialect, fresh_database in present] for case in cases
     ]
-    syncs: list[float] = []
-    for number in range(rounds):
-        syncs.append(fdatasync_us(tempfile.gettempdir()))
-        print(f"round {number + 1} of {rounds}: fdatasync {syncs[-1]:.0f} us", file=sys.stderr)
-        for group in groups:
-            first = number % len(group) if group else 0
-            for series in group[first:] + group[:first]:
-                series.measure_round()
-    return [series for group in groups for series in group], syncs
+    return measure_in_turns(groups, rounds)
 
 
 def summary(series: Series, every: Sequence[Series]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
 from runstate.worker._outcome import Outcome, fields_of, mistake_of
-from runstate.worker._saving import is_large, save_checkpoint, warn_of_size
+from runstate.worker._saving import save_checkpoint, warn_if_large
 from runstate.worker._step_usage import count_usage, used_tokens
 from runstate.worker._steps import HandlerSteps
 
@@ -65,18 +65,9 @@ class Context:
     """
 
     __slots__ = (
-        *(
-            "_asynchronous",
-            "_cancelling",
-            "_checkpoint",
-            "_emitter",
-            "_lease",
-            "_limit",
-            "_made",
-            "_prompt",
-            "_completion",
-        ),
-        *("_saw_cancelling", "_steps", "_store", "_warned", "ends_at", "run", "steps_reset_losses", "tool_outputs"),
+        *("_asynchronous", "_cancelling", "_checkpoint", "_completion", "_emitter", "_lease", "_limit", "_made"),
+        *("_prompt", "_saw_cancelling", "_steps", "_store", "_warned"),
+        *("ends_at", "run", "steps_reset_losses", "tool_outputs"),
     )
 
     def __init__(
@@ -173,9 +164,7 @@ class Context:
         """
         checkpoint = Checkpoint(value)
         self._checkpoint = value
-        if is_large(checkpoint) and not self._warned:
-            self._warned = True
-            warn_of_size(self.run, checkpoint)
+        self._warned = self._warned or warn_if_large(self.run, checkpoint)
         return save_checkpoint(self, checkpoint, asynchronous=self._asynchronous)
 
     def step(
@@ -202,8 +191,10 @@ class Context:
         Raises `InvalidRun` for a wrong name or key and a result that is not JSON, `StepInterrupted`, and `LeaseLost` if
         another worker has the run.
         """
-        with _CREATING:
-            steps = self._steps = self._steps or HandlerSteps(self)
+        steps = self._steps
+        if steps is None:
+            with _CREATING:
+                steps = self._steps = self._steps or HandlerSteps(self)
         return (steps.call_later if self._asynchronous else steps.call)(name, function, args, key, once)
 
     def progress(self, text: str) -> None:
@@ -227,8 +218,10 @@ class Context:
             async for piece in answer:
                 ctx.emit({"text": piece})
         """
-        with _CREATING:  # a handler may emit in several threads
-            emitter = self._emitter = self._emitter or self._store.emitter(self._lease, self.run)
+        emitter = self._emitter
+        if emitter is None:
+            with _CREATING:  # a handler may emit in several threads
+                emitter = self._emitter = self._emitter or self._store.emitter(self._lease, self.run)
         emitter.emit(data)
 
     def note_usage(self) -> None:

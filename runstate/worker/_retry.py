@@ -13,7 +13,7 @@ __all__ = ["retry_outages", "retry_outages_async", "retry_until_saved", "retry_u
 
 T = TypeVar("T")
 
-_LOOK_S: Final = 0.2  # between two checks whether the checkpoint is still wanted
+_LOOK_S: Final = 0.2  # between two checks whether the request is still wanted
 
 
 def retry_outages(request: Callable[[], T], wanted: Callable[[], bool], availability: Availability) -> T:

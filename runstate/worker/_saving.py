@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runstate.store import Emitter, Lease, Store, StoredRun
     from runstate.store.errors import LeaseLost
 
-__all__ = ["SavingContext", "is_large", "save_checkpoint", "warn_of_size"]
+__all__ = ["SavingContext", "save_checkpoint", "warn_if_large"]
 
 _log: Final = logging.getLogger("runstate.worker")
 
@@ -60,18 +60,19 @@ class SavingContext(Protocol):
         ...
 
 
-def is_large(checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint is so large that steps serve better."""
-    return len(checkpoint.text) > _LARGE
+def warn_if_large(run: StoredRun, checkpoint: Checkpoint) -> bool:
+    """Log that a checkpoint is large, if it is. Return whether it is.
 
-
-def warn_of_size(run: StoredRun, checkpoint: Checkpoint) -> None:
-    """Log that a checkpoint is large. A handler that keeps a growing list in it writes the square of what it has."""
+    A handler that keeps a growing list in its checkpoint writes the square of what it has: steps serve better.
+    """
+    if len(checkpoint.text) <= _LARGE:
+        return False
     megabytes = len(checkpoint.text) / 1_000_000
     _log.warning(
         "run %s: its checkpoint has %.1f MB, and is written as a whole each time; ctx.step keeps each result once",
         *(run.id, megabytes),
     )
+    return True
 
 
 def save_checkpoint(ctx: SavingContext, checkpoint: Checkpoint, *, asynchronous: bool) -> Awaitable[None]:

@@ -38,8 +38,8 @@ class WorkerSettings:
     lease_s: float
     max_attempts: int
     stall_timeout_s: float
-    steps_reset_losses: bool = True
-    events_kept_s: float = DEFAULT_EVENTS_KEPT_S
+    steps_reset_losses: bool
+    events_kept_s: float
 
     @classmethod
     def checked(

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
-from runstate.store import Entry, NewRun, Store, StoredRun
+from runstate.store import Entry, Lease, NewRun, Store, StoredRun
 from runstate.worker import Context, Handler, Outcome, Worker
 from tests.store.support import names
 from tests.support.lifecycle import TERMINAL
@@ -75,6 +75,20 @@ def error_of(run: StoredRun) -> dict[str, str]:
     assert "failed" == run.status
     error: dict[str, str] = run.to_dict()["last_error"]
     return error
+
+
+def leave(store: Store, lease: Lease, run: StoredRun, status: str) -> None:
+    """Bring a run that a lease holds into a status, or release it; one that is in progress stays so."""
+    match status:
+        case "completed":
+            store.complete(run.id)
+        case "requires_action":
+            call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            store.require_action(run.id, [call])
+        case "released":
+            store.release(lease, run)
+        case _:
+            assert status == run.status
 
 
 @asynccontextmanager

@@ -12,10 +12,10 @@ import pytest
 
 from runstate import InvalidRun, ManualClock
 from runstate.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
-from runstate.store import AsyncStore, Emitter, Event, Store, open_store
+from runstate.store import AsyncStore, Emitter, Event, Store, StoredRun, open_store
 from runstate.worker import Context, Outcome, StepInterrupted
 from tests.store.support import Prompt
-from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, limited, new
+from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, leave, limited, new
 from tests.worker.test_steps import Died, dies
 
 
@@ -429,12 +429,7 @@ def test_the_database_refuses_events_of_others(store: Store, prompt: Prompt, sta
     emitter = store.emitter(lease, claim.run)
     emitter.emit("kept")
     emitter.flush()
-    if status == "completed":
-        store.complete(run.id)
-    elif status == "requires_action":
-        store.require_action(run.id, [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}])
-    elif status == "released":
-        store.release(lease, claim.run)
+    leave(store, lease, claim.run, status)
     before = prompt.rows("runstate_event")
     tried = [*FORGED[:-1], *(FORGED[-1:] if status != "completed" else ())]
     for statement in tried if status != "in_progress" else tried[1:]:
@@ -543,14 +538,13 @@ def test_closing_a_store_ends_its_readers(store_url: str) -> None:
 def test_an_outage_while_events_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are written when the store is back, in order and once."""
     failures = [StoreUnavailable("away"), StoreUnavailable("away")]
-    last = Store.last_event_number
 
-    def shaky(self: Store, run: Any) -> int:
+    def shaky(run: StoredRun) -> int:
         if failures:
             raise failures.pop()
-        return last(self, run)
+        return store.last_event_number(run)
 
-    monkeypatch.setattr(Store, "last_event_number", shaky)
+    monkeypatch.setattr(store._events, "_last_number", shaky)
 
     def handler(ctx: Context) -> Outcome | None:
         ctx.emit(ctx.attempt)

@@ -15,7 +15,7 @@ from runstate.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
 from runstate.store import Checkpoint, Store
 from runstate.worker import Context, Outcome, StepInterrupted
 from tests.store.support import Prompt
-from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, limited, new
+from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, leave, limited, new
 
 RESULTS: tuple[Any, ...] = (
     {"text": "\N{SUN WITH FACE}", "found": ["a", 1.5, None, True]},
@@ -352,12 +352,7 @@ def test_the_database_refuses_steps_of_others(store: Store, prompt: Prompt, stat
     claim = store.claim_id(lease, run.id)
     assert claim is not None
     assert store.save_step(lease, claim.run, "kept", number=1, result=Checkpoint(1))
-    if status == "completed":
-        store.complete(run.id)
-    elif status == "requires_action":
-        store.require_action(run.id, [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}])
-    elif status == "released":
-        store.release(lease, claim.run)
+    leave(store, lease, claim.run, status)
     before = prompt.rows("runstate_step")
     for statement in FORGED if status != "in_progress" else FORGED[1:]:
         sentence = prompt.refusal(statement)

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Connected", "DatabaseHere", "SharedDatabase", "connect"]
 
-_WITNESSES: Final = """
+_NOTE_STEP: Final = """\
+    INSERT INTO step_kept SELECT NEW.run, NEW.name, NEW.attempt, r.attempt, w.name, w.lease_until_us, w.closed,
+        moment(), NEW.ended_at_us, (SELECT coalesce(max(rowid), 0) FROM given)
+        FROM main.runstate_run AS r LEFT JOIN main.runstate_worker_session AS w ON w.token = r.worker
+        WHERE r.seq = NEW.run;"""
+_WITNESSES: Final = f"""
 CREATE TEMP TABLE entry (
     seq INTEGER, version INTEGER, event TEXT, actor TEXT, token INTEGER, name TEXT, lease_until_us INTEGER,
     closed INTEGER, deadline INTEGER, at INTEGER, written INTEGER, process TEXT);
@@ -55,16 +60,10 @@ CREATE TEMP TABLE step_kept (
     seq INTEGER, name TEXT, attempt INTEGER, run_attempt INTEGER, worker TEXT, lease_until_us INTEGER, closed INTEGER,
     at INTEGER, ended INTEGER, given INTEGER);
 CREATE TEMP TRIGGER see_step AFTER INSERT ON main.runstate_step BEGIN
-    INSERT INTO step_kept SELECT NEW.run, NEW.name, NEW.attempt, r.attempt, w.name, w.lease_until_us, w.closed,
-        moment(), NEW.ended_at_us, (SELECT coalesce(max(rowid), 0) FROM given)
-        FROM main.runstate_run AS r LEFT JOIN main.runstate_worker_session AS w ON w.token = r.worker
-        WHERE r.seq = NEW.run;
+{_NOTE_STEP}
 END;
 CREATE TEMP TRIGGER see_step_end AFTER UPDATE ON main.runstate_step BEGIN
-    INSERT INTO step_kept SELECT NEW.run, NEW.name, NEW.attempt, r.attempt, w.name, w.lease_until_us, w.closed,
-        moment(), NEW.ended_at_us, (SELECT coalesce(max(rowid), 0) FROM given)
-        FROM main.runstate_run AS r LEFT JOIN main.runstate_worker_session AS w ON w.token = r.worker
-        WHERE r.seq = NEW.run;
+{_NOTE_STEP}
 END;
 CREATE TEMP TRIGGER see_closing AFTER UPDATE OF closed ON main.runstate_worker_session
     WHEN NEW.closed <> OLD.closed BEGIN

@@ -14,9 +14,8 @@ from typing import Any, Final, TypeAlias, cast
 import attrs
 
 from runstate.clock import monotonic, sleep
-from runstate.run import validators
 from runstate.run.values import raise_if_invalid
-from runstate.store._api.events import decode_events, read_events
+from runstate.store._api.events import decode_events, position_errors, read_events
 from runstate.store._api.queries import seq_of
 from runstate.store._notifier import Change, LocalNotifier
 from runstate.store._sql.connection import Connection
@@ -42,7 +41,7 @@ Read: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
 
 def checked_position(run_id: str, after: int) -> None:
     """Raise `InvalidRun` unless these are the id of a run and the number of an event, or 0."""
-    raise_if_invalid(validators.identifier("run_id", run_id) + validators.integer(least=0)("after", after))
+    raise_if_invalid(position_errors(run_id, after))
 
 
 @attrs.define(eq=False)
@@ -196,7 +195,7 @@ class EventFeed:
         def look(session: Connection) -> tuple[set[int] | None, Sequence[Any]]:
             params = session.bind_rows(POSITION_COLUMNS, places)
             live: set[int] | None = None
-            if ends:  # before the events: whoever has ended by now emits no more
+            if ends:  # before the events: a run that has ended by now emits no more
                 live = {row[0] for row in session.execute(session.statements.live_runs, params)}
             return live, session.execute(session.statements.new_events, {**params, "limit": _MOST_ROWS})
 
@@ -218,7 +217,7 @@ class EventFeed:
             self._entries_changed.set()
 
     def _publish(self, news: dict[int, list[Event]], ended: set[int]) -> None:
-        woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        woken: list[Waker] = []
         with self._news:
             for seq in news.keys() | ended:
                 tail = self._tails.get(seq)
@@ -228,87 +227,82 @@ class EventFeed:
                 if events:
                     tail.add(events)
                 tail.is_live = tail.is_live and seq not in ended
-                for loop, waker in tail.wakers:
-                    woken.setdefault(loop, []).append(waker)
+                woken += tail.wakers
                 tail.wakers.clear()
             self._news.notify_all()
-        for loop, wakers in woken.items():
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(_set_all, wakers)
+        _wake(woken)
 
     def close(self) -> None:
         """Let all readers raise `StoreError`, and end the thread."""
-        woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         with self._news:
             self._closed = True
             thread = self._thread
-            for tail in self._tails.values():
-                for loop, waker in tail.wakers:
-                    woken.setdefault(loop, []).append(waker)
+            woken = [waker for tail in self._tails.values() for waker in tail.wakers]
             self._news.notify_all()
-        for loop, wakers in woken.items():
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(_set_all, wakers)
+        _wake(woken)
         self._wake.set()
         if thread is not None:
             thread.join(_CLOSING_S)
 
 
-def _set_all(wakers: Sequence[asyncio.Future[None]]) -> None:
-    for waker in wakers:
-        if not waker.done():  # cancelled
-            waker.set_result(None)
+def _wake(wakers: Sequence[Waker]) -> None:
+    """Set the futures, by one call into each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for loop, future in wakers:
+        by_loop.setdefault(loop, []).append(future)
+    for loop, futures in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_set_all, futures)
 
 
-def _page(run_id: str, seq: int | None, after: int) -> Callable[[Connection], tuple[int, int, list[Event]]]:
-    """Return the function that reads the seq of a run, the number of its last event, and its events after a number."""
-
-    def look(session: Connection) -> tuple[int, int, list[Event]]:
-        run = seq_of(session, run_id) if seq is None else seq
-        page = read_events(session, run, after)
-        last: Sequence[Any] = () if page else session.execute(session.statements.last_event, {"run": run})
-        return run, last[0][0] if last else 0, page
-
-    return look
+def _set_all(futures: Sequence[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():  # cancelled
+            future.set_result(None)
 
 
 class _Reader:
-    """The position of a reader of one run. Its caller reads what `next_read` returns, in a loop."""
+    """The position of a reader of one run."""
 
     def __init__(self, run_id: str, after: int) -> None:
-        self.run_id = run_id
-        self.after = after
+        self._run_id = run_id
+        self._after = after
         """The number of the last event that was yielded, or from which the caller resumes."""
         self.seq: int | None = None
         self.start = after
         """Where the feed begins: the caller may resume after an event that does not exist yet."""
 
-    def page(self) -> Callable[[Connection], tuple[int, int, list[Event]]]:
-        return _page(self.run_id, self.seq, self.after)
+    def read(self, session: Connection) -> tuple[int, int, list[Event]]:
+        """Read the seq of the run, the next events, and without any the number of the last one. For `take`."""
+        seq = seq_of(session, self._run_id) if self.seq is None else self.seq
+        page = read_events(session, seq, self._after)
+        last: Sequence[Any] = () if page else session.execute(session.statements.last_event, {"run": seq})
+        return seq, last[0][0] if last else 0, page
 
     def take(self, seq: int, last: int, page: list[Event]) -> list[Event]:
+        """Record what was read. Return the events."""
         self.seq = seq
-        self.start = min(self.after, last)
+        self.start = min(self._after, last)
         return page
 
     def passed(self, event: Event) -> bool:
         """Record an event. Return whether it is new to the reader."""
         self.start = event.number
-        is_new = event.number > self.after
-        self.after = max(self.after, event.number)
+        is_new = event.number > self._after
+        self._after = max(self._after, event.number)
         return is_new
 
 
 def follow(feed: EventFeed, read: Read, run_id: str, after: int) -> Iterator[Event]:
     """Yield the events of a run after a number as they are written, until the run has ended."""
     reader = _Reader(run_id, after)
-    while page := reader.take(*read(reader.page())):  # without the feed, which serves all readers
+    while page := reader.take(*read(reader.read)):  # without the feed, which serves all readers
         yield from filter(reader.passed, page)
     with feed.following(cast("int", reader.seq), reader.start) as tail:
         while True:
             events, is_live = feed.take(tail, reader.start)
             if events is None or not (events or is_live):  # once more at the end: its commit was seen before some event
-                events = reader.take(*read(reader.page()))
+                events = reader.take(*read(reader.read))
                 if not events and not is_live:
                     return
             yield from filter(reader.passed, events)
@@ -319,14 +313,14 @@ def follow(feed: EventFeed, read: Read, run_id: str, after: int) -> Iterator[Eve
 async def follow_async(feed: EventFeed, read: Read, run_id: str, after: int) -> AsyncIterator[Event]:
     """Yield events like `follow`, for coroutines. `read` returns awaitables."""
     reader = _Reader(run_id, after)
-    while page := reader.take(*await read(reader.page())):
+    while page := reader.take(*await read(reader.read)):
         for event in filter(reader.passed, page):
             yield event
     with feed.following(cast("int", reader.seq), reader.start) as tail:
         while True:
             events, is_live = feed.take(tail, reader.start)
             if events is None or not (events or is_live):
-                events = reader.take(*await read(reader.page()))
+                events = reader.take(*await read(reader.read))
                 if not events and not is_live:
                     return
             for event in filter(reader.passed, events):

@@ -27,6 +27,7 @@ _MOST_CHARS: Final = 1024 * 1024  # of one event
 _MOST_WAITING: Final = 8 * 1024 * 1024  # characters of one run that wait for the database
 _MOST_WRITTEN: Final = 4 * 1024 * 1024  # characters of one statement, and those of one more run
 _MOST_EVENTS: Final = 100_000  # of one run
+_CLOSING_S: Final = 5.0  # for what waits to be written when the writer is closed
 _LOOK_S: Final = 0.2  # between two checks whether the store was closed, during an outage
 
 
@@ -126,9 +127,7 @@ class Emitter:
         if self._wait(settled):
             while not done.wait(_LOOK_S):
                 if wanted is not None and not wanted():
-                    raise StoreUnavailable(
-                        f"run {self.run.id}: its events wait for the store, which cannot be used now"
-                    )
+                    raise self._waits()
         if errors:
             raise errors[0]
 
@@ -322,6 +321,3 @@ def _parts(rows: Sequence[EventRow]) -> Iterator[Sequence[EventRow]]:
             part, size = [], 0
     if part:
         yield part
-
-
-_CLOSING_S: Final = 5.0

@@ -22,7 +22,7 @@ from runstate.store._types import Event, StoredRun
 from runstate.store._worker_types import Lease
 from runstate.store.errors import StoreError
 
-__all__ = ["EventMixin", "EventRow", "decode_events", "read_events", "save_events_command"]
+__all__ = ["EventMixin", "EventRow", "decode_events", "position_errors", "read_events", "save_events_command"]
 
 _NUMBER: Final = validators.integer(least=0)
 _LIMIT: Final = validators.integer(least=1)
@@ -81,6 +81,11 @@ def _is_kept(session: Connection, row: EventRow) -> bool:
     return [(row.run.attempt, row.data)] == [tuple(each) for each in found]
 
 
+def position_errors(run_id: object, after: object) -> validators.FieldErrors:
+    """Return the errors of the id of a run, and of the number of an event, which is 0 before the first."""
+    return validators.identifier("run_id", run_id) + _NUMBER("after", after)
+
+
 def decode_events(number: int, attempt: int, data: str, at_us: int) -> list[Event]:
     """Return the events of a row."""
     return [Event(number + place, attempt, each, at_us) for place, each in enumerate(json.loads(data))]
@@ -102,7 +107,7 @@ class EventMixin(StoreBase):
         A page has the events of at most `limit` writes. `events` follows them as they are written. Raises
         `RunNotFound`, and `InvalidRun` for wrong arguments.
         """
-        raise_if_invalid(validators.identifier("run_id", run_id) + _NUMBER("after", after) + _LIMIT("limit", limit))
+        raise_if_invalid(position_errors(run_id, after) + _LIMIT("limit", limit))
         return self._transport.read(lambda session: tuple(read_events(session, seq_of(session, run_id), after, limit)))
 
     def last_event_number(self, run: StoredRun) -> int:

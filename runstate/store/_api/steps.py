@@ -82,9 +82,13 @@ def save_step_command(
 
 def _is_kept(session: Connection, run: StoredRun, step: Mapping[str, Any]) -> bool:
     """Return whether a first request, whose reply was lost, has kept this very step in this attempt."""
-    place = {"run": run.seq, "name": step["name"], "key": step["key"]}
-    found = session.execute(session.statements.step_row, place)
-    return [(run.attempt, step["result"])] == [tuple(each) for each in found]
+    return (run.attempt, step["result"]) == _step_row(session, run, step["name"], step["key"])
+
+
+def _step_row(session: Connection, run: StoredRun, name: str, key: str) -> tuple[int, str | None]:
+    """Return the attempt of a step and its result as JSON; (0, None) if there is no such step."""
+    found = session.execute(session.statements.step_row, {"run": run.seq, "name": name, "key": key})
+    return tuple(found[0]) if found else (0, None)
 
 
 class StepMixin(StoreBase):
@@ -114,11 +118,11 @@ class StepMixin(StoreBase):
         raise_if_invalid(_place_errors(name, key))
 
         def look(session: Connection) -> Any:
-            found = session.execute(session.statements.step_result, {"run": run.seq, "name": name, "key": key})
-            if not found or found[0][0] is None:
+            _, text = _step_row(session, run, name, key)
+            if text is None:
                 which = f"{name!r}" + (f" with the key {key!r}" if key else "")
                 raise StoreError(f"run {run.id} has no result of a step {which}")
-            return json.loads(found[0][0])
+            return json.loads(text)
 
         return self._transport.read(look)
 

@@ -73,7 +73,7 @@ class Store(StoreMethods):
         self._place = place
         self._notifier: Final = (listening or database).notifier(self._committer.external_commits, self.availability)
         self._events = EventWriter(
-            self._committer.execute, self._last_event_number, self.availability, self._committer.check_open
+            self._committer.execute, self.last_event_number, self.availability, self._committer.check_open
         )
         self._feed = EventFeed(self._transport.read, self._notifier, self.display_url)
 
@@ -111,9 +111,6 @@ class Store(StoreMethods):
                 hint |= command.change
         if hint:
             self._notifier.notify(hint)
-
-    def _last_event_number(self, run: StoredRun) -> int:
-        return self.last_event_number(run)
 
     def subscribe(self, listener: Callable[[Change], None]) -> AbstractContextManager[None]:
         """Call `listener` when something may have changed, inside a `with` block.

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Final
 
 from runstate.store._sql.columns import Column, columns
+from runstate.store._sql.literals import ENDED
 from runstate.store._sql.steps import Steps
 
 __all__ = ["EVENT_COLUMNS", "POSITION_COLUMNS", "Events"]
@@ -16,7 +17,7 @@ EVENT_COLUMNS: Final[tuple[Column, ...]] = columns(
 """A row of events, with the claim under which it is written."""
 POSITION_COLUMNS: Final[tuple[Column, ...]] = columns("seq:bigint", "after:bigint")
 """A run, and the number of the last event that a reader of it has."""
-_ENDED: Final = "r.status IN ('cancelled', 'failed', 'completed', 'incomplete', 'expired')"
+_ENDED: Final = f"r.status IN ({ENDED})"
 
 
 class Events(Steps):

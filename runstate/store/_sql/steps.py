@@ -84,14 +84,6 @@ class Steps(Leases):
         )
 
     @cached_property
-    def step_result(self) -> str:
-        """The result of a step."""
-        return (
-            f"SELECT {self.dialect.as_text('s.result')} FROM runstate_step AS s WHERE s.run = {self.param('run')}"
-            f" AND s.name = {self.param('name', 'text')} AND s.key = {self.param('key', 'text')}"
-        )
-
-    @cached_property
     def reset_lost(self) -> str:
         """Count the losses of a run that a worker holds anew, because it has made progress."""
         return (

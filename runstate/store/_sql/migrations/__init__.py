@@ -21,7 +21,7 @@ import attrs
 from runstate.clock import sleep, time_us
 from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store._sql.dialect import Dialect
-from runstate.store._sql.migrations.steps import FIRST_COMPONENT, STEPS, Migration
+from runstate.store._sql.migrations.steps import STEPS, Migration, component_order
 from runstate.store.errors import SchemaMismatch, StoreError, StoreUnavailable
 
 __all__ = [
@@ -165,8 +165,9 @@ def version_of(session: Connection, shown: str = "the database") -> SchemaVersio
 
 def format_version(version: SchemaVersion) -> str:
     """Return a version for people: `run 2`."""
-    in_order = sorted(version.items(), key=lambda part: (part[0] != FIRST_COMPONENT, part[0]))
-    return ", ".join(f"{component} {number}" for component, number in in_order) or "none"
+    return (
+        ", ".join(f"{component} {version[component]}" for component in sorted(version, key=component_order)) or "none"
+    )
 
 
 def _newer(applied: Sequence[_Applied]) -> list[_Applied]:

@@ -13,7 +13,7 @@ import attrs
 from runstate.lifecycle.errors import DefinitionError
 from runstate.store._sql.dialect import Dialect
 
-__all__ = ["FIRST_COMPONENT", "HEADER", "SEPARATOR", "STEPS", "Migration", "component_order"]
+__all__ = ["HEADER", "SEPARATOR", "STEPS", "Migration", "component_order", "step_order"]
 
 _PACKAGE: Final = "runstate.store._sql.migrations"
 SEPARATOR: Final = "\n---\n"
@@ -21,7 +21,7 @@ SEPARATOR: Final = "\n---\n"
 HEADER: Final = "-- {description}\n-- compatible_from: {compatible_from}\n"
 _NAME: Final = re.compile(r"(?P<component>[a-z]+)_(?P<number>\d{4})_(?P<title>\w+)\.sql")
 _HEADER: Final = re.compile(r"-- (?P<description>[^'\n]+)\n-- compatible_from: (?P<compatible_from>\d+)\n")
-FIRST_COMPONENT: Final = "run"
+_FIRST: Final = "run"
 """The component that makes the tables which the others refer to."""
 
 
@@ -56,9 +56,14 @@ class Migration:
         return [statement.strip().removesuffix(";") for statement in body.split(SEPARATOR)]
 
 
-def component_order(step: Migration) -> tuple[bool, str, int]:
-    """Return the key by which steps are taken: those of the runs first."""
-    return step.component != FIRST_COMPONENT, step.component, step.number
+def component_order(component: str) -> tuple[bool, str]:
+    """Return the key by which components are sorted: the runs first."""
+    return component != _FIRST, component
+
+
+def step_order(step: Migration) -> tuple[bool, str, int]:
+    """Return the key by which steps are taken."""
+    return *component_order(step.component), step.number
 
 
 def _steps() -> Iterator[Migration]:
@@ -75,5 +80,5 @@ def _folder() -> Traversable:
     return files(_PACKAGE).joinpath("sqlite")
 
 
-STEPS: Final = tuple(sorted(_steps(), key=component_order))
+STEPS: Final = tuple(sorted(_steps(), key=step_order))
 """All steps, in the order in which they are taken."""
