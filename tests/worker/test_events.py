@@ -535,6 +535,24 @@ def test_closing_a_store_ends_its_readers(store_url: str) -> None:
         assert ["last"] == data_of(store.events_page(run.id))
 
 
+def test_events_while_a_store_is_closed(store: Store) -> None:
+    """They are written before the other parts of the store are closed. An event after that is refused, and no wait."""
+    run = store.create(**new())
+    lease = store.open_lease("w1")
+    claim = store.claim_id(lease, run.id)
+    assert claim is not None
+    emitter = store.emitter(lease, claim.run)
+    emitter.emit("before")
+    store._events.close()
+    thread = store._events._thread
+    assert thread is not None
+    assert not thread.is_alive()
+    assert ["before"] == data_of(store.events_page(run.id))
+    with pytest.raises(StoreError, match="is closed"):
+        emitter.emit("after")
+    assert ["before"] == data_of(store.events_page(run.id))
+
+
 def test_an_outage_while_events_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are written when the store is back, in order and once."""
     failures = [StoreUnavailable("away"), StoreUnavailable("away")]

@@ -229,6 +229,8 @@ class EventWriter:
         """Write the events of an emitter: soon, or at once. Raises `StoreError` if the store is closed."""
         self._check_open()
         with self._lock:
+            if self._closed:  # before the other parts of the store
+                raise StoreError("the store is closed")
             self._dirty[emitter] = None
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="runstate-events", daemon=True)
@@ -239,18 +241,23 @@ class EventWriter:
             self._added.set()
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             self._added.wait()
             if not self._closed:
                 self._at_once.wait(_GATHER_S)
             self._added.clear()
             self._at_once.clear()
-            with self._lock:
-                emitters, self._dirty = list(self._dirty), {}
-            if emitters:
-                self._write(emitters)
-            elif self._closed:
-                return
+            self._write_added()
+        while self._write_added():  # events that were added until it was closed, also while others were written
+            pass
+
+    def _write_added(self) -> bool:
+        """Write the events of the emitters that were added. Return whether there were any."""
+        with self._lock:
+            emitters, self._dirty = list(self._dirty), {}
+        if emitters:
+            self._write(emitters)
+        return bool(emitters)
 
     def _write(self, emitters: Sequence[Emitter]) -> None:
         """Write the events that wait. Repeat that during an outage, until the store is closed."""
