@@ -67,13 +67,22 @@ class Context:
     __slots__ = (
         *("_asynchronous", "_cancelling", "_checkpoint", "_completion", "_emitter", "_lease", "_limit", "_made"),
         *("_prompt", "_saw_cancelling", "_steps", "_store", "_warned"),
-        *("ends_at", "run", "steps_reset_losses", "tool_outputs"),
+        *("ends_at", "is_held", "run", "steps_reset_losses", "tool_outputs"),
     )
 
     def __init__(
-        self, store: Store, lease: Lease, claim: Claim, now: float, asynchronous: bool, steps_reset_losses: bool = True
+        self,
+        store: Store,
+        lease: Lease,
+        claim: Claim,
+        now: float,
+        asynchronous: bool,
+        steps_reset_losses: bool = True,
+        is_held: Callable[[Lease], bool] = lambda _: True,
     ) -> None:
         self._store = store
+        self.is_held: Final = is_held
+        """Whether no other worker can have the runs of a lease yet. May be called in any thread."""
         self._lease = lease
         self._asynchronous = asynchronous
         run = claim.run
@@ -82,16 +91,14 @@ class Context:
         self.tool_outputs: Mapping[str, str] = claim.tool_outputs
         """The outputs that were submitted last, by call id. Empty before the first tool round."""
         self._checkpoint: Any = claim.checkpoint
-        self._prompt = claim.usage.prompt_tokens
-        self._completion = claim.usage.completion_tokens
+        self._prompt, self._completion = claim.usage.prompt_tokens, claim.usage.completion_tokens
         self._limit: IncompleteReason | None = None
         self._made: Outcome | tuple[Outcome, ...] | None = None
         """The outcome that the handler made and must return. Several outcomes are a mistake of the handler."""
-        self._cancelling = self._saw_cancelling = False
+        self._cancelling = self._saw_cancelling = self._warned = False
         self._steps: HandlerSteps | None = None
         self._emitter: Emitter | None = None
         self.steps_reset_losses: Final = steps_reset_losses
-        self._warned = False
         # The time left is measured by the database's clock at the claim: this machine's wall clock may be wrong.
         expires_at = run.expires_at
         self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - claim.claimed_at_us / 1_000_000

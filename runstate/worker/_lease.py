@@ -68,6 +68,10 @@ class WorkerLease:
         """Whether no other worker can have taken over this worker's runs yet, with a margin. Read in any thread."""
         return self._heartbeat.lease_is_safe
 
+    def is_held(self, lease: Lease) -> bool:
+        """Return whether no other worker can have taken over the runs of a lease yet. May be called in any thread."""
+        return lease is self.lease and self.is_safe
+
     def ensure(self) -> bool:
         """Return True while the lease is certainly valid. Otherwise give it up, and return False."""
         if not self.is_lost and not self.is_safe:

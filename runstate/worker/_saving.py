@@ -59,6 +59,10 @@ class SavingContext(Protocol):
         """Return whether the handler is still wanted."""
         ...
 
+    def is_held(self, lease: Lease, /) -> bool:
+        """Return whether no other worker can have the runs of a lease yet."""
+        ...
+
 
 def warn_if_large(run: StoredRun, checkpoint: Checkpoint) -> bool:
     """Log that a checkpoint is large, if it is. Return whether it is.

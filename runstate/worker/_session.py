@@ -204,7 +204,8 @@ class WorkerSession:
         is_last_attempt = is_last(run.lost + 1, self.settings.max_attempts)
         if self.retries.known:
             claim = self.retries.with_usage(claim)
-        ctx = Context(self.store, self.lease, claim, now, self._is_async, self.settings.steps_reset_losses)
+        resets = self.settings.steps_reset_losses
+        ctx = Context(self.store, self.lease, claim, now, self._is_async, resets, self.worker_lease.is_held)
         execution = RunExecution(ctx, now, self._finish_last if is_last_attempt else self._finish)
         self.executions[execution.seq] = execution  # before the place is held: it is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(execution):

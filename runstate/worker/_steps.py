@@ -66,6 +66,7 @@ class HandlerSteps:
             execution = self._begun(place)
             if once:
                 self._save(execution, None)
+            self._ensure_held()
             token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)
@@ -94,6 +95,7 @@ class HandlerSteps:
             execution = self._begun(place)
             if once:
                 await self._save_later(execution, None)
+            self._ensure_held()
             token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)
@@ -148,6 +150,11 @@ class HandlerSteps:
         if kept is False:
             raise StepInterrupted(self._ctx.run.id, *place)
         return kept is True
+
+    def _ensure_held(self) -> None:
+        """Raise `LeaseLost` if another worker may have the run by now, and execute the same step."""
+        if not self._ctx.is_held(self._ctx.lease):
+            raise self._ctx.lease_lost()
 
     def _begun(self, place: Place) -> StepExecution:
         return StepExecution(place, len(self._here.union(cast("dict[Place, bool]", self._before))))

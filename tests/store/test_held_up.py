@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 
+import psycopg
 import pytest
 
-from runstate import ManualClock, RunEvent, ToolCall
+from runstate import ManualClock, RunEvent, ToolCall, Usage
 from runstate.errors import OutcomeUnknown, StoreUnavailable
 from runstate.store import Checkpoint, Claim, SettleAndClaimResult, Store, open_store
 from runstate.store._engine import committer as committing
@@ -56,6 +57,29 @@ def test_a_run_that_another_transaction_holds(url: str) -> None:
         finally:
             other.run("ROLLBACK")
         assert "in_progress" == store.start("run_1").status
+
+
+@pytest.mark.parametrize("saved", ["a step", "a checkpoint"])
+def test_data_of_a_run_that_a_client_ends_at_that_moment(url: str, saved: str) -> None:
+    """It waits for the client's transaction. After its commit nothing is kept whose tokens the run does not count."""
+    with open_store(url) as store, ThreadPoolExecutor(1) as pool, psycopg.connect(url) as client, Prompt(url) as prompt:
+        store.create(**names(id="run_1"))
+        lease = store.open_lease("w1")
+        claim = store.claim_id(lease, "run_1")
+        assert claim is not None
+        result, used = Checkpoint(1), Usage(3, 4)
+        with store.within(client) as inside:
+            assert "completed" == inside.complete("run_1").status
+        saves: Mapping[str, Callable[[], bool]] = {
+            "a step": lambda: store.save_step(lease, claim.run, "s", number=1, result=result, usage=used, total=used),
+            "a checkpoint": lambda: store.save_checkpoint(lease, claim.run, checkpoint=result, usage=used),
+        }
+        saving = pool.submit(saves[saved])
+        wait_for_a_lock(url)
+        client.commit()
+        assert not saving.result(LIMIT)
+        assert ((), []) == (store.steps("run_1"), prompt.rows("runstate_checkpoint"))
+        assert Usage(0, 0) == store.get("run_1").usage
 
 
 def leave_behind(store: Store, run_id: str, clock: ManualClock) -> None:

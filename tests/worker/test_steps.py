@@ -12,10 +12,10 @@ import pytest
 from runstate import InvalidRun, ManualClock, Usage
 from runstate.clock import use_clock
 from runstate.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
-from runstate.store import Checkpoint, Store
+from runstate.store import Checkpoint, Lease, Store
 from runstate.worker import Context, Outcome, StepInterrupted
 from tests.store.support import Prompt
-from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, leave, limited, new
+from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, leave, limited, new, until
 
 RESULTS: tuple[Any, ...] = (
     {"text": "\N{SUN WITH FACE}", "found": ["a", 1.5, None, True]},
@@ -253,6 +253,44 @@ def test_a_step_that_comes_too_late_is_refused(store: Store, clock: ManualClock)
     assert [1, 2] == [other.step("first", lambda: 9), other.step("second", lambda: 2)]
     clock.advance(31)
     assert not store.save_step(lease, again.run, "third", number=3, result=Checkpoint(3))
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", KINDS)
+@limited
+async def test_no_function_is_called_under_a_lease_that_may_have_lapsed(kind: str, store: Store) -> None:
+    """A worker stood still between two steps. Another may execute the second one by now: the first does not call it."""
+    calls: list[int] = []
+    refused: list[BaseException] = []
+    lapsed: list[int] = []
+
+    def stand_still(ctx: Context) -> None:
+        if not lapsed:
+            lapsed.append(worker._session.lease.token)
+            worker._session.worker_lease._heartbeat._held_until = 0.0
+
+    async def later(ctx: Context) -> None:
+        stand_still(ctx)
+        try:
+            await ctx.step("paid", calls.append, ctx.attempt)
+        except (LeaseLost, asyncio.CancelledError) as error:
+            refused.append(error)
+            raise
+
+    def now(ctx: Context) -> None:
+        stand_still(ctx)
+        try:
+            ctx.step("paid", calls.append, ctx.attempt)
+        except (LeaseLost, asyncio.CancelledError) as error:
+            refused.append(error)
+            raise
+
+    async with at_work(store, later if kind == "async" else now) as worker:
+        run = await store.aio.create(**new())
+        await until(lambda: bool(refused), "the refusal")
+        store.close_lease(Lease(lapsed[0], worker.name, 30.0))
+        assert "completed" == (await ended(store, run.id)).status
+    assert ([2], 1) == (calls, len(refused))
 
 
 @pytest.mark.parametrize("left_s", range(6))

@@ -39,7 +39,8 @@ class Steps(Leases):
 
     @cached_property
     def _saving(self) -> str:
-        # Until a step is committed no sweep closes the lease, or another worker would execute the step again.
+        # Until a step is committed no sweep closes the lease, or another worker would execute the step again; and
+        # no client ends the run, or the tokens of the step would be missing in it.
         ended = f"CASE WHEN {self.param('result', 'text')} IS NOT NULL THEN t.now END"
         began = f"{self.dialect.greatest}(t.now - {self.param('took')}, 0)"
         columns = "run, name, key, number, version, attempt, result, prompt_tokens, completion_tokens"
@@ -51,7 +52,7 @@ class Steps(Leases):
             " FROM t, runstate_run AS r JOIN runstate_worker_session AS w ON w.token = r.worker"
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
             f" AND {self.same_claim(self.param('version'), self.param('attempt'))}"
-            f" AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t){self.dialect.hold_lease}"
+            f" AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t){self.dialect.hold_run_and_lease}"
             " ON CONFLICT (run, name, key) DO UPDATE SET result = excluded.result,"
             " version = excluded.version, attempt = excluded.attempt, prompt_tokens = excluded.prompt_tokens,"
             " completion_tokens = excluded.completion_tokens, ended_at_us = excluded.ended_at_us"
