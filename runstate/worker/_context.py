@@ -67,7 +67,7 @@ class Context:
     __slots__ = (
         *("_asynchronous", "_cancelling", "_checkpoint", "_completion", "_emitter", "_lease", "_limit", "_made"),
         *("_prompt", "_saw_cancelling", "_steps", "_store", "_warned"),
-        *("ends_at", "is_held", "run", "steps_reset_losses", "tool_outputs"),
+        *("ends_at", "is_held", "is_over", "run", "steps_reset_losses", "tool_outputs"),
     )
 
     def __init__(
@@ -95,7 +95,7 @@ class Context:
         self._limit: IncompleteReason | None = None
         self._made: Outcome | tuple[Outcome, ...] | None = None
         """The outcome that the handler made and must return. Several outcomes are a mistake of the handler."""
-        self._cancelling = self._saw_cancelling = self._warned = False
+        self._cancelling = self._saw_cancelling = self._warned = self.is_over = False
         self._steps: HandlerSteps | None = None
         self._emitter: Emitter | None = None
         self.steps_reset_losses: Final = steps_reset_losses

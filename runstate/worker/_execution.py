@@ -148,6 +148,7 @@ class RunExecution:
 
         It is called again if it raised nothing but an outage of the store.
         """
+        self.ctx.is_over = True  # before the tokens are read
         if isinstance(returned, HandlerError) and self._met_outage(returned, availability):
             log.debug("run %s: its handler met an outage, and is called again", self.ctx.run_id)
             self.error = returned.error

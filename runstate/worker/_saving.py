@@ -25,6 +25,8 @@ class SavingContext(Protocol):
     """What is needed of the context of a handler to save its data."""
 
     run: StoredRun
+    is_over: bool
+    """Whether the outcome of the call is made. Tokens that are saved afterwards would be missing in it."""
 
     @property
     def steps_reset_losses(self) -> bool:
@@ -81,6 +83,8 @@ def warn_if_large(run: StoredRun, checkpoint: Checkpoint) -> bool:
 
 def save_checkpoint(ctx: SavingContext, checkpoint: Checkpoint, *, asynchronous: bool) -> Awaitable[None]:
     """Save a checkpoint, and the tokens used so far. Return an awaitable that is done when it is saved."""
+    if ctx.is_over:
+        raise ctx.lease_lost()
     if asynchronous:
         return retry_until_saved_async(
             lambda: ctx.store.aio.post_checkpoint(ctx.lease, ctx.run, checkpoint=checkpoint, usage=ctx.usage),

@@ -396,6 +396,7 @@ class WorkerSession:
             if execution.ctx.ends_at > now:
                 continue
             del self.executions[execution.seq]
+            execution.ctx.is_over = True  # its handler goes on for a moment
             self.done.append(execution.ctx.settle_event(RunEvent.EXPIRE))
             self._stop(execution)
             self.wake.set()

@@ -152,8 +152,8 @@ class HandlerSteps:
         return kept is True
 
     def _ensure_held(self) -> None:
-        """Raise `LeaseLost` if another worker may have the run by now, and execute the same step."""
-        if not self._ctx.is_held(self._ctx.lease):
+        """Raise `LeaseLost` if the run is given up, or another worker may have it and execute the same step."""
+        if self._ctx.is_over or not self._ctx.is_held(self._ctx.lease):
             raise self._ctx.lease_lost()
 
     def _begun(self, place: Place) -> StepExecution:
@@ -172,6 +172,8 @@ class HandlerSteps:
 
     def _save(self, execution: StepExecution, result: Checkpoint | None) -> None:
         ctx, params = self._ctx, self._params(execution, result)
+        if ctx.is_over:
+            raise ctx.lease_lost()
         if ctx.emitter is not None:  # the step is not executed again, and would not emit them again
             ctx.emitter.flush(ctx.goes_on)
         retry_until_saved(
@@ -184,6 +186,8 @@ class HandlerSteps:
 
     async def _save_later(self, execution: StepExecution, result: Checkpoint | None) -> None:
         ctx, params = self._ctx, self._params(execution, result)
+        if ctx.is_over:
+            raise ctx.lease_lost()
         if ctx.emitter is not None:
             await ctx.emitter.flush_async()
 

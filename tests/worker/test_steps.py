@@ -12,8 +12,9 @@ import pytest
 from runstate import InvalidRun, ManualClock, Usage
 from runstate.clock import use_clock
 from runstate.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
-from runstate.store import Checkpoint, Lease, Store
+from runstate.store import Checkpoint, Lease, Settle, Store
 from runstate.worker import Context, Outcome, StepInterrupted
+from runstate.worker._execution import RunExecution
 from tests.store.support import Prompt
 from tests.worker.support import KINDS, at_work, ended, error_of, finish, finished, leave, limited, new, until
 
@@ -291,6 +292,37 @@ async def test_no_function_is_called_under_a_lease_that_may_have_lapsed(kind: st
         store.close_lease(Lease(lapsed[0], worker.name, 30.0))
         assert "completed" == (await ended(store, run.id)).status
     assert ([2], 1) == (calls, len(refused))
+
+
+def test_nothing_is_kept_once_the_outcome_is_made(store: Store) -> None:
+    """Its tokens would be missing in the outcome: as of a task that the handler left behind."""
+    run = store.create(**new())
+    lease = store.open_lease("w1")
+    claim = store.claim_id(lease, run.id)
+    assert claim is not None
+    ctx = Context(store, lease, claim, 0.0, asynchronous=False)
+    late: list[int] = []
+
+    def spend() -> None:
+        ctx.add_usage(2, 3)
+
+    def spend_late() -> None:
+        settles.append(RunExecution(ctx, 0.0, lambda *_: None).conclude(None, store.availability))
+        spend()
+
+    settles: list[Settle | None] = []
+    ctx.step("first", spend)
+    with pytest.raises(LeaseLost):
+        ctx.step("second", spend_late)
+    with pytest.raises(LeaseLost):
+        ctx.step("third", late.append, 3)
+    with pytest.raises(LeaseLost):
+        ctx.checkpoint("late")
+    (settle,) = settles
+    assert settle is not None
+    assert not store.settle(lease, [settle]).refused
+    assert [("first", Usage(2, 3))] == [(step.name, step.usage) for step in store.steps(run.id)]
+    assert (Usage(2, 3), []) == (store.get(run.id).usage, late)
 
 
 @pytest.mark.parametrize("left_s", range(6))
