@@ -59,6 +59,7 @@ class StoredRun(RunSnapshot):
         read: Callable[[Sequence[Any]], tuple[Any, ...]],
         row: Sequence[Any],
         seq: int,
+        version: int,
         run_id: str,
         attempt: int,
         lost: int,
@@ -76,6 +77,7 @@ class StoredRun(RunSnapshot):
         run = cls.__new__(cls)
         run._pending_row = (read, row)
         run.seq = seq
+        run.version = version
         run.attempt = attempt
         run.lost = lost
         run.changed_at_us = at

@@ -96,14 +96,16 @@ def lease_of(row: Row) -> int | None:
 
 def decode_claimed(row: Row) -> StoredRun:
     """Return the run of a row of `CLAIMED_COLUMNS`: in progress, with no stamp but its start."""
-    seq, run_id, thread_id, status, at, priority, attempt, lost, expires_at = _known_at_once(row)
+    seq, version, run_id, thread_id, status, at, priority, attempt, lost, expires_at = _known_at_once(row)
     return StoredRun.lazy(
-        _decode_claimed, row, seq, run_id, attempt, lost, at, priority, _STATUS[status], expires_at, thread_id
+        _decode_claimed, row, seq, version, run_id, attempt, lost, at, priority, _STATUS[status], expires_at, thread_id
     )
 
 
 _known_at_once: Final = getter(
-    CLAIMED_COLUMNS, "seq", "id", "thread_id", "status", "changed_at_us", "priority", "attempt", "lost", "expires_at"
+    CLAIMED_COLUMNS,
+    *("seq", "version", "id", "thread_id", "status"),
+    *("changed_at_us", "priority", "attempt", "lost", "expires_at"),
 )
 
 
