@@ -18,6 +18,8 @@ from runstate.store._sql.literals import LIVE
 __all__ = ["POSTGRES_LOOKUPS", "SQLITE_LOOKUPS", "Lookups", "occupies_thread", "small_rows", "thread_rows"]
 
 _WAITS: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NULL"
+_BESIDE_LOCKED: Final = 100
+"""How many runs that other transactions hold a claim passes over, to find enough."""
 _CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NOT NULL"
 
 
@@ -206,15 +208,21 @@ class _PostgresLookups(Lookups):
     queued = "(SELECT queue FROM runstate_claimable UNION ALL SELECT queue FROM runstate_idle WHERE waits)"
 
     def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
-        # The run is locked and not its small row, as by whatever else moves a run. The subquery cannot be joined in
-        # another order: the rows are locked one by one until there are enough.
+        # First the small rows are locked, then their runs. Another worker may have claimed a run since the snapshot of
+        # this statement: its small row is gone, but its run could be locked, and would keep that worker waiting. The
+        # subqueries cannot be joined in another order: rows are locked one by one until there are enough. (To order
+        # the result, PostgreSQL would lock all of them: the order of locked rows may change.)
+        first = (
+            f"SELECT c.run, c.priority FROM runstate_claimable AS c WHERE c.queue = {queue}"
+            f" AND c.expires_at > {seconds} AND {besides} ORDER BY c.priority DESC, c.run"
+            f" LIMIT {limit} + {_BESIDE_LOCKED} FOR UPDATE SKIP LOCKED"
+        )
         locked = (
             f"SELECT {', '.join(names)} FROM runstate_run WHERE seq = c.run AND {_CLAIMABLE} FOR UPDATE SKIP LOCKED"
         )
         return (
-            f"SELECT {', '.join(f'l.{name}' for name in names)} FROM runstate_claimable AS c"
-            f" CROSS JOIN LATERAL ({locked}) AS l WHERE c.queue = {queue} AND c.expires_at > {seconds} AND {besides}"
-            f" ORDER BY c.priority DESC, c.run LIMIT {limit}"
+            f"SELECT {', '.join(f'l.{name}' for name in names)} FROM ({first}) AS c"
+            f" CROSS JOIN LATERAL ({locked}) AS l LIMIT {limit}"
         )
 
     def overdue(self, queue: str) -> str:
