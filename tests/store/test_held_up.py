@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from runstate.store._engine import execute_create, execute_settle_and_claim
 from runstate.store._engine.commands import InTransaction, ResumeData, SettleAndClaim
 from runstate.store._engine.execute_settle_and_claim import resume_data_of
 from runstate.store._sql.connection import Connection
+from runstate.store._sql.lookups import POSTGRES_LOOKUPS
 from runstate.store._sql.rows import Row
 from runstate.store._worker_types import Settle
 from tests.store.conftest import make_url
@@ -59,9 +60,8 @@ def test_a_run_that_another_transaction_holds(url: str) -> None:
         assert "in_progress" == store.start("run_1").status
 
 
-@pytest.mark.parametrize("saved", ["a step", "a checkpoint"])
-def test_data_of_a_run_that_a_client_ends_at_that_moment(url: str, saved: str) -> None:
-    """It waits for the client's transaction. After its commit nothing is kept whose tokens the run does not count."""
+def test_a_step_of_a_run_that_a_client_ends_at_that_moment(url: str) -> None:
+    """It waits for the client's transaction. After its commit no step is kept whose tokens the run does not count."""
     with open_store(url) as store, ThreadPoolExecutor(1) as pool, psycopg.connect(url) as client, Prompt(url) as prompt:
         store.create(**names(id="run_1"))
         lease = store.open_lease("w1")
@@ -70,16 +70,29 @@ def test_data_of_a_run_that_a_client_ends_at_that_moment(url: str, saved: str) -
         result, used = Checkpoint(1), Usage(3, 4)
         with store.within(client) as inside:
             assert "completed" == inside.complete("run_1").status
-        saves: Mapping[str, Callable[[], bool]] = {
-            "a step": lambda: store.save_step(lease, claim.run, "s", number=1, result=result, usage=used, total=used),
-            "a checkpoint": lambda: store.save_checkpoint(lease, claim.run, checkpoint=result, usage=used),
-        }
-        saving = pool.submit(saves[saved])
+        saving = pool.submit(store.save_step, lease, claim.run, "s", number=1, result=result, usage=used, total=used)
         wait_for_a_lock(url)
         client.commit()
         assert not saving.result(LIMIT)
         assert ((), []) == (store.steps("run_1"), prompt.rows("runstate_checkpoint"))
         assert Usage(0, 0) == store.get("run_1").usage
+
+
+def test_a_claim_holds_no_run_that_another_worker_has_claimed(url: str) -> None:
+    """It began before the other's claim was committed. The other settles its run, and does not wait for it."""
+    slow = POSTGRES_LOOKUPS.claimable(("seq",), "'default'", "0", "pg_sleep(0.5) IS NOT NULL", "1")
+    sleeping = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    with open_store(url, wait_s=2.0) as store, ThreadPoolExecutor(1) as pool, psycopg.connect(url) as claiming:
+        run = store.create(**names(id="run_1"))
+        found = pool.submit(lambda: claiming.execute(slow.encode()).fetchall())
+        with Prompt(url) as looking:
+            wait_until(lambda: bool(looking.run(sleeping)), "the claim to have its snapshot")
+        lease = store.open_lease("w1")
+        (claim,) = store.claim(lease, 1)
+        assert (run.id, []) == (claim.run.id, found.result(LIMIT))
+        assert not store.settle(lease, [Settle.ended(claim.run, RunEvent.COMPLETE)]).refused
+        claiming.rollback()
+    assert claiming.closed
 
 
 def leave_behind(store: Store, run_id: str, clock: ManualClock) -> None:

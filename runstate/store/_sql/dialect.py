@@ -106,6 +106,8 @@ class Dialect(ABC):
 
     returned: ClassVar[str]
     """The name by which a RETURNING knows the table `runstate_run AS r`."""
+    hold_lease: ClassVar[str]
+    """What ends a query of the lease `w` so that no sweep closes it until the commit."""
     hold_run_and_lease: ClassVar[str]
     """What ends a query of runs `r` and leases `w` so that neither a move nor a sweep ends them until the commit."""
     hold_threads: ClassVar[str]
@@ -196,6 +198,7 @@ class _Sqlite(Dialect):
         return f"SELECT value FROM json_each({text})"
 
     returned = "runstate_run"
+    hold_lease = ""
     hold_run_and_lease = ""
     hold_threads = ""
     writes_in_one = False
@@ -294,6 +297,7 @@ SELECT statement FROM (
         return f"SELECT value::bigint FROM json_array_elements_text({text}::json)"
 
     returned = "r"
+    hold_lease = " FOR KEY SHARE OF w"
     hold_run_and_lease = " FOR SHARE OF r FOR KEY SHARE OF w"
     hold_threads = f"SELECT {thread_lock_sql('thread')} FROM unnest(%(threads)s::text[]) AS t(thread)"
     writes_in_one = True

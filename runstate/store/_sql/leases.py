@@ -76,8 +76,8 @@ class Leases(Queries):
     @cached_property
     def save_checkpoint(self) -> str:
         """Keep what a worker notes of a run it holds; gives back nothing where it does not hold it."""
-        # Until a note is committed no sweep closes the lease, or others would go on from an older note; and no client
-        # ends the run, or it would have fewer tokens than the note.
+        # Until a note is committed no sweep closes the lease, or others would go on from an older note. The note waits
+        # for no client that ends the run: the tokens since the last note are not counted then in any case.
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
             " INSERT INTO runstate_checkpoint (run, checkpoint, prompt_tokens, completion_tokens, progress)"
@@ -87,7 +87,7 @@ class Leases(Queries):
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
             f" AND {self.same_claim(self.param('version'), self.param('attempt'))}"
             " AND w.closed = 0 AND w.lease_until_us > (SELECT now FROM t)"
-            f"{self.dialect.hold_run_and_lease}"
+            f"{self.dialect.hold_lease}"
             f" {self.merge_checkpoint} RETURNING run"
         )
 
