@@ -53,6 +53,30 @@ class _CommitPoll:
         return changed
 
 
+class NotifyPace:
+    """When the next NOTIFY may be sent: at once if the last one was a while ago, and seldom under load.
+
+    A NOTIFY costs a transaction. Those that only say that there are entries wake readers, which read many entries at
+    once. Those of queued and cancelling runs wake workers, and are never spaced further.
+    """
+
+    _LEAST_S: Final = 0.005
+    _MOST_S: Final = 0.05
+
+    def __init__(self) -> None:
+        self._sent_at = float("-inf")
+        self._space_s = self._LEAST_S
+
+    def due_in_s(self, change: Change, now: float) -> float:
+        """Return the seconds until a NOTIFY of this change may be sent; 0 or less if it may be sent now."""
+        return self._sent_at + (self._space_s if change is Change.ENTRY else self._LEAST_S) - now
+
+    def sent(self, commits: int, now: float) -> None:
+        """Remember that a NOTIFY for so many commits was sent. Several commits since the last one are load."""
+        self._space_s = min(2 * self._space_s, self._MOST_S) if commits > 1 else self._LEAST_S
+        self._sent_at = now
+
+
 class _Server(Protocol):
     """The database at the address for notifications."""
 
@@ -70,7 +94,6 @@ class _Server(Protocol):
 class PostgresNotifier(LocalNotifier):
     """Notifies by LISTEN and NOTIFY, on its own connection. If that leads through a pooler, it polls."""
 
-    _SPACE_S: Final = 0.005  # between two notifications of this process
     _END_S: Final = 2.0  # for the last notification when the notifier is closed
     _REST_S: Final = 60.0  # the longest wait for events
 
@@ -79,6 +102,8 @@ class PostgresNotifier(LocalNotifier):
         self._database = database
         self._availability = availability
         self._pending = Change(0)
+        self._commits = 0
+        """How many commits the pending change is of."""
         self._thread: Thread | None = None
         self._closed = False
         self._told_of_pooler = False
@@ -91,8 +116,9 @@ class PostgresNotifier(LocalNotifier):
         """Notify the listeners of this process now, and other processes with the next NOTIFY."""
         self._notify_listeners(hint)
         with self._changing:
-            wake = not self._pending
+            wake = bool(hint & ~self._pending)  # what is pending may wait longer than this
             self._pending |= hint
+            self._commits += 1
         if wake:
             self._start()
 
@@ -148,18 +174,19 @@ class PostgresNotifier(LocalNotifier):
 
     def _serve(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
         socket = connection.fileno()
-        next_at = 0.0  # when the next NOTIFY may be sent
+        pace = NotifyPace()
         while True:
             if epoch != self._availability.epoch and not self._closed:
                 return
-            wait_s = next_at - monotonic()
-            if self._pending and wait_s <= 0:
+            wait_s = pace.due_in_s(self._pending, monotonic())
+            if self._pending and (wait_s <= 0 or self._closed):
                 with self._changing:
                     hint, self._pending = self._pending, Change(0)
+                    commits, self._commits = self._commits, 0
                 # For this transaction only: a notification need not survive a crash.
                 notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('runstate', %s)"
                 connection.execute(notify, [str(int(hint))])
-                next_at = monotonic() + self._SPACE_S
+                pace.sent(commits, monotonic())
                 continue
             if self._closed and not self._pending:
                 return
