@@ -117,7 +117,7 @@ class EventMixin(StoreBase):
             found: Sequence[Any] = session.execute(session.statements.last_event, {"run": run.seq})
             return int(found[0][0]) if found else 0
 
-        return self._transport.read(look)
+        return self._transport.read_for_worker(look)
 
     def prune_events(self, older_than_s: float, *, limit: int = 1000, dry_run: bool = False) -> int:
         """Delete the events of up to `limit` runs that ended more than `older_than_s` seconds ago.

@@ -106,7 +106,7 @@ class StepMixin(StoreBase):
 
     def step_index(self, run: StoredRun) -> dict[tuple[str, str], bool]:
         """Return the name and key of each step of a run, and whether it has a result. A mark has none."""
-        return self._transport.read(
+        return self._transport.read_for_worker(
             lambda session: {
                 (name, key): bool(ended)
                 for name, key, ended in session.execute(session.statements.step_index, {"run": run.seq})
@@ -124,7 +124,7 @@ class StepMixin(StoreBase):
                 raise StoreError(f"run {run.id} has no result of a step {which}")
             return json.loads(text)
 
-        return self._transport.read(look)
+        return self._transport.read_for_worker(look)
 
     def save_step(
         self,

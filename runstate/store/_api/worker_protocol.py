@@ -136,7 +136,7 @@ class WorkerProtocolMixin(StoreBase):
 
     def owned(self, lease: Lease) -> Mapping[int, RunStatus]:
         """Return the statuses of the runs of a lease, by seq."""
-        return self._transport.read(lambda session: _owned(session, lease))
+        return self._transport.read_for_worker(lambda session: _owned(session, lease))
 
     def close_lease(self, lease: Lease) -> None:
         """Close a lease. Other workers can take over at once the runs that it still has."""
@@ -292,7 +292,9 @@ class WorkerProtocolMixin(StoreBase):
 
     def is_anything_due(self) -> bool:
         """Return whether a sweep would find something to do. This is a cheap query."""
-        return self._transport.read(lambda session: bool(session.execute(session.statements.anything_due, {})[0][0]))
+        return self._transport.read_for_worker(
+            lambda session: bool(session.execute(session.statements.anything_due, {})[0][0])
+        )
 
     def sweep(
         self, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS, actor: str = _SWEEPER, limit: int = _SWEEP_MOST

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
-from runstate.store._engine.transport import ReadPool, SyncTransport
+from runstate.store._engine.transport import ReadPool, SyncTransport, read_command
 from runstate.store._sql.connection import Connection
 
 __all__ = ["AsyncMethod", "AsyncTransport", "mirror"]
@@ -51,6 +51,10 @@ class AsyncTransport:
         self._committer.check_open()
         by_thread = SyncTransport(self._committer, self._readers).read
         return cast("T", asyncio.get_running_loop().run_in_executor(self._pool, by_thread, look))
+
+    def read_for_worker(self, look: Callable[[Connection], T]) -> T:
+        """Let the committer read if the database has a server; return the future of the result."""
+        return self.execute(read_command(look)) if self._committer.of_server else self.read(look)
 
     def close(self) -> None:
         """End the reading threads."""

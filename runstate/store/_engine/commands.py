@@ -24,6 +24,7 @@ from runstate.store._sql.connection import Connection, Groups
 from runstate.store._sql.rows import Row, decode_claimed, decode_created, decode_run
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import Claim, Settle, SettleAndClaimResult, SettleKey
+from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
 
 __all__ = [
     "Command",
@@ -35,6 +36,7 @@ __all__ = [
     "TransitionRun",
     "decode_settle_and_claim",
     "group_by_outcome",
+    "read_error",
 ]
 
 T = TypeVar("T")
@@ -291,10 +293,15 @@ class SettleAndClaim(Command[T]):
         return self._convert(decode_settle_and_claim(raw))
 
 
+def read_error(error: StoreError) -> StoreError:
+    """Return the error of a read. After a lost reply it is `StoreUnavailable`, because a read changes nothing."""
+    return StoreUnavailable(str(error)) if isinstance(error, OutcomeUnknown) else error
+
+
 class InTransaction(Command[T]):
     """Any other request that writes: a function that is called with the connection, inside a transaction."""
 
-    __slots__ = ("_finish", "callback", "is_idempotent", "one_statement")
+    __slots__ = ("_finish", "callback", "is_idempotent", "one_statement", "only_reads")
 
     def __init__(
         self,
@@ -304,14 +311,21 @@ class InTransaction(Command[T]):
         *,
         is_idempotent: bool = True,
         one_statement: bool = False,
+        only_reads: bool = False,
     ) -> None:
         super().__init__(change)
+        self.only_reads: Final = only_reads
+        """Whether the function changes nothing."""
         self.one_statement: Final = one_statement
         """Whether the function writes by one statement on PostgreSQL, where that needs no transaction around it."""
         self.is_idempotent: Final = is_idempotent
         """Whether the request can be repeated after a lost reply, with the same result."""
         self.callback: Final = callback
         self._finish = decode
+
+    def set_exception(self, error: Exception) -> None:
+        """Set the error of the request. A read whose reply was lost has changed nothing: it is `StoreUnavailable`."""
+        super().set_exception(read_error(error) if self.only_reads and isinstance(error, StoreError) else error)
 
     def decode(self, raw: Any) -> T:
         """Return the result, made of what the function returned."""

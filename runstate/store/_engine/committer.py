@@ -95,6 +95,11 @@ class Committer:
         """Whether this process opened the store: its connections do not survive a fork."""
         return os.getpid() == self._process
 
+    @property
+    def of_server(self) -> bool:
+        """Whether the database has a server, which has only so many connections."""
+        return not self._database.embedded
+
     def check_open(self) -> None:
         """Raise `StoreError` once the store is closed, or in a process that was forked from its own."""
         if self._closed:

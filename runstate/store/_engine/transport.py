@@ -9,15 +9,15 @@ from threading import get_ident
 from typing import Final, Protocol, TypeVar
 
 from runstate.clock import monotonic, sleep
-from runstate.store._engine.commands import Command, InTransaction
+from runstate.store._engine.commands import Command, InTransaction, read_error
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.executor import execute_batch
 from runstate.store._sql.connection import Connection, Database, Trouble
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
-from runstate.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from runstate.store.errors import OutcomeUnknown, StoreError
 
-__all__ = ["CallerTransaction", "ReadPool", "StoreBase", "SyncTransport", "Transport"]
+__all__ = ["CallerTransaction", "ReadPool", "StoreBase", "SyncTransport", "Transport", "read_command"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,10 @@ class Transport(Protocol):
 
     def read(self, look: Callable[[Connection], T]) -> T:
         """Call `look` with a connection, and return its result."""
+        ...
+
+    def read_for_worker(self, look: Callable[[Connection], T]) -> T:
+        """Do the same by one statement, without a connection for reads where a server has only so many."""
         ...
 
 
@@ -78,7 +82,7 @@ class ReadPool:
                 return self._look(session, epoch, look)
             except StoreError as again:
                 error = again
-        raise _nothing_unknown(error) from error.__cause__
+        raise read_error(error) from error.__cause__
 
     def _getconn(self) -> tuple[Connection, int, bool]:
         """Return a session, the epoch in which it was opened, and whether it was idle before."""
@@ -154,6 +158,15 @@ class SyncTransport:
             return self.committer.execute(InTransaction(look))
         return self.readers.read(look)
 
+    def read_for_worker(self, look: Callable[[Connection], T]) -> T:
+        """Call `look` with the writing connection of a client of a server, and return its result."""
+        return self.committer.execute(read_command(look)) if self.committer.of_server else self.read(look)
+
+
+def read_command(look: Callable[[Connection], T]) -> InTransaction[T]:
+    """Return the command that reads by one statement on the writing connection."""
+    return InTransaction(look, one_statement=True, only_reads=True)
+
 
 class CallerTransaction:
     """The transport inside a caller's own transaction, which the caller commits or rolls back."""
@@ -185,12 +198,11 @@ class CallerTransaction:
         try:
             return look(self._session)
         except StoreError as error:
-            raise _nothing_unknown(error) from error.__cause__
+            raise read_error(error) from error.__cause__
 
-
-def _nothing_unknown(error: StoreError) -> StoreError:
-    """Return the error of a read. After a lost reply it is `StoreUnavailable`, because a read changes nothing."""
-    return StoreUnavailable(str(error)) if isinstance(error, OutcomeUnknown) else error
+    def read_for_worker(self, look: Callable[[Connection], T]) -> T:
+        """Do the same as `read`."""
+        return self.read(look)
 
 
 class StoreBase:
