@@ -27,7 +27,8 @@ from runstate.store._sql import steps as sql_steps
 from runstate.store._sql.migrations import steps
 from runstate.store._sql.triggers import conditions
 from runstate.store._sqlite import connection, settle_and_claim
-from runstate.worker import _session as session
+from runstate.worker import _batches as batches
+from runstate.worker import _main_loop as main_loop
 from runstate.worker import _steps as worker_steps
 
 __all__ = ["BUGS", "Bug", "Change", "FunctionChange", "plant_functions", "planted"]
@@ -156,12 +157,16 @@ BUGS: Final[Mapping[str, Bug]] = {
         "A worker whose turn failed forgets the outcomes that it brought.",
         (
             Change(
-                session.WorkerSession,
-                "settle_and_claim",
-                "self.done = [] if self.worker_lease.is_lost else [*settles, *self.done]",
+                batches.Batches,
+                "commit",
+                "self.done = [] if self._lease.is_lost else [*batch.settles, *self.done]",
                 "self.done = []",
             ),
         ),
+    ),
+    "begins_what_it_lost": Bug(
+        "A worker opens another lease while a request is under way, and begins what that claimed under the lost one.",
+        (Change(main_loop.MainLoop, "_run", "self._life.is_stopping or self._requests", "self._life.is_stopping"),),
     ),
     "begins_what_it_holds": Bug(
         "A worker that lost an answer takes the runs it works on for new ones.",

@@ -109,13 +109,13 @@ class _SingleRun:
             session.start(claim, monotonic())
         while session.executions and not session.worker_lease.is_lost:
             session.wake.clear()
-            if not session.done:
+            if not session.batches.done:
                 await session.wake.wait()
         if session.retries.error is not None:
             raise session.retries.error
-        while session.done and not session.worker_lease.is_lost:
+        while session.batches.done and not session.worker_lease.is_lost:
             try:
-                await session.settle_and_claim()
+                await session.batches.commit(session.batches.begin())
             except StoreError as error:
                 await session.requests.wait(_SETTLE, error, float("inf"))
             else:

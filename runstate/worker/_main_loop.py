@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
 from runstate.store.errors import StoreError
+from runstate.worker._batches import Batch
 from runstate.worker._last_attempts import last_attempts
 from runstate.worker._phase import WorkerLife
 from runstate.worker._session import WorkerSession
@@ -21,8 +22,6 @@ __all__ = ["MainLoop"]
 _log: Final = logging.getLogger("runstate.worker")
 
 _IDLE_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)  # between two claims without a notification
-_MOST: Final = 500  # runs per claim: more gain little per commit, and the event loop stands still while they are begun
-
 # The kinds of requests that are retried independently.
 OPEN: Final = "open a lease"
 _TAKE_OVER: Final = "take over runs"
@@ -42,24 +41,40 @@ class MainLoop:
         """How many times in a row there was nothing to claim."""
         self._has_swept = False
         """Whether the worker has swept since it last claimed a run."""
+        self._requests: Final[set[asyncio.Task[None]]] = set()
+        """The requests under way."""
+        self._failure: StoreError | None = None
+        """The error of the last request, if it failed and was not retried yet."""
+        self._crash: BaseException | None = None
+        """What a request raised because of a bug of this library."""
 
     async def run(self, until_idle: bool) -> None:
         """Do the first thing that can be done, repeatedly, until the worker has ended."""
+        try:
+            await self._run(until_idle)
+        finally:
+            for request in self._requests:  # the store does not reply, and the worker does not wait any longer
+                request.cancel()
+
+    async def _run(self, until_idle: bool) -> None:
         session = self._session
+        batches = session.batches
         while True:
-            # Claim for all free slots at once: to claim for one half while the handlers of the other half run was
-            # slower on both databases, with 100 slots and with 400. Most of a commit's cost is independent of its size.
-            free = 0 if self._life.is_stopping else min(session.free_slots, _MOST)
-            if session.worker_lease.is_lost and not self._life.is_stopping:
+            if self._crash is not None:
+                raise self._crash
+            free = 0 if self._life.is_stopping else session.free_slots
+            if session.worker_lease.is_lost and not (self._life.is_stopping or self._requests):
                 await self._open_again()
-            elif session.reconcile_needed and self._life.is_time_over:
+            elif batches.reconcile_needed and self._life.is_time_over and not self._requests:
                 return  # the database is away, and the worker does not wait for it any longer
             elif session.declined:
                 await self._release_declined()
+            elif self._failure is not None and not self._requests:
+                await self._wait_after_failure(self._failure)
             elif free and self._may_take_over:
                 await self._take_over(free)
-            elif session.done or (free and session.work_available):
-                await self._settle_and_claim(free)
+            elif self._failure is None and batches.may_begin(free, session.work_available):
+                self._settle_and_claim(free)
             elif self._is_over(until_idle):
                 return
             elif until_idle and self._is_idle and session.sweeper.is_due:
@@ -71,17 +86,17 @@ class MainLoop:
     def _may_take_over(self) -> bool:
         """Whether there may be runs to take over. False until it is known which runs this worker holds."""
         session = self._session
-        return session.orphans_waiting and not session.reconcile_needed and session.requests.is_due(_TAKE_OVER)
+        return session.orphans_waiting and not session.batches.reconcile_needed and session.requests.is_due(_TAKE_OVER)
 
     @property
     def _is_idle(self) -> bool:
         session = self._session
         can_take_over = session.orphans_waiting and session.free_slots
-        return not (session.executions or session.retries or can_take_over)
+        return not (session.executions or session.retries or self._requests or can_take_over)
 
     def _is_over(self, until_idle: bool) -> bool:
         if self._life.is_stopping:
-            return not self._session.executions or self._life.is_time_over
+            return not self._requests and (not self._session.executions or self._life.is_time_over)
         return until_idle and self._has_swept and self._is_idle
 
     async def _open_again(self) -> None:
@@ -101,7 +116,7 @@ class MainLoop:
                 await self._store.aio.release(session.lease, session.declined[-1])
                 session.declined.pop()
         except StoreError as error:
-            session.reconcile_needed = True
+            session.batches.reconcile_needed = True
             await session.requests.wait(_RELEASE, error, self._life.time_left)
         else:
             session.requests.succeeded(_RELEASE)
@@ -123,7 +138,7 @@ class MainLoop:
                 _log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
                 session.start(claim, monotonic())
         except StoreError as error:
-            session.orphans_waiting = session.reconcile_needed = session.work_available = True
+            session.orphans_waiting = session.batches.reconcile_needed = session.work_available = True
             session.requests.put_off(_TAKE_OVER, error)  # the next claim shows whether the store is away
         else:
             session.requests.succeeded(_TAKE_OVER)
@@ -134,21 +149,37 @@ class MainLoop:
                 session.reservation.end()
                 session.reservation = None
 
-    async def _settle_and_claim(self, free: int) -> None:
+    def _settle_and_claim(self, free: int) -> None:
+        """Begin a request, and do not wait for its reply."""
+        batch = self._session.batches.begin(free)
+        if batch.limit:
+            self._session.work_available = False
+        request = asyncio.create_task(self._await_reply(batch))
+        self._requests.add(request)
+        request.add_done_callback(self._on_reply)
+
+    async def _await_reply(self, batch: Batch) -> None:
         session = self._session
-        session.work_available = False
         try:
-            result = await session.settle_and_claim(free, session.start_all)
+            result = await session.batches.commit(batch, session.start_all)
         except StoreError as error:
-            await session.requests.wait(_CLAIM, error, self._life.time_left)
+            session.work_available = True
+            self._failure = error
             return
         if session.requests:
             session.requests.succeeded(_CLAIM)
-        claimed = len(result.claims)
-        if claimed:
+        if result.claims:
             self._idle_rounds, self._has_swept = 0, False
-        # If all requested runs came, there may be more. After fewer, wait for a notification or the next poll.
-        session.work_available = session.work_available or 0 < claimed == free
+
+    def _on_reply(self, request: asyncio.Task[None]) -> None:
+        self._requests.discard(request)
+        self._session.wake.set()
+        if not request.cancelled():
+            self._crash = self._crash or request.exception()
+
+    async def _wait_after_failure(self, error: StoreError) -> None:
+        self._failure = None
+        await self._session.requests.wait(_CLAIM, error, self._life.time_left)
 
     async def _sweep(self) -> None:
         """Sweep before a worker with `until_idle` ends: there may be runs to take over."""
@@ -161,9 +192,12 @@ class MainLoop:
     async def _rest(self) -> None:
         """Wait for a handler to finish, for a notification, or for the next poll."""
         session = self._session
+        session.wake.clear()
+        if self._requests:
+            await session.wake.wait()
+            return
         idle_s = _IDLE_S[min(self._idle_rounds, len(_IDLE_S) - 1)]
         self._idle_rounds += 1
-        session.wake.clear()
         again = asyncio.get_running_loop().call_later(min(idle_s, self._life.time_left), self._look_again)
         try:
             await session.wake.wait()

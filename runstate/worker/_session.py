@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent, RunStatus
-from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run import validators
-from runstate.store import Claim, HeartbeatResult, Lease, Settle, SettleAndClaimResult, StoredRun, SweepResult
+from runstate.store import Claim, HeartbeatResult, Lease, Settle, StoredRun, SweepResult
 from runstate.store.errors import StoreError
 from runstate.worker._arguments import is_async_function
+from runstate.worker._batches import Batches
 from runstate.worker._cancels import CancelWatcher
 from runstate.worker._context import Context
 from runstate.worker._execution import NOT_CALLED, RunExecution
@@ -64,24 +64,19 @@ class WorkerSession:
         """The runs whose handlers are called, by seq."""
         self._zombies: Final[set[RunExecution]] = set()
         """Stopped handlers that have not ended yet. Their results are dropped, but their slots are not free."""
-        self.done: list[Settle] = []
-        """Outcomes to be committed."""
-        self.settled: int = 0
-        """How many outcomes were committed."""
         self.declined: Final[list[StoredRun]] = []
         """Runs that were claimed, but that this worker cannot begin now. They are released."""
         self.work_available: bool = True
         """Whether there may be runs to claim."""
         self.orphans_waiting: bool = False
         """Whether there may be runs to take over."""
-        self.reconcile_needed: bool = False
-        """Whether this worker may hold runs that it does not know, because a reply was lost."""
         self.reservation: Reservation | None = None
         """The place for a run on its last attempt, during a request to take runs over."""
         self.ends_at_once: bool = False
         """Whether the worker was stopped a second time."""
         self.worker_lease: Final = WorkerLease(settings, self._on_heartbeat, self._on_lease_lost)
         self.retries: Final = Retries(self._on_retry_due)
+        self.batches: Final = Batches(settings, self.worker_lease, self.retries, self._held)
         self.requests: Final = StoreRequests(self.store.availability)
         self.sweeper: Final = Sweeper(settings, self.requests, self._on_swept)
         self.cancels: Final = CancelWatcher(lambda: self.store.aio.owned(self.lease), self._compare)
@@ -101,7 +96,8 @@ class WorkerSession:
     @property
     def free_slots(self) -> int:
         """How many more handlers may be called."""
-        return max(0, self.settings.concurrency - len(self.executions) - len(self._zombies) - len(self.retries))
+        taken = len(self.executions) + len(self._zombies) + len(self.retries) + self.batches.claiming
+        return max(0, self.settings.concurrency - taken)
 
     def _held(self) -> AbstractSet[int]:
         """Return the seqs of the runs that this worker knows to hold."""
@@ -137,8 +133,9 @@ class WorkerSession:
 
     def _on_heartbeat(self, sent_at: float, beat: HeartbeatResult) -> None:
         self._compare(sent_at, beat.runs)
-        # Runs of the heartbeat that are not executed here are done, just claimed, or lost: the next request finds out.
-        self.reconcile_needed = self.reconcile_needed or not beat.runs.keys() <= self._held()
+        # Other runs of the heartbeat were just claimed or settled, or the reply with them was lost: the next request
+        # finds out.
+        self.batches.reconcile_needed = self.batches.reconcile_needed or not self.batches.knows(beat.runs.keys())
 
     def _on_lease_lost(self, why: str) -> None:
         """Stop all handlers: other workers may have their runs by now."""
@@ -154,14 +151,14 @@ class WorkerSession:
         """Return the executions under way, and keep none; nor outcomes, nor runs to be released."""
         left = list(self.executions.values())
         self.executions.clear()
-        self.done.clear()
+        self.batches.done.clear()
         self.declined.clear()
         return left
 
     async def close(self) -> None:
         """Release the remaining runs and close the lease. Stopped handlers have one second to end before that."""
         runs = [execution.ctx.run for execution in self.executions.values()]
-        runs += [*(settle.run for settle in self.done), *self.declined, *self.retries.clear()]
+        runs += [*(settle.run for settle in self.batches.done), *self.declined, *self.retries.clear()]
         left = self._take_executions()
         try:
             for execution in left:
@@ -197,7 +194,7 @@ class WorkerSession:
             return  # a handler before this one, whose task began at once, found that the lease was lost
         run = claim.run
         if run.status is _CANCELLING:  # the cancel was requested before the claim's reply came
-            self.done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
+            self.batches.done.append(Settle(run, RunEvent.CONFIRM_CANCEL))
             self.retries.forget(run.seq)
             self.wake.set()
             return
@@ -271,7 +268,7 @@ class WorkerSession:
         if settle is None:
             self.retries.add(execution.ctx, execution.error)
             return
-        self.done.append(settle)
+        self.batches.done.append(settle)
         if self.retries.known:
             self.retries.forget(execution.seq)
 
@@ -282,52 +279,11 @@ class WorkerSession:
         if execution.future is None or not execution.future.done():
             self._zombies.add(execution)
 
-    async def settle_and_claim(
-        self, free: int = 0, on_claimed: Callable[[Sequence[Claim]], None] | None = None
-    ) -> SettleAndClaimResult:
-        """Commit the waiting outcomes, and claim up to `free` runs in the same commit.
-
-        Raises `StoreError`. Then the outcomes wait again, and the next request finds out which of them were committed.
-        """
-        settles, self.done = self.done, []
-        reconcile, self.reconcile_needed = self.reconcile_needed, False
-        try:
-            result = await self.store.aio.settle_and_claim(
-                self.lease,
-                settles,
-                free,
-                queues=self.settings.queues,
-                held=self._held(),
-                reconcile=reconcile,
-                on_claimed=on_claimed,
-            )
-        except StoreError:
-            self.reconcile_needed = self.work_available = True
-            self.done = [] if self.worker_lease.is_lost else [*settles, *self.done]  # no other worker can end these
-            raise
-        if result.refused:
-            self._take_refusals(settles, result.refused)
-        self.settled += len(settles) - len(result.refused)
-        return result
-
     def start_all(self, claims: Sequence[Claim]) -> None:
         """Call the handlers of runs that were just claimed. Async handlers that never wait may be done after this."""
         now = monotonic()
         for claim in claims if self.worker_lease.ensure() else ():
             self.start(claim, now)
-
-    def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
-        """Handle the outcomes that the store refused, by seq: confirm cancels, and log the others."""
-        for settle in settles:
-            if (error := refused.get(settle.run.seq)) is None:
-                continue
-            if isinstance(error, IllegalTransition) and error.status is _CANCELLING:
-                # A cancel was requested meanwhile, and a run that is cancelling cannot require tools.
-                self.done.append(Settle(settle.run, RunEvent.CONFIRM_CANCEL))
-                continue
-            if type(error) is StoreError:  # its row cannot be written
-                self.retries.leave(settle.run.seq)
-            _log.warning("outcome of run %s was rejected: %s", settle.run.id, error)
 
     def _compare(self, looked_at: float, statuses: Mapping[int, RunStatus]) -> None:
         """Stop the handlers of runs that this worker no longer has, and pass cancel requests on to handlers.
@@ -335,7 +291,7 @@ class WorkerSession:
         `statuses` are those of the worker's runs in the store, by seq, read at `looked_at` or later.
         """
         for ctx in self.retries.compare(looked_at, statuses) if self.retries.known else ():
-            self.done.append(ctx.settle_event(RunEvent.CONFIRM_CANCEL))
+            self.batches.done.append(ctx.settle_event(RunEvent.CONFIRM_CANCEL))
             self.wake.set()
         for seq, execution in list(self.executions.items()):
             status = statuses.get(seq)
@@ -349,7 +305,7 @@ class WorkerSession:
 
     def _on_retry_due(self) -> None:
         """Let the next request return the runs that this worker holds and does not execute."""
-        self.reconcile_needed = self.work_available = True
+        self.batches.reconcile_needed = self.work_available = True
         self.wake.set()
 
     # --- maintenance ----------------------------------------------------------------------------------------------
@@ -397,6 +353,6 @@ class WorkerSession:
                 continue
             del self.executions[execution.seq]
             execution.ctx.is_over = True  # its handler goes on for a moment
-            self.done.append(execution.ctx.settle_event(RunEvent.EXPIRE))
+            self.batches.done.append(execution.ctx.settle_event(RunEvent.EXPIRE))
             self._stop(execution)
             self.wake.set()

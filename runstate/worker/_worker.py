@@ -101,7 +101,7 @@ class Worker:
     @property
     def settled(self) -> int:
         """How many outcomes this worker has committed."""
-        return self._session.settled
+        return self._session.batches.settled
 
     # --- start and stop -------------------------------------------------------------------------------------------
 

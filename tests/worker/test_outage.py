@@ -128,7 +128,7 @@ async def test_a_worker_is_stopped_while_nobody_answers(
                 await until(lambda: len(bench.begun) == 1, "the handler")  # noqa: B023
                 blocked.block()
                 bench.gate.set()
-                await until(lambda: not worker._session.executions and not worker._session.done, "its turn")
+                await until(lambda: not worker._session.executions and not worker._session.batches.done, "its turn")
             blocked.unblock()
             assert "completed" == (await ended(blocked.store, run.id)).status
     assert 2 == caplog.text.count("ends while a request is under way")

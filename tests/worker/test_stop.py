@@ -189,7 +189,7 @@ async def test_stopped_inside_its_block(store: Store) -> None:
     assert ("completed", []) == (store.get(run.id).status, bench.cancelled)
 
 
-@pytest.mark.parametrize("part", ["settle_and_claim", "_expire_overdue"])
+@pytest.mark.parametrize("part", ["batches.commit", "_expire_overdue"])
 @limited
 async def test_a_fault_of_the_worker(
     part: str, store: Store, prompt: Prompt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -205,7 +205,8 @@ async def test_a_fault_of_the_worker(
             def fail(*_: object) -> None:
                 raise ZeroDivisionError
 
-            monkeypatch.setattr(worker._session, part, fail)
+            owner, name = (worker._session.batches, "commit") if "." in part else (worker._session, part)
+            monkeypatch.setattr(owner, name, fail)
             store.create(**new())  # for a turn
             await until(lambda: "worker w1 crashed (bug in runstate)" in caplog.text, "the log")
             worker.stop()

@@ -18,6 +18,7 @@ from runstate import clock
 from runstate.run import ids
 from runstate.store import backoff
 from runstate.store._api import create, worker_protocol
+from runstate.worker import _batches as batches
 from runstate.worker import _sweeper as sweeper
 from runstate.worker._last_attempts import LastAttempts
 from torture.simulation import primitives
@@ -100,6 +101,7 @@ def replaced() -> Generator[None, None, None]:
         put(sweeper, "random", _Chance)
         for module in (sys.modules[f"{_ROOMS[1]}.{name}"] for name in ("_drive", "_main_loop", "_session")):
             put(module, "last_attempts", _last_attempts)
+        put(batches, "_LEAST_SLOTS", 2)  # so that workers with few slots have two requests under way
         put(backoff, "random", _Chance)
         put(ids, "_random", _digits)
         put(create, "new_token", _token)

@@ -55,6 +55,8 @@ class Committer:
         """The runs that claims and sweeps of this store leave out for a while."""
         self._session: Connection | None = None
         self._waiting: SimpleQueue[Command[Any] | None] = SimpleQueue()
+        self._deferred: Command[Any] | None = None
+        """The first command of the next batch."""
         self._writing = Lock()
         self._starting = Lock()
         self._thread: Thread | None = None
@@ -138,22 +140,36 @@ class Committer:
     # --- committing -----------------------------------------------------------------------------------------------
 
     def _run_loop(self) -> None:
-        while (first := self._waiting.get()) is not None:
+        while (first := self._next()) is not None:
             with self._writing:
-                batch = [first, *self._drain(MAX_BATCH - 1)]
+                batch = self._drain(first)
                 self._commit(batch)
             self._finish(batch)
 
-    def _drain(self, most: int) -> list[Command[Any]]:
-        more: list[Command[Any]] = []
+    def _next(self) -> Command[Any] | None:
+        first, self._deferred = self._deferred, None
+        return self._waiting.get() if first is None else first
+
+    def _drain(self, first: Command[Any]) -> list[Command[Any]]:
+        """Return a batch of waiting commands, with one settle and claim of a worker at most.
+
+        The second one of a worker is committed next, while the handlers of the first one's claims are called.
+        """
+        batch = [first]
+        workers = {first.worker} if isinstance(first, SettleAndClaim) else set[int]()
         with suppress(Empty):
-            while len(more) < most:
+            while len(batch) < MAX_BATCH:
                 command = self._waiting.get_nowait()
                 if command is None:
                     self._waiting.put(None)
                     break
-                more.append(command)
-        return more
+                if isinstance(command, SettleAndClaim):
+                    if command.worker in workers:
+                        self._deferred = command
+                        break
+                    workers.add(command.worker)
+                batch.append(command)
+        return batch
 
     def _connected(self) -> Connection:
         if self._session is not None and self._session.is_stale():
