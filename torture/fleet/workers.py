@@ -13,6 +13,7 @@ from runstate.store import SettleAndClaimResult, Store
 from runstate.store._engine.commands import Command, SettleAndClaim
 from runstate.store._worker_types import Settle
 from runstate.worker import Worker
+from runstate.worker import _batches as batches
 from torture.fleet.handler import Handling
 from torture.fleet.handler_log import SideLog, skew
 from torture.fleet.replies import Reply, ReplyLog, answer_of
@@ -30,6 +31,8 @@ def work(name: str, settings: Settings) -> None:
     with opened_store(name, settings) as store:
         listen(store, ReplyLog(settings.replies, name), name)
         handling = Handling(SideLog(settings.side, name), settings.slow_s)
+        # Half of the workers have two requests under way, although they have few slots.
+        vars(batches)["_LEAST_SLOTS"] = chance.choice((1, 1000))
         asynchronous = chance.random() < 0.8 if settings.asynchronous is None else settings.asynchronous
         try:
             Worker(
