@@ -30,6 +30,7 @@ from benchmarks.durable.baseline import PostgresFused, PostgresOneByOne, SqliteF
 from benchmarks.durable.contestant import Contestant, Dialect
 from benchmarks.durable.peers import Celery, Huey, PgQueuer, Procrastinate
 from benchmarks.durable.runstate_store import RunstateStore
+from benchmarks.durable.task_baseline import PostgresTasks
 from benchmarks.machine import machine
 from benchmarks.postgres import postgres
 from benchmarks.rounds import measure_in_turns
@@ -66,6 +67,7 @@ def candidates(dialect: Dialect, fresh_database: Callable[[], str]) -> Iterator[
         yield Candidate(Huey, Huey)
     elif dialect == "postgres":
         yield Candidate(PostgresFused, lambda: PostgresFused(fresh_database()))
+        yield Candidate(PostgresTasks, lambda: PostgresTasks(fresh_database()))
         yield Candidate(PostgresOneByOne, lambda: PostgresOneByOne(fresh_database()))
         yield from runstate_candidates(dialect, fresh_database)
         yield Candidate(PgQueuer, lambda: PgQueuer(fresh_database()))
