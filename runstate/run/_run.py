@@ -12,16 +12,16 @@ of the table.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Final, Self, cast, get_args
 
 from runstate.clock import current as _clock
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
 from runstate.run import validators
-from runstate.run.arguments import Calls, GivenUsage, required_action_of, truncation_strategy_of, usage_of
+from runstate.run.arguments import Calls, GivenUsage, required_action_of, usage_of
 from runstate.run.errors import FieldError, InvalidRun, ToolOutputsMismatch
 from runstate.run.ids import new_run_id
-from runstate.run.json_values import deep_copy, is_object
 from runstate.run.record import FIELDS, JsonObject, ResponseFormat, ToolChoice
+from runstate.run.settings import AUTO, DEFAULT_CHOICES, DEFAULTS, NO_PAIRS, Settings, are_valid, checked, copied
 from runstate.run.snapshot import RunSnapshot
 from runstate.run.tool_outputs import normalize
 from runstate.run.values import (
@@ -62,17 +62,6 @@ _MAY_FAIL, _FAILED = RUN_LIFECYCLE.sources_of(_FAIL), RUN_LIFECYCLE.target_of(_F
 _MAY_EXPIRE, _EXPIRED = RUN_LIFECYCLE.sources_of(_EXPIRE), RUN_LIFECYCLE.target_of(_EXPIRE)
 _refusal = RUN_LIFECYCLE.refusal
 
-_Settings: TypeAlias = tuple[Any, ...]  # the values of _SETTINGS, in that order
-_SETTINGS: Final = tuple(
-    (setting, FIELDS[setting])
-    for setting in (
-        *("instructions", "tools", "metadata", "max_prompt_tokens", "max_completion_tokens", "truncation_strategy"),
-        *("tool_choice", "parallel_tool_calls", "response_format", "temperature", "top_p"),
-    )
-)
-_AUTO: Final = TruncationStrategy()
-_NO_PAIRS: Final[Mapping[str, str]] = {}
-_DEFAULTS: Final[_Settings] = (None, (), _NO_PAIRS, None, None, _AUTO, "auto", True, "auto", 1.0, 1.0)
 _NOTHING: Final[JsonObject] = {}
 _POSITIVE: Final = validators.integer(least=1)
 
@@ -93,20 +82,6 @@ def _unknown_word(words: Iterable[str], path: str, value: object) -> InvalidRun:
     return InvalidRun(
         [FieldError(path, f"expected {' or '.join(map(repr, sorted(words)))}, got {validators.preview(value)}")]
     )
-
-
-def _checked_settings(values: _Settings, errors: list[FieldError]) -> _Settings:
-    """Return the settings of a new run: copies of the values, or the defaults. Adds their errors to `errors`."""
-    settings = list(_DEFAULTS)
-    for index, value in enumerate(values):
-        if value is not None and value is not _DEFAULTS[index]:
-            setting, check = _SETTINGS[index]
-            if setting == "truncation_strategy" and is_object(value):
-                value = truncation_strategy_of(cast("Mapping[str, object]", value))
-            found = check(setting, value)
-            errors += found
-            settings[index] = None if found else deep_copy(value)  # a copy, because the caller may change its value
-    return tuple(settings)
 
 
 def _deadline_errors(created_at: int, expires_in_s: int) -> tuple[FieldError, ...]:
@@ -166,10 +141,10 @@ class Run(RunSnapshot):
         id: str | None = None,  # noqa: A002
         instructions: str | None = None,
         tools: Sequence[JsonObject] | None = (),
-        metadata: Mapping[str, str] | None = _NO_PAIRS,
+        metadata: Mapping[str, str] | None = NO_PAIRS,
         max_prompt_tokens: int | None = None,
         max_completion_tokens: int | None = None,
-        truncation_strategy: TruncationStrategy | JsonObject | None = _AUTO,
+        truncation_strategy: TruncationStrategy | JsonObject | None = AUTO,
         tool_choice: ToolChoice | None = "auto",
         parallel_tool_calls: bool | None = True,
         response_format: ResponseFormat | None = "auto",
@@ -185,66 +160,56 @@ class Run(RunSnapshot):
         """
         now = _clock.time() if at is None else _checked_time(at)
         created_at = int(now)
-        settings: _Settings = (
-            *(instructions, tools, metadata, max_prompt_tokens, max_completion_tokens, truncation_strategy),
-            *(tool_choice, parallel_tool_calls, response_format, temperature, top_p),
-        )
-        has_valid_names = (
+        given: Settings = (instructions, tools, metadata, max_prompt_tokens, max_completion_tokens)
+        chosen: Settings = (truncation_strategy, tool_choice, parallel_tool_calls, response_format, temperature, top_p)
+        # Names that begin with a printable character of ASCII are certainly neither empty nor blank.
+        has_plain_names = (
             (thread_id.__class__ is assistant_id.__class__ is model.__class__ is str)
-            and (thread_id and assistant_id and model)
-            and not (thread_id.isspace() or assistant_id.isspace() or model.isspace())
-            and (id is None or (id.__class__ is str and id and not id.isspace()))
+            and ("!" <= thread_id < "\x7f" and "!" <= assistant_id < "\x7f" and "!" <= model < "\x7f")
+            and (id is None or (id.__class__ is str and "!" <= id < "\x7f"))
         )
         has_valid_deadline = expires_in_s.__class__ is int and 0 < expires_in_s < validators.YEAR_10000 - created_at
         # A run without settings is common, and the checks of settings cost more than its creation. (1 equals True and
         # 1.0, so the classes of booleans and numbers are compared.)
-        has_usual_settings = parallel_tool_calls is True and temperature.__class__ is top_p.__class__ is float
-        if has_valid_names and has_valid_deadline and has_usual_settings and settings == _DEFAULTS:
-            settings = _DEFAULTS  # an empty object of the caller is equal, and not the same
-        else:
+        has_classes = parallel_tool_calls is True and temperature.__class__ is top_p.__class__ is float
+        has_default_choices = has_classes and chosen == DEFAULT_CHOICES
+        settings: Settings | None = None
+        if has_plain_names and has_valid_deadline and (has_default_choices or are_valid(chosen)):
+            # An empty object of the caller is equal, and not the same.
+            settings = DEFAULTS if given == DEFAULTS else copied(given)
+        if settings is None:
             names = {
                 "id": "-" if id is None else id,
                 "thread_id": thread_id,
                 "assistant_id": assistant_id,
                 "model": model,
             }
-            errors = (
-                []
-                if has_valid_names
-                else [error for name, value in names.items() for error in validators.non_blank_string(name, value)]
-            )
-            settings = _checked_settings(settings, errors)
+            errors = [error for name, value in names.items() for error in validators.non_blank_string(name, value)]
+            settings, chosen = checked(given, chosen, errors)
             raise_if_invalid(errors if has_valid_deadline else [*errors, *_deadline_errors(created_at, expires_in_s)])
+        elif has_default_choices:
+            chosen = DEFAULT_CHOICES
         run = cls.__new__(cls)
         run._id = new_run_id(now) if id is None else id
         run._created_at = created_at
         run._expires_at = created_at + expires_in_s
         run._status = INITIAL_STATUS
-        run._fill(thread_id, assistant_id, model, settings)
-        return run
-
-    def _fill(self, thread_id: str, assistant_id: str, model: str, settings: _Settings) -> None:
-        """Write the fields of a new run besides its id, status and times. All values have been checked."""
-        self._thread_id = thread_id
-        self._assistant_id = assistant_id
-        self._model = model
+        run._thread_id = thread_id
+        run._assistant_id = assistant_id
+        run._model = model
+        run._instructions, run._tools, run._metadata, run._max_prompt_tokens, run._max_completion_tokens = settings
         (
-            self._instructions,
-            tools,
-            self._metadata,
-            self._max_prompt_tokens,
-            self._max_completion_tokens,
-            self._truncation_strategy,
-            self._tool_choice,
-            self._parallel_tool_calls,
-            self._response_format,
-            self._temperature,
-            self._top_p,
-        ) = settings
-        self._tools = tuple(tools)
-        self._started_at = self._cancelled_at = self._failed_at = self._completed_at = None
-        self._required_action = self._last_error = self._incomplete_details = self._usage = None
-        self._extra = _NOTHING
+            run._truncation_strategy,
+            run._tool_choice,
+            run._parallel_tool_calls,
+            run._response_format,
+            run._temperature,
+            run._top_p,
+        ) = chosen
+        run._started_at = run._cancelled_at = run._failed_at = run._completed_at = None
+        run._required_action = run._last_error = run._incomplete_details = run._usage = None
+        run._extra = _NOTHING
+        return run
 
     # --- the nine moves -------------------------------------------------------------------------------------------
 

@@ -24,19 +24,35 @@ _LEFT_OUT: Final = bytes(range(248, 256))
 
 # A system call lets other threads run, and to get the interpreter back costs more than the rest of an id.
 _RANDOM: Final[list[str]] = []
+_random: Final = _RANDOM.pop
 _BYTES_AT_ONCE: Final = 7_424  # for 513 ids on average
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_RANDOM.clear)
 
 
-def _random() -> str:
-    """Return 14 random digits that no other caller gets."""
-    try:
-        return _RANDOM.pop()
-    except IndexError:
-        fresh = os.urandom(_BYTES_AT_ONCE).translate(_TO_DIGITS, _LEFT_OUT).decode()
-        _RANDOM.extend([fresh[place : place + 14] for place in range(14, len(fresh) - 13, 14)])
-        return fresh[:14]
+def _fill_random() -> str:
+    """Fetch random digits for later ids, and return the 14 of one more that no other caller gets."""
+    fresh = os.urandom(_BYTES_AT_ONCE).translate(_TO_DIGITS, _LEFT_OUT).decode()
+    _RANDOM.extend([fresh[place : place + 14] for place in range(14, len(fresh) - 13, 14)])
+    return fresh[:14]
+
+
+# The first six digits change every 14.8 seconds, so they are kept, with their number. (A tuple, because other threads
+# may replace it between two reads.)
+_prefix: tuple[int, str] = (-1, "")
+
+
+def _new_prefix(microseconds: int, now: float | None) -> str:
+    """Return `run_` and the first six digits of a time, and keep them."""
+    global _prefix
+    if not 0 <= microseconds < _TEN_DIGITS:
+        raise ValueError(f"an id holds a time from 0 to {_TEN_DIGITS // 1_000_000} seconds, not {now}")
+    number = microseconds // _FOUR_DIGITS
+    high, fifth = divmod(number, _TWO_DIGITS)
+    first, third = divmod(high, _TWO_DIGITS)
+    prefix = f"run_{_PAIRS[first]}{_PAIRS[third]}{_PAIRS[fifth]}"
+    _prefix = number, prefix
+    return prefix
 
 
 def new_run_id(now: float | None = None) -> str:
@@ -52,10 +68,13 @@ def new_run_id(now: float | None = None) -> str:
     True
     """
     microseconds = int((_clock.time() if now is None else now) * 1_000_000)
-    if not 0 <= microseconds < _TEN_DIGITS:
-        raise ValueError(f"an id holds a time from 0 to {_TEN_DIGITS // 1_000_000} seconds, not {now}")
-    high, low = divmod(microseconds, _FOUR_DIGITS)
+    number, low = divmod(microseconds, _FOUR_DIGITS)
+    known, prefix = _prefix
+    if number != known:
+        prefix = _new_prefix(microseconds, now)
     seventh, ninth = divmod(low, _TWO_DIGITS)
-    high, fifth = divmod(high, _TWO_DIGITS)
-    first, third = divmod(high, _TWO_DIGITS)
-    return f"run_{_PAIRS[first]}{_PAIRS[third]}{_PAIRS[fifth]}{_PAIRS[seventh]}{_PAIRS[ninth]}{_random()}"
+    try:
+        random = _random()
+    except IndexError:
+        random = _fill_random()
+    return f"{prefix}{_PAIRS[seventh]}{_PAIRS[ninth]}{random}"

@@ -7,11 +7,21 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
 
 from runstate.run.errors import FieldError
 
-__all__ = ["MAX_DEPTH", "DuplicateKeys", "deep_copy", "escape", "is_json", "is_object", "iter_json_errors", "json_path"]
+__all__ = [
+    "MAX_DEPTH",
+    "DuplicateKeys",
+    "copy_json",
+    "deep_copy",
+    "escape",
+    "is_json",
+    "is_object",
+    "iter_json_errors",
+    "json_path",
+]
 
 MAX_DEPTH: Final = 64  # levels of containers in one value
 _INFINITY: Final = float("inf")
@@ -66,6 +76,47 @@ def is_json(value: object, max_depth: int = MAX_DEPTH) -> bool:
                 return False
         return True
     return False
+
+
+def copy_json(value: Any, max_depth: int = MAX_DEPTH) -> dict[str, object] | list[object] | None:
+    """Return a copy of a dict or a list that is certainly JSON, in one pass. After None, `iter_json_errors` decides.
+
+    The copy is as that of `deep_copy`. Each container is copied before its members are checked, so a change by another
+    thread is either in the copy and checked, or not in the copy.
+    """
+    if value.__class__ is not dict:
+        return _copy_list(value, max_depth)
+    if max_depth == 0:
+        return None
+    pairs: dict[Any, Any] = value.copy()  # no `cast`: each would be a call
+    for key, item in pairs.items():
+        if key.__class__ is not str:
+            return None
+        kind = item.__class__
+        if kind is dict or kind is list:
+            inner = copy_json(item, max_depth - 1)
+            if inner is None:
+                return None
+            pairs[key] = inner
+        elif kind is not str and not is_json(item):
+            return None
+    return pairs
+
+
+def _copy_list(value: Any, max_depth: int) -> list[object] | None:
+    if value.__class__ is not list or max_depth == 0:
+        return None
+    items: list[Any] = value.copy()
+    for place, item in enumerate(items):
+        kind = item.__class__
+        if kind is dict or kind is list:
+            inner = copy_json(item, max_depth - 1)
+            if inner is None:
+                return None
+            items[place] = inner
+        elif kind is not str and not is_json(item):
+            return None
+    return items
 
 
 def iter_json_errors(path: str, value: object, max_depth: int = MAX_DEPTH) -> Iterator[FieldError]:
