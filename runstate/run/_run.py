@@ -63,6 +63,7 @@ _MAY_EXPIRE, _EXPIRED = RUN_LIFECYCLE.sources_of(_EXPIRE), RUN_LIFECYCLE.target_
 _refusal = RUN_LIFECYCLE.refusal
 
 _NOTHING: Final[JsonObject] = {}
+_NAMES: Final = ("id", "thread_id", "assistant_id", "model")
 _POSITIVE: Final = validators.integer(least=1)
 
 _ERROR_CODES: Final[frozenset[str]] = frozenset(get_args(ErrorCode))
@@ -178,13 +179,8 @@ class Run(RunSnapshot):
             # An empty object of the caller is equal, and not the same.
             settings = DEFAULTS if given == DEFAULTS else copied(given)
         if settings is None:
-            names = {
-                "id": "-" if id is None else id,
-                "thread_id": thread_id,
-                "assistant_id": assistant_id,
-                "model": model,
-            }
-            errors = [error for name, value in names.items() for error in validators.non_blank_string(name, value)]
+            names = zip(_NAMES, ("-" if id is None else id, thread_id, assistant_id, model), strict=True)
+            errors = [error for name, value in names for error in validators.non_blank_string(name, value)]
             settings, chosen = checked(given, chosen, errors)
             raise_if_invalid(errors if has_valid_deadline else [*errors, *_deadline_errors(created_at, expires_in_s)])
         elif has_default_choices:

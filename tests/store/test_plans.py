@@ -20,6 +20,7 @@ ASKED_OF_POSTGRES: Final = {
     "promote_ready": ("runstate_idle_waiting", "Index Cond: (seq = ANY"),
     "take_over": ("runstate_held_worker", "Index Cond: (seq = ANY"),
     "orphaned": ("runstate_held_worker", "Index Cond: (seq = ANY"),
+    "overdue": ("runstate_held_worker", "(seq = ANY", "runstate_claimable_next"),
 }
 """The same of PostgreSQL, which finds them by small tables."""
 ASKED: Final = {
@@ -31,6 +32,7 @@ ASKED: Final = {
     "promote_ready": ("runstate_run_waiting",),
     "take_over": ("runstate_run_worker",),
     "orphaned": ("runstate_run_worker",),
+    "overdue": ("runstate_run_worker", "runstate_run_claim"),
 }
 """The statements of every look, sweep and claim, and the indexes that they go by."""
 WHOLE: Final = re.compile(

@@ -55,6 +55,11 @@ def _split_statuses(ctx: click.Context, option: click.Parameter, values: tuple[s
 )
 @click.option("--older-than", type=duration, help="Runs created longer ago than 90s, 15m, 2h, 30d.")
 @click.option("--younger-than", type=duration, help="Runs created less long ago.")
+@click.option("--changed-within", type=duration, help="Runs whose last transition is less long ago.")
+@click.option("--unchanged-for", type=duration, help="Runs whose last transition is longer ago.")
+@click.option("--ended-within", type=duration, help="Runs that ended less long ago.")
+@click.option("--attempts-above", type=click.IntRange(0), metavar="N", help="Runs in a later attempt than this.")
+@click.option("--past-deadline", is_flag=True, help="Live runs whose deadline has come.")
 @click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="The most runs to list.")
 @click.option(
     "--order", type=click.Choice(["asc", "desc"]), default="desc", show_default=True, help="The order by age."
@@ -70,6 +75,11 @@ def list_runs(
     metadata: tuple[tuple[str, str], ...],
     older_than: float | None,
     younger_than: float | None,
+    changed_within: float | None,
+    unchanged_for: float | None,
+    ended_within: float | None,
+    attempts_above: int | None,
+    past_deadline: bool,
     limit: int,
     order: str,
     after: str | None,
@@ -85,6 +95,11 @@ def list_runs(
             metadata=as_mapping(metadata, "--metadata"),
             older_than_s=older_than,
             younger_than_s=younger_than,
+            changed_within_s=changed_within,
+            unchanged_for_s=unchanged_for,
+            ended_within_s=ended_within,
+            attempts_above=attempts_above,
+            past_deadline=past_deadline,
             limit=limit,
             order=cast("Literal['asc', 'desc']", order),
             after=after,

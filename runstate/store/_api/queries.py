@@ -14,6 +14,7 @@ from runstate.run.json_values import json_path
 from runstate.run.values import raise_if_invalid
 from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.connection import Connection
+from runstate.store._sql.lists import RunFilter, Span, list_statement, sources, walk_statement
 from runstate.store._sql.rows import Row, decode_entry, decode_run
 from runstate.store._types import Entry, StoredRun
 from runstate.store.errors import RunNotFound
@@ -25,6 +26,7 @@ _MOST: Final = 100  # runs per page, as in the API
 _MOST_ENTRIES: Final = 1000
 _ENTRIES: Final = validators.integer(least=1)
 _VERSION: Final = validators.integer(least=0)
+_ATTEMPTS: Final = validators.optional(validators.integer(least=0))
 _AGE: Final = validators.optional(validators.number(0, validators.YEAR_10000))
 
 
@@ -57,14 +59,6 @@ class Page(Sequence[StoredRun]):
     def last_id(self) -> str | None:
         """The id of the last run, for `after` of the next page. None for an empty page."""
         return self.data[-1].id if self.data else None
-
-
-@attrs.frozen
-class _Filter:
-    """Conditions on runs, as SQL with its parameters."""
-
-    where: tuple[str, ...]
-    params: Mapping[str, Any]
 
 
 def _one_by_id(session: Connection, run_id: str) -> Row:
@@ -107,6 +101,11 @@ class QueryMixin(StoreBase):
         metadata: Mapping[str, str] | None = None,
         older_than_s: float | None = None,
         younger_than_s: float | None = None,
+        changed_within_s: float | None = None,
+        unchanged_for_s: float | None = None,
+        ended_within_s: float | None = None,
+        attempts_above: int | None = None,
+        past_deadline: bool = False,
         limit: int = 20,
         order: Order = "desc",
         after: str | None = None,
@@ -115,8 +114,10 @@ class QueryMixin(StoreBase):
         """Return a page of runs, newest first, or oldest first with `order="asc"`.
 
         All given conditions must hold: `thread_id`, `status` (one or several), `queue`, `metadata` (the run has all
-        these pairs), `older_than_s` and `younger_than_s` (seconds since the run was created). `after` and `before` are
-        ids of runs: the page begins after the one, and ends before the other. `limit` is 1 to 100.
+        these pairs), `older_than_s` and `younger_than_s` (seconds since the run was created), `changed_within_s` and
+        `unchanged_for_s` (seconds since its last transition), `ended_within_s` (seconds since it ended),
+        `attempts_above` (its `attempt` is greater), `past_deadline` (it is live, and its deadline has come). `after`
+        and `before` are ids of runs: the page begins after the one, and ends before the other. `limit` is 1 to 100.
 
             page = store.list(status="failed", limit=100)
             following = store.list(status="failed", limit=100, after=page.last_id)
@@ -124,9 +125,17 @@ class QueryMixin(StoreBase):
         Raises `RunNotFound` for an unknown id in `after` or `before`, `ValueError` for an unknown status, and
         `InvalidRun` for other wrong arguments.
         """
-        faults = _faults_of_filter(thread_id, queue, metadata, older_than_s, younger_than_s)
+        ages = {
+            "older_than_s": older_than_s,
+            "younger_than_s": younger_than_s,
+            "changed_within_s": changed_within_s,
+            "unchanged_for_s": unchanged_for_s,
+            "ended_within_s": ended_within_s,
+        }
+        faults = _faults_of_filter(thread_id, queue, metadata, ages)
+        faults += _ATTEMPTS("attempts_above", attempts_above) + validators.boolean("past_deadline", past_deadline)
         statuses = None if status is None else [status] if isinstance(status, str) else list(status)
-        wanted = None if statuses is None else [RunStatus(one) for one in statuses]
+        wanted = None if statuses is None else frozenset(RunStatus(one) for one in statuses)
         faults += [
             fault
             for name, value in (("after", after), ("before", before))
@@ -139,11 +148,16 @@ class QueryMixin(StoreBase):
             faults.append(FieldError("order", f"expected 'asc' or 'desc', got {validators.preview(order)}"))
         raise_if_invalid(faults)
 
-        def look(session: Connection) -> Page:
-            found = _filter(session, thread_id, wanted, queue, metadata, older_than_s, younger_than_s)
-            return _page(session, found, limit, order, after, before)
-
-        return self._transport.read(look)
+        given = RunFilter(
+            thread_id=thread_id,
+            statuses=wanted,
+            queue=queue,
+            metadata=metadata,
+            attempts_above=attempts_above,
+            past_deadline=past_deadline,
+            **ages,
+        )
+        return self._transport.read(lambda session: _page(session, given, limit, order, after, before))
 
     def history(self, run_id: str, *, after_version: int = 0) -> tuple[Entry, ...]:
         """Return the entries of a run after a version, oldest first; by default all. Raises `RunNotFound`."""
@@ -177,8 +191,8 @@ class QueryMixin(StoreBase):
         """Return the number of runs in each status."""
 
         def look(session: Connection) -> dict[RunStatus, int]:
-            found = session.execute("SELECT status, count(*) FROM runstate_run GROUP BY status", {})
-            return {**dict.fromkeys(RunStatus, 0), **{RunStatus(status): count for status, count in found}}
+            found = session.execute(session.statements.dialect.lookups.counts, {})
+            return {**dict.fromkeys(RunStatus, 0), **{RunStatus(status): count for status, count in found if count}}
 
         return self._transport.read(look)
 
@@ -193,11 +207,7 @@ class QueryMixin(StoreBase):
 
 
 def _faults_of_filter(
-    thread_id: str | None,
-    queue: str | None,
-    metadata: Mapping[str, str] | None,
-    older_than_s: float | None,
-    younger_than_s: float | None,
+    thread_id: str | None, queue: str | None, metadata: Mapping[str, str] | None, ages: Mapping[str, float | None]
 ) -> list[FieldError]:
     texts = {"thread_id": thread_id, "queue": queue}
     faults = [
@@ -208,7 +218,7 @@ def _faults_of_filter(
         for key, value in () if faults else metadata.items():
             at = json_path("metadata", key)
             faults += validators.plain_text(at, key) + validators.plain_text(at, value)
-    for name, seconds in (("older_than_s", older_than_s), ("younger_than_s", younger_than_s)):
+    for name, seconds in ages.items():
         faults += _AGE(name, seconds)
     return faults
 
@@ -229,54 +239,33 @@ def _place(cursor: str) -> tuple[int, int, int]:
     return first, third, second
 
 
-def _filter(
-    session: Connection,
-    thread_id: str | None,
-    wanted: Sequence[RunStatus] | None,
-    queue: str | None,
-    metadata: Mapping[str, str] | None,
-    older_than_s: float | None,
-    younger_than_s: float | None,
-) -> _Filter:
+def _page(
+    session: Connection, wanted: RunFilter, limit: int, order: Order, after: str | None, before: str | None
+) -> Page:
     speak = session.statements
-    where: list[str] = []
-    params: dict[str, Any] = {}
-    for name, value in (("thread_id", thread_id), ("queue", queue)):
-        if value is not None:
-            where.append(f"r.{name} = {speak.param(name, 'text')}")
-            params[name] = value
-    if wanted is not None:
-        names = [f"status{place}" for place in range(len(wanted))]
-        where.append(f"r.status IN ({', '.join(speak.param(name, 'text') for name in names) or 'NULL'})")
-        params.update(zip(names, map(str, wanted), strict=True))
-    for place, (key, value) in enumerate((metadata or {}).items()):
-        where.append(speak.has_metadata(f"key{place}", f"value{place}"))
-        params.update({f"key{place}": key, f"value{place}": value})
-    for name, seconds, sign in (("older", older_than_s, "<="), ("younger", younger_than_s, ">")):
-        if seconds is not None:
-            where.append(f"r.created_at {sign} {speak.now} / 1000000 - {speak.param(name, 'double precision')}")
-            params[name] = float(seconds)
-    return _Filter(tuple(where), params)
-
-
-def _page(session: Connection, found: _Filter, limit: int, order: Order, after: str | None, before: str | None) -> Page:
-    speak = session.statements
-    where, params = list(found.where), {**found.params, "limit": limit + 1}
-    ahead = "<" if order == "desc" else ">"
-    if after is not None:
-        where.append(f"r.seq {ahead} {speak.param('after')}")
-        params["after"] = _one_by_id(session, after)[0]
-    if before is not None:
-        where.append(f"r.seq {'>' if ahead == '<' else '<'} {speak.param('before')}")
-        params["before"] = _one_by_id(session, before)[0]
+    now = session.execute(speak.moment, {})[0][0] if wanted.needs_time else 0
+    params = {**wanted.params(now), "limit": limit + 1}
+    for name, place in (("after", after), ("before", before)):
+        if place is not None:
+            params[name] = _one_by_id(session, place)[0]
+    ahead, behind = ("<", ">") if order == "desc" else (">", "<")
     backwards = before is not None and after is None  # a page that ends before a run is read from its end
-    falling = (order == "desc") is not backwards
-    conditions = f" WHERE {' AND '.join(where)}" if where else ""
-    direction = "DESC" if falling else "ASC"
-    statement = (
-        f"SELECT {speak.columns} FROM runstate_run AS r{conditions}"
-        f" ORDER BY r.seq {direction} LIMIT {speak.param('limit')}"
-    )
-    read = session.execute(statement, params)
+    falls = (order == "desc") is not backwards
+    span = Span(falls, ahead if after is not None else "", behind if before is not None else "")
+    read = _rows(session, wanted, span, params)
     runs = [decode_run(row) for row in read[:limit]]
     return Page(tuple(reversed(runs) if backwards else runs), len(read) > limit)
+
+
+def _rows(session: Connection, wanted: RunFilter, span: Span, params: Mapping[str, Any]) -> Sequence[Row]:
+    """Return the rows of a page, and one more if there are more."""
+    speak = session.statements
+    found = sources(speak, wanted)
+    if found is None:
+        return session.execute(walk_statement(speak, wanted, span), params)
+    if not all(source.is_ordered for source in found):
+        # Such a source is read as a whole, and may be large. Then many runs match, and a short walk fills the page.
+        read = session.execute(walk_statement(speak, wanted, span, most=True), params)
+        if len(read) == params["limit"]:
+            return read
+    return session.execute(list_statement(speak, wanted, span, found), params)

@@ -99,6 +99,10 @@ class Dialect(ABC):
         """Return a column to look another table up by, in a RETURNING too: there SQLite uses no index without the +."""
 
     @abstractmethod
+    def unindexed(self, column: str) -> str:
+        """Return a column of a condition by which SQLite must not find the rows: another has fewer."""
+
+    @abstractmethod
     def listed(self, text: str) -> str:
         """Return the query of the numbers in a JSON list."""
 
@@ -194,6 +198,9 @@ class _Sqlite(Dialect):
     def indexed(self, column: str) -> str:
         return f"+{column}"
 
+    def unindexed(self, column: str) -> str:
+        return f"+{column}"
+
     def listed(self, text: str) -> str:
         return f"SELECT value FROM json_each({text})"
 
@@ -261,7 +268,7 @@ SELECT statement FROM (
     SELECT 1 AS place, format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) AS statement FROM guard
     UNION ALL SELECT 2, format('DROP FUNCTION %s', p.oid::regprocedure)
         FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace WHERE starts_with(p.proname, 'runstate_')
-            AND (p.oid IN (SELECT tgfoid FROM guard) OR p.proname = 'runstate_promote')
+            AND (p.oid IN (SELECT tgfoid FROM guard) OR p.proname IN ('runstate_promote', 'runstate_sum_up'))
 ) AS drops ORDER BY place, statement"""
 
     clock = "extract(epoch FROM now()) * 1000000"  # clock_timestamp() would keep the planner from moving a condition
@@ -291,6 +298,9 @@ SELECT statement FROM (
         return f"{column}::text"
 
     def indexed(self, column: str) -> str:
+        return column
+
+    def unindexed(self, column: str) -> str:
         return column
 
     def listed(self, text: str) -> str:

@@ -8,25 +8,71 @@ run; the triggers keep them, and no index of the run table names a column that c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Final, NamedTuple
 
-from runstate.lifecycle import INITIAL_STATUS
-from runstate.store._sql.literals import LIVE
+from runstate.lifecycle import INITIAL_STATUS, RunStatus
+from runstate.store._sql.literals import sql_list
+from runstate.store._sql.small_tables import (
+    CLAIMABLE,
+    COMPLETED,
+    COUNT_TABLE,
+    COUNTED,
+    ENDED_IN_RUNS,
+    ENDED_IN_TABLE,
+    PROBLEMS,
+    SMALL_TABLES,
+    STARTED,
+    STARTED_BY_WORKER,
+    TERMINAL,
+    UNUSUAL,
+    WAITS,
+    occupies_thread,
+)
 
-__all__ = ["POSTGRES_LOOKUPS", "SQLITE_LOOKUPS", "Lookups", "occupies_thread", "small_rows", "thread_rows"]
+__all__ = ["POSTGRES_LOOKUPS", "SQLITE_LOOKUPS", "Lookups", "Source", "Wanted"]
 
-_WAITS: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NULL"
 _BESIDE_LOCKED: Final = 100
 """How many runs that other transactions hold a claim passes over, to find enough."""
-_CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NOT NULL"
 
 
-def occupies_thread(row: str = "") -> str:
-    """Return the condition that a row, named by an alias and a dot, is the one live run that its thread may have."""
-    queued_behind = f"{row}thread_policy = 'queue' AND {row}claimable_at_us IS NOT NULL"
-    return f"{row}status IN ({LIVE}) AND ({row}thread_policy = 'reject' OR ({queued_behind}))"
+class Source(NamedTuple):
+    """A FROM clause with the run table as `r`, whose runs are all that match a condition of a list, and maybe more."""
+
+    rows: str
+    where: Sequence[str]
+    key: str
+    """The number of the run, by which the source is read in order."""
+    is_ordered: bool = True
+    """Whether few rows are read for the first page."""
+
+
+class Wanted(NamedTuple):
+    """What a list is to find: statuses, and the places of the values of other conditions."""
+
+    statuses: frozenset[RunStatus]
+    queue: str = ""
+    younger: str = ""
+    changed: str = ""
+    ended: str = ""
+    attempts: str = ""
+    deadline: str = ""
+
+    @property
+    def live(self) -> frozenset[RunStatus]:
+        """The live statuses among them."""
+        return frozenset() if self.ended else self.statuses - TERMINAL
+
+    @property
+    def problems(self) -> frozenset[RunStatus]:
+        """The terminal statuses among them, without that of a completed run."""
+        return frozenset() if self.deadline else self.statuses & TERMINAL - {COMPLETED}
+
+    @property
+    def completed(self) -> bool:
+        """Whether completed runs are among them."""
+        return COMPLETED in self.statuses and not self.deadline
 
 
 class Lookups(ABC):
@@ -46,6 +92,10 @@ class Lookups(ABC):
     """The table of all queued runs, with their `queue`."""
     claimable_seq: ClassVar[str]
     """What `besides` calls the seq of a run in the query of the claimable ones."""
+    counts: ClassVar[str]
+    """The query of the statuses, and of how many runs are in each."""
+    miscounted: ClassVar[str]
+    """The query of the statuses for which `counts` would be wrong; empty where it counts the runs themselves."""
     misplaced: ClassVar[Mapping[str, str]]
     """Of each of these tables the query of the runs whose row in it is missing, wrong or left over."""
 
@@ -91,6 +141,10 @@ class Lookups(ABC):
     def may_occupy(self, row: str) -> str:
         """Return the condition, after an AND, that the thread of a new run is free; empty where an index refuses."""
 
+    @abstractmethod
+    def sources(self, wanted: Wanted) -> tuple[Source, ...] | None:
+        """Return what has all runs that a list is to find; None if there is nothing smaller than all runs."""
+
 
 class _SqliteLookups(Lookups):
     tables = ()
@@ -98,20 +152,31 @@ class _SqliteLookups(Lookups):
     misplaced = MappingProxyType[str, str]({})
     holders = "runstate_run"
     first_deadline = "SELECT min(expires_at) FROM runstate_run WHERE expires_at IS NOT NULL"
-    first_not_before = f"SELECT min(not_before_us) FROM runstate_run WHERE {_WAITS}"
+    first_not_before = f"SELECT min(not_before_us) FROM runstate_run WHERE {WAITS}"
     queued = f"(SELECT queue FROM runstate_run WHERE status = '{INITIAL_STATUS}')"
     claimable_seq = "seq"
+    miscounted = ""
+    # Each by an index that has no other runs. How many there are altogether SQLite knows without reading their rows.
+    counts = (
+        "WITH n (status, runs) AS MATERIALIZED ("
+        f"SELECT '{INITIAL_STATUS}', (SELECT count(*) FROM runstate_run WHERE {CLAIMABLE})"
+        f" + (SELECT count(*) FROM runstate_run WHERE {WAITS})"
+        f" UNION ALL SELECT '{STARTED}', count(*) FROM runstate_run WHERE {STARTED_BY_WORKER}"
+        f" UNION ALL SELECT status, count(*) FROM runstate_run WHERE {UNUSUAL} GROUP BY status)"
+        " SELECT status, sum(runs) FROM n GROUP BY status UNION ALL"
+        f" SELECT '{COMPLETED}', (SELECT count(*) FROM runstate_run) - (SELECT sum(runs) FROM n)"
+    )
 
     def claimable(self, names: Sequence[str], queue: str, seconds: str, besides: str, limit: str) -> str:
         # Once ANALYZE has seen a table full of queued runs, SQLite would walk all of it from the first run on.
         return (
-            f"SELECT {', '.join(names)} FROM runstate_run INDEXED BY runstate_run_claim WHERE {_CLAIMABLE}"
+            f"SELECT {', '.join(names)} FROM runstate_run INDEXED BY runstate_run_claim WHERE {CLAIMABLE}"
             f" AND queue = {queue} AND expires_at > {seconds} AND {besides} ORDER BY priority DESC, seq LIMIT {limit}"
         )
 
     def overdue(self, queue: str) -> str:
         claimable = f"r.status = '{INITIAL_STATUS}' AND r.claimable_at_us IS NOT NULL"
-        return f"runstate_run AS r WHERE r.queue = {queue} AND {claimable}"
+        return f"runstate_run AS r INDEXED BY runstate_run_claim WHERE r.queue = {queue} AND {claimable}"
 
     def held_by(self, workers: str, row: str = "q.") -> str:
         return f"{row}worker IN ({workers})"
@@ -139,65 +204,42 @@ class _SqliteLookups(Lookups):
     def may_occupy(self, row: str) -> str:
         return ""
 
+    def sources(self, wanted: Wanted) -> tuple[Source, ...] | None:
+        def by(index: str, *where: str, is_ordered: bool = True) -> Source:
+            return Source(f"runstate_run AS r INDEXED BY runstate_run_{index}", where, "r.seq", is_ordered)
 
-class _SmallTable(NamedTuple):
-    """A table of PostgreSQL's, and the runs that have a row in it."""
-
-    name: str
-    columns: str
-    values: str
-    """The values of these columns, of the columns of a run."""
-    condition: str
-
-    def select(self, rows: str) -> str:
-        """Return the query of what the table holds, if these were all runs."""
-        return f"SELECT {self.values} FROM {rows} WHERE {self.condition}"
-
-    def insert(self, rows: str, schema: str = "") -> str:
-        """Return the statement that inserts the rows of these runs."""
-        return f"INSERT INTO {schema}{self.name} ({self.columns}) {self.select(rows)}"
-
-    @property
-    def differences(self) -> str:
-        """The query of the rows that are missing, wrong or left over."""
-        there, right = f"SELECT {self.columns} FROM {self.name}", self.select("runstate_run")
-        return f"({there} EXCEPT {right}) UNION ALL ({right} EXCEPT {there})"
-
-
-_IS_HELD: Final = f"worker IS NOT NULL AND status IN ({LIVE})"
-# Each live run has a row in one of the first three.
-_CLAIMABLE_TABLE: Final = _SmallTable(
-    "runstate_claimable", "run, queue, priority, expires_at", "seq, queue, priority, expires_at", _CLAIMABLE
-)
-_HELD_TABLE: Final = _SmallTable("runstate_held", "run, worker, expires_at", "seq, worker, expires_at", _IS_HELD)
-_IDLE_TABLE: Final = _SmallTable(
-    "runstate_idle",
-    "run, queue, waits, thread_id, not_before_us, expires_at",
-    f"seq, queue, status = '{INITIAL_STATUS}',"
-    f" CASE WHEN status = '{INITIAL_STATUS}' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at",
-    f"status IN ({LIVE}) AND NOT ({_CLAIMABLE}) AND NOT ({_IS_HELD})",
-)
-_THREAD_TABLE: Final = _SmallTable("runstate_thread", "thread_id, run", "thread_id, seq", occupies_thread())
-_SMALL_TABLES: Final = (_CLAIMABLE_TABLE, _HELD_TABLE, _IDLE_TABLE, _THREAD_TABLE)
-
-
-def small_rows(rows: str, schema: str = "") -> Sequence[str]:
-    """Return PostgreSQL's statements that insert the small rows of the live runs among some rows."""
-    return [table.insert(rows, schema) for table in (_CLAIMABLE_TABLE, _HELD_TABLE, _IDLE_TABLE)]
-
-
-def thread_rows(rows: str, schema: str = "") -> str:
-    """Return PostgreSQL's statement that inserts the rows of the threads which live runs occupy."""
-    return _THREAD_TABLE.insert(rows, schema)
+        if wanted.deadline:
+            return (by("deadline", "r.expires_at IS NOT NULL", f"r.expires_at <= {wanted.deadline}"),)
+        if wanted.attempts:
+            return (by("attempt", "r.attempt > 1"),) if wanted.attempts else None
+        if wanted.completed:
+            return (by("created", f"r.created_at > {wanted.younger}", is_ordered=False),) if wanted.younger else None
+        found: list[Source] = []
+        if INITIAL_STATUS in wanted.live:
+            found += (by("claim", CLAIMABLE, is_ordered=False), by("waiting", WAITS, is_ordered=False))
+        if STARTED in wanted.live:
+            found.append(by("worker", STARTED_BY_WORKER))
+        unusual = sorted((wanted.live - {INITIAL_STATUS}) | wanted.problems)
+        if wanted.problems and wanted.ended:
+            found.append(by("ended", PROBLEMS, f"r.changed_at_us > {wanted.ended}"))
+        else:
+            found += (by("status", UNUSUAL, f"r.status = '{status}'") for status in unusual)
+        return tuple(found)
 
 
 class _PostgresLookups(Lookups):
-    tables = tuple(table.name for table in _SMALL_TABLES)
+    tables = (*(table.name for table in SMALL_TABLES), COUNT_TABLE)
     rebuild = (
-        *(f"DELETE FROM {table.name}" for table in _SMALL_TABLES),
-        *(table.insert("runstate_run") for table in _SMALL_TABLES),
+        *(f"DELETE FROM {table}" for table in (*(table.name for table in SMALL_TABLES), COUNT_TABLE)),
+        *(table.insert("runstate_run") for table in SMALL_TABLES),
+        f"INSERT INTO {COUNT_TABLE} {ENDED_IN_RUNS}",
     )
-    misplaced = MappingProxyType({table.name: f"SELECT run FROM ({table.differences}) AS d" for table in _SMALL_TABLES})
+    counts = COUNTED
+    miscounted = (
+        f"SELECT status FROM (({ENDED_IN_TABLE} EXCEPT {ENDED_IN_RUNS})"
+        f" UNION ALL ({ENDED_IN_RUNS} EXCEPT {ENDED_IN_TABLE})) AS d"
+    )
+    misplaced = MappingProxyType({table.name: f"SELECT run FROM ({table.differences}) AS d" for table in SMALL_TABLES})
     holders = "runstate_held"
     first_deadline = (
         "SELECT least((SELECT min(expires_at) FROM runstate_claimable), (SELECT min(expires_at) FROM runstate_held),"
@@ -217,9 +259,7 @@ class _PostgresLookups(Lookups):
             f" AND c.expires_at > {seconds} AND {besides} ORDER BY c.priority DESC, c.run"
             f" LIMIT {limit} + {_BESIDE_LOCKED} FOR UPDATE SKIP LOCKED"
         )
-        locked = (
-            f"SELECT {', '.join(names)} FROM runstate_run WHERE seq = c.run AND {_CLAIMABLE} FOR UPDATE SKIP LOCKED"
-        )
+        locked = f"SELECT {', '.join(names)} FROM runstate_run WHERE seq = c.run AND {CLAIMABLE} FOR UPDATE SKIP LOCKED"
         return (
             f"SELECT {', '.join(f'l.{name}' for name in names)} FROM ({first}) AS c"
             f" CROSS JOIN LATERAL ({locked}) AS l LIMIT {limit}"
@@ -246,6 +286,38 @@ class _PostgresLookups(Lookups):
             "q.claimable_at_us IS NULL AND q.seq = ANY (ARRAY(SELECT i.run FROM runstate_idle AS i"
             f" WHERE i.waits AND (i.not_before_us IS NULL OR i.not_before_us <= {now})))"
         )
+
+    def sources(self, wanted: Wanted) -> tuple[Source, ...] | None:
+        def by(rows: str, *where: str, is_ordered: bool = True) -> Source:
+            return Source(f"{rows} AS c JOIN runstate_run AS r ON r.seq = c.run", where, "c.run", is_ordered)
+
+        if wanted.completed and not wanted.attempts:
+            return self._window(wanted, by)
+        common = [f"c.attempt > {wanted.attempts}"] if wanted.attempts else []
+        of_live = [*common, f"c.expires_at <= {wanted.deadline}"] if wanted.deadline else common
+        queued = [*of_live, f"c.queue = {wanted.queue}"] if wanted.queue else of_live
+        found: list[Source] = []
+        if INITIAL_STATUS in wanted.live:
+            found.append(by("runstate_claimable", *queued))
+        if wanted.live:
+            status = f"c.status IN ({sql_list(sorted(wanted.live))})"
+            found += (by("runstate_held", status, *of_live), by("runstate_idle", status, *queued))
+        since = wanted.ended or wanted.changed
+        of_ended = [*common, f"c.ended_at_us > {since}"] if since else common
+        statuses = sorted({*wanted.problems, COMPLETED} if wanted.completed else wanted.problems)
+        found += (by("runstate_problem", f"c.status = '{status}'", *of_ended) for status in statuses)
+        return tuple(found)
+
+    @staticmethod
+    def _window(wanted: Wanted, by: Callable[..., Source]) -> tuple[Source, ...] | None:
+        """Return the runs that changed or were created in a window of time."""
+        if since := wanted.ended or wanted.changed:
+            entries = f"(SELECT DISTINCT h.run FROM runstate_history AS h WHERE h.at_us > {since})"
+            return (by(entries, is_ordered=False),)
+        if wanted.younger:
+            created = f"(SELECT n.seq AS run FROM runstate_run AS n WHERE n.created_at > {wanted.younger} OFFSET 0)"
+            return (by(created, is_ordered=False),)
+        return None
 
     def is_busy(self, thread: str) -> str:
         return f"EXISTS (SELECT 1 FROM runstate_thread AS h WHERE h.thread_id = {thread})"

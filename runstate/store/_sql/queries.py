@@ -238,7 +238,7 @@ class Queries:
             f" <= {self.now} - {self.param('age')}"
         )
         adrift = (
-            f"SELECT r.id, r.seq FROM runstate_run AS r WHERE r.queue = {queue}"
+            f"SELECT r.id, r.seq FROM runstate_run AS r WHERE {self.dialect.unindexed('r.queue')} = {queue}"
             f" AND r.status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
             f" AND {self.dialect.lookups.held_by(CLOSED_SESSIONS, 'r.')}"
         )

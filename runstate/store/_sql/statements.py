@@ -323,7 +323,7 @@ class Statements(Creates):
             f" AND {_LOST} < {self.param('max_attempts')}"
             " AND coalesce(q.expires_at, 0) > (SELECT now FROM t) / 1000000"
             f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
-            f" AND q.queue = {self.param('queue', 'text')}"
+            f" AND {self.dialect.unindexed('q.queue')} = {self.param('queue', 'text')}"
         )
 
     @cached_property

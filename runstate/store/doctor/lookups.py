@@ -27,3 +27,8 @@ def examine_lookups(session: Connection, sheet: Sheet) -> None:
                 f" {first}: such a run is not found when it is to be claimed, taken over or ended"
             )
             sheet.add("error", "lookup", sentence, _REMEDY, thing=table)
+    lookups = session.statements.dialect.lookups
+    wrong = sorted({status for (status,) in session.execute(lookups.miscounted, {})}) if lookups.miscounted else []
+    if wrong:
+        sentence = f"runstate_count has a wrong number of runs that are {' or '.join(wrong)}: `counts` returns it"
+        sheet.add("error", "lookup", sentence, _REMEDY, thing="runstate_count")

@@ -9,8 +9,8 @@ from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.columns import FIXED_COLUMNS
 from runstate.store._sql.dialect import POSTGRES, thread_lock_sql
 from runstate.store._sql.literals import sql_list
-from runstate.store._sql.lookups import small_rows, thread_rows
 from runstate.store._sql.schema import TABLES
+from runstate.store._sql.small_tables import COMPLETED, SUM_UP, problem_rows, small_rows, thread_rows
 from runstate.store._sql.triggers.conditions import COMMONEST_FIRST, GUARDS_OF_CLAIMS, guards, not_ahead, row_condition
 from runstate.store._sql.triggers.entries import (
     ATTEMPTS,
@@ -64,8 +64,14 @@ _IS_LEGAL: Final = "CASE n.version - o.version WHEN 1 THEN CASE n.event {} ELSE 
 _ENDS: Final = sql_list(
     [event for event in RUN_LIFECYCLE.events if RUN_LIFECYCLE.is_terminal(RUN_LIFECYCLE.target_of(event))]
 )
+_TARGETS: Final = " ".join(f"WHEN '{event}' THEN '{RUN_LIFECYCLE.target_of(event)}'" for event in RUN_LIFECYCLE.events)
 _ENTRIES: Final = f"""INSERT INTO @schema.runstate_history {FIELDS}
             SELECT {_rows(NEW_ENTRY)} FROM"""
+
+
+_ENDED_NOW: Final = f"(SELECT n.* FROM {_JOINED} WHERE n.version <> o.version) AS ended"
+# About one transaction in 256 sums up. In another isolation level it could fail for what others summed up.
+_SUM_UP: Final = "IF pg_current_xact_id()::text::bigint % 256 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;"
 
 
 def _placed(rows: str) -> str:
@@ -90,8 +96,8 @@ FUNCTIONS: Final = {
     IF waits THEN
         {_placed("born")}
     ELSE
-        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at)
-            SELECT seq, queue, priority, expires_at FROM born;
+        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at, attempt)
+            SELECT seq, queue, priority, expires_at, attempt FROM born;
     END IF;
     IF alone THEN
         {thread_rows("born", "@schema.")};
@@ -124,16 +130,28 @@ FUNCTIONS: Final = {
                 END IF;
                 IF after.worker IS NOT NULL THEN
                     IF before.worker IS NULL THEN
-                        INSERT INTO @schema.runstate_held VALUES (after.seq, after.worker, after.expires_at);
+                        INSERT INTO @schema.runstate_held
+                            VALUES (after.seq, after.worker, after.expires_at, after.attempt, after.status);
+                    ELSE
+                        UPDATE @schema.runstate_held SET status = after.status WHERE run = after.seq;
                     END IF;
                 ELSIF after.status = '{INITIAL_STATUS}' AND after.claimable_at_us IS NOT NULL THEN
                     INSERT INTO @schema.runstate_claimable
-                        VALUES (after.seq, after.queue, after.priority, after.expires_at);
+                        VALUES (after.seq, after.queue, after.priority, after.expires_at, after.attempt);
                 ELSIF after.expires_at IS NOT NULL THEN  -- it is live
                     INSERT INTO @schema.runstate_idle
-                        VALUES (after.seq, after.queue, false, NULL, after.not_before_us, after.expires_at);
-                ELSIF after.thread_policy IS NOT NULL THEN
-                    PERFORM @schema.runstate_promote(after.thread_id, after.seq, after.changed_at_us);
+                        VALUES (after.seq, after.queue, false, NULL, after.not_before_us, after.expires_at,
+                            after.status, after.attempt);
+                ELSE
+                    INSERT INTO @schema.runstate_count VALUES (after.status, 1);
+                    {_SUM_UP}
+                    IF after.status <> '{COMPLETED}' OR after.attempt > 1 THEN
+                        INSERT INTO @schema.runstate_problem
+                            VALUES (after.seq, after.status, after.changed_at_us, after.attempt);
+                    END IF;
+                    IF after.thread_policy IS NOT NULL THEN
+                        PERFORM @schema.runstate_promote(after.thread_id, after.seq, after.changed_at_us);
+                    END IF;
                 END IF;
                 RETURN NULL;
             END IF;
@@ -152,6 +170,8 @@ FUNCTIONS: Final = {
             is_simple := is_simple AND kind.owned;
         ELSIF kind.event IN ({_ENDS}) THEN
             ends := ends + kind.many;
+            INSERT INTO @schema.runstate_count VALUES (CASE kind.event {_TARGETS} END, kind.many);
+            problem := problem OR kind.event <> '{RunEvent.COMPLETE}';
         ELSE
             is_simple := false;
         END IF;
@@ -177,9 +197,15 @@ FUNCTIONS: Final = {
                 DETAIL = format('run %s is held by %s', kind.id, kind.name);
         END IF;
         {_ENTRIES} {_JOINED} WHERE n.version <> o.version;
+        INSERT INTO @schema.runstate_count SELECT n.status, -count(*) FROM {_JOINED}
+            WHERE n.version = o.version AND n.event IN ({_ENDS}) GROUP BY n.status;
+    END IF;
+    IF ends > 0 THEN
+        {_SUM_UP}
     END IF;
     -- The small tables. Most statements start runs for a worker, or end runs that a worker held.
-    is_simple := is_simple AND ends = (SELECT count(*) FROM was WHERE worker IS NOT NULL);
+    SELECT count(worker), max(attempt) INTO owned, most FROM was;
+    is_simple := is_simple AND ends = owned;
     IF is_simple THEN
         IF ends > 0 THEN
             DELETE FROM @schema.runstate_held WHERE run = ANY (ARRAY(SELECT seq FROM was WHERE worker IS NOT NULL));
@@ -187,8 +213,8 @@ FUNCTIONS: Final = {
         IF starts THEN
             DELETE FROM @schema.runstate_claimable WHERE run = ANY (
                 ARRAY(SELECT seq FROM moved WHERE event = '{RunEvent.START}'));
-            INSERT INTO @schema.runstate_held (run, worker, expires_at)
-                SELECT seq, worker, expires_at FROM moved WHERE event = '{RunEvent.START}';
+            INSERT INTO @schema.runstate_held (run, worker, expires_at, attempt, status)
+                SELECT seq, worker, expires_at, attempt, status FROM moved WHERE event = '{RunEvent.START}';
         END IF;
     ELSE
         runs := ARRAY(SELECT seq FROM moved);
@@ -196,6 +222,9 @@ FUNCTIONS: Final = {
         DELETE FROM @schema.runstate_held WHERE run = ANY (runs);
         DELETE FROM @schema.runstate_idle WHERE run = ANY (runs);
         {_placed("moved")}
+    END IF;
+    IF problem OR (ends > 0 AND most > 1) THEN
+        {problem_rows(_ENDED_NOW, "@schema.")};
     END IF;
     IF alone THEN
         INSERT INTO @schema.runstate_thread (thread_id, run) SELECT n.thread_id, n.seq FROM {_JOINED}
@@ -212,6 +241,8 @@ FUNCTIONS: Final = {
     DELETE FROM @schema.runstate_checkpoint WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_attempt WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_run_config WHERE id IN (SELECT id FROM gone);
+    DELETE FROM @schema.runstate_problem WHERE run IN (SELECT seq FROM gone);
+    INSERT INTO @schema.runstate_count SELECT status, -count(*) FROM gone GROUP BY status;
     RETURN NULL;""",
     "kept": """\
     IF EXISTS (SELECT 1 FROM erased JOIN @schema.runstate_run ON seq = run) THEN
@@ -247,7 +278,8 @@ FUNCTIONS: Final = {
 _DECLARED: Final = {
     "born": "holds boolean; waits boolean; alone boolean;",
     "moved": "before record; after record; is_legal boolean; kind record; total bigint; legal bigint := 0;"
-    " ends bigint := 0; starts boolean := false; alone boolean := false; is_simple boolean := true; runs bigint[];",
+    " ends bigint := 0; starts boolean := false; alone boolean := false; is_simple boolean := true;"
+    " problem boolean := false; owned bigint; most bigint; runs bigint[];",
 }
 _SETTINGS: Final = {
     # The rows of a transition table have no index, and a plan is made once for few rows and for many.
@@ -267,6 +299,15 @@ CREATE FUNCTION @schema.runstate_promote(thread text, ended bigint, ended_at big
         ORDER BY i.run LIMIT 1 FOR UPDATE OF q SKIP LOCKED)
         AND NOT EXISTS (SELECT 1 FROM @schema.runstate_thread WHERE thread_id = thread)
         AND {not_ahead(POSTGRES, "greatest(changed_at_us, ended_at)", "expires_at")};
+END $$"""
+
+
+_SUMMING: Final = f"""\
+CREATE FUNCTION @schema.runstate_sum_up() RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$ BEGIN
+    IF current_setting('transaction_isolation') = 'read committed' THEN
+        {SUM_UP};
+    END IF;
 END $$"""
 
 
@@ -303,6 +344,7 @@ def _function(name: str, body: str) -> str:
 def postgres_guards() -> Iterator[str]:
     """Yield the functions and triggers that make PostgreSQL hold the law."""
     yield _made(_PROMOTE)
+    yield _made(_SUMMING)
     for name, body in FUNCTIONS.items():
         yield _function(name, body)
         # Or a client could give a table of its own a trigger that executes it.

@@ -12,11 +12,16 @@ CREATE TABLE runstate_migration (
 ---
 -- A run has one small row, which every transition rewrites. What is large or rare stands in other tables.
 -- What a row must be is checked by triggers: PostgreSQL would read every CHECK anew at each statement. Every transition
--- leaves a dead row: the page has room for some, and they are vacuumed often.
+-- leaves a dead row: the page has room for some, and they are vacuumed often. The columns of indexes come first: each
+-- update compares them, and PostgreSQL finds a column by reading those before it.
 CREATE TABLE runstate_run (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created_at bigint NOT NULL,
     id text COLLATE "C" NOT NULL UNIQUE,
     thread_id text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    idempotency_key text COLLATE "C",
+    repeats text COLLATE "C",
     assistant_id text COLLATE "C" NOT NULL,
     model text COLLATE "C",
     status text COLLATE "C" NOT NULL,
@@ -26,7 +31,6 @@ CREATE TABLE runstate_run (
     changed_at_us bigint NOT NULL,
     actor text COLLATE "C",
     detail json,
-    created_at bigint NOT NULL,
     expires_at bigint,
     started_at bigint,
     cancelled_at bigint,
@@ -36,17 +40,14 @@ CREATE TABLE runstate_run (
     last_error json,
     incomplete_details json,
     usage json,
-    queue text COLLATE "C" NOT NULL,
     priority bigint NOT NULL,
     not_before_us bigint,
     claimable_at_us bigint,
     thread_policy text COLLATE "C",
-    idempotency_key text COLLATE "C",
     worker bigint,
     attempt bigint NOT NULL,
     lost bigint NOT NULL DEFAULT 0,
-    failed bigint NOT NULL DEFAULT 0,
-    repeats text COLLATE "C"
+    failed bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
 ---
 -- The runs of a thread, as the API lists them.
@@ -56,6 +57,11 @@ CREATE UNIQUE INDEX runstate_run_key ON runstate_run (idempotency_key) WHERE ide
 ---
 CREATE INDEX runstate_run_repeats ON runstate_run (repeats) WHERE repeats IS NOT NULL;
 ---
+-- The runs of a queue, and those of an age, as lists ask for them.
+CREATE INDEX runstate_run_queue ON runstate_run (queue, seq);
+---
+CREATE INDEX runstate_run_created ON runstate_run USING brin (created_at) WITH (autosummarize = on);
+---
 -- Small tables: a row for each live run, kept by the triggers. No index of the run table names a column that changes,
 -- or every update of a run would write to all indexes. Rows come and go with every run, so they are vacuumed often.
 -- Of each run that can be claimed now.
@@ -63,7 +69,8 @@ CREATE TABLE runstate_claimable (
     run bigint PRIMARY KEY,
     queue text COLLATE "C" NOT NULL,
     priority bigint NOT NULL,
-    expires_at bigint NOT NULL
+    expires_at bigint NOT NULL,
+    attempt bigint NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 ---
 CREATE INDEX runstate_claimable_next ON runstate_claimable (queue, priority DESC, run);
@@ -74,7 +81,9 @@ CREATE INDEX runstate_claimable_deadline ON runstate_claimable (expires_at);
 CREATE TABLE runstate_held (
     run bigint PRIMARY KEY,
     worker bigint NOT NULL,
-    expires_at bigint NOT NULL
+    expires_at bigint NOT NULL,
+    attempt bigint NOT NULL,
+    status text COLLATE "C" NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 ---
 CREATE INDEX runstate_held_worker ON runstate_held (worker);
@@ -86,7 +95,9 @@ CREATE TABLE runstate_idle (
     waits boolean NOT NULL,
     thread_id text COLLATE "C",
     not_before_us bigint,
-    expires_at bigint NOT NULL
+    expires_at bigint NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    attempt bigint NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 ---
 CREATE INDEX runstate_idle_waiting ON runstate_idle (not_before_us) WHERE waits;
@@ -99,6 +110,26 @@ CREATE INDEX runstate_idle_deadline ON runstate_idle (expires_at);
 CREATE TABLE runstate_thread (
     thread_id text COLLATE "C" PRIMARY KEY,
     run bigint NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
+---
+-- Of each run that ended otherwise than completed, or after several attempts.
+CREATE TABLE runstate_problem (
+    run bigint PRIMARY KEY,
+    status text COLLATE "C" NOT NULL,
+    ended_at_us bigint NOT NULL,
+    attempt bigint NOT NULL
+);
+---
+CREATE INDEX runstate_problem_status ON runstate_problem (status, run);
+---
+CREATE INDEX runstate_problem_ended ON runstate_problem (ended_at_us);
+---
+CREATE INDEX runstate_problem_attempt ON runstate_problem (run) WHERE attempt > 1;
+---
+-- How many runs ended in a status. Each statement adds a row, and the triggers sum them up now and then.
+CREATE TABLE runstate_count (
+    status text COLLATE "C" NOT NULL,
+    runs bigint NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 ---
 -- The entries of the runs. Transactions commit in another order than they began: a reader that continues from a place
@@ -116,7 +147,7 @@ CREATE TABLE runstate_history (
     PRIMARY KEY (run, version)
 );
 ---
-CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx) WITH (autosummarize = on);
+CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx, at_us) WITH (autosummarize = on);
 ---
 -- What a run was created with besides its names. Its id has the collation of the run's, or no index would be used.
 CREATE TABLE runstate_run_config (

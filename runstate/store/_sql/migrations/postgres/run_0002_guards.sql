@@ -35,6 +35,18 @@ END $$
 $function$, '@schema', quote_ident(current_schema())), '@owner', quote_literal(current_user)); END $make$;
 ---
 DO $make$ BEGIN EXECUTE replace(replace($function$
+CREATE FUNCTION @schema.runstate_sum_up() RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$ BEGIN
+    IF current_setting('transaction_isolation') = 'read committed' THEN
+        WITH gone AS (DELETE FROM @schema.runstate_count
+            WHERE ctid = ANY (ARRAY(SELECT ctid FROM @schema.runstate_count FOR UPDATE SKIP LOCKED))
+            RETURNING status, runs)
+        INSERT INTO @schema.runstate_count SELECT status, sum(runs) FROM gone GROUP BY status HAVING sum(runs) <> 0;
+    END IF;
+END $$
+$function$, '@schema', quote_ident(current_schema())), '@owner', quote_literal(current_user)); END $make$;
+---
+DO $make$ BEGIN EXECUTE replace(replace($function$
 CREATE FUNCTION @schema.runstate_live() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$ BEGIN
     RAISE EXCEPTION 'runstate: %', TG_ARGV[0] USING ERRCODE = 'check_violation', CONSTRAINT = TG_NAME,
         DETAIL = format('run %s is %s', OLD.id, OLD.status);
@@ -65,13 +77,13 @@ CREATE FUNCTION @schema.runstate_born() RETURNS trigger LANGUAGE plpgsql SET sea
     INSERT INTO @schema.runstate_history (run, version, event, source, target, at_us, actor, detail)
         SELECT born.seq, born.version, born.event, born.source, born.status, born.changed_at_us, born.actor, born.detail FROM born;
     IF waits THEN
-        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at) SELECT seq, queue, priority, expires_at FROM born WHERE status = 'queued' AND claimable_at_us IS NOT NULL;
-        INSERT INTO @schema.runstate_held (run, worker, expires_at) SELECT seq, worker, expires_at FROM born WHERE worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling');
-        INSERT INTO @schema.runstate_idle (run, queue, waits, thread_id, not_before_us, expires_at) SELECT seq, queue, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at FROM born WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
+        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at, attempt) SELECT seq, queue, priority, expires_at, attempt FROM born WHERE status = 'queued' AND claimable_at_us IS NOT NULL;
+        INSERT INTO @schema.runstate_held (run, worker, expires_at, attempt, status) SELECT seq, worker, expires_at, attempt, status FROM born WHERE worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling');
+        INSERT INTO @schema.runstate_idle (run, queue, waits, thread_id, not_before_us, expires_at, status, attempt) SELECT seq, queue, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at, status, attempt FROM born WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
         
     ELSE
-        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at)
-            SELECT seq, queue, priority, expires_at FROM born;
+        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at, attempt)
+            SELECT seq, queue, priority, expires_at, attempt FROM born;
     END IF;
     IF alone THEN
         INSERT INTO @schema.runstate_thread (thread_id, run) SELECT thread_id, seq FROM born WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND (thread_policy = 'reject' OR (thread_policy = 'queue' AND claimable_at_us IS NOT NULL));
@@ -85,7 +97,7 @@ REVOKE EXECUTE ON FUNCTION @schema.runstate_born() FROM PUBLIC
 $function$, '@schema', quote_ident(current_schema())), '@owner', quote_literal(current_user)); END $make$;
 ---
 DO $make$ BEGIN EXECUTE replace(replace($function$
-CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_hashjoin = on AS $$ DECLARE before record; after record; is_legal boolean; kind record; total bigint; legal bigint := 0; ends bigint := 0; starts boolean := false; alone boolean := false; is_simple boolean := true; runs bigint[]; BEGIN
+CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_hashjoin = on AS $$ DECLARE before record; after record; is_legal boolean; kind record; total bigint; legal bigint := 0; ends bigint := 0; starts boolean := false; alone boolean := false; is_simple boolean := true; problem boolean := false; owned bigint; most bigint; runs bigint[]; BEGIN
     SELECT count(*) INTO total FROM moved;
     IF total = 0 THEN
         RETURN NULL;
@@ -120,16 +132,28 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
                 END IF;
                 IF after.worker IS NOT NULL THEN
                     IF before.worker IS NULL THEN
-                        INSERT INTO @schema.runstate_held VALUES (after.seq, after.worker, after.expires_at);
+                        INSERT INTO @schema.runstate_held
+                            VALUES (after.seq, after.worker, after.expires_at, after.attempt, after.status);
+                    ELSE
+                        UPDATE @schema.runstate_held SET status = after.status WHERE run = after.seq;
                     END IF;
                 ELSIF after.status = 'queued' AND after.claimable_at_us IS NOT NULL THEN
                     INSERT INTO @schema.runstate_claimable
-                        VALUES (after.seq, after.queue, after.priority, after.expires_at);
+                        VALUES (after.seq, after.queue, after.priority, after.expires_at, after.attempt);
                 ELSIF after.expires_at IS NOT NULL THEN  -- it is live
                     INSERT INTO @schema.runstate_idle
-                        VALUES (after.seq, after.queue, false, NULL, after.not_before_us, after.expires_at);
-                ELSIF after.thread_policy IS NOT NULL THEN
-                    PERFORM @schema.runstate_promote(after.thread_id, after.seq, after.changed_at_us);
+                        VALUES (after.seq, after.queue, false, NULL, after.not_before_us, after.expires_at,
+                            after.status, after.attempt);
+                ELSE
+                    INSERT INTO @schema.runstate_count VALUES (after.status, 1);
+                    IF pg_current_xact_id()::text::bigint % 256 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;
+                    IF after.status <> 'completed' OR after.attempt > 1 THEN
+                        INSERT INTO @schema.runstate_problem
+                            VALUES (after.seq, after.status, after.changed_at_us, after.attempt);
+                    END IF;
+                    IF after.thread_policy IS NOT NULL THEN
+                        PERFORM @schema.runstate_promote(after.thread_id, after.seq, after.changed_at_us);
+                    END IF;
                 END IF;
                 RETURN NULL;
             END IF;
@@ -156,6 +180,8 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
             is_simple := is_simple AND kind.owned;
         ELSIF kind.event IN ('confirm_cancel', 'complete', 'mark_incomplete', 'fail', 'expire') THEN
             ends := ends + kind.many;
+            INSERT INTO @schema.runstate_count VALUES (CASE kind.event WHEN 'start' THEN 'in_progress' WHEN 'require_action' THEN 'requires_action' WHEN 'submit_tool_outputs' THEN 'queued' WHEN 'request_cancel' THEN 'cancelling' WHEN 'confirm_cancel' THEN 'cancelled' WHEN 'complete' THEN 'completed' WHEN 'mark_incomplete' THEN 'incomplete' WHEN 'fail' THEN 'failed' WHEN 'expire' THEN 'expired' END, kind.many);
+            problem := problem OR kind.event <> 'complete';
         ELSE
             is_simple := false;
         END IF;
@@ -231,9 +257,15 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
         END IF;
         INSERT INTO @schema.runstate_history (run, version, event, source, target, at_us, actor, detail)
             SELECT n.seq, n.version, n.event, n.source, n.status, n.changed_at_us, n.actor, n.detail FROM was AS o JOIN moved AS n USING (seq) WHERE n.version <> o.version;
+        INSERT INTO @schema.runstate_count SELECT n.status, -count(*) FROM was AS o JOIN moved AS n USING (seq)
+            WHERE n.version = o.version AND n.event IN ('confirm_cancel', 'complete', 'mark_incomplete', 'fail', 'expire') GROUP BY n.status;
+    END IF;
+    IF ends > 0 THEN
+        IF pg_current_xact_id()::text::bigint % 256 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;
     END IF;
     -- The small tables. Most statements start runs for a worker, or end runs that a worker held.
-    is_simple := is_simple AND ends = (SELECT count(*) FROM was WHERE worker IS NOT NULL);
+    SELECT count(worker), max(attempt) INTO owned, most FROM was;
+    is_simple := is_simple AND ends = owned;
     IF is_simple THEN
         IF ends > 0 THEN
             DELETE FROM @schema.runstate_held WHERE run = ANY (ARRAY(SELECT seq FROM was WHERE worker IS NOT NULL));
@@ -241,18 +273,21 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
         IF starts THEN
             DELETE FROM @schema.runstate_claimable WHERE run = ANY (
                 ARRAY(SELECT seq FROM moved WHERE event = 'start'));
-            INSERT INTO @schema.runstate_held (run, worker, expires_at)
-                SELECT seq, worker, expires_at FROM moved WHERE event = 'start';
+            INSERT INTO @schema.runstate_held (run, worker, expires_at, attempt, status)
+                SELECT seq, worker, expires_at, attempt, status FROM moved WHERE event = 'start';
         END IF;
     ELSE
         runs := ARRAY(SELECT seq FROM moved);
         DELETE FROM @schema.runstate_claimable WHERE run = ANY (runs);
         DELETE FROM @schema.runstate_held WHERE run = ANY (runs);
         DELETE FROM @schema.runstate_idle WHERE run = ANY (runs);
-        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at) SELECT seq, queue, priority, expires_at FROM moved WHERE status = 'queued' AND claimable_at_us IS NOT NULL;
-        INSERT INTO @schema.runstate_held (run, worker, expires_at) SELECT seq, worker, expires_at FROM moved WHERE worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling');
-        INSERT INTO @schema.runstate_idle (run, queue, waits, thread_id, not_before_us, expires_at) SELECT seq, queue, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at FROM moved WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
+        INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at, attempt) SELECT seq, queue, priority, expires_at, attempt FROM moved WHERE status = 'queued' AND claimable_at_us IS NOT NULL;
+        INSERT INTO @schema.runstate_held (run, worker, expires_at, attempt, status) SELECT seq, worker, expires_at, attempt, status FROM moved WHERE worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling');
+        INSERT INTO @schema.runstate_idle (run, queue, waits, thread_id, not_before_us, expires_at, status, attempt) SELECT seq, queue, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at, status, attempt FROM moved WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
         
+    END IF;
+    IF problem OR (ends > 0 AND most > 1) THEN
+        INSERT INTO @schema.runstate_problem (run, status, ended_at_us, attempt) SELECT seq, status, changed_at_us, attempt FROM (SELECT n.* FROM was AS o JOIN moved AS n USING (seq) WHERE n.version <> o.version) AS ended WHERE status IN ('completed', 'incomplete', 'failed', 'cancelled', 'expired') AND (status <> 'completed' OR attempt > 1);
     END IF;
     IF alone THEN
         INSERT INTO @schema.runstate_thread (thread_id, run) SELECT n.thread_id, n.seq FROM was AS o JOIN moved AS n USING (seq)
@@ -277,6 +312,8 @@ CREATE FUNCTION @schema.runstate_deleted() RETURNS trigger LANGUAGE plpgsql SET 
     DELETE FROM @schema.runstate_checkpoint WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_attempt WHERE run IN (SELECT seq FROM gone);
     DELETE FROM @schema.runstate_run_config WHERE id IN (SELECT id FROM gone);
+    DELETE FROM @schema.runstate_problem WHERE run IN (SELECT seq FROM gone);
+    INSERT INTO @schema.runstate_count SELECT status, -count(*) FROM gone GROUP BY status;
     RETURN NULL;
 END $$
 $function$, '@schema', quote_ident(current_schema())), '@owner', quote_literal(current_user)); END $make$;
@@ -398,6 +435,10 @@ CREATE TRIGGER runstate_private_idle BEFORE INSERT OR UPDATE OR DELETE ON runsta
 ---
 CREATE TRIGGER runstate_private_thread BEFORE INSERT OR UPDATE OR DELETE ON runstate_thread FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION runstate_refuse('the tables beside the runs are written by the database alone');
 ---
+CREATE TRIGGER runstate_private_problem BEFORE INSERT OR UPDATE OR DELETE ON runstate_problem FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION runstate_refuse('the tables beside the runs are written by the database alone');
+---
+CREATE TRIGGER runstate_private_count BEFORE INSERT OR UPDATE OR DELETE ON runstate_count FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION runstate_refuse('the tables beside the runs are written by the database alone');
+---
 CREATE TRIGGER runstate_migration_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON runstate_migration FOR EACH STATEMENT EXECUTE FUNCTION runstate_refuse('migrations are recorded by `runstate migrate` alone');
 ---
 CREATE TRIGGER runstate_truncate_run BEFORE TRUNCATE ON runstate_run FOR EACH STATEMENT EXECUTE FUNCTION runstate_refuse('runs are pruned when they have ended, and nothing is emptied');
@@ -419,3 +460,7 @@ CREATE TRIGGER runstate_truncate_held BEFORE TRUNCATE ON runstate_held FOR EACH 
 CREATE TRIGGER runstate_truncate_idle BEFORE TRUNCATE ON runstate_idle FOR EACH STATEMENT EXECUTE FUNCTION runstate_refuse('runs are pruned when they have ended, and nothing is emptied');
 ---
 CREATE TRIGGER runstate_truncate_thread BEFORE TRUNCATE ON runstate_thread FOR EACH STATEMENT EXECUTE FUNCTION runstate_refuse('runs are pruned when they have ended, and nothing is emptied');
+---
+CREATE TRIGGER runstate_truncate_problem BEFORE TRUNCATE ON runstate_problem FOR EACH STATEMENT EXECUTE FUNCTION runstate_refuse('runs are pruned when they have ended, and nothing is emptied');
+---
+CREATE TRIGGER runstate_truncate_count BEFORE TRUNCATE ON runstate_count FOR EACH STATEMENT EXECUTE FUNCTION runstate_refuse('runs are pruned when they have ended, and nothing is emptied');
