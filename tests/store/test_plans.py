@@ -20,7 +20,7 @@ ASKED_OF_POSTGRES: Final = {
     "promote_ready": ("runstate_idle_waiting", "Index Cond: (seq = ANY"),
     "take_over": ("runstate_held_worker", "Index Cond: (seq = ANY"),
     "orphaned": ("runstate_held_worker", "Index Cond: (seq = ANY"),
-    "overdue": ("runstate_held_worker", "(seq = ANY", "runstate_claimable_next"),
+    "overdue": ("runstate_held_worker", "(seq = ANY"),
 }
 """The same of PostgreSQL, which finds them by small tables."""
 ASKED: Final = {

@@ -91,8 +91,8 @@ class Span:
         return f"ORDER BY {key} {'DESC' if self.falls else 'ASC'}"
 
 
-def _conditions(queries: Queries, wanted: RunFilter) -> list[str]:
-    """Return the conditions on the run `r`."""
+def _conditions(queries: Queries, wanted: RunFilter, *, has_statuses: bool = False) -> list[str]:
+    """Return the conditions on the run `r`, without that on its status if it has the right one."""
     named = wanted.params(0)
     # The index of a thread, or of a source, has fewer runs than that of a queue.
     queue = "r.queue" if wanted == RunFilter(queue=wanted.queue) else queries.dialect.unindexed("r.queue")
@@ -108,7 +108,7 @@ def _conditions(queries: Queries, wanted: RunFilter) -> list[str]:
         "deadline": ("r.expires_at <= {}", "bigint"),
     }
     where = [test.format(queries.param(name, kind)) for name, (test, kind) in tests.items() if name in named]
-    if wanted.statuses is not None:
+    if wanted.statuses is not None and not has_statuses:
         names = [queries.param(name, "text") for name in named if name.startswith("status")]
         where.append(f"r.status IN ({', '.join(names) or 'NULL'})")
     where += [queries.has_metadata(f"key{place}", f"value{place}") for place in range(len(wanted.metadata or {}))]
@@ -144,10 +144,14 @@ def walk_statement(queries: Queries, wanted: RunFilter, span: Span, *, most: boo
 
 def list_statement(queries: Queries, wanted: RunFilter, span: Span, found: tuple[Source, ...]) -> str:
     """Return the statement that reads sources. Each source gives up to a page of numbers, in their order."""
-    conditions, limit = _conditions(queries, wanted), queries.param("limit")
+    limit = queries.param("limit")
+
+    def conditions(source: Source) -> list[str]:
+        of_run = _conditions(queries, wanted, has_statuses=source.has_statuses)
+        return [*source.where, *of_run, *span.conditions(queries, source.key)]
+
     pages = [
-        f"SELECT seq FROM (SELECT r.seq FROM {source.rows}"
-        f"{_where([*source.where, *conditions, *span.conditions(queries, source.key)])}"
+        f"SELECT seq FROM (SELECT r.seq FROM {source.rows}{_where(conditions(source))}"
         f" {span.order(source.key)} LIMIT {limit}) AS s{place}"
         for place, source in enumerate(found)
     ]

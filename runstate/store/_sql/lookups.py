@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import ClassVar, Final, NamedTuple
 
 from runstate.lifecycle import INITIAL_STATUS, RunStatus
-from runstate.store._sql.literals import sql_list
+from runstate.store._sql.literals import ENDED, sql_list
 from runstate.store._sql.small_tables import (
     CLAIMABLE,
     COMPLETED,
@@ -21,7 +21,6 @@ from runstate.store._sql.small_tables import (
     COUNTED,
     ENDED_IN_RUNS,
     ENDED_IN_TABLE,
-    PROBLEMS,
     SMALL_TABLES,
     STARTED,
     STARTED_BY_WORKER,
@@ -46,6 +45,8 @@ class Source(NamedTuple):
     """The number of the run, by which the source is read in order."""
     is_ordered: bool = True
     """Whether few rows are read for the first page."""
+    has_statuses: bool = False
+    """Whether its runs have the statuses asked for, and a planner must not expect fewer for their sake."""
 
 
 class Wanted(NamedTuple):
@@ -212,18 +213,21 @@ class _SqliteLookups(Lookups):
             return (by("deadline", "r.expires_at IS NOT NULL", f"r.expires_at <= {wanted.deadline}"),)
         if wanted.attempts:
             return (by("attempt", "r.attempt > 1"),) if wanted.attempts else None
-        if wanted.completed:
+        since = wanted.ended or wanted.changed
+        if wanted.completed and not since:
             return (by("created", f"r.created_at > {wanted.younger}", is_ordered=False),) if wanted.younger else None
         found: list[Source] = []
         if INITIAL_STATUS in wanted.live:
             found += (by("claim", CLAIMABLE, is_ordered=False), by("waiting", WAITS, is_ordered=False))
         if STARTED in wanted.live:
             found.append(by("worker", STARTED_BY_WORKER))
-        unusual = sorted((wanted.live - {INITIAL_STATUS}) | wanted.problems)
-        if wanted.problems and wanted.ended:
-            found.append(by("ended", PROBLEMS, f"r.changed_at_us > {wanted.ended}"))
-        else:
-            found += (by("status", UNUSUAL, f"r.status = '{status}'") for status in unusual)
+        found += (by("status", UNUSUAL, f"r.status = '{status}'") for status in sorted(wanted.live - {INITIAL_STATUS}))
+        for status in sorted(wanted.statuses & TERMINAL):
+            own = f"r.status = '{status}'"
+            if since:
+                found.append(by("ended", "r.expires_at IS NULL", own, f"r.changed_at_us > {since}", is_ordered=False))
+            else:
+                found.append(by("status", UNUSUAL, own))
         return tuple(found)
 
 
@@ -289,7 +293,8 @@ class _PostgresLookups(Lookups):
 
     def sources(self, wanted: Wanted) -> tuple[Source, ...] | None:
         def by(rows: str, *where: str, is_ordered: bool = True) -> Source:
-            return Source(f"{rows} AS c JOIN runstate_run AS r ON r.seq = c.run", where, "c.run", is_ordered)
+            joined = f"{rows} AS c JOIN runstate_run AS r ON r.seq = c.run"
+            return Source(joined, where, "c.run", is_ordered, has_statuses=is_ordered)
 
         if wanted.completed and not wanted.attempts:
             return self._window(wanted, by)
@@ -312,7 +317,8 @@ class _PostgresLookups(Lookups):
     def _window(wanted: Wanted, by: Callable[..., Source]) -> tuple[Source, ...] | None:
         """Return the runs that changed or were created in a window of time."""
         if since := wanted.ended or wanted.changed:
-            entries = f"(SELECT DISTINCT h.run FROM runstate_history AS h WHERE h.at_us > {since})"
+            target = f" AND h.target IN ({ENDED})" if wanted.ended else ""
+            entries = f"(SELECT DISTINCT h.run FROM runstate_history AS h WHERE h.at_us > {since}{target})"
             return (by(entries, is_ordered=False),)
         if wanted.younger:
             created = f"(SELECT n.seq AS run FROM runstate_run AS n WHERE n.created_at > {wanted.younger} OFFSET 0)"

@@ -15,7 +15,6 @@ __all__ = [
     "COUNT_TABLE",
     "ENDED_IN_RUNS",
     "ENDED_IN_TABLE",
-    "PROBLEMS",
     "SMALL_TABLES",
     "STARTED",
     "STARTED_BY_WORKER",
@@ -38,7 +37,6 @@ STARTED_BY_WORKER: Final = f"worker IS NOT NULL AND status = '{STARTED}'"
 UNUSUAL: Final = (
     f"status <> '{COMPLETED}' AND status <> '{INITIAL_STATUS}' AND (status <> '{STARTED}' OR worker IS NULL)"
 )
-PROBLEMS: Final = f"expires_at IS NULL AND status <> '{COMPLETED}'"
 CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NOT NULL"
 
 

@@ -147,7 +147,8 @@ CREATE TABLE runstate_history (
     PRIMARY KEY (run, version)
 );
 ---
-CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx, at_us) WITH (autosummarize = on);
+CREATE INDEX runstate_history_tx ON runstate_history USING brin (tx, at_us)
+    WITH (autosummarize = on, pages_per_range = 32);
 ---
 -- What a run was created with besides its names. Its id has the collation of the run's, or no index would be used.
 CREATE TABLE runstate_run_config (

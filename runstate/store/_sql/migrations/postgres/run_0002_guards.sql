@@ -146,7 +146,7 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
                             after.status, after.attempt);
                 ELSE
                     INSERT INTO @schema.runstate_count VALUES (after.status, 1);
-                    IF pg_current_xact_id()::text::bigint % 256 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;
+                    IF hashint8(pg_current_xact_id()::text::bigint) & 255 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;
                     IF after.status <> 'completed' OR after.attempt > 1 THEN
                         INSERT INTO @schema.runstate_problem
                             VALUES (after.seq, after.status, after.changed_at_us, after.attempt);
@@ -261,7 +261,7 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
             WHERE n.version = o.version AND n.event IN ('confirm_cancel', 'complete', 'mark_incomplete', 'fail', 'expire') GROUP BY n.status;
     END IF;
     IF ends > 0 THEN
-        IF pg_current_xact_id()::text::bigint % 256 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;
+        IF hashint8(pg_current_xact_id()::text::bigint) & 255 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;
     END IF;
     -- The small tables. Most statements start runs for a worker, or end runs that a worker held.
     SELECT count(worker), max(attempt) INTO owned, most FROM was;

@@ -71,8 +71,8 @@ CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id)
 CREATE INDEX runstate_run_behind ON runstate_run (thread_id, seq)
     WHERE thread_policy = 'queue' AND status = 'queued' AND claimable_at_us IS NULL;
 ---
--- What lists ask for. No index has an entry of a run that is queued, held by a worker or completed in its first attempt,
--- besides those of columns that never change. (SQLite would make a table of the words of an IN at each update.)
+-- What lists ask for. A run that is queued, held by a worker or completed in its first attempt has no entry in those of
+-- status and attempt. (SQLite would make a table of the words of an IN at each update.)
 CREATE INDEX runstate_run_queue ON runstate_run (queue, seq);
 ---
 CREATE INDEX runstate_run_created ON runstate_run (created_at);
@@ -80,7 +80,7 @@ CREATE INDEX runstate_run_created ON runstate_run (created_at);
 CREATE INDEX runstate_run_status ON runstate_run (status, seq)
     WHERE status <> 'completed' AND status <> 'queued' AND (status <> 'in_progress' OR worker IS NULL);
 ---
-CREATE INDEX runstate_run_ended ON runstate_run (changed_at_us) WHERE expires_at IS NULL AND status <> 'completed';
+CREATE INDEX runstate_run_ended ON runstate_run (status, changed_at_us) WHERE expires_at IS NULL;
 ---
 CREATE INDEX runstate_run_attempt ON runstate_run (seq) WHERE attempt > 1;
 ---
