@@ -77,6 +77,7 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
         *(
             "store/_api/event_feed",
             "store/_api/event_writer",
+            "store/_api/feed",
             "store/_api/watch",
             "store/_engine",
             "store/_notifier",

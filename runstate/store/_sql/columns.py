@@ -18,6 +18,7 @@ __all__ = [
     "FIXED_COLUMNS",
     "MOVE_COLUMNS",
     "PAYLOAD",
+    "POSITION_COLUMNS",
     "RUN_COLUMNS",
     "SETTLE_COLUMNS",
     "VALUES_AT_CREATION",
@@ -77,6 +78,8 @@ CREATE_COLUMNS: Final = columns(
     *("not_before_us:bigint", "thread_policy", "idempotency_key", "ready:bigint", "actor", "config"),
 )
 _CONVERTED: Final = ("expires_in", "ready", "config")
+POSITION_COLUMNS: Final = columns("seq:bigint", "after:bigint")
+"""A run, and the number of the last event or the version of the last entry that a reader of it has."""
 COPIED_COLUMNS: Final = tuple(column.name for column in CREATE_COLUMNS if column.name not in _CONVERTED)
 """Those that a create writes into the run table as they are."""
 FIXED_COLUMNS: Final = (

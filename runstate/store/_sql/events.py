@@ -5,18 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Final
 
-from runstate.store._sql.columns import Column, columns
+from runstate.store._sql.columns import POSITION_COLUMNS, Column, columns
 from runstate.store._sql.literals import ENDED
 from runstate.store._sql.steps import Steps
 
-__all__ = ["EVENT_COLUMNS", "POSITION_COLUMNS", "Events"]
+__all__ = ["EVENT_COLUMNS", "Events"]
 
 EVENT_COLUMNS: Final[tuple[Column, ...]] = columns(
     *("seq:bigint", "version:bigint", "attempt:bigint", "worker:bigint", "number:bigint", "count:bigint", "data")
 )
 """A row of events, with the claim under which it is written."""
-POSITION_COLUMNS: Final[tuple[Column, ...]] = columns("seq:bigint", "after:bigint")
-"""A run, and the number of the last event that a reader of it has."""
 _ENDED: Final = f"r.status IN ({ENDED})"
 
 
