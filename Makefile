@@ -51,6 +51,7 @@ bench: $(BENCH_READY)  ## measure; decides nothing
 	$(BIN)/python -m benchmarks.durable
 	$(BIN)/python -m benchmarks.durable.steps
 	$(BIN)/python -m benchmarks.durable.events
+	$(BIN)/python -m benchmarks.durable.watch
 	$(BIN)/python -m benchmarks.durable.latency
 	$(BIN)/python -m benchmarks.durable.python_cost
 

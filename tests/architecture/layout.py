@@ -78,7 +78,6 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
             "store/_api/event_feed",
             "store/_api/event_writer",
             "store/_api/feed",
-            "store/_api/watch",
             "store/_engine",
             "store/_notifier",
             "store/_postgres",

@@ -85,6 +85,22 @@ def test_the_output_events_are_measured(tmp_path: Path, postgres_url: str) -> No
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_watching_is_measured(tmp_path: Path, postgres_url: str) -> None:
+    """With few watchers, on a server that is given: each watcher has each entry once."""
+    command = [sys.executable, "-m", "benchmarks.durable.watch", "--quick", "--rate", "500", "--json"]
+    environment = {**os.environ, VARIABLE: postgres_url, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert 0 == done.returncode, done.stderr
+    result = json.loads(done.stdout)
+    assert {"sqlite", "postgres"} == result["figures"].keys()
+    for figures in result["figures"].values():
+        assert 2 * result["load"]["watchers"] == figures["moves"]["moves"]
+        assert 0 < figures["moves"]["delay"]["median_ms"] <= figures["moves"]["delay"]["p99_ms"]
+    assert {"watchers", "server"} == result["figures"]["postgres"]["idle"]["cpu"].keys()
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_wrong_case_is_a_sentence() -> None:
     command = [sys.executable, "-m", "benchmarks.durable.steps", "--case", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Final, NoReturn, cast
 
 from runstate.run.values import Usage
+from runstate.store._api.entry_feed import EntryFeed
 from runstate.store._api.event_feed import EventFeed, checked_position, follow_async
 from runstate.store._api.methods import StoreMethods
-from runstate.store._api.watch import start_cursor, watch_async
+from runstate.store._api.watch import start_watching, watch_async
 from runstate.store._api.worker_protocol import save_checkpoint_command
 from runstate.store._engine.async_transport import AsyncTransport, mirror
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import ReadPool, Transport
-from runstate.store._notifier import LocalNotifier
 from runstate.store._types import Entry, Event, StoredRun
 from runstate.store._worker_types import Checkpoint, Lease
 
@@ -29,11 +29,11 @@ class AsyncStore:
         store: StoreMethods,
         committer: Committer,
         readers: ReadPool | None,
-        notifier: LocalNotifier,
+        entry_feed: EntryFeed,
         feed: EventFeed,
     ) -> None:
         self._store = store
-        self._notifier = notifier
+        self._entry_feed = entry_feed
         self._feed = feed
         self._later = AsyncTransport(committer, readers)
         self.methods: Final = StoreMethods(cast("Transport", self._later))
@@ -48,8 +48,8 @@ class AsyncStore:
     async def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> AsyncIterator[Entry]:
         """Yield entries like `Store.watch`, for coroutines."""
         latest = "" if run_id is not None or after is not None else await self.latest_cursor()
-        place = start_cursor(run_id, after, lambda: latest)
-        async for entry in watch_async(self.methods, self._notifier, place):
+        watcher = start_watching(run_id, after, lambda: latest)
+        async for entry in watch_async(self._entry_feed, self._later.read, watcher):
             yield entry
 
     async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[Event]:

@@ -32,6 +32,7 @@ _log: Final = logging.getLogger("runstate.store")
 
 POLL_S: Final = 0.5
 """The seconds between two reads without a notification."""
+_REST: Final = 2  # of the time that a read took: it may be long, if there are many readers, or the server is busy
 _CLOSING_S: Final = 5.0  # for a read to finish when the feed is closed
 _MOST_KEPT: Final = 2000  # items of a tail: a reader that is further behind reads for itself
 
@@ -132,9 +133,6 @@ class Feed(ABC, Generic[T]):
         """Record that the store could not be read."""
         _log.debug("%s: the store cannot be read: %s", self.thread_name, error)
 
-    def _stopped(self) -> None:
-        """Record that the thread ends, under the lock. Another one may be started later."""
-
     # --- for readers ----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -230,7 +228,8 @@ class Feed(ABC, Generic[T]):
                     sleep(backoff.next())
                 else:
                     backoff.reset()
-                sleep(max(0.0, self.space_s - (monotonic() - began)))
+                took = monotonic() - began
+                sleep(max(self.space_s - took, _REST * took))
 
     def _is_done(self) -> bool:
         """Return whether nothing is followed any more. Then another thread is started for the next reader."""
@@ -238,7 +237,6 @@ class Feed(ABC, Generic[T]):
             if self._tails and not self._closed:
                 return False
             self._thread = None
-            self._stopped()
             return True
 
     def _live_tails(self) -> dict[int, Tail[Any, T]]:

@@ -19,7 +19,7 @@ from runstate.store._sql.rows import Row, decode_entry, decode_run
 from runstate.store._types import Entry, StoredRun
 from runstate.store.errors import RunNotFound
 
-__all__ = ["Order", "Page", "QueryMixin", "seq_of"]
+__all__ = ["Order", "Page", "QueryMixin", "entry_position", "read_entries", "row_of", "seq_of"]
 
 Order: TypeAlias = Literal["asc", "desc"]
 _MOST: Final = 100  # runs per page, as in the API
@@ -61,7 +61,8 @@ class Page(Sequence[StoredRun]):
         return self.data[-1].id if self.data else None
 
 
-def _one_by_id(session: Connection, run_id: str) -> Row:
+def row_of(session: Connection, run_id: str) -> Row:
+    """Return the row of a run. Raises `RunNotFound`."""
     found = session.execute(session.statements.by_id, {"id": run_id})
     if not found:
         raise RunNotFound(run_id)
@@ -70,7 +71,7 @@ def _one_by_id(session: Connection, run_id: str) -> Row:
 
 def seq_of(session: Connection, run_id: str) -> int:
     """Return the number of a run. Raises `RunNotFound`."""
-    seq: int = _one_by_id(session, run_id)[0]
+    seq: int = row_of(session, run_id)[0]
     return seq
 
 
@@ -80,14 +81,14 @@ class QueryMixin(StoreBase):
     def get(self, run_id: str) -> StoredRun:
         """Return the current run with this id. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id))
-        return self._transport.read(lambda session: decode_run(_one_by_id(session, run_id)))
+        return self._transport.read(lambda session: decode_run(row_of(session, run_id)))
 
     def progress(self, run_id: str) -> str | None:
         """Return the last text that the run's handler passed to `ctx.progress`, or None. Raises `RunNotFound`."""
         raise_if_invalid(validators.identifier("run_id", run_id))
 
         def look(session: Connection) -> str | None:
-            found = session.execute(session.statements.progress, {"run": _one_by_id(session, run_id)[0]})
+            found = session.execute(session.statements.progress, {"run": row_of(session, run_id)[0]})
             return found[0][0] if found else None
 
         return self._transport.read(look)
@@ -164,7 +165,7 @@ class QueryMixin(StoreBase):
         raise_if_invalid(validators.identifier("run_id", run_id) + _VERSION("after_version", after_version))
 
         def look(session: Connection) -> tuple[Entry, ...]:
-            seq = _one_by_id(session, run_id)[0]
+            seq = row_of(session, run_id)[0]
             found = session.execute(session.statements.history, {"run": seq, "after": after_version})
             return tuple(map(decode_entry, found))
 
@@ -177,11 +178,8 @@ class QueryMixin(StoreBase):
         no older transaction can still add an entry before it.
         """
         raise_if_invalid(validators.string("after", after) + _ENTRIES("limit", limit))
-        at, version, run = _place(after)
-        params = {"tx": at, "run": run, "version": version, "limit": min(limit, _MOST_ENTRIES)}
-        return self._transport.read(
-            lambda session: tuple(map(decode_entry, session.execute(session.statements.all_entries, params)))
-        )
+        position = entry_position(after)
+        return self._transport.read(lambda session: tuple(read_entries(session, position, limit)[0]))
 
     def latest_cursor(self) -> str:
         """Return the cursor of the last entry, to read only later entries."""
@@ -223,20 +221,25 @@ def _faults_of_filter(
     return faults
 
 
-def _place(cursor: str) -> tuple[int, int, int]:
-    """Return the numbers of a cursor: transaction (or entry), version, run."""
+def entry_position(cursor: str) -> tuple[int, int, int]:
+    """Return a cursor as numbers that increase from entry to entry: transaction (or entry), run, version."""
     parts = cursor.split(".") if cursor else ["0"]
-    if len(parts) > 3 or not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts):
-        raise_if_invalid(
-            [FieldError("after", f"expected a cursor that an entry came with, got {validators.preview(cursor)}")]
-        )
-    numbers = [int(part) for part in parts]
-    if any(number > validators.INT64_MAX for number in numbers):
+    numbers = [int(part) for part in parts if part.isdecimal() and part.isascii() and len(part) < 20]
+    if len(numbers) < len(parts) or len(parts) > 3 or max(numbers) > validators.INT64_MAX:
         raise_if_invalid(
             [FieldError("after", f"expected a cursor that an entry came with, got {validators.preview(cursor)}")]
         )
     first, second, third = (*numbers, 0, 0)[:3]
-    return first, third, second
+    return first, second, third
+
+
+def read_entries(session: Connection, after: tuple[int, ...], limit: int = _MOST_ENTRIES) -> tuple[list[Entry], bool]:
+    """Return the next entries of all runs after a position, and whether there may be more now."""
+    at, run, version = after
+    most = min(limit, _MOST_ENTRIES)
+    params = {"tx": at, "run": run, "version": version, "limit": most}
+    found = session.execute(session.statements.all_entries, params)
+    return list(map(decode_entry, found)), len(found) == most
 
 
 def _page(
@@ -247,7 +250,7 @@ def _page(
     params = {**wanted.params(now), "limit": limit + 1}
     for name, place in (("after", after), ("before", before)):
         if place is not None:
-            params[name] = _one_by_id(session, place)[0]
+            params[name] = row_of(session, place)[0]
     ahead, behind = ("<", ">") if order == "desc" else (">", "<")
     backwards = before is not None and after is None  # a page that ends before a run is read from its end
     falls = (order == "desc") is not backwards

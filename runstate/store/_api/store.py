@@ -10,11 +10,12 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from runstate.run.values import Usage
 from runstate.store._api.async_store import AsyncStore
+from runstate.store._api.entry_feed import EntryFeed
 from runstate.store._api.event_feed import EventFeed, checked_position, follow
 from runstate.store._api.event_writer import Emitter, EventWriter
 from runstate.store._api.methods import BoundStore, StoreMethods
 from runstate.store._api.same_store import require_same
-from runstate.store._api.watch import start_cursor, watch
+from runstate.store._api.watch import start_watching, watch
 from runstate.store._api.worker_protocol import save_checkpoint_command
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
@@ -76,6 +77,7 @@ class Store(StoreMethods):
             self._committer.execute, self.last_event_number, self.availability, self._committer.check_open
         )
         self._feed = EventFeed(self._transport.read, self._notifier, self.display_url)
+        self._entry_feed = EntryFeed(self._transport.read, self._notifier, self.display_url)
 
     def __repr__(self) -> str:
         return f"<Store {self._database.display_url}>"
@@ -100,7 +102,7 @@ class Store(StoreMethods):
     def aio(self) -> AsyncStore:
         """The async form of the store: `await store.aio.create(...)`."""
         if self._aio is None:
-            self._aio = AsyncStore(self, self._committer, self._readers, self._notifier, self._feed)
+            self._aio = AsyncStore(self, self._committer, self._readers, self._entry_feed, self._feed)
         return self._aio
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
@@ -127,12 +129,13 @@ class Store(StoreMethods):
         """Yield entries as they are committed: of one run until it has ended, or of all runs without an end.
 
         `after` resumes after an entry: pass its `version` for one run, or its `cursor` for all runs. By default one run
-        is followed from its creation, and all runs from now on. Raises `RunNotFound`.
+        is followed from its creation, and all runs from now on. All watchers of a process share one connection. Raises
+        `RunNotFound`.
 
             for entry in store.watch(run.id):
                 print(entry.target)
         """
-        return watch(self, self._notifier, start_cursor(run_id, after, self.latest_cursor))
+        return watch(self._entry_feed, self._transport.read, start_watching(run_id, after, self.latest_cursor))
 
     def events(self, run_id: str, *, after: int = 0) -> Iterator[Event]:
         """Yield the events that the handler of a run emits, as they are written, until the run has ended.
@@ -210,6 +213,7 @@ class Store(StoreMethods):
                 parts.callback(self._readers.close)
             parts.callback(self._notifier.close)
             parts.callback(self._committer.close)
+            parts.callback(self._entry_feed.close)
             parts.callback(self._feed.close)
             parts.callback(self._events.close)
 

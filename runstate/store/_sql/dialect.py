@@ -133,7 +133,7 @@ class Dialect(ABC):
     entry_cursor: ClassVar[str]
     """Where an entry `h` stands among those of all runs."""
     latest_cursor: ClassVar[str]
-    """The query of the place behind the last entry."""
+    """The query of the place behind the last entry. It never goes back, even if that entry is pruned."""
     entry_mark: ClassVar[str]
     """The query of a number that goes into `written_here` as `before`, asked for before the entries are written."""
     written_here: ClassVar[str]
@@ -217,8 +217,8 @@ class _Sqlite(Dialect):
         return f"IN ({rows})"
 
     entry_cursor = "h.id"  # entries are committed in the order they are counted
-    latest_cursor = "SELECT coalesce(max(id), 0) FROM runstate_history"
-    entry_mark = latest_cursor
+    latest_cursor = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'runstate_history'"
+    entry_mark = "SELECT coalesce(max(id), 0) FROM runstate_history"
     written_here = "h.id > :before"
     entries_after = "h.id > :tx AND coalesce(:run, :version, 0) IS NOT NULL ORDER BY h.id"
 

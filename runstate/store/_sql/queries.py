@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
-from runstate.store._sql.columns import CLAIMED_COLUMNS, RUN_COLUMNS, Column
+from runstate.store._sql.columns import CLAIMED_COLUMNS, POSITION_COLUMNS, RUN_COLUMNS, Column
 from runstate.store._sql.dialect import Dialect
 
 __all__ = ["CLOSED_SESSIONS", "Picks", "Queries"]
@@ -247,12 +247,15 @@ class Queries:
     # --- histories ------------------------------------------------------------------------------------------------
 
     @property
-    def _entry(self) -> str:
+    def _entry_columns(self) -> str:
         return (
-            "SELECT r.id, h.version, h.event, h.source, h.target, h.at_us, h.actor,"
+            "r.id, h.version, h.event, h.source, h.target, h.at_us, h.actor,"
             f" {self.dialect.as_text('h.detail')}, {self.dialect.entry_cursor}"
-            " FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
         )
+
+    @property
+    def _entry(self) -> str:
+        return f"SELECT {self._entry_columns} FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
 
     @cached_property
     def history(self) -> str:
@@ -270,6 +273,23 @@ class Queries:
     def latest_cursor(self) -> str:
         """The place behind the last entry."""
         return self.dialect.latest_cursor
+
+    @cached_property
+    def missing(self) -> str:
+        """Those of several runs that do not exist."""
+        return (
+            f"WITH {self.dialect.rows(POSITION_COLUMNS)} SELECT v.seq FROM v WHERE v.after >= 0"
+            " AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.seq = v.seq)"
+        )
+
+    @cached_property
+    def new_entries(self) -> str:
+        """Up to `limit` entries of several runs, each after a version: the run, and as in `history`."""
+        return (
+            f"WITH {self.dialect.rows(POSITION_COLUMNS)} SELECT h.run, {self._entry_columns} FROM v"
+            " JOIN runstate_history AS h ON h.run = v.seq AND h.version > v.after JOIN runstate_run AS r"
+            f" ON r.seq = h.run ORDER BY h.run, h.version LIMIT {self.param('limit')}"
+        )
 
     @cached_property
     def entries_here(self) -> str:
