@@ -146,14 +146,13 @@ def _keep_plans(store: Store, results: Results, column: str) -> None:
     reading, writing = store._database.open(reading=True), store._database.open()
     statements = reading.statements
     ages = {"age": 365 * 86_400 * 1_000_000, "limit": 1000}
+    absent = {"key": "customer", "value": "absent"}
     by_metadata = f"SELECT {statements.columns} FROM runstate_run AS r WHERE {statements.has_metadata('key', 'value')}"
-    given = {"key": "customer", "value": "absent"}
     try:
         keep_plan(results, f"{column} prune, nothing old enough", writing, statements.prune, ages)
-        keep_plan(
-            results, f"{column} entries", reading, statements.all_entries, {"tx": 0, "run": 0, "version": 0, "limit": 9}
-        )
-        keep_plan(results, f"{column} metadata", reading, f"{by_metadata} ORDER BY r.seq DESC LIMIT 21", given)
+        given = {"tx": 0, "run": 0, "version": 0, "width": 512, "most": 10_000, "limit": 9}
+        keep_plan(results, f"{column} entries", reading, statements.all_entries, given)
+        keep_plan(results, f"{column} metadata", reading, f"{by_metadata} ORDER BY r.seq DESC LIMIT 21", absent)
         keep_plan(results, f"{column} is_anything_due", reading, statements.anything_due, {})
     finally:
         reading.close()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 import pytest
 
+from runstate.store import open_store
+from runstate.store._api.queries import read_entries
+from runstate.store._api.store import database_of
+from runstate.store._sql.connection import Connection
 from runstate.store._sql.dialect import POSTGRES, SQLITE, Dialect
 from runstate.store._sql.statements import Statements
 from tests.store.support import Prompt
@@ -61,3 +67,54 @@ def test_by_an_index(name: str, store_url: str) -> None:
     assert not WHOLE.search(plan), plan
     for index in (ASKED if prompt.is_sqlite else ASKED_OF_POSTGRES)[name]:
         assert index in plan, plan
+
+
+class ExplainedConnection:
+    """A connection that counts how many entries its statements read."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.statements = connection.statements
+        self.read = 0
+
+    def execute(self, statement: str, params: Mapping[str, Any]) -> Sequence[Any]:
+        ((found,),) = self._connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", params)
+        (plan,) = json.loads(found) if isinstance(found, str) else found
+        self.read += self._entries_read(plan["Plan"])
+        return self._connection.execute(statement, params)
+
+    def _entries_read(self, node: Mapping[str, Any]) -> int:
+        below: int = sum(map(self._entries_read, node.get("Plans", ())))
+        if node.get("Relation Name") != "runstate_history":
+            return below
+        removed = node.get("Rows Removed by Index Recheck", 0) + node.get("Rows Removed by Filter", 0)
+        rows: float = node["Actual Loops"] * (node["Actual Rows"] + removed)
+        return below + round(rows)
+
+
+def test_a_page_of_entries_costs_the_same_however_many_follow(postgres_url: str) -> None:
+    """PostgreSQL: the first page, one in the middle and the last read a small part of a hundred thousand entries."""
+    transactions, each = 5000, 20
+    with open_store(postgres_url, migrate=True) as store, Prompt(postgres_url) as prompt:
+        seq = store.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o").seq
+        prompt.run("SET synchronous_commit = off")
+        prompt.run(
+            "DO $$ BEGIN WHILE pg_current_xact_id()::text::bigint < 6000 LOOP COMMIT; END LOOP; END $$"
+        )  # so many transactions must have been
+        prompt.run(
+            "BEGIN; SET LOCAL session_replication_role = replica;"
+            " INSERT INTO runstate_history (run, version, event, source, target, at_us, tx)"
+            f" SELECT {seq}, i + 2, 'start', 'queued', 'in_progress', 1, i / {each} + 1"
+            f" FROM generate_series(0, {transactions * each - 1}) AS i; COMMIT"
+        )
+        prompt.run("VACUUM (ANALYZE) runstate_history")
+        connection = database_of(store).open(reading=True)
+        read: dict[int, int] = {}
+        for first in (1, transactions // 2, transactions - 200):
+            explained = ExplainedConnection(connection)
+            page, has_more, _ = read_entries(cast("Connection", explained), (first, 0, 0))
+            assert (1000, True) == (len(page), has_more)
+            assert [each * (first - 1) + 2 + place for place in range(1000)] == [entry.version for entry in page]
+            read[first] = explained.read
+        connection.close()
+    assert max(read.values()) < 30_000, read

@@ -12,6 +12,7 @@ import pytest
 from runstate import InvalidRun, ManualClock, RunStatus
 from runstate.errors import RunNotFound
 from runstate.store import Entry, Store, open_store
+from runstate.store._api import queries
 from tests.store.support import Prompt, ask_store, birth, bring_in_store, insert, names
 from tests.support.lifecycle import NOW, STATUSES, WAYS
 from tests.support.postgres import LIMIT, wait_until
@@ -234,6 +235,22 @@ def test_all_entries_in_order(any_store: Store, clock: ManualClock) -> None:
         assert whole == follow(any_store, limit=limit)
     for place, entry in enumerate(whole):
         assert whole[place + 1 :] == follow(any_store, entry.cursor)
+
+
+@pytest.mark.parametrize(("width", "most"), [(1, 1), (1, 2), (2, 3), (64, 5), (2**40, 10**9)])
+def test_pages_are_the_same_however_many_transactions_are_looked_at(
+    any_store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, width: int, most: int
+) -> None:
+    """Also those of a transaction with more entries than are looked at, and beyond all transactions."""
+    many = any_store.create_many([names(thread_id=f"thread_{number}") for number in range(12)])
+    one = bring_in_store(any_store, "cancelled")
+    whole = settled(any_store, len(many) + one.version)
+    monkeypatch.setattr(queries, "_FIRST_WIDTH", width)
+    monkeypatch.setattr(queries, "_MOST_LOOKED_AT", most)
+    for limit in (1, 5, 1000):
+        assert whole == follow(any_store, limit=limit)
+    for cursor in ("9223372036854775807", f"{2**62}.{2**63 - 1}.0"):
+        assert () == any_store.entries(cursor)
 
 
 def test_only_what_comes(any_store: Store, clock: ManualClock) -> None:

@@ -37,6 +37,11 @@ class _RunTail(Tail[Position, Entry]):
 class _AllTail(Tail[Position, Entry]):
     """The last entries of all runs."""
 
+    def __init__(self, start: Position) -> None:
+        super().__init__(start)
+        self.read_up_to = start
+        """The position after which to read: there may be no entries for a long time, but transactions of others."""
+
     def position_of(self, item: Entry) -> Position:
         return entry_position(item.cursor)
 
@@ -72,7 +77,7 @@ class EntryFeed(Feed[Entry]):
         everything = tails.pop(ALL_RUNS, None)
         if tails:
             self._read_runs(tails)
-        if everything is not None:
+        if isinstance(everything, _AllTail):
             self._read_all(everything)
 
     def _read_runs(self, tails: Mapping[int, Tail[Any, Entry]]) -> None:
@@ -94,8 +99,9 @@ class EntryFeed(Feed[Entry]):
         self._publish(tails, entries)
         self._wake_readers(seq for (seq,) in missing)
 
-    def _read_all(self, everything: Tail[Any, Entry]) -> None:
-        page, has_more = self._read(lambda session: read_entries(session, everything.last))
+    def _read_all(self, everything: _AllTail) -> None:
+        after = max(everything.last, everything.read_up_to)
+        page, has_more, everything.read_up_to = self._read(lambda session: read_entries(session, after))
         if page:
             self._publish({ALL_RUNS: everything}, {ALL_RUNS: page})
         if has_more:

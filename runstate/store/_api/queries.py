@@ -24,6 +24,8 @@ __all__ = ["Order", "Page", "QueryMixin", "entry_position", "read_entries", "row
 Order: TypeAlias = Literal["asc", "desc"]
 _MOST: Final = 100  # runs per page, as in the API
 _MOST_ENTRIES: Final = 1000
+_FIRST_WIDTH: Final = 64  # transactions that are looked at for entries, at first
+_MOST_LOOKED_AT: Final = 10_000  # entries, before fewer transactions are looked at
 _ENTRIES: Final = validators.integer(least=1)
 _VERSION: Final = validators.integer(least=0)
 _ATTEMPTS: Final = validators.optional(validators.integer(least=0))
@@ -233,13 +235,30 @@ def entry_position(cursor: str) -> tuple[int, int, int]:
     return first, second, third
 
 
-def read_entries(session: Connection, after: tuple[int, ...], limit: int = _MOST_ENTRIES) -> tuple[list[Entry], bool]:
-    """Return the next entries of all runs after a position, and whether there may be more now."""
-    at, run, version = after
-    most = min(limit, _MOST_ENTRIES)
-    params = {"tx": at, "run": run, "version": version, "limit": most}
-    found = session.execute(session.statements.all_entries, params)
-    return list(map(decode_entry, found)), len(found) == most
+def read_entries(
+    session: Connection, after: tuple[int, ...], limit: int = _MOST_ENTRIES
+) -> tuple[list[Entry], bool, tuple[int, ...]]:
+    """Return the next entries of all runs after a position, whether there may be more now, and where these may begin.
+
+    It looks at some transactions at a time, so that a page costs the same however many entries follow.
+    """
+    (at, run, version), width, growth = after, _FIRST_WIDTH, 8
+    found, left = list[Entry](), min(limit, _MOST_ENTRIES)
+    while True:
+        most = _MOST_LOOKED_AT if width > 1 else None  # one transaction can have any number of entries
+        params = {"tx": at, "run": run, "version": version, "most": most, "limit": left}
+        width = min(width, validators.INT64_MAX - at)
+        rows = session.execute(session.statements.all_entries, {**params, "width": width})
+        *_, looked_at, following = rows[0] if rows else (0, None)
+        if most is not None and looked_at >= most:
+            width, growth = max(1, min(width // 2, 2 * width * left // looked_at)), 2
+            continue
+        entries = [decode_entry(row[:-2]) for row in rows if row[0] is not None]
+        found += entries
+        left -= len(entries)
+        if not left or following is None:
+            return found, not left, (at, run, version)
+        at, run, version, width = following, 0, 0, width * growth
 
 
 def _page(

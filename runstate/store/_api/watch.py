@@ -96,7 +96,8 @@ class _AllWatcher(Watcher):
     def read(self, session: Connection) -> tuple[Position, list[Entry], bool]:
         # Before the entries: all that will be committed later have a position after this one.
         latest = entry_position(str(session.execute(session.statements.latest_cursor, {})[0][0]))
-        return latest, *read_entries(session, self._after)
+        entries, has_more, _ = read_entries(session, self._after)
+        return latest, entries, has_more
 
     def take(self, page: tuple[Position, list[Entry], bool]) -> list[Entry]:
         latest, entries, self.has_more = page

@@ -138,8 +138,24 @@ class Dialect(ABC):
     """The query of a number that goes into `written_here` as `before`, asked for before the entries are written."""
     written_here: ClassVar[str]
     """The condition that the transaction under way has written an entry `h`."""
-    entries_after: ClassVar[str]
-    """The condition and the order of the entries of all runs after a place."""
+
+    @property
+    def entry_columns(self) -> str:
+        """What `rows.decode_entry` reads, of the tables `r` and `h`."""
+        return (
+            "r.id, h.version, h.event, h.source, h.target, h.at_us, h.actor,"
+            f" {self.as_text('h.detail')}, {self.entry_cursor}"
+        )
+
+    @property
+    @abstractmethod
+    def all_entries(self) -> str:
+        """The query of up to `limit` entries of all runs after a place, in order, with two more columns.
+
+        These are the number of entries that it has looked at, and the transaction at which to continue, or null if
+        there are no more entries. There may be a row without an entry. It looks at the entries of `width` transactions,
+        and at `most` of them: if there are more, it returns some, in no order of use.
+        """
 
     @abstractmethod
     def metadata_pair(self, key: str, value: str) -> str:
@@ -220,7 +236,13 @@ class _Sqlite(Dialect):
     latest_cursor = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'runstate_history'"
     entry_mark = "SELECT coalesce(max(id), 0) FROM runstate_history"
     written_here = "h.id > :before"
-    entries_after = "h.id > :tx AND coalesce(:run, :version, 0) IS NOT NULL ORDER BY h.id"
+
+    @property
+    def all_entries(self) -> str:
+        return (
+            f"SELECT {self.entry_columns}, 0, NULL FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
+            " WHERE h.id > :tx ORDER BY h.id LIMIT :limit"
+        )
 
     def metadata_pair(self, key: str, value: str) -> str:
         pairs = f"json_each(s.config, '$.metadata') AS m WHERE s.id = r.id AND m.key = {key} AND m.value = {value}"
@@ -324,10 +346,24 @@ SELECT statement FROM (
     latest_cursor = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 || '.9223372036854775807.0'"
     entry_mark = "SELECT 0"  # a transaction has a number of its own
     written_here = "h.tx = pg_current_xact_id()::text::bigint"
-    entries_after = (
-        "h.tx >= %(tx)s::bigint AND (h.tx, h.run, h.version) > (%(tx)s::bigint, %(run)s::bigint, %(version)s::bigint)"
-        " AND h.tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY h.tx, h.run, h.version"
-    )
+
+    @property
+    def all_entries(self) -> str:
+        # The index of transactions has no order, so what is found is sorted: not all that follow, there may be many.
+        horizon = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+        end = "%(tx)s::bigint + %(width)s::bigint"
+        looked_at = (
+            "SELECT * FROM runstate_history AS h WHERE h.tx >= %(tx)s::bigint"
+            " AND (h.tx, h.run, h.version) > (%(tx)s::bigint, %(run)s::bigint, %(version)s::bigint)"
+            f" AND h.tx < least({end}, {horizon}) LIMIT %(most)s::bigint"
+        )
+        return (
+            f"WITH looked_at AS MATERIALIZED ({looked_at})"
+            f" SELECT {self.entry_columns}, (SELECT count(*) FROM looked_at),"
+            f" CASE WHEN {end} < {horizon} THEN {end} END"
+            " FROM (SELECT) AS one LEFT JOIN (looked_at AS h JOIN runstate_run AS r ON r.seq = h.run) ON true"
+            " ORDER BY h.tx, h.run, h.version LIMIT %(limit)s::bigint"
+        )
 
     def metadata_pair(self, key: str, value: str) -> str:
         return f" WHERE s.id = r.id AND s.config -> 'metadata' ->> {key} = {value}"

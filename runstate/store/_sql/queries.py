@@ -246,28 +246,18 @@ class Queries:
 
     # --- histories ------------------------------------------------------------------------------------------------
 
-    @property
-    def _entry_columns(self) -> str:
-        return (
-            "r.id, h.version, h.event, h.source, h.target, h.at_us, h.actor,"
-            f" {self.dialect.as_text('h.detail')}, {self.dialect.entry_cursor}"
-        )
-
-    @property
-    def _entry(self) -> str:
-        return f"SELECT {self._entry_columns} FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
-
     @cached_property
     def history(self) -> str:
         """The entries of a run after a version."""
         return (
-            f"{self._entry} WHERE h.run = {self.param('run')} AND h.version > {self.param('after')} ORDER BY h.version"
+            f"SELECT {self.dialect.entry_columns} FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run"
+            f" WHERE h.run = {self.param('run')} AND h.version > {self.param('after')} ORDER BY h.version"
         )
 
     @cached_property
     def all_entries(self) -> str:
-        """The next entries of all runs after a place."""
-        return f"{self._entry} WHERE {self.dialect.entries_after} LIMIT {self.param('limit')}"
+        """The next entries of all runs after a place, as far as the statement looks: see `Dialect.all_entries`."""
+        return self.dialect.all_entries
 
     @cached_property
     def latest_cursor(self) -> str:
@@ -286,7 +276,7 @@ class Queries:
     def new_entries(self) -> str:
         """Up to `limit` entries of several runs, each after a version: the run, and as in `history`."""
         return (
-            f"WITH {self.dialect.rows(POSITION_COLUMNS)} SELECT h.run, {self._entry_columns} FROM v"
+            f"WITH {self.dialect.rows(POSITION_COLUMNS)} SELECT h.run, {self.dialect.entry_columns} FROM v"
             " JOIN runstate_history AS h ON h.run = v.seq AND h.version > v.after JOIN runstate_run AS r"
             f" ON r.seq = h.run ORDER BY h.run, h.version LIMIT {self.param('limit')}"
         )
