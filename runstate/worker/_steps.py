@@ -9,7 +9,7 @@ from inspect import isawaitable
 from threading import Lock
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
-from runstate.clock import monotonic
+from runstate.clock import monotonic, sleep
 from runstate.run import validators
 from runstate.run.errors import FieldError
 from runstate.run.values import NO_USAGE, raise_if_invalid
@@ -32,6 +32,7 @@ Place: TypeAlias = tuple[str, str]
 """The name and the key of a step."""
 
 _NAME: Final = validators.indexed_identifier
+_LOOK_S: Final = 0.05  # between two checks of a lease that may have lapsed
 
 
 def _retrieve(saving: asyncio.Future[None]) -> None:
@@ -66,7 +67,8 @@ class HandlerSteps:
             execution = self._begun(place)
             if once:
                 self._save(execution, None)
-            self._ensure_held()
+            while self._awaits_heartbeat():
+                sleep(_LOOK_S)
             token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)
@@ -95,7 +97,8 @@ class HandlerSteps:
             execution = self._begun(place)
             if once:
                 await self._save_later(execution, None)
-            self._ensure_held()
+            while self._awaits_heartbeat():
+                await asyncio.sleep(_LOOK_S)
             token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)
@@ -151,10 +154,19 @@ class HandlerSteps:
             raise StepInterrupted(self._ctx.run.id, *place)
         return kept is True
 
-    def _ensure_held(self) -> None:
-        """Raise `LeaseLost` if the run is given up, or another worker may have it and execute the same step."""
-        if self._ctx.is_over or not self._ctx.is_held(self._ctx.lease):
-            raise self._ctx.lease_lost()
+    def _awaits_heartbeat(self) -> bool:
+        """Return whether another worker may have the run by now, and execute the same step.
+
+        The next heartbeat shows whether it has. Raises `LeaseLost` if the run was given up.
+        """
+        ctx = self._ctx
+        if ctx.is_over:
+            raise ctx.lease_lost()
+        if ctx.is_held(ctx.lease):
+            return False
+        if not ctx.goes_on():
+            raise ctx.lease_lost()
+        return True
 
     def _begun(self, place: Place) -> StepExecution:
         return StepExecution(place, len(self._here.union(cast("dict[Place, bool]", self._before))))

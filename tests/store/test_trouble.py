@@ -339,7 +339,7 @@ def test_the_schema_is_gone(home: str) -> None:
     """A store that lost its tables says that there is none."""
     with open_store(home) as store, Prompt(home) as prompt:
         prompt.run("DROP TABLE runstate_run CASCADE")
-        asking: list[Any] = [lambda: store.create(**names()), lambda: store.get("run_1"), store.sweep, store.counts]
+        asking: list[Any] = [lambda: store.create(**names()), lambda: store.get("run_1"), store.sweep, store.list]
         for ask in asking:
             with pytest.raises(SchemaMismatch, match="has no store of this version") as gone:
                 ask()

@@ -181,13 +181,14 @@ def _small_tables() -> Iterator[Question]:
     claimable = "status = 'queued' AND claimable_at_us IS NOT NULL"
     held = f"worker IS NOT NULL AND status IN ({listed(LIVE)})"
     for name, columns, rows in (
-        ("claimable", "seq, queue, priority, expires_at", claimable),
-        ("held", "seq, worker, expires_at", held),
+        ("claimable", "seq, queue, priority, expires_at, attempt", claimable),
+        ("held", "seq, worker, expires_at, attempt, status", held),
         (
             "idle",
             (
                 "seq, queue, status = 'queued',"
-                " CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at"
+                " CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us,"
+                " expires_at, status, attempt"
             ),
             f"status IN ({listed(LIVE)}) AND NOT ({claimable}) AND NOT ({held})",
         ),
@@ -199,6 +200,11 @@ def _small_tables() -> Iterator[Question]:
                 " AND (thread_policy = 'reject' OR (thread_policy = 'queue' AND claimable_at_us IS NOT NULL))"
             ),
         ),
+        (
+            "problem",
+            "seq, status, changed_at_us, attempt",
+            f"status NOT IN ({listed(LIVE)}) AND (status <> 'completed' OR attempt > 1)",
+        ),
     ):
         right, there = f"SELECT {columns} FROM runstate_run WHERE {rows}", f"TABLE runstate_{name}"
         for sentence, query in (
@@ -206,6 +212,13 @@ def _small_tables() -> Iterator[Question]:
             (f"runstate_{name} has the row {{}}", f"SELECT ROW(d.*)::text FROM ({there} EXCEPT {right}) AS d"),
         ):
             yield Question("illegal", sentence, query)
+    yield Question(
+        "illegal",
+        "runstate_count is wrong by {}",
+        "SELECT ROW(d.*)::text FROM ("
+        f"SELECT status, count(*) AS runs FROM runstate_run WHERE status NOT IN ({listed(LIVE)}) GROUP BY status"
+        " EXCEPT SELECT status, sum(runs) FROM runstate_count GROUP BY status) AS d",
+    )
 
 
 _QUESTIONS: Final = tuple(_questions())
