@@ -165,8 +165,8 @@ BUGS: Final[Mapping[str, Bug]] = {
         ),
     ),
     "begins_what_it_lost": Bug(
-        "A worker opens another lease while a request is under way, and begins what that claimed under the lost one.",
-        (Change(main_loop.MainLoop, "_run", "self._life.is_stopping or self._requests", "self._life.is_stopping"),),
+        "A worker opens another lease or takes runs over while a request is under way, and begins what it lost or has.",
+        (Change(main_loop.MainLoop, "_run", "self._rest() if self._requests else alone()", "alone()"),),
     ),
     "begins_what_it_holds": Bug(
         "A worker that lost an answer takes the runs it works on for new ones.",

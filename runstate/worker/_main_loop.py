@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
@@ -63,17 +65,12 @@ class MainLoop:
             if self._crash is not None:
                 raise self._crash
             free = 0 if self._life.is_stopping else session.free_slots
-            if session.worker_lease.is_lost and not (self._life.is_stopping or self._requests):
-                await self._open_again()
-            elif batches.reconcile_needed and self._life.is_time_over and not self._requests:
+            alone = self._action_alone(free)
+            if batches.reconcile_needed and self._life.is_time_over and not self._requests:
                 return  # the database is away, and the worker does not wait for it any longer
-            elif session.declined:
-                await self._release_declined()
-            elif self._failure is not None and not self._requests:
-                await self._wait_after_failure(self._failure)
-            elif free and self._may_take_over:
-                await self._take_over(free)
-            elif self._failure is None and batches.may_begin(free, session.work_available):
+            if alone is not None:
+                await (self._rest() if self._requests else alone())
+            elif batches.may_begin(free, session.work_available):
                 self._settle_and_claim(free)
             elif self._is_over(until_idle):
                 return
@@ -81,6 +78,23 @@ class MainLoop:
                 await self._sweep()
             else:
                 await self._rest()
+
+    def _action_alone(self, free: int) -> Callable[[], Awaitable[None]] | None:
+        """Return the next action that waits until no request is under way; None if there is none.
+
+        A request names the runs that the worker had when it began. If one is repeated after a lost reply, it returns
+        all others of the lease as claimed: also those of another lease or of a take-over that is under way.
+        """
+        session = self._session
+        if session.worker_lease.is_lost and not self._life.is_stopping:
+            return self._open_again
+        if session.declined:
+            return self._release_declined
+        if self._failure is not None:
+            return partial(self._wait_after_failure, self._failure)
+        if free and self._may_take_over:
+            return partial(self._take_over, free)
+        return None
 
     @property
     def _may_take_over(self) -> bool:

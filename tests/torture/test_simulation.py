@@ -34,7 +34,7 @@ FOUND_BY: Mapping[str, int] = {
     "forgets_it_asked": 34,
     "tells_the_second_error": 4,
     "drops_outcomes": 4,
-    "begins_what_it_lost": 733,
+    "begins_what_it_lost": 944,
     "begins_what_it_holds": 1,
     "counts_no_attempt": 12,
     "releases_what_is_not_its_own": 1020,

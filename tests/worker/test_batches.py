@@ -95,3 +95,25 @@ def test_lost_replies(store: Store, store_url: str, prompt: Prompt, in_flight: l
     assert calls == Counter(runs)
     assert all([None, "start", "complete"] == events(store, run_id) for run_id in runs)
     assert [] == prompt.run("SELECT id FROM runstate_run WHERE worker IS NOT NULL")
+
+
+@limited
+async def test_a_take_over_waits_for_the_requests_under_way(store: Store) -> None:
+    """A request that reconciles would return the runs that are taken over meanwhile: both would begin them."""
+    left = [await store.aio.create(**new()) for _ in range(3)]
+    dead = store.open_lease("dead")
+    assert len(store.claim(dead, 3)) == 3
+    calls: Counter[str] = Counter()
+
+    async def answer(ctx: Context) -> None:
+        calls[ctx.run_id] += 1
+        await asyncio.sleep(0.3)
+
+    async with at_work(store, answer, concurrency=SLOTS) as worker:
+        store.close_lease(dead)
+        session = worker._session
+        session.batches.reconcile_needed = session.batches.has_backlog = session.orphans_waiting = True
+        session.wake.set()
+        for run in left:
+            assert "completed" == (await ended(store, run.id)).status
+    assert calls == Counter(run.id for run in left)
