@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -16,6 +18,9 @@ from tests.store.conftest import make_url, opened
 from tests.store.support import FIRST, LATER, Prompt, birth, bring_in_store, by_hand, insert, names, update
 from tests.store.test_jumps import LEADS_TO
 from tests.support.lifecycle import CALL, LIVE, STATUSES, TABLE
+from tests.support.postgres import wait_until
+
+LIMIT_S = 60.0
 
 
 @pytest.fixture
@@ -67,6 +72,43 @@ def test_a_worker_needs_no_more(store: Store, clerk_url: str) -> None:
         run = other.create(**names())
         Worker(other, lambda ctx: None, lease_s=5).run(until_idle=True)
         assert "completed" == store.get(run.id).status
+
+
+def drain(url: str) -> int:
+    """Work until no run is left; return how many were settled."""
+    with open_store(url, wait_s=LIMIT_S) as store:
+        worker = Worker(store, lambda ctx: ctx.step("one", lambda: None), lease_s=5)
+        worker.run(until_idle=True)
+        return worker.settled
+
+
+def role_of(url: str) -> str:
+    return url.partition("://")[2].partition("@")[0]
+
+
+def test_a_worker_needs_two_connections(store: Store, home: str, clerk_url: str) -> None:
+    """It does all its work where the server grants its role no more."""
+    store.create_many([names() for _ in range(20)])
+    with Prompt(home) as owner:
+        owner.run(f"ALTER ROLE {role_of(clerk_url)} CONNECTION LIMIT 2")
+        assert 20 == drain(clerk_url)
+
+
+def test_a_server_that_is_full(store: Store, home: str, clerk_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker waits until there is a connection for it. The log has one line about that, and one when it is over."""
+    store.create_many([names() for _ in range(20)])
+    with Prompt(home) as owner, ThreadPoolExecutor(1) as pool:
+        owner.run(f"ALTER ROLE {role_of(clerk_url)} CONNECTION LIMIT 0")
+        drained = pool.submit(drain, clerk_url)
+        wait_until(lambda: bool(caplog.records), "the worker to say that it waits")
+        time.sleep(1.0)  # for several tries
+        owner.run(f"ALTER ROLE {role_of(clerk_url)} CONNECTION LIMIT 10")
+        assert 20 == drained.result(LIMIT_S)
+    told = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+    assert len(told) == 2, told
+    assert told[0].startswith("cannot connect to postgresql://")
+    assert "the store is back" in told[1]
+    assert {"completed"} == {run.status for run in store.list(limit=100)}
 
 
 def test_every_jump(store: Store, clerk: Prompt, clock: object) -> None:
