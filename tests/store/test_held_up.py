@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from threading import Event as Signal
 from typing import Any, NoReturn
 
 import psycopg
 import pytest
 
 from runstate import ManualClock, RunEvent, ToolCall, Usage
-from runstate.errors import OutcomeUnknown, StoreUnavailable
+from runstate.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from runstate.store import Checkpoint, Claim, SettleAndClaimResult, Store, open_store
 from runstate.store._engine import committer as committing
 from runstate.store._engine import execute_create, execute_settle_and_claim
@@ -93,6 +94,36 @@ def test_a_claim_holds_no_run_that_another_worker_has_claimed(url: str) -> None:
         assert not store.settle(lease, [Settle.ended(claim.run, RunEvent.COMPLETE)]).refused
         claiming.rollback()
     assert claiming.closed
+
+
+def test_a_request_that_waits_for_another_one_of_its_worker(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is committed after the first, not with it. If the first never ends, closing the store refuses both."""
+    monkeypatch.setattr(committing, "_CLOSING_S", 0.2)
+    batches: list[int] = []
+    entered, gate = Signal(), Signal()
+
+    def stand_still(session: Connection, batch: Sequence[Any]) -> None:
+        batches.append(len(batch))
+        entered.set()
+        gate.wait(LIMIT)
+        raise StoreUnavailable("it stood still")
+
+    async def ask(store: Store) -> list[Any]:
+        lease = await store.aio.open_lease("w1")
+        monkeypatch.setattr(committing, "execute_batch", stand_still)
+        with store._committer._writing:  # so that both wait
+            both = [asyncio.ensure_future(store.aio.settle_and_claim(lease, (), 1)) for _ in range(2)]
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(entered.wait, LIMIT)
+        await asyncio.to_thread(store.close)
+        await asyncio.wait(both, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
+        assert [False, True] == [each.done() for each in both]
+        gate.set()
+        return await asyncio.gather(*both, return_exceptions=True)
+
+    errors = asyncio.run(asyncio.wait_for(ask(open_store(url, wait_s=0.05)), LIMIT))
+    assert batches == [1]
+    assert [True, True] == [isinstance(error, StoreError) for error in errors]
 
 
 def leave_behind(store: Store, run_id: str, clock: ManualClock) -> None:

@@ -145,6 +145,9 @@ class Committer:
                 batch = self._drain(first)
                 self._commit(batch)
             self._finish(batch)
+        if self._is_shut_down:  # the last commit ended after `close` had given up waiting for it
+            with self._writing:
+                self._disconnect()
 
     def _next(self) -> Command[Any] | None:
         first, self._deferred = self._deferred, None
@@ -348,7 +351,8 @@ class Committer:
 
     def _refuse_rest(self) -> None:
         """Refuse the commands that arrived while the store was closed."""
-        rest: list[Command[Any]] = []
+        deferred, self._deferred = self._deferred, None
+        rest: list[Command[Any]] = [] if deferred is None else [deferred]
         with suppress(Empty):
             while True:
                 command = self._waiting.get_nowait()
