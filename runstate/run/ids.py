@@ -39,7 +39,8 @@ def _fill_random() -> str:
 
 # The first six digits change every 14.8 seconds, so they are kept, with their number. (A tuple, because other threads
 # may replace it between two reads.)
-_prefix: tuple[int, str] = (-1, "")
+_prefix: tuple[int, str] = (_TEN_DIGITS, "")
+"""At first a number that no time has."""
 
 
 def _new_prefix(microseconds: int, now: float | None) -> str:

@@ -85,8 +85,7 @@ class Context:
         """Whether no other worker can have the runs of a lease yet. May be called in any thread."""
         self._lease = lease
         self._asynchronous = asynchronous
-        run = claim.run
-        self.run: StoredRun = run
+        self.run: StoredRun = claim.run
         """The run as it was claimed, with everything it was created with."""
         self.tool_outputs: Mapping[str, str] = claim.tool_outputs
         """The outputs that were submitted last, by call id. Empty before the first tool round."""
@@ -100,7 +99,7 @@ class Context:
         self._emitter: Emitter | None = None
         self.steps_reset_losses: Final = steps_reset_losses
         # The time left is measured by the database's clock at the claim: this machine's wall clock may be wrong.
-        expires_at = run.expires_at
+        expires_at = claim.run.expires_at
         self.ends_at: Final = _NEVER if expires_at is None else now + expires_at - claim.claimed_at_us / 1_000_000
         """The deadline, by the monotonic clock; infinity if the run has none."""
 
@@ -211,7 +210,8 @@ class Context:
         """
         raise_if_invalid(validators.string("progress", text))
         shown = text.replace("\0", "")[:_MOST_PROGRESS].encode(errors="replace").decode()  # no lone surrogates
-        self._store.post_checkpoint(self._lease, self.run, usage=self.usage, progress=shown)
+        if not self.is_over:
+            self._store.post_checkpoint(self._lease, self.run, usage=self.usage, progress=shown)
 
     def emit(self, data: object) -> None:
         """Emit a JSON value as the next event of the run, for those who follow `store.events(run_id)`.

@@ -65,10 +65,12 @@ class HandlerSteps:
             if self._is_kept(place):
                 return self._read(lambda: ctx.store.step_result(ctx.run, *place))
             execution = self._begun(place)
-            if once:
-                self._save(execution, None)
             while self._awaits_heartbeat():
                 sleep(_LOOK_S)
+            if once:
+                self._save(execution, None)
+                while self._awaits_heartbeat():
+                    sleep(_LOOK_S)
             token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)
@@ -95,10 +97,12 @@ class HandlerSteps:
             if self._is_kept(place):
                 return await self._read_later(lambda: ctx.store.aio.step_result(ctx.run, *place))
             execution = self._begun(place)
-            if once:
-                await self._save_later(execution, None)
             while self._awaits_heartbeat():
                 await asyncio.sleep(_LOOK_S)
+            if once:
+                await self._save_later(execution, None)
+                while self._awaits_heartbeat():
+                    await asyncio.sleep(_LOOK_S)
             token = CURRENT_STEP.set(execution)
             try:
                 value = function(*args)

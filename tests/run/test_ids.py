@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import string
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -174,3 +176,10 @@ def test_a_forked_process_repeats_no_id() -> None:
     theirs = {told[place : place + 24] for place in range(0, len(told), 24)}
     ours = {new_run_id(1)[4:] for _ in range(600)}
     assert (600, 600, 1200) == (len(theirs), len(ours), len(theirs | ours))
+
+
+def test_a_time_before_1970_is_refused_also_by_the_first_call() -> None:
+    """The first digits of an id are kept from call to call. At first there are none."""
+    code = "from runstate import new_run_id; new_run_id(-1.0)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ValueError: an id holds a time from 0 to " in ended.stderr

@@ -21,6 +21,7 @@ from runstate.store._engine import committer as committing
 from runstate.store._engine import execute_create, execute_settle_and_claim
 from runstate.store._engine.commands import InTransaction, ResumeData, SettleAndClaim
 from runstate.store._engine.execute_settle_and_claim import resume_data_of
+from runstate.store._engine.executor import execute_batch
 from runstate.store._sql.connection import Connection
 from runstate.store._sql.lookups import POSTGRES_LOOKUPS
 from runstate.store._sql.rows import Row
@@ -112,7 +113,7 @@ def test_a_request_that_waits_for_another_one_of_its_worker(url: str, monkeypatc
         lease = await store.aio.open_lease("w1")
         monkeypatch.setattr(committing, "execute_batch", stand_still)
         with store._committer._writing:  # so that both wait
-            both = [asyncio.ensure_future(store.aio.settle_and_claim(lease, (), 1)) for _ in range(2)]
+            both = [asyncio.ensure_future(store.aio.settle_and_claim(lease, (), 2)) for _ in range(2)]
             await asyncio.sleep(0.05)
         await asyncio.to_thread(entered.wait, LIMIT)
         await asyncio.to_thread(store.close)
@@ -124,6 +125,28 @@ def test_a_request_that_waits_for_another_one_of_its_worker(url: str, monkeypatc
     errors = asyncio.run(asyncio.wait_for(ask(open_store(url, wait_s=0.05)), LIMIT))
     assert batches == [1]
     assert [True, True] == [isinstance(error, StoreError) for error in errors]
+
+
+def test_single_claims_of_a_worker_share_a_commit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only whole round trips of a worker are committed one after the other."""
+    batches: list[int] = []
+
+    def counted(session: Connection, batch: Sequence[Any]) -> None:
+        batches.append(len(batch))
+        execute_batch(session, batch)
+
+    async def ask(store: Store) -> list[Claim | None]:
+        lease = await store.aio.open_lease("w1")
+        runs = await store.aio.create_many([names() for _ in range(20)])
+        monkeypatch.setattr(committing, "execute_batch", counted)
+        with store._committer._writing:
+            claims = [asyncio.ensure_future(store.aio.claim_id(lease, run.id)) for run in runs]
+            await asyncio.sleep(0.05)
+        return await asyncio.gather(*claims)
+
+    with open_store(url) as store:
+        assert all(claim is not None for claim in asyncio.run(ask(store)))
+    assert batches == [20]
 
 
 def leave_behind(store: Store, run_id: str, clock: ManualClock) -> None:

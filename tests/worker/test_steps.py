@@ -257,9 +257,10 @@ def test_a_step_that_comes_too_late_is_refused(store: Store, clock: ManualClock)
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @limited
-async def test_no_function_is_called_under_a_lease_that_may_have_lapsed(kind: str, store: Store) -> None:
+async def test_no_function_is_called_under_a_lease_that_may_have_lapsed(kind: str, once: bool, store: Store) -> None:
     """A worker stood still between two steps. Another may execute the second one by now: the first does not call it."""
     calls: list[int] = []
     refused: list[BaseException] = []
@@ -273,7 +274,7 @@ async def test_no_function_is_called_under_a_lease_that_may_have_lapsed(kind: st
     async def later(ctx: Context) -> None:
         stand_still(ctx)
         try:
-            await ctx.step("paid", calls.append, ctx.attempt)
+            await ctx.step("paid", calls.append, ctx.attempt, once=once)
         except (LeaseLost, asyncio.CancelledError) as error:
             refused.append(error)
             raise
@@ -281,7 +282,7 @@ async def test_no_function_is_called_under_a_lease_that_may_have_lapsed(kind: st
     def now(ctx: Context) -> None:
         stand_still(ctx)
         try:
-            ctx.step("paid", calls.append, ctx.attempt)
+            ctx.step("paid", calls.append, ctx.attempt, once=once)
         except (LeaseLost, asyncio.CancelledError) as error:
             refused.append(error)
             raise
@@ -318,11 +319,12 @@ def test_nothing_is_kept_once_the_outcome_is_made(store: Store) -> None:
         ctx.step("third", late.append, 3)
     with pytest.raises(LeaseLost):
         ctx.checkpoint("late")
+    ctx.progress("late")
     (settle,) = settles
     assert settle is not None
     assert not store.settle(lease, [settle]).refused
     assert [("first", Usage(2, 3))] == [(step.name, step.usage) for step in store.steps(run.id)]
-    assert (Usage(2, 3), []) == (store.get(run.id).usage, late)
+    assert (Usage(2, 3), [], None) == (store.get(run.id).usage, late, store.progress(run.id))
 
 
 @pytest.mark.parametrize("left_s", range(6))

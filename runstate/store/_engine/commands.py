@@ -279,6 +279,11 @@ class SettleAndClaim(Command[T]):
         self._convert = convert
 
     @property
+    def is_round_trip(self) -> bool:
+        """Whether it claims several runs, as a worker with many slots does. Single claims and settles are none."""
+        return self.limit > 1 and self.run_id is None
+
+    @property
     def refusals(self) -> Sequence[RunstateError]:
         """All refusals in the result, including those of single outcomes."""
         return super().refusals or ([*self._raw[2].values()] if self._raw is not _PENDING else ())

@@ -154,19 +154,19 @@ class Committer:
         return self._waiting.get() if first is None else first
 
     def _drain(self, first: Command[Any]) -> list[Command[Any]]:
-        """Return a batch of waiting commands, with one settle and claim of a worker at most.
+        """Return a batch of waiting commands, with one round trip of a worker at most.
 
         The second one of a worker is committed next, while the handlers of the first one's claims are called.
         """
         batch = [first]
-        workers = {first.worker} if isinstance(first, SettleAndClaim) else set[int]()
+        workers = {first.worker} if isinstance(first, SettleAndClaim) and first.is_round_trip else set[int]()
         with suppress(Empty):
             while len(batch) < MAX_BATCH:
                 command = self._waiting.get_nowait()
                 if command is None:
                     self._waiting.put(None)
                     break
-                if isinstance(command, SettleAndClaim):
+                if isinstance(command, SettleAndClaim) and command.is_round_trip:
                     if command.worker in workers:
                         self._deferred = command
                         break
