@@ -127,6 +127,32 @@ def test_a_request_that_waits_for_another_one_of_its_worker(url: str, monkeypatc
     assert [True, True] == [isinstance(error, StoreError) for error in errors]
 
 
+@pytest.mark.parametrize("ends", ["complete", "expire", "sweep"])
+def test_a_run_ends_with_the_tokens_of_a_step_that_is_committed_meanwhile(
+    url: str, clock: ManualClock, ends: str
+) -> None:
+    """A client that ends it waits for the step, and counts its tokens. A sweep leaves it for the next sweep."""
+    with open_store(url) as store, ThreadPoolExecutor(1) as pool, psycopg.connect(url) as own:
+        store.create(**names(id="run_1", expires_in_s=100))
+        lease = store.open_lease("w1", lease_s=3600.0)
+        claim = store.claim_id(lease, "run_1")
+        assert claim is not None
+        result, used = Checkpoint(1), Usage(3, 4)
+        with store.within(own) as inside:
+            assert inside.save_step(lease, claim.run, "s", number=1, result=result, usage=used, total=used)
+        if ends == "sweep":
+            clock.advance(1000)
+            assert not store.sweep().expired
+            own.commit()
+            assert store.sweep().expired == ("run_1",)
+        else:
+            ending = pool.submit(getattr(store, ends), "run_1")
+            wait_for_a_lock(url)
+            own.commit()
+            assert ending.result(LIMIT).is_terminal
+        assert used == store.get("run_1").usage
+
+
 def test_single_claims_of_a_worker_share_a_commit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only whole round trips of a worker are committed one after the other."""
     batches: list[int] = []

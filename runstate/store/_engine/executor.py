@@ -30,6 +30,9 @@ _ASKS: Final = 5  # tries, if another process moves the run between two statemen
 _UNOWNED: Final = frozenset(RUN_LIFECYCLE.sources_of(RunEvent.REQUEST_CANCEL)) - {
     RUN_LIFECYCLE.target_of(RunEvent.START)
 }
+_ENDS: Final = frozenset(
+    event for event in RUN_LIFECYCLE.events if RUN_LIFECYCLE.is_terminal(RUN_LIFECYCLE.target_of(event))
+)
 _CANCELLED: Final = (RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL), RUN_LIFECYCLE.target_of(RunEvent.CONFIRM_CANCEL))
 
 
@@ -83,10 +86,19 @@ def _execute_batch(session: Connection, batch: Sequence[Command[Any]]) -> None:
     creates, moves, others = _by_kind(batch)
     # All or none: if one fails, the commands are repeated one by one, and must not have been executed before.
     several = len(others) + len(moves) + bool(creates) > 1
-    parted = any(move.event is RunEvent.REQUEST_CANCEL for move in moves) or any(map(create_needs_transaction, creates))
+    parted = any(map(_move_needs_transaction, moves)) or any(map(create_needs_transaction, creates))
     parted = parted or any(map(_needs_transaction, others))
     with session.transaction() if several or parted or session.row_by_row else session.atomic_if_needed():
         _execute(session, creates, moves, others)
+
+
+def _move_needs_transaction(move: TransitionRun) -> bool:
+    return move.event is RunEvent.REQUEST_CANCEL or _reads_tokens(move)
+
+
+def _reads_tokens(move: TransitionRun) -> bool:
+    """Return whether a move ends a run with the tokens that its worker has saved."""
+    return move.usage is None and move.event in _ENDS
 
 
 def _needs_transaction(other: _Other) -> bool:
@@ -163,10 +175,15 @@ def _move_apart(session: Connection, wave: Mapping[str, TransitionRun]) -> None:
 
 
 def _run_moves(session: Connection, asked: Iterable[tuple[TransitionRun, int | None]]) -> dict[str, Row]:
+    asked = list(asked)
     by_event: dict[RunEvent, list[Row]] = {}
     for move, version in asked:
         by_event.setdefault(move.event, []).append(move.row(version))
     moved: dict[str, Row] = {}
+    lock = session.statements.lock_held
+    ends = [move.run_id for move, _ in asked if _reads_tokens(move)] if lock is not None else []
+    if lock is not None and ends:
+        session.execute(lock, {"key": ends})
     for event, values in by_event.items():
         found = session.execute(session.statements.move[event], session.bind_rows(MOVE_COLUMNS, values))
         moved.update({row[_ID]: row for row in found})

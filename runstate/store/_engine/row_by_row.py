@@ -50,6 +50,8 @@ def execute_sweep(session: Connection, name: str, params: Params) -> Sequence[Ro
     def execute(only: int | None, limit: int) -> Sequence[Row]:
         statements, picked = picking(session, only)
         statement: str = getattr(statements, name)
+        if name == "expire_due" and statements.lock_due is not None:
+            session.execute(statements.lock_due, {**params, **picked, "limit": limit})
         return session.execute(statement, {**params, **picked, "limit": limit})
 
     limit: int = params["limit"]

@@ -184,6 +184,28 @@ class Statements(Creates):
         )
 
     @cached_property
+    def lock_held(self) -> str | None:
+        """Lock those of some runs, by id, that a worker holds. None where writers are alone.
+
+        A statement that ends a run reads its tokens by a snapshot from before it has the lock. What the worker commits
+        while the statement waits would be missing. So it is executed after this one, with a snapshot of its own.
+        """
+        if not self.dialect.writes_in_one:
+            return None
+        return (
+            "SELECT seq FROM runstate_run WHERE id = ANY (%(key)s::text[]) AND worker IS NOT NULL"
+            " ORDER BY seq FOR UPDATE"
+        )
+
+    @cached_property
+    def lock_due(self) -> str | None:
+        """Lock the runs that `expire_due` moves, for the same reason."""
+        if not self.dialect.writes_in_one:
+            return None
+        found = f"SELECT q.seq {self._due()} LIMIT {self.param('limit')} FOR UPDATE OF q SKIP LOCKED"
+        return f"WITH t AS (SELECT {self.now} AS now) {found}"
+
+    @cached_property
     def lock_threads(self) -> str:
         """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
         held = (
