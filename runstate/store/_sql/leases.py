@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from runstate.store._sql.queries import Queries
+from runstate.store._sql.locks import Locks
 
 __all__ = ["Leases"]
 
 
-class Leases(Queries):
+class Leases(Locks):
     """Begin, renew and end leases; note what only a lease's holder may."""
 
     def leased(self, now: str = "(SELECT now FROM t)") -> str:

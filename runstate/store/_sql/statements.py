@@ -26,7 +26,6 @@ from runstate.store._sql.columns import (
     columns,
 )
 from runstate.store._sql.creates import Creates
-from runstate.store._sql.dialect import thread_lock_sql
 from runstate.store._sql.literals import ENDED, sql_list
 from runstate.store._sql.queries import CLOSED_SESSIONS, Picks
 from runstate.store._worker_types import OUTCOMES, SettleKey
@@ -173,46 +172,12 @@ class Statements(Creates):
         }
 
     @cached_property
-    def lock_runs(self) -> str:
-        """PostgreSQL: hold the runs that a turn settles by several statements, in the order of their threads.
-
-        The rows before the threads: so does whoever ends a run, and the other way round two would wait for each other.
-        """
-        return (
-            "SELECT seq FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND worker = %(worker)s::bigint"
-            " ORDER BY thread_id FOR UPDATE"
-        )
-
-    @cached_property
-    def lock_held(self) -> str | None:
-        """Lock those of some runs, by id, that a worker holds. None where writers are alone.
-
-        A statement that ends a run reads its tokens by a snapshot from before it has the lock. What the worker commits
-        while the statement waits would be missing. So it is executed after this one, with a snapshot of its own.
-        """
-        if not self.dialect.writes_in_one:
-            return None
-        return (
-            "SELECT seq FROM runstate_run WHERE id = ANY (%(key)s::text[]) AND worker IS NOT NULL"
-            " ORDER BY seq FOR UPDATE"
-        )
-
-    @cached_property
     def lock_due(self) -> str | None:
         """Lock the runs that `expire_due` moves, for the same reason."""
         if not self.dialect.writes_in_one:
             return None
         found = f"SELECT q.seq {self._due()} LIMIT {self.param('limit')} FOR UPDATE OF q SKIP LOCKED"
         return f"WITH t AS (SELECT {self.now} AS now) {found}"
-
-    @cached_property
-    def lock_threads(self) -> str:
-        """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
-        held = (
-            "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND thread_policy IS NOT NULL"
-            " ORDER BY thread_id"
-        )
-        return f"SELECT {thread_lock_sql('thread_id')} FROM ({held}) AS held"
 
     def picking(self, *names: str, now: str = "(SELECT now FROM t)") -> str:
         """Return the query of columns of the runs that a worker claims next, if its lease holds."""
