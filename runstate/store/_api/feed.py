@@ -146,8 +146,9 @@ class Feed(ABC, Generic[T]):
             tail.readers += 1
             self._joined(key)
             if self._thread is None:
-                self._thread = Thread(target=self._run, name=self.thread_name, daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name=self.thread_name, daemon=True)
+                thread.start()
+                self._thread = thread  # not before: an interrupt may come between, and `close` joins what has started
         self._wake.set()
         try:
             yield tail

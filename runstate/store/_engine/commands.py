@@ -280,8 +280,8 @@ class SettleAndClaim(Command[T]):
 
     @property
     def is_round_trip(self) -> bool:
-        """Whether it claims several runs, as a worker with many slots does. Single claims and settles are none."""
-        return self.limit > 1 and self.run_id is None
+        """Whether it claims runs for free slots of a worker. Settles, and the claim of one run by its id, do not."""
+        return self.limit > 0 and self.run_id is None
 
     @property
     def refusals(self) -> Sequence[RunstateError]:
