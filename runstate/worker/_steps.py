@@ -176,6 +176,8 @@ class HandlerSteps:
         return StepExecution(place, len(self._here.union(cast("dict[Place, bool]", self._before))))
 
     def _params(self, execution: StepExecution, result: Checkpoint | None) -> dict[str, Any]:
+        if self._ctx.is_over:
+            raise self._ctx.lease_lost()
         used = execution.usage
         return {
             "number": execution.number,
@@ -188,8 +190,6 @@ class HandlerSteps:
 
     def _save(self, execution: StepExecution, result: Checkpoint | None) -> None:
         ctx, params = self._ctx, self._params(execution, result)
-        if ctx.is_over:
-            raise ctx.lease_lost()
         if ctx.emitter is not None:  # the step is not executed again, and would not emit them again
             ctx.emitter.flush(ctx.goes_on)
         retry_until_saved(
@@ -202,8 +202,6 @@ class HandlerSteps:
 
     async def _save_later(self, execution: StepExecution, result: Checkpoint | None) -> None:
         ctx, params = self._ctx, self._params(execution, result)
-        if ctx.is_over:
-            raise ctx.lease_lost()
         if ctx.emitter is not None:
             await ctx.emitter.flush_async()
 

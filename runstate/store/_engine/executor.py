@@ -8,7 +8,7 @@ again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
@@ -174,15 +174,13 @@ def _move_apart(session: Connection, wave: Mapping[str, TransitionRun]) -> None:
             move.set_result(row)
 
 
-def _run_moves(session: Connection, asked: Iterable[tuple[TransitionRun, int | None]]) -> dict[str, Row]:
-    asked = list(asked)
+def _run_moves(session: Connection, asked: Sequence[tuple[TransitionRun, int | None]]) -> dict[str, Row]:
     by_event: dict[RunEvent, list[Row]] = {}
     for move, version in asked:
         by_event.setdefault(move.event, []).append(move.row(version))
     moved: dict[str, Row] = {}
     lock = session.statements.lock_held
-    ends = [move.run_id for move, _ in asked if _reads_tokens(move)] if lock is not None else []
-    if lock is not None and ends:
+    if lock is not None and (ends := [move.run_id for move, _ in asked if _reads_tokens(move)]):
         session.execute(lock, {"key": ends})
     for event, values in by_event.items():
         found = session.execute(session.statements.move[event], session.bind_rows(MOVE_COLUMNS, values))

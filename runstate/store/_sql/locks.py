@@ -15,9 +15,10 @@ class Locks(Queries):
 
     @cached_property
     def lock_runs(self) -> str:
-        """PostgreSQL: hold the runs that a turn settles by several statements, in the order of their threads.
+        """PostgreSQL: lock the runs that a request settles by several statements, in the order of their threads.
 
-        The rows before the threads: so does whoever ends a run, and the other way round two would wait for each other.
+        The rows come before the threads, as in every statement that ends a run: two transactions with different orders
+        would wait for each other.
         """
         return (
             "SELECT seq FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND worker = %(worker)s::bigint"
@@ -35,12 +36,12 @@ class Locks(Queries):
             return None
         return (
             "SELECT seq FROM runstate_run WHERE id = ANY (%(key)s::text[]) AND worker IS NOT NULL"
-            " ORDER BY thread_id FOR UPDATE"  # as `lock_runs`, or two would wait for each other
+            " ORDER BY thread_id FOR UPDATE"  # as `lock_runs`, or two transactions would wait for each other
         )
 
     @cached_property
     def lock_threads(self) -> str:
-        """PostgreSQL: hold the threads of runs that others wait for, in the order in which everybody does."""
+        """PostgreSQL: lock the threads of runs that other runs wait for, in the order of all transactions."""
         held = (
             "SELECT thread_id FROM runstate_run WHERE seq = ANY (%(keys)s::bigint[]) AND thread_policy IS NOT NULL"
             " ORDER BY thread_id"
