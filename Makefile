@@ -96,7 +96,7 @@ endef
 .venv-newest/.ready: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install -q --upgrade "pip>=25.1"
-	.venv-newest/bin/python -m pip install -q -e ".[cli,postgres,pydantic-ai]" --group test
+	.venv-newest/bin/python -m pip install -q -e ".[cli,postgres,pydantic-ai,otel,alembic,django]" --group test
 	@touch $@
 
 .venv-lowest/.ready: requirements/lowest.txt pyproject.toml
@@ -109,7 +109,7 @@ endef
 # dev.txt, so that installing one over another changes nothing. No address of an index is written.
 COMPILE := .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --upgrade \
 	--generate-hashes --no-emit-index-url --no-annotate
-EXTRAS := --extra cli --extra postgres --extra pydantic-ai
+EXTRAS := --extra cli --extra postgres --extra pydantic-ai --extra otel --extra alembic --extra django
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 
 lock: .venv-lock/.ready  ## pin the newest releases that fit together, with their hashes

@@ -7,7 +7,7 @@ package, and imports nothing of it until a fixture is used or `--runstate-cov` i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runstate.store import Store
     from runstate.testing.crash import CrashTest
     from runstate.testing.fixtures import MakeRun
+    from runstate.testing.handlers import Handled
 
 _KINDS = ("term", "lanes", "html", "json")
 _MARKER = (
@@ -144,6 +145,14 @@ def run_store(request: pytest.FixtureRequest) -> Iterator[Store]:
         url = config.getini("runstate_store") or "sqlite:///:memory:"
     with temporary_store(url, request) as store:
         yield store
+
+
+@pytest.fixture
+def handle() -> Callable[..., Handled]:
+    """Calls a handler once, as a worker does: `handle(answer, tool_outputs={"call_1": "sunny"}).event`."""
+    from runstate.testing import handle as function
+
+    return function
 
 
 @pytest.fixture

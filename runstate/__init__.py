@@ -12,6 +12,9 @@ so `import runstate` stays light.
     runstate.worker                    workers and their handlers, `drive`, `Dispatcher`
     runstate.testing                   assertions, fixtures, transition coverage, Hypothesis strategies, conformance
     runstate.diagram                   draws the lifecycle, and the position of a run in it
+    runstate.integrations.alembic      the tables of a store as a revision of an application
+    runstate.integrations.django       the views of a store as read-only models
+    runstate.integrations.otel         traces and metrics of handlers by OpenTelemetry
     runstate.integrations.pydantic_ai  durable agents of Pydantic AI: model requests and tool calls are steps of a run
     runstate.integrations.transitions  the lifecycle as a `transitions.Machine`, for a model of your own
 
@@ -55,13 +58,26 @@ from runstate.run import (
 from runstate.run.errors import FieldError, InvalidRun, RunDecodeError, ToolOutputsMismatch
 
 if _typing.TYPE_CHECKING:
-    from runstate.store import AsyncStore, Entry, Event, NewRun, Page, StepRecord, Store, StoredRun, open_store
+    from runstate.store import (
+        AsyncStore,
+        Attempt,
+        Entry,
+        Event,
+        NewRun,
+        Page,
+        PausedQueue,
+        StepRecord,
+        Store,
+        StoredRun,
+        open_store,
+    )
     from runstate.store.errors import (
         AccessDenied,
         IdempotencyKeyReused,
         LeaseLost,
         LostRace,
         OutcomeUnknown,
+        RunIsLive,
         RunNotFound,
         SchemaMismatch,
         StoreError,
@@ -74,7 +90,10 @@ if _typing.TYPE_CHECKING:
         Context,
         Dispatcher,
         Handler,
+        Middleware,
         Outcome,
+        RetryLater,
+        RetryPolicy,
         RunFailed,
         StepInterrupted,
         TokenLimitReached,
@@ -83,12 +102,18 @@ if _typing.TYPE_CHECKING:
         drive_async,
     )
 else:
-    _STORE = ("AsyncStore", "Entry", "Event", "NewRun", "Page", "StepRecord", "Store", "StoredRun", "open_store")
+    _STORE = (
+        *("AsyncStore", "Attempt", "Entry", "Event", "NewRun", "Page", "PausedQueue", "StepRecord", "Store"),
+        *("StoredRun", "open_store"),
+    )
     _WORKER = (
         "Context",
         "Dispatcher",
         "Handler",
+        "Middleware",
         "Outcome",
+        "RetryLater",
+        "RetryPolicy",
         "RunFailed",
         "StepInterrupted",
         "TokenLimitReached",
@@ -100,6 +125,7 @@ else:
         "LeaseLost",
         "LostRace",
         "OutcomeUnknown",
+        "RunIsLive",
         "RunNotFound",
         "SchemaMismatch",
         "StoreError",
@@ -129,6 +155,7 @@ __all__ = [
     "TRANSITIONS",
     "AccessDenied",
     "AsyncStore",
+    "Attempt",
     "Basis",
     "Clock",
     "Context",
@@ -150,15 +177,20 @@ __all__ = [
     "Lifecycle",
     "LostRace",
     "ManualClock",
+    "Middleware",
     "NewRun",
     "Outcome",
     "OutcomeUnknown",
     "Page",
+    "PausedQueue",
     "RequiredAction",
+    "RetryLater",
+    "RetryPolicy",
     "Run",
     "RunDecodeError",
     "RunEvent",
     "RunFailed",
+    "RunIsLive",
     "RunNotFound",
     "RunStatus",
     "RunstateError",

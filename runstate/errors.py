@@ -8,7 +8,7 @@ An error has fields for programs and one sentence for people. The class says wha
 - `ToolOutputsMismatch`: the event is allowed, but not with these tool outputs.
 - `InvalidRun`: a value that no run can have; `RunDecodeError` if it was read from outside.
 - `LostRace`: another caller was faster; `VersionConflict` by the version, `LeaseLost` by the lease.
-- `RunNotFound`, `ThreadBusy`, `IdempotencyKeyReused`: the request does not fit what the store has.
+- `RunNotFound`, `RunIsLive`, `ThreadBusy`, `IdempotencyKeyReused`: the request does not fit what the store has.
 - `StoreError`: a problem of the store; `retryable` says whether a retry can succeed.
 
 After any of them the run is unchanged, except after `OutcomeUnknown`, which says that this is not known.
@@ -22,6 +22,7 @@ from runstate.store.errors import (
     LeaseLost,
     LostRace,
     OutcomeUnknown,
+    RunIsLive,
     RunNotFound,
     SchemaMismatch,
     StoreError,
@@ -43,6 +44,7 @@ __all__ = [
     "LostRace",
     "OutcomeUnknown",
     "RunDecodeError",
+    "RunIsLive",
     "RunNotFound",
     "RunstateError",
     "SchemaMismatch",

@@ -44,7 +44,7 @@ UNKEPT = ("a\0b", "\ud800")
 NAMES = frozenset(
     (
         *("actor", "after", "assistant_id", "before", "id", "idempotency_key", "model", "name", "queue", "queues"),
-        *("run_id", "thread_id"),
+        *("run_id", "thread_id", "trace_context"),
     )
 )
 """Parameters that take a name, or several."""
@@ -92,6 +92,7 @@ GIVEN: Mapping[str, Any] = {
     "outcomes": (),
     "number": 1,
     "result": None,
+    "trace_context": "00-1-2-01",
 }
 """What a method needs besides."""
 
@@ -151,7 +152,9 @@ def test_every_text_of_a_store_is_known() -> None:
     found |= {name for name, kind in NewRun.__annotations__.items() if "str" in str(kind)}
     assert set() == found - NAMES - TEXTS
     assert len(PLACES) > 30
-    assert {"thread_id", "assistant_id", "model", "id", "queue", "idempotency_key", "actor"} == set(BORN_WITH)
+    assert {"thread_id", "assistant_id", "model", "id", "queue", "idempotency_key", "actor", "trace_context"} == set(
+        BORN_WITH
+    )
 
 
 def test_no_method_takes_an_empty_name(url: str) -> None:
@@ -283,7 +286,21 @@ NO_NAMES = frozenset(
             "Entry",
             "Checkpoint",
             "StepRecord",
+            "Attempt",
+            "PausedQueue",
+            "Handled",
             "StepInterrupted",
+            "RetryLater",
+            "TraceContexts",
+            "Context.redact",
+            "Context.retry",
+            "Context.settle_retry",
+            "Worker.redact",
+            "drive.redact",
+            "drive_async.redact",
+            "handle",
+            "handle_async",
+            "migrate_within",
             "Context.step",  # tests/worker/test_steps.py
             "SweepResult",
             "Settle",
@@ -408,13 +425,16 @@ OPTIONS |= {"before", "run_id", "run_ids"}
 """Parameters of commands that take a name, or several."""
 
 OTHER_OPTIONS = frozenset(("handler", "url", "outputs", "file", "output", "files", "store", "path", "run", "record"))
-OTHER_OPTIONS |= {"listen_url", "statuses"}
+OTHER_OPTIONS |= {"listen_url", "statuses", "reason"}
 """Those that take an address, a file, or what is checked by itself."""
 
 NEEDED: Mapping[str, list[str]] = {
     "runs create": ["--thread=t", "--assistant=a", "--model=m"],
     "runs submit": ["run_1", "call_1=sunny"],
     "runs cancel": ["run_1"],
+    "runs repeat": ["run_1"],
+    "queues pause": ["mail"],
+    "queues resume": ["mail"],
     "worker": ["tests.test_names:nothing", "--until-idle"],
 }
 """What a command needs. A name that stands alone comes first, an option once more."""

@@ -19,7 +19,20 @@ __all__ = ["LazyGroup", "cli"]
 import_module("rich")  # most commands need it: without it, fail now and not in the middle of a command
 
 
-_RUNS_COMMANDS = ("cancel", "create", "history", "list", "prune", "show", "submit", "sweep", "watch")
+_RUNS_COMMANDS = (
+    "cancel",
+    "counts",
+    "create",
+    "events",
+    "history",
+    "list",
+    "prune",
+    "repeat",
+    "show",
+    "submit",
+    "sweep",
+    "watch",
+)
 """Commands of the group `runs`. They are often called without its name, and the error suggests it."""
 
 
@@ -64,6 +77,7 @@ class LazyGroup(click.Group):
         "doctor": "runstate.cli.commands.schema:doctor",
         "explain": "runstate.cli.commands.lifecycle:explain",
         "migrate": "runstate.cli.commands.schema:migrate",
+        "queues": "runstate.cli.commands.queues:queues",
         "runs": "runstate.cli.commands.runs:runs",
         "table": "runstate.cli.commands.lifecycle:table",
         "worker": "runstate.cli.commands.worker:worker",

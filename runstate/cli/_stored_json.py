@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from runstate.store import Entry, Event, StepRecord, StoredRun
+import attrs
 
-__all__ = ["entry_to_json", "event_to_json", "run_to_json", "step_to_json"]
+from runstate.store import Attempt, Entry, Event, PausedQueue, StepRecord, StoredRun
+
+__all__ = ["attempt_to_json", "entry_to_json", "event_to_json", "pause_to_json", "run_to_json", "step_to_json"]
 
 
 def run_to_json(run: StoredRun) -> dict[str, Any]:
@@ -21,7 +23,9 @@ def run_to_json(run: StoredRun) -> dict[str, Any]:
         "priority": run.priority,
         "attempt": run.attempt,
         "lost": run.lost,
+        "failed": run.failed,
         "claimable": run.claimable,
+        "repeats": run.repeats,
     }
 
 
@@ -38,6 +42,16 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "detail": entry.detail,
         "cursor": entry.cursor,
     }
+
+
+def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt without an outcome. Its times are Unix microseconds."""
+    return attrs.asdict(attempt)
+
+
+def pause_to_json(pause: PausedQueue) -> dict[str, Any]:
+    """Return a pause of a queue. Its times are Unix microseconds."""
+    return attrs.asdict(pause)
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from runstate.store._api.create import DEFAULT_QUEUE, NewRun
     from runstate.store._api.event_writer import Emitter
     from runstate.store._api.methods import BoundStore
+    from runstate.store._api.migrate_within import migrate_within
     from runstate.store._api.open import open_store
     from runstate.store._api.queries import Page
     from runstate.store._api.store import Store
+    from runstate.store._api.trace_contexts import TraceContexts
     from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, worker_name
     from runstate.store._notifier import Change
     from runstate.store._types import Entry, Event, StoredRun
     from runstate.store._worker_types import (
+        Attempt,
         Checkpoint,
         Claim,
         HeartbeatResult,
         Lease,
+        PausedQueue,
         Settle,
         SettleAndClaimResult,
         StepRecord,
@@ -42,6 +46,7 @@ else:
             "DEFAULT_MAX_ATTEMPTS": "runstate.store._api.worker_protocol",
             "DEFAULT_QUEUE": "runstate.store._api.create",
             "AsyncStore": "runstate.store._api.async_store",
+            "Attempt": "runstate.store._worker_types",
             "BoundStore": "runstate.store._api.methods",
             "Change": "runstate.store._notifier",
             "Checkpoint": "runstate.store._worker_types",
@@ -52,6 +57,7 @@ else:
             "HeartbeatResult": "runstate.store._worker_types",
             "Lease": "runstate.store._worker_types",
             "NewRun": "runstate.store._api.create",
+            "PausedQueue": "runstate.store._worker_types",
             "Page": "runstate.store._api.queries",
             "Settle": "runstate.store._worker_types",
             "SettleAndClaimResult": "runstate.store._worker_types",
@@ -59,6 +65,8 @@ else:
             "Store": "runstate.store._api.store",
             "StoredRun": "runstate.store._types",
             "SweepResult": "runstate.store._worker_types",
+            "TraceContexts": "runstate.store._api.trace_contexts",
+            "migrate_within": "runstate.store._api.migrate_within",
             "open_store": "runstate.store._api.open",
             "worker_name": "runstate.store._api.worker_protocol",
         },
@@ -68,6 +76,7 @@ __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
     "DEFAULT_QUEUE",
     "AsyncStore",
+    "Attempt",
     "BoundStore",
     "Change",
     "Checkpoint",
@@ -79,12 +88,15 @@ __all__ = [
     "Lease",
     "NewRun",
     "Page",
+    "PausedQueue",
     "Settle",
     "SettleAndClaimResult",
     "StepRecord",
     "Store",
     "StoredRun",
     "SweepResult",
+    "TraceContexts",
+    "migrate_within",
     "open_store",
     "worker_name",
 ]

@@ -16,7 +16,7 @@ from enum import IntFlag
 from threading import Lock
 from typing import Final, TypeAlias
 
-__all__ = ["ALL_CHANGES", "NO_CHANGE", "Change", "Listener", "LocalNotifier"]
+__all__ = ["ALL_CHANGES", "NO_CHANGE", "WORK_CHANGES", "Change", "Listener", "LocalNotifier"]
 
 _log: Final = logging.getLogger("runstate.store")
 
@@ -36,6 +36,8 @@ class Change(IntFlag):
 
 NO_CHANGE: Final = Change(0)
 ALL_CHANGES: Final = Change.ENTRY | Change.QUEUED | Change.CANCELLING | Change.EVENT
+WORK_CHANGES: Final = Change.QUEUED | Change.CANCELLING
+"""The changes that workers listen for."""
 
 Listener: TypeAlias = Callable[[Change], None]
 """A function that receives notifications. It is called in any thread, and must not block."""
@@ -46,6 +48,8 @@ class LocalNotifier:
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
+        self._readers = 0
+        """How many of the listeners also listen for entries and events."""
         self._changing = Lock()
 
     def notify(self, hint: Change) -> None:
@@ -60,16 +64,19 @@ class LocalNotifier:
                 _log.exception("a listener failed")
 
     @contextmanager
-    def subscribe(self, heard: Listener) -> Generator[None, None, None]:
-        """Call `heard` for every notification, inside the block."""
+    def subscribe(self, heard: Listener, changes: Change = ALL_CHANGES) -> Generator[None, None, None]:
+        """Call `heard` for notifications of these changes, and maybe of others, inside the block."""
+        reads = bool(changes & ~WORK_CHANGES)
         with self._changing:
             self._listeners = (*self._listeners, heard)
+            self._readers += reads
         self._start()
         try:
             yield
         finally:
             with self._changing:
                 self._listeners = tuple(other for other in self._listeners if other is not heard)
+                self._readers -= reads
 
     def _start(self) -> None:
         """Begin to receive notifications of other processes. Called when there is a listener."""

@@ -23,7 +23,7 @@ class StoredRun(RunSnapshot):
 
     STORE_FIELDS: ClassVar = (
         *("seq", "version", "event", "source", "changed_at_us"),
-        *("actor", "queue", "priority", "attempt", "lost", "claimable"),
+        *("actor", "queue", "priority", "attempt", "lost", "failed", "claimable", "repeats"),
     )
     """The names of the fields of the store."""
 
@@ -50,8 +50,12 @@ class StoredRun(RunSnapshot):
     """How many times workers have claimed the run since it was last queued. 0 if none has."""
     lost: int
     """How many of these claims ended with the death of the worker."""
+    failed: int
+    """How many of these claims ended with an error, and were retried."""
     claimable: bool
     """Whether the run may be claimed. False before its `not_before`, and while it waits behind a run of its thread."""
+    repeats: str | None
+    """The id of the ended run that this one repeats. None for other runs."""
 
     @classmethod
     def lazy(
@@ -117,7 +121,7 @@ class StoredRun(RunSnapshot):
     def set_store_fields(self, values: tuple[Any, ...]) -> None:
         """Set the fields of `STORE_FIELDS`, in this order. A loop over the names would take twice as long."""
         self.seq, self.version, self.event, self.source, self.changed_at_us, self.actor, *rest = values
-        self.queue, self.priority, self.attempt, self.lost, self.claimable = rest
+        self.queue, self.priority, self.attempt, self.lost, self.failed, self.claimable, self.repeats = rest
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import attrs
 
@@ -22,10 +22,13 @@ from runstate.store.validators import lease_seconds
 
 __all__ = [
     "OUTCOMES",
+    "Attempt",
     "Checkpoint",
     "Claim",
     "HeartbeatResult",
     "Lease",
+    "PausedQueue",
+    "RetryRequest",
     "Settle",
     "SettleAndClaimResult",
     "SettleKey",
@@ -133,6 +136,8 @@ class SweepResult:
     """How many lapsed leases were closed."""
     orphaned: int = 0
     """How many runs wait to be taken over."""
+    retries: int = 0
+    """How many runs wait for a retry that is due."""
 
     @property
     def total(self) -> int:
@@ -164,6 +169,42 @@ class StepRecord:
     def seconds(self) -> float | None:
         """How long it took; None if it has no end."""
         return None if self.ended_at_us is None else (self.ended_at_us - self.began_at_us) / 1_000_000
+
+
+@attrs.frozen
+class Attempt:
+    """An attempt of a run that ended without an outcome."""
+
+    number: int
+    """1 for the first of them in the life of the run, then increasing by one."""
+    attempt: int
+    """The value of `StoredRun.attempt` in this attempt. It begins again at 1 after a tool round."""
+    ended_at_us: int
+    """When its end was recorded, in Unix microseconds."""
+    result: Literal["retry", "lost", "released"]
+    """Why there is no outcome: the run waits for a retry, the worker died, or the worker released the run."""
+    actor: str | None
+    """The name of the worker."""
+    error: JsonObject | None
+    """Why the run is retried: `code`, `message` and maybe `traceback`. None for the others."""
+    next_at_us: int | None
+    """When the retry is due, in Unix microseconds. None for the others."""
+
+
+@attrs.frozen
+class PausedQueue:
+    """A pause of a queue. While it lasts, no run of the queue is claimed."""
+
+    queue: str
+    paused_at_us: int
+    """When it began, in Unix microseconds."""
+    paused_by: str | None
+    """The name of who paused the queue."""
+    reason: str | None
+    resumed_at_us: int | None
+    """When it ended, in Unix microseconds. None while it lasts."""
+    resumed_by: str | None
+    """The name of who resumed the queue."""
 
 
 class Checkpoint:
@@ -206,6 +247,18 @@ def detail_text(detail: JsonObject | None) -> str | None:
     return text
 
 
+@attrs.frozen
+class RetryRequest:
+    """How the attempt of an outcome is repeated instead of ending the run."""
+
+    after_us: int
+    """For how many microseconds the run waits."""
+    is_failure: bool
+    """Whether it counts as a failed attempt, in `StoredRun.failed`."""
+    error: str
+    """The error of the attempt, as JSON."""
+
+
 @attrs.define
 class Settle:
     """The outcome of a claimed run. Treat it as immutable (a frozen class takes a microsecond longer to make).
@@ -223,6 +276,8 @@ class Settle:
     required_action: str | None = None
     last_error: str | None = None
     incomplete_details: str | None = None
+    retry: RetryRequest | None = None
+    """How the attempt is repeated, if the run need not end yet."""
     is_checked: bool = attrs.field(default=False, init=False, repr=False, eq=False)
     """Whether it was made from values, so that its JSON texts are correct."""
 
@@ -296,7 +351,33 @@ class Settle:
         settle.is_checked = True
         return settle
 
+    @classmethod
+    def retry_later(
+        cls,
+        run: StoredRun,
+        last_error: LastError,
+        *,
+        after_s: float,
+        is_failure: bool = True,
+        usage: Usage = NO_USAGE,
+        detail: JsonObject | None = None,
+    ) -> Self:
+        """Return the end of an attempt that is to be repeated after `after_s` seconds, by any worker.
 
+        The run stays in progress, without a worker, until then. If the retry would come at or after the deadline, the
+        run fails with `last_error` instead; if a cancel was requested, the run is cancelled. `is_failure` is whether
+        the attempt is counted in `StoredRun.failed`. `usage` is what the run has used in total, `detail` is stored with
+        the attempt, or in the history if the run fails. Raises `InvalidRun` for wrong values.
+        """
+        raise_if_invalid(_DELAY("after_s", after_s))
+        settle = cls.of(run, RunEvent.FAIL, usage=usage, last_error=last_error, detail=detail)
+        told = {"code": last_error.code, "message": last_error.message, **(detail or {})}
+        settle.retry = RetryRequest(int(after_s * 1_000_000), is_failure, json.dumps(told, separators=(",", ":")))
+        settle.noted = None if usage == NO_USAGE else usage
+        return settle
+
+
+_DELAY: Final = validators.number(0, validators.YEAR_10000)
 _NO_USAGE_TEXT: Final = '{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}'
 
 

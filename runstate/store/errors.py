@@ -15,6 +15,7 @@ __all__ = [
     "LeaseLost",
     "LostRace",
     "OutcomeUnknown",
+    "RunIsLive",
     "RunNotFound",
     "SchemaMismatch",
     "StoreError",
@@ -70,6 +71,19 @@ class RunNotFound(RunstateError, LookupError):
 
     def __str__(self) -> str:
         return f"No run found with id '{self.run_id}'."  # the message of the real servers
+
+
+class RunIsLive(RunstateError):
+    """The run has not ended, so it cannot be repeated. `run` is the current run."""
+
+    def __init__(self, run: StoredRun) -> None:
+        super().__init__(run)
+        self.run: StoredRun = run
+        self.run_id: str = run.id
+
+    def __str__(self) -> str:
+        status = self.run.status
+        return f"run {self.run_id} is {status}, and only an ended run can be repeated: wait for its end, or cancel it"
 
 
 class ThreadBusy(RunstateError):

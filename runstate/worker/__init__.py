@@ -12,16 +12,21 @@ sends the runs again that such an engine did not deliver.
 from runstate.worker._context import Context
 from runstate.worker._dispatch import Dispatcher
 from runstate.worker._drive import drive, drive_async
-from runstate.worker._errors import RunFailed, StepInterrupted, TokenLimitReached
+from runstate.worker._errors import RetryLater, RunFailed, StepInterrupted, TokenLimitReached
 from runstate.worker._handlers import Handler
+from runstate.worker._middleware import Middleware
 from runstate.worker._outcome import Outcome
+from runstate.worker._retry_policy import RetryPolicy
 from runstate.worker._worker import Worker
 
 __all__ = [
     "Context",
     "Dispatcher",
     "Handler",
+    "Middleware",
     "Outcome",
+    "RetryLater",
+    "RetryPolicy",
     "RunFailed",
     "StepInterrupted",
     "TokenLimitReached",

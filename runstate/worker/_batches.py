@@ -44,18 +44,50 @@ class Batch:
     """
     reconcile: bool
 
+    @property
+    def has_retries(self) -> bool:
+        """Whether some of the runs wait for a retry after it."""
+        return any(settle.retry is not None for settle in self.settles)
+
+
+def _latest_claims(settles: Sequence[Settle]) -> list[Settle]:
+    """Return the outcomes without those of earlier claims of the same runs.
+
+    After lost replies a run may have been moved by others and claimed again, before its first outcome was refused. A
+    request says of one outcome for each run whether it was committed, and that of the earlier claim is void by now.
+    """
+    latest: dict[int, Settle] = {}
+    for settle in settles:
+        before = latest.get(settle.run.seq)
+        claims = [(each.run.version, each.run.attempt) for each in (settle, before) if each is not None]
+        if claims[0] == max(claims):
+            latest[settle.run.seq] = settle
+    for settle in settles if len(latest) < len(settles) else ():
+        if latest[settle.run.seq] is not settle:
+            _log.warning("outcome of run %s was not committed: the run was claimed again since", settle.run.id)
+    return list(latest.values())
+
 
 class Batches:
     """The requests of one session, of which at most two are under way."""
 
     def __init__(
-        self, settings: WorkerSettings, lease: WorkerLease, retries: Retries, held: Callable[[], AbstractSet[int]]
+        self,
+        settings: WorkerSettings,
+        lease: WorkerLease,
+        retries: Retries,
+        held: Callable[[], AbstractSet[int]],
+        on_waiting: Callable[[float], None],
     ) -> None:
-        """Prepare. `held` returns the seqs of the runs that the session executes."""
+        """Prepare. `held` returns the seqs of the runs that the session executes.
+
+        `on_waiting` is called with the delay of a retry, in seconds, after its commit.
+        """
         self._settings: Final = settings
         self._lease: Final = lease
         self._retries: Final = retries
         self._held: Final = held
+        self._on_waiting: Final = on_waiting
         self._most_in_flight: Final = 2 if settings.concurrency >= _LEAST_SLOTS else 1
         self._most_at_once: Final = -(-settings.concurrency // self._most_in_flight)
         """The outcomes and the claims of a request while there is a backlog."""
@@ -99,7 +131,7 @@ class Batches:
         """
         most = self._most_at_once if self.has_backlog else max(len(self.done), free)
         if self.reconcile_needed:  # those that the first request has committed are recognised only now
-            settles, self.done = self.done, []
+            settles, self.done = _latest_claims(self.done), []
         else:
             settles, self.done = self.done[:most], self.done[most:]
         reconcile, self.reconcile_needed = self.reconcile_needed, False
@@ -137,6 +169,10 @@ class Batches:
         if result.refused:
             self._take_refusals(batch.settles, result.refused)
         self.settled += len(batch.settles) - len(result.refused)
+        for settle in batch.settles if batch.has_retries else ():
+            if settle.retry is not None and settle.run.seq not in result.refused:
+                self.settled -= 1
+                self._on_waiting(settle.retry.after_us / 1_000_000)
         return result
 
     def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from runstate.clock import monotonic
 from runstate.lifecycle import RunEvent
 from runstate.run import validators
-from runstate.run.arguments import Calls, GivenUsage, required_action_of
-from runstate.run.ids import new_run_id
+from runstate.run.arguments import GivenUsage
 from runstate.run.values import (
     ErrorCode,
     IncompleteDetails,
     IncompleteReason,
     LastError,
     RequiredAction,
-    ToolCall,
     Usage,
     raise_if_invalid,
 )
@@ -28,7 +25,7 @@ from runstate.store import Checkpoint, Claim, Lease, Settle, StoredRun
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._errors import RunFailed, TokenLimitReached
 from runstate.worker._failure import redacted, sentence_of, traceback_of
-from runstate.worker._outcome import Outcome, fields_of, mistake_of
+from runstate.worker._outcome import COMPLETE, Outcome, Outcomes, fields_of, mistake_of
 from runstate.worker._saving import save_checkpoint, warn_if_large
 from runstate.worker._step_usage import count_usage, used_tokens
 from runstate.worker._steps import HandlerSteps
@@ -36,7 +33,7 @@ from runstate.worker._steps import HandlerSteps
 if TYPE_CHECKING:
     from runstate.store import Emitter, Store
 
-__all__ = ["Context"]
+__all__ = ["Context", "unchanged"]
 
 log: Final = logging.getLogger("runstate.worker")
 
@@ -48,10 +45,14 @@ _MOST_PROGRESS: Final = 1000  # characters
 
 
 _CREATING: Final = Lock()
-_COMPLETE: Final = Outcome(RunEvent.COMPLETE)
 
 
-class Context:
+def unchanged(text: str) -> str:
+    """Return a text as it is."""
+    return text
+
+
+class Context(Outcomes):
     """The context of a handler: the run it is called for, and methods to report usage, progress and the outcome.
 
     A handler is called when its run is started, and again after a tool round or a take-over. Then `tool_outputs` has
@@ -65,8 +66,8 @@ class Context:
     """
 
     __slots__ = (
-        *("_asynchronous", "_cancelling", "_checkpoint", "_completion", "_emitter", "_lease", "_limit", "_made"),
-        *("_prompt", "_saw_cancelling", "_steps", "_store", "_warned"),
+        *("_asynchronous", "_cancelling", "_checkpoint", "_completion", "_emitter", "_lease", "_limit", "_prompt"),
+        *("_redact", "_saw_cancelling", "_steps", "_store", "_warned"),
         *("ends_at", "is_held", "is_over", "run", "steps_reset_losses", "tool_outputs"),
     )
 
@@ -79,8 +80,10 @@ class Context:
         asynchronous: bool,
         steps_reset_losses: bool = True,
         is_held: Callable[[Lease], bool] = lambda _: True,
+        redact: Callable[[str], str] = unchanged,
     ) -> None:
         self._store = store
+        self._redact = redact
         self.is_held: Final = is_held
         """Whether no other worker can have the runs of a lease yet. May be called in any thread."""
         self._lease = lease
@@ -92,8 +95,7 @@ class Context:
         self._checkpoint: Any = claim.checkpoint
         self._prompt, self._completion = claim.usage.prompt_tokens, claim.usage.completion_tokens
         self._limit: IncompleteReason | None = None
-        self._made: Outcome | tuple[Outcome, ...] | None = None
-        """The outcome that the handler made and must return. Several outcomes are a mistake of the handler."""
+        self._made = None
         self._cancelling = self._saw_cancelling = self._warned = self.is_over = False
         self._steps: HandlerSteps | None = None
         self._emitter: Emitter | None = None
@@ -237,56 +239,6 @@ class Context:
             with suppress(StoreError):  # the store is closed
                 self._store.post_checkpoint(self._lease, self.run, usage=self.usage)
 
-    # --- outcomes -------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def tool_call(name: str, /, **arguments: Any) -> ToolCall:
-        """Return a tool call with a new id and with the arguments as JSON, for `require_action`."""
-        raise_if_invalid(validators.non_blank_string("name", name))
-        return ToolCall("call_" + new_run_id()[4:], name, json.dumps(arguments))
-
-    # These methods only make an outcome. The handler must return it: an outcome that is made and not returned fails the
-    # run. To apply it anyway would end runs whose handlers go on; to ignore it would complete a run that has failed.
-
-    def require_action(self, calls: Calls) -> Outcome:
-        """Make the outcome of a handler that needs tools. Return it to wait for the outputs of `calls`.
-
-        The worker's slot is free meanwhile. When all outputs are submitted, the handler is called again with them.
-        `calls` are as for `Run.require_action`: `ToolCall` objects, or the API's objects. Raises `InvalidRun` for other
-        values.
-        """
-        action = required_action_of(calls)
-        raise_if_invalid(action.unnamed)
-        return self._make(Outcome(RunEvent.REQUIRE_ACTION, action))
-
-    def complete(self) -> Outcome:
-        """Make the outcome "completed". Return it to complete the run, as returning nothing does."""
-        return self._make(_COMPLETE)
-
-    def mark_incomplete(self, reason: IncompleteReason) -> Outcome:
-        """Make the outcome "incomplete". Return it to end the run at a token limit that the handler found by itself.
-
-        `reason` is `"max_completion_tokens"` or `"max_prompt_tokens"`. Raises `InvalidRun` for another one.
-        """
-        raise_if_invalid(_REASON("reason", reason))
-        return self._make(Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(reason)))
-
-    def fail(self, code: ErrorCode, message: str) -> Outcome:
-        """Make the outcome "failed". Return it to fail the run with a code and a message. See also `RunFailed`.
-
-        `code` is `"server_error"`, `"rate_limit_exceeded"` or `"invalid_prompt"`. Raises `InvalidRun` for another one.
-        """
-        return self._make(Outcome(RunEvent.FAIL, LastError(RunFailed(code, message).code, message)))
-
-    def _make(self, outcome: Outcome) -> Outcome:
-        """Record an outcome that was made."""
-        made = self._made
-        if made is None:
-            self._made = outcome
-        elif made is not outcome:  # to make `complete()` twice is allowed
-            self._made = (*made, outcome) if isinstance(made, tuple) else (made, outcome)
-        return outcome
-
     # --- for the worker -------------------------------------------------------------------------------------------
 
     @property
@@ -335,19 +287,21 @@ class Context:
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
         made = self._made
-        if outcome is None and (made is None or made is _COMPLETE):
+        if outcome is None and (made is None or made is COMPLETE):
             if not self._saw_cancelling:
                 return self.settle_event(RunEvent.COMPLETE)
             if made is None:
                 return self.settle_event(RunEvent.CONFIRM_CANCEL)
         elif outcome is made and isinstance(made, Outcome):
-            return self.settle_event(made.event) if made is _COMPLETE else self._settle_made(made)
+            return self.settle_event(made.event) if made is COMPLETE else self._settle_made(made)
         mistake = mistake_of(outcome, made)
         log.warning("run %s failed: %s", self.run.id, mistake)
         return self._settle(RunEvent.FAIL, last_error=LastError("server_error", mistake))
 
     def _settle_made(self, outcome: Outcome) -> Settle:
         value = outcome.value
+        if outcome.retry_after_s is not None and isinstance(value, LastError):
+            return self.settle_retry(cast("ErrorCode", value.code), value.message, outcome.retry_after_s)
         if isinstance(value, LastError):
             value = LastError(value.code, self._public(value.message))
         return self._settle(outcome.event, **fields_of(value))
@@ -361,16 +315,34 @@ class Context:
             self._limit = self._limit or error.reason  # handlers that count tokens themselves may raise it too
         if self._limit is not None:
             return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
+        last, detail = self._told_of(error, skipped)
+        return self._settle(RunEvent.FAIL, last_error=last, detail=detail)
+
+    def _told_of(self, error: BaseException, skipped: int) -> tuple[LastError, dict[str, Any]]:
+        """Return what clients are told of an exception, and the traceback for the history."""
         if isinstance(error, RunFailed):
             code, told = error.code, self._public(error.message)
         else:
-            code, told = "server_error", sentence_of(error, self._store.address_parts)
-        last = LastError(code, told.replace("\0", "")[:_MOST_MESSAGE])
-        trace = traceback_of(error, self._store.address_parts, skipped=skipped)[-_MOST_TRACEBACK:]
-        return self._settle(RunEvent.FAIL, last_error=last, detail={"traceback": trace})
+            code, told = "server_error", self._redact(sentence_of(error, self._store.address_parts))
+        trace = self._redact(traceback_of(error, self._store.address_parts, skipped=skipped))[-_MOST_TRACEBACK:]
+        return self._last_error(code, told), {"traceback": trace}
+
+    @staticmethod
+    def _last_error(code: ErrorCode, told: str) -> LastError:
+        return LastError(code, told.replace("\0", "")[:_MOST_MESSAGE])
+
+    def settle_failure(self, error: BaseException, after_s: float, *, skipped: int = 0) -> Settle:
+        """Return the `Settle` that repeats the attempt because of an exception, and counts it as a failed one."""
+        last, detail = self._told_of(error, skipped)
+        return Settle.retry_later(self.run, last, after_s=after_s, usage=self.usage, detail=detail)
+
+    def settle_retry(self, code: ErrorCode, reason: str, after_s: float) -> Settle:
+        """Return the `Settle` that repeats the attempt by the wish of the handler. It is no failed attempt."""
+        last = self._last_error(code, self._public(reason))
+        return Settle.retry_later(self.run, last, after_s=after_s, is_failure=False, usage=self.usage)
 
     def _public(self, text: str) -> str:
-        return redacted(text, self._store.address_parts)
+        return self._redact(redacted(text, self._store.address_parts))
 
     def settle_event(self, event: RunEvent) -> Settle:
         """Return the `Settle` for an event that carries no value, such as a confirmed cancel or a deadline."""

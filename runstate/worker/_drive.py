@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from runstate.clock import monotonic
@@ -16,6 +17,8 @@ from runstate.store.errors import StoreError
 from runstate.worker._arguments import outside_of_loops
 from runstate.worker._handlers import Handler
 from runstate.worker._last_attempts import is_last, last_attempts
+from runstate.worker._middleware import Middleware
+from runstate.worker._retry_policy import RetryPolicy
 from runstate.worker._session import WorkerSession
 from runstate.worker._settings import WorkerSettings
 from runstate.worker._shutdown import ShutdownTimeout
@@ -54,7 +57,7 @@ class _SingleRun:
             if claim is None:
                 return None
             async with session.maintained(self._on_crash):
-                with self._store.subscribe(self._on_change):
+                with self._store.subscribe(self._on_change, Change.CANCELLING):
                     await self._work(claim)
                 return await self._store.aio.get(run_id)
         finally:
@@ -140,6 +143,9 @@ def _single_run(
     max_attempts: int,
     stall_timeout_s: float | None,
     steps_reset_losses: bool,
+    retry: RetryPolicy | None,
+    middleware: Sequence[Middleware],
+    redact: Callable[[str], str] | None,
 ) -> _SingleRun:
     return _SingleRun(
         WorkerSettings.checked(
@@ -152,6 +158,9 @@ def _single_run(
             max_attempts=max_attempts,
             stall_timeout_s=stall_timeout_s,
             steps_reset_losses=steps_reset_losses,
+            retry=retry,
+            middleware=middleware,
+            redact=redact,
         )
     )
 
@@ -166,6 +175,9 @@ def drive(
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     stall_timeout_s: float | None = None,
     steps_reset_losses: bool = True,
+    retry: RetryPolicy | None = None,
+    middleware: Sequence[Middleware] = (),
+    redact: Callable[[str], str] | None = None,
 ) -> StoredRun | None:
     """Claim one run by its id, call the handler once, commit the outcome, and return the run.
 
@@ -176,7 +188,9 @@ def drive(
     `name` is the actor in the history (the host and process by default). `lease_s` is the length of the lease, in
     seconds. A run of which `max_attempts` workers have died fails. `stall_timeout_s` is for how many
     seconds the event loop may stand still before the lease is no longer renewed (four leases by default).
-    `steps_reset_losses` is whether a new step of the run counts the workers that died of it anew.
+    `steps_reset_losses` is whether a new step of the run counts the workers that died of it anew. `retry`, `middleware`
+    and `redact` are those of `Worker`. A run that waits for a retry is returned in progress: deliver its id again when
+    the retry is due, or let `Dispatcher` do it.
 
         @app.task
         def answer_run(run_id: str) -> None:  # a Celery task
@@ -187,7 +201,9 @@ def drive(
     or `OutcomeUnknown` if the store is away when the run is claimed, or if the handler raised one of them. In the
     latter case the run is released, and another delivery continues it.
     """
-    driver = _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s, steps_reset_losses)
+    driver = _single_run(
+        *(store, handler, name, lease_s, max_attempts, stall_timeout_s, steps_reset_losses, retry, middleware, redact)
+    )
     outside_of_loops("drive_async")
     with interrupts_end_process(lambda: driver.session.worker_lease.ticks.moved_at):
         return asyncio.run(driver.drive(run_id))
@@ -203,7 +219,12 @@ async def drive_async(
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     stall_timeout_s: float | None = None,
     steps_reset_losses: bool = True,
+    retry: RetryPolicy | None = None,
+    middleware: Sequence[Middleware] = (),
+    redact: Callable[[str], str] | None = None,
 ) -> StoredRun | None:
     """Do the same as `drive`, inside an event loop."""
-    driver = _single_run(store, handler, name, lease_s, max_attempts, stall_timeout_s, steps_reset_losses)
+    driver = _single_run(
+        *(store, handler, name, lease_s, max_attempts, stall_timeout_s, steps_reset_losses, retry, middleware, redact)
+    )
     return await driver.drive(run_id)

@@ -8,9 +8,10 @@ from runstate.lifecycle.errors import RunstateError
 from runstate.run import validators
 from runstate.run.values import ErrorCode, IncompleteReason, raise_if_invalid
 
-__all__ = ["RunFailed", "StepInterrupted", "TokenLimitReached"]
+__all__ = ["RetryLater", "RunFailed", "StepInterrupted", "TokenLimitReached"]
 
 _CODE: Final = validators.one_of(get_args(ErrorCode))
+_SECONDS: Final = validators.number(0, validators.YEAR_10000)
 
 
 class TokenLimitReached(RunstateError):
@@ -45,6 +46,27 @@ class RunFailed(RunstateError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class RetryLater(RunstateError):
+    """Raise this in a handler to be called again after `after_s` seconds, as with `Context.retry`.
+
+    It counts as no failed attempt. If the retry would come after the deadline of the run, the run fails now with `code`
+    and `reason`. Raises `InvalidRun` for wrong values.
+
+        raise RetryLater(20, "the model is overloaded", code="rate_limit_exceeded")
+    """
+
+    def __init__(self, after_s: float, reason: str, code: ErrorCode = "server_error") -> None:
+        super().__init__(after_s, reason, code)
+        found = _SECONDS("after_s", after_s) + _CODE("code", code) + validators.string("reason", reason)
+        raise_if_invalid(found)
+        self.after_s: float = float(after_s)
+        self.reason: str = reason
+        self.code: ErrorCode = code
+
+    def __str__(self) -> str:
+        return f"not yet, again in {self.after_s:g} s: {self.reason}"
 
 
 class StepInterrupted(RunstateError):

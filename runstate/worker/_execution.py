@@ -14,10 +14,11 @@ from runstate.store import Settle
 from runstate.store.availability import Availability
 from runstate.store.errors import LeaseLost, StoreError
 from runstate.worker._context import Context
-from runstate.worker._errors import RunFailed, TokenLimitReached
+from runstate.worker._errors import RetryLater, RunFailed, TokenLimitReached
 from runstate.worker._failure import met_outage
 from runstate.worker._handlers import Handler, HandlerError, TaskFactory, discard, is_awaitable
 from runstate.worker._outcome import Outcome
+from runstate.worker._retry_policy import RetryPolicy
 
 __all__ = ["NOT_CALLED", "RunExecution"]
 
@@ -143,10 +144,10 @@ class RunExecution:
         """Return whether a handler's return value must be awaited."""
         return returned is not None and type(returned) is not Outcome and is_awaitable(returned)
 
-    def conclude(self, returned: object, availability: Availability) -> Settle | None:
+    def conclude(self, returned: object, availability: Availability, policy: RetryPolicy | None) -> Settle | None:
         """Return what to commit for a handler's return value, or None if the handler is to be called again.
 
-        It is called again if it raised nothing but an outage of the store.
+        It is called again by this worker if it raised nothing but an outage of the store.
         """
         self.ctx.is_over = True  # before the tokens are read
         if isinstance(returned, HandlerError) and self._met_outage(returned, availability):
@@ -154,7 +155,7 @@ class RunExecution:
             self.error = returned.error
             return None
         try:
-            return self._settle(returned)
+            return self._settle(returned, policy)
         except Exception as error:  # a bug of this library: the run must end nevertheless
             log.exception("run %s: what its handler returned cannot be committed", self.ctx.run_id)
             return self.ctx.settle_error(error)
@@ -168,7 +169,7 @@ class RunExecution:
             return False
         return met_outage(raised.error, availability.was_away_since(self.begun_at))
 
-    def _settle(self, returned: object) -> Settle:
+    def _settle(self, returned: object, policy: RetryPolicy | None) -> Settle:
         ctx = self.ctx
         if returned is _CANCELLED:
             if ctx.is_cancelling:
@@ -179,7 +180,27 @@ class RunExecution:
         error = returned.error
         if ctx.is_cancelling and met_outage(error, was_away=True):
             return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
+        if isinstance(error, RetryLater) and not ctx.is_past_limit:
+            return ctx.settle_retry(error.code, error.reason, error.after_s)
+        if policy is not None and (settle := self._retried(error, policy)) is not None:
+            return settle
         if not isinstance(error, RunFailed | TokenLimitReached):  # these are intended, and not logged
             what = with_article(type(error).__name__)
             log.warning("run %s failed: its handler raised %s; the history has the traceback", ctx.run_id, what)
         return ctx.settle_error(error, skipped=1)  # the first frame is that of this library
+
+    def _retried(self, error: BaseException, policy: RetryPolicy) -> Settle | None:
+        """Return what repeats the attempt, or None if the policy does not allow it."""
+        ctx = self.ctx
+        if isinstance(error, RunFailed | TokenLimitReached) or ctx.is_past_limit or ctx.is_cancelling:
+            return None
+        try:
+            if not policy.retries(error, ctx.run.failed):
+                return None
+            after_s = policy.delay_s(ctx.run.failed + 1)
+        except Exception:  # a function of the caller's: the run ends with the error of its handler
+            log.exception("run %s: its retry policy raised, so it is not retried", ctx.run_id)
+            return None
+        what = with_article(type(error).__name__)
+        log.warning("run %s: attempt %d raised %s; it is retried in %.3g s", ctx.run_id, ctx.run.attempt, what, after_s)
+        return ctx.settle_failure(error, after_s, skipped=1)

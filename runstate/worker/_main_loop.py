@@ -136,7 +136,7 @@ class MainLoop:
             session.requests.succeeded(_RELEASE)
 
     async def _take_over(self, free: int) -> None:
-        """Take over up to `free` runs of dead workers; at most one of them on its last attempt."""
+        """Claim up to `free` due retries and runs of dead workers; at most one of these on its last attempt."""
         session = self._session
         session.orphans_waiting = False
         session.reservation = last_attempts().reserve()
@@ -149,7 +149,7 @@ class MainLoop:
                 last_attempts=0 if session.reservation is None else 1,
             )
             for claim in claims if session.worker_lease.ensure() else ():
-                _log.info("run %s is taken over, attempt %d", claim.run.id, claim.run.attempt)
+                _log.info("run %s is claimed again, attempt %d", claim.run.id, claim.run.attempt)
                 session.start(claim, monotonic())
         except StoreError as error:
             session.orphans_waiting = session.batches.reconcile_needed = session.work_available = True

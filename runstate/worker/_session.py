@@ -22,13 +22,14 @@ from runstate.store.errors import StoreError
 from runstate.worker._arguments import is_async_function
 from runstate.worker._batches import Batches
 from runstate.worker._cancels import CancelWatcher
-from runstate.worker._context import Context
+from runstate.worker._context import Context, unchanged
 from runstate.worker._execution import NOT_CALLED, RunExecution
 from runstate.worker._handlers import TaskFactory, call, discard, task_factory
 from runstate.worker._last_attempts import Reservation, is_last, last_attempts
 from runstate.worker._lease import WorkerLease
 from runstate.worker._requests import StoreRequests
 from runstate.worker._retries import Retries
+from runstate.worker._run_log import log_call
 from runstate.worker._settings import WorkerSettings
 from runstate.worker._shutdown import ShutdownTimeout
 from runstate.worker._sweeper import Sweeper
@@ -60,6 +61,7 @@ class WorkerSession:
         self.store: Final[Store] = settings.store
         self._timeout: Final = timeout
         self._is_async: Final = is_async_function(settings.handler)
+        self._redact: Final = settings.redact or unchanged
         self.executions: Final[dict[int, RunExecution]] = {}
         """The runs whose handlers are called, by seq."""
         self._zombies: Final[set[RunExecution]] = set()
@@ -76,7 +78,7 @@ class WorkerSession:
         """Whether the worker was stopped a second time."""
         self.worker_lease: Final = WorkerLease(settings, self._on_heartbeat, self._on_lease_lost)
         self.retries: Final = Retries(self._on_retry_due)
-        self.batches: Final = Batches(settings, self.worker_lease, self.retries, self._held)
+        self.batches: Final = Batches(settings, self.worker_lease, self.retries, self._held, self._on_waiting)
         self.requests: Final = StoreRequests(self.store.availability)
         self.sweeper: Final = Sweeper(settings, self.requests, self._on_swept)
         self.cancels: Final = CancelWatcher(lambda: self.store.aio.owned(self.lease), self._compare)
@@ -202,7 +204,8 @@ class WorkerSession:
         if self.retries.known:
             claim = self.retries.with_usage(claim)
         resets = self.settings.steps_reset_losses
-        ctx = Context(self.store, self.lease, claim, now, self._is_async, resets, self.worker_lease.is_held)
+        held = self.worker_lease.is_held
+        ctx = Context(self.store, self.lease, claim, now, self._is_async, resets, held, self._redact)
         execution = RunExecution(ctx, now, self._finish_last if is_last_attempt else self._finish)
         self.executions[execution.seq] = execution  # before the place is held: it is free for a run that is not in here
         if is_last_attempt and not self._may_begin_last(execution):
@@ -264,10 +267,11 @@ class WorkerSession:
             return
         del self.executions[execution.seq]
         self.wake.set()
-        settle = execution.conclude(returned, self.store.availability)
+        settle = execution.conclude(returned, self.store.availability, self.settings.retry)
         if settle is None:
             self.retries.add(execution.ctx, execution.error)
             return
+        log_call(execution.ctx.run, settle, execution.begun_at)
         self.batches.done.append(settle)
         if self.retries.known:
             self.retries.forget(execution.seq)
@@ -303,6 +307,15 @@ class WorkerSession:
                 self.wake.set()
                 _log.warning("run %s was ended or taken over by another; its handler is stopped", execution.ctx.run_id)
 
+    def _on_waiting(self, after_s: float) -> None:
+        """Look for runs to take over when a retry is due that was just committed. Other workers poll."""
+        if self.loop is not None:
+            self.loop.call_later(after_s, self._look_for_orphans)
+
+    def _look_for_orphans(self) -> None:
+        self.orphans_waiting = True
+        self.wake.set()
+
     def _on_retry_due(self) -> None:
         """Let the next request return the runs that this worker holds and does not execute."""
         self.batches.reconcile_needed = self.work_available = True
@@ -337,8 +350,9 @@ class WorkerSession:
                 await sweeping
 
     def _on_swept(self, swept: SweepResult) -> None:
-        if swept.orphaned or swept.promoted:
-            self.orphans_waiting = self.orphans_waiting or swept.orphaned > 0
+        waiting = swept.orphaned or swept.retries
+        if waiting or swept.promoted:
+            self.orphans_waiting = self.orphans_waiting or waiting > 0
             self.work_available = True
             self.wake.set()
 
@@ -353,6 +367,8 @@ class WorkerSession:
                 continue
             del self.executions[execution.seq]
             execution.ctx.is_over = True  # its handler goes on for a moment
-            self.batches.done.append(execution.ctx.settle_event(RunEvent.EXPIRE))
+            settle = execution.ctx.settle_event(RunEvent.EXPIRE)
+            log_call(execution.ctx.run, settle, execution.begun_at)
+            self.batches.done.append(settle)
             self._stop(execution)
             self.wake.set()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
@@ -12,6 +12,8 @@ from runstate.store import worker_name
 from runstate.store.validators import lease_seconds, queue_names
 from runstate.worker._arguments import check_handler, check_store, possible
 from runstate.worker._handlers import Handler
+from runstate.worker._middleware import Middleware, with_middleware
+from runstate.worker._retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
     from runstate.store import Store
@@ -40,6 +42,8 @@ class WorkerSettings:
     stall_timeout_s: float
     steps_reset_losses: bool
     events_kept_s: float
+    retry: RetryPolicy | None
+    redact: Callable[[str], str] | None
 
     @classmethod
     def checked(
@@ -55,10 +59,17 @@ class WorkerSettings:
         stall_timeout_s: float | None,
         steps_reset_losses: bool,
         events_kept_s: float = DEFAULT_EVENTS_KEPT_S,
+        retry: RetryPolicy | None = None,
+        middleware: Sequence[Middleware] = (),
+        redact: Callable[[str], str] | None = None,
     ) -> WorkerSettings:
         """Return the settings. Raises `TypeError` for a wrong store or handler, `ValueError` for a wrong setting."""
         check_store(store, handler)
         check_handler(handler)
+        if retry is not None and not isinstance(cast("object", retry), RetryPolicy):
+            raise TypeError(f"retry: expected a RetryPolicy(...), got {validators.preview(retry)}")
+        if redact is not None and not callable(redact):
+            raise TypeError(f"redact: expected a function of a text, got {validators.preview(redact)}")
         if type(concurrency) is not int or not 1 <= concurrency <= _MOST_SLOTS:
             raise ValueError(f"concurrency: expected 1 to {_MOST_SLOTS:,}, got {concurrency!r}")
         if isinstance(queues, str) or not queues:
@@ -71,6 +82,6 @@ class WorkerSettings:
         possible(validators.boolean("steps_reset_losses", steps_reset_losses))
         possible(_KEPT_S("events_kept_s", events_kept_s))
         return cls(
-            *(store, handler, concurrency, tuple(queues), actor, lease_s, max_attempts, stall_s),
-            *(steps_reset_losses, events_kept_s),
+            *(store, with_middleware(handler, middleware), concurrency, tuple(queues), actor, lease_s, max_attempts),
+            *(stall_s, steps_reset_losses, events_kept_s, retry, redact),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -19,7 +19,9 @@ from runstate.store.errors import StoreError, StoreUnavailable
 from runstate.worker._arguments import outside_of_loops, possible
 from runstate.worker._handlers import Handler
 from runstate.worker._main_loop import OPEN, MainLoop
+from runstate.worker._middleware import Middleware
 from runstate.worker._phase import PhaseEvent, WorkerLife, WorkerPhase
+from runstate.worker._retry_policy import RetryPolicy
 from runstate.worker._session import WorkerSession
 from runstate.worker._settings import DEFAULT_EVENTS_KEPT_S, WorkerSettings
 from runstate.worker._shutdown import ShutdownTimeout
@@ -52,6 +54,10 @@ class Worker:
     `stall_timeout_s` is for how many seconds a handler may block the event loop (four leases by default). After that
     the worker stops renewing its lease, and other workers take over its runs.
 
+    `retry` is when a handler that raised is called again (see `RetryPolicy`); without one an exception ends the run.
+    `middleware` are functions around the handler, the first one outermost. Each is called with the context and the
+    rest of the call: `async def timed(ctx, call): ...; return await call(ctx)`; plain for a plain handler.
+    `redact` is called with each text of an exception before it is stored, and returns what may be stored.
     `steps_reset_losses` is whether a new step of a run counts the workers that died of it anew.
     `events_kept_s` is for how many seconds after the end of a run its events are kept at least.
 
@@ -72,6 +78,9 @@ class Worker:
         stall_timeout_s: float | None = None,
         steps_reset_losses: bool = True,
         events_kept_s: float = DEFAULT_EVENTS_KEPT_S,
+        retry: RetryPolicy | None = None,
+        middleware: Sequence[Middleware] = (),
+        redact: Callable[[str], str] | None = None,
     ) -> None:
         settings = WorkerSettings.checked(
             store,
@@ -84,6 +93,9 @@ class Worker:
             stall_timeout_s=stall_timeout_s,
             steps_reset_losses=steps_reset_losses,
             events_kept_s=events_kept_s,
+            retry=retry,
+            middleware=middleware,
+            redact=redact,
         )
         possible(validators.number(0, validators.YEAR_10000)("drain_s", drain_s))
         self.name: Final = settings.name
@@ -152,7 +164,11 @@ class Worker:
         The worker claims no more runs, gives its handlers `drain_s` seconds to finish, and then stops them and releases
         their runs. A second call ends the drain time at once.
         """
+        was_stopping = self._life.is_stopping
         self._life.stop()
+        if not was_stopping and self._session.executions:
+            running = validators.pluralize(len(self._session.executions), "handler")
+            _log.info("worker %s drains: %s may go on for %.3g s", self.name, running, self._life.time_left)
         self._session.ends_at_once = self._life.phase is WorkerPhase.STOPPING
         self._session.call_soon(self._on_stop)
 
@@ -213,9 +229,13 @@ class Worker:
         return False
 
     async def _work(self, *, until_idle: bool) -> None:
+        settings = self._settings
+        queues = ", ".join(settings.queues)
+        shown = (self.name, self._store.display_url, queues, settings.concurrency)
+        _log.info("worker %s has started on %s: queue %s, concurrency %d", *shown)
         try:
             async with self._session.maintained(self._on_crash) as maintenance:
-                with self._store.subscribe(self._on_change):
+                with self._store.subscribe(self._on_change, Change.QUEUED | Change.CANCELLING):
                     await self._with_timeout(MainLoop(self._session, self._life).run(until_idle))
                 if maintenance.done():
                     maintenance.result()  # this raises its exception
@@ -228,6 +248,8 @@ class Worker:
                 await self._session.close()
             finally:
                 self._end()
+                committed = validators.pluralize(self.settled, "outcome")
+                _log.info("worker %s has ended; %s committed", self.name, committed)
 
     async def _with_timeout(self, request: Awaitable[None]) -> None:
         """Await a request to the store. When the worker is stopped, wait for the drain time and a few seconds more.

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "store": frozenset({*FLOOR, "_lazy", "_redaction", "run", "traces"}),
     "worker": frozenset({*FLOOR, "_redaction", "run", "store"}),
     "diagram": frozenset({*FLOOR, "run"}),
-    "integrations": frozenset({*FLOOR, "run", "worker"}),
+    "integrations": frozenset({*FLOOR, "run", "store", "worker"}),
     "testing": frozenset({*FLOOR, "run", "traces", "store", "worker", "diagram"}),  # the crash kit calls handlers
     "demo": frozenset({*FLOOR, "run", "traces", "store", "worker"}),
     "cli": frozenset({*FLOOR, "_redaction", "run", "traces", "store", "worker", "diagram", "demo"}),
@@ -67,7 +67,10 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store/_sqlite",),
     "psycopg": ("store/_postgres", "testing/fixtures"),
     # threads, event loops, processes and signals: everything else can be called from anywhere
-    "asyncio": ("store/_api", "store/_engine", "store/availability", "worker", "testing/crash", "demo"),
+    "asyncio": (
+        *("store/_api", "store/_engine", "store/_postgres/async_caller", "store/availability", "worker", "demo"),
+        *("testing/crash", "testing/handlers"),
+    ),
     "concurrent": ("store/_engine",),
     "multiprocessing": (),
     "queue": ("store/_engine", "worker", "testing"),
@@ -90,11 +93,14 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     "select": ("store/_postgres",),
     "socket": ("store/_postgres", "store/_api/worker_protocol", "worker/_signals"),
     # random numbers
-    "random": ("store/backoff", "worker/_sweeper"),
+    "random": ("store/backoff", "worker/_retry_policy", "worker/_sweeper"),
     "secrets": ("store/_api/create", "testing/fixtures"),
     # extras, and tools of tests
     "click": ("cli", "__main__"),
     "hypothesis": ("testing",),
+    "alembic": ("integrations/alembic",),
+    "django": ("integrations/django",),
+    "opentelemetry": ("integrations/otel",),
     "pydantic": ("integrations/pydantic_ai",),
     "pydantic_ai": ("integrations/pydantic_ai",),
     "pytest": ("testing",),
@@ -124,6 +130,14 @@ TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
     },
     "cli/commands/worker.py": {
         "worker._arguments.check_handler",
+    },
+    # It calls handlers as a worker does.
+    "testing/handlers.py": {
+        "worker._arguments.check_handler",
+        "worker._arguments.is_async_function",
+        "worker._arguments.outside_of_loops",
+        "worker._handlers.is_awaitable",
+        "worker._middleware.with_middleware",
     },
     # It performs the batches of every store itself, to see what they write.
     "testing/coverage/_collector.py": {

@@ -684,8 +684,8 @@ def test_migrate_takes_the_missing_steps(request: pytest.FixtureRequest, tmp_pat
         steps = json.loads(ask("--json").stdout)
         assert [("run", 1), ("run", 2)] == [(step["component"], step["number"]) for step in steps["steps"]][:2]
         assert steps["statements"] is None
-        assert "nothing to do: the schema is run 2, event 2, step 2\n" == ask().stdout
-        assert ({"run": 2, "event": 2, "step": 2}, []) == (
+        assert "nothing to do: the schema is run 2, event 2, queue 1, step 2\n" == ask().stdout
+        assert ({"run": 2, "event": 2, "queue": 1, "step": 2}, []) == (
             json.loads(ask("--json").stdout)["schema"],
             json.loads(ask("--json").stdout)["steps"],
         )

@@ -53,6 +53,14 @@ def test_durable_runs_are_followed_to_their_ends() -> None:
     assert "what is kept: {'completed': 1, 'cancelled': 1}" in cancelled
 
 
+def test_a_rate_limit_and_a_failure_are_retried_and_no_step_is_paid_for_twice() -> None:
+    """The first step is executed once. Only the failure is counted as one."""
+    lines = run("examples/retry_model_call.py").stdout.splitlines()
+    assert ["  1. retry: try again in 0.2 s", "  2. retry: ConnectionError: the model hung up"] == lines[-4:-2]
+    assert 1 == lines[-2].count("make a plan")
+    assert "completed in attempt 3, of which 1 had failed" == lines[-1]
+
+
 def test_an_agent_survives_its_worker() -> None:
     """Only the call in which the first worker was killed is repeated."""
     pytest.importorskip("pydantic_ai", reason="pydantic-ai is not installed")

@@ -108,7 +108,9 @@ def test_the_settings_are_the_workers() -> None:
     told = re.findall(r"^\| `(\w+)` \| (.*?) \|", section("worker.md", "## Settings"), re.MULTILINE)
     given = list(inspect.signature(Worker).parameters.values())[2:]
     none = {"name": "host and process", "stall_timeout_s": "four leases"}
-    defaults = {each.name: none[each.name] if each.default is None else f"`{each.default}`" for each in given}
+    defaults = {
+        each.name: none.get(each.name, "`None`") if each.default is None else f"`{each.default}`" for each in given
+    }
     assert {name: default.replace("'", '"') for name, default in defaults.items()} == dict(told)
 
 

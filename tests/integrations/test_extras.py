@@ -20,3 +20,12 @@ def test_the_extra_of_pydantic_ai_is_named(hidden: str) -> None:
     )
     sentence = "runstate.integrations.pydantic_ai needs pydantic-ai 2.60 or newer: pip install 'runstate[pydantic-ai]'"
     assert f"ImportError: {sentence}" == done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("module", "extra"), [("opentelemetry", "otel"), ("alembic", "alembic")])
+def test_the_other_extras_are_named(module: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; import runstate.integrations.{extra}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+    )
+    assert done.stderr.splitlines()[-1].endswith(f"or newer: pip install 'runstate[{extra}]'")

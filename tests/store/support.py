@@ -43,7 +43,7 @@ __all__ = [
 _LIMIT_S: Final = 60.0
 TABLES: Final = (
     *("runstate_run", "runstate_history", "runstate_run_config", "runstate_checkpoint", "runstate_attempt"),
-    *("runstate_worker_session", "runstate_step", "runstate_event"),
+    *("runstate_worker_session", "runstate_step", "runstate_event", "runstate_pause"),
 )
 RUN_COLUMNS: Final = (
     *("seq", "id", "thread_id", "assistant_id", "model", "status", "version", "event", "source", "changed_at_us"),

@@ -138,7 +138,7 @@ def test_a_healthy_store_has_no_findings(patient: Patient) -> None:
     assert patient.store.claim(lease, 1, queues=["other"])
     found = patient.examine(quick_check=True)
     assert ((), ()) == (found.findings, found.unseen)
-    assert (len(EVERYWHERE) + 1, {"run": 2, "step": 2, "event": 2}) == (found.runs, found.schema)
+    assert (len(EVERYWHERE) + 1, {"run": 2, "step": 2, "event": 2, "queue": 1}) == (found.runs, found.schema)
     assert found.entries == patient.query("SELECT count(*) FROM runstate_history")[0][0]
     assert patient.url.split("?")[0].split("@")[-1].split("/")[-1] in found.shown
 

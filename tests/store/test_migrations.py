@@ -28,9 +28,8 @@ from tests.store.support import Prompt, names
 from tests.support.guards import record
 
 DIALECTS = (SQLITE, POSTGRES)
-NEWER = (
-    r"was made by a newer runstate \(its schema is run 99, event 2, step 2, this library knows run 2, event 2, step 2\)"
-)
+KNOWN = "this library knows run 2, event 2, queue 1, step 2"
+NEWER = rf"was made by a newer runstate \(its schema is run 99, event 2, queue 1, step 2, {KNOWN}\)"
 UNRELEASED = "made by a runstate before its first release: make a new database"
 
 Make = Callable[[], str]
@@ -123,7 +122,7 @@ def test_nothing_twice(make: Make) -> None:
     """A database that has taken all steps takes none; a dry run tells which it would take and takes none either."""
     url = make()
     database = database_at(url)
-    numbers = [("run", 1), ("run", 2), ("event", 1), ("event", 2), ("step", 1), ("step", 2)]
+    numbers = [("run", 1), ("run", 2), ("event", 1), ("event", 2), ("queue", 1), ("step", 1), ("step", 2)]
     assert numbers == [(step.component, step.number) for step in migrate(database, dry_run=True).steps]
     session = database.open()
     assert {} == version_of(session)
@@ -153,7 +152,7 @@ def test_what_a_newer_library_has_migrated_compatibly(make: Make) -> None:
             assert "completed" == store.complete(store.start(store.create(**names()).id).id).status
     assert before == catalog(url)
     found = examine(database_at(url))
-    assert {"run": 99, "other": 1, "step": 2, "event": 2} == found.schema
+    assert {"run": 99, "other": 1, "step": 2, "event": 2, "queue": 1} == found.schema
     assert ["a newer runstate has migrated the database, so its tables and guards were not compared"] == [
         finding.sentence for finding in found.findings
     ]
@@ -165,7 +164,8 @@ def test_an_unknown_part_that_is_not_compatible(make: Make) -> None:
     with Prompt(url) as prompt:
         record(prompt, "INSERT INTO runstate_migration VALUES ('other', 3, 'what older ones would break', 1, 0)")
     with pytest.raises(
-        SchemaMismatch, match="its schema is run 2, event 2, other 3, step 2, this library knows run 2, event 2, step 2"
+        SchemaMismatch,
+        match=f"its schema is run 2, event 2, other 3, queue 1, step 2, {KNOWN}",
     ):
         open_store(url, migrate=True)
 
@@ -363,7 +363,7 @@ def test_half_a_schema(make: Make) -> None:
     migrate(database, upto={"run": 1})
     database.close()
     with pytest.raises(
-        SchemaMismatch, match="has schema run 1, this library needs run 2, event 2, step 2: `runstate migrate`"
+        SchemaMismatch, match="has schema run 1, this library needs run 2, event 2, queue 1, step 2: `runstate migrate`"
     ):
         open_store(url, migrate=False)
     open_store(url, migrate=True).close()

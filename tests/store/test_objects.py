@@ -18,6 +18,7 @@ import pytest
 from runstate.errors import InvalidRun, SchemaMismatch, StoreError
 from runstate.lifecycle import RunEvent
 from runstate.store import AsyncStore, Page, Store, StoredRun, open_store
+from runstate.store._api.async_store import AsyncMethods
 from tests.store.support import names
 
 # --- with, and other processes -------------------------------------------------------------------------------------
@@ -88,8 +89,10 @@ def test_a_bound_store_stays_in_its_process(tmp_path: Path) -> None:
 
 METHODS = sorted(
     name
-    for name in vars(AsyncStore)
-    if not name.startswith("_") and hasattr(Store, name) and name not in ("close", "events", "post_checkpoint", "watch")
+    for name in {**vars(AsyncMethods), **vars(AsyncStore)}
+    if not name.startswith("_")
+    and hasattr(Store, name)
+    and name not in ("close", "events", "post_checkpoint", "watch", "within")
 )
 
 

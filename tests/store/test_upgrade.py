@@ -208,6 +208,6 @@ def test_both_versions_work_while_the_step_is_taken(url: str, tmp_path: Path) ->
     assert [] == unknown  # the judge knows the old table alone: it names every new move, and nothing else
     assert found.illegal == len(made)
     assert "nothing to do" in run(new, "-m", "runstate", "migrate", "--store", url)
-    assert "nothing to do: the schema is run 2, event 2, step 2" in run(
+    assert "nothing to do: the schema is run 2, event 2, queue 1, step 2" in run(
         old, "-m", "runstate", "migrate", "--store", url
     )

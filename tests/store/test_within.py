@@ -191,7 +191,7 @@ def test_the_connection_of_the_other_dialect(store: Store, store_url: str) -> No
             with store.within(other) as bound, pytest.raises(SchemaMismatch, match="has no store of this version"):
                 bound.create(**names())
         else:
-            kind = "expected a psycopg connection, got Connection"
+            kind = "expected a psycopg connection, got sqlite3's Connection: use one of psycopg"
             with pytest.raises(StoreError, match=kind), store.within(other):
                 pass
 

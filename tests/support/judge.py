@@ -186,9 +186,10 @@ def _small_tables() -> Iterator[Question]:
         (
             "idle",
             (
-                "seq, queue, status = 'queued',"
+                "seq, queue, priority, status = 'queued',"
                 " CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us,"
-                " expires_at, status, attempt"
+                " expires_at, status, attempt,"
+                " CASE WHEN status = 'in_progress' AND attempt > 0 THEN claimable_at_us END"
             ),
             f"status IN ({listed(LIVE)}) AND NOT ({claimable}) AND NOT ({held})",
         ),

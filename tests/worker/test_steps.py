@@ -308,7 +308,7 @@ def test_nothing_is_kept_once_the_outcome_is_made(store: Store) -> None:
         ctx.add_usage(2, 3)
 
     def spend_late() -> None:
-        settles.append(RunExecution(ctx, 0.0, lambda *_: None).conclude(None, store.availability))
+        settles.append(RunExecution(ctx, 0.0, lambda *_: None).conclude(None, store.availability, None))
         spend()
 
     settles: list[Settle | None] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -52,6 +53,12 @@ def histories(url: str) -> Mapping[str, Sequence[Entry]]:
         ):
             found[row[0]].append(Entry(*row))
     return found
+
+
+def retried_attempts(url: str) -> AbstractSet[tuple[str, int]]:
+    """Return the runs and attempts that were retried."""
+    with asking(url) as ask:
+        return {tuple(row) for row in ask("SELECT run_id, attempt FROM runstate_attempts WHERE result = 'retry'")}
 
 
 def check_side_log(verdict: Verdict, side: Path, found: Mapping[str, Sequence[Entry]]) -> int:
@@ -156,8 +163,11 @@ def check_take_overs(
     """
     with asking(url) as ask:
         leases = ask("SELECT token, lease_until_us FROM runstate_worker_session")
+        retried = ask("SELECT run_id, attempt, next_at_us FROM runstate_attempts WHERE result = 'retry'")
     until = {token: lease_until_us / 1e6 for token, lease_until_us in leases}
+    due = {(run_id, attempt): next_at / 1e6 for run_id, attempt, next_at in retried}
     lines = {what: dict[tuple[str, int, int], Line]() for what in ("begun", "released")}
+    after_due: list[float] = []
     for line in read_side_log(side):
         if line.what in lines:
             lines[line.what][line.run_id, line.version, line.attempt] = line
@@ -166,6 +176,10 @@ def check_take_overs(
     after_death: list[float] = []
     for (run_id, version, attempt), line in begun.items():
         before = begun.get((run_id, version, attempt - 1))
+        if (run_id, attempt - 1) in due:
+            after_due.append(line.at - due[run_id, attempt - 1])
+            verdict.expect(after_due[-1] >= 0, f"{run_id} was retried {-after_due[-1]:.3f} s early by {line.worker}")
+            continue
         if before is None or before.token not in until or (run_id, version, attempt - 1) in lines["released"]:
             continue  # the first, or the one before was killed between its claim and its handler, or released it
         late = line.at - until[before.token]
@@ -179,9 +193,10 @@ def check_take_overs(
             away = sum(max(0.0, min(line.at, end) - max(since, start)) for start, end in outages)
             after_death.append(line.at - since - away)
     verdict.notes["take-overs"] = len(after_lease)
-    for what, found in (("after the lease, s", after_lease), ("after the death, s", after_death)):
+    spreads = {"take-over after the lease, s": after_lease, "take-over after the death, s": after_death}
+    for what, found in {**spreads, "retry after it was due, s": after_due}.items():
         if found:
-            verdict.notes[f"take-over {what}"] = spread(found)
+            verdict.notes[what] = spread(found)
 
 
 def spread(found: Sequence[float]) -> Mapping[str, float]:

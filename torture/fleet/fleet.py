@@ -14,7 +14,14 @@ import attrs
 from tests.support.judge import asking, listed
 from tests.support.lifecycle import LIVE
 from torture.fleet import clients
-from torture.fleet.checks import NOBODY, check_side_log, check_steps, check_take_overs, histories
+from torture.fleet.checks import (
+    NOBODY,
+    check_side_log,
+    check_steps,
+    check_take_overs,
+    histories,
+    retried_attempts,
+)
 from torture.fleet.clients import be
 from torture.fleet.replies import read_replies
 from torture.fleet.reply_checks import check_replies
@@ -134,7 +141,7 @@ class Fleet:
         settings = self.settings
         verdict.judge(url)
         found = histories(url)
-        check_replies(verdict, settings.replies, settings.side, found)
+        check_replies(verdict, settings.replies, settings.side, found, retried_attempts(url))
         check_side_log(verdict, settings.side, found)
         check_steps(verdict, url, settings.side)
         check_take_overs(verdict, url, settings.side, died, outages)

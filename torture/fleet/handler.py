@@ -22,10 +22,19 @@ PLANS: Final = {
     "checkpoint": 6,
     "steps": 8,
     "deadline": 2,
+    "retry": 6,
 }
 """What a run's handler is to do, and how often. A run says so in its `assistant_id`."""
 
 DEADLINE_S: Final = 1
+
+
+RETRY_S: Final = 0.3
+_NOT_YET: Final = 2  # attempts
+
+
+class Again(Exception):
+    """What a handler raises to be called again by the policy of its worker."""
 
 
 def new_run(run_id: str, plan: str) -> NewRun:
@@ -110,6 +119,12 @@ class Handling:
             case "raise":
                 self._side.write("ended-fail", ctx)
                 raise ValueError("asked to raise")
+            case "retry" if ctx.run.seq % 2 and ctx.run.failed == 0:
+                self._side.write("retried", ctx)
+                raise Again
+            case "retry" if ctx.run.seq % 2 == 0 and not ctx.run.failed and ctx.attempt <= _NOT_YET:
+                self._side.write("retried", ctx)
+                return ctx.retry(after_s=RETRY_S, reason="not yet")
             case "incomplete":
                 self._side.write("ended-mark_incomplete", ctx)
                 ctx.add_usage(completion_tokens=1000)

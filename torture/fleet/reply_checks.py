@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,8 +19,10 @@ Brought: TypeAlias = tuple[str, str, str, int, int]
 """What a worker brought: the run, the event, the worker, the version it was started at, and the attempt."""
 
 
-def check_replies(verdict: Verdict, folder: Path, side: Path, found: Histories) -> None:
-    """Hold all that clients were told against the histories."""
+def check_replies(
+    verdict: Verdict, folder: Path, side: Path, found: Histories, retried: Collection[tuple[str, int]] = ()
+) -> None:
+    """Hold all that clients were told against the histories, and against the runs and attempts that were `retried`."""
     creates: dict[str, list[Answer]] = defaultdict(list)
     plans: dict[str, str] = {}
     keys: dict[str, set[str]] = defaultdict(set)
@@ -47,7 +49,8 @@ def check_replies(verdict: Verdict, folder: Path, side: Path, found: Histories) 
     _check_keys(verdict, keys, found)
     _check_tool_rounds(verdict, plans, found)
     _check_moves(verdict, moves, found)
-    _check_settles(verdict, settles, side, found)
+    _check_retries(verdict, settles, found, retried)
+    _check_settles(verdict, {key: each for key, each in settles.items() if key[1] != "retry"}, side, found)
     verdict.notes["told"] = answers
 
 
@@ -96,6 +99,25 @@ def _check_moves(verdict: Verdict, moves: Mapping[Asked, Sequence[Reply]], found
         for entry in there:
             if expected and entry.version not in expected:
                 verdict.double(f"{event} was done from another version than it was asked from", entry)
+
+
+def _check_retries(
+    verdict: Verdict,
+    settles: Mapping[Brought, Sequence[Answer]],
+    found: Histories,
+    retried: Collection[tuple[str, int]],
+) -> None:
+    """See that a retry that was acknowledged is recorded, or that the run was cancelled instead by its worker."""
+    for (run_id, event, worker, version, attempt), answers in settles.items():
+        if event != "retry" or "done" not in answers:
+            continue
+        verdict.acknowledged += 1
+        entries = found.get(run_id, ())
+        instead = any(
+            entry.version > version and entry.event == "confirm_cancel" and entry.actor == worker for entry in entries
+        )
+        if (run_id, attempt) not in retried and not instead:
+            verdict.lose("a retry was acknowledged, and is not there", f"{run_id}, attempt {attempt}, by {worker}")
 
 
 def _check_settles(verdict: Verdict, settles: Mapping[Brought, Sequence[Answer]], side: Path, found: Histories) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Final
 from runstate.store import SettleAndClaimResult, Store
 from runstate.store._engine.commands import Command, SettleAndClaim
 from runstate.store._worker_types import Settle
-from runstate.worker import Worker
+from runstate.worker import RetryPolicy, Worker
 from runstate.worker import _batches as batches
-from torture.fleet.handler import Handling
+from torture.fleet.handler import RETRY_S, Again, Handling
 from torture.fleet.handler_log import SideLog, skew
 from torture.fleet.replies import Reply, ReplyLog, answer_of
 from torture.fleet.settings import Settings, opened_store
@@ -42,6 +42,7 @@ def work(name: str, settings: Settings) -> None:
                 name=name,
                 lease_s=settings.lease_s,
                 max_attempts=MAX_ATTEMPTS,
+                retry=RetryPolicy(backoff=RETRY_S, jitter=0.0, retry_on=Again),
             ).run()
         except BaseException:
             logging.exception("the worker fell")
@@ -61,7 +62,8 @@ def listen(store: Store, log: ReplyLog, name: str) -> None:
         for settle in settles:
             run = settle.run
             answer = answer_of(error or refused.get(run.seq))
-            replies.append(Reply("settle", answer, run.id, str(settle.event), name, run.version, run.attempt))
+            event = str(settle.event) if settle.retry is None else "retry"
+            replies.append(Reply("settle", answer, run.id, event, name, run.version, run.attempt))
         log.write(replies)
 
     def ask(command: Command[Any]) -> asyncio.Future[Any]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runstate.errors import OutcomeUnknown, RunstateError, StoreError
 from runstate.lifecycle import RunEvent
-from runstate.run.values import ToolCall, Usage
+from runstate.run.values import LastError, ToolCall, Usage
 from runstate.store import Claim, Lease
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import Settle
-from runstate.worker import Context, Dispatcher, Outcome, StepInterrupted, Worker, drive_async
+from runstate.worker import Context, Dispatcher, Outcome, RetryLater, RetryPolicy, StepInterrupted, Worker, drive_async
 from torture.simulation.ledger import Ask
 from torture.simulation.primitives import pause
 
@@ -198,7 +198,11 @@ def _returns(world: World, ctx: Context) -> Outcome | None:
         return ctx.fail("rate_limit_exceeded", "slow down")
     if chance < 0.18:
         return ctx.mark_incomplete("max_completion_tokens")
-    if chance < 0.4 and not ctx.tool_outputs and not world.calm:
+    if chance < 0.24 and not world.calm:
+        return ctx.retry(after_s=world.choose(0.0, 0.1, 1.0), reason="not yet")
+    if chance < 0.28 and not world.calm:
+        raise RetryLater(world.choose(0.0, 0.3), "not yet")
+    if chance < 0.42 and not ctx.tool_outputs and not world.calm:
         return ctx.require_action([ToolCall(f"call_{world.count()}", "look", "{}")])
     return ctx.complete() if chance < 0.7 else None
 
@@ -289,6 +293,9 @@ class _Handling:
         return _returns(world, ctx)
 
 
+_RETRY: Final = RetryPolicy(max_attempts=2, backoff=0.2, jitter=0.0)
+
+
 async def keep_working(process: Process, name: str, queues: tuple[str, ...]) -> None:
     """Work, and begin again where there was no store to begin with."""
     world = process.world
@@ -304,6 +311,7 @@ async def keep_working(process: Process, name: str, queues: tuple[str, ...]) -> 
             lease_s=world.lease_s,
             max_attempts=world.max_attempts,
             drain_s=world.choose(0.0, 0.5, 3.0),
+            retry=_RETRY,
         )
         world.workers.append((process, worker))
         try:
@@ -373,6 +381,8 @@ def _one_round(process: Process, lease: Lease) -> None:
 
 def _outcome_of(world: World, claim: Claim) -> Settle:
     chance = world.random()
+    if chance > 0.9:
+        return Settle.retry_later(claim.run, LastError("server_error", "not yet"), after_s=world.choose(0.0, 0.5))
     if chance < 0.2:
         action = f'{{"type":"submit_tool_outputs","submit_tool_outputs":{{"tool_calls":[{{"id":"call_{world.count()}",'
         action += '"type":"function","function":{"name":"look","arguments":"{}"}}]}}'
@@ -403,7 +413,13 @@ async def deliver(process: Process, run_id: str) -> None:
     handling = _Handling(process, name)
     try:
         await drive_async(
-            process.store, run_id, handling.later, name=name, lease_s=world.lease_s, max_attempts=world.max_attempts
+            process.store,
+            run_id,
+            handling.later,
+            name=name,
+            lease_s=world.lease_s,
+            max_attempts=world.max_attempts,
+            retry=_RETRY,
         )
     except RunstateError:
         return  # the engine sends it again

@@ -42,7 +42,8 @@ CREATE TEMP TABLE entry (
     closed INTEGER, deadline INTEGER, at INTEGER, written INTEGER, process TEXT);
 CREATE TEMP TABLE given (
     seq INTEGER, version INTEGER, attempt INTEGER, before INTEGER, token INTEGER, name TEXT,
-    lease_until_us INTEGER, closed INTEGER, before_name TEXT, before_closed INTEGER, at INTEGER, process TEXT);
+    lease_until_us INTEGER, closed INTEGER, before_name TEXT, before_closed INTEGER, at INTEGER, process TEXT,
+    before_until INTEGER, due INTEGER, written INTEGER);
 CREATE TEMP TABLE closing (token INTEGER, name TEXT, lease_until_us INTEGER, at INTEGER, process TEXT);
 CREATE TEMP TRIGGER see_entry AFTER UPDATE OF version ON main.runstate_run BEGIN
     INSERT INTO entry SELECT NEW.seq, NEW.version, NEW.event, NEW.actor, OLD.worker, w.name, w.lease_until_us, w.closed,
@@ -50,9 +51,10 @@ CREATE TEMP TRIGGER see_entry AFTER UPDATE OF version ON main.runstate_run BEGIN
         FROM (SELECT 1) LEFT JOIN main.runstate_worker_session AS w ON w.token = OLD.worker;
 END;
 CREATE TEMP TRIGGER see_given AFTER UPDATE OF worker ON main.runstate_run
-    WHEN NEW.worker IS NOT NULL AND NEW.worker IS NOT OLD.worker BEGIN
+    WHEN NEW.worker IS NOT OLD.worker AND (NEW.worker IS NOT NULL OR NEW.version = OLD.version) BEGIN
     INSERT INTO given SELECT NEW.seq, NEW.version, NEW.attempt, OLD.worker, NEW.worker, w.name, w.lease_until_us,
-        w.closed, b.name, b.closed, began(), process() FROM (SELECT 1)
+        w.closed, b.name, b.closed, began(), process(), b.lease_until_us, NEW.claimable_at_us, moment()
+        FROM (SELECT 1)
         LEFT JOIN main.runstate_worker_session AS w ON w.token = NEW.worker
         LEFT JOIN main.runstate_worker_session AS b ON b.token = OLD.worker;
 END;

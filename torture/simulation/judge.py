@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tests.support.judge import judge_through
 from tests.support.lifecycle import LIVE
 from torture.simulation.database import rows
-from torture.simulation.ledger import Ask, not_done
+from torture.simulation.ledger import RETRY, Ask, not_done
 
 if TYPE_CHECKING:
     from torture.simulation.world import World
@@ -68,6 +68,20 @@ _WITNESSED: Final = (
         (
             "SELECT seq, version, event FROM entry"
             " WHERE actor = 'sweep' AND event <> 'expire' AND token IS NOT NULL AND closed = 0"
+        ),
+    ),
+    (
+        "attempts: run number {}: attempt {} was given to {}, {} us before its retry was due",
+        (
+            "SELECT seq, attempt, name, due - written FROM given"
+            " WHERE before IS NULL AND attempt > 1 AND token <> 0 AND due > written"
+        ),
+    ),
+    (
+        "leases: run number {}, version {}: {} let it wait for a retry without a lease",
+        (
+            "SELECT seq, version, before_name FROM given"
+            " WHERE token IS NULL AND (before_closed = 1 OR before_until <= at)"
         ),
     ),
     (
@@ -180,7 +194,15 @@ def _settles(world: World) -> Iterator[str]:
             settled.setdefault((seq, token, event), []).append(version)
         if event == "start":
             starts.setdefault(seq, []).append(version)
+    retried = set(rows(world.connected, "SELECT run, attempt FROM runstate_attempt WHERE result = 'retry'"))
     for outcome, tells in world.ledger.outcomes.items():
+        if outcome.event.startswith(RETRY):
+            attempt = int(outcome.event.removeprefix(RETRY))
+            # Instead of waiting, it was cancelled as a client had asked, or failed because of its deadline.
+            instead = any(settled.get((outcome.seq, outcome.token, event)) for event in ("confirm_cancel", "fail"))
+            if "acknowledged" in tells and (outcome.seq, attempt) not in retried and not instead:
+                yield f"losses: run number {outcome.seq}: the {outcome.event} was acknowledged, and is not there"
+            continue
         nexts = [version for version in starts.get(outcome.seq, []) if version > outcome.version]
         before = min(nexts, default=1 << 62)
         found = settled.get((outcome.seq, outcome.token, outcome.event), [])

@@ -14,7 +14,7 @@ from runstate.store._types import StoredRun
 from runstate.store._worker_types import Settle
 from torture.simulation.process import told_of
 
-__all__ = ["Ask", "Began", "Ledger", "Outcome", "not_done"]
+__all__ = ["RETRY", "Ask", "Began", "Ledger", "Outcome", "not_done"]
 
 
 @attrs.define
@@ -77,6 +77,10 @@ Calling: TypeAlias = tuple[int, int, int, int]
 """A call of a handler: the seq of the run, its version and attempt, and the token."""
 
 
+RETRY: Final = "retry of attempt "
+"""What stands before an attempt for the event of an outcome that is to repeat it."""
+
+
 def not_done(tells: Sequence[str]) -> bool:
     """Tell whether somebody was told for certain that what was asked was not done."""
     if not tells or "acknowledged" in tells:
@@ -85,7 +89,8 @@ def not_done(tells: Sequence[str]) -> bool:
 
 
 def _outcome(token: int, settle: Settle) -> Outcome:
-    return Outcome(settle.run.seq, token, settle.run.version, str(settle.event))
+    event = str(settle.event) if settle.retry is None else f"{RETRY}{settle.run.attempt}"
+    return Outcome(settle.run.seq, token, settle.run.version, event)
 
 
 class Ledger:

@@ -285,11 +285,12 @@ class World:
         until = self.scheduler.now + int(_REST_S * 1_000_000)
         while self.scheduler.now < until:
             pause(0.25)
-            left = rows(self.connected, "SELECT id, status, worker FROM runstate_run WHERE expires_at IS NOT NULL")
+            by_hand = "worker IS NULL AND status <> 'queued' AND NOT (status = 'in_progress' AND attempt > 0)"
+            left = rows(self.connected, f"SELECT id, {by_hand} FROM runstate_run WHERE expires_at IS NOT NULL")
             if not left and not any(each.alive for each in self.asking):
                 break
-            for run_id, status, worker in left:
-                if worker is None and status != "queued":
+            for run_id, is_left_to_others in left:
+                if is_left_to_others:
                     self._end(process, run_id)
         self.is_closing = True
         for each in self.processes:

@@ -13,11 +13,13 @@ __all__ = ["runs"]
     cls=LazyGroup,
     lazy_commands={
         "cancel": "runstate.cli.commands.runs_change:cancel",
+        "counts": "runstate.cli.commands.runs_read:counts",
         "create": "runstate.cli.commands.runs_change:create",
         "events": "runstate.cli.commands.runs_read:events",
         "history": "runstate.cli.commands.runs_read:history",
         "list": "runstate.cli.commands.runs_read:list_runs",
         "prune": "runstate.cli.commands.runs_maintain:prune",
+        "repeat": "runstate.cli.commands.runs_change:repeat",
         "show": "runstate.cli.commands.runs_read:show",
         "submit": "runstate.cli.commands.runs_change:submit",
         "sweep": "runstate.cli.commands.runs_maintain:sweep",

@@ -1,4 +1,4 @@
-"""The commands that change single runs: create, submit, cancel."""
+"""The commands that change single runs: create, repeat, submit, cancel."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from runstate.cli._options import json_option, store_from_url, store_option
 from runstate.cli._output import print_json
 from runstate.cli._queues import similar_queue_hint
 from runstate.cli._stored_json import run_to_json
+from runstate.cli._times import duration
 from runstate.cli.errors import as_click_error
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
@@ -21,7 +22,7 @@ from runstate.run.errors import RunDecodeError
 from runstate.run.json_values import escape, is_object
 from runstate.store.errors import StoreError
 
-__all__ = ["cancel", "create", "submit"]
+__all__ = ["cancel", "create", "repeat", "submit"]
 
 _actor_option: Final = click.option("--actor", default="cli", show_default=True, help="The actor in the history.")
 
@@ -68,6 +69,34 @@ def create(
         click.echo(run.id)
     if hint:
         click.echo(hint, err=True)
+
+
+@click.command()
+@click.argument("run_id", metavar="ID")
+@store_option
+@click.option("--expires-in", "expires_in_s", type=duration, default="10m", show_default=True, help="Its deadline.")
+@click.option("--queue", metavar="NAME", help="Its queue; that of the old run by default.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key never creates a second run.")
+@_actor_option
+@json_option
+def repeat(
+    run_id: str,
+    url: str,
+    expires_in_s: float,
+    queue: str | None,
+    idempotency_key: str | None,
+    actor: str,
+    as_json: bool,
+) -> None:
+    """Create a new queued run like one that has ended, and print its id. The old run is not changed."""
+    with store_from_url(url) as store:
+        run = store.repeat(
+            run_id, expires_in_s=int(expires_in_s), queue=queue, idempotency_key=idempotency_key, actor=actor
+        )
+    if as_json:
+        print_json(run_to_json(run))
+    else:
+        click.echo(run.id)
 
 
 @click.command()

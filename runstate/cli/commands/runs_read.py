@@ -1,4 +1,4 @@
-"""The commands that read stored runs: list, show, history, watch, events."""
+"""The commands that read stored runs: list, counts, show, history, watch, events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import click
 from rich.text import Text
@@ -15,18 +15,18 @@ from runstate.cli._key_values import as_mapping, key_value
 from runstate.cli._options import json_option, listen_url_option, store_from_url, store_option
 from runstate.cli._output import draw_lanes, position_of, print_json, stdout_console
 from runstate.cli._queues import empty_queue_hint
-from runstate.cli._stored_json import entry_to_json, event_to_json, run_to_json, step_to_json
+from runstate.cli._stored_json import attempt_to_json, entry_to_json, event_to_json, run_to_json, step_to_json
 from runstate.cli._tables import print_pairs, print_table, status_style
 from runstate.cli._times import duration, format_utc
 from runstate.clock import format_duration, time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.json_values import escape
-from runstate.store import Entry, Event, StepRecord, StoredRun
+from runstate.store import Attempt, Entry, Event, StepRecord, StoredRun
 
 if TYPE_CHECKING:
     from runstate.store import Store
 
-__all__ = ["events", "history", "list_runs", "show", "watch"]
+__all__ = ["counts", "events", "history", "list_runs", "show", "watch"]
 
 _VERSION: Final = re.compile(r"[0-9]{1,100}")  # the store refuses those that are too large
 _STATUSES: Final = [status.value for status in RunStatus]
@@ -136,6 +136,20 @@ def _print_list(runs: Sequence[StoredRun]) -> None:
 
 
 @click.command()
+@store_option
+@json_option
+def counts(url: str, as_json: bool) -> None:
+    """Count the runs in each status."""
+    with store_from_url(url) as store:
+        found = store.counts()
+    if as_json:
+        print_json({str(status): count for status, count in found.items()})
+        return
+    rows = [(str(status), str(count)) for status, count in found.items()]
+    print_table(("status", "runs"), rows, style_of=lambda column, cell: status_style(cell))
+
+
+@click.command()
 @click.argument("run_id", metavar="ID")
 @store_option
 @json_option
@@ -148,10 +162,10 @@ def show(run_id: str, url: str, as_json: bool) -> None:
         if run.version != len(entries):
             entries = store.history(run_id)[: run.version]
         progress = store.progress(run_id)
-        steps = store.steps(run_id)
+        steps, attempts = store.steps(run_id), store.attempts(run_id)
     if as_json:
-        history = [entry_to_json(entry) for entry in entries]
-        print_json({**run_to_json(run), "progress": progress, "history": history, "steps": [*map(step_to_json, steps)]})
+        beside = {"progress": progress, **_history_to_json(entries, steps, attempts)}
+        print_json({**run_to_json(run), **beside})
         return
     console = stdout_console()
     console.print(Text.from_ansi(draw_lanes(console, position_of(run))))
@@ -159,9 +173,50 @@ def show(run_id: str, url: str, as_json: bool) -> None:
     print_pairs([*_facts(run), ("progress", progress or "")])
     console.print()
     _print_history(entries)
+    _print_beside(steps, attempts, entries)
+
+
+def _history_to_json(
+    entries: Sequence[Entry], steps: Sequence[StepRecord], attempts: Sequence[Attempt]
+) -> dict[str, list[dict[str, Any]]]:
+    return {
+        "history": [entry_to_json(entry) for entry in entries],
+        "attempts": [attempt_to_json(attempt) for attempt in attempts],
+        "steps": [step_to_json(step) for step in steps],
+    }
+
+
+def _print_beside(steps: Sequence[StepRecord], attempts: Sequence[Attempt], entries: Sequence[Entry]) -> None:
+    """Print what a run has beside its history: attempts without an outcome, steps, and tracebacks."""
+    console = stdout_console()
+    if attempts:
+        console.print()
+        _print_attempts(attempts)
     if steps:
         console.print()
         _print_steps(steps)
+    told = [(f"attempt {each.attempt}", each.error or {}) for each in attempts]
+    told += [(f"{entry.event}, version {entry.version}", entry.detail or {}) for entry in entries]
+    for what, detail in told:
+        if isinstance(trace := detail.get("traceback"), str):
+            console.print()
+            click.echo("\n".join((f"{what}:", *map(escape, trace.splitlines()))))
+
+
+def _print_attempts(attempts: Sequence[Attempt]) -> None:
+    """Print the attempts of a run that ended without an outcome."""
+    print_table(
+        ("attempt", "ended (UTC)", "result", "next (UTC)", "by", "error"),
+        [
+            (
+                *(str(each.attempt), format_utc(each.ended_at_us, digits=3), each.result),
+                *("" if each.next_at_us is None else format_utc(each.next_at_us, digits=3), each.actor or ""),
+                "" if each.error is None else str(each.error.get("message", "")),
+            )
+            for each in attempts
+        ],
+        optional=("by", "next (UTC)", "ended (UTC)"),
+    )
 
 
 def _facts(run: StoredRun) -> list[tuple[str, str]]:
@@ -184,7 +239,8 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
         ),
         ("expires", expires),
         ("queue", run.queue + (f", priority {run.priority}" if run.priority else "")),
-        ("attempt", str(run.attempt) if run.attempt else ""),
+        ("attempt", _attempt_of(run)),
+        ("repeats", run.repeats or ""),
         ("ready", "" if run.claimable or run.is_terminal else "no: before its time, or behind its thread's live run"),
         ("waits for", ", ".join(f"{call.id}: {call.name}({call.arguments})" for call in calls)),
         ("error", "" if error is None else f"{error.code}: {error.message}"),
@@ -192,6 +248,12 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
         ("usage", "" if usage is None else f"{usage.prompt_tokens} + {usage.completion_tokens} tokens"),
         ("metadata", ", ".join(f"{key}={value}" for key, value in run.metadata.items())),
     ]
+
+
+def _attempt_of(run: StoredRun) -> str:
+    """Return the number of the attempt, and how many of the claims before it were lost or failed."""
+    before = [f"{count} {what}" for count, what in ((run.lost, "lost"), (run.failed, "failed")) if count]
+    return f"{run.attempt} ({', '.join(before)} before)" if before else str(run.attempt or "")
 
 
 def _print_history(entries: Sequence[Entry]) -> None:
@@ -239,15 +301,12 @@ def history(run_id: str, url: str, as_json: bool) -> None:
     """Print the history of a run: each move, its actor, and how long the run stayed in that status; and its steps."""
     with store_from_url(url) as store:
         entries = store.history(run_id)
-        steps = store.steps(run_id)
+        steps, attempts = store.steps(run_id), store.attempts(run_id)
     if as_json:
-        history = [entry_to_json(entry) for entry in entries]
-        print_json({"run_id": run_id, "history": history, "steps": [*map(step_to_json, steps)]})
+        print_json({"run_id": run_id, **_history_to_json(entries, steps, attempts)})
         return
     _print_history(entries)
-    if steps:
-        stdout_console().print()
-        _print_steps(steps)
+    _print_beside(steps, attempts, entries)
 
 
 @click.command()

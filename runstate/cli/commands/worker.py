@@ -13,17 +13,16 @@ from typing import Any, NoReturn, cast
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 
+from runstate.cli._logs import log_handler
 from runstate.cli._options import listen_url_option, store_from_url, store_option
 from runstate.cli._queues import empty_queue_hint
 from runstate.cli._times import duration
 from runstate.cli.errors import InvalidUsage
 from runstate.run.json_values import escape
-from runstate.run.validators import pluralize
 from runstate.store import Store
 from runstate.store.errors import StoreError
-from runstate.worker import Handler, Worker
+from runstate.worker import Handler, RetryPolicy, Worker
 from runstate.worker._arguments import check_handler
 
 __all__ = ["worker"]
@@ -137,7 +136,30 @@ def _sigterm_raises() -> Generator[None, None, None]:
     help="If the event loop is blocked, runs are taken over after this time.",
 )
 @click.option("--until-idle", is_flag=True, help="End when there is nothing left to do.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    help="A run whose handler raised is retried so many times.",
+)
+@click.option(
+    "--retry-after",
+    "retry_after_s",
+    type=duration,
+    default="1s",
+    show_default=True,
+    help="The time before the first retry; it doubles for each further one.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines of text, or a JSON object a line.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
+@click.option("--quiet", is_flag=True, help="Log warnings and errors alone.")
 def worker(
     handler: str,
     url: str,
@@ -150,7 +172,11 @@ def worker(
     drain_s: float,
     stall_timeout_s: float | None,
     until_idle: bool,
+    retries: int,
+    retry_after_s: float,
+    log_format: str,
     verbose: bool,
+    quiet: bool,
 ) -> None:
     """Drive the runs of a store with HANDLER, until SIGTERM or Ctrl-C.
 
@@ -160,12 +186,12 @@ def worker(
     worker waits for a database that is down, starting or full.
     """
     function = _import_handler(handler)
-    console = Console(stderr=True, highlight=False)
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False)],
-    )
+    if verbose and quiet:
+        raise click.UsageError("give either --verbose or --quiet")
+    console = Console(stderr=True, highlight=False, quiet=log_format == "json")
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, handlers=[log_handler(console, log_format)])
+    logging.getLogger("runstate").setLevel(level)
     running: Worker | None = None
     with ExitStack() as stack:
         try:
@@ -181,18 +207,16 @@ def worker(
                     max_attempts=max_attempts,
                     drain_s=drain_s,
                     stall_timeout_s=stall_timeout_s,
+                    retry=RetryPolicy(max_attempts=retries + 1, backoff=retry_after_s) if retries else None,
                 )
-                display_url = escape(store.display_url)
-                console.print(f"worker {escape(running.name)} has started on {display_url}", soft_wrap=True)
                 _print_empty_queue_hint(store, queues, console)
                 running.run(until_idle=until_idle)
         except _Terminated:
             if running is None:
                 console.print("stopped before the store was available", soft_wrap=True)
-        finally:
-            if running is not None:
-                committed = pluralize(running.settled, "outcome")
-                console.print(f"worker {escape(running.name)} has ended; {committed} committed", soft_wrap=True)
+            else:
+                told = f"worker {escape(running.name)} was stopped before it began; 0 outcomes committed"
+                console.print(told, soft_wrap=True)
 
 
 def _make_worker(store: Store, handler: Handler, **settings: Any) -> Worker:

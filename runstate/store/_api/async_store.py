@@ -3,60 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Final, NoReturn, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn, cast
 
 from runstate.run.values import Usage
+from runstate.store._api.async_within import AsyncCallerTransport
 from runstate.store._api.entry_feed import EntryFeed
 from runstate.store._api.event_feed import EventFeed, checked_position, follow_async
 from runstate.store._api.methods import StoreMethods
 from runstate.store._api.watch import start_watching, watch_async
-from runstate.store._api.worker_protocol import save_checkpoint_command
+from runstate.store._api.worker_commands import save_checkpoint_command
 from runstate.store._engine.async_transport import AsyncTransport, mirror
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import ReadPool, Transport
 from runstate.store._types import Entry, Event, StoredRun
 from runstate.store._worker_types import Checkpoint, Lease
 
-__all__ = ["AsyncStore"]
+__all__ = ["AsyncBoundStore", "AsyncMethods", "AsyncStore"]
 
 
-class AsyncStore:
-    """The async form of a store, as `store.aio`: the methods of `Store`, for coroutines."""
+class AsyncMethods:
+    """The methods of a store that are coroutines in its async forms."""
 
-    def __init__(
-        self,
-        store: StoreMethods,
-        committer: Committer,
-        readers: ReadPool | None,
-        entry_feed: EntryFeed,
-        feed: EventFeed,
-    ) -> None:
-        self._store = store
-        self._entry_feed = entry_feed
-        self._feed = feed
-        self._later = AsyncTransport(committer, readers)
-        self.methods: Final = StoreMethods(cast("Transport", self._later))
-
-    def __reduce__(self) -> NoReturn:
-        self._store.__reduce__()
-
-    def close(self) -> None:
-        """End the reading threads."""
-        self._later.close()
-
-    async def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> AsyncIterator[Entry]:
-        """Yield entries like `Store.watch`, for coroutines."""
-        latest = "" if run_id is not None or after is not None else await self.latest_cursor()
-        watcher = start_watching(run_id, after, lambda: latest)
-        async for entry in watch_async(self._entry_feed, self._later.read, watcher):
-            yield entry
-
-    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[Event]:
-        """Yield events like `Store.events`, for coroutines."""
-        checked_position(run_id, after)
-        async for event in follow_async(self._feed, self._later.read, run_id, after):
-            yield event
+    methods: StoreMethods
 
     @mirror(StoreMethods.create)
     def create(self) -> None: ...
@@ -145,21 +115,26 @@ class AsyncStore:
     @mirror(StoreMethods.save_checkpoint)
     def save_checkpoint(self) -> None: ...
 
-    def post_checkpoint(
-        self,
-        lease: Lease,
-        run: StoredRun,
-        *,
-        checkpoint: Checkpoint | None = None,
-        usage: Usage | None = None,
-        progress: str | None = None,
-    ) -> asyncio.Future[bool]:
-        """Save the data of a claimed run like `save_checkpoint`. Return a future of whether it was saved.
+    @mirror(StoreMethods.repeat)
+    def repeat(self) -> None: ...
 
-        Unlike `save_checkpoint`, the request is made by the call, not when it is awaited. It is part of the next
-        commit, before any later request of this caller.
-        """
-        return self._later.submit(save_checkpoint_command(lease, run, checkpoint, usage, progress))
+    @mirror(StoreMethods.trace_contexts)
+    def trace_contexts(self) -> None: ...
+
+    @mirror(StoreMethods.save_trace_context)
+    def save_trace_context(self) -> None: ...
+
+    @mirror(StoreMethods.attempts)
+    def attempts(self) -> None: ...
+
+    @mirror(StoreMethods.pause)
+    def pause(self) -> None: ...
+
+    @mirror(StoreMethods.resume)
+    def resume(self) -> None: ...
+
+    @mirror(StoreMethods.pauses)
+    def pauses(self) -> None: ...
 
     @mirror(StoreMethods.steps)
     def steps(self) -> None: ...
@@ -196,3 +171,85 @@ class AsyncStore:
 
     @mirror(StoreMethods.prune)
     def prune(self) -> None: ...
+
+
+class AsyncBoundStore(AsyncMethods):
+    """A store inside the caller's own async transaction, from `AsyncStore.within`. The caller commits, or not."""
+
+    def __init__(self, transport: AsyncCallerTransport) -> None:
+        self.methods = StoreMethods(cast("Transport", transport))
+
+    def __reduce__(self) -> NoReturn:
+        self.methods.__reduce__()
+
+
+class AsyncStore(AsyncMethods):
+    """The async form of a store, as `store.aio`: the methods of `Store`, for coroutines."""
+
+    def __init__(
+        self,
+        store: StoreMethods,
+        committer: Committer,
+        readers: ReadPool | None,
+        entry_feed: EntryFeed,
+        feed: EventFeed,
+        bind: Callable[[object], Awaitable[AsyncCallerTransport]],
+    ) -> None:
+        """Use the parts of a store. `bind` returns the transport over a caller's own connection."""
+        self._store = store
+        self._bind = bind
+        self._entry_feed = entry_feed
+        self._feed = feed
+        self._later = AsyncTransport(committer, readers)
+        self.methods = StoreMethods(cast("Transport", self._later))
+
+    def __reduce__(self) -> NoReturn:
+        self._store.__reduce__()
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self._later.close()
+
+    async def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> AsyncIterator[Entry]:
+        """Yield entries like `Store.watch`, for coroutines."""
+        latest = "" if run_id is not None or after is not None else await self.latest_cursor()
+        watcher = start_watching(run_id, after, lambda: latest)
+        async for entry in watch_async(self._entry_feed, self._later.read, watcher):
+            yield entry
+
+    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        """Yield events like `Store.events`, for coroutines."""
+        checked_position(run_id, after)
+        async for event in follow_async(self._feed, self._later.read, run_id, after):
+            yield event
+
+    @asynccontextmanager
+    async def within(self, connection: object) -> AsyncGenerator[AsyncBoundStore, None]:
+        """Return a store that works inside the open transaction of your own async connection, like `Store.within`.
+
+        `connection` is psycopg's `AsyncConnection`, SQLAlchemy's `AsyncConnection` or `AsyncSession` (over psycopg or
+        aiosqlite), or a connection of aiosqlite. The methods of the store are coroutines.
+
+            async with session.begin(), store.aio.within(session) as bound:
+                await bound.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
+
+        Raises `StoreError` for every store in memory and for other connections, and at the first call inside the block
+        if the connection leads to another store.
+        """
+        yield AsyncBoundStore(await self._bind(connection))
+
+    def post_checkpoint(
+        self,
+        lease: Lease,
+        run: StoredRun,
+        *,
+        checkpoint: Checkpoint | None = None,
+        usage: Usage | None = None,
+        progress: str | None = None,
+    ) -> asyncio.Future[bool]:
+        """Save the data of a claimed run like `save_checkpoint`. Return a future of whether it was saved.
+
+        Unlike `save_checkpoint`, the request is made by the call, not when it is awaited. It is part of the next
+        commit, before any later request of this caller.
+        """
+        return self._later.submit(save_checkpoint_command(lease, run, checkpoint, usage, progress))

@@ -11,12 +11,16 @@ from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, 
 from runstate.run import DEFAULT_EXPIRES_IN_S, Run, validators
 from runstate.run.errors import FieldError, InvalidRun
 from runstate.run.json_values import json_path
-from runstate.run.record import JsonObject, ResponseFormat, ToolChoice
+from runstate.run.record import FIELDS, JsonObject, ResponseFormat, ToolChoice
 from runstate.run.values import TruncationStrategy, raise_if_invalid
-from runstate.store._engine.commands import CreateRuns, NewRunRow
+from runstate.store._engine.commands import CreateRuns, InTransaction, NewRunRow
+from runstate.store._engine.execute_create import execute_create, first_row
 from runstate.store._engine.transport import StoreBase
-from runstate.store._sql.rows import config_json
+from runstate.store._notifier import Change
+from runstate.store._sql.connection import Connection
+from runstate.store._sql.rows import config_json, decode_run
 from runstate.store._types import StoredRun
+from runstate.store.errors import RunIsLive, RunNotFound
 
 __all__ = ["DEFAULT_QUEUE", "CreateMixin", "Exclusive", "NewRun"]
 
@@ -26,7 +30,7 @@ Exclusive: TypeAlias = Literal["reject", "queue"]
 DEFAULT_QUEUE: Final = "default"
 MOST_AT_ONCE: Final = 10_000
 _PRIORITIES: Final = range(-(2**31), 2**31)
-_IDENTIFIERS: Final = ("assistant_id", "model", "actor")
+_IDENTIFIERS: Final = ("assistant_id", "model", "actor", "trace_context")
 _INDEXED: Final = ("thread_id", "id", "idempotency_key")
 
 
@@ -55,11 +59,20 @@ class NewRun(TypedDict, total=False):
     one_live_run_per_thread: Exclusive | None
     idempotency_key: str | None
     actor: str | None
+    trace_context: str | None
 
 
 _ARGUMENTS: Final = tuple(NewRun.__annotations__)
 _NAMES: Final[frozenset[str]] = frozenset(("thread_id", "assistant_id", "model"))
-_OWN: Final = ("queue", "priority", "not_before", "one_live_run_per_thread", "idempotency_key", "actor")
+_OWN: Final = (
+    "queue",
+    "priority",
+    "not_before",
+    "one_live_run_per_thread",
+    "idempotency_key",
+    "actor",
+    "trace_context",
+)
 
 
 def _searchable(path: str, value: object) -> Iterator[FieldError]:
@@ -111,7 +124,7 @@ def _microseconds(not_before: datetime | float | None) -> int | None:
 _A_MOMENT: Final = validators.number(0, validators.YEAR_10000)
 
 
-def _wanted(values: Mapping[str, Any], function: str = "Store.create()") -> NewRunRow:
+def _wanted(values: Mapping[str, Any], function: str = "Store.create()", *, repeats: str | None = None) -> NewRunRow:
     """Return the row of a new run. Raises `InvalidRun` with all errors of values, and `TypeError` for wrong names."""
     bare = not values.keys() ^ _NAMES  # most runs have only the required values
     if not bare:
@@ -120,7 +133,8 @@ def _wanted(values: Mapping[str, Any], function: str = "Store.create()") -> NewR
     named = f"{run.thread_id}{run.assistant_id}{run.model}"
     if not bare or len(named) > validators.MAX_NAME or not named.isprintable():
         raise_if_invalid(_faults(values))
-    settings = None if bare else config_json(run)
+    trace_context = None if bare else values.get("trace_context")
+    settings = None if bare else config_json(run) or (None if trace_context is None else "{}")
     if settings is not None and ("\\u0000" in settings or "\\ud" in settings):
         raise_if_invalid(tuple(_searchable("", json.loads(settings))))
     not_before = _microseconds(values.get("not_before"))
@@ -137,8 +151,8 @@ def _wanted(values: Mapping[str, Any], function: str = "Store.create()") -> NewR
         (
             *(run.id, run.thread_id, run.assistant_id, run.model, values.get("expires_in_s", DEFAULT_EXPIRES_IN_S)),
             *(values.get("queue", DEFAULT_QUEUE), values.get("priority", 0), not_before),
-            *(values.get("one_live_run_per_thread"), values.get("idempotency_key"), 1 if not_before is None else 0),
-            *(values.get("actor"), settings),
+            *(values.get("one_live_run_per_thread"), values.get("idempotency_key"), repeats),
+            *(1 if not_before is None else 0, values.get("actor"), settings, trace_context),
         ),
     )
 
@@ -172,6 +186,10 @@ def _one_of_many(place: int, values: object) -> NewRunRow:
 
 def _first(runs: list[StoredRun]) -> StoredRun:
     return runs[0]
+
+
+def _result(create: CreateRuns[StoredRun]) -> StoredRun:
+    return create.result()
 
 
 def _all(runs: list[StoredRun]) -> list[StoredRun]:
@@ -215,6 +233,7 @@ class CreateMixin(StoreBase):
           `ThreadBusy`, and `"queue"` makes the new run wait behind it
         - `idempotency_key`: there is one run per key; the same request with the same key returns that run
         - `actor`: the name of the client, for the history
+        - `trace_context`: the W3C `traceparent` of the caller, for the traces of the worker
 
         Raises `InvalidRun` with all errors of the arguments, `ThreadBusy`, `IdempotencyKeyReused` if the key belongs
         to a run that was created with other values, and `TypeError` for an argument that is not listed here.
@@ -231,6 +250,53 @@ class CreateMixin(StoreBase):
         if len(wanted) > MOST_AT_ONCE:
             raise_if_invalid([FieldError("", f"expected at most {MOST_AT_ONCE} runs at once, got {len(wanted)}")])
         return self._transport.execute(CreateRuns(wanted, _all))
+
+    def repeat(
+        self,
+        run_id: str,
+        *,
+        expires_in_s: int = DEFAULT_EXPIRES_IN_S,
+        queue: str | None = None,
+        priority: int | None = None,
+        not_before: datetime | float | None = None,
+        id: str | None = None,  # noqa: A002
+        idempotency_key: str | None = None,
+        actor: str | None = None,
+    ) -> StoredRun:
+        """Create a new queued run like one that has ended, and return it. The ended run is not changed.
+
+        The new run has the thread, the assistant, the model and all settings of the old one, its queue, priority and
+        `one_live_run_per_thread`, and the old run's id as `repeats`. It begins anew: without the checkpoint, the steps
+        and the events of the old run. The arguments are those of `create`; `queue` and `priority` are the old run's by
+        default.
+
+        Raises `RunNotFound`, `RunIsLive` if the run has not ended, and what `create` raises.
+        """
+        given: dict[str, Any] = {"expires_in_s": expires_in_s, "not_before": not_before, "id": id, "actor": actor}
+        given |= {"idempotency_key": idempotency_key}
+        chosen = {name: value for name, value in {"queue": queue, "priority": priority}.items() if value is not None}
+        raise_if_invalid([*validators.identifier("run_id", run_id), *_faults({**given, **chosen})])
+
+        def perform(session: Connection) -> CreateRuns[StoredRun]:
+            row = first_row(session.execute(session.statements.by_id, {"id": run_id}))
+            if row is None:
+                raise RunNotFound(run_id)
+            old = decode_run(row)
+            if not old.is_terminal:
+                raise RunIsLive(old)
+            policy = session.execute(session.statements.thread_policy, {"run": old.seq})[0][0]
+            like = {name: getattr(old, name) for name in _LIKE}
+            like |= {"queue": old.queue, "priority": old.priority, "one_live_run_per_thread": policy}
+            values = {**like, **given, **chosen}
+            create = CreateRuns([_wanted(values, "Store.repeat()", repeats=old.id)], _first)
+            execute_create(session, [create])
+            return create
+
+        return self._transport.execute(InTransaction(perform, _result, change=Change.ENTRY | Change.QUEUED))
+
+
+_LIKE: Final = tuple(name for name in _ARGUMENTS if name in FIELDS and name not in ("id",))
+"""The arguments of `create` that a run shows."""
 
 
 def new_token() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Final
 
 from runstate.run import validators
@@ -21,8 +22,17 @@ _WAIT_S: Final = validators.number(0, 7 * 24 * 3600)  # databases have milliseco
 _MIGRATE: Final = validators.optional(validators.boolean)
 
 
-def open_store(url: str, *, migrate: bool | None = None, wait_s: float = 10.0, listen_url: str | None = None) -> Store:
+def open_store(
+    url: str | PathLike[str],
+    *,
+    migrate: bool | None = None,
+    wait_s: float = 10.0,
+    listen_url: str | None = None,
+) -> Store:
     """Open the store at `url`: `sqlite:///runs.db`, `sqlite:///:memory:` or `postgresql://user@host/database`.
+
+    The spellings of SQLAlchemy are taken too, such as `postgresql+psycopg://` and `sqlite+aiosqlite://`: the driver is
+    always psycopg or sqlite3. A `pathlib.Path` is the path of an SQLite file.
 
     Close the store after use, or use `with` or `async with`:
 

@@ -11,7 +11,7 @@ from runstate.run import validators
 from runstate.run.values import NO_USAGE, Usage, raise_if_invalid
 from runstate.store._api.queries import seq_of
 from runstate.store._engine.commands import InTransaction
-from runstate.store._engine.execute_settle_and_claim import checkpoint_params
+from runstate.store._engine.saving import checkpoint_params
 from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.connection import Connection
 from runstate.store._types import StoredRun

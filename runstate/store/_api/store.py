@@ -10,17 +10,18 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from runstate.run.values import Usage
 from runstate.store._api.async_store import AsyncStore
+from runstate.store._api.async_within import AsyncCallerTransport, wrap_async
 from runstate.store._api.entry_feed import EntryFeed
 from runstate.store._api.event_feed import EventFeed, checked_position, follow
 from runstate.store._api.event_writer import Emitter, EventWriter
 from runstate.store._api.methods import BoundStore, StoreMethods
 from runstate.store._api.same_store import require_same
 from runstate.store._api.watch import start_watching, watch
-from runstate.store._api.worker_protocol import save_checkpoint_command
+from runstate.store._api.worker_commands import save_checkpoint_command
 from runstate.store._engine.commands import Command
 from runstate.store._engine.committer import Committer
 from runstate.store._engine.transport import CallerTransaction, ReadPool, SyncTransport
-from runstate.store._notifier import Change
+from runstate.store._notifier import ALL_CHANGES, Change
 from runstate.store._sql.connection import Connection, Database
 from runstate.store._sql.identity import StoreIdentity
 from runstate.store._types import Entry, Event, StoredRun
@@ -102,7 +103,8 @@ class Store(StoreMethods):
     def aio(self) -> AsyncStore:
         """The async form of the store: `await store.aio.create(...)`."""
         if self._aio is None:
-            self._aio = AsyncStore(self, self._committer, self._readers, self._entry_feed, self._feed)
+            feeds = (self._entry_feed, self._feed)
+            self._aio = AsyncStore(self, self._committer, self._readers, *feeds, self._bind_async)
         return self._aio
 
     def _committed(self, batch: Sequence[Command[Any]]) -> None:
@@ -114,8 +116,13 @@ class Store(StoreMethods):
         if hint:
             self._notifier.notify(hint)
 
-    def subscribe(self, listener: Callable[[Change], None]) -> AbstractContextManager[None]:
+    def subscribe(
+        self, listener: Callable[[Change], None], changes: Change = ALL_CHANGES
+    ) -> AbstractContextManager[None]:
         """Call `listener` when something may have changed, inside a `with` block.
+
+        `changes` are the kinds of change that it is for; it may be called for others too. On PostgreSQL a process that
+        listens only for queued and cancelling runs is not woken by each commit of the others.
 
         It is called in any thread, with the kinds of change, and must not block. A notification may come late, twice,
         or not at all, so also poll now and then.
@@ -123,7 +130,7 @@ class Store(StoreMethods):
             with store.subscribe(lambda change: wake.set()):
                 ...
         """
-        return self._notifier.subscribe(listener)
+        return self._notifier.subscribe(listener, changes)
 
     def watch(self, run_id: str | None = None, *, after: int | str | None = None) -> Iterator[Entry]:
         """Yield entries as they are committed: of one run until it has ended, or of all runs without an end.
@@ -173,8 +180,9 @@ class Store(StoreMethods):
     def within(self, connection: object) -> Generator[BoundStore, None, None]:
         """Return a store that works inside the open transaction of your own connection to the same database.
 
-        `connection` is an sqlite3, psycopg or SQLAlchemy connection. This commits nothing: you commit, and your rows
-        and the runs are saved or rolled back together. Locks are held until then. An error undoes only the failed
+        `connection` is an sqlite3 or psycopg connection, SQLAlchemy's `Connection` or `Session` over one of them, or
+        Django's `connection`; for async ones there is `store.aio.within`. This commits nothing: you commit, and your
+        rows and the runs are saved or rolled back together. Locks are held until then. An error undoes only the failed
         request, not your own work.
 
             with store.within(connection) as bound:
@@ -184,11 +192,22 @@ class Store(StoreMethods):
         Raises `StoreError` for every store in memory, and at the first call inside the block if the connection leads to
         another store.
         """
+        self._require_no_memory()
+        yield BoundStore(self._bound(self._database.wrap(connection)))
+
+    async def _bind_async(self, connection: object) -> AsyncCallerTransport:
+        """Return the transport over a caller's own async connection."""
+        self._require_no_memory()
+        session, run = await wrap_async(self._database, connection)
+        return AsyncCallerTransport(self._bound(session), run)
+
+    def _bound(self, session: Connection) -> CallerTransaction:
+        session.skipped = self._committer.skipped
+        return CallerTransaction(session, self._require_own)
+
+    def _require_no_memory(self) -> None:
         if self._database.in_memory:
             raise StoreError("no other connection leads to a store in memory: open a file, as in sqlite:///runs.db")
-        session = self._database.wrap(connection)
-        session.skipped = self._committer.skipped
-        yield BoundStore(CallerTransaction(session, self._require_own))
 
     def _require_own(self, session: Connection) -> None:
         """Raise `StoreError` unless a caller's connection leads to the tables of this store."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from runstate.store._sql.connection import Database
 from runstate.store.errors import StoreUrlError
@@ -22,14 +23,15 @@ _FILE: Final = re.compile(r"[\w./~-]+\.(?:db|sqlite3?)")
 _SECRET: Final = re.compile(r"(?:[^@/?#%\s]|%[0-9A-Fa-f]{2})*")
 
 
-def database_at(url: str, wait_s: float = 10.0) -> Database:
-    """Return the database at a URL. This does not connect. Raises `StoreUrlError`."""
-    params = cast("object", url)
+def database_at(url: str | PathLike[str], wait_s: float = 10.0) -> Database:
+    """Return the database at a URL, or the SQLite file at a path. This does not connect. Raises `StoreUrlError`."""
+    params = _url_of_path(url) if isinstance(url, PathLike) else cast("object", url)
     if not isinstance(params, str):
         got = "None" if params is None else f"a Python {type(params).__name__}"
         raise StoreUrlError(f"not the address of a store: expected {_FORMS}, as a string; got {got}")
     if not params or len(params) > _MOST or not params.isprintable():
         raise StoreUrlError(f"not the address of a store: expected {_FORMS}")
+    params = _without_driver(params)
     scheme, colon, rest = params.partition(":")
     make = _DIALECTS.get(scheme)
     if not colon or make is None:
@@ -39,6 +41,20 @@ def database_at(url: str, wait_s: float = 10.0) -> Database:
     if not _is_split(params):
         raise StoreUrlError(f"not the address of a store: expected {_FORMS}")
     return make(params, wait_s)
+
+
+def _url_of_path(path: PathLike[str]) -> str:
+    """Return the URL of an SQLite file."""
+    return f"sqlite:///{quote(fspath(path))}"
+
+
+def _without_driver(url: str) -> str:
+    """Return a URL without the driver that SQLAlchemy's spelling names: this library has one for each database."""
+    dialect, plus, rest = url.partition("+")
+    driver, colon, _ = rest.partition(":")
+    if plus and colon and driver in _DRIVERS.get(dialect, ()):
+        return dialect + rest.removeprefix(driver)
+    return url
 
 
 def _told(params: str) -> str:
@@ -85,6 +101,11 @@ def _postgres(url: str, wait_s: float) -> Database:
     return PostgresDatabase(url, wait_s)
 
 
+_DRIVERS: Final = {
+    "sqlite": ("pysqlite", "aiosqlite"),
+    "postgresql": ("psycopg", "psycopg_async", "psycopg2", "psycopg2cffi", "asyncpg", "pg8000"),
+}
+"""The drivers that SQLAlchemy's URLs name."""
 _DIALECTS: Final[dict[str, Callable[[str, float], Database]]] = {
     "sqlite": _sqlite,
     "postgresql": _postgres,

@@ -5,24 +5,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from runstate.lifecycle import RunStatus
 from runstate.run import codec, validators
-from runstate.run.errors import FieldError, InvalidRun
 from runstate.run.values import LastError, Usage, raise_if_invalid
 from runstate.store._api.create import DEFAULT_QUEUE, new_token
+from runstate.store._api.worker_commands import checked_outcomes, save_checkpoint_command
 from runstate.store._engine.commands import InTransaction, SettleAndClaim, decode_settle_and_claim
-from runstate.store._engine.execute_settle_and_claim import checkpoint_params, resume_data_of
+from runstate.store._engine.execute_retries import attempt_params
+from runstate.store._engine.execute_settle_and_claim import resume_data_of
 from runstate.store._engine.row_by_row import execute_sweep
 from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
-from runstate.store._sql.rows import Row
+from runstate.store._sql.rows import Row, decode_claimed
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import (
     Checkpoint,
@@ -32,11 +32,10 @@ from runstate.store._worker_types import (
     Settle,
     SettleAndClaimResult,
     SweepResult,
-    event_errors,
 )
 from runstate.store.validators import queue_names
 
-__all__ = ["DEFAULT_MAX_ATTEMPTS", "WorkerProtocolMixin", "save_checkpoint_command", "worker_name"]
+__all__ = ["DEFAULT_MAX_ATTEMPTS", "WorkerProtocolMixin", "worker_name"]
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 _SWEEP_MOST: Final = 500  # runs per statement: a sweep must not delay other requests
@@ -56,48 +55,30 @@ def _only_claim(result: SettleAndClaimResult) -> Claim | None:
     return result.claims[0] if result.claims else None
 
 
-def _outcome_errors(settle: Settle) -> Iterator[FieldError]:
-    yield from event_errors(settle.event)
-    for field in ("usage", "detail", "required_action", "last_error", "incomplete_details"):
-        text: str | None = getattr(settle, field)
-        if text is None:
-            continue
-        try:
-            found = json.loads(text, parse_constant=_no_json)
-            yield from validators.extra(field, found) if field == "detail" else ()
-            if field != "detail":
-                codec.decode_field(field, found)
-        except InvalidRun as refused:
-            yield from refused.errors
-        except (TypeError, ValueError, RecursionError):
-            yield FieldError(field, "is not JSON")
+def _claim_retries(
+    session: Connection, lease: Lease, limit: int, queues: Sequence[str], run_id: str | None
+) -> list[Row]:
+    """Claim runs whose retry is due: one by its id, or up to `limit` of some queues."""
+    if run_id is not None:
+        return list(session.execute(session.statements.claim_retry, {"worker": lease.token, "id": run_id}))
+    found: list[Row] = []
+    for queue in queues:
+        if len(found) < limit:
+            params = {"worker": lease.token, "queue": queue, "limit": limit - len(found)}
+            found += execute_sweep(session, "claim_retries", params)
+    return found
 
 
-def _no_json(constant: str) -> None:
-    raise ValueError(constant)
-
-
-def _checked(outcomes: Iterable[Settle]) -> tuple[Settle, ...]:
-    settles = tuple(outcomes)
-    raise_if_invalid(tuple(error for settle in settles if not settle.is_checked for error in _outcome_errors(settle)))
-    return settles
+def _record_lost(session: Connection, run: StoredRun, holders: Mapping[int, str]) -> None:
+    """Record the attempt of a worker that died, by the run as it was taken over. `holders` are the dead by run."""
+    if run.seq in holders:  # the others were released, which is recorded
+        ended = attempt_params(run, run.attempt - 1, "lost", holders[run.seq])
+        session.execute(session.statements.add_attempt, ended)
 
 
 def worker_name() -> str:
     """Return the default name of a worker in this process: the host and the process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def save_checkpoint_command(
-    lease: Lease, run: StoredRun, checkpoint: Checkpoint | None, usage: Usage | None, progress: str | None
-) -> InTransaction[bool]:
-    """Return the command that saves the data of a claimed run. Raises `InvalidRun` for wrong values."""
-    raise_if_invalid(() if progress is None else validators.plain_text("progress", progress))
-    if checkpoint is not None and not isinstance(cast("object", checkpoint), Checkpoint):
-        raise_if_invalid(validators.wrong_type("checkpoint", "a Checkpoint(value)", checkpoint))
-    text = None if checkpoint is None else checkpoint.text
-    params = checkpoint_params(lease.token, run, checkpoint=text, usage=usage, progress=progress)
-    return InTransaction(lambda session: bool(session.execute(session.statements.save_checkpoint, params)))
 
 
 class WorkerProtocolMixin(StoreBase):
@@ -178,7 +159,7 @@ class WorkerProtocolMixin(StoreBase):
             result = await store.aio.settle_and_claim(lease, done, limit=100 - len(working), held=working.keys())
         """
         raise_if_invalid(_LIMIT("limit", limit) + queue_names(queues))
-        settles = _checked(outcomes)
+        settles = checked_outcomes(outcomes)
 
         def convert(result: SettleAndClaimResult) -> SettleAndClaimResult:
             if on_claimed is not None:
@@ -228,7 +209,11 @@ class WorkerProtocolMixin(StoreBase):
         params = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": lease.token}
 
         def perform(session: Connection) -> bool:
-            return bool(session.execute(session.statements.release, params))
+            if not session.execute(session.statements.release, params):
+                return False
+            ended = attempt_params(run, run.attempt, "released", lease.actor)
+            session.execute(session.statements.add_attempt, ended)
+            return True
 
         return self._transport.execute(InTransaction(perform, change=ALL_CHANGES))
 
@@ -242,7 +227,10 @@ class WorkerProtocolMixin(StoreBase):
         run_id: str | None = None,
         last_attempts: int | None = None,
     ) -> list[Claim]:
-        """Take over up to `limit` runs of closed leases. Their status stays, and their attempt increases by one.
+        """Take over up to `limit` runs of closed leases, and runs whose retry is due. Their attempt increases by one.
+
+        Their status stays. A due retry is claimed only if it comes before the queued runs of its queue, by priority,
+        then oldest first: as many of these as are asked for are left to `claim`.
 
         Runs whose workers died `max_attempts` times are left to `sweep`, which fails them. `last_attempts` limits how
         many of the runs may be on their last allowed attempt; these come last. None means no such limit. With `run_id`,
@@ -263,11 +251,17 @@ class WorkerProtocolMixin(StoreBase):
             return found
 
         def perform(session: Connection) -> Any:
+            found = _claim_retries(session, lease, limit, queues, run_id)
+            left = limit - len(found)
+            holders: dict[int, str] = dict(map(tuple, session.execute(session.statements.holders, {})))
             if last_attempts is None or max_attempts < 2:
-                found = take(session, max_attempts, limit)
+                orphans = take(session, max_attempts, left)
             else:
-                found = take(session, max_attempts - 1, limit)
-                found += take(session, max_attempts, min(last_attempts, limit - len(found)))
+                orphans = take(session, max_attempts - 1, left)
+                orphans += take(session, max_attempts, min(last_attempts, left - len(orphans)))
+            for row in orphans:
+                _record_lost(session, decode_claimed(row), holders)
+            found += orphans
             return found, resume_data_of(session, found), {}
 
         return self._transport.execute(
@@ -327,6 +321,7 @@ class WorkerProtocolMixin(StoreBase):
                 promoted=ids("promote_ready", {"limit": limit}),
                 expired_leases=lapsed,
                 orphaned=session.execute(speak.orphaned, {})[0][0],
+                retries=session.execute(speak.retries, {})[0][0],
             )
 
         return self._transport.execute(InTransaction(perform, change=ALL_CHANGES))

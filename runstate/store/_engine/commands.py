@@ -42,6 +42,8 @@ __all__ = [
 T = TypeVar("T")
 _PENDING: Final = object()
 _CREATED: Final = Change.ENTRY | Change.QUEUED
+_FAILED: Final = (RunEvent.FAIL, True)
+"""The group that has the outcomes with a retry."""
 
 
 class Command(Generic[T]):
@@ -249,7 +251,7 @@ def _claim(run: StoredRun, resumed: ResumeData | None) -> Claim:
 class SettleAndClaim(Command[T]):
     """One round trip of a worker: commit outcomes, and claim new runs."""
 
-    __slots__ = ("_convert", "actor", "groups", "held", "limit", "queues", "run_id", "settles", "worker")
+    __slots__ = ("_convert", "actor", "groups", "has_retries", "held", "limit", "queues", "run_id", "settles", "worker")
 
     def __init__(
         self,
@@ -272,6 +274,10 @@ class SettleAndClaim(Command[T]):
         self.limit: Final = limit
         self.settles: Final = settles
         self.groups: Final = group_by_outcome(settles)
+        self.has_retries: Final = any(
+            settle.retry is not None for key, group in self.groups if key == _FAILED for settle in group
+        )
+        """Whether some of the runs are to wait for a retry."""
         self.held: Final = held
         """The seqs of the runs that the worker executes, except those in `settles`. None if it does not track them."""
         self.run_id: Final = run_id

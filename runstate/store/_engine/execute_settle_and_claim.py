@@ -7,19 +7,20 @@ from typing import Any, Final
 
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import RunstateError
-from runstate.run.values import NO_USAGE, Usage
 from runstate.store._engine.commands import ResumeData, SettleAndClaim, group_by_outcome
 from runstate.store._engine.execute_create import first_row
+from runstate.store._engine.execute_retries import execute_retries
 from runstate.store._engine.refusals import refused
 from runstate.store._engine.row_by_row import settle_and_claim_row_by_row
+from runstate.store._engine.saving import checkpoint_params
 from runstate.store._sql.columns import CLAIMED_COLUMNS, position
-from runstate.store._sql.connection import Connection, Groups, Params
+from runstate.store._sql.connection import Connection, Groups
 from runstate.store._sql.rows import Row, decode_run, lease_of
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import Settle
 from runstate.store.errors import LeaseLost, OutcomeUnknown, RunNotFound, StoreError
 
-__all__ = ["checkpoint_params", "execute_settle_and_claim", "resume_data_of", "settle_needs_transaction"]
+__all__ = ["execute_settle_and_claim", "resume_data_of", "settle_needs_transaction"]
 
 
 _SEQ: Final = position(CLAIMED_COLUMNS, "seq")
@@ -37,6 +38,11 @@ def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> 
     if turn.is_retry:
         settles, refused_ones, claimed = _reconcile(session, turn)
         groups = group_by_outcome(settles)
+    waiting: set[int] = set()
+    if turn.has_retries:
+        waiting, ending, unwritable = execute_retries(session, turn.worker, turn.actor, settles)
+        refused_ones |= unwritable
+        groups = group_by_outcome(ending)
     owner = {"worker": turn.worker, "actor": turn.actor}
     limit = max(0, turn.limit - len(claimed))
 
@@ -56,6 +62,7 @@ def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> 
         if not claimed and turn.is_retry:
             claimed += _claimed_before(session, turn)  # the server may have just finished the first request
     try:
+        settled |= waiting
         turn.set_result((claimed, *_read_results(session, turn, settles, settled, claimed, refused_ones)))
     except StoreError as error:
         if not (session.owned and (settled or claimed)):
@@ -85,32 +92,12 @@ def _read_results(
 def settle_needs_transaction(turn: SettleAndClaim[Any]) -> bool:
     """Return whether a command needs more than one statement that writes."""
     several = turn.held is None and len(turn.queues) > 1  # with `held`, a worker finds out what it got from the first
-    return several or len(turn.groups) > 1 or bool(_with_checkpoint(turn.groups))
+    return several or len(turn.groups) > 1 or turn.has_retries or bool(_with_checkpoint(turn.groups))
 
 
 def _with_checkpoint(groups: Groups) -> Sequence[Settle]:
     """Return the outcomes whose used tokens are to be saved. They are among those with a payload."""
     return [settle for (_, has_payload), group in groups if has_payload for settle in group if settle.noted is not None]
-
-
-def checkpoint_params(
-    worker: int,
-    run: StoredRun,
-    *,
-    checkpoint: str | None = None,
-    usage: Usage | None = None,
-    progress: str | None = None,
-) -> Params:
-    """Return the parameters of the statement that saves a checkpoint of a claimed run."""
-    spent = usage or NO_USAGE
-    held = {"seq": run.seq, "version": run.version, "attempt": run.attempt, "worker": worker}
-    return {
-        **held,
-        "checkpoint": checkpoint,
-        "progress": progress,
-        "prompt": spent.prompt_tokens,
-        "completion": spent.completion_tokens,
-    }
 
 
 def _row_of(session: Connection, settle: Settle) -> Row | None:
@@ -122,7 +109,7 @@ def _refusal(session: Connection, turn: SettleAndClaim[Any], settle: Settle, row
 
     `row` is the row of the run, read before this: the server may have just finished the first request.
     """
-    if turn.is_retry and _settled_by_lease(session, turn, settle):
+    if turn.is_retry and (_settled_by_lease(session, turn, settle) or _waits_or_waited(session, settle)):
         return None
     if row is None:
         return RunNotFound(settle.run.id)
@@ -194,4 +181,12 @@ def _settled_by_lease(session: Connection, turn: SettleAndClaim[Any], settle: Se
     params = {"run": settle.run.seq, "version": settle.run.version, "worker": turn.worker}
     after = session.execute(session.statements.entries_after, params)
     ended = next((entry for entry in after if entry[0] != RunEvent.REQUEST_CANCEL), None)
-    return ended == (settle.event, turn.actor)
+    # A run that was to wait for a retry is cancelled instead if a cancel was requested.
+    possible = (settle.event,) if settle.retry is None else (settle.event, RunEvent.CONFIRM_CANCEL)
+    return ended is not None and ended[0] in possible and ended[1] == turn.actor
+
+
+def _waits_or_waited(session: Connection, settle: Settle) -> bool:
+    """Return whether the first request has let the run wait for a retry."""
+    params = {"run": settle.run.seq, "attempt": settle.run.attempt}
+    return settle.retry is not None and bool(session.execute(session.statements.was_retried, params))

@@ -38,6 +38,8 @@ _CANCELLED: Final = (RUN_LIFECYCLE.target_of(RunEvent.REQUEST_CANCEL), RUN_LIFEC
 
 _ID: Final = position(RUN_COLUMNS, "id")
 _SOURCE: Final = position(RUN_COLUMNS, "source")
+_WORKER: Final = position(RUN_COLUMNS, "worker")
+_ATTEMPT: Final = position(RUN_COLUMNS, "attempt")
 _Other: TypeAlias = InTransaction[Any] | SettleAndClaim[Any]
 _Kinds: TypeAlias = tuple[list[CreateRuns[Any]], list[TransitionRun], list[_Other]]
 ExecutionHook: TypeAlias = Callable[[Connection, Sequence[Command[Any]]], None]
@@ -189,8 +191,13 @@ def _run_moves(session: Connection, asked: Sequence[tuple[TransitionRun, int | N
 
 
 def _is_idle(move: TransitionRun, row: Row) -> bool:
-    """Return whether the move is a cancel request for a run that no worker has."""
-    return move.event is RunEvent.REQUEST_CANCEL and row[_SOURCE] in _UNOWNED
+    """Return whether the move is a cancel request for a run that no worker has.
+
+    A run that waits for a retry has none, either. One that a client has started is that client's, in attempt 0.
+    """
+    if move.event is not RunEvent.REQUEST_CANCEL:
+        return False
+    return row[_SOURCE] in _UNOWNED or (row[_WORKER] is None and row[_ATTEMPT] > 0)
 
 
 def _refuse_or_recognize(session: Connection, move: TransitionRun) -> None:

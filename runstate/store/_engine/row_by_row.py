@@ -32,6 +32,7 @@ _MOVED: Final[Mapping[str, str]] = {
     "fail_exhausted": "failed",
     "confirm_lapsed": "cancelled",
     "take_over": "taken over",
+    "claim_retries": "claimed for their retry",
     "promote_ready": "made claimable",
     "prune": "deleted",
 }

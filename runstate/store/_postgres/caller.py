@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final, cast
 
 import psycopg
 from psycopg import pq, rows
 from psycopg.adapt import Buffer, Dumper
 
+from runstate.store._postgres.async_caller import AsyncCallerConnection
 from runstate.store._postgres.parameters import parsed
 from runstate.store._postgres.prepared import rows_of
 from runstate.store.errors import StoreError
@@ -47,7 +48,7 @@ class CallerCursor:
     client.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any] | AsyncCallerConnection) -> None:
         if connection.closed:
             raise StoreError("the connection is closed: open one, and begin the transaction there")
         if connection.info.encoding == "ascii":
@@ -56,8 +57,12 @@ class CallerCursor:
                 "connect with client_encoding=utf8"
             )
         self._connection: Final = connection
-        # Not `connection.cursor()`: its class may have another style of parameters.
-        self._cursor: Final = psycopg.Cursor(connection, row_factory=rows.tuple_row)
+        # Not `connection.cursor()` of the driver: its class may have another style of parameters.
+        self._cursor: Final = (
+            connection.cursor()
+            if isinstance(connection, AsyncCallerConnection)
+            else psycopg.Cursor(connection, row_factory=rows.tuple_row)
+        )
         self._cursor.adapters.register_dumper(_Text, _TextDumper)
         self._cursor.adapters.register_dumper(_Binary, _BinaryDumper)
 
@@ -72,6 +77,11 @@ class CallerCursor:
             for (name, _), value, binary in zip(known.parameters, values, known.formats, strict=True)
         }
         # Bytes, because psycopg accepts only literal strings for type checkers.
-        self._cursor.execute(statement.encode(), sent, prepare=False)
+        done = self._cursor.execute(statement.encode(), sent, prepare=False)
+        if isinstance(self._connection, AsyncCallerConnection):
+            self._connection.wait(cast("Coroutine[Any, Any, object]", done))
         result = self._cursor.pgresult
-        return [] if result is None else rows_of(result, self._connection)
+        if result is None:
+            return []
+        own = self._connection
+        return rows_of(result, own.driver if isinstance(own, AsyncCallerConnection) else own)

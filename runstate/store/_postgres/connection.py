@@ -14,8 +14,9 @@ from runstate._redaction import Password
 from runstate.clock import override_us
 from runstate.run.json_values import escape
 from runstate.store._notifier import LocalNotifier
+from runstate.store._sql.callers import driver_connection, wrong_connection
 from runstate.store._sql.columns import CREATE_COLUMNS, Column, position
-from runstate.store._sql.connection import CALLERS_DATABASE, Groups, Params, Trouble, driver_connection
+from runstate.store._sql.connection import CALLERS_DATABASE, Groups, Params, Trouble
 from runstate.store._sql.dialect import POSTGRES, Dialect
 from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.rows import Row
@@ -35,6 +36,7 @@ try:
     import psycopg
     from psycopg import conninfo, pq
 
+    from runstate.store._postgres.async_caller import AsyncCallerConnection
     from runstate.store._postgres.caller import CallerCursor
     from runstate.store._postgres.identity import identity_of
     from runstate.store._postgres.notifier import PostgresNotifier
@@ -324,10 +326,8 @@ class PostgresDatabase:
 
     def wrap(self, connection: object) -> PostgresConnection:
         """Return a connection over a caller's own connection of psycopg 3. Raises `StoreError` for any other."""
-        inner = driver_connection(connection)
-        if not isinstance(inner, psycopg.Connection):
-            kind = type(inner).__name__
-            raise StoreError(f"expected a psycopg connection, got {kind}: use psycopg 3's, or SQLAlchemy's over it")
+        if not isinstance(inner := driver_connection(connection), psycopg.Connection | AsyncCallerConnection):
+            raise wrong_connection(inner, "psycopg", "postgresql+psycopg://")
         return PostgresConnection(cast("psycopg.Connection[tuple[Any, ...]]", inner), CALLERS_DATABASE, owned=False)
 
     def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:

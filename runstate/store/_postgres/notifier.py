@@ -1,4 +1,8 @@
-"""Notifications between processes that use a PostgreSQL database: LISTEN and NOTIFY, or polling through a pooler."""
+"""Notifications between processes that use a PostgreSQL database: LISTEN and NOTIFY, or polling through a pooler.
+
+There are two channels. All processes listen on the one for queued and cancelling runs. Only those that follow runs
+listen on the one for entries and events: with many workers, each would be woken by every commit of all others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from threading import Thread
 from typing import Any, Final, Protocol
 
 from runstate.clock import monotonic, sleep
-from runstate.store._notifier import ALL_CHANGES, Change, LocalNotifier
+from runstate.store._notifier import ALL_CHANGES, WORK_CHANGES, Change, LocalNotifier
 from runstate.store._postgres.pooler import is_pooled
 from runstate.store.availability import Availability
 from runstate.store.backoff import Backoff
@@ -19,6 +23,9 @@ from runstate.store.backoff import Backoff
 __all__ = ["PostgresNotifier"]
 
 _log: Final = logging.getLogger("runstate.store")
+
+_WORK_CHANNEL: Final = "runstate"
+_READ_CHANNEL: Final = "runstate_entry"
 
 
 class _CommitPoll:
@@ -158,7 +165,7 @@ class PostgresNotifier(LocalNotifier):
         """Listen on a connection. If it leads through a pooler, return the poll to use instead."""
         if is_pooled(connection):
             return _CommitPoll(connection)
-        connection.execute("LISTEN runstate")
+        connection.execute(f"LISTEN {_WORK_CHANNEL}")
         connection.add_notify_handler(partial(self._on_notification, connection.info.backend_pid))
         return None
 
@@ -175,7 +182,12 @@ class PostgresNotifier(LocalNotifier):
     def _serve(self, connection: Any, poll: _CommitPoll | None, epoch: int) -> None:
         socket = connection.fileno()
         pace = NotifyPace()
+        hears_entries = False
         while True:
+            if poll is None and hears_entries is not (self._readers > 0):
+                hears_entries = not hears_entries
+                connection.execute(f"{'LISTEN' if hears_entries else 'UNLISTEN'} {_READ_CHANNEL}")
+                self._notify_listeners(ALL_CHANGES)  # notifications may have been missed
             if epoch != self._availability.epoch and not self._closed:
                 return
             wait_s = pace.due_in_s(self._pending, monotonic())
@@ -184,8 +196,8 @@ class PostgresNotifier(LocalNotifier):
                     hint, self._pending = self._pending, Change(0)
                     commits, self._commits = self._commits, 0
                 # For this transaction only: a notification need not survive a crash.
-                notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('runstate', %s)"
-                connection.execute(notify, [str(int(hint))])
+                notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
+                connection.execute(notify, [_WORK_CHANNEL if hint & WORK_CHANGES else _READ_CHANNEL, str(int(hint))])
                 pace.sent(commits, monotonic())
                 continue
             if self._closed and not self._pending:

@@ -64,9 +64,9 @@ _ADAPTERS: Final = _adapters()
 class OwnAdapters:
     """The context for psycopg's loaders: the adapters of this library, and the connection for its encoding."""
 
-    def __init__(self, connection: psycopg.Connection[Any] | None = None) -> None:
+    def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any] | None = None) -> None:
         self.adapters: Final = _ADAPTERS
-        self.connection: Final = connection
+        self.connection: Any = connection
 
 
 def _scalar(value: str | float | None, encoding: str) -> bytes | None:

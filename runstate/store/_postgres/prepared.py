@@ -28,7 +28,9 @@ _GOOD: Final = frozenset({pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK})
 _NO_VALUES: Final[Mapping[str, Any]] = {}
 
 
-def rows_of(result: PGresult, connection: psycopg.Connection[Any]) -> Sequence[tuple[Any, ...]]:
+def rows_of(
+    result: PGresult, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+) -> Sequence[tuple[Any, ...]]:
     """Return the rows of a result, decoded by the loaders of this library, not by those of the caller."""
     if result.status != pq.ExecStatus.TUPLES_OK:
         return []

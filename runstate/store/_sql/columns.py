@@ -57,7 +57,7 @@ def getter(columns: Sequence[str | Column], *names: str) -> itemgetter[Any]:
 RUN_COLUMNS: Final = (
     *("seq", "id", "created_at", "thread_id", "assistant_id", "model", "status"),
     *("version", "event", "source", "changed_at_us", "actor"),
-    *("queue", "priority", "attempt", "lost", "claimable"),
+    *("queue", "priority", "attempt", "lost", "failed", "claimable", "repeats"),
     *("expires_at", "started_at", "cancelled_at", "failed_at", "completed_at", "worker"),
     *("required_action", "last_error", "incomplete_details", "usage"),
     "config",
@@ -66,7 +66,7 @@ RUN_COLUMNS: Final = (
 
 CLAIMED_COLUMNS: Final = (
     *("seq", "version", "id", "created_at", "thread_id", "assistant_id", "model", "status", "changed_at_us"),
-    *("queue", "priority", "attempt", "lost", "expires_at", "started_at", "actor"),
+    *("queue", "priority", "attempt", "lost", "failed", "expires_at", "started_at", "actor", "repeats"),
     "config",
 )
 """Of a run that was just claimed: it is in progress, and has no stamp but its start."""
@@ -75,9 +75,18 @@ CLAIMED_COLUMNS: Final = (
 
 CREATE_COLUMNS: Final = columns(
     *("id", "thread_id", "assistant_id", "model", "expires_in:bigint", "queue", "priority:bigint"),
-    *("not_before_us:bigint", "thread_policy", "idempotency_key", "ready:bigint", "actor", "config"),
+    *(
+        "not_before_us:bigint",
+        "thread_policy",
+        "idempotency_key",
+        "repeats",
+        "ready:bigint",
+        "actor",
+        "config",
+        "trace_context",
+    ),
 )
-_CONVERTED: Final = ("expires_in", "ready", "config")
+_CONVERTED: Final = ("expires_in", "ready", "config", "trace_context")
 POSITION_COLUMNS: Final = columns("seq:bigint", "after:bigint")
 """A run, and the number of the last event or the version of the last entry that a reader of it has."""
 COPIED_COLUMNS: Final = tuple(column.name for column in CREATE_COLUMNS if column.name not in _CONVERTED)
@@ -87,7 +96,14 @@ FIXED_COLUMNS: Final = (
     *("queue", "priority", "not_before_us", "thread_policy", "idempotency_key", "repeats"),
 )
 """Those of the run table that never change."""
-VALUES_AT_CREATION: Final[Mapping[str, Any]] = {"version": 1, "event": None, "source": None, "attempt": 0, "lost": 0}
+VALUES_AT_CREATION: Final[Mapping[str, Any]] = {
+    "version": 1,
+    "event": None,
+    "source": None,
+    "attempt": 0,
+    "lost": 0,
+    "failed": 0,
+}
 """What a new run has in the other columns that `StoredRun` shows."""
 PAYLOAD: Final = ("detail", "required_action", "last_error", "incomplete_details")
 """What few moves carry."""

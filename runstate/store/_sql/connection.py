@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from inspect import isroutine
 from typing import Any, Final, Protocol, TypeAlias
 
 from runstate.store._notifier import LocalNotifier
@@ -18,7 +17,7 @@ from runstate.store._sql.statements import Statements
 from runstate.store._worker_types import Settle, SettleKey
 from runstate.store.availability import Availability
 
-__all__ = ["CALLERS_DATABASE", "Connection", "Database", "Groups", "Params", "Trouble", "driver_connection"]
+__all__ = ["CALLERS_DATABASE", "Connection", "Database", "Groups", "Params", "Trouble"]
 
 CALLERS_DATABASE: Final = "the database of the connection that was given"
 """How messages call the database of a caller's own connection, which may be another than the store's."""
@@ -147,12 +146,3 @@ class Database(Protocol):
     def close(self) -> None:
         """Let go of what is kept between connections."""
         ...
-
-
-def driver_connection(connection: object) -> object:
-    """Return the driver's connection inside one of SQLAlchemy's; any other connection as it is."""
-    for step in ("connection", "driver_connection"):
-        inner = getattr(connection, step, None)
-        if inner is not None and not isroutine(inner):
-            connection = inner
-    return connection

@@ -39,7 +39,8 @@ class Creates(Events):
     @cached_property
     def _config(self) -> str:
         return (
-            f"INSERT INTO runstate_run_config (id, config) SELECT v.id, {self.dialect.as_json('v.config')} FROM v"
+            "INSERT INTO runstate_run_config (id, config, trace_context)"
+            f" SELECT v.id, {self.dialect.as_json('v.config')}, v.trace_context FROM v"
             " WHERE v.config IS NOT NULL AND NOT EXISTS (SELECT 1 FROM runstate_run AS r WHERE r.id = v.id)"
             " ON CONFLICT DO NOTHING"  # another client creates a run with this id, or has done so before
         )

@@ -80,9 +80,10 @@ class Leases(Locks):
         # for no client that ends the run: the tokens since the last note are not counted then in any case.
         return (
             f"WITH t AS (SELECT {self.now} AS now)"
-            " INSERT INTO runstate_checkpoint (run, checkpoint, prompt_tokens, completion_tokens, progress)"
+            " INSERT INTO runstate_checkpoint"
+            " (run, checkpoint, prompt_tokens, completion_tokens, progress, trace_context)"
             f" SELECT r.seq, {self.dialect.as_json(self.param('checkpoint', 'text'))}, {self.param('prompt')},"
-            f" {self.param('completion')}, {self.param('progress', 'text')}"
+            f" {self.param('completion')}, {self.param('progress', 'text')}, {self.param('trace_context', 'text')}"
             " FROM runstate_run AS r JOIN runstate_worker_session AS w ON w.token = r.worker"
             f" WHERE r.seq = {self.param('seq')} AND r.worker = {self.param('worker')}"
             f" AND {self.same_claim(self.param('version'), self.param('attempt'))}"
@@ -99,5 +100,5 @@ class Leases(Locks):
         return (
             f"ON CONFLICT (run) DO UPDATE SET checkpoint = {kept.format('checkpoint')},"
             f" prompt_tokens = {most.format('prompt_tokens')}, completion_tokens = {most.format('completion_tokens')},"
-            f" progress = {kept.format('progress')}"
+            f" progress = {kept.format('progress')}, trace_context = {kept.format('trace_context')}"
         )

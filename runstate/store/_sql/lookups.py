@@ -28,6 +28,7 @@ from runstate.store._sql.small_tables import (
     UNUSUAL,
     WAITS,
     occupies_thread,
+    waits_for_retry,
 )
 
 __all__ = ["POSTGRES_LOOKUPS", "SQLITE_LOOKUPS", "Lookups", "Source", "Wanted"]
@@ -85,10 +86,14 @@ class Lookups(ABC):
     """The statements that fill these tables anew from the runs; their triggers must be disabled."""
     holders: ClassVar[str]
     """The table in which each run that a worker holds has the worker's token as `worker`."""
+    holder_seq: ClassVar[str]
+    """The column of this table that has the number of the run."""
     first_deadline: ClassVar[str]
     """The query of the earliest deadline of a live run, in seconds."""
     first_not_before: ClassVar[str]
     """The query of the earliest moment at which a run becomes claimable."""
+    first_retry: ClassVar[str]
+    """The query of the earliest moment at which a retry is due."""
     queued: ClassVar[str]
     """The table of all queued runs, with their `queue`."""
     claimable_seq: ClassVar[str]
@@ -105,6 +110,17 @@ class Lookups(ABC):
         """Return the query of columns of up to `limit` claimable runs of a queue, in their order, and lock them.
 
         Their deadline comes after `seconds`; `besides` is a condition on nothing else of a run than its seq.
+        """
+
+    @abstractmethod
+    def next_queued(self, queue: str, limit: str) -> str:
+        """Return the query of seq and priority of the first `limit` claimable runs of a queue. It locks nothing."""
+
+    @abstractmethod
+    def due_retries(self, now: str, where: str = "") -> str:
+        """Return the query of seq and priority of the runs whose retry is due at `now`.
+
+        `where` is a condition, after an AND, on `queue`.
         """
 
     @abstractmethod
@@ -152,8 +168,10 @@ class _SqliteLookups(Lookups):
     rebuild = ()
     misplaced = MappingProxyType[str, str]({})
     holders = "runstate_run"
+    holder_seq = "seq"
     first_deadline = "SELECT min(expires_at) FROM runstate_run WHERE expires_at IS NOT NULL"
     first_not_before = f"SELECT min(not_before_us) FROM runstate_run WHERE {WAITS}"
+    first_retry = f"SELECT min(claimable_at_us) FROM runstate_run WHERE {waits_for_retry()}"
     queued = f"(SELECT queue FROM runstate_run WHERE status = '{INITIAL_STATUS}')"
     claimable_seq = "seq"
     miscounted = ""
@@ -173,6 +191,18 @@ class _SqliteLookups(Lookups):
         return (
             f"SELECT {', '.join(names)} FROM runstate_run INDEXED BY runstate_run_claim WHERE {CLAIMABLE}"
             f" AND queue = {queue} AND expires_at > {seconds} AND {besides} ORDER BY priority DESC, seq LIMIT {limit}"
+        )
+
+    def next_queued(self, queue: str, limit: str) -> str:
+        return (
+            f"SELECT seq, priority FROM runstate_run INDEXED BY runstate_run_claim WHERE {CLAIMABLE}"
+            f" AND queue = {queue} ORDER BY priority DESC, seq LIMIT {limit}"
+        )
+
+    def due_retries(self, now: str, where: str = "") -> str:
+        return (
+            f"SELECT seq, priority FROM runstate_run INDEXED BY runstate_run_retry WHERE {waits_for_retry()}"
+            f" AND claimable_at_us <= {now} AND expires_at > {now} / 1000000{where}"
         )
 
     def overdue(self, queue: str) -> str:
@@ -245,11 +275,13 @@ class _PostgresLookups(Lookups):
     )
     misplaced = MappingProxyType({table.name: f"SELECT run FROM ({table.differences}) AS d" for table in SMALL_TABLES})
     holders = "runstate_held"
+    holder_seq = "run"
     first_deadline = (
         "SELECT least((SELECT min(expires_at) FROM runstate_claimable), (SELECT min(expires_at) FROM runstate_held),"
         " (SELECT min(expires_at) FROM runstate_idle))"
     )
     first_not_before = "SELECT min(not_before_us) FROM runstate_idle WHERE waits"
+    first_retry = "SELECT min(retry_at_us) FROM runstate_idle WHERE retry_at_us IS NOT NULL"
     claimable_seq = "c.run"
     queued = "(SELECT queue FROM runstate_claimable UNION ALL SELECT queue FROM runstate_idle WHERE waits)"
 
@@ -267,6 +299,18 @@ class _PostgresLookups(Lookups):
         return (
             f"SELECT {', '.join(f'l.{name}' for name in names)} FROM ({first}) AS c"
             f" CROSS JOIN LATERAL ({locked}) AS l LIMIT {limit}"
+        )
+
+    def next_queued(self, queue: str, limit: str) -> str:
+        return (
+            f"SELECT run AS seq, priority FROM runstate_claimable WHERE queue = {queue}"
+            f" ORDER BY priority DESC, run LIMIT {limit}"
+        )
+
+    def due_retries(self, now: str, where: str = "") -> str:
+        return (
+            f"SELECT run AS seq, priority FROM runstate_idle WHERE retry_at_us <= {now}"
+            f" AND expires_at > {now} / 1000000{where}"
         )
 
     def overdue(self, queue: str) -> str:

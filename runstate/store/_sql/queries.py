@@ -131,6 +131,19 @@ class Queries:
         return f"SELECT {self.columns} FROM runstate_run AS r WHERE r.idempotency_key = {self.param('key', 'text')}"
 
     @cached_property
+    def trace_contexts(self) -> str:
+        """The trace contexts of a run: that of who created it, and that of the last call of its handler."""
+        return (
+            f"SELECT (SELECT s.trace_context FROM runstate_run_config AS s WHERE s.id = {self.param('id', 'text')}),"
+            f" (SELECT n.trace_context FROM runstate_checkpoint AS n WHERE n.run = {self.param('run')})"
+        )
+
+    @cached_property
+    def thread_policy(self) -> str:
+        """Whether a run is the only live one of its thread, as it was created."""
+        return f"SELECT r.thread_policy FROM runstate_run AS r WHERE r.seq = {self.param('run')}"
+
+    @cached_property
     def blocking_run(self) -> str:
         """The id of the run that makes a thread busy."""
         return self.dialect.lookups.busy(self.param("thread", "text"))
@@ -210,6 +223,7 @@ class Queries:
             f"({lookups.first_deadline}) * 1000000",
             "(SELECT min(lease_until_us) FROM runstate_worker_session WHERE closed = 0)",
             f"({lookups.first_not_before})",
+            f"({lookups.first_retry})",
         )
         come = [f"coalesce({moment} <= now, {self.dialect.false})" for moment in first]
         left = f"EXISTS (SELECT 1 FROM {lookups.holders} WHERE worker IN ({CLOSED_SESSIONS}))"
@@ -229,8 +243,17 @@ class Queries:
         )
 
     @cached_property
+    def retries(self) -> str:
+        """How many runs wait for a retry that is due."""
+        due = self.dialect.lookups.due_retries("(SELECT now FROM t)")
+        return f"WITH t AS (SELECT {self.now} AS now) SELECT count(*) FROM ({due}) AS due"
+
+    @cached_property
     def overdue(self) -> str:
-        """Ids of a queue's runs that have been ready for `age` microseconds, or whose worker's lease was closed."""
+        """Ids of a queue's runs that have been ready for `age` microseconds, or whose worker's lease was closed.
+
+        A run is ready when it is queued and claimable, or when its retry is due.
+        """
         queue = self.param("queue", "text")
         ready = (
             f"SELECT r.id, r.seq FROM {self.dialect.lookups.overdue(queue)}"
@@ -242,7 +265,10 @@ class Queries:
             f" AND r.status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
             f" AND {self.dialect.lookups.held_by(CLOSED_SESSIONS, 'r.')}"
         )
-        return f"SELECT id FROM ({adrift} UNION ALL {ready}) AS late ORDER BY seq LIMIT {self.param('limit')}"
+        due = self.dialect.lookups.due_retries(f"({self.now} - {self.param('age')})", f" AND queue = {queue}")
+        again = f"SELECT r.id, r.seq FROM ({due}) AS d JOIN runstate_run AS r ON r.seq = d.seq"
+        late = f"{adrift} UNION ALL {ready} UNION ALL {again}"
+        return f"SELECT id FROM ({late}) AS late ORDER BY seq LIMIT {self.param('limit')}"
 
     # --- histories ------------------------------------------------------------------------------------------------
 

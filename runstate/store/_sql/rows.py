@@ -73,10 +73,10 @@ def decode_run(row: Row) -> StoredRun:
     record["status"] = _STATUS[record["status"]]
     for name in _JSON:
         record[name] = _read(name, record[name])
-    seq, version, event, source, *others, claimable = _stored(row)
+    seq, version, event, source, *others, claimable, repeats = _stored(row)
     run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(row[_CONFIG_PLACE])})
     source = None if source is None else _STATUS[source]
-    run.set_store_fields((seq, version, _EVENT[event], source, *others, bool(claimable)))  # a number in SQLite
+    run.set_store_fields((seq, version, _EVENT[event], source, *others, bool(claimable), repeats))  # SQLite: a number
     return run
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "problem_rows",
     "small_rows",
     "thread_rows",
+    "waits_for_retry",
 ]
 
 TERMINAL: Final = frozenset(status for status in RunStatus if RUN_LIFECYCLE.is_terminal(status))
@@ -38,6 +39,14 @@ UNUSUAL: Final = (
     f"status <> '{COMPLETED}' AND status <> '{INITIAL_STATUS}' AND (status <> '{STARTED}' OR worker IS NULL)"
 )
 CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NOT NULL"
+
+
+def waits_for_retry(row: str = "") -> str:
+    """Return the condition that the handler of a row is to be called again, at `claimable_at_us`.
+
+    The row is named by an alias and a dot. (A run that was started by hand has no worker either, and attempt 0.)
+    """
+    return f"{row}status = '{STARTED}' AND {row}worker IS NULL AND {row}attempt > 0"
 
 
 def occupies_thread(row: str = "") -> str:
@@ -84,10 +93,10 @@ _HELD_TABLE: Final = _SmallTable(
 )
 _IDLE_TABLE: Final = _SmallTable(
     "runstate_idle",
-    "run, queue, waits, thread_id, not_before_us, expires_at, status, attempt",
-    f"seq, queue, status = '{INITIAL_STATUS}',"
+    "run, queue, priority, waits, thread_id, not_before_us, expires_at, status, attempt, retry_at_us",
+    f"seq, queue, priority, status = '{INITIAL_STATUS}',"
     f" CASE WHEN status = '{INITIAL_STATUS}' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at,"
-    " status, attempt",
+    f" status, attempt, CASE WHEN {waits_for_retry()} THEN claimable_at_us END",
     f"status IN ({LIVE}) AND NOT ({CLAIMABLE}) AND NOT ({_IS_HELD})",
 )
 _THREAD_TABLE: Final = _SmallTable("runstate_thread", "thread_id, run", "thread_id, seq", occupies_thread())

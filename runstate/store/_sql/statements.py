@@ -138,7 +138,9 @@ class Statements(Creates):
         return (
             f"WITH {self.table(MOVE_COLUMNS)} UPDATE runstate_run AS r"
             f" SET {self.set_clause(event, actor='v.actor', params=self._given(event))} FROM v, t"
-            f" WHERE r.id = v.key AND {self.in_legal_source(event)} AND r.source IN ({_IDLE})"
+            f" WHERE r.id = v.key AND {self.in_legal_source(event)} AND (r.source IN ({_IDLE})"
+            # A run that waits for a retry has no worker. One that a client has started is confirmed by that client.
+            " OR (r.worker IS NULL AND r.attempt > 0))"
             f" RETURNING {self._returned}"
         )
 
@@ -183,7 +185,7 @@ class Statements(Creates):
         """Return the query of columns of the runs that a worker claims next, if its lease holds."""
         queue, limit = self.param("queue", "text"), self.param("limit")
         lookups = self.dialect.lookups
-        besides = f"{self.leased(now)}{self.picked(lookups.claimable_seq)}"
+        besides = f"{self.leased(now)}{self.picked(lookups.claimable_seq)}{self.not_paused(queue)}"
         return lookups.claimable(names, queue, f"{now} / 1000000", besides, limit)
 
     def _claiming(self, picked: str) -> str:
@@ -205,7 +207,7 @@ class Statements(Creates):
         """Claim one run by its id, if it is queued and ready."""
         picked = (
             f" WHERE r.id = {self.param('id', 'text')} AND r.status = '{INITIAL_STATUS}'"
-            f" AND r.claimable_at_us IS NOT NULL AND {self.in_time('t.now')}"
+            f" AND r.claimable_at_us IS NOT NULL AND {self.in_time('t.now')}{self.not_paused('r.queue')}"
         )
         own = self.dialect.returned
         return f"WITH t AS (SELECT {self.now} AS now) {self._claiming(picked)} RETURNING {self.claimed(own)}"
@@ -241,6 +243,7 @@ class Statements(Creates):
             "fail_exhausted": self._exhausted(),
             "confirm_lapsed": self._cancelled(),
             "take_over": self._orphans(),
+            "claim_retries": self._due_retries(),
             "promote_ready": self._ready(),
             "prune": f"{self._ended()} ORDER BY q.seq",
         }
@@ -311,6 +314,7 @@ class Statements(Creates):
             " AND coalesce(q.expires_at, 0) > (SELECT now FROM t) / 1000000"
             f" AND ({self.param('id', 'text')} IS NULL OR q.id = {self.param('id', 'text')})"
             f" AND {self.dialect.unindexed('q.queue')} = {self.param('queue', 'text')}"
+            f"{self.not_paused(self.param('queue', 'text'))}"
         )
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from runstate.store._sql.leases import Leases
+from runstate.store._sql.attempts import Attempts
 
 __all__ = ["STEP_COLUMNS", "Steps"]
 
@@ -14,7 +14,7 @@ STEP_COLUMNS = (
 )
 
 
-class Steps(Leases):
+class Steps(Attempts):
     """Keep and read steps."""
 
     @cached_property

@@ -13,8 +13,9 @@ from urllib.parse import quote
 from runstate.clock import monotonic, sleep
 from runstate.clock import time_us as _now
 from runstate.store._notifier import LocalNotifier
+from runstate.store._sql.callers import driver_connection, wrong_connection
 from runstate.store._sql.columns import CREATE_COLUMNS, Column, position
-from runstate.store._sql.connection import CALLERS_DATABASE, Groups, Params, Trouble, driver_connection
+from runstate.store._sql.connection import CALLERS_DATABASE, Groups, Params, Trouble
 from runstate.store._sql.dialect import SQLITE, Dialect
 from runstate.store._sql.identity import StoreIdentity
 from runstate.store._sql.migrations import ddl
@@ -361,7 +362,7 @@ class SqliteDatabase:
         """Return a connection over a caller's own connection of sqlite3. Raises `StoreError` for any other."""
         inner = driver_connection(connection)
         if not isinstance(inner, sqlite3.Connection):
-            raise StoreError(f"expected a sqlite3 connection, got {type(inner).__name__}: use one of sqlite3's")
+            raise wrong_connection(inner, "sqlite3", "sqlite:///")
         return SqliteConnection(inner, CALLERS_DATABASE, 0.0, owned=False)
 
     def notifier(self, external_commits: Callable[[], int | None], availability: Availability) -> LocalNotifier:

@@ -129,6 +129,7 @@ def claimable(picks: Picks = Picks.ALL) -> str:
         "changed_at_us": _AT,
         "attempt": "1",
         "lost": "0",
+        "failed": "0",
         "started_at": f"{_AT} / 1000000",
         "actor": ":actor",
     }

@@ -16,11 +16,11 @@ from runstate.clock import monotonic, sleep
 from runstate.lifecycle import RUN_LIFECYCLE, RunStatus
 from runstate.run.ids import new_run_id
 from runstate.run.values import ToolCall
-from runstate.store import Claim, Lease, Store, StoredRun
+from runstate.store import Claim, Lease, Settle, Store, StoredRun
 from runstate.testing.crash._context import CrashContext
 from runstate.testing.crash._log import HandlerCall, KeptStep, PlannedDeath, RunLog, WorkerDied, has_died
 from runstate.testing.crash._probe import Probe
-from runstate.worker import Handler
+from runstate.worker import Handler, RetryLater
 
 __all__ = ["RunRunner", "ToolOutputs"]
 
@@ -150,9 +150,9 @@ class RunRunner:
             return
         if ctx.emitter is not None:
             ctx.emitter.flush()
-        settle = ctx.settle(ended.returned) if ended.error is None else ctx.settle_error(ended.error, skipped=2)
-        status = str(RUN_LIFECYCLE.target_of(settle.event))
-        operation = call.begin("outcome", f"the outcome {status!r}")
+        settle = _settle_of(ctx, ended)
+        status = repr(str(RUN_LIFECYCLE.target_of(settle.event))) if settle.retry is None else "of a retry"
+        operation = call.begin("outcome", f"the outcome {status}")
         refused = self.store.settle(lease, [settle]).refused
         for error in refused.values():
             raise RuntimeError(f"crash_test cannot commit the outcome of run {claim.run.id}") from error
@@ -188,6 +188,19 @@ class RunRunner:
             )
             for step in self.store.steps(log.run.id)
         }
+
+
+def _settle_of(ctx: CrashContext, ended: _Ended) -> Settle:
+    """Return what to commit at the end of a call. A retry is due at once: nothing is gained by waiting."""
+    if ended.error is None:
+        settle = ctx.settle(ended.returned)
+    elif isinstance(ended.error, RetryLater):
+        settle = ctx.settle_retry(ended.error.code, ended.error.reason, 0.0)
+    else:
+        settle = ctx.settle_error(ended.error, skipped=2)
+    if settle.retry is not None:
+        settle.retry = attrs.evolve(settle.retry, after_us=0)
+    return settle
 
 
 async def _wait(awaitable: Awaitable[Any]) -> Any:

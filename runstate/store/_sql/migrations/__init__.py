@@ -31,6 +31,7 @@ __all__ = [
     "ddl",
     "format_version",
     "migrate",
+    "migrate_session",
     "rebuild_sql",
     "require_latest",
     "version_of",
@@ -216,7 +217,7 @@ def migrate(database: Database, upto: SchemaVersion = LATEST, *, dry_run: bool =
     try:
         for tries in range(_TRIES):
             try:
-                return _migrate(session, database.display_url, upto, dry_run=dry_run)
+                return migrate_session(session, database.display_url, upto, dry_run=dry_run)
             except StoreUnavailable as error:
                 if session.trouble is Trouble.SESSION_LOST:
                     raise
@@ -234,7 +235,8 @@ def migrate(database: Database, upto: SchemaVersion = LATEST, *, dry_run: bool =
         session.close()
 
 
-def _migrate(session: Connection, shown: str, upto: SchemaVersion, *, dry_run: bool) -> Plan:
+def migrate_session(session: Connection, shown: str, upto: SchemaVersion = LATEST, *, dry_run: bool = False) -> Plan:
+    """Take the steps that a database lacks, on a connection. On a caller's own, the caller commits them."""
     dialect = session.statements.dialect
     with session.transaction():
         if dialect.migration_lock:

@@ -142,8 +142,8 @@ FUNCTIONS: Final = {
                         VALUES (after.seq, after.queue, after.priority, after.expires_at, after.attempt);
                 ELSIF after.expires_at IS NOT NULL THEN  -- it is live
                     INSERT INTO @schema.runstate_idle
-                        VALUES (after.seq, after.queue, false, NULL, after.not_before_us, after.expires_at,
-                            after.status, after.attempt);
+                        VALUES (after.seq, after.queue, after.priority, false, NULL, after.not_before_us,
+                            after.expires_at, after.status, after.attempt, NULL);
                 ELSE
                     INSERT INTO @schema.runstate_count VALUES (after.status, 1);
                     {_SUM_UP}

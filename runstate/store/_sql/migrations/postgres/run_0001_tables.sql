@@ -88,19 +88,24 @@ CREATE TABLE runstate_held (
 ---
 CREATE INDEX runstate_held_worker ON runstate_held (worker);
 ---
--- Of each other live run. It waits if it is queued for later, or for its thread, which is named then.
+-- Of each other live run. It waits if it is queued for later, or for its thread, which is named then. A run whose
+-- handler is to be called again has the time of its retry.
 CREATE TABLE runstate_idle (
     run bigint PRIMARY KEY,
     queue text COLLATE "C" NOT NULL,
+    priority bigint NOT NULL,
     waits boolean NOT NULL,
     thread_id text COLLATE "C",
     not_before_us bigint,
     expires_at bigint NOT NULL,
     status text COLLATE "C" NOT NULL,
-    attempt bigint NOT NULL
+    attempt bigint NOT NULL,
+    retry_at_us bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 ---
 CREATE INDEX runstate_idle_waiting ON runstate_idle (not_before_us) WHERE waits;
+---
+CREATE INDEX runstate_idle_retry ON runstate_idle (retry_at_us) WHERE retry_at_us IS NOT NULL;
 ---
 CREATE INDEX runstate_idle_thread ON runstate_idle (thread_id, run) WHERE thread_id IS NOT NULL;
 ---

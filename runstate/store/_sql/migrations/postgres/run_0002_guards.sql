@@ -79,7 +79,7 @@ CREATE FUNCTION @schema.runstate_born() RETURNS trigger LANGUAGE plpgsql SET sea
     IF waits THEN
         INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at, attempt) SELECT seq, queue, priority, expires_at, attempt FROM born WHERE status = 'queued' AND claimable_at_us IS NOT NULL;
         INSERT INTO @schema.runstate_held (run, worker, expires_at, attempt, status) SELECT seq, worker, expires_at, attempt, status FROM born WHERE worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling');
-        INSERT INTO @schema.runstate_idle (run, queue, waits, thread_id, not_before_us, expires_at, status, attempt) SELECT seq, queue, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at, status, attempt FROM born WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
+        INSERT INTO @schema.runstate_idle (run, queue, priority, waits, thread_id, not_before_us, expires_at, status, attempt, retry_at_us) SELECT seq, queue, priority, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at, status, attempt, CASE WHEN status = 'in_progress' AND worker IS NULL AND attempt > 0 THEN claimable_at_us END FROM born WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
         
     ELSE
         INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at, attempt)
@@ -142,8 +142,8 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
                         VALUES (after.seq, after.queue, after.priority, after.expires_at, after.attempt);
                 ELSIF after.expires_at IS NOT NULL THEN  -- it is live
                     INSERT INTO @schema.runstate_idle
-                        VALUES (after.seq, after.queue, false, NULL, after.not_before_us, after.expires_at,
-                            after.status, after.attempt);
+                        VALUES (after.seq, after.queue, after.priority, false, NULL, after.not_before_us,
+                            after.expires_at, after.status, after.attempt, NULL);
                 ELSE
                     INSERT INTO @schema.runstate_count VALUES (after.status, 1);
                     IF hashint8(pg_current_xact_id()::text::bigint) & 255 = 0 THEN PERFORM @schema.runstate_sum_up(); END IF;
@@ -283,7 +283,7 @@ CREATE FUNCTION @schema.runstate_moved() RETURNS trigger LANGUAGE plpgsql SET se
         DELETE FROM @schema.runstate_idle WHERE run = ANY (runs);
         INSERT INTO @schema.runstate_claimable (run, queue, priority, expires_at, attempt) SELECT seq, queue, priority, expires_at, attempt FROM moved WHERE status = 'queued' AND claimable_at_us IS NOT NULL;
         INSERT INTO @schema.runstate_held (run, worker, expires_at, attempt, status) SELECT seq, worker, expires_at, attempt, status FROM moved WHERE worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling');
-        INSERT INTO @schema.runstate_idle (run, queue, waits, thread_id, not_before_us, expires_at, status, attempt) SELECT seq, queue, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at, status, attempt FROM moved WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
+        INSERT INTO @schema.runstate_idle (run, queue, priority, waits, thread_id, not_before_us, expires_at, status, attempt, retry_at_us) SELECT seq, queue, priority, status = 'queued', CASE WHEN status = 'queued' AND thread_policy = 'queue' THEN thread_id END, not_before_us, expires_at, status, attempt, CASE WHEN status = 'in_progress' AND worker IS NULL AND attempt > 0 THEN claimable_at_us END FROM moved WHERE status IN ('queued', 'in_progress', 'requires_action', 'cancelling') AND NOT (status = 'queued' AND claimable_at_us IS NOT NULL) AND NOT (worker IS NOT NULL AND status IN ('queued', 'in_progress', 'requires_action', 'cancelling'));
         
     END IF;
     IF problem OR (ends > 0 AND most > 1) THEN

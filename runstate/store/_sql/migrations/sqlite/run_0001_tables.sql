@@ -62,6 +62,10 @@ CREATE INDEX runstate_run_waiting ON runstate_run (not_before_us) WHERE status =
 ---
 CREATE INDEX runstate_run_worker ON runstate_run (worker) WHERE worker IS NOT NULL;
 ---
+-- The runs whose handlers are to be called again, by the time of the retry.
+CREATE INDEX runstate_run_retry ON runstate_run (claimable_at_us)
+    WHERE status = 'in_progress' AND worker IS NULL AND attempt > 0;
+---
 CREATE INDEX runstate_run_deadline ON runstate_run (expires_at) WHERE expires_at IS NOT NULL;
 ---
 CREATE UNIQUE INDEX runstate_run_one_live ON runstate_run (thread_id)

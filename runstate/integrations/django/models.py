@@ -1,0 +1,182 @@
+"""The views of a store as models. They only read: a store writes, and the database refuses other changes.
+
+Columns that end with `_us` are in microseconds; the stamps and `expires_at` are in Unix seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from django.db import models
+
+__all__ = ["AttemptModel", "EntryModel", "EventModel", "RunModel", "StepModel"]
+
+
+class ReadOnlyQuerySet(models.QuerySet[Any]):
+    """A query set that cannot change anything."""
+
+    def create(self, **kwargs: Any) -> NoReturn:
+        """Raise `TypeError`."""
+        raise _read_only()
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `TypeError`."""
+        raise _read_only()
+
+    def update(self, **kwargs: Any) -> NoReturn:
+        """Raise `TypeError`."""
+        raise _read_only()
+
+    def delete(self) -> NoReturn:
+        """Raise `TypeError`."""
+        raise _read_only()
+
+
+def _read_only() -> TypeError:
+    return TypeError("runs are changed by a store: store.request_cancel(run_id), or `with store.within(connection)`")
+
+
+class JsonColumn(models.JSONField):
+    """A column of JSON. PostgreSQL's type is `json`, which psycopg has decoded already."""
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        """Return the value of a column."""
+        return super().from_db_value(value, expression, connection) if isinstance(value, str) else value
+
+
+class _View(models.Model):
+    """A view of a store."""
+
+    objects = ReadOnlyQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `TypeError`."""
+        raise _read_only()
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `TypeError`."""
+        raise _read_only()
+
+
+class RunModel(_View):
+    """A run, with what the store knows of it."""
+
+    id = models.CharField(primary_key=True, max_length=500)
+    thread_id = models.CharField(max_length=500)
+    assistant_id = models.CharField(max_length=500)
+    model = models.CharField(max_length=500, null=True)
+    status = models.CharField(max_length=20)
+    created_at = models.BigIntegerField()
+    expires_at = models.BigIntegerField(null=True)
+    started_at = models.BigIntegerField(null=True)
+    cancelled_at = models.BigIntegerField(null=True)
+    failed_at = models.BigIntegerField(null=True)
+    completed_at = models.BigIntegerField(null=True)
+    required_action = JsonColumn(null=True)
+    last_error = JsonColumn(null=True)
+    incomplete_details = JsonColumn(null=True)
+    usage = JsonColumn(null=True)
+    config = JsonColumn(null=True)
+    version = models.BigIntegerField()
+    event = models.CharField(max_length=30, null=True)
+    source = models.CharField(max_length=20, null=True)
+    changed_at_us = models.BigIntegerField()
+    actor = models.CharField(max_length=500, null=True)
+    detail = JsonColumn(null=True)
+    queue = models.CharField(max_length=500)
+    priority = models.BigIntegerField()
+    not_before_us = models.BigIntegerField(null=True)
+    claimable_at_us = models.BigIntegerField(null=True)
+    thread_policy = models.CharField(max_length=10, null=True)
+    idempotency_key = models.CharField(max_length=500, null=True)
+    repeats = models.CharField(max_length=500, null=True)
+    attempt = models.BigIntegerField()
+    lost = models.BigIntegerField()
+    failed = models.BigIntegerField()
+    worker = models.CharField(max_length=500, null=True)
+    lease_until_us = models.BigIntegerField(null=True)
+    progress = models.TextField(null=True)
+    prompt_tokens = models.BigIntegerField(null=True)
+    completion_tokens = models.BigIntegerField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "runstate_runs"
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.status}"
+
+
+class _OfRun(_View):
+    """What belongs to a run. Its rows have no key of one column: read them by `values()`, or filtered by run."""
+
+    run_id = models.CharField(primary_key=True, max_length=500)
+
+    class Meta:
+        abstract = True
+
+
+class EntryModel(_OfRun):
+    """An entry of a run's history: `EntryModel.objects.filter(run_id=run_id).order_by("version")`."""
+
+    version = models.BigIntegerField()
+    event = models.CharField(max_length=30, null=True)
+    source = models.CharField(max_length=20, null=True)
+    target = models.CharField(max_length=20)
+    at_us = models.BigIntegerField()
+    actor = models.CharField(max_length=500, null=True)
+    detail = JsonColumn(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "runstate_entries"
+
+
+class AttemptModel(_OfRun):
+    """An attempt that ended without an outcome."""
+
+    number = models.BigIntegerField()
+    attempt = models.BigIntegerField()
+    ended_at_us = models.BigIntegerField()
+    result = models.CharField(max_length=10)
+    actor = models.CharField(max_length=500, null=True)
+    error = JsonColumn(null=True)
+    next_at_us = models.BigIntegerField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "runstate_attempts"
+
+
+class StepModel(_OfRun):
+    """A step that a handler has kept."""
+
+    name = models.CharField(max_length=500)
+    key = models.CharField(max_length=500)
+    number = models.BigIntegerField()
+    attempt = models.BigIntegerField()
+    result = JsonColumn(null=True)
+    prompt_tokens = models.BigIntegerField()
+    completion_tokens = models.BigIntegerField()
+    began_at_us = models.BigIntegerField()
+    ended_at_us = models.BigIntegerField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "runstate_steps"
+
+
+class EventModel(_OfRun):
+    """An output event of a handler."""
+
+    number = models.BigIntegerField()
+    attempt = models.BigIntegerField()
+    data = JsonColumn()
+    at_us = models.BigIntegerField()
+
+    class Meta:
+        managed = False
+        db_table = "runstate_events"

@@ -1,0 +1,130 @@
+"""Middleware around a handler, the log lines of a worker, and texts that are redacted before they are stored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from runstate.store import Store
+from runstate.worker import Context, Outcome, RetryPolicy, Worker, drive
+from tests.worker.support import KINDS, error_of, events, finish, new, of_kind
+
+Plain = Callable[[Context], Outcome | None]
+Async = Callable[[Context], Awaitable[Outcome | None]]
+
+
+def around(kind: str, name: str, seen: list[str]) -> Any:
+    """Return a middleware that writes down when it is entered and left."""
+
+    def plain(ctx: Context, call: Plain) -> Outcome | None:
+        seen.append(f"{name} in")
+        try:
+            return call(ctx)
+        finally:
+            seen.append(f"{name} out")
+
+    async def asynchronous(ctx: Context, call: Async) -> Outcome | None:
+        seen.append(f"{name} in")
+        try:
+            return await call(ctx)
+        finally:
+            seen.append(f"{name} out")
+
+    return plain if kind == "plain" else asynchronous
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("engine", ["worker", "drive"])
+def test_the_first_middleware_is_the_outermost(engine: str, kind: str, store: Store) -> None:
+    seen: list[str] = []
+    run = store.create(**new())
+    handler = of_kind(kind, lambda ctx: seen.append("handler"))
+    middleware = [around(kind, "a", seen), around(kind, "b", seen)]
+    if engine == "worker":
+        finish(store, handler, middleware=middleware)
+    else:
+        drive(store, run.id, handler, middleware=middleware)
+    assert ["a in", "b in", "handler", "b out", "a out"] == seen
+    assert "completed" == store.get(run.id).status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_middleware_may_answer_itself_and_sees_what_the_handler_raises(kind: str, store: Store) -> None:
+    told: list[str] = []
+
+    def plain(ctx: Context, call: Plain) -> Outcome | None:
+        try:
+            return call(ctx)
+        except KeyError as error:
+            told.append(repr(error))
+            return ctx.fail("invalid_prompt", "told by the middleware")
+
+    async def asynchronous(ctx: Context, call: Async) -> Outcome | None:
+        try:
+            return await call(ctx)
+        except KeyError as error:
+            told.append(repr(error))
+            return ctx.fail("invalid_prompt", "told by the middleware")
+
+    def answer(ctx: Context) -> None:
+        raise KeyError("x")
+
+    run = store.create(**new())
+    finish(store, of_kind(kind, answer), middleware=[plain if kind == "plain" else asynchronous])
+    assert "told by the middleware" == error_of(store.get(run.id))["message"]
+    assert ["KeyError('x')"] == told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_middleware_of_the_other_kind_is_refused_at_once(kind: str, store: Store) -> None:
+    """A plain one around an async handler would return before the handler has begun."""
+    other = around("async" if kind == "plain" else "plain", "a", [])
+    with pytest.raises(TypeError, match=f"and the handler is {kind}: write"):
+        Worker(store, of_kind(kind, lambda ctx: None), middleware=[other])
+    with pytest.raises(TypeError, match="middleware: expected functions"):
+        Worker(store, of_kind(kind, lambda ctx: None), middleware=[3])  # type: ignore[list-item]
+
+
+def test_redact_sees_each_text_of_an_exception_before_it_is_stored(store: Store) -> None:
+    """In the error that clients read, in the traceback of the history, and in those of attempts."""
+
+    def answer(ctx: Context) -> None:
+        raise ValueError("the key is sk-123")
+
+    def redact(text: str) -> str:
+        return text.replace("sk-123", "***")
+
+    failed, retried = store.create(**new()), store.create(**new(queue="retried"))
+    finish(store, answer, redact=redact)
+    finish(store, answer, redact=redact, queues=["retried"], retry=RetryPolicy(backoff=100.0))
+    assert "ValueError: the key is ***" == error_of(store.get(failed.id))["message"]
+    (attempt,) = store.attempts(retried.id)
+    everything = repr([*store.history(failed.id), attempt])
+    assert "sk-123" not in everything.replace('raise ValueError("the key is sk-123")', "")
+    assert "the key is ***" in (attempt.error or {})["message"]
+
+
+def test_a_worker_logs_a_line_for_each_run_and_for_its_own_start_and_end(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = store.create(**new())
+    with caplog.at_level(logging.INFO, "runstate.worker"):
+        finish(store, lambda ctx: None)
+    first, line, last = (record for record in caplog.records if record.name == "runstate.worker")
+    assert first.getMessage().startswith("worker w1 has started on ")
+    assert "worker w1 has ended; 1 outcome committed" == last.getMessage()
+    assert line.getMessage().startswith(f"run {run.id} of thread {run.thread_id}: complete after 0.")
+    fields = {name: getattr(line, name) for name in ("run_id", "thread_id", "event", "attempt")}
+    assert {"run_id": run.id, "thread_id": run.thread_id, "event": "complete", "attempt": 1} == fields
+    assert 0 <= vars(line)["seconds"] < 60
+
+
+def test_nothing_is_logged_of_runs_that_go_well_unless_asked(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    run = store.create(**new())
+    with caplog.at_level(logging.WARNING, "runstate.worker"):
+        finish(store, lambda ctx: None)
+    assert [] == caplog.records
+    assert [None, "start", "complete"] == events(store, run.id)
