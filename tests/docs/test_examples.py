@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +100,41 @@ def test_the_rules_pass_under_pytest() -> None:
     assert 0 == done.returncode, done.stdout
     assert {"passed": 117} == pytest.RunResult.parse_summary_nouns(done.stdout.splitlines())
     assert "total      81 of 81, 100 %" in done.stdout
+
+
+def in_project(name: str, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a copy of a project."""
+    if not folder.exists():
+        shutil.copytree(ROOT / "examples" / name, folder, ignore=shutil.ignore_patterns("__pycache__", "*.db"))
+    env = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'app.db'}"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=env
+    )
+
+
+def test_the_service_with_fastapi_passes_its_tests(tmp_path: Path) -> None:
+    """Its question and its run are one transaction, its tables come from Alembic, its handler is tested by itself."""
+    done = in_project("fastapi_project", tmp_path / "service", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert 0 == done.returncode, done.stdout
+    assert {"passed": 3} == {
+        name: count
+        for name, count in pytest.RunResult.parse_summary_nouns(done.stdout.splitlines()).items()
+        if name != "warnings"
+    }
+
+
+def test_the_shop_with_django_does_what_its_page_says(tmp_path: Path) -> None:
+    """Its commands, and its tests."""
+    shop = tmp_path / "shop"
+    told = [
+        in_project("django_project", shop, "manage.py", *command)
+        for command in (["migrate"], ["order", "a red bicycle"], ["work", "--until-idle"], ["orders"], ["test"])
+    ]
+    assert [0] * 5 == [done.returncode for done in told], [done.stderr for done in told]
+    assert "order 1\n" == told[1].stdout
+    assert "1: a red bicycle: completed, a red bicycle, wrapped\n" == told[3].stdout
+    assert "Ran 3 tests" in told[4].stderr
+    assert 0 == in_project("django_project", shop, "manage.py", "makemigrations", "--check").returncode
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from runstate.store import Change, Store, open_store
+from runstate.store._postgres.notifier import PostgresNotifier
 from tests.store.support import names
 from tests.support.postgres import wait_until
 
@@ -76,3 +77,23 @@ def test_within_a_process_everything_is_heard(store: Store) -> None:
     with store.subscribe(worker, WORK):
         store.create(**names())
         assert worker.has(Change.QUEUED)()
+
+
+@pytest.mark.server
+def test_entries_are_not_told_of_while_nobody_follows_runs(store_url: str) -> None:
+    """Each notification is a transaction. The first reader is heard of at once, whatever was known before."""
+    if store_url.startswith("sqlite"):
+        pytest.skip("it has no notifications")
+    reader = Listener()
+    with open_store(store_url) as one, open_store(store_url) as other, other.subscribe(Listener(), WORK):
+        notifier = other._notifier
+        assert isinstance(notifier, PostgresNotifier)
+        run = other.create(**names())
+        lease = other.open_lease()
+        assert other.claim(lease)
+        wait_until(lambda: notifier._no_readers_until > 0, "it is known that nobody follows runs")
+        with one.subscribe(reader):
+            wait_until(lambda: notifier._no_readers_until < 0, "the reader is heard of")
+            reader.heard.clear()
+            other.complete(run.id)
+            wait_until(reader.has(Change.ENTRY), "the reader hears of the move")

@@ -1,7 +1,9 @@
 """Notifications between processes that use a PostgreSQL database: LISTEN and NOTIFY, or polling through a pooler.
 
 There are two channels. All processes listen on the one for queued and cancelling runs. Only those that follow runs
-listen on the one for entries and events: with many workers, each would be woken by every commit of all others.
+listen on the one for entries and events: with many workers, each would be woken by every commit of all others. A
+process that follows runs holds a lock, and says so when it begins. While nobody holds it, entries are not told of at
+all: with many small commits these notifications would be as many transactions again.
 """
 
 from __future__ import annotations
@@ -26,6 +28,16 @@ _log: Final = logging.getLogger("runstate.store")
 
 _WORK_CHANNEL: Final = "runstate"
 _READ_CHANNEL: Final = "runstate_entry"
+_READERS_BEGIN: Final = "readers"
+"""The payload by which a process says that it begins to follow runs."""
+_READERS_LOCK: Final = 7282365611
+_HAS_READERS: Final = (
+    "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+    f" AND classid = {_READERS_LOCK >> 32} AND objid = {_READERS_LOCK & 0xFFFFFFFF}"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+)
+_NO_READERS_S: Final = 5.0  # for how long it is believed that there are none
+_READERS_S: Final = 1.0  # the same, that there are some
 
 
 class _CommitPoll:
@@ -114,6 +126,10 @@ class PostgresNotifier(LocalNotifier):
         self._thread: Thread | None = None
         self._closed = False
         self._told_of_pooler = False
+        self._no_readers_until = float("-inf")
+        """Until when no process follows runs, as far as is known, by the monotonic clock."""
+        self._readers_until = float("-inf")
+        """Until when one does, as far as is known."""
         self._connection: Any = None
         self._reads, writes = os.pipe()
         os.set_blocking(writes, False)
@@ -122,6 +138,8 @@ class PostgresNotifier(LocalNotifier):
     def notify(self, hint: Change) -> None:
         """Notify the listeners of this process now, and other processes with the next NOTIFY."""
         self._notify_listeners(hint)
+        if (hint is Change.ENTRY or hint is Change.EVENT) and self._no_readers_until > monotonic():
+            return
         with self._changing:
             wake = bool(hint & ~self._pending)  # what is pending may wait longer than this
             self._pending |= hint
@@ -186,19 +204,12 @@ class PostgresNotifier(LocalNotifier):
         while True:
             if poll is None and hears_entries is not (self._readers > 0):
                 hears_entries = not hears_entries
-                connection.execute(f"{'LISTEN' if hears_entries else 'UNLISTEN'} {_READ_CHANNEL}")
-                self._notify_listeners(ALL_CHANGES)  # notifications may have been missed
+                self._hear_entries(connection, hears_entries)
             if epoch != self._availability.epoch and not self._closed:
                 return
             wait_s = pace.due_in_s(self._pending, monotonic())
             if self._pending and (wait_s <= 0 or self._closed):
-                with self._changing:
-                    hint, self._pending = self._pending, Change(0)
-                    commits, self._commits = self._commits, 0
-                # For this transaction only: a notification need not survive a crash.
-                notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
-                connection.execute(notify, [_WORK_CHANNEL if hint & WORK_CHANGES else _READ_CHANNEL, str(int(hint))])
-                pace.sent(commits, monotonic())
+                self._send(connection, pace, is_pooled=poll is not None)
                 continue
             if self._closed and not self._pending:
                 return
@@ -216,11 +227,45 @@ class PostgresNotifier(LocalNotifier):
                 while (note := connection.pgconn.notifies()) is not None:
                     self._on_payload(connection.info.backend_pid, note.be_pid, note.extra.decode())
 
+    def _hear_entries(self, connection: Any, hears: bool) -> None:
+        """Begin to listen for entries and events, or end it."""
+        connection.execute(f"{'LISTEN' if hears else 'UNLISTEN'} {_READ_CHANNEL}")
+        lock = "pg_advisory_lock_shared" if hears else "pg_advisory_unlock_shared"
+        connection.execute(f"SELECT {lock}({_READERS_LOCK})")
+        if hears:
+            connection.execute("SELECT pg_notify(%s, %s)", [_WORK_CHANNEL, _READERS_BEGIN])
+            self._notify_listeners(ALL_CHANGES)  # notifications may have been missed
+
+    def _send(self, connection: Any, pace: NotifyPace, *, is_pooled: bool) -> None:
+        """Send the pending notification, unless nobody would hear it."""
+        with self._changing:
+            hint, self._pending = self._pending, Change(0)
+            commits, self._commits = self._commits, 0
+        channel = _WORK_CHANNEL if hint & WORK_CHANGES else _READ_CHANNEL
+        if channel == _WORK_CHANNEL or is_pooled or self._has_readers(connection):
+            # For this transaction only: a notification need not survive a crash.
+            notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
+            connection.execute(notify, [channel, str(int(hint))])
+            pace.sent(commits, monotonic())
+
+    def _has_readers(self, connection: Any) -> bool:
+        """Return whether a process follows runs. If none does, entries are not told of for a while."""
+        now = monotonic()
+        if now < self._readers_until:
+            return True
+        if connection.execute(_HAS_READERS).fetchone()[0]:
+            self._readers_until = now + _READERS_S
+            return True
+        self._no_readers_until = now + _NO_READERS_S
+        return False
+
     def _on_notification(self, own: int, note: Any) -> None:
         self._on_payload(own, note.pid, note.payload)
 
     def _on_payload(self, own: int, sender: int, payload: str) -> None:
-        if sender != own:
+        if payload == _READERS_BEGIN:
+            self._no_readers_until = float("-inf")
+        elif sender != own:
             self._notify_listeners(Change(int(payload)) & ALL_CHANGES if payload.isdecimal() else ALL_CHANGES)
 
     def _wait(self, seconds: float, epoch: int) -> None:
