@@ -190,13 +190,18 @@ class RunExecution:
         return ctx.settle_error(error, skipped=1)  # the first frame is that of this library
 
     def _retried(self, error: BaseException, policy: RetryPolicy) -> Settle | None:
-        """Return what repeats the attempt, or None if the policy does not allow it."""
+        """Return what repeats the attempt, or None if the policy does not allow it.
+
+        A run that is to be cancelled is cancelled instead. The store decides so too, if the worker has not heard of it.
+        """
         ctx = self.ctx
-        if isinstance(error, RunFailed | TokenLimitReached) or ctx.is_past_limit or ctx.is_cancelling:
+        if isinstance(error, RunFailed | TokenLimitReached) or ctx.is_past_limit:
             return None
         try:
             if not policy.retries(error, ctx.run.failed):
                 return None
+            if ctx.is_cancelling:
+                return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
             after_s = policy.delay_s(ctx.run.failed + 1)
         except Exception:  # a function of the caller's: the run ends with the error of its handler
             log.exception("run %s: its retry policy raised, so it is not retried", ctx.run_id)

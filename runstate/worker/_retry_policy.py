@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -54,15 +54,17 @@ class RetryPolicy:
         possible(_ATTEMPTS("max_attempts", self.max_attempts))
         possible(_JITTER("jitter", self.jitter))
         possible(_SECONDS("max_backoff_s", self.max_backoff_s))
-        backoff = self.backoff
-        if isinstance(backoff, str) or (isinstance(backoff, Sequence) and not backoff):
+        backoff: Any = self.backoff  # what a caller has given may be anything
+        is_sequence = isinstance(cast("object", backoff), Sequence)
+        if isinstance(backoff, str) or (is_sequence and not backoff):
             raise ValueError(f"backoff: expected seconds, several of them, or a function, got {backoff!r}")
-        for number in backoff if isinstance(backoff, Sequence) else () if callable(backoff) else (backoff,):
+        for number in () if callable(backoff) else backoff if is_sequence else (backoff,):
             possible(_SECONDS("backoff", number))
-        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
-        is_function = not isinstance(self.retry_on, tuple | type) and callable(self.retry_on)
+        retry_on: Any = self.retry_on
+        kinds: tuple[object, ...] = retry_on if isinstance(cast("object", retry_on), tuple) else (retry_on,)
+        is_function = not isinstance(retry_on, tuple | type) and callable(retry_on)
         if not is_function and not all(_is_exception(kind) for kind in kinds):
-            raise TypeError(f"retry_on: expected exception types, or a function of an exception, got {self.retry_on!r}")
+            raise TypeError(f"retry_on: expected exception types, or a function of an exception, got {retry_on!r}")
 
     def retries(self, error: BaseException, failed: int) -> bool:
         """Return whether a run is retried after an exception. `failed` attempts before this one have failed.

@@ -8,9 +8,10 @@ from random import Random
 
 import pytest
 
-from runstate.store import Store, open_store
+from runstate.lifecycle import RunEvent
+from runstate.store import Settle, Store, open_store
 from runstate.worker import Context, Worker
-from runstate.worker._batches import Batches
+from runstate.worker._batches import Batches, _latest_claims
 from tests.store.support import Prompt
 from tests.support.pg_proxy import Loss, Proxy
 from tests.worker.support import at_work, ended, events, finish, limited, new
@@ -117,3 +118,22 @@ async def test_a_take_over_waits_for_the_requests_under_way(store: Store) -> Non
         for run in left:
             assert "completed" == (await ended(store, run.id)).status
     assert calls == Counter(run.id for run in left)
+
+
+def test_of_two_outcomes_of_a_run_the_one_of_its_latest_claim_is_sent(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker may claim a run again while the outcome of its own earlier claim waits for a request."""
+    store.create(**new())
+    lease = store.open_lease()
+    (first,) = store.claim(lease)
+    assert store.release(lease, first.run)
+    (again,) = store.take_over(lease, 1)
+    earlier, later = Settle(first.run, RunEvent.COMPLETE), Settle(again.run, RunEvent.COMPLETE)
+    for settles in ([earlier, later], [later, earlier]):
+        caplog.clear()
+        assert [later] == _latest_claims(settles)
+        assert ["the run was claimed again since"] == [record.message.split(": ")[1] for record in caplog.records]
+    caplog.clear()
+    assert [later] == _latest_claims([later])
+    assert [] == caplog.records

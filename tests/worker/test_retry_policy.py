@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from runstate.errors import InvalidRun
+from runstate.errors import InvalidRun, LeaseLost
 from runstate.lifecycle import RunStatus
 from runstate.run.values import LastError, Usage
 from runstate.store import Attempt, Settle, Store, StoredRun
+from runstate.store._engine import execute_retries
 from runstate.worker import Context, Outcome, RetryLater, RetryPolicy, RunFailed, Worker, drive
 from tests.worker.support import KINDS, at_work, ended, error_of, events, finish, limited, new, of_kind, until
 
@@ -183,6 +184,40 @@ def test_a_cancel_before_the_handler_raised_counts_more_than_a_retry(store: Stor
 
     finish(store, answer)
     assert "cancelled" == store.get(run.id).status
+    assert () == store.attempts(run.id)
+
+
+@pytest.mark.parametrize("policy", [RetryPolicy(backoff=0.0), RetryPolicy(max_attempts=1), None])
+def test_a_run_to_be_cancelled_is_not_retried_and_not_failed_in_place_of_it(
+    policy: RetryPolicy | None, store: Store
+) -> None:
+    """Whether the worker has heard of the cancel or not. Without a retry the exception counts, as for any run."""
+    for is_known in (True, False):
+        run = store.create(**new())
+
+        def answer(ctx: Context, run: StoredRun = run, is_known: bool = is_known) -> None:
+            store.request_cancel(run.id)
+            while is_known and not ctx.cancelling:
+                time.sleep(0.01)
+            raise ValueError("broke")
+
+        Worker(store, answer, lease_s=0.5, retry=policy).run(until_idle=True)
+        is_retried = policy is not None and policy.max_attempts > 1
+        assert ("cancelled" if is_retried else "failed") == store.get(run.id).status
+        assert () == store.attempts(run.id)
+
+
+def test_a_lease_that_had_ended_for_a_moment_fails_no_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat under way may renew a lease between two statements. What ends a run is its deadline alone."""
+    run = store.create(**new())
+    lease = store.open_lease()
+    (claim,) = store.claim(lease)
+    monkeypatch.setattr(execute_retries, "_wait", lambda *_: False)  # as the statement, with an ended lease
+    later = Settle.retry_later(claim.run, LastError("server_error", "not yet"), after_s=0.5)
+    refused = store.settle(lease, [later]).refused
+    assert isinstance(refused[run.seq], LeaseLost)
+    assert (claim.run.status, claim.run.attempt) == (store.get(run.id).status, store.get(run.id).attempt)
+    assert [None, "start"] == events(store, run.id)
     assert () == store.attempts(run.id)
 
 

@@ -48,8 +48,8 @@ def histories(url: str) -> Mapping[str, Sequence[Entry]]:
     found: dict[str, list[Entry]] = defaultdict(list)
     with asking(url) as ask:
         for row in ask(
-            "SELECT r.id, h.version, h.event, h.target, h.at_us, h.actor, r.attempt FROM runstate_history AS h"
-            " JOIN runstate_run AS r ON r.seq = h.run ORDER BY h.run, h.version"
+            "SELECT r.id, h.version, h.event, h.target, h.at_us, h.actor, r.attempt"
+            " FROM runstate_history AS h JOIN runstate_run AS r ON r.seq = h.run ORDER BY h.run, h.version"
         ):
             found[row[0]].append(Entry(*row))
     return found
@@ -99,7 +99,9 @@ def _check_settle(verdict: Verdict, entries: Sequence[Entry], entry: Entry, ende
         for one in ended
     )
     verdict.expect(
-        agreed, f"no handler that held {entry.run_id} in its last attempt led to {entry.event} by {entry.actor}"
+        agreed,
+        f"no handler that held {entry.run_id} in its last attempt led to {entry.event} by {entry.actor}: {entry} after"
+        f" {sorted(ended)}",
     )
 
 

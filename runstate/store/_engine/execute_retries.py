@@ -65,8 +65,8 @@ def execute_retries(
             continue
         if is_waiting:
             waiting.add(settle.run.seq)
-        else:
-            ending.append(_ending(session, worker, settle))
+        elif (outcome := _ending(session, worker, settle)) is not None:
+            ending.append(outcome)
     return waiting, ending, refused
 
 
@@ -86,9 +86,20 @@ def _wait(session: Connection, worker: int, actor: str, settle: Settle, retry: R
     return True
 
 
-def _ending(session: Connection, worker: int, settle: Settle) -> Settle:
-    """Return the outcome of a run that cannot wait."""
-    row = first_row(session.execute(session.statements.by_seq, {"seq": settle.run.seq}))
-    if row is not None and lease_of(row) == worker and decode_run(row).status is _CANCELLING:
-        return Settle(settle.run, RunEvent.CONFIRM_CANCEL, settle.usage)
-    return attrs.evolve(settle, noted=None)
+def _ending(session: Connection, worker: int, settle: Settle) -> Settle | None:
+    """Return the outcome of a run that cannot wait, or None if the worker does not hold it.
+
+    A lease that had ended when the run was to wait may hold at the next statement: a heartbeat under way renews it. So
+    a run fails only because of its deadline, which no other request moves.
+    """
+    run, retry = settle.run, settle.retry
+    row = first_row(session.execute(session.statements.by_seq, {"seq": run.seq}))
+    if row is None or retry is None or lease_of(row) != worker:
+        return None
+    current = decode_run(row)
+    if current.status is _CANCELLING:
+        return Settle(run, RunEvent.CONFIRM_CANCEL, settle.usage)
+    now_us: int = session.execute(session.statements.moment, {})[0][0]
+    deadline = current.expires_at  # a live run has one
+    is_late = deadline is not None and now_us + retry.after_us >= deadline * 1_000_000
+    return attrs.evolve(settle, noted=None) if is_late else None
