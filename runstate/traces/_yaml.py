@@ -38,7 +38,7 @@ def parse(text: bytes) -> object:
     Raises `RunDecodeError` with the place, also if PyYAML is not installed.
     """
     try:
-        import yaml  # type: ignore[import-untyped]  # imported here, because only YAML needs it
+        import yaml  # imported here, because only YAML needs it
     except ImportError:
         raise _refusal("YAML is read with PyYAML, which is not installed: pip install pyyaml") from None
     if len(text) > MAX_BYTES:

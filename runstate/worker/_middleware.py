@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 from runstate.worker._arguments import is_async_function, named
+from runstate.worker._outcome import Outcome
 
 if TYPE_CHECKING:
     from runstate.worker._context import Context
     from runstate.worker._handlers import Handler
-    from runstate.worker._outcome import Outcome
 
 __all__ = ["Middleware", "with_middleware"]
 
-Middleware: TypeAlias = (
-    "Callable[[Context, Callable[[Context], Outcome | None]], Outcome | None]"
-    " | Callable[[Context, Callable[[Context], Awaitable[Outcome | None]]], Awaitable[Outcome | None]]"
-)
+Middleware: TypeAlias = Union[  # noqa: UP007  # a name in quotes has no `|`
+    Callable[["Context", Callable[["Context"], Outcome | None]], Outcome | None],
+    Callable[["Context", Callable[["Context"], Awaitable[Outcome | None]]], Awaitable[Outcome | None]],
+]
 """A function of the context and of the rest of the call, which it calls with the context. It returns the outcome.
 
 It is async for an async handler, and plain for a plain one.

@@ -346,3 +346,14 @@ def run_example(name: str, **environment: str) -> tuple[list[str], str]:
     assert (0, "") == (running.returncode, complained)
     told = said.splitlines()
     return told, told[-1].partition(":")[0]
+
+
+def test_the_example_for_dbos() -> None:
+    """A failure is retried, and the workflow of a run exists once."""
+    pytest.importorskip("dbos", reason="dbos is not installed")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "with_dbos.py"], capture_output=True, text=True, check=True, timeout=3 * LIMIT_S
+    )
+    told = done.stdout.splitlines()
+    assert ["the workflow says: completed"] * 2 == told[:2]
+    assert "completed in attempt 2; the handler was called 2 times" == told[2]

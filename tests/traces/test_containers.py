@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from runstate import ManualClock, Run, ToolCall, Usage, use_clock
 from runstate.cli import cli

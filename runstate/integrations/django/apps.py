@@ -10,6 +10,5 @@ __all__ = ["RunstateConfig"]
 class RunstateConfig(AppConfig):
     """The application `runstate.integrations.django`. Its label is `runstate`."""
 
-    name = "runstate.integrations.django"
-    label = "runstate"
-    verbose_name = "Runs"
+    name: str = "runstate.integrations.django"
+    label: str = "runstate"

@@ -5,7 +5,7 @@ Columns that end with `_us` are in microseconds; the stamps and `expires_at` are
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from django.db import models
 
@@ -47,7 +47,7 @@ class JsonColumn(models.JSONField):
 class _View(models.Model):
     """A view of a store."""
 
-    objects = ReadOnlyQuerySet.as_manager()
+    objects: ClassVar[models.Manager[Any]] = ReadOnlyQuerySet.as_manager()
 
     class Meta:
         abstract = True
@@ -64,45 +64,45 @@ class _View(models.Model):
 class RunModel(_View):
     """A run, with what the store knows of it."""
 
-    id = models.CharField(primary_key=True, max_length=500)
-    thread_id = models.CharField(max_length=500)
-    assistant_id = models.CharField(max_length=500)
-    model = models.CharField(max_length=500, null=True)
-    status = models.CharField(max_length=20)
-    created_at = models.BigIntegerField()
-    expires_at = models.BigIntegerField(null=True)
-    started_at = models.BigIntegerField(null=True)
-    cancelled_at = models.BigIntegerField(null=True)
-    failed_at = models.BigIntegerField(null=True)
-    completed_at = models.BigIntegerField(null=True)
-    required_action = JsonColumn(null=True)
-    last_error = JsonColumn(null=True)
-    incomplete_details = JsonColumn(null=True)
-    usage = JsonColumn(null=True)
-    config = JsonColumn(null=True)
-    version = models.BigIntegerField()
-    event = models.CharField(max_length=30, null=True)
-    source = models.CharField(max_length=20, null=True)
-    changed_at_us = models.BigIntegerField()
-    actor = models.CharField(max_length=500, null=True)
-    detail = JsonColumn(null=True)
-    queue = models.CharField(max_length=500)
-    priority = models.BigIntegerField()
-    not_before_us = models.BigIntegerField(null=True)
-    claimable_at_us = models.BigIntegerField(null=True)
-    thread_policy = models.CharField(max_length=10, null=True)
-    idempotency_key = models.CharField(max_length=500, null=True)
-    repeats = models.CharField(max_length=500, null=True)
-    attempt = models.BigIntegerField()
-    lost = models.BigIntegerField()
-    failed = models.BigIntegerField()
-    worker = models.CharField(max_length=500, null=True)
-    lease_until_us = models.BigIntegerField(null=True)
-    progress = models.TextField(null=True)
-    prompt_tokens = models.BigIntegerField(null=True)
-    completion_tokens = models.BigIntegerField(null=True)
+    id: models.CharField[str, str] = models.CharField(primary_key=True, max_length=500)
+    thread_id: models.CharField[str, str] = models.CharField(max_length=500)
+    assistant_id: models.CharField[str, str] = models.CharField(max_length=500)
+    model: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    status: models.CharField[str, str] = models.CharField(max_length=20)
+    created_at: models.BigIntegerField[int, int] = models.BigIntegerField()
+    expires_at: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    started_at: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    cancelled_at: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    failed_at: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    completed_at: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    required_action: JsonColumn = JsonColumn(null=True)
+    last_error: JsonColumn = JsonColumn(null=True)
+    incomplete_details: JsonColumn = JsonColumn(null=True)
+    usage: JsonColumn = JsonColumn(null=True)
+    config: JsonColumn = JsonColumn(null=True)
+    version: models.BigIntegerField[int, int] = models.BigIntegerField()
+    event: models.CharField[str | None, str | None] = models.CharField(max_length=30, null=True)
+    source: models.CharField[str | None, str | None] = models.CharField(max_length=20, null=True)
+    changed_at_us: models.BigIntegerField[int, int] = models.BigIntegerField()
+    actor: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    detail: JsonColumn = JsonColumn(null=True)
+    queue: models.CharField[str, str] = models.CharField(max_length=500)
+    priority: models.BigIntegerField[int, int] = models.BigIntegerField()
+    not_before_us: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    claimable_at_us: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    thread_policy: models.CharField[str | None, str | None] = models.CharField(max_length=10, null=True)
+    idempotency_key: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    repeats: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    attempt: models.BigIntegerField[int, int] = models.BigIntegerField()
+    lost: models.BigIntegerField[int, int] = models.BigIntegerField()
+    failed: models.BigIntegerField[int, int] = models.BigIntegerField()
+    worker: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    lease_until_us: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    progress: models.TextField[str | None, str | None] = models.TextField(null=True)
+    prompt_tokens: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    completion_tokens: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
 
-    class Meta:
+    class Meta(_View.Meta):
         managed = False
         db_table = "runstate_runs"
 
@@ -113,24 +113,24 @@ class RunModel(_View):
 class _OfRun(_View):
     """What belongs to a run. Its rows have no key of one column: read them by `values()`, or filtered by run."""
 
-    run_id = models.CharField(primary_key=True, max_length=500)
+    run_id: models.CharField[str, str] = models.CharField(primary_key=True, max_length=500)
 
-    class Meta:
+    class Meta(_View.Meta):
         abstract = True
 
 
 class EntryModel(_OfRun):
     """An entry of a run's history: `EntryModel.objects.filter(run_id=run_id).order_by("version")`."""
 
-    version = models.BigIntegerField()
-    event = models.CharField(max_length=30, null=True)
-    source = models.CharField(max_length=20, null=True)
-    target = models.CharField(max_length=20)
-    at_us = models.BigIntegerField()
-    actor = models.CharField(max_length=500, null=True)
-    detail = JsonColumn(null=True)
+    version: models.BigIntegerField[int, int] = models.BigIntegerField()
+    event: models.CharField[str | None, str | None] = models.CharField(max_length=30, null=True)
+    source: models.CharField[str | None, str | None] = models.CharField(max_length=20, null=True)
+    target: models.CharField[str, str] = models.CharField(max_length=20)
+    at_us: models.BigIntegerField[int, int] = models.BigIntegerField()
+    actor: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    detail: JsonColumn = JsonColumn(null=True)
 
-    class Meta:
+    class Meta(_OfRun.Meta):
         managed = False
         db_table = "runstate_entries"
 
@@ -138,15 +138,15 @@ class EntryModel(_OfRun):
 class AttemptModel(_OfRun):
     """An attempt that ended without an outcome."""
 
-    number = models.BigIntegerField()
-    attempt = models.BigIntegerField()
-    ended_at_us = models.BigIntegerField()
-    result = models.CharField(max_length=10)
-    actor = models.CharField(max_length=500, null=True)
-    error = JsonColumn(null=True)
-    next_at_us = models.BigIntegerField(null=True)
+    number: models.BigIntegerField[int, int] = models.BigIntegerField()
+    attempt: models.BigIntegerField[int, int] = models.BigIntegerField()
+    ended_at_us: models.BigIntegerField[int, int] = models.BigIntegerField()
+    result: models.CharField[str, str] = models.CharField(max_length=10)
+    actor: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    error: JsonColumn = JsonColumn(null=True)
+    next_at_us: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
 
-    class Meta:
+    class Meta(_OfRun.Meta):
         managed = False
         db_table = "runstate_attempts"
 
@@ -154,17 +154,17 @@ class AttemptModel(_OfRun):
 class StepModel(_OfRun):
     """A step that a handler has kept."""
 
-    name = models.CharField(max_length=500)
-    key = models.CharField(max_length=500)
-    number = models.BigIntegerField()
-    attempt = models.BigIntegerField()
-    result = JsonColumn(null=True)
-    prompt_tokens = models.BigIntegerField()
-    completion_tokens = models.BigIntegerField()
-    began_at_us = models.BigIntegerField()
-    ended_at_us = models.BigIntegerField(null=True)
+    name: models.CharField[str, str] = models.CharField(max_length=500)
+    key: models.CharField[str, str] = models.CharField(max_length=500)
+    number: models.BigIntegerField[int, int] = models.BigIntegerField()
+    attempt: models.BigIntegerField[int, int] = models.BigIntegerField()
+    result: JsonColumn = JsonColumn(null=True)
+    prompt_tokens: models.BigIntegerField[int, int] = models.BigIntegerField()
+    completion_tokens: models.BigIntegerField[int, int] = models.BigIntegerField()
+    began_at_us: models.BigIntegerField[int, int] = models.BigIntegerField()
+    ended_at_us: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
 
-    class Meta:
+    class Meta(_OfRun.Meta):
         managed = False
         db_table = "runstate_steps"
 
@@ -172,11 +172,11 @@ class StepModel(_OfRun):
 class EventModel(_OfRun):
     """An output event of a handler."""
 
-    number = models.BigIntegerField()
-    attempt = models.BigIntegerField()
-    data = JsonColumn()
-    at_us = models.BigIntegerField()
+    number: models.BigIntegerField[int, int] = models.BigIntegerField()
+    attempt: models.BigIntegerField[int, int] = models.BigIntegerField()
+    data: JsonColumn = JsonColumn()
+    at_us: models.BigIntegerField[int, int] = models.BigIntegerField()
 
-    class Meta:
+    class Meta(_OfRun.Meta):
         managed = False
         db_table = "runstate_events"

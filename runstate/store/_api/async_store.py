@@ -127,6 +127,12 @@ class AsyncMethods:
     @mirror(StoreMethods.attempts)
     def attempts(self) -> None: ...
 
+    @mirror(StoreMethods.workers)
+    def workers(self) -> None: ...
+
+    @mirror(StoreMethods.matching_ids)
+    def matching_ids(self) -> None: ...
+
     @mirror(StoreMethods.pause)
     def pause(self) -> None: ...
 
@@ -177,7 +183,7 @@ class AsyncBoundStore(AsyncMethods):
     """A store inside the caller's own async transaction, from `AsyncStore.within`. The caller commits, or not."""
 
     def __init__(self, transport: AsyncCallerTransport) -> None:
-        self.methods = StoreMethods(cast("Transport", transport))
+        self.methods: StoreMethods = StoreMethods(cast("Transport", transport))
 
     def __reduce__(self) -> NoReturn:
         self.methods.__reduce__()
@@ -201,7 +207,7 @@ class AsyncStore(AsyncMethods):
         self._entry_feed = entry_feed
         self._feed = feed
         self._later = AsyncTransport(committer, readers)
-        self.methods = StoreMethods(cast("Transport", self._later))
+        self.methods: StoreMethods = StoreMethods(cast("Transport", self._later))
 
     def __reduce__(self) -> NoReturn:
         self._store.__reduce__()
