@@ -12,7 +12,7 @@ of the table.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Self, cast, get_args
+from typing import TYPE_CHECKING, Final, NoReturn, Self, cast, get_args
 
 from runstate.clock import current as _clock
 from runstate.lifecycle import INITIAL_STATUS, RUN_LIFECYCLE, RunEvent
@@ -107,6 +107,16 @@ def _check_names(positional: tuple[object, ...], attributes: Mapping[str, object
         )
 
 
+_MEANT: Final = {
+    **dict.fromkeys(("cancel", "abort", "stop"), "request_cancel"),
+    **dict.fromkeys(("completed", "finish", "done"), "complete"),
+    "submit": "submit_tool_outputs",
+    "failed": "fail",
+    "incomplete": "mark_incomplete",
+}
+"""Moves by the names that are tried instead."""
+
+
 class Run(RunSnapshot):
     """A run in memory: the `thread.run` of the Assistants API. Only the nine moves change it, in place, all or nothing.
 
@@ -127,6 +137,11 @@ class Run(RunSnapshot):
     __slots__ = ()
 
     if not TYPE_CHECKING:  # a type checker knows the attributes from the base class
+
+        def __getattr__(self, name: str) -> NoReturn:
+            meant = _MEANT.get(name)
+            hint = "" if meant is None else f": write run.{meant}(...)"
+            raise AttributeError(f"a run has no {name!r}{hint}", name=name, obj=self)
 
         def __init__(self, *positional: object, **attributes: object) -> None:
             _check_names(positional, attributes)

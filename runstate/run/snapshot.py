@@ -73,6 +73,12 @@ class RunSnapshot(RunRecord):
             return "max_completion_tokens"
         return None
 
+    if not TYPE_CHECKING:  # a type checker says so by itself
+
+        def __getitem__(self, key: object) -> NoReturn:
+            name = key if isinstance(key, str) and key.isidentifier() else "status"
+            raise TypeError(f"a run is no mapping: write run.{name}, or run.to_dict()[{name!r}]")
+
     # --- JSON -----------------------------------------------------------------------------------------------------
     # The codec is loaded when first needed: it takes a tenth of the import time of this library.
 
@@ -95,6 +101,18 @@ class RunSnapshot(RunRecord):
         from runstate.run import codec
 
         return codec.encode(self, spelling)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from runstate.run.json_schema import pydantic_schema
+
+        return pydantic_schema(cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        from runstate.run.json_schema import run_json_schema
+
+        return run_json_schema()
 
     def to_json(self, spelling: Spelling = "snake") -> str:
         """Return the JSON text of `to_dict`, in one line of ASCII."""
