@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from itertools import repeat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -18,6 +18,9 @@ from tests.testing import broken
 from tests.testing.broken import Desk, Record
 from tests.testing.replay import replay
 from tests.testing.service import ROUTES, Answer, Service, camel, serving
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 pytestmark = pytest.mark.slow  # a check of conformance of a whole implementation asks some thousand things
 
@@ -324,3 +327,50 @@ def test_no_url(url: str) -> None:
 def test_a_secret_is_not_told() -> None:
     """A name and password in a URL are not in the subject's name."""
     assert "https://host:8000" == HttpAdapter("https://me:secret@host:8000/v1").name
+
+
+# --- apps in process --------------------------------------------------------------------------------------------------
+
+
+def wsgi_app(service: Service) -> Callable[..., Any]:
+    """Return a service as a WSGI app."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        answer = service.answer(environ["REQUEST_METHOD"], environ["PATH_INFO"], json.loads(body or b"{}"))
+        assert answer is not None
+        status, text, _ = answer
+        assert isinstance(text, bytes)
+        start_response(f"{status} told", [("content-type", "application/json")])
+        return [text]
+
+    return app
+
+
+def asgi_app(service: Service) -> Any:
+    """Return a service as an ASGI app."""
+    from starlette.applications import Starlette
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    async def call(request: Request) -> Response:
+        answer = service.answer(request.method, request.url.path, json.loads(await request.body() or b"{}"))
+        assert answer is not None
+        return Response(answer[1], answer[0], media_type="application/json")
+
+    return Starlette(routes=[Route("/{path:path}", call, methods=["GET", "POST"])])
+
+
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_an_app_is_tried_in_process(kind: str) -> None:
+    """Without a server and a port; a broken one is found as one behind a socket is."""
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("starlette")
+    from starlette.testclient import TestClient
+
+    for service, conforms in ((Service(), True), (Service(broken.AcceptsAll()), False)):
+        transport = None if kind == "asgi" else httpx.WSGITransport(app=wsgi_app(service))
+        with TestClient(asgi_app(service)) if kind == "asgi" else httpx.Client(transport=transport) as client:
+            http = HttpAdapter("http://test/v1", routes=ROUTES, client=client, lifecycle=SMALL_LAW)
+            report = check_conformance(http, race_rounds=1)
+            assert conforms is report.conforms, report.summary

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 from urllib.parse import quote, urlsplit
 
 from runstate.clock import monotonic
@@ -32,6 +32,28 @@ _MAX_BYTES: Final = 10_000_000  # of a response
 _MAX_TIMEOUTS: Final = 2  # without this limit, the kit would wait a thousand times for a service that never responds
 
 
+class HttpAnswer(Protocol):
+    """What an `HttpClient` returns."""
+
+    @property
+    def status_code(self) -> int:
+        """The status."""
+        ...
+
+    @property
+    def content(self) -> bytes:
+        """The body."""
+        ...
+
+
+class HttpClient(Protocol):
+    """An `httpx.Client`, or another one like it."""
+
+    def request(self, method: str, url: str, *, content: Any, headers: Any) -> HttpAnswer:
+        """Send a request, and return the answer."""
+        ...
+
+
 class HttpAdapter:
     """A service at a URL. Events that the API has no call for (start, complete, ...) are offered if `routes` has them.
 
@@ -39,6 +61,12 @@ class HttpAdapter:
     `refused_statuses` is a refusal; any other error is a violation. By default it is 400 alone, because clients of the
     API retry by themselves after a 409. Each run is created on a thread of its own (`POST /threads`), unless
     `thread_id` is given. A route without a response within `timeout_s` is not called again after the second time.
+
+    `client` calls an app in this process instead, without a server: an `httpx.Client` with a transport for WSGI, or
+    the test client of Starlette and FastAPI for ASGI. `url` is then the base of its paths.
+
+        HttpAdapter("http://test/v1", client=TestClient(app))
+        HttpAdapter("http://test/v1", client=httpx.Client(transport=httpx.WSGITransport(app=app)))
     """
 
     def __init__(
@@ -53,12 +81,15 @@ class HttpAdapter:
         timeout_s: float = 30.0,
         lifecycle: Lifecycle = RUN_LIFECYCLE,
         name: str = "",
+        client: HttpClient | None = None,
     ) -> None:
         if thread_id is not None:
             raise_if_invalid(validators.non_blank_string("thread_id", thread_id))
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected a URL that begins with http:// or https:// and names a host")
+        self._client = client
+        self._root = f"{parts.scheme}://{parts.netloc}"
         self._secure = parts.scheme == "https"
         self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
         given_routes = dict(routes or {})
@@ -120,6 +151,9 @@ class HttpAdapter:
             raise HTTPException(f"{call} was not asked any more")
         payload = None if body is None else json.dumps({**body, **(more[0] if more else {})})
         place = self._base + path.format_map({name: quote(value, safe="") for name, value in named.items()})
+        if self._client is not None:
+            answered = self._client.request(method, self._root + place, content=payload, headers=self._headers)
+            return self._read_answer(answered.status_code, answered.content, call)
         kind = HTTPSConnection if self._secure else HTTPConnection
         connection = kind(
             self._host, self._port, timeout=self._timeout_s
@@ -135,12 +169,14 @@ class HttpAdapter:
             connection.close()
 
     def _read_response(self, response: HTTPResponse, call: str) -> Mapping[str, Any]:
-        text = b"".join(self._read_body(response))
-        if response.status in self._refused_statuses:
+        return self._read_answer(response.status, b"".join(self._read_body(response)), call)
+
+    def _read_answer(self, status: int, text: bytes, call: str) -> Mapping[str, Any]:
+        if status in self._refused_statuses:
             raise EventRefused(_error_message(text))
-        if response.status >= 300:
+        if status >= 300:
             message = _error_message(text)
-            raise HTTPException(f"{call} was answered {response.status}{f': {message}' if message else ''}")
+            raise HTTPException(f"{call} was answered {status}{f': {message}' if message else ''}")
         try:
             found: Any = json.loads(text or b"{}")
         except ValueError:
