@@ -69,6 +69,7 @@ if _typing.TYPE_CHECKING:
         StepRecord,
         Store,
         StoredRun,
+        WorkerInfo,
         open_store,
     )
     from runstate.store.errors import (
@@ -104,7 +105,7 @@ if _typing.TYPE_CHECKING:
 else:
     _STORE = (
         *("AsyncStore", "Attempt", "Entry", "Event", "NewRun", "Page", "PausedQueue", "StepRecord", "Store"),
-        *("StoredRun", "open_store"),
+        *("StoredRun", "WorkerInfo", "open_store"),
     )
     _WORKER = (
         "Context",
@@ -213,6 +214,7 @@ __all__ = [
     "Usage",
     "VersionConflict",
     "Worker",
+    "WorkerInfo",
     "allowed_events",
     "documented",
     "drive",

@@ -44,7 +44,7 @@ UNKEPT = ("a\0b", "\ud800")
 NAMES = frozenset(
     (
         *("actor", "after", "assistant_id", "before", "id", "idempotency_key", "model", "name", "queue", "queues"),
-        *("run_id", "thread_id", "trace_context"),
+        *("prefix", "run_id", "thread_id", "trace_context"),
     )
 )
 """Parameters that take a name, or several."""
@@ -93,6 +93,7 @@ GIVEN: Mapping[str, Any] = {
     "number": 1,
     "result": None,
     "trace_context": "00-1-2-01",
+    "prefix": "run_",
 }
 """What a method needs besides."""
 
@@ -292,6 +293,7 @@ NO_NAMES = frozenset(
             "StepInterrupted",
             "RetryLater",
             "TraceContexts",
+            "WorkerInfo",
             "Context.redact",
             "Context.retry",
             "Context.settle_retry",
@@ -425,7 +427,7 @@ OPTIONS |= {"before", "run_id", "run_ids"}
 """Parameters of commands that take a name, or several."""
 
 OTHER_OPTIONS = frozenset(("handler", "url", "outputs", "file", "output", "files", "store", "path", "run", "record"))
-OTHER_OPTIONS |= {"listen_url", "statuses", "reason"}
+OTHER_OPTIONS |= {"listen_url", "statuses", "reason", "instructions", "worker"}
 """Those that take an address, a file, or what is checked by itself."""
 
 NEEDED: Mapping[str, list[str]] = {

@@ -36,6 +36,18 @@ _RUNS_COMMANDS = (
 """Commands of the group `runs`. They are often called without its name, and the error suggests it."""
 
 
+_MEANT = {
+    **dict.fromkeys(("retry", "rerun", "requeue"), "runs repeat"),
+    **dict.fromkeys(("init", "setup", "upgrade"), "migrate"),
+    **dict.fromkeys(("delete", "purge"), "runs prune"),
+    "pause": "queues pause",
+    "resume": "queues resume",
+    "wait": "runs watch",
+    "health": "doctor --live",
+}
+"""What the commands of other queues are called here."""
+
+
 class LazyGroup(click.Group):
     """A group with lazy commands: each is named as `module:attribute`, and imported when it is called."""
 
@@ -61,6 +73,8 @@ class LazyGroup(click.Group):
         if args[0] not in self.lazy_commands:  # click suggests only commands that have been imported
             for name in self.lazy_commands:
                 self.get_command(ctx, name)
+        if args[0] not in self.commands and args[0] in _MEANT:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{_MEANT[args[0]]}'?")
         if ctx.parent is None and args[0] not in self.commands and args[0] in _RUNS_COMMANDS:
             ctx.fail(f"No such command '{args[0]}'. Did you mean 'runs {args[0]}'?")
         return super().resolve_command(ctx, args)
@@ -81,8 +95,10 @@ class LazyGroup(click.Group):
         "runs": "runstate.cli.commands.runs:runs",
         "table": "runstate.cli.commands.lifecycle:table",
         "worker": "runstate.cli.commands.worker:worker",
+        "workers": "runstate.cli.commands.queues:workers",
     },
 )
+@click.option("--store", "store_url", metavar="URL", help="The store, for every command that takes one.")
 @click.version_option(package_name="runstate")
-def cli() -> None:
+def cli(store_url: str | None) -> None:
     """The lifecycle of an Assistants API run: its transitions and diagrams, recorded runs, and stored runs."""

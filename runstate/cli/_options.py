@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from runstate.cli.errors import errors_as_exit_codes
+from runstate.cli.errors import InvalidUsage, errors_as_exit_codes
+from runstate.run.json_values import escape
 from runstate.store.errors import StoreError
 
 if TYPE_CHECKING:
@@ -20,13 +21,22 @@ __all__ = [
     "database_from_url",
     "json_option",
     "listen_url_option",
+    "run_of",
     "store_from_url",
     "store_option",
 ]
 
 
 class _EnvVarOption(click.Option):
-    """An option whose errors name its environment variable too, as click does from 8.2 on."""
+    """An option whose errors name its environment variable too, as click does from 8.2 on.
+
+    `runstate --store URL` before the command stands for the variable of every command.
+    """
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the value before the command, or that of the variable."""
+        given = ctx.find_root().params.get("store_url") if self.name == "url" else None
+        return given if isinstance(given, str) else super().resolve_envvar_value(ctx)
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         return f"'{self.opts[0]}' (env var: '{self.envvar}')"
@@ -57,6 +67,19 @@ listen_url_option: Final = click.option(
 _WAIT_S: Final = 10.0
 """For how many seconds a command waits for a busy database."""
 
+
+def run_of(store: Store, given: str) -> str:
+    """Return the id of a run from the id or the beginning of one. Raises a click error if several runs match."""
+    found = store.matching_ids(given, limit=_MOST_MATCHES + 1)
+    if given in found or not found:
+        return given
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join(map(escape, found[:_MOST_MATCHES])) + (" ..." if len(found) > _MOST_MATCHES else "")
+    raise InvalidUsage(f"{escape(given)} is the beginning of several ids: {shown}")
+
+
+_MOST_MATCHES: Final = 5
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 

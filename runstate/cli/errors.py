@@ -17,13 +17,20 @@ from runstate._redaction import without_passwords
 from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.run.errors import ToolOutputsMismatch
 from runstate.run.json_values import escape
-from runstate.store.errors import IdempotencyKeyReused, LostRace, OutcomeUnknown, StoreUnavailable, ThreadBusy
+from runstate.store.errors import (
+    IdempotencyKeyReused,
+    LostRace,
+    OutcomeUnknown,
+    RunIsLive,
+    StoreUnavailable,
+    ThreadBusy,
+)
 
 __all__ = ["InvalidUsage", "Refused", "Unavailable", "as_click_error", "errors_as_exit_codes", "redact"]
 
 _PASSWORD_OF_URL: Final = re.compile(r"(?<=password=)[^&\s]+")
 _WORD: Final = re.compile(r"\S+")
-_REFUSALS: Final = (IllegalTransition, ToolOutputsMismatch, LostRace, ThreadBusy, IdempotencyKeyReused)
+_REFUSALS: Final = (IllegalTransition, ToolOutputsMismatch, LostRace, ThreadBusy, IdempotencyKeyReused, RunIsLive)
 
 
 class Refused(click.ClickException):

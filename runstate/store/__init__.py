@@ -26,17 +26,14 @@ if TYPE_CHECKING:
     from runstate.store._api.trace_contexts import TraceContexts
     from runstate.store._api.worker_protocol import DEFAULT_MAX_ATTEMPTS, worker_name
     from runstate.store._notifier import Change
-    from runstate.store._types import Entry, Event, StoredRun
+    from runstate.store._types import Attempt, Entry, Event, PausedQueue, StepRecord, StoredRun, WorkerInfo
     from runstate.store._worker_types import (
-        Attempt,
         Checkpoint,
         Claim,
         HeartbeatResult,
         Lease,
-        PausedQueue,
         Settle,
         SettleAndClaimResult,
-        StepRecord,
         SweepResult,
     )
 else:
@@ -46,7 +43,7 @@ else:
             "DEFAULT_MAX_ATTEMPTS": "runstate.store._api.worker_protocol",
             "DEFAULT_QUEUE": "runstate.store._api.create",
             "AsyncStore": "runstate.store._api.async_store",
-            "Attempt": "runstate.store._worker_types",
+            "Attempt": "runstate.store._types",
             "BoundStore": "runstate.store._api.methods",
             "Change": "runstate.store._notifier",
             "Checkpoint": "runstate.store._worker_types",
@@ -57,14 +54,15 @@ else:
             "HeartbeatResult": "runstate.store._worker_types",
             "Lease": "runstate.store._worker_types",
             "NewRun": "runstate.store._api.create",
-            "PausedQueue": "runstate.store._worker_types",
+            "PausedQueue": "runstate.store._types",
             "Page": "runstate.store._api.queries",
             "Settle": "runstate.store._worker_types",
             "SettleAndClaimResult": "runstate.store._worker_types",
-            "StepRecord": "runstate.store._worker_types",
+            "StepRecord": "runstate.store._types",
             "Store": "runstate.store._api.store",
             "StoredRun": "runstate.store._types",
             "SweepResult": "runstate.store._worker_types",
+            "WorkerInfo": "runstate.store._types",
             "TraceContexts": "runstate.store._api.trace_contexts",
             "migrate_within": "runstate.store._api.migrate_within",
             "open_store": "runstate.store._api.open",
@@ -96,6 +94,7 @@ __all__ = [
     "StoredRun",
     "SweepResult",
     "TraceContexts",
+    "WorkerInfo",
     "migrate_within",
     "open_store",
     "worker_name",

@@ -1,18 +1,19 @@
-"""The values that a store returns: stored runs, and the entries of their histories."""
+"""The values that a store returns: stored runs, their histories, steps and attempts, workers, and paused queues."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import attrs
 
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.run.record import JsonObject
 from runstate.run.snapshot import RunSnapshot
+from runstate.run.values import Usage
 
-__all__ = ["Entry", "Event", "StoredRun"]
+__all__ = ["Attempt", "Entry", "Event", "PausedQueue", "StepRecord", "StoredRun", "WorkerInfo"]
 
 
 class StoredRun(RunSnapshot):
@@ -166,3 +167,79 @@ class Event:
     """The JSON value."""
     at_us: int
     """When it was written, in Unix microseconds. Events that are written together have the same time."""
+
+
+@attrs.frozen
+class StepRecord:
+    """A step that the handler of a run has kept."""
+
+    name: str
+    key: str
+    """The key among the steps of this name; empty without one."""
+    number: int
+    """Its place among the steps of the run."""
+    attempt: int
+    """The attempt of the run in which it was executed."""
+    result: Any
+    """What the function of the step returned. None also for a step without an end."""
+    usage: Usage
+    """The tokens that the step has used."""
+    began_at_us: int
+    """When it began, in Unix microseconds."""
+    ended_at_us: int | None
+    """When it ended. None for a step that was begun with `once=True`, and whose end nobody kept."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None if it has no end."""
+        return None if self.ended_at_us is None else (self.ended_at_us - self.began_at_us) / 1_000_000
+
+
+@attrs.frozen
+class Attempt:
+    """An attempt of a run that ended without an outcome."""
+
+    number: int
+    """1 for the first of them in the life of the run, then increasing by one."""
+    attempt: int
+    """The value of `StoredRun.attempt` in this attempt. It begins again at 1 after a tool round."""
+    ended_at_us: int
+    """When its end was recorded, in Unix microseconds."""
+    result: Literal["retry", "lost", "released"]
+    """Why there is no outcome: the run waits for a retry, the worker died, or the worker released the run."""
+    actor: str | None
+    """The name of the worker."""
+    error: JsonObject | None
+    """Why the run is retried: `code`, `message` and maybe `traceback`. None for the others."""
+    next_at_us: int | None
+    """When the retry is due, in Unix microseconds. None for the others."""
+
+
+@attrs.frozen
+class WorkerInfo:
+    """A worker at work: a session whose lease holds."""
+
+    name: str
+    """The name of the worker in histories. Several workers may have one name."""
+    began_at_us: int
+    """When it opened its lease, in Unix microseconds."""
+    lease_until_us: int
+    """Until when its lease holds unless it is renewed, in Unix microseconds."""
+    runs: int
+    """How many runs it has."""
+
+
+@attrs.frozen
+class PausedQueue:
+    """A pause of a queue. While it lasts, no run of the queue is claimed."""
+
+    queue: str
+    paused_at_us: int
+    """When it began, in Unix microseconds."""
+    paused_by: str | None
+    """The name of who paused the queue."""
+    reason: str | None
+    resumed_at_us: int | None
+    """When it ended, in Unix microseconds. None while it lasts."""
+    resumed_by: str | None
+    """The name of who resumed the queue."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal, Self, TypeAlias, cast
+from typing import Any, Final, Self, TypeAlias, cast
 
 import attrs
 
@@ -22,12 +22,10 @@ from runstate.store.validators import lease_seconds
 
 __all__ = [
     "OUTCOMES",
-    "Attempt",
     "Checkpoint",
     "Claim",
     "HeartbeatResult",
     "Lease",
-    "PausedQueue",
     "RetryRequest",
     "Settle",
     "SettleAndClaimResult",
@@ -143,68 +141,6 @@ class SweepResult:
     def total(self) -> int:
         """How many runs were expired, failed or cancelled."""
         return len(self.expired) + len(self.failed) + len(self.cancelled)
-
-
-@attrs.frozen
-class StepRecord:
-    """A step that the handler of a run has kept."""
-
-    name: str
-    key: str
-    """The key among the steps of this name; empty without one."""
-    number: int
-    """Its place among the steps of the run."""
-    attempt: int
-    """The attempt of the run in which it was executed."""
-    result: Any
-    """What the function of the step returned. None also for a step without an end."""
-    usage: Usage
-    """The tokens that the step has used."""
-    began_at_us: int
-    """When it began, in Unix microseconds."""
-    ended_at_us: int | None
-    """When it ended. None for a step that was begun with `once=True`, and whose end nobody kept."""
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took; None if it has no end."""
-        return None if self.ended_at_us is None else (self.ended_at_us - self.began_at_us) / 1_000_000
-
-
-@attrs.frozen
-class Attempt:
-    """An attempt of a run that ended without an outcome."""
-
-    number: int
-    """1 for the first of them in the life of the run, then increasing by one."""
-    attempt: int
-    """The value of `StoredRun.attempt` in this attempt. It begins again at 1 after a tool round."""
-    ended_at_us: int
-    """When its end was recorded, in Unix microseconds."""
-    result: Literal["retry", "lost", "released"]
-    """Why there is no outcome: the run waits for a retry, the worker died, or the worker released the run."""
-    actor: str | None
-    """The name of the worker."""
-    error: JsonObject | None
-    """Why the run is retried: `code`, `message` and maybe `traceback`. None for the others."""
-    next_at_us: int | None
-    """When the retry is due, in Unix microseconds. None for the others."""
-
-
-@attrs.frozen
-class PausedQueue:
-    """A pause of a queue. While it lasts, no run of the queue is claimed."""
-
-    queue: str
-    paused_at_us: int
-    """When it began, in Unix microseconds."""
-    paused_by: str | None
-    """The name of who paused the queue."""
-    reason: str | None
-    resumed_at_us: int | None
-    """When it ended, in Unix microseconds. None while it lasts."""
-    resumed_by: str | None
-    """The name of who resumed the queue."""
 
 
 class Checkpoint:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from runstate.run import validators
 from runstate.store import DEFAULT_MAX_ATTEMPTS, Change
@@ -141,6 +141,15 @@ class Worker:
         """
         self._begin()
         await self._open_and_work(until_idle)
+
+    if not TYPE_CHECKING:  # a type checker says so by itself
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "a worker is used with `async with worker:`, inside an event loop; elsewhere call worker.run()"
+            )
+
+        def __exit__(self, *args: object) -> None: ...
 
     async def __aenter__(self) -> Self:
         self._begin()

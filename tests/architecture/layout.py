@@ -102,6 +102,7 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     "django": ("integrations/django",),
     "opentelemetry": ("integrations/otel",),
     "pydantic": ("integrations/pydantic_ai",),
+    "pydantic_core": ("run/json_schema",),
     "pydantic_ai": ("integrations/pydantic_ai",),
     "pytest": ("testing",),
     "rich": ("cli",),

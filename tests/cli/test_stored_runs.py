@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import sqlite3
@@ -31,8 +32,9 @@ from runstate.store import Checkpoint, Store, open_store
 from runstate.store._sql.dialect import POSTGRES, SQLITE
 from runstate.store._sql.migrations import ddl
 from runstate.traces import judge
-from runstate.worker import Context, drive
+from runstate.worker import Context, RetryPolicy, Worker, drive
 from tests.cli.test_cli import run_on_terminal, run_process
+from tests.store.support import names
 from tests.support.cli_runner import CliRunner, Result
 from tests.support.postgres import Server, postgres_server, postgres_url
 
@@ -1286,3 +1288,118 @@ def test_show_lists_the_steps_of_a_run(store_cli: StoreCli) -> None:
     lines = store_cli.invoke("runs", "history", run_id).stdout.splitlines()
     assert [asked] == [line.split() for line in lines if line.startswith("ask")]
     assert data["steps"] == store_cli.invoke_json("runs", "history", run_id)["steps"]
+
+
+def refused(store_cli: StoreCli, code: int, *arguments: str) -> Result:
+    """Invoke a command that ends with an exit code."""
+    result = store_cli.invoke(*arguments)
+    assert code == result.exit_code, result.stderr
+    return result
+
+
+def test_the_beginning_of_an_id_stands_for_a_run(store_cli: StoreCli) -> None:
+    """If it is that of several runs, they are told, and nothing is done."""
+    for run_id in ("run_a1", "run_a2"):
+        store_cli.store.create(**names(id=run_id))
+    assert "run_a1" in store_cli.invoke("runs", "show", "run_a1").stdout
+    result = refused(store_cli, 2, "runs", "cancel", "run_a")
+    assert "run_a is the beginning of several ids: run_a1, run_a2" in result.stderr
+    assert "queued" == store_cli.store.get("run_a1").status
+    store_cli.store.create(**names(id="run_b3"))
+    assert "run_b3 is cancelled" in store_cli.invoke("runs", "cancel", "run_b").stdout
+
+
+def test_queues_are_paused_and_resumed_by_commands(store_cli: StoreCli) -> None:
+    """And listed, with who, when and why."""
+    store_cli.create()
+    assert "default is paused" in store_cli.invoke("queues", "pause", "default", "--reason", "an outage").stdout
+    assert "was paused already" in store_cli.invoke("queues", "pause", "default").stdout
+    listed = store_cli.invoke("queues", "list").stdout
+    assert "an outage" in listed
+    assert "cli" in listed
+    told = json.loads(store_cli.invoke("queues", "list", "--json").stdout)
+    assert {"default": 1} == told["waiting"]
+    assert "default is resumed" in store_cli.invoke("queues", "resume", "default").stdout
+    assert "was not paused" in store_cli.invoke("queues", "resume", "default").stdout
+
+
+def test_runs_are_counted_repeated_and_created_with_settings(store_cli: StoreCli) -> None:
+    made = store_cli.invoke(
+        *("runs", "create", "--thread=t", "--assistant=a", "--model=m", "--instructions=be brief", "--expires-in=1h"),
+        *("--max-prompt-tokens=9", "--max-completion-tokens=8", "--temperature=0.5", "--delay=30s"),
+    ).stdout.strip()
+    run = store_cli.store.get(made)
+    assert ("be brief", 9, 8, 0.5) == (
+        run.instructions,
+        run.max_prompt_tokens,
+        run.max_completion_tokens,
+        run.temperature,
+    )
+    assert run.expires_at == run.created_at + 3600
+    assert not run.claimable
+    assert 1 == json.loads(store_cli.invoke("runs", "counts", "--json").stdout)["queued"]
+    assert "only an ended run can be repeated" in refused(store_cli, 1, "runs", "repeat", made).stderr
+    store_cli.store.fail(made, "server_error", "boom")
+    again = store_cli.invoke("runs", "repeat", made, "--queue=mail").stdout.strip()
+    assert (made, "mail") == (store_cli.store.get(again).repeats, store_cli.store.get(again).queue)
+
+
+def test_attempts_and_tracebacks_are_printed(store_cli: StoreCli) -> None:
+    """By `show` and by `history`, for people and as JSON."""
+    run_id = store_cli.create()
+
+    def answer(ctx: Context) -> None:
+        raise ValueError("the model broke")
+
+    for policy in (RetryPolicy(backoff=0.0), None):
+        while not store_cli.store.get(run_id).is_terminal and len(store_cli.store.attempts(run_id)) < 1:
+            Worker(store_cli.store, answer, name="w1", retry=policy).run(until_idle=True)
+    while not store_cli.store.get(run_id).is_terminal:
+        Worker(store_cli.store, answer, name="w1").run(until_idle=True)
+    for command in ("show", "history"):
+        told = store_cli.invoke("runs", command, run_id).stdout
+        assert "retry" in told
+        assert 'raise ValueError("the model broke")' in told
+        assert "attempt 1:" in told
+        data = json.loads(store_cli.invoke("runs", command, run_id, "--json").stdout)
+        assert "retry" == data["attempts"][0]["result"]
+
+
+def test_a_health_check_asks_whether_the_store_answers_and_a_worker_is_at_work(store_cli: StoreCli) -> None:
+    assert "the store answers; 0 workers at work" in store_cli.invoke("doctor", "--live").stdout
+    assert "not at work" in refused(store_cli, 1, "doctor", "--live", "--worker", "w1").stdout
+    lease = store_cli.store.open_lease("w1")
+    assert "worker w1 is at work" in store_cli.invoke("doctor", "--live", "--worker", "w1").stdout
+    assert "w1" in store_cli.invoke("workers").stdout
+    assert 1 == len(json.loads(store_cli.invoke("workers", "--json").stdout)["workers"])
+    store_cli.store.close_lease(lease)
+    assert "no worker is at work" in store_cli.invoke("workers").stderr
+
+
+def test_the_store_may_be_named_before_the_command(store_cli: StoreCli) -> None:
+    run_id = store_cli.create()
+    result = CliRunner().invoke(cli, ["--store", store_cli.url, "runs", "list"], env={"RUNSTATE_STORE": ""})
+    assert 0 == result.exit_code, result.stderr
+    assert run_id in result.stdout
+
+
+def test_a_worker_logs_lines_or_json(store_cli: StoreCli) -> None:
+    """Off a terminal: the time in UTC, the level, the message. As JSON: an object a line, with the run."""
+    for kind in ("text", "json"):
+        run_id = store_cli.create()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "runstate", "worker", "tests.test_names:nothing", "--until-idle"),
+                *("--log-format", kind, "--store", store_cli.url),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        line = next(line for line in done.stderr.splitlines() if run_id in line)
+        if kind == "text":
+            assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO     run ", line)
+        else:
+            told = json.loads(line)
+            assert (run_id, "complete", 1) == (told["run_id"], told["event"], told["attempt"])

@@ -71,11 +71,12 @@ FOREIGN_CLASSES: Final = frozenset(
         *("AsyncResult", "CancelledError"),  # Celery, asyncio
         *("DefaultRequestHandler", "InvalidAgentResponseError", "TaskManager", "TaskUpdater"),  # a2a-sdk
         "VersionedDatabaseTaskStore",
+        *("Session", "AsyncSession"),  # SQLAlchemy
         *("CancellationToken", "DeferredToolRequests", "ModelRetry", "RunContext"),  # Pydantic AI
         "InProgress",  # a spelling of a status
     }
 )
-FOREIGN_OPTIONS: Final = frozenset({"--strict"})  # pip-audit
+FOREIGN_OPTIONS: Final = frozenset({"--strict", "--sql"})  # pip-audit, Alembic
 FILES_OF_USERS: Final = frozenset({"test_answers.py"})
 
 

@@ -1,7 +1,8 @@
-"""The group `queues`: which queues have runs waiting, and which are paused."""
+"""The group `queues`: which queues have runs waiting, and which are paused. And the command `workers`."""
 
 from __future__ import annotations
 
+import attrs
 import click
 
 from runstate.cli._options import json_option, store_from_url, store_option
@@ -11,7 +12,7 @@ from runstate.cli._tables import print_table
 from runstate.cli._times import format_utc
 from runstate.run.json_values import escape
 
-__all__ = ["queues"]
+__all__ = ["queues", "workers"]
 
 _queue_argument = click.argument("queue", metavar="NAME")
 _actor_option = click.option("--actor", default="cli", show_default=True, help="Who does it, for the record.")
@@ -78,3 +79,23 @@ def resume(queue: str, url: str, actor: str, as_json: bool) -> None:
         print_json({"queue": queue, "paused": False, "was_paused": was_paused})
     else:
         click.echo(f"{escape(queue)} is resumed" if was_paused else f"{escape(queue)} was not paused")
+
+
+@click.command()
+@store_option
+@json_option
+def workers(url: str, as_json: bool) -> None:
+    """List the workers at work: their names, since when, and how many runs each has."""
+    with store_from_url(url) as store:
+        found = store.workers()
+    if as_json:
+        print_json({"workers": [attrs.asdict(worker) for worker in found]})
+        return
+    if not found:
+        click.echo("no worker is at work", err=True)
+        return
+    rows = [
+        (worker.name, str(worker.runs), format_utc(worker.began_at_us), format_utc(worker.lease_until_us))
+        for worker in found
+    ]
+    print_table(("worker", "runs", "since (UTC)", "lease until (UTC)"), rows, optional=("since (UTC)",))

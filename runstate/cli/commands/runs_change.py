@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import click
 
 from runstate.cli._files import FILE, open_input
 from runstate.cli._key_values import as_mapping, key_value
-from runstate.cli._options import json_option, store_from_url, store_option
+from runstate.cli._options import json_option, run_of, store_from_url, store_option
 from runstate.cli._output import print_json
 from runstate.cli._queues import similar_queue_hint
 from runstate.cli._stored_json import run_to_json
 from runstate.cli._times import duration
 from runstate.cli.errors import as_click_error
+from runstate.clock import current as clock
 from runstate.lifecycle.errors import RunstateError
 from runstate.run import codec
 from runstate.run.errors import RunDecodeError
@@ -35,6 +36,17 @@ _actor_option: Final = click.option("--actor", default="cli", show_default=True,
 @click.option("--metadata", multiple=True, type=key_value, metavar="KEY=VALUE", help="Metadata (repeatable).")
 @click.option("--queue", default="default", show_default=True, metavar="NAME", help="The queue of the run.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher is claimed first.")
+@click.option("--instructions", metavar="TEXT", help="The system message.")
+@click.option("--max-prompt-tokens", type=click.IntRange(1), metavar="N", help="The limit over the whole run.")
+@click.option("--max-completion-tokens", type=click.IntRange(1), metavar="N", help="The limit over the whole run.")
+@click.option("--temperature", type=click.FloatRange(0, 2), metavar="NUMBER", help="0 to 2.")
+@click.option("--expires-in", "expires_in_s", type=duration, default="10m", show_default=True, help="Its deadline.")
+@click.option("--delay", "delay_s", type=duration, help="It is not claimed earlier than after this time.")
+@click.option(
+    "--one-live-run-per-thread",
+    type=click.Choice(["reject", "queue"]),
+    help="Whether a second live run of the thread is refused, or waits.",
+)
 @click.option("--idempotency-key", metavar="KEY", help="The same key never creates a second run.")
 @_actor_option
 @json_option
@@ -46,6 +58,13 @@ def create(
     metadata: tuple[tuple[str, str], ...],
     queue: str,
     priority: int,
+    instructions: str | None,
+    max_prompt_tokens: int | None,
+    max_completion_tokens: int | None,
+    temperature: float | None,
+    expires_in_s: float,
+    delay_s: float | None,
+    one_live_run_per_thread: str | None,
     idempotency_key: str | None,
     actor: str,
     as_json: bool,
@@ -60,6 +79,13 @@ def create(
             metadata=as_mapping(metadata, "--metadata"),
             queue=queue,
             priority=priority,
+            instructions=instructions,
+            max_prompt_tokens=max_prompt_tokens,
+            max_completion_tokens=max_completion_tokens,
+            temperature=temperature,
+            expires_in_s=int(expires_in_s),
+            not_before=None if delay_s is None else clock.time() + delay_s,
+            one_live_run_per_thread=cast("Literal['reject', 'queue'] | None", one_live_run_per_thread),
             idempotency_key=idempotency_key,
             actor=actor,
         )
@@ -91,7 +117,11 @@ def repeat(
     """Create a new queued run like one that has ended, and print its id. The old run is not changed."""
     with store_from_url(url) as store:
         run = store.repeat(
-            run_id, expires_in_s=int(expires_in_s), queue=queue, idempotency_key=idempotency_key, actor=actor
+            run_of(store, run_id),
+            expires_in_s=int(expires_in_s),
+            queue=queue,
+            idempotency_key=idempotency_key,
+            actor=actor,
         )
     if as_json:
         print_json(run_to_json(run))
@@ -114,7 +144,7 @@ def cancel(run_ids: tuple[str, ...], url: str, actor: str, as_json: bool) -> Non
     with store_from_url(url) as store:
         for run_id in dict.fromkeys(run_ids):
             try:
-                run = store.request_cancel(run_id, actor=actor)
+                run = store.request_cancel(run_of(store, run_id), actor=actor)
             except StoreError:
                 raise  # the other runs would fail in the same way
             except RunstateError as error:
@@ -150,7 +180,7 @@ def submit(
         raise click.UsageError("give the outputs either as CALL_ID=OUTPUT or with --file")
     answers = as_mapping(outputs, "outputs") if file is None else _read_outputs(file)
     with store_from_url(url) as store:
-        run = store.submit_tool_outputs(run_id, cast("Mapping[str, str]", answers), actor=actor)
+        run = store.submit_tool_outputs(run_of(store, run_id), cast("Mapping[str, str]", answers), actor=actor)
     if as_json:
         print_json(run_to_json(run))
     else:

@@ -12,7 +12,7 @@ import click
 from rich.text import Text
 
 from runstate.cli._key_values import as_mapping, key_value
-from runstate.cli._options import json_option, listen_url_option, store_from_url, store_option
+from runstate.cli._options import json_option, listen_url_option, run_of, store_from_url, store_option
 from runstate.cli._output import draw_lanes, position_of, print_json, stdout_console
 from runstate.cli._queues import empty_queue_hint
 from runstate.cli._stored_json import attempt_to_json, entry_to_json, event_to_json, run_to_json, step_to_json
@@ -156,6 +156,7 @@ def counts(url: str, as_json: bool) -> None:
 def show(run_id: str, url: str, as_json: bool) -> None:
     """Show a run: its position in the lifecycle, its fields, and its history."""
     with store_from_url(url) as store:
+        run_id = run_of(store, run_id)
         # The history is read first: entries that come in between are then in the run, and are cut or read again.
         entries = store.history(run_id)
         run = store.get(run_id)
@@ -300,6 +301,7 @@ def _print_steps(steps: Sequence[StepRecord]) -> None:
 def history(run_id: str, url: str, as_json: bool) -> None:
     """Print the history of a run: each move, its actor, and how long the run stayed in that status; and its steps."""
     with store_from_url(url) as store:
+        run_id = run_of(store, run_id)
         entries = store.history(run_id)
         steps, attempts = store.steps(run_id), store.attempts(run_id)
     if as_json:
@@ -328,6 +330,7 @@ def watch(run_id: str | None, url: str, listen_url: str | None, after: str | Non
         resume_after = int(after)
     console = stdout_console()
     with store_from_url(url, listen_url) as store:
+        run_id = None if run_id is None else run_of(store, run_id)
         for entry in store.watch(run_id, after=resume_after):
             if as_json:
                 click.echo(json.dumps(entry_to_json(entry)))
@@ -360,6 +363,7 @@ def events(run_id: str, url: str, listen_url: str | None, after: int, follow: bo
     A later attempt of a run may emit the same data again.
     """
     with store_from_url(url, listen_url) as store:
+        run_id = run_of(store, run_id)
         for event in store.events(run_id, after=after) if follow else _events_so_far(store, run_id, after):
             if as_json:
                 click.echo(json.dumps(event_to_json(event)))

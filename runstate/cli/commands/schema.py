@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.text import Text
 
-from runstate.cli._options import database_from_url, json_option, store_option
+from runstate.cli._options import database_from_url, json_option, store_from_url, store_option
 from runstate.cli._output import print_json, progress_bar, stdout_console
 from runstate.cli._times import duration
 from runstate.cli.errors import errors_as_exit_codes
@@ -108,12 +108,29 @@ def _database_to_migrate(url: str, plan: bool) -> Database:
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=10, show_default=True, help="The most findings of each kind."
 )
+@click.option("--live", is_flag=True, help="Only ask whether the store answers; for a container's health check.")
+@click.option("--worker", metavar="NAME", help="With --live: also ask whether this worker is at work.")
 @json_option
-def doctor(url: str, stuck_after: float, old_snapshot: float, quick_check: bool, most: int, as_json: bool) -> None:
+def doctor(
+    url: str,
+    stuck_after: float,
+    old_snapshot: float,
+    quick_check: bool,
+    most: int,
+    live: bool,
+    worker: str | None,
+    as_json: bool,
+) -> None:
     """Examine a store: its guards, runs and histories, stuck runs, and the database itself.
 
-    It only reads, and can run while workers do. Exit code 1 if there are findings.
+    It only reads, and can run while workers do. Exit code 1 if there are findings, or, with --live, if the worker is
+    not at work; 3 if the store does not answer.
     """
+    if worker is not None and not live:
+        raise click.UsageError("--worker is for --live")
+    if live:
+        _check_live(url, worker, as_json)
+        return
     from runstate.store.doctor import examine
 
     with errors_as_exit_codes(url), _progress_on_stderr() as progress:
@@ -130,6 +147,20 @@ def doctor(url: str, stuck_after: float, old_snapshot: float, quick_check: bool,
     else:
         _print_diagnosis(diagnosis)
     sys.exit(_FINDINGS if diagnosis.findings else 0)
+
+
+def _check_live(url: str, name: str | None, as_json: bool) -> None:
+    """Print whether the store answers, and whether a worker of a name is at work. Exit with 1 if it is not."""
+    with store_from_url(url) as store:
+        found = [worker for worker in store.workers() if name in (None, worker.name)]
+    is_live = name is None or bool(found)
+    if as_json:
+        print_json({"live": is_live, "workers": len(found), "runs": sum(worker.runs for worker in found)})
+    elif name is None:
+        click.echo(f"the store answers; {_plural(len(found), 'worker')} at work")
+    else:
+        click.echo(f"worker {escape(name)} is {'' if is_live else 'not '}at work")
+    sys.exit(0 if is_live else _FINDINGS)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The methods of a store for attempts without an outcome, and for paused queues."""
+"""The methods of a store for attempts without an outcome, workers at work, and paused queues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runstate.store._engine.commands import InTransaction
 from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import Change
 from runstate.store._sql.connection import Connection
-from runstate.store._worker_types import Attempt, PausedQueue
+from runstate.store._types import Attempt, PausedQueue, WorkerInfo
 
 __all__ = ["AttemptMixin"]
 
@@ -41,7 +41,7 @@ def _reason_errors(reason: str | None) -> validators.FieldErrors:
 
 
 class AttemptMixin(StoreBase):
-    """The methods of a store for attempts and queues."""
+    """The methods of a store for attempts, workers and queues."""
 
     def attempts(self, run_id: str) -> tuple[Attempt, ...]:
         """Return the attempts of a run that ended without an outcome, in their order. Raises `RunNotFound`.
@@ -55,6 +55,20 @@ class AttemptMixin(StoreBase):
             return tuple(map(_decode_attempt, session.execute(session.statements.attempts, params)))
 
         return self._transport.read(look)
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers whose leases hold, by name, each with the number of its runs."""
+        return self._transport.read(
+            lambda session: tuple(WorkerInfo(*row) for row in session.execute(session.statements.workers, {}))
+        )
+
+    def matching_ids(self, prefix: str, *, limit: int = 10) -> tuple[str, ...]:
+        """Return up to `limit` ids of runs that begin with a text, in their order. Raises `InvalidRun`."""
+        raise_if_invalid(validators.indexed_identifier("prefix", prefix) + _LIMIT("limit", limit))
+        params = {"low": prefix, "high": prefix + chr(0x10FFFF), "limit": limit}
+        return self._transport.read(
+            lambda session: tuple(row[0] for row in session.execute(session.statements.ids_between, params))
+        )
 
     def pause(self, queue: str = DEFAULT_QUEUE, *, reason: str | None = None, actor: str | None = None) -> bool:
         """Pause a queue: from now on no run of it is claimed, retried or taken over. Return False if it was paused.

@@ -14,8 +14,8 @@ from runstate.store._engine.commands import InTransaction
 from runstate.store._engine.saving import checkpoint_params
 from runstate.store._engine.transport import StoreBase
 from runstate.store._sql.connection import Connection
-from runstate.store._types import StoredRun
-from runstate.store._worker_types import Checkpoint, Lease, StepRecord
+from runstate.store._types import StepRecord, StoredRun
+from runstate.store._worker_types import Checkpoint, Lease
 from runstate.store.errors import StoreError
 
 __all__ = ["StepMixin", "save_step_command"]

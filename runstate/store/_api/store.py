@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from runstate.run.values import Usage
 from runstate.store._api.async_store import AsyncStore
@@ -98,6 +98,14 @@ class Store(StoreMethods):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.close)  # it waits for pending requests, which may need the event loop
+
+    if not TYPE_CHECKING:  # a type checker says so by itself
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in ("save", "update", "put", "add", "insert"):
+                told = "create(thread_id=...) makes a run, and moves such as complete(run_id) change it"
+                raise AttributeError(f"a store has no {name}: {told}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     @property
     def aio(self) -> AsyncStore:

@@ -49,6 +49,17 @@ class Leases(Locks):
         )
 
     @cached_property
+    def workers(self) -> str:
+        """The sessions whose leases hold, and how many runs each has."""
+        lookups = self.dialect.lookups
+        held = f"SELECT count(*) FROM {lookups.holders} AS h WHERE h.worker = w.token"
+        return (
+            f"WITH t AS (SELECT {self.now} AS now) SELECT w.name, w.began_at_us, w.lease_until_us, ({held})"
+            " FROM runstate_worker_session AS w, t WHERE w.closed = 0 AND w.lease_until_us > t.now"
+            " ORDER BY w.name, w.began_at_us"
+        )
+
+    @cached_property
     def close_lease(self) -> str:
         """End a session by its worker's own wish."""
         return f"UPDATE runstate_worker_session SET closed = 1 WHERE token = {self.param('worker')} AND closed = 0"

@@ -113,6 +113,13 @@ class Queries:
         return f"SELECT {self.columns} FROM runstate_run AS r WHERE r.id = {self.param('id', 'text')}"
 
     @cached_property
+    def ids_between(self) -> str:
+        """Up to `limit` ids of runs from one up to another, which is left out."""
+        low, high = self.param("low", "text"), self.param("high", "text")
+        between = f"r.id >= {low} AND r.id < {high}"
+        return f"SELECT r.id FROM runstate_run AS r WHERE {between} ORDER BY r.id LIMIT {self.param('limit')}"
+
+    @cached_property
     def is_late(self) -> str:
         """Whether the deadline of a live run has come, by its id."""
         return (
