@@ -63,6 +63,21 @@ def test_a_rate_limit_and_a_failure_are_retried_and_no_step_is_paid_for_twice() 
     assert "completed in attempt 3, of which 1 had failed" == lines[-1]
 
 
+def test_a_trace_shows_the_calls_of_two_workers_in_their_order() -> None:
+    """One trace: the creation, the call before the tool round, the call that failed, and the retry."""
+    lines = run("examples/trace_of_a_run.py").stdout.splitlines()
+    assert "1 trace, 4 spans:" == lines[-5]
+    drawn = [re.fullmatch(r"(\d) (.*?) +(\S+) +\| *=+ *\|(.*)", line) for line in lines[-4:]]
+    assert [
+        ("1", "POST /runs", "api", ""),
+        ("2", "invoke_agent asst_1", "worker-1", "requires_action in 1"),
+        ("3", "invoke_agent asst_1", "worker-2", "error ConnectionError in 1 after 2"),
+        ("4", "invoke_agent asst_1", "worker-2", "success in 1 after 3"),
+    ] == [(*one.groups()[:3], " ".join(one[4].split())) for one in drawn if one]
+    lefts = [line.index("=") for line in lines[-4:]]
+    assert sorted(set(lefts)) == lefts, "each begins after the one before"
+
+
 def test_an_agent_survives_its_worker() -> None:
     """Only the call in which the first worker was killed is repeated."""
     pytest.importorskip("pydantic_ai", reason="pydantic-ai is not installed")
