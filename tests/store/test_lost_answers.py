@@ -59,6 +59,19 @@ def losing(monkeypatch: pytest.MonkeyPatch, after: Callable[[], object], *, done
     assert lost
 
 
+@pytest.mark.parametrize("done", [True, False])
+def test_a_repeat_whose_reply_was_lost(
+    done: bool, stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again, and there is one new run."""
+    store, other = stores
+    other.complete("run_1")
+    with losing(monkeypatch, lambda: None, done=done):
+        run = store.repeat("run_1")
+    assert [run.id, "run_1"] == [each.id for each in store.list()]
+    assert "run_1" == run.repeats
+
+
 @pytest.mark.parametrize("version", [None, 2])
 def test_a_cancel_whose_run_ended_meanwhile(
     version: int | None, stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack, 
 
 from runstate.run import DEFAULT_EXPIRES_IN_S, Run, validators
 from runstate.run.errors import FieldError, InvalidRun
+from runstate.run.ids import new_run_id
 from runstate.run.json_values import json_path
 from runstate.run.record import FIELDS, JsonObject, ResponseFormat, ToolChoice
 from runstate.run.values import TruncationStrategy, raise_if_invalid
@@ -262,18 +263,21 @@ class CreateMixin(StoreBase):
         id: str | None = None,  # noqa: A002
         idempotency_key: str | None = None,
         actor: str | None = None,
+        trace_context: str | None = None,
     ) -> StoredRun:
         """Create a new queued run like one that has ended, and return it. The ended run is not changed.
 
         The new run has the thread, the assistant, the model and all settings of the old one, its queue, priority and
         `one_live_run_per_thread`, and the old run's id as `repeats`. It begins anew: without the checkpoint, the steps
         and the events of the old run. The arguments are those of `create`; `queue` and `priority` are the old run's by
-        default.
+        default, and the deadline is 600 seconds after the creation, whatever the old run had.
 
         Raises `RunNotFound`, `RunIsLive` if the run has not ended, and what `create` raises.
         """
-        given: dict[str, Any] = {"expires_in_s": expires_in_s, "not_before": not_before, "id": id, "actor": actor}
-        given |= {"idempotency_key": idempotency_key}
+        # The id is chosen here: the request is repeated after a lost reply, and must not create a second run.
+        new_id = new_run_id() if id is None else id
+        given: dict[str, Any] = {"expires_in_s": expires_in_s, "not_before": not_before, "id": new_id, "actor": actor}
+        given |= {"idempotency_key": idempotency_key, "trace_context": trace_context}
         chosen = {name: value for name, value in {"queue": queue, "priority": priority}.items() if value is not None}
         raise_if_invalid([*validators.identifier("run_id", run_id), *_faults({**given, **chosen})])
 
