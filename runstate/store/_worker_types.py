@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Self, TypeAlias, cast
 
@@ -116,6 +116,8 @@ class SettleAndClaimResult:
     """The claimed runs, by priority, then oldest first."""
     refused: Mapping[int, RunstateError]
     """The errors of the refused outcomes, by the seq of the run. With `OutcomeUnknown`, it may still be committed."""
+    not_retried: Collection[int] = frozenset()
+    """The seqs of the runs that ended in place of a retry: a cancel was requested, or the retry came too late."""
 
 
 @attrs.frozen

@@ -170,10 +170,18 @@ class Batches:
             self._take_refusals(batch.settles, result.refused)
         self.settled += len(batch.settles) - len(result.refused)
         for settle in batch.settles if batch.has_retries else ():
-            if settle.retry is not None and settle.run.seq not in result.refused:
-                self.settled -= 1
-                self._on_waiting(settle.retry.after_us / 1_000_000)
+            self._take_retry(settle, result)
         return result
+
+    def _take_retry(self, settle: Settle, result: SettleAndClaimResult) -> None:
+        """Wait for a retry that was committed. A run that ended in its place is settled."""
+        if settle.retry is None or settle.run.seq in result.refused:
+            return
+        if settle.run.seq in result.not_retried:
+            _log.warning("run %s is not retried: its cancel was requested, or its deadline is too near", settle.run.id)
+            return
+        self.settled -= 1
+        self._on_waiting(settle.retry.after_us / 1_000_000)
 
     def _take_refusals(self, settles: Sequence[Settle], refused: Mapping[int, RunstateError]) -> None:
         """Handle the outcomes that the store refused, by seq: confirm cancels, and log the others."""

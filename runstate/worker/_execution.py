@@ -207,5 +207,5 @@ class RunExecution:
             log.exception("run %s: its retry policy raised, so it is not retried", ctx.run_id)
             return None
         what = with_article(type(error).__name__)
-        log.warning("run %s: attempt %d raised %s; it is retried in %.3g s", ctx.run_id, ctx.run.attempt, what, after_s)
+        log.warning("run %s: attempt %d raised %s; retry in %.3g s", ctx.run_id, ctx.run.attempt, what, after_s)
         return ctx.settle_failure(error, after_s, skipped=1)

@@ -29,6 +29,7 @@ from runstate.worker._last_attempts import Reservation, is_last, last_attempts
 from runstate.worker._lease import WorkerLease
 from runstate.worker._requests import StoreRequests
 from runstate.worker._retries import Retries
+from runstate.worker._retry_timer import RetryTimer
 from runstate.worker._run_log import log_call
 from runstate.worker._settings import WorkerSettings
 from runstate.worker._shutdown import ShutdownTimeout
@@ -78,7 +79,8 @@ class WorkerSession:
         """Whether the worker was stopped a second time."""
         self.worker_lease: Final = WorkerLease(settings, self._on_heartbeat, self._on_lease_lost)
         self.retries: Final = Retries(self._on_retry_due)
-        self.batches: Final = Batches(settings, self.worker_lease, self.retries, self._held, self._on_waiting)
+        self._retry_timer: Final = RetryTimer(self._look_for_orphans)
+        self.batches: Final = Batches(settings, self.worker_lease, self.retries, self._held, self._retry_timer.add)
         self.requests: Final = StoreRequests(self.store.availability)
         self.sweeper: Final = Sweeper(settings, self.requests, self._on_swept)
         self.cancels: Final = CancelWatcher(lambda: self.store.aio.owned(self.lease), self._compare)
@@ -176,6 +178,7 @@ class WorkerSession:
             reason = str(error) or "the store does not answer"
             _log.warning("could not release the lease of %s, it will lapse: %s", self.settings.name, reason)
         finally:
+            self._retry_timer.clear()
             self.worker_lease.stop(0.1 if self.ends_at_once else 1.0)
             self.worker_lease.ticks.stop()
             self._thread_pool.shutdown()
@@ -307,12 +310,8 @@ class WorkerSession:
                 self.wake.set()
                 _log.warning("run %s was ended or taken over by another; its handler is stopped", execution.ctx.run_id)
 
-    def _on_waiting(self, after_s: float) -> None:
-        """Look for runs to take over when a retry is due that was just committed. Other workers poll."""
-        if self.loop is not None:
-            self.loop.call_later(after_s, self._look_for_orphans)
-
     def _look_for_orphans(self) -> None:
+        """Look for runs to take over: a retry is due that this worker has committed. Other workers poll."""
         self.orphans_waiting = True
         self.wake.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from runstate import ManualClock, use_clock
 from runstate.errors import InvalidRun
 from runstate.run.values import LastError
 from runstate.store import Settle, Store, open_store
@@ -43,6 +44,45 @@ def test_a_handler_that_is_at_work_settles_and_a_deadline_counts(store: Store) -
     assert {} == store.settle(lease, [Settle.retry_later(claim.run, LastError("server_error", ""), after_s=0)]).refused
     assert "cancelled" == store.request_cancel(at_work.id).status
     assert "queued" == store.get(due.id).status
+
+
+def test_what_waits_in_a_paused_queue_is_not_due(store: Store) -> None:
+    """Else every idle worker would sweep in vain, and a dispatcher would send the ids again and again."""
+    lease = store.open_lease()
+    retried, queued = store.create(**names()), store.create(**names())
+    (claim,) = store.claim(lease)
+    error = LastError("server_error", "not yet")
+    assert {} == store.settle(lease, [Settle.retry_later(claim.run, error, after_s=0)]).refused
+    assert store.is_anything_due()
+    assert [retried.id, queued.id] == store.overdue(after_s=0.0)
+    store.pause()
+    assert not store.is_anything_due()
+    assert 0 == store.sweep().retries
+    assert [] == store.overdue(after_s=0.0)
+    store.resume()
+    assert 1 == store.sweep().retries
+
+
+def test_retries_of_a_later_queue_wait_for_an_earlier_one(store: Store) -> None:
+    """A worker empties the first of its queues before the next; a paused one has nothing to wait for."""
+    lease = store.open_lease()
+    store.create(**names(queue="second", id="run_retry"))
+    (claim,) = store.claim(lease, queues=["second"])
+    error = LastError("server_error", "not yet")
+    assert {} == store.settle(lease, [Settle.retry_later(claim.run, error, after_s=0)]).refused
+    store.create(**names(queue="first"))
+    assert [] == store.take_over(lease, queues=["first", "second"])
+    store.pause("first")
+    assert ["run_retry"] == [claim.run.id for claim in store.take_over(lease, queues=["first", "second"])]
+
+
+def test_a_queue_is_paused_twice_within_a_tick_of_the_clock(store: Store) -> None:
+    with use_clock(ManualClock(1_800_000_000)):
+        for _ in range(3):
+            assert store.pause()
+            assert store.resume()
+        assert store.pause()
+    assert 4 == len({pause.paused_at_us for pause in store.pauses(ended=True)})
 
 
 def test_what_is_kept_of_pauses(store: Store) -> None:

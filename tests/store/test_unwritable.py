@@ -12,6 +12,7 @@ import pytest
 
 from runstate.clock import ManualClock, monotonic, use_clock
 from runstate.lifecycle import RunEvent
+from runstate.run.values import LastError
 from runstate.store import Settle, Store, StoredRun, open_store
 from runstate.store._sql import skipped
 from runstate.store.doctor import examine
@@ -332,3 +333,18 @@ def test_a_trigger_of_ones_own_forges_nothing_in_sqlite(tmp_path: Path) -> None:
                 assert "the history is written by the database alone" in (told or "accepted")
         assert before == prompt.run("SELECT * FROM runstate_history")
         assert "in_progress" == store.start(run.id).status
+
+
+def test_a_due_retry_behind_a_queued_run_that_cannot_be_written(store: Store, prompt: Prompt) -> None:
+    """The queued run comes first in the order, and is skipped: the retry is claimed by a worker with one slot."""
+    bad, good = store.create(**names(priority=1)), store.create(**names())
+    lease = store.open_lease("dead")
+    claim = store.claim_id(lease, good.id)
+    assert claim is not None
+    error = LastError("server_error", "not yet")
+    assert {} == store.settle(lease, [Settle.retry_later(claim.run, error, after_s=0)]).refused
+    store.close_lease(lease)
+    with ahead(prompt, bad):
+        lease = store.open_lease()
+        assert [] == store.claim(lease)  # it is skipped from now on
+        assert [good.id] == [claim.run.id for claim in store.take_over(lease)]

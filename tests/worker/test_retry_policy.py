@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from runstate.errors import InvalidRun, LeaseLost
-from runstate.lifecycle import RunStatus
-from runstate.run.values import LastError, Usage
+from runstate.lifecycle import RunEvent, RunStatus
+from runstate.run.values import LastError, RequiredAction, ToolCall, Usage
 from runstate.store import Attempt, Settle, Store, StoredRun
 from runstate.store._engine import execute_retries
 from runstate.worker import Context, Outcome, RetryLater, RetryPolicy, RunFailed, Worker, drive
+from runstate.worker._retry_timer import RetryTimer
 from tests.worker.support import KINDS, at_work, ended, error_of, events, finish, limited, new, of_kind, until
 
 AT_ONCE = RetryPolicy(backoff=0.0)
@@ -221,6 +222,62 @@ def test_a_lease_that_had_ended_for_a_moment_fails_no_run(store: Store, monkeypa
     assert () == store.attempts(run.id)
 
 
+def test_a_retry_of_an_earlier_leg_is_not_taken_for_a_lost_one(store: Store) -> None:
+    """Attempts are counted anew after a tool round: the number of the attempt alone tells nothing."""
+    run = store.create(**new())
+    lost, lease = store.open_lease("lost"), store.open_lease("other")
+    error = LastError("server_error", "not yet")
+    (claim,) = store.claim(lost)
+    assert {} == store.settle(lost, [Settle.retry_later(claim.run, error, after_s=0)]).refused
+    (claim,) = store.take_over(lost)
+    calls = RequiredAction([ToolCall("call_1", "weather", "{}")])
+    assert {} == store.settle(lost, [Settle.of(claim.run, RunEvent.REQUIRE_ACTION, required_action=calls)]).refused
+    store.submit_tool_outputs(run.id, {"call_1": "sunny"})
+    (claim,) = store.claim(lost)
+    assert 1 == claim.run.attempt
+    store.close_lease(lost)
+    assert [run.id] == [taken.run.id for taken in store.take_over(lease)]
+    later = Settle.retry_later(claim.run, error, after_s=0)
+    refused = store.settle_and_claim(lost, [later], held=(), reconcile=True).refused
+    assert isinstance(refused[run.seq], LeaseLost)
+
+
+@pytest.mark.parametrize("why", ["cancel", "deadline"])
+def test_a_run_that_ends_in_place_of_a_retry_counts_as_settled(
+    why: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log says that it is not retried."""
+    run = store.create(**new(expires_in_s=30))
+
+    def answer(ctx: Context) -> Outcome:
+        if why == "cancel":
+            store.request_cancel(run.id)
+        return ctx.retry(after_s=40.0 if why == "deadline" else 0.0, reason="not yet")
+
+    worker = Worker(store, answer)
+    worker.run(until_idle=True)
+    assert {"cancel": "cancelled", "deadline": "failed"}[why] == store.get(run.id).status
+    assert 1 == worker.settled
+    assert f"run {run.id} is not retried: " in caplog.text
+
+
+@limited
+async def test_many_runs_that_wait_have_one_timer() -> None:
+    """Each is looked for when it is due. After `clear` nothing is left in the event loop."""
+    due: list[float] = []
+    loop = asyncio.get_running_loop()
+    timer = RetryTimer(lambda: due.append(loop.time()))
+    began = loop.time()
+    for after_s in (0.3, 0.1, 0.2, 60.0, 0.1):
+        timer.add(after_s)
+    await asyncio.sleep(0.5)
+    assert 1 <= len(due) <= 4, "those that are due at one time are one"
+    assert all(at >= began + 0.1 for at in due)
+    timer.clear()
+    handles = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+    assert not [handle for handle in handles if "RetryTimer" in repr(handle)]
+
+
 @limited
 async def test_a_deadline_ends_a_run_that_waits(store: Store) -> None:
     """A retry that is due before the deadline may still find no worker with a free slot."""
@@ -400,7 +457,7 @@ def test_a_retry_is_logged_with_its_delay(store: Store, caplog: pytest.LogCaptur
     run = store.create(**new())
     with caplog.at_level(logging.INFO, "runstate.worker"):
         work(store, raising(1, []), run, retry=AT_ONCE)
-    assert f"run {run.id}: attempt 1 raised a ValueError; it is retried in 0 s" in caplog.text
+    assert f"run {run.id}: attempt 1 raised a ValueError; retry in 0 s" in caplog.text
 
 
 def test_attempts_of_an_unknown_run_and_of_one_without_any(store: Store) -> None:

@@ -22,6 +22,7 @@ from runstate.store._engine.row_by_row import execute_sweep
 from runstate.store._engine.transport import StoreBase
 from runstate.store._notifier import ALL_CHANGES
 from runstate.store._sql.connection import Connection
+from runstate.store._sql.picking import picking
 from runstate.store._sql.rows import Row, decode_claimed
 from runstate.store._types import StoredRun
 from runstate.store._worker_types import (
@@ -58,15 +59,24 @@ def _only_claim(result: SettleAndClaimResult) -> Claim | None:
 def _claim_retries(
     session: Connection, lease: Lease, limit: int, queues: Sequence[str], run_id: str | None
 ) -> list[Row]:
-    """Claim runs whose retry is due: one by its id, or up to `limit` of some queues."""
+    """Claim runs whose retry is due: one by its id, or up to `limit` of some queues.
+
+    A queue with runs that can be claimed comes before the retries of the next queue.
+    """
     if run_id is not None:
         return list(session.execute(session.statements.claim_retry, {"worker": lease.token, "id": run_id}))
     found: list[Row] = []
     for queue in queues:
-        if len(found) < limit:
-            params = {"worker": lease.token, "queue": queue, "limit": limit - len(found)}
-            found += execute_sweep(session, "claim_retries", params)
+        params = {"worker": lease.token, "queue": queue, "limit": limit - len(found)}
+        found += execute_sweep(session, "claim_retries", params)
+        if len(found) == limit or (queue != queues[-1] and _has_claimable(session, queue)):
+            break
     return found
+
+
+def _has_claimable(session: Connection, queue: str) -> bool:
+    statements, picked = picking(session)
+    return bool(session.execute(statements.next_claimable, {**picked, "queue": queue}))
 
 
 def _record_lost(session: Connection, run: StoredRun, holders: Mapping[int, str]) -> None:
@@ -262,7 +272,7 @@ class WorkerProtocolMixin(StoreBase):
             for row in orphans:
                 _record_lost(session, decode_claimed(row), holders)
             found += orphans
-            return found, resume_data_of(session, found), {}
+            return found, resume_data_of(session, found), {}, ()
 
         return self._transport.execute(
             InTransaction(perform, lambda raw: list(decode_settle_and_claim(raw).claims), is_idempotent=False)

@@ -226,13 +226,15 @@ _BY_PRIORITY: Final = getter(CLAIMED_COLUMNS, "priority")
 
 
 def decode_settle_and_claim(raw: Any) -> SettleAndClaimResult:
-    """Return the claims and refusals, from rows, resume data by seq, and refusals by seq."""
-    found, resumed, refused = raw
+    """Return the result, from rows, resume data by seq, refusals by seq, and the seqs of runs that are not retried."""
+    found, resumed, refused, not_retried = raw
     found.sort(key=_BY_SEQ)
     found.sort(key=_BY_PRIORITY, reverse=True)  # the sort is stable
     if not resumed:
-        return SettleAndClaimResult([_fresh_claim(decode_claimed(row)) for row in found], refused)
-    return SettleAndClaimResult([_claim(decode_claimed(row), resumed.get(_BY_SEQ(row))) for row in found], refused)
+        claims = [_fresh_claim(decode_claimed(row)) for row in found]
+    else:
+        claims = [_claim(decode_claimed(row), resumed.get(_BY_SEQ(row))) for row in found]
+    return SettleAndClaimResult(claims, refused, not_retried)
 
 
 def _fresh_claim(run: StoredRun) -> Claim:

@@ -39,9 +39,11 @@ def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> 
         settles, refused_ones, claimed = _reconcile(session, turn)
         groups = group_by_outcome(settles)
     waiting: set[int] = set()
+    ended_instead: set[int] = set()
     if turn.has_retries:
         waiting, ending, unwritable = execute_retries(session, turn.worker, turn.actor, settles)
         refused_ones |= unwritable
+        ended_instead = {settle.run.seq for settle in settles if settle.retry is not None} - waiting
         groups = group_by_outcome(ending)
     owner = {"worker": turn.worker, "actor": turn.actor}
     limit = max(0, turn.limit - len(claimed))
@@ -62,8 +64,8 @@ def execute_settle_and_claim(session: Connection, turn: SettleAndClaim[Any]) -> 
         if not claimed and turn.is_retry:
             claimed += _claimed_before(session, turn)  # the server may have just finished the first request
     try:
-        settled |= waiting
-        turn.set_result((claimed, *_read_results(session, turn, settles, settled, claimed, refused_ones)))
+        results = _read_results(session, turn, settles, settled | waiting, claimed, refused_ones)
+        turn.set_result((claimed, *results, ended_instead & settled))
     except StoreError as error:
         if not (session.owned and (settled or claimed)):
             raise
@@ -188,5 +190,5 @@ def _settled_by_lease(session: Connection, turn: SettleAndClaim[Any], settle: Se
 
 def _waits_or_waited(session: Connection, settle: Settle) -> bool:
     """Return whether the first request has let the run wait for a retry."""
-    params = {"run": settle.run.seq, "attempt": settle.run.attempt}
+    params = {"run": settle.run.seq, "attempt": settle.run.attempt, "since": settle.run.changed_at_us}
     return settle.retry is not None and bool(session.execute(session.statements.was_retried, params))

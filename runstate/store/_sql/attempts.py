@@ -54,10 +54,13 @@ class Attempts(Queues):
 
     @cached_property
     def was_retried(self) -> str:
-        """Whether an attempt of a run ended with a retry."""
+        """Whether an attempt of a run, which was started at a time, ended with a retry.
+
+        Attempts are counted anew after a tool round, so their number alone does not tell them apart.
+        """
         return (
             f"SELECT 1 FROM runstate_attempt WHERE run = {self.param('run')} AND attempt = {self.param('attempt')}"
-            " AND result = 'retry'"
+            f" AND result = 'retry' AND ended_at_us >= {self.param('since')}"
         )
 
     @cached_property
@@ -67,6 +70,19 @@ class Attempts(Queues):
             f"SELECT h.{self.dialect.lookups.holder_seq}, w.name FROM {self.dialect.lookups.holders} AS h"
             " JOIN runstate_worker_session AS w ON w.token = h.worker WHERE w.closed = 1 AND w.token <> 0"
         )
+
+    def _next_queued(self, limit: str) -> str:
+        """Return the query of the first `limit` runs of a queue that a claim may find, apart from a pause."""
+        besides = f"{self.picked(self.dialect.lookups.claimable_seq)} AND {self.in_time('(SELECT now FROM t)', '')}"
+        return self.dialect.lookups.next_queued(self.param("queue", "text"), besides, limit)
+
+    @cached_property
+    def next_claimable(self) -> str:
+        """Whether a queue has a run that can be claimed."""
+        found = (
+            f"SELECT 1 FROM ({self._next_queued('1')}) AS q WHERE true{self.not_paused(self.param('queue', 'text'))}"
+        )
+        return f"WITH t AS (SELECT {self.now} AS now) {found}"
 
     def _next_retries(self) -> str:
         """Return the query of the due retries of a queue that come before its queued runs, as far as `limit`.
@@ -78,14 +94,15 @@ class Attempts(Queues):
         order = f"ORDER BY priority DESC, seq LIMIT {limit}"
         of_queue = lookups.due_retries(now, f" AND queue = {queue}")
         due = f"SELECT seq, priority, 1 AS again FROM ({of_queue}) AS due {order}"
-        queued = f"SELECT seq, priority, 0 AS again FROM ({lookups.next_queued(queue, limit)}) AS queued"
+        queued = f"SELECT seq, priority, 0 AS again FROM ({self._next_queued(limit)}) AS queued"
         both = f"SELECT * FROM ({due}) AS first UNION ALL SELECT * FROM ({queued}) AS others"
         return f"SELECT seq FROM (SELECT seq, again FROM ({both}) AS b {order}) AS picked WHERE again = 1"
 
     def _due_retries(self) -> str:
         waits = waits_for_retry("q.")
         return (
-            f"FROM runstate_run AS q WHERE {waits} AND q.seq {self.dialect.among(self._next_retries())}"
+            f"FROM runstate_run AS q WHERE {waits} AND q.claimable_at_us <= (SELECT now FROM t)"
+            f" AND q.seq {self.dialect.among(self._next_retries())}"
             f"{self.picked('q.seq')}{self.not_paused(self.param('queue', 'text'))}"
         )
 

@@ -28,6 +28,7 @@ from runstate.store._sql.small_tables import (
     UNUSUAL,
     WAITS,
     occupies_thread,
+    unpaused,
     waits_for_retry,
 )
 
@@ -113,8 +114,11 @@ class Lookups(ABC):
         """
 
     @abstractmethod
-    def next_queued(self, queue: str, limit: str) -> str:
-        """Return the query of seq and priority of the first `limit` claimable runs of a queue. It locks nothing."""
+    def next_queued(self, queue: str, besides: str, limit: str) -> str:
+        """Return the query of seq and priority of the first `limit` claimable runs of a queue. It locks nothing.
+
+        `besides` is a condition, after an AND, on `expires_at` and on `claimable_seq`.
+        """
 
     @abstractmethod
     def due_retries(self, now: str, where: str = "") -> str:
@@ -171,7 +175,7 @@ class _SqliteLookups(Lookups):
     holder_seq = "seq"
     first_deadline = "SELECT min(expires_at) FROM runstate_run WHERE expires_at IS NOT NULL"
     first_not_before = f"SELECT min(not_before_us) FROM runstate_run WHERE {WAITS}"
-    first_retry = f"SELECT min(claimable_at_us) FROM runstate_run WHERE {waits_for_retry()}"
+    first_retry = f"SELECT min(claimable_at_us) FROM runstate_run WHERE {waits_for_retry()} AND {unpaused('queue')}"
     queued = f"(SELECT queue FROM runstate_run WHERE status = '{INITIAL_STATUS}')"
     claimable_seq = "seq"
     miscounted = ""
@@ -193,16 +197,16 @@ class _SqliteLookups(Lookups):
             f" AND queue = {queue} AND expires_at > {seconds} AND {besides} ORDER BY priority DESC, seq LIMIT {limit}"
         )
 
-    def next_queued(self, queue: str, limit: str) -> str:
+    def next_queued(self, queue: str, besides: str, limit: str) -> str:
         return (
             f"SELECT seq, priority FROM runstate_run INDEXED BY runstate_run_claim WHERE {CLAIMABLE}"
-            f" AND queue = {queue} ORDER BY priority DESC, seq LIMIT {limit}"
+            f" AND queue = {queue}{besides} ORDER BY priority DESC, seq LIMIT {limit}"
         )
 
     def due_retries(self, now: str, where: str = "") -> str:
         return (
             f"SELECT seq, priority FROM runstate_run INDEXED BY runstate_run_retry WHERE {waits_for_retry()}"
-            f" AND claimable_at_us <= {now} AND expires_at > {now} / 1000000{where}"
+            f" AND claimable_at_us <= {now} AND expires_at > {now} / 1000000 AND {unpaused('queue')}{where}"
         )
 
     def overdue(self, queue: str) -> str:
@@ -281,7 +285,7 @@ class _PostgresLookups(Lookups):
         " (SELECT min(expires_at) FROM runstate_idle))"
     )
     first_not_before = "SELECT min(not_before_us) FROM runstate_idle WHERE waits"
-    first_retry = "SELECT min(retry_at_us) FROM runstate_idle WHERE retry_at_us IS NOT NULL"
+    first_retry = f"SELECT min(retry_at_us) FROM runstate_idle WHERE retry_at_us IS NOT NULL AND {unpaused('queue')}"
     claimable_seq = "c.run"
     queued = "(SELECT queue FROM runstate_claimable UNION ALL SELECT queue FROM runstate_idle WHERE waits)"
 
@@ -301,16 +305,16 @@ class _PostgresLookups(Lookups):
             f" CROSS JOIN LATERAL ({locked}) AS l LIMIT {limit}"
         )
 
-    def next_queued(self, queue: str, limit: str) -> str:
+    def next_queued(self, queue: str, besides: str, limit: str) -> str:
         return (
-            f"SELECT run AS seq, priority FROM runstate_claimable WHERE queue = {queue}"
-            f" ORDER BY priority DESC, run LIMIT {limit}"
+            f"SELECT c.run AS seq, c.priority FROM runstate_claimable AS c WHERE c.queue = {queue}{besides}"
+            f" ORDER BY c.priority DESC, c.run LIMIT {limit}"
         )
 
     def due_retries(self, now: str, where: str = "") -> str:
         return (
             f"SELECT run AS seq, priority FROM runstate_idle WHERE retry_at_us <= {now}"
-            f" AND expires_at > {now} / 1000000{where}"
+            f" AND expires_at > {now} / 1000000 AND {unpaused('queue')}{where}"
         )
 
     def overdue(self, queue: str) -> str:

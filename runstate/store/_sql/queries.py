@@ -12,6 +12,7 @@ import attrs
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.store._sql.columns import CLAIMED_COLUMNS, POSITION_COLUMNS, RUN_COLUMNS, Column
 from runstate.store._sql.dialect import Dialect
+from runstate.store._sql.small_tables import unpaused
 
 __all__ = ["CLOSED_SESSIONS", "Picks", "Queries"]
 
@@ -259,7 +260,7 @@ class Queries:
     def overdue(self) -> str:
         """Ids of a queue's runs that have been ready for `age` microseconds, or whose worker's lease was closed.
 
-        A run is ready when it is queued and claimable, or when its retry is due.
+        A run is ready when it is queued and claimable, or when its retry is due. A paused queue has no such runs.
         """
         queue = self.param("queue", "text")
         ready = (
@@ -275,7 +276,7 @@ class Queries:
         due = self.dialect.lookups.due_retries(f"({self.now} - {self.param('age')})", f" AND queue = {queue}")
         again = f"SELECT r.id, r.seq FROM ({due}) AS d JOIN runstate_run AS r ON r.seq = d.seq"
         late = f"{adrift} UNION ALL {ready} UNION ALL {again}"
-        return f"SELECT id FROM ({late}) AS late ORDER BY seq LIMIT {self.param('limit')}"
+        return f"SELECT id FROM ({late}) AS late WHERE {unpaused(queue)} ORDER BY seq LIMIT {self.param('limit')}"
 
     # --- histories ------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from runstate.store._sql.leases import Leases
+from runstate.store._sql.small_tables import unpaused
 
 __all__ = ["PAUSE_COLUMNS", "Queues"]
 
@@ -17,6 +18,7 @@ class Queues(Leases):
     @staticmethod
     def not_paused(queue: str) -> str:
         """Return the condition, after an AND, that a queue is not paused."""
+        # With a parameter the database looks once, and not for each row.
         return (
             f" AND NOT EXISTS (SELECT 1 FROM runstate_pause AS p WHERE p.queue = {queue} AND p.resumed_at_us IS NULL)"
         )
@@ -24,10 +26,14 @@ class Queues(Leases):
     @cached_property
     def pause(self) -> str:
         """Pause a queue; gives back nothing where it is paused already."""
+        queue = self.param("queue", "text")
+        # A pause is later than the one before, also if the clock has not moved: its time is part of the key.
+        before = f"(SELECT max(paused_at_us) + 1 FROM runstate_pause WHERE queue = {queue})"
         return (
             "INSERT INTO runstate_pause (queue, paused_at_us, paused_by, reason)"
-            f" SELECT {self.param('queue', 'text')}, {self.now}, {self.param('actor', 'text')},"
-            f" {self.param('reason', 'text')} WHERE true ON CONFLICT DO NOTHING RETURNING queue"
+            f" SELECT {queue}, {self.dialect.greatest}({self.now}, coalesce({before}, 0)),"
+            f" {self.param('actor', 'text')}, {self.param('reason', 'text')} WHERE {unpaused(queue)}"
+            " ON CONFLICT DO NOTHING RETURNING queue"
         )
 
     @cached_property

@@ -26,6 +26,7 @@ __all__ = [
     "problem_rows",
     "small_rows",
     "thread_rows",
+    "unpaused",
     "waits_for_retry",
 ]
 
@@ -39,6 +40,11 @@ UNUSUAL: Final = (
     f"status <> '{COMPLETED}' AND status <> '{INITIAL_STATUS}' AND (status <> '{STARTED}' OR worker IS NULL)"
 )
 CLAIMABLE: Final = f"status = '{INITIAL_STATUS}' AND claimable_at_us IS NOT NULL"
+
+
+def unpaused(queue: str) -> str:
+    """Return the condition that the queue of a row is not paused."""
+    return f"{queue} NOT IN (SELECT p.queue FROM runstate_pause AS p WHERE p.resumed_at_us IS NULL)"
 
 
 def waits_for_retry(row: str = "") -> str:
