@@ -15,10 +15,20 @@ from runstate.run.errors import FieldError
 from runstate.run.validators import with_article
 from runstate.store import AsyncStore, Store
 
-__all__ = ["check_handler", "check_send", "check_store", "is_async_function", "outside_of_loops", "possible"]
+__all__ = [
+    "check_handler",
+    "check_middleware",
+    "check_redact",
+    "check_send",
+    "check_store",
+    "is_async_function",
+    "outside_of_loops",
+    "possible",
+]
 
 _CONTEXT: Final = object()
-"""The one argument with which a signature is bound."""
+_CALL: Final = object()
+"""The arguments with which signatures are bound."""
 
 
 def check_store(store: object, other: object = None) -> None:
@@ -51,8 +61,29 @@ def check_handler(handler: object) -> None:
 def check_send(send: object) -> None:
     """Raise `TypeError` if a dispatcher's `send` cannot be called with the id of a run alone, or is async."""
     _check_called(send, "send", "`send` is a function of a run's id", "def send(run_id): ...")
-    if is_async_function(send):
-        raise TypeError(f"send: {named(send)} is async, and would not be awaited: give a plain function")
+    _check_plain(send, "send")
+
+
+def check_redact(redact: object) -> None:
+    """Raise `TypeError` if a worker's `redact` cannot be called with a text alone, or is async."""
+    _check_called(redact, "redact", "`redact` is a function of a text", "def redact(text): ...")
+    _check_plain(redact, "redact")
+
+
+def check_middleware(middleware: object) -> None:
+    """Raise `TypeError` if something is no sequence of functions of a context and of the rest of the call."""
+    if not isinstance(middleware, Sequence):
+        raise TypeError(f"middleware: expected a list of functions, got {with_article(type(middleware).__name__)}")
+    for place, one in enumerate(middleware):
+        path, expected = f"middleware[{place}]", "a middleware is a function of a context and of the rest of the call"
+        _check_called(one, path, expected, "def middleware(ctx, call): ...", (_CONTEXT, _CALL))
+        if inspect.isgeneratorfunction(_bare(one)) or inspect.isasyncgenfunction(_bare(one)):
+            raise TypeError(f"{path}: {named(one)} is a generator function: return what `call(ctx)` returns")
+
+
+def _check_plain(function: object, path: str) -> None:
+    if is_async_function(function):
+        raise TypeError(f"{path}: {named(function)} is async, and would not be awaited: give a plain function")
 
 
 def is_async_function(function: object) -> bool:
@@ -61,7 +92,9 @@ def is_async_function(function: object) -> bool:
     return inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(_call_of(bare))
 
 
-def _check_called(function: object, path: str, expected: str, example: str) -> None:
+def _check_called(
+    function: object, path: str, expected: str, example: str, arguments: Sequence[object] = (_CONTEXT,)
+) -> None:
     if inspect.isawaitable(function):
         raise _not_awaited(function, path, expected)
     if isinstance(function, type):
@@ -72,9 +105,10 @@ def _check_called(function: object, path: str, expected: str, example: str) -> N
     if signature is None:
         return
     try:
-        signature.bind(_CONTEXT)
+        signature.bind(*arguments)
     except TypeError as error:
-        told = f"{path}: {named(function)}{_shown(signature)} cannot be called with one argument ({error})"
+        count = "one argument" if len(arguments) == 1 else "two arguments"
+        told = f"{path}: {named(function)}{_shown(signature)} cannot be called with {count} ({error})"
         raise TypeError(f"{told}; expected `{example}`") from None
 
 

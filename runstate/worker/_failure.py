@@ -7,8 +7,9 @@ replaced, and the parts of the store's address are removed from every other text
 from __future__ import annotations
 
 import asyncio
+import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from textwrap import indent
 from types import TracebackType
 from typing import Final
@@ -18,7 +19,9 @@ from runstate.run.validators import with_article
 from runstate.store.availability import can_be_retried, is_outage
 from runstate.store.errors import OutcomeUnknown, SchemaMismatch, StoreError, StoreUnavailable
 
-__all__ = ["met_outage", "redacted", "sentence_of", "traceback_of"]
+__all__ = ["guarded", "met_outage", "redacted", "sentence_of", "traceback_of"]
+
+_log: Final = logging.getLogger("runstate.worker")
 
 _SENTENCES: Final[tuple[tuple[type[StoreError], str], ...]] = (
     (StoreUnavailable, "the store could not be used"),
@@ -30,6 +33,26 @@ _SENTENCES: Final[tuple[tuple[type[StoreError], str], ...]] = (
 _OF_CONNECTIONS: Final = frozenset({"OperationalError", "InterfaceError"})
 _CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+def guarded(redact: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a function of a text that never raises and always returns a text, whatever a caller's `redact` does.
+
+    The run must end, and a text that was not redacted must not be stored.
+    """
+
+    def call(text: str) -> str:
+        try:
+            told: object = redact(text)
+        except Exception as error:
+            _log.exception("`redact` raised, so a text is not stored")
+            return f"the text was left out: redact raised {with_article(type(error).__name__)}"
+        if isinstance(told, str):
+            return told
+        _log.error("`redact` returned %s, so a text is not stored", with_article(type(told).__name__))
+        return f"the text was left out: redact returned {with_article(type(told).__name__)}"
+
+    return call
 
 
 def met_outage(error: BaseException, was_away: bool) -> bool:

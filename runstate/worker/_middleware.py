@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
-from runstate.worker._arguments import is_async_function, named
+from runstate.worker._arguments import check_middleware, is_async_function, named
 from runstate.worker._outcome import Outcome
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ It is async for an async handler, and plain for a plain one.
 def with_middleware(handler: Handler, middleware: Sequence[Middleware]) -> Handler:
     """Return a handler that calls the middleware around `handler`, the first one outermost.
 
-    Raises `TypeError` for something that is no function, and for a function of another kind than the handler.
+    Raises `TypeError` for something that is no function of two arguments, and for a function of another kind than the
+    handler.
     """
+    check_middleware(middleware)
     is_async = is_async_function(handler)
     for one in middleware:
-        if not callable(one):
-            raise TypeError(f"middleware: expected functions of a context and the rest of the call, got {one!r}")
         if is_async_function(one) is not is_async:
             kinds = ("async", "plain") if is_async else ("plain", "async")
             raise TypeError(

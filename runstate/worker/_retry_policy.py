@@ -56,14 +56,14 @@ class RetryPolicy:
         possible(_SECONDS("max_backoff_s", self.max_backoff_s))
         backoff: Any = self.backoff  # what a caller has given may be anything
         is_sequence = isinstance(cast("object", backoff), Sequence)
-        if isinstance(backoff, str) or (is_sequence and not backoff):
+        if isinstance(backoff, str | bytes) or (is_sequence and not backoff):
             raise ValueError(f"backoff: expected seconds, several of them, or a function, got {backoff!r}")
         for number in () if callable(backoff) else backoff if is_sequence else (backoff,):
             possible(_SECONDS("backoff", number))
         retry_on: Any = self.retry_on
         kinds: tuple[object, ...] = retry_on if isinstance(cast("object", retry_on), tuple) else (retry_on,)
         is_function = not isinstance(retry_on, tuple | type) and callable(retry_on)
-        if not is_function and not all(_is_exception(kind) for kind in kinds):
+        if not is_function and (not kinds or not all(_is_exception(kind) for kind in kinds)):
             raise TypeError(f"retry_on: expected exception types, or a function of an exception, got {retry_on!r}")
 
     def retries(self, error: BaseException, failed: int) -> bool:

@@ -10,7 +10,8 @@ import attrs
 from runstate.run import validators
 from runstate.store import worker_name
 from runstate.store.validators import lease_seconds, queue_names
-from runstate.worker._arguments import check_handler, check_store, possible
+from runstate.worker._arguments import check_handler, check_redact, check_store, possible
+from runstate.worker._failure import guarded
 from runstate.worker._handlers import Handler
 from runstate.worker._middleware import Middleware, with_middleware
 from runstate.worker._retry_policy import RetryPolicy
@@ -68,8 +69,8 @@ class WorkerSettings:
         check_handler(handler)
         if retry is not None and not isinstance(cast("object", retry), RetryPolicy):
             raise TypeError(f"retry: expected a RetryPolicy(...), got {validators.preview(retry)}")
-        if redact is not None and not callable(redact):
-            raise TypeError(f"redact: expected a function of a text, got {validators.preview(redact)}")
+        if redact is not None:
+            check_redact(redact)
         if type(concurrency) is not int or not 1 <= concurrency <= _MOST_SLOTS:
             raise ValueError(f"concurrency: expected 1 to {_MOST_SLOTS:,}, got {concurrency!r}")
         if isinstance(queues, str) or not queues:
@@ -83,5 +84,5 @@ class WorkerSettings:
         possible(_KEPT_S("events_kept_s", events_kept_s))
         return cls(
             *(store, with_middleware(handler, middleware), concurrency, tuple(queues), actor, lease_s, max_attempts),
-            *(stall_s, steps_reset_losses, events_kept_s, retry, redact),
+            *(stall_s, steps_reset_losses, events_kept_s, retry, None if redact is None else guarded(redact)),
         )

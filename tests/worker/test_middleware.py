@@ -84,7 +84,7 @@ def test_a_middleware_of_the_other_kind_is_refused_at_once(kind: str, store: Sto
     other = around("async" if kind == "plain" else "plain", "a", [])
     with pytest.raises(TypeError, match=f"and the handler is {kind}: write"):
         Worker(store, of_kind(kind, lambda ctx: None), middleware=[other])
-    with pytest.raises(TypeError, match="middleware: expected functions"):
+    with pytest.raises(TypeError, match="middleware\\[0\\]: a middleware is a function"):
         Worker(store, of_kind(kind, lambda ctx: None), middleware=[3])  # type: ignore[list-item]
 
 
@@ -105,6 +105,66 @@ def test_redact_sees_each_text_of_an_exception_before_it_is_stored(store: Store)
     everything = repr([*store.history(failed.id), attempt])
     assert "sk-123" not in everything.replace('raise ValueError("the key is sk-123")', "")
     assert "the key is ***" in (attempt.error or {})["message"]
+
+
+@pytest.mark.parametrize("told", ["raised", "returned"])
+def test_a_redact_that_fails_stores_no_text_and_the_run_ends(
+    told: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The handler is called once. What was not redacted is stored nowhere."""
+    calls: list[str] = []
+    run = store.create(**new())
+
+    def answer(ctx: Context) -> None:
+        calls.append(ctx.run_id)
+        raise ValueError("a secret")
+
+    def redact(text: str) -> Any:
+        if told == "raised":
+            raise KeyError(3)
+        return None
+
+    finish(store, answer, redact=redact)
+    error = store.get(run.id).last_error
+    assert error is not None
+    assert f"the text was left out: redact {told}" in error.message
+    assert [run.id] == calls
+    assert "failed" == store.get(run.id).status
+    assert "a secret" not in str([entry.detail for entry in store.history(run.id)])
+    assert "a text is not stored" in caplog.text
+
+
+async def later(text: str) -> str:
+    return text
+
+
+def of_one(ctx: Context) -> None:
+    """Lack the second argument."""
+
+
+def one_by_one(ctx: Context, call: Any) -> Any:
+    yield call(ctx)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"redact": later}, "redact: later is async"),
+        ({"redact": lambda: ""}, "redact: .* cannot be called with one argument"),
+        ({"redact": 3}, "redact: `redact` is a function of a text, got an int"),
+        ({"middleware": of_one}, "middleware: expected a list of functions, got a function"),
+        ({"middleware": None}, "middleware: expected a list of functions, got a NoneType"),
+        ({"middleware": [of_one]}, r"middleware\[0\]: of_one\(.*\) cannot be called with two arguments"),
+        ({"middleware": [Worker]}, r"middleware\[0\]: .* is a class"),
+        ({"middleware": [one_by_one]}, r"middleware\[0\]: one_by_one is a generator function"),
+    ],
+    ids=["async", "no argument", "number", "no list", "None", "one argument", "class", "generator"],
+)
+def test_functions_that_cannot_work_are_refused_before_a_run_is_claimed(
+    given: dict[str, Any], sentence: str, store: Store
+) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        Worker(store, lambda ctx: None, **given)
 
 
 def test_a_worker_logs_a_line_for_each_run_and_for_its_own_start_and_end(
