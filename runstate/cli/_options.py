@@ -69,7 +69,12 @@ _WAIT_S: Final = 10.0
 
 
 def run_of(store: Store, given: str) -> str:
-    """Return the id of a run from the id or the beginning of one. Raises a click error if several runs match."""
+    """Return the id of a run from the id or the beginning of one, of eight characters or more.
+
+    Raises a click error if several runs match. A shorter text would too often match a run that is not meant.
+    """
+    if len(given) < _LEAST_PREFIX:
+        return given
     found = store.matching_ids(given, limit=_MOST_MATCHES + 1)
     if given in found or not found:
         return given
@@ -80,6 +85,7 @@ def run_of(store: Store, given: str) -> str:
 
 
 _MOST_MATCHES: Final = 5
+_LEAST_PREFIX: Final = len("run_") + 4
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import pty
 import re
@@ -22,9 +24,11 @@ import attrs
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from rich.console import Console
 
 from runstate import ManualClock, Run, RunStatus, ToolCall, Usage, use_clock
 from runstate.cli import cli
+from runstate.cli._logs import log_handler
 from runstate.cli._times import duration, format_utc
 from runstate.cli.commands import runs_maintain
 from runstate.errors import RunNotFound
@@ -1298,15 +1302,16 @@ def refused(store_cli: StoreCli, code: int, *arguments: str) -> Result:
 
 
 def test_the_beginning_of_an_id_stands_for_a_run(store_cli: StoreCli) -> None:
-    """If it is that of several runs, they are told, and nothing is done."""
-    for run_id in ("run_a1", "run_a2"):
+    """If it is that of several runs, they are told, and nothing is done. A short one is taken for a whole id."""
+    for run_id in ("run_march1", "run_march2"):
         store_cli.store.create(**names(id=run_id))
-    assert "run_a1" in store_cli.invoke("runs", "show", "run_a1").stdout
-    result = refused(store_cli, 2, "runs", "cancel", "run_a")
-    assert "run_a is the beginning of several ids: run_a1, run_a2" in result.stderr
-    assert "queued" == store_cli.store.get("run_a1").status
-    store_cli.store.create(**names(id="run_b3"))
-    assert "run_b3 is cancelled" in store_cli.invoke("runs", "cancel", "run_b").stdout
+    assert "run_march1" in store_cli.invoke("runs", "show", "run_march1").stdout
+    result = refused(store_cli, 2, "runs", "cancel", "run_march")
+    assert "run_march is the beginning of several ids: run_march1, run_march2" in result.stderr
+    assert "queued" == store_cli.store.get("run_march1").status
+    store_cli.store.create(**names(id="run_april"))
+    assert "No run found with id 'run_apr'" in refused(store_cli, 2, "runs", "cancel", "run_apr").stderr
+    assert "run_april is cancelled" in store_cli.invoke("runs", "cancel", "run_apri").stdout
 
 
 def test_queues_are_paused_and_resumed_by_commands(store_cli: StoreCli) -> None:
@@ -1381,6 +1386,26 @@ def test_the_store_may_be_named_before_the_command(store_cli: StoreCli) -> None:
     result = CliRunner().invoke(cli, ["--store", store_cli.url, "runs", "list"], env={"RUNSTATE_STORE": ""})
     assert 0 == result.exit_code, result.stderr
     assert run_id in result.stdout
+
+
+def test_a_name_of_a_client_cannot_forge_a_line_of_the_log() -> None:
+    """A thread may have any name: line breaks, and what a terminal obeys, are shown and not done."""
+    forged = "a\nCRITICAL \x1b[31m"
+    record = logging.LogRecord("runstate.worker", logging.INFO, "f.py", 1, "run of thread %s", (forged,), None)
+    for log_format in ("text", "json"):
+        line = log_handler(Console(file=io.StringIO()), log_format).format(record)
+        assert 1 == len(line.splitlines())
+        assert "\x1b" not in line
+    terminal = log_handler(Console(file=io.StringIO(), force_terminal=True), "text").format(record)
+    assert "\x1b" not in terminal
+
+
+def test_all_ids_are_looked_up_before_the_first_cancel(store_cli: StoreCli) -> None:
+    """The beginning of several ids, or an unknown id, changes nothing; a refusal does not stop the others."""
+    for run_id in ("run_cancel1", "run_cancel2x", "run_cancel2y"):
+        store_cli.store.create(**names(id=run_id))
+    assert "run_cancel2" in refused(store_cli, 2, "runs", "cancel", "run_cancel1", "run_cancel2").stderr
+    assert "queued" == store_cli.store.get("run_cancel1").status
 
 
 def test_a_worker_logs_lines_or_json(store_cli: StoreCli) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import click
 
@@ -25,14 +25,18 @@ from runstate.store.errors import StoreError
 
 __all__ = ["cancel", "create", "repeat", "submit"]
 
+_IN_FILE: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "truncation_strategy")
+"""The settings that the file of `runs create` may have. All others are options."""
+
 _actor_option: Final = click.option("--actor", default="cli", show_default=True, help="The actor in the history.")
 
 
 @click.command()
 @store_option
-@click.option("--thread", required=True, metavar="ID", help="The thread of the run.")
-@click.option("--assistant", required=True, metavar="ID", help="The assistant of the run.")
+@click.option("--thread", "thread_id", required=True, metavar="ID", help="The thread of the run.")
+@click.option("--assistant", "assistant_id", required=True, metavar="ID", help="The assistant of the run.")
 @click.option("--model", required=True, metavar="NAME", help="The model of the run.")
+@click.option("--id", metavar="ID", help="The id of the run; a new one by default.")
 @click.option("--metadata", multiple=True, type=key_value, metavar="KEY=VALUE", help="Metadata (repeatable).")
 @click.option("--queue", default="default", show_default=True, metavar="NAME", help="The queue of the run.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher is claimed first.")
@@ -40,6 +44,8 @@ _actor_option: Final = click.option("--actor", default="cli", show_default=True,
 @click.option("--max-prompt-tokens", type=click.IntRange(1), metavar="N", help="The limit over the whole run.")
 @click.option("--max-completion-tokens", type=click.IntRange(1), metavar="N", help="The limit over the whole run.")
 @click.option("--temperature", type=click.FloatRange(0, 2), metavar="NUMBER", help="0 to 2.")
+@click.option("--top-p", type=click.FloatRange(0, 1), metavar="NUMBER", help="0 to 1.")
+@click.option("--settings", "file", type=FILE, metavar="FILE", help="A JSON file with tools, tool_choice and the like.")
 @click.option("--expires-in", "expires_in_s", type=duration, default="10m", show_default=True, help="Its deadline.")
 @click.option("--delay", "delay_s", type=duration, help="It is not claimed earlier than after this time.")
 @click.option(
@@ -52,42 +58,27 @@ _actor_option: Final = click.option("--actor", default="cli", show_default=True,
 @json_option
 def create(
     url: str,
-    thread: str,
-    assistant: str,
-    model: str,
     metadata: tuple[tuple[str, str], ...],
-    queue: str,
-    priority: int,
-    instructions: str | None,
-    max_prompt_tokens: int | None,
-    max_completion_tokens: int | None,
-    temperature: float | None,
     expires_in_s: float,
     delay_s: float | None,
-    one_live_run_per_thread: str | None,
-    idempotency_key: str | None,
-    actor: str,
+    file: str | None,
     as_json: bool,
+    **settings: Any,
 ) -> None:
-    """Create a queued run, and print its id."""
+    """Create a queued run, and print its id.
+
+    The file of --settings has an object with further settings by their names in the API: tools, tool_choice,
+    parallel_tool_calls, response_format, truncation_strategy.
+    """
+    more = {} if file is None else _read_settings(file)
     with store_from_url(url) as store:
-        hint = similar_queue_hint(store, queue)
+        hint = similar_queue_hint(store, settings["queue"])
         run = store.create(
-            thread_id=thread,
-            assistant_id=assistant,
-            model=model,
             metadata=as_mapping(metadata, "--metadata"),
-            queue=queue,
-            priority=priority,
-            instructions=instructions,
-            max_prompt_tokens=max_prompt_tokens,
-            max_completion_tokens=max_completion_tokens,
-            temperature=temperature,
             expires_in_s=int(expires_in_s),
             not_before=None if delay_s is None else clock.time() + delay_s,
-            one_live_run_per_thread=cast("Literal['reject', 'queue'] | None", one_live_run_per_thread),
-            idempotency_key=idempotency_key,
-            actor=actor,
+            **settings,
+            **more,
         )
     if as_json:
         print_json(run_to_json(run))
@@ -95,6 +86,17 @@ def create(
         click.echo(run.id)
     if hint:
         click.echo(hint, err=True)
+
+
+def _read_settings(name: str) -> Mapping[str, Any]:
+    """Return the settings in a file. The store validates their values."""
+    found = _read_json(name)
+    if not is_object(found):
+        raise click.UsageError(f"{name}: expected an object with settings")
+    for key in found:
+        if key not in _IN_FILE:
+            raise click.UsageError(f"{name}: {escape(str(key))} is none of {', '.join(_IN_FILE)}: give it as an option")
+    return cast("Mapping[str, Any]", found)
 
 
 @click.command()
@@ -137,14 +139,14 @@ def repeat(
 def cancel(run_ids: tuple[str, ...], url: str, actor: str, as_json: bool) -> None:
     """Request that runs be cancelled. A run without a worker is cancelled at once; otherwise its worker is notified.
 
-    Each run is tried. Refusals are printed on stderr.
+    All ids are looked up before the first cancel. Then each run is tried. Refusals are printed on stderr.
     """
     exit_code = 0
     cancelled: list[dict[str, Any]] = []
     with store_from_url(url) as store:
-        for run_id in dict.fromkeys(run_ids):
+        for run_id in dict.fromkeys([run_of(store, run_id) for run_id in run_ids]):
             try:
-                run = store.request_cancel(run_of(store, run_id), actor=actor)
+                run = store.request_cancel(run_id, actor=actor)
             except StoreError:
                 raise  # the other runs would fail in the same way
             except RunstateError as error:
@@ -187,13 +189,18 @@ def submit(
         click.echo(f"{escape(run.id)} is {run.status}")
 
 
-def _read_outputs(name: str) -> object:
-    """Return the outputs in a file. The store validates them."""
+def _read_json(name: str) -> object:
+    """Return the value of a JSON file."""
     with open_input(name) as file:
         text = file.read(codec.MAX_BYTES + 1)
     try:
-        found = codec.parse(text)
+        return codec.parse(text)
     except RunDecodeError as error:
         raise click.UsageError(f"{name}: {'; '.join(map(str, error.errors))}") from None
+
+
+def _read_outputs(name: str) -> object:
+    """Return the outputs in a file. The store validates them."""
+    found = _read_json(name)
     inner = found.get("tool_outputs") if is_object(found) else None
     return cast("object", inner) if isinstance(inner, list) else found

@@ -118,7 +118,7 @@ def _sigterm_raises() -> Generator[None, None, None]:
     type=click.IntRange(1, 1000),
     default=3,
     show_default=True,
-    help="A run fails after so many attempts.",
+    help="A run fails after so many workers died of it.",
 )
 @click.option(
     "--drain",
