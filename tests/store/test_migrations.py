@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from runstate.errors import SchemaMismatch, StoreError, StoreUnavailable
-from runstate.store import open_store
+from runstate.errors import InvalidRun, SchemaMismatch, StoreError, StoreUnavailable
+from runstate.store import migrate_within, open_store
 from runstate.store._api.url import database_at
 from runstate.store._sql import migrations
 from runstate.store._sql.dialect import POSTGRES, SQLITE, Dialect
@@ -461,3 +461,22 @@ def test_in_a_schema_of_its_own(make: Make) -> None:
             assert [None, "expire"] == [entry.event for entry in store.history(run.id)]
             assert store.get(behind.id).claimable
             assert [("MyRuns",)] == prompt.run("SELECT schemaname FROM pg_tables WHERE tablename = 'runstate_run'")
+
+
+@pytest.mark.parametrize(
+    ("upto", "sentence"),
+    [
+        ({"run": 99}, r"upto\['run'\]: expected 1 to \d+, the last step of this version, got 99"),
+        ({"run": 0}, "expected 1 to .*, got 0"),
+        ({"run": "2"}, "expected 1 to .*, got '2'"),
+        ({"run": True}, "expected 1 to .*, got True"),
+        ({"walk": 1}, "has no component 'walk'"),
+    ],
+    ids=str,
+)
+def test_a_step_that_this_version_does_not_have(upto: Any, sentence: str) -> None:
+    """A revision for a newer library is not recorded as done by an older one."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        with pytest.raises(InvalidRun, match=sentence):
+            migrate_within(connection, upto)
+        assert [] == connection.execute("SELECT name FROM sqlite_master").fetchall()

@@ -12,7 +12,7 @@ from runstate.store._sql.migrations import LATEST, format_version, migrate_sessi
 from runstate.store._sqlite.connection import SqliteConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from runstate.store._sql.connection import Connection
 
@@ -28,11 +28,10 @@ def migrate_within(connection: object, upto: Mapping[str, int] | None = None) ->
     often begin no transaction for changes of tables, this begins and commits one if none is open.
 
     Raises `SchemaMismatch` for a database of a newer library, `StoreError` for other connections, and `InvalidRun` for
-    an unknown component.
+    an unknown component and for a step that this version does not have.
     """
     wanted = LATEST if upto is None else upto
-    unknown = sorted(wanted.keys() - LATEST.keys())
-    raise_if_invalid([FieldError("upto", f"has no component {name!r}: {format_version(LATEST)}") for name in unknown])
+    raise_if_invalid([fault for name, number in wanted.items() for fault in _faults(name, number)])
     inner = driver_connection(connection)
     if any(kind.__module__ == "sqlite3" for kind in type(inner).__mro__):
         own: Any = inner
@@ -51,6 +50,15 @@ def migrate_within(connection: object, upto: Mapping[str, int] | None = None) ->
     from runstate.store._postgres.connection import PostgresDatabase  # psycopg is an extra
 
     return _migrated(PostgresDatabase("postgresql:///").wrap(connection), wanted)
+
+
+def _faults(name: object, number: object) -> Sequence[FieldError]:
+    last = LATEST.get(name) if isinstance(name, str) else None
+    if last is None:
+        return [FieldError("upto", f"has no component {name!r}: {format_version(LATEST)}")]
+    if type(number) is not int or not 1 <= number <= last:
+        return [FieldError(f"upto[{name!r}]", f"expected 1 to {last}, the last step of this version, got {number!r}")]
+    return ()
 
 
 def _migrated(session: Connection, wanted: Mapping[str, int]) -> Mapping[str, int]:
