@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 # The tests start a few hundred processes. Without a cache each of them would compile the library first.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-quick test-newest test-lowest test-renamed check lint types cov bench torture mutation pictures lock lock-lowest clean
+.PHONY: demo docs test test-quick test-newest test-lowest test-renamed check lint types cov bench torture mutation pictures lock lock-lowest clean
 
 demo: $(DEMO_READY)  ## drive runs through every status
 	$(BIN)/runstate demo $(DEMO)
@@ -32,7 +32,7 @@ test-lowest: .venv-lowest/.ready  ## run the tests with the lowest releases that
 test-renamed: $(TEST_READY)  ## run the tests while PyYAML, click and other libraries say everything in other words
 	PYTHONPATH=tests/support/foreign_words $(PYTEST) -m "not slow and not foreign"
 
-check: lint types cov  ## what CI runs: linters, types, and all the tests, the slow and the foreign ones too
+check: lint types docs cov  ## what CI runs: linters, types, the site, and all the tests, the slow and the foreign ones too
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .
@@ -45,6 +45,9 @@ types: $(DEV_READY)
 
 cov: $(DEV_READY)  ## all the tests, with coverage
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+docs: $(DEV_READY)  ## build the documentation site in docs/_build; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build
 
 bench: $(BENCH_READY)  ## measure; decides nothing
 	$(BIN)/python -m benchmarks.memory
@@ -68,13 +71,13 @@ mutation: $(MUTATION_READY)  ## change the code in a thousand ways, and see whic
 	$(BIN)/mutmut results
 
 pictures: $(DEMO_READY)  ## make the tables and diagrams of the README and of docs/ again
-	$(BIN)/python -m runstate.diagram.readme README.md docs/lifecycle.md
+	$(BIN)/python -m runstate.diagram.readme docs/lifecycle.md
 	$(BIN)/runstate diagram --format svg --output docs/lanes.svg
 	$(BIN)/python -m tests.architecture.picture
 	$(BIN)/python examples/scenes.py --record examples/recorded.jsonl >/dev/null
 
 clean:
-	rm -rf .venv .venv-newest .venv-lowest .venv-lock
+	rm -rf docs/_build .venv .venv-newest .venv-lowest .venv-lock
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage mutants
 
 # --- environments -----------------------------------------------------------------------------------------------------

@@ -37,7 +37,10 @@ from runstate.testing.conformance import ConformanceReport
 from tests.support.source_names import identifiers
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = (*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *ROOT.glob("docs/*.md"))
+PAGES: Final = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+)
 TEXTS: Final = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 # What the first part of a dotted name stands for: a module, or the class of a variable that has this name in examples.
