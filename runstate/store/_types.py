@@ -54,7 +54,10 @@ class StoredRun(RunSnapshot):
     failed: int
     """How many of these claims ended with an error, and were retried."""
     claimable: bool
-    """Whether the run may be claimed. False before its `not_before`, and while it waits behind a run of its thread."""
+    """Whether the run is queued and may be claimed.
+
+    False before its `not_before`, while it waits behind a run of its thread, and once it was started.
+    """
     repeats: str | None
     """The id of the ended run that this one repeats. None for other runs."""
 

@@ -70,7 +70,7 @@ def create(
     The file of --settings has an object with further settings by their names in the API: tools, tool_choice,
     parallel_tool_calls, response_format, truncation_strategy.
     """
-    more = {} if file is None else _read_settings(file)
+    more: Mapping[str, Any] = {} if file is None else _read_settings(file)
     with store_from_url(url) as store:
         hint = similar_queue_hint(store, settings["queue"])
         run = store.create(

@@ -135,6 +135,14 @@ def _sigterm_raises() -> Generator[None, None, None]:
     show_default="four leases",
     help="If the event loop is blocked, runs are taken over after this time.",
 )
+@click.option(
+    "--keep-events",
+    "events_kept_s",
+    type=duration,
+    default="1d",
+    show_default=True,
+    help="Events of runs that ended longer ago are deleted.",
+)
 @click.option("--until-idle", is_flag=True, help="End when there is nothing left to do.")
 @click.option(
     "--retries",
@@ -164,19 +172,14 @@ def worker(
     handler: str,
     url: str,
     listen_url: str | None,
-    concurrency: int,
     queues: tuple[str, ...],
-    name: str | None,
-    lease_s: float,
-    max_attempts: int,
-    drain_s: float,
-    stall_timeout_s: float | None,
     until_idle: bool,
     retries: int,
     retry_after_s: float,
     log_format: str,
     verbose: bool,
     quiet: bool,
+    **settings: Any,
 ) -> None:
     """Drive the runs of a store with HANDLER, until SIGTERM or Ctrl-C.
 
@@ -200,13 +203,8 @@ def worker(
                 running = _make_worker(
                     store,
                     function,
-                    concurrency=concurrency,
                     queues=queues,
-                    name=name,
-                    lease_s=lease_s,
-                    max_attempts=max_attempts,
-                    drain_s=drain_s,
-                    stall_timeout_s=stall_timeout_s,
+                    **settings,
                     retry=RetryPolicy(max_attempts=retries + 1, backoff=retry_after_s) if retries else None,
                 )
                 _print_empty_queue_hint(store, queues, console)

@@ -76,7 +76,8 @@ def decode_run(row: Row) -> StoredRun:
     seq, version, event, source, *others, claimable, repeats = _stored(row)
     run = StoredRun.from_validated({**_DEFAULT_VALUES, **record, **_settings(row[_CONFIG_PLACE])})
     source = None if source is None else _STATUS[source]
-    run.set_store_fields((seq, version, _EVENT[event], source, *others, bool(claimable), repeats))  # SQLite: a number
+    is_claimable = bool(claimable) and run.status is INITIAL_STATUS  # the column keeps its value when the run starts
+    run.set_store_fields((seq, version, _EVENT[event], source, *others, is_claimable, repeats))
     return run
 
 
@@ -111,7 +112,7 @@ _known_at_once: Final = getter(
 
 def _decode_claimed(row: Row) -> tuple[Any, ...]:
     status, config = _status_and_config(row)
-    values: tuple[Any, ...] = _arranged((*row, _STATUS[status], RunEvent.START, INITIAL_STATUS, True, *_CLAIMED))
+    values: tuple[Any, ...] = _arranged((*row, _STATUS[status], RunEvent.START, INITIAL_STATUS, False, *_CLAIMED))
     if config is None:
         return values
     chosen = list(values)
