@@ -1,6 +1,6 @@
 """An agent of Pydantic AI that survives its worker: no model request and no tool call that was kept is paid for again.
 
-    pip install 'runstate[pydantic-ai]'
+    pip install 'pydantic-ai-slim>=2.60'
     python examples/agent_with_pydantic_ai.py
 
 A worker process runs an agent with several model requests and tool calls, and is killed with SIGKILL in the middle. A
@@ -22,7 +22,7 @@ try:
     from pydantic_ai.models.function import AgentInfo, FunctionModel
     from pydantic_ai.usage import RequestUsage
 except ImportError:
-    print("This example needs pydantic-ai: pip install 'runstate[pydantic-ai]'")
+    print("This example needs pydantic-ai: pip install 'pydantic-ai-slim>=2.60'")
     sys.exit()
 
 from runstate.integrations.pydantic_ai import RunstateDurability, run_agent

@@ -20,7 +20,7 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if missing.name not in ("click", "rich"):
             raise
-        _end(_INVALID, "the command needs click and rich: pip install 'runstate[cli]'")
+        _end(_INVALID, "the command needs click and rich: pip install 'click>=8.1.2' 'rich>=13.7'")
     _accept_any_text()
     try:
         code = cli.main(prog_name="runstate", standalone_mode=False)

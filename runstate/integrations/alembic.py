@@ -20,9 +20,7 @@ from typing import Any
 try:
     from alembic import op
 except ImportError as _missing:
-    raise ImportError(
-        "runstate.integrations.alembic needs alembic 1.13 or newer: pip install 'runstate[alembic]'"
-    ) from _missing
+    raise ImportError("runstate.integrations.alembic needs Alembic: pip install 'alembic>=1.13'") from _missing
 
 from runstate.store import migrate_within
 from runstate.store.errors import StoreError

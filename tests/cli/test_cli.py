@@ -384,4 +384,4 @@ def test_without_its_libraries(missing: str) -> None:
     code = f"import sys; sys.modules['{missing}'] = None; from runstate.__main__ import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (2, "") == (result.returncode, result.stdout)
-    assert "runstate: the command needs click and rich: pip install 'runstate[cli]'\n" == result.stderr
+    assert "runstate: the command needs click and rich: pip install 'click>=8.1.2' 'rich>=13.7'\n" == result.stderr

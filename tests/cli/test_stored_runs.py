@@ -1036,7 +1036,7 @@ def test_without_psycopg() -> None:
     command = [sys.executable, "-c", code, "runs", "list", "--store", "postgresql://host/db"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (2, 1) == (result.returncode, len(result.stderr.splitlines()))
-    assert "PostgreSQL needs psycopg: pip install 'runstate[postgres]'\n" in result.stderr
+    assert "PostgreSQL needs psycopg: pip install 'psycopg[binary]>=3.2.1'\n" in result.stderr
 
 
 def test_times_outside_of_the_calendar() -> None:

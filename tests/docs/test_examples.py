@@ -96,7 +96,7 @@ def test_an_example_names_the_extra_that_it_needs() -> None:
     )
     done = run("-c", hidden)
     assert (0, "") == (done.returncode, done.stderr)
-    assert "This example needs pydantic-ai: pip install 'runstate[pydantic-ai]'\n" == done.stdout
+    assert "This example needs pydantic-ai: pip install 'pydantic-ai-slim>=2.60'\n" == done.stdout
 
 
 def test_a_transaction_takes_the_run_along() -> None:

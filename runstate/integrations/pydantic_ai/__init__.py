@@ -22,7 +22,7 @@ try:
     from pydantic_ai.durable_exec import BaseDurabilityCapability as _BaseDurabilityCapability
 except ImportError as _missing:
     raise ImportError(
-        "runstate.integrations.pydantic_ai needs pydantic-ai 2.60 or newer: pip install 'runstate[pydantic-ai]'"
+        "runstate.integrations.pydantic_ai needs Pydantic AI: pip install 'pydantic-ai-slim>=2.60'"
     ) from _missing
 
 from runstate.integrations.pydantic_ai._deferred import require_tools

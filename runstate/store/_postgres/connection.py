@@ -53,7 +53,7 @@ try:
         trouble_of,
     )
 except ModuleNotFoundError as _missing:  # pragma: no cover
-    raise StoreUrlError("PostgreSQL needs psycopg: pip install 'runstate[postgres]'") from _missing
+    raise StoreUrlError("PostgreSQL needs psycopg: pip install 'psycopg[binary]>=3.2.1'") from _missing
 
 __all__ = ["PostgresConnection", "PostgresDatabase", "map_error"]
 
