@@ -133,7 +133,7 @@ def python_cost(record: Record) -> Iterator[str]:
     )
     rows = [
         [
-            f"{row['by']}, {row['slots']} slot{'s' * (row['slots'] > 1)}, {NAMES[row['dialect']]}",
+            f"{row['how']}, {row['slots']} slot{'s' * (row['slots'] > 1)}, {NAMES[row['dialect']]}",
             *(f"{row[f'{part}_us']:.1f} us" for part in ("total", "driver", "python")),
             f"{row['least_us']:.1f} to {row['most_us']:.1f}",
         ]
