@@ -19,7 +19,6 @@ import psycopg
 from runstate.lifecycle import RunStatus
 from runstate.store import NewRun, Store
 from runstate.store._sql.dialect import POSTGRES, SQLITE
-from runstate.store._sql.triggers.ddl import create_guards
 from runstate.worker import Context, Outcome, RunFailed, Worker
 
 __all__ = ["TABLES", "TEMPLATES", "fill_postgres", "fill_sqlite", "write_templates"]
@@ -198,12 +197,13 @@ def fill_sqlite(path: str, upto: int) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "temp_store = MEMORY", "cache_size = -500000"):
             connection.execute(f"PRAGMA {pragma}")
+        guards = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
         for (statement,) in connection.execute(SQLITE.drop_guards).fetchall():
             connection.execute(statement)
         connection.execute("CREATE TEMPORARY TABLE n (place INTEGER, seq INTEGER PRIMARY KEY, template INTEGER)")
         while (there := connection.execute("SELECT count(*) FROM runstate_run").fetchone()[0]) < upto:
             _copy_sqlite(connection, there, min(RUNS_PER_TRANSACTION, upto - there))
-        for statement in create_guards(SQLITE):
+        for (statement,) in guards:
             connection.execute(statement)
         connection.execute("PRAGMA journal_mode = WAL")
 
