@@ -240,9 +240,13 @@ class AsyncStore(AsyncMethods):
                 await bound.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o")
 
         Raises `StoreError` for every store in memory and for other connections, and at the first call inside the block
-        if the connection leads to another store.
+        if the connection leads to another store, and for a call after the block.
         """
-        yield AsyncBoundStore(await self._bind(connection))
+        transport = await self._bind(connection)
+        try:
+            yield AsyncBoundStore(transport)
+        finally:
+            await transport.end()
 
     def post_checkpoint(
         self,

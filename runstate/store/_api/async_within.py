@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from runstate.store._engine.commands import Command
 from runstate.store._engine.transport import CallerTransaction
@@ -25,21 +25,68 @@ Runner: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
 class AsyncCallerTransport:
-    """The transport inside a caller's own async transaction. Its methods return awaitables of the results."""
+    """The transport inside a caller's own async transaction. Its methods return awaitables of the results.
+
+    The requests are executed one after the other, because each is a savepoint of the same transaction. No call returns
+    or raises while a request that it made or waited for is executed, also if it is cancelled. So the caller can use the
+    connection afterwards, for a rollback for instance.
+    """
 
     def __init__(self, transaction: CallerTransaction, run: Runner) -> None:
         self._transaction: Final = transaction
         self._run: Final = run
+        self._turn: Final = asyncio.Lock()
+        self._request: asyncio.Future[Any] | None = None
+        """The last request that was begun."""
+        self._is_over = False
 
     def execute(self, command: Command[T]) -> Awaitable[T]:
         """Execute a command on the caller's connection. It is committed when the caller commits."""
-        return self._run(partial(self._transaction.execute, command))
+        return self._perform(partial(self._transaction.execute, command))
 
     def read(self, look: Callable[[Connection], T]) -> Awaitable[T]:
         """Call `look` with the caller's connection. It sees the caller's own changes."""
-        return self._run(partial(self._transaction.read, look))
+        return self._perform(partial(self._transaction.read, look))
 
     read_for_worker = read
+
+    async def _perform(self, function: Callable[[], T]) -> T:
+        """Call a function after the earlier requests, and return its result. If cancelled before, do not call it."""
+        try:
+            async with self._turn:
+                if self._is_over:
+                    raise StoreError("the block of `within` is over: await each call inside it")
+                self._request = asyncio.ensure_future(self._run(function))
+                await _wait_for_end(self._request)
+                return cast("T", self._request.result())
+        except asyncio.CancelledError:
+            # A call that waited for its turn also waits for the request of another: `asyncio.gather` raises as soon as
+            # the first of its cancelled calls does.
+            await self._rest()
+            raise
+
+    async def end(self) -> None:
+        """Wait for the request that is executed, and refuse all others."""
+        self._is_over = True
+        await self._rest()
+
+    async def _rest(self) -> None:
+        if self._request is not None:
+            await _wait_for_end(self._request)
+
+
+async def _wait_for_end(request: asyncio.Future[Any]) -> None:
+    """Wait until a request has ended. If cancelled meanwhile, raise `CancelledError` only then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not request.done():
+        try:
+            await asyncio.wait([request])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not request.cancelled():
+            request.exception()  # asyncio logs an error that nobody has looked at
+        raise cancelled
 
 
 async def wrap_async(database: Database, connection: object) -> tuple[Connection, Runner]:
@@ -53,10 +100,10 @@ async def wrap_async(database: Database, connection: object) -> tuple[Connection
     if database.embedded and kind == "aiosqlite.Connection":
         return await _wrap_aiosqlite(database, inner)
     if not database.embedded and kind == "psycopg.AsyncConnection":
-        from runstate.store._postgres.async_caller import AsyncCallerConnection
+        from runstate.store._postgres.async_caller import AsyncCallerConnection, run_in_thread
 
         facade = AsyncCallerConnection(inner, asyncio.get_running_loop())
-        return database.wrap(facade), asyncio.to_thread
+        return database.wrap(facade), run_in_thread
     driver = ("aiosqlite's", "sqlite+aiosqlite") if database.embedded else ("psycopg's async", "postgresql+psycopg")
     raise StoreError(
         f"expected {driver[0]} connection, or an async one of SQLAlchemy over {driver[1]}://, got {kind}; a blocking "

@@ -7,16 +7,40 @@ which the thread waits for. So nothing of the store is written twice, and the ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
+from threading import Thread
 from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import pq, rows
 
-__all__ = ["AsyncCallerConnection"]
+__all__ = ["AsyncCallerConnection", "run_in_thread"]
 
 T = TypeVar("T")
+
+
+def run_in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
+    """Call a blocking function in a new thread. Return the future of its result.
+
+    The executor of the event loop is not used. All its threads may wait for a lock that this transaction holds, and
+    then the call that is to end this transaction would never get a thread.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def work() -> None:
+        try:
+            done = partial(future.set_result, function())
+        except BaseException as error:
+            done = partial(future.set_exception, error)
+        loop.call_soon_threadsafe(done)
+
+    # A daemon: if the event loop was closed meanwhile, the thread waits for ever, and must not keep the process alive.
+    Thread(target=copy_context().run, args=(work,), name="runstate-within", daemon=True).start()
+    return future
 
 
 class AsyncCallerConnection:
