@@ -13,8 +13,11 @@ for generative AI still change.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 
 try:
@@ -23,13 +26,15 @@ try:
     from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 except ImportError as _missing:
     raise ImportError(
-        "runstate.integrations.otel needs opentelemetry-api 1.28 or newer: pip install 'runstate[otel]'"
+        "runstate.integrations.otel needs OpenTelemetry: pip install 'opentelemetry-api>=1.28'"
     ) from _missing
 
 from runstate.clock import time_us
 from runstate.lifecycle import RunEvent
 from runstate.lifecycle.errors import RunstateError
-from runstate.worker import Context, Outcome, RunFailed, TokenLimitReached
+from runstate.run.values import LastError
+from runstate.store.errors import OutcomeUnknown, StoreUnavailable
+from runstate.worker import Context, Outcome, RetryLater, RunFailed, TokenLimitReached
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from runstate.store import Store, TraceContexts
 
 __all__ = ["Telemetry", "trace_context"]
+
+_log: Final = logging.getLogger("runstate.integrations.otel")
 
 _NAME: Final = "runstate"
 _PARENT: Final = "traceparent"
@@ -61,6 +68,8 @@ _DURATION: Final = "runstate.run.duration"
 _QUEUE_TIME: Final = "runstate.run.queue_time"
 _CALLS: Final = "runstate.run.attempts"
 _LIVE: Final = "runstate.run.active"
+_RETRY: Final = "retry"
+_PAST_LIMIT: Final = "token_limit"  # the `error.type` of a run that has exceeded a token limit
 _RESULTS: Final = {
     RunEvent.COMPLETE: "success",
     RunEvent.FAIL: "failure",
@@ -111,57 +120,69 @@ class Telemetry:
 
     def middleware(self, ctx: Context, call: Callable[[Context], Outcome | None]) -> Outcome | None:
         """Call a plain handler inside a span."""
-        before = ctx.store.trace_contexts(ctx.run)
-        with self._span(ctx, before) as record:
-            parent = trace_context()
-            if parent is not None:
-                ctx.store.save_trace_context(ctx.lease, ctx.run, parent)
-            return record(call(ctx))
+        before: TraceContexts | None = None
+        with _logged(ctx):
+            before = ctx.store.trace_contexts(ctx.run)
+        with self._span(ctx, before) as returned:
+            with _logged(ctx):
+                parent = trace_context()
+                if parent is not None:
+                    ctx.store.save_trace_context(ctx.lease, ctx.run, parent)
+            returned.append(call(ctx))
+        return returned[0]
 
     async def async_middleware(
         self, ctx: Context, call: Callable[[Context], Awaitable[Outcome | None]]
     ) -> Outcome | None:
         """Await an async handler inside a span."""
-        before = await ctx.store.aio.trace_contexts(ctx.run)
-        with self._span(ctx, before) as record:
-            parent = trace_context()
-            if parent is not None:
-                await ctx.store.aio.save_trace_context(ctx.lease, ctx.run, parent)
-            return record(await call(ctx))
+        before: TraceContexts | None = None
+        with _logged(ctx):
+            before = await ctx.store.aio.trace_contexts(ctx.run)
+        with self._span(ctx, before) as returned:
+            with _logged(ctx):
+                parent = trace_context()
+                if parent is not None:
+                    await ctx.store.aio.save_trace_context(ctx.lease, ctx.run, parent)
+            returned.append(await call(ctx))
+        return returned[0]
 
     @contextmanager
-    def _span(
-        self, ctx: Context, before: TraceContexts
-    ) -> Generator[Callable[[Outcome | None], Outcome | None], None, None]:
-        """Begin the span of a call. The block passes the handler's outcome on through what this yields."""
-        run = ctx.run
+    def _span(self, ctx: Context, before: TraceContexts | None) -> Generator[list[Outcome | None], None, None]:
+        """Begin the span of a call, and end it after the block. The block puts the handler's return value in the list.
+
+        Whatever fails here, the block is executed, and its exception passes through.
+        """
         began = time_us()
+        returned: list[Outcome | None] = []
+        error: BaseException | None = None
+        stack = ExitStack()
+        span: Span = trace.INVALID_SPAN
+        with _logged(ctx):
+            span = stack.enter_context(self._begin(ctx, before))
+        try:
+            yield returned
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with _logged(ctx), stack:
+                self._end(ctx, span, returned, error, (time_us() - began) / 1e6)
+
+    def _begin(self, ctx: Context, before: TraceContexts | None) -> AbstractContextManager[Span]:
+        """Record how long the run waited, and return what begins and ends the span."""
+        run = ctx.run
         if run.attempt == 1 and not ctx.tool_outputs:
             self._queue_time.record(max(0, run.changed_at_us - run.created_at * 1_000_000) / 1e6, {_QUEUE: run.queue})
-        parent = None if before.creator is None else extract({_PARENT: before.creator})
-        made: list[Outcome | None] = []
-
-        def record(outcome: Outcome | None) -> Outcome | None:
-            made.append(outcome)
-            return outcome
-
-        with self._tracer.start_as_current_span(
+        creator, last_call = (None, None) if before is None else (before.creator, before.last_call)
+        return self._tracer.start_as_current_span(
             f"{_OPERATION} {run.assistant_id}",
-            context=parent,
+            context=None if creator is None else extract({_PARENT: creator}),
             kind=SpanKind.CONSUMER,
             attributes=self._attributes(ctx),
-            links=_links(before.last_call),
+            links=_links(last_call),
             record_exception=False,
             set_status_on_exception=False,
-        ) as span:
-            error: BaseException | None = None
-            try:
-                yield record
-            except BaseException as raised:
-                error = raised
-                raise
-            finally:
-                self._end(ctx, span, made, error, (time_us() - began) / 1e6)
+        )
 
     @staticmethod
     def _attributes(ctx: Context) -> dict[str, Any]:
@@ -177,20 +198,31 @@ class Telemetry:
         return known if run.model is None else {**known, _MODEL: run.model}
 
     def _end(
-        self, ctx: Context, span: Span, made: Sequence[Outcome | None], error: BaseException | None, seconds: float
+        self, ctx: Context, span: Span, returned: Sequence[Outcome | None], error: BaseException | None, seconds: float
     ) -> None:
         """Record how a call ended."""
         usage = ctx.usage
         span.set_attribute(_INPUT, usage.prompt_tokens)
         span.set_attribute(_OUTPUT, usage.completion_tokens)
-        result, kind = _result_of(ctx, made, error)
+        if error is None and isawaitable(returned[0]):
+            return  # the worker awaits it: a decorator hides that the handler is async, and the call goes on
+        result, kind = _result_of_return(ctx, returned[0]) if error is None else _result_of_error(ctx, error)
         span.set_attribute(_EVENT, result)
         if kind is not None:
             span.set_attribute(_ERROR, kind)
             span.set_status(StatusCode.ERROR, kind)
         attributes = {"runstate.result": result, _QUEUE: ctx.run.queue}
-        self._duration.record(seconds, attributes)
         self._calls.add(1, attributes)
+        self._duration.record(seconds, attributes)
+
+
+@contextmanager
+def _logged(ctx: Context) -> Generator[None, None, None]:
+    """Log an exception of the block, and go on: telemetry changes nothing of a run."""
+    try:
+        yield
+    except Exception:
+        _log.warning("the telemetry of run %s is incomplete", ctx.run_id, exc_info=True)
 
 
 def _links(last_call: str | None) -> Sequence[Link]:
@@ -200,18 +232,27 @@ def _links(last_call: str | None) -> Sequence[Link]:
     return [Link(context)] if context.is_valid else ()
 
 
-def _result_of(ctx: Context, made: Sequence[Outcome | None], error: BaseException | None) -> tuple[str, str | None]:
-    """Return the result of a call, and the type of its error if it is one."""
-    if isinstance(error, TokenLimitReached) or ctx.is_past_limit:
-        return _RESULTS[RunEvent.MARK_INCOMPLETE], "token_limit"
-    if error is not None:
-        if ctx.is_cancelling:
-            return _RESULTS[RunEvent.CONFIRM_CANCEL], None
-        return "error", error.code if isinstance(error, RunFailed) else type(error).__qualname__
-    outcome = made[0] if made else None
-    if outcome is None:
-        return _RESULTS[RunEvent.COMPLETE], None
+def _result_of_return(ctx: Context, returned: object) -> tuple[str, str | None]:
+    """Return the result of a call that returned, and its error if it is one."""
+    outcome = ctx.outcome_of(returned)
+    if ctx.is_past_limit:
+        return _RESULTS[outcome.event], _PAST_LIMIT
     if outcome.retry_after_s is not None:
-        return "retry", None
-    code = getattr(outcome.value, "code", None)
-    return _RESULTS.get(outcome.event, str(outcome.event)), code if isinstance(code, str) else None
+        return _RETRY, None
+    code = outcome.value.code if isinstance(outcome.value, LastError) else None
+    if code is not None and outcome is not returned:
+        return "error", code  # a mistake of the handler, which did not return the one outcome that it made
+    return _RESULTS[outcome.event], code
+
+
+def _result_of_error(ctx: Context, error: BaseException) -> tuple[str, str | None]:
+    """Return the result of a call that raised, and its error if it is one."""
+    if ctx.is_cancelling and isinstance(error, asyncio.CancelledError | StoreUnavailable | OutcomeUnknown):
+        return _RESULTS[RunEvent.CONFIRM_CANCEL], None
+    if isinstance(error, TokenLimitReached) or ctx.is_past_limit:
+        return _RESULTS[RunEvent.MARK_INCOMPLETE], _PAST_LIMIT
+    if isinstance(error, RetryLater):
+        return (_RESULTS[RunEvent.CONFIRM_CANCEL] if ctx.is_cancelling else _RETRY), None
+    if isinstance(error, RunFailed):
+        return _RESULTS[RunEvent.FAIL], error.code
+    return "error", type(error).__qualname__

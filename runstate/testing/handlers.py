@@ -1,24 +1,24 @@
 """Call a handler once, as a worker does, and look at what it does to its run.
 
 def test_it_asks_for_the_weather():
-handled = handle(answer)
-assert handled.event == "require_action"
-assert [call.name for call in handled.tool_calls] == ["weather"]
+    handled = handle(answer)
+    assert handled.event == "require_action"
+    assert [call.name for call in handled.tool_calls] == ["weather"]
 
 def test_it_completes_with_the_weather():
-assert handle(answer, tool_outputs={"call_1": "sunny"}).event == "complete"
+    assert handle(answer, tool_outputs={"call_1": "sunny"}).event == "complete"
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
-from runstate.clock import monotonic
+from runstate.clock import ManualClock, monotonic, time_us, use_clock
 from runstate.lifecycle import RunEvent, RunStatus
 from runstate.run import validators
 from runstate.run.ids import new_run_id
@@ -26,7 +26,8 @@ from runstate.run.values import NO_USAGE, LastError, ToolCall, Usage, raise_if_i
 from runstate.store import Checkpoint, Claim, Event, Lease, NewRun, Settle, StepRecord, Store, StoredRun, open_store
 from runstate.worker import Context, Handler, Middleware, RetryLater, TokenLimitReached
 from runstate.worker._arguments import check_handler, is_async_function, outside_of_loops
-from runstate.worker._handlers import is_awaitable
+from runstate.worker._execution import RunExecution
+from runstate.worker._handlers import HandlerError
 from runstate.worker._middleware import with_middleware
 
 __all__ = ["Handled", "StepName", "handle", "handle_async"]
@@ -133,11 +134,20 @@ class _Scene:
 
 
 def _claimed(store: Store, lease: Lease, run: StoredRun) -> Claim:
-    claim = store.claim_id(lease, run.id)
+    claim = store.claim_id(lease, run.id) or _taken_over(store, lease, run)
     if claim is not None:
         return claim
-    (claim,) = store.take_over(lease, run_id=run.id, queues=(run.queue,), max_attempts=_ATTEMPTS)
+    # A retry is due a microsecond after its run was started. The clock of a test may stand still, and is ahead here.
+    with use_clock(ManualClock((time_us() + 2) / 1_000_000)):
+        claim = _taken_over(store, lease, run)
+    if claim is None:
+        raise RuntimeError(f"handle cannot claim run {run.id}, which is {store.get(run.id).status}")
     return claim
+
+
+def _taken_over(store: Store, lease: Lease, run: StoredRun) -> Claim | None:
+    claims = store.take_over(lease, run_id=run.id, queues=(run.queue,), max_attempts=_ATTEMPTS)
+    return claims[0] if claims else None
 
 
 def handle(
@@ -211,8 +221,6 @@ async def _handled(
             store, lease, claim, monotonic() + scene.seconds_left - left, asynchronous=is_async_function(handler)
         )
         settle = await _settle_of(wrapped, ctx, scene.cancelled)
-        if ctx.emitter is not None:
-            await ctx.emitter.flush_async()
         for refused in store.settle(lease, [settle]).refused.values():
             raise refused
         return _report(store, settle, ctx)
@@ -222,31 +230,43 @@ async def _settle_of(handler: Handler, ctx: Context, cancelled: bool) -> Settle:
     """Call the handler. Return what a worker would commit, or raise what the handler raised."""
     if cancelled:
         ctx.ask_to_cancel()
+    taken: list[object] = []
+    execution = RunExecution(ctx, monotonic(), lambda _, returned: taken.append(returned))
     try:
-        returned: object = handler(ctx)
-        if is_awaitable(returned):
-            ctx.await_from_now_on()
-            returned = await _finished(cast("Coroutine[Any, Any, object]", returned), cancelled)
-    except RetryLater as later:
-        return ctx.settle_retry(later.code, later.reason, later.after_s)
-    except TokenLimitReached as reached:
-        return ctx.settle_error(reached)
-    except asyncio.CancelledError:
-        if not cancelled:
-            raise
-        return ctx.settle_event(RunEvent.CONFIRM_CANCEL)
+        await _call(execution, handler, cancelled)
+        returned = taken[0]
+        if isinstance(returned, HandlerError) and not isinstance(returned.error, RetryLater | TokenLimitReached):
+            raise returned.error
     finally:
         ctx.is_over = True
-    return ctx.settle(returned)
+    settle = execution.conclude(returned, ctx.store.availability, None)
+    if settle is None:
+        raise AssertionError("only an outage of the store lets a worker call a handler again, and it was raised")
+    return settle
 
 
-async def _finished(call: Coroutine[Any, Any, object], cancelled: bool) -> object:
-    """Await an async handler in a task of its own, and cancel it where it first waits."""
-    task = asyncio.ensure_future(call)
+async def _call(execution: RunExecution, handler: Handler, cancelled: bool) -> None:
+    """Call a handler, plain or async, as a worker awaits an async one. Cancel it where it first waits."""
+
+    async def called(ctx: Context) -> Any:
+        returned: object = handler(ctx)
+        if not execution.is_awaitable(returned):
+            return returned
+        ctx.await_from_now_on()
+        return await returned
+
+    loop = asyncio.get_running_loop()
+    execution.begin(called, lambda coroutine, name: loop.create_task(coroutine, name=name), lambda _: True)
     if cancelled:
         await asyncio.sleep(0)
-        task.cancel()
-    return await task
+        execution.stop()
+    if execution.future is not None:
+        current = asyncio.current_task()
+        try:
+            await execution.future
+        except asyncio.CancelledError:
+            if not cancelled or (current is not None and current.cancelling()):
+                raise  # the handler cancelled itself, or the caller is cancelled, and the handler with it
 
 
 def _report(store: Store, settle: Settle, ctx: Context) -> Handled:

@@ -38,6 +38,7 @@ __all__ = ["Context", "unchanged"]
 log: Final = logging.getLogger("runstate.worker")
 
 _NEVER: Final = float("inf")
+_CONFIRM_CANCEL: Final = Outcome(RunEvent.CONFIRM_CANCEL)
 _REASON: Final = validators.one_of(get_args(IncompleteReason))
 _MOST_MESSAGE: Final = 1000  # characters of an exception's text in `last_error`
 _MOST_TRACEBACK: Final = 20_000  # characters: the last ones are kept
@@ -282,21 +283,35 @@ class Context(Outcomes):
         """Whether the run has exceeded a token limit, and ends as incomplete."""
         return self._limit is not None
 
-    def settle(self, outcome: object) -> Settle:
-        """Return the `Settle` for a handler's return value."""
+    def outcome_of(self, returned: object) -> Outcome:
+        """Return the outcome that a handler's return value leads to. This has no effect, unlike `settle`.
+
+        Tools and a retry come too late if a cancel was requested. A mistake of the handler leads to an outcome that the
+        handler has not made.
+        """
         if self._limit is not None:
-            return self._settle(RunEvent.MARK_INCOMPLETE, incomplete_details=IncompleteDetails(self._limit))
+            return Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(self._limit))
         made = self._made
-        if outcome is None and (made is None or made is COMPLETE):
+        if returned is None and (made is None or made is COMPLETE):
             if not self._saw_cancelling:
-                return self.settle_event(RunEvent.COMPLETE)
+                return COMPLETE
             if made is None:
-                return self.settle_event(RunEvent.CONFIRM_CANCEL)
-        elif outcome is made and isinstance(made, Outcome):
-            return self.settle_event(made.event) if made is COMPLETE else self._settle_made(made)
-        mistake = mistake_of(outcome, made)
-        log.warning("run %s failed: %s", self.run.id, mistake)
-        return self._settle(RunEvent.FAIL, last_error=LastError("server_error", mistake))
+                return _CONFIRM_CANCEL
+        elif returned is made and isinstance(made, Outcome):
+            goes_on = made.event is RunEvent.REQUIRE_ACTION or made.retry_after_s is not None
+            return _CONFIRM_CANCEL if goes_on and self._cancelling else made
+        return Outcome(RunEvent.FAIL, LastError("server_error", mistake_of(returned, made)))
+
+    def settle(self, returned: object) -> Settle:
+        """Return the `Settle` for a handler's return value."""
+        outcome = self.outcome_of(returned)
+        if outcome is COMPLETE or outcome is _CONFIRM_CANCEL:
+            return self.settle_event(outcome.event)
+        if outcome is returned:
+            return self._settle_made(outcome)
+        if isinstance(outcome.value, LastError):
+            log.warning("run %s failed: %s", self.run.id, outcome.value.message)
+        return self._settle(outcome.event, **fields_of(outcome.value))
 
     def _settle_made(self, outcome: Outcome) -> Settle:
         value = outcome.value

@@ -184,7 +184,7 @@ class RunExecution:
             return ctx.settle_retry(error.code, error.reason, error.after_s)
         if policy is not None and (settle := self._retried(error, policy)) is not None:
             return settle
-        if not isinstance(error, RunFailed | TokenLimitReached):  # these are intended, and not logged
+        if not (ctx.is_past_limit or isinstance(error, RunFailed | TokenLimitReached)):  # these ends are intended
             what = with_article(type(error).__name__)
             log.warning("run %s failed: its handler raised %s; the history has the traceback", ctx.run_id, what)
         return ctx.settle_error(error, skipped=1)  # the first frame is that of this library

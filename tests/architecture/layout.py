@@ -69,7 +69,7 @@ RESTRICTED: dict[str, tuple[str, ...]] = {
     # threads, event loops, processes and signals: everything else can be called from anywhere
     "asyncio": (
         *("store/_api", "store/_engine", "store/_postgres/async_caller", "store/availability", "worker", "demo"),
-        *("testing/crash", "testing/handlers"),
+        *("testing/crash", "testing/handlers", "integrations/otel"),
     ),
     "concurrent": ("store/_engine",),
     "multiprocessing": (),
@@ -137,7 +137,8 @@ TAKEN_FROM_PRIVATE: dict[str, set[str]] = {
         "worker._arguments.check_handler",
         "worker._arguments.is_async_function",
         "worker._arguments.outside_of_loops",
-        "worker._handlers.is_awaitable",
+        "worker._execution.RunExecution",
+        "worker._handlers.HandlerError",
         "worker._middleware.with_middleware",
     },
     # It performs the batches of every store itself, to see what they write.

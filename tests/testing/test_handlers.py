@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import logging
+import textwrap
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from runstate.clock import ManualClock, use_clock
 from runstate.errors import InvalidRun
 from runstate.lifecycle import RunStatus
 from runstate.run.values import Usage
-from runstate.testing import handle, handle_async
-from runstate.worker import Context, Outcome, RetryLater, RunFailed
+from runstate.store import open_store
+from runstate.testing import handle, handle_async, handlers
+from runstate.worker import Context, Outcome, RetryLater, RunFailed, TokenLimitReached, Worker
 
 KINDS = ("plain", "async")
 
@@ -218,3 +224,126 @@ def test_a_handler_without_a_parameter_is_told() -> None:
 
 def test_the_fixture_is_the_function(request: pytest.FixtureRequest) -> None:
     assert handle is request.getfixturevalue("handle")
+
+
+@pytest.mark.parametrize(("attempt", "failed"), [(2, 1), (4, 3), (4, 2), (3, 0)])
+def test_earlier_attempts_under_a_clock_that_stands_still(attempt: int, failed: int) -> None:
+    seen: list[Any] = []
+    with use_clock(ManualClock(1_800_000_000)) as clock:
+        handled = handle(lambda ctx: seen.append((ctx.attempt, ctx.run.failed)), attempt=attempt, failed=failed)
+        assert clock.time() == 1_800_000_000
+    assert [(attempt, failed)] == seen
+    assert (1_800_000_000, RunStatus.COMPLETED) == (handled.run.completed_at, handled.status)
+
+
+def act(ctx: Context) -> Outcome:
+    return ctx.require_action([ctx.tool_call("weather")])
+
+
+def later(ctx: Context) -> None:
+    raise RetryLater(5, "busy")
+
+
+def later_past_the_limit(ctx: Context) -> None:
+    try:
+        ctx.add_usage(prompt_tokens=100)
+    except TokenLimitReached:
+        later(ctx)
+
+
+def insists(ctx: Context) -> Outcome:
+    assert ctx.cancelling
+    return ctx.complete()
+
+
+def forgets(ctx: Context) -> None:
+    assert ctx.cancelling
+    ctx.complete()
+
+
+CALLS: dict[str, tuple[Callable[[Context], Any], bool]] = {
+    "tools": (act, False),
+    "tools, cancelled": (act, True),
+    "later": (later, False),
+    "later, cancelled": (later, True),
+    "a retry, cancelled": (lambda ctx: ctx.retry(after_s=5, reason="busy"), True),
+    "later, past a limit": (later_past_the_limit, False),
+    "later, past a limit, cancelled": (later_past_the_limit, True),
+    "insists": (insists, True),
+    "forgets to return": (forgets, True),
+    "does not look": (lambda ctx: None, True),
+    "past a limit": (lambda ctx: ctx.add_usage(prompt_tokens=100), True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CALLS)
+def test_it_leads_to_what_a_worker_does(name: str, kind: str) -> None:
+    """The handler waits for nothing after its cancel, so that also an async one ends by itself."""
+    plain, cancelled = CALLS[name]
+
+    def call(ctx: Context) -> Any:
+        if cancelled and isinstance(ctx, Context) and not ctx.is_cancelling:  # called by the worker
+            ctx.store.request_cancel(ctx.run_id)
+            ctx.ask_to_cancel()
+        return plain(ctx)
+
+    async def asynchronous(ctx: Context) -> Any:
+        return call(ctx)
+
+    handler: Any = call if kind == "plain" else asynchronous
+    handled = handle(handler, cancelled=cancelled, max_prompt_tokens=10)
+    with open_store("sqlite:///:memory:") as store:
+        run = store.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", max_prompt_tokens=10)
+        Worker(store, handler).run(until_idle=True)
+        run = store.get(run.id)
+        waits = run.status is RunStatus.IN_PROGRESS
+        assert (run.status, None if waits else run.event) == (handled.status, handled.event)
+        assert (run.last_error, run.usage) == (handled.error, handled.run.usage)
+    assert (5.0 if waits else None) == handled.retry_after_s
+
+
+def test_a_worker_logs_no_failure_of_a_run_that_ends_incomplete(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), open_store("sqlite:///:memory:") as store:
+        run = store.create(thread_id="thread_1", assistant_id="asst_1", model="gpt-4o", max_prompt_tokens=10)
+        Worker(store, later_past_the_limit).run(until_idle=True)
+        assert RunStatus.INCOMPLETE is store.get(run.id).status
+    assert [] == caplog.messages
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_async_form_can_be_cancelled_itself(cancelled: bool) -> None:
+    seen: list[str] = []
+
+    async def waits(ctx: Context) -> None:
+        for _ in range(1 + cancelled):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            seen.append("left")
+            await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    async def scene() -> None:
+        async with asyncio.timeout(0.1):
+            await handle_async(waits, cancelled=cancelled)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(scene())
+    assert ["left"] * (1 + cancelled) == seen
+
+
+def test_a_handler_that_cancels_its_own_task_is_told() -> None:
+    async def cancels(ctx: Context) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        handle(cancels)
+
+
+def test_the_example_of_the_module_is_valid() -> None:
+    _, _, example = str(handlers.__doc__).partition("\n\n")
+    found = ast.parse(textwrap.dedent(example)).body
+    assert all(isinstance(each, ast.FunctionDef) for each in found)

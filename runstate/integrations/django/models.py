@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, NoReturn
 
 from django.db import models
+from django.db.models.expressions import Col
+from django.db.models.fields.json import KeyTransform
+from django.db.models.lookups import IsNull
 
-__all__ = ["AttemptModel", "EntryModel", "EventModel", "RunModel", "StepModel"]
+__all__ = ["AttemptModel", "EntryModel", "EventModel", "PauseModel", "RunModel", "StepModel"]
 
 
 class ReadOnlyQuerySet(models.QuerySet[Any]):
@@ -36,12 +39,62 @@ def _read_only() -> TypeError:
     return TypeError("runs are changed by a store: store.request_cancel(run_id), or `with store.within(connection)`")
 
 
+class _JsonCol(Col):
+    """A column of JSON in a query. On PostgreSQL its type is `json`, and Django's lookups need `jsonb`.
+
+    It is selected as text instead. psycopg decodes `json`, so that Django would decode a string a second time, and a
+    NUL in a string has no place in `jsonb`. DISTINCT and GROUP BY can compare text, too.
+    """
+
+    def as_postgresql(self, compiler: Any, connection: Any) -> tuple[str, Any]:
+        """Return the column as `jsonb`."""
+        sql, params = self.as_sql(compiler, connection)
+        return f"{sql}::jsonb", params
+
+    def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
+        """Return the column as text, for SELECT and GROUP BY."""
+        if compiler.connection.vendor != "postgresql":
+            return sql, params
+        sql, params = self.as_sql(compiler, compiler.connection)
+        return f"{sql}::text", params
+
+
 class JsonColumn(models.JSONField):
-    """A column of JSON. PostgreSQL's type is `json`, which psycopg has decoded already."""
+    """A column of JSON, in a view."""
+
+    def get_col(self, alias: str, output_field: Any = None) -> Col:
+        """Return the column of a table in a query."""
+        return _JsonCol(alias, self, output_field)
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
-        """Return the value of a column."""
+        """Return the value of a column. The driver decodes `json` in a raw query."""
         return super().from_db_value(value, expression, connection) if isinstance(value, str) else value
+
+
+class EventData(JsonColumn):
+    """The value of an event. The view in SQLite hands out a string as it is, and no JSON.
+
+    There a string that is itself an object or a list in JSON is decoded too, and true and false are 1 and 0.
+    """
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        """Return the value of an event."""
+        is_value = connection.vendor == "sqlite" and not isinstance(expression, KeyTransform)
+        if is_value and isinstance(value, str) and not value.startswith(("{", "[")):
+            return value
+        return super().from_db_value(value, expression, connection)
+
+
+@JsonColumn.register_lookup
+class _IsNull(IsNull):
+    """Whether a column of JSON is NULL. It does not look into the value, in which `jsonb` allows less than `json`."""
+
+    def process_lhs(self, compiler: Any, connection: Any, lhs: Any = None) -> tuple[str, Any]:
+        """Return the column as it is."""
+        column = lhs or self.lhs
+        if isinstance(column, _JsonCol):
+            return column.as_sql(compiler, connection)
+        return super().process_lhs(compiler, connection, lhs)
 
 
 class _View(models.Model):
@@ -174,9 +227,27 @@ class EventModel(_OfRun):
 
     number: models.BigIntegerField[int, int] = models.BigIntegerField()
     attempt: models.BigIntegerField[int, int] = models.BigIntegerField()
-    data: JsonColumn = JsonColumn()
+    data: EventData = EventData()
     at_us: models.BigIntegerField[int, int] = models.BigIntegerField()
 
     class Meta(_OfRun.Meta):
         managed = False
         db_table = "runstate_events"
+
+
+class PauseModel(_View):
+    """A pause of a queue, which lasts while `resumed_at_us` is None. A queue may have several: they have no key."""
+
+    queue: models.CharField[str, str] = models.CharField(primary_key=True, max_length=500)
+    paused_at_us: models.BigIntegerField[int, int] = models.BigIntegerField()
+    paused_by: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+    reason: models.TextField[str | None, str | None] = models.TextField(null=True)
+    resumed_at_us: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(null=True)
+    resumed_by: models.CharField[str | None, str | None] = models.CharField(max_length=500, null=True)
+
+    class Meta(_View.Meta):
+        managed = False
+        db_table = "runstate_pauses"
+
+    def __str__(self) -> str:
+        return self.queue
