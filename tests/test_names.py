@@ -423,7 +423,7 @@ def test_calls_are_read_as_they_are() -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 OPTIONS = frozenset(("thread", "assistant", "model", "queue", "queues", "idempotency_key", "actor", "name", "after"))
-OPTIONS |= {"before", "run_id", "run_ids"}
+OPTIONS |= {"before", "run_id", "run_ids", "id", "thread_id", "assistant_id"}
 """Parameters of commands that take a name, or several."""
 
 OTHER_OPTIONS = frozenset(("handler", "url", "outputs", "file", "output", "files", "store", "path", "run", "record"))

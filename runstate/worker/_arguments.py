@@ -74,7 +74,7 @@ def check_middleware(middleware: object) -> None:
     """Raise `TypeError` if something is no sequence of functions of a context and of the rest of the call."""
     if not isinstance(middleware, Sequence):
         raise TypeError(f"middleware: expected a list of functions, got {with_article(type(middleware).__name__)}")
-    for place, one in enumerate(middleware):
+    for place, one in enumerate(cast("Sequence[object]", middleware)):
         path, expected = f"middleware[{place}]", "a middleware is a function of a context and of the rest of the call"
         _check_called(one, path, expected, "def middleware(ctx, call): ...", (_CONTEXT, _CALL))
         if inspect.isgeneratorfunction(_bare(one)) or inspect.isasyncgenfunction(_bare(one)):

@@ -35,7 +35,7 @@ _CAUSE: Final = "\nThe above exception was the direct cause of the following exc
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 
-def guarded(redact: Callable[[str], str]) -> Callable[[str], str]:
+def guarded(redact: Callable[[str], object]) -> Callable[[str], str]:
     """Return a function of a text that never raises and always returns a text, whatever a caller's `redact` does.
 
     The run must end, and a text that was not redacted must not be stored.
@@ -43,7 +43,7 @@ def guarded(redact: Callable[[str], str]) -> Callable[[str], str]:
 
     def call(text: str) -> str:
         try:
-            told: object = redact(text)
+            told = redact(text)
         except Exception as error:
             _log.exception("`redact` raised, so a text is not stored")
             return f"the text was left out: redact raised {with_article(type(error).__name__)}"
