@@ -144,10 +144,10 @@ class WorkerSession:
     def _on_lease_lost(self, why: str) -> None:
         """Stop all handlers: other workers may have their runs by now."""
         left = self._take_executions()
-        self.retries.clear()
+        waiting = self.retries.clear()  # runs whose handler met an outage
         for execution in left:
             self._stop(execution)
-        name, runs = self.settings.name, validators.pluralize(len(left), "run")
+        name, runs = self.settings.name, validators.pluralize(len(left) + len(waiting), "run")
         _log.warning("worker %s gives up %s: %s", name, runs, why)
         self.wake.set()
 

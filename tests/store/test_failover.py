@@ -506,7 +506,7 @@ def test_a_file_that_may_not_be_written_any_more(path: Path) -> None:
 def test_every_error_of_a_store_is_a_public_one() -> None:
     """No module of a store or a worker has an exception of its own that `runstate.errors` does not list.
 
-    Of a worker's there are three, which its package lists; the doctor's own is caught where it is raised.
+    Of a worker's there are four, which its package lists; the doctor's own is caught where it is raised.
     """
     root = Path(runstate.store.__file__).parents[1]
     public = {name for name in errors.__all__ if isclass(getattr_static(errors, name))}
@@ -517,7 +517,7 @@ def test_every_error_of_a_store_is_a_public_one() -> None:
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
                 if bases & (public | {"Exception", "BaseException"}):
                     found.add(node.name)
-    assert {"TokenLimitReached", "RunFailed", "StepInterrupted", "_Rollback"} == found - public
+    assert {"TokenLimitReached", "RunFailed", "RetryLater", "StepInterrupted", "_Rollback"} == found - public
 
 
 def test_a_busy_file_is_told_by_a_public_error(path: Path) -> None:

@@ -33,8 +33,9 @@ def queue(store: Store, run_id: str, **given: Any) -> Any:
 
 
 def ready(store: Store) -> list[str]:
-    """Return the ids of the live runs that may be claimed or are at work, in order."""
-    return [run.id for run in store.list(order="asc", limit=100).data if run.claimable and not run.is_terminal]
+    """Return the ids of the live runs that may be claimed or have left the queue, in order."""
+    live = [run for run in store.list(order="asc", limit=100).data if not run.is_terminal]
+    return [run.id for run in live if run.claimable or run.status != "queued"]
 
 
 # --- how a head may end -----------------------------------------------------------------------------------------------

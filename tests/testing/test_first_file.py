@@ -1,4 +1,4 @@
-"""A user's first test file, from an empty folder, as the README has it: install, a passing run, a helpful failure."""
+"""The first test file of a user, in an empty folder: install, a passing run as in README, a failing one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("\n## Test it\n")[2].partition("\n## ")[0]
+SECTION = README.partition("\n## Assert rules in tests\n")[2].partition("\n## ")[0]
 (CODE,) = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
-(TOLD,) = re.findall(r"^```text\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+(FAILING, TOLD) = re.findall(
+    r"^```py\n(def test_an_answer_completes_its_run.*?)^```\n\n```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL
+)[0]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def pytest_in(folder: Path, python: Path, *options: str) -> str:
 
 @pytest.mark.slow
 def test_the_readmes_first_test_file(tmp_path: Path, python: Path) -> None:
-    """Twelve lines; they pass, and are counted. Changed as the README says, one fails and says why, as shown there."""
+    """Twelve lines; they pass, and are counted. Changed as docs/testing.md shows, one fails with its message."""
     assert len([line for line in CODE.splitlines() if line]) <= 12
     file = tmp_path / "test_answers.py"
     file.write_text(CODE)
@@ -56,8 +59,8 @@ def test_the_readmes_first_test_file(tmp_path: Path, python: Path) -> None:
     assert "2 passed" in told
     assert "total      2 of 81, 2 %" in told
 
-    assert "Change `in_progress` to `requires_action`" in SECTION
-    file.write_text(CODE.replace('"in_progress"', '"requires_action"'))
+    passing = CODE.partition("\n\n\n")[2].partition("\n\n\n")[0] + "\n"
+    file.write_text(CODE.replace(passing, FAILING))
     told = pytest_in(tmp_path, python)
     assert "1 failed, 1 passed" in told
     assert TOLD in told

@@ -126,6 +126,7 @@ class Scene:
         self.stranger = store.open_lease("stranger")
         self.held = self._held("held")
         self.waiting = bring_in_store(store, "requires_action", id="waiting", thread_id="waiting")
+        self.ended = bring_in_store(store, "completed", id="ended", thread_id="ended")
 
     def _held(self, name: str) -> StoredRun:
         run = self.store.create(**names(thread_id=name, queue=name))
@@ -172,6 +173,21 @@ ASKED: dict[str, Asked] = {
     "step_result.name": lambda scene, word: [scene.step(word), scene.store.step_result(scene.held, word)],
     "step_result.key": lambda scene, word: [scene.step("a", word), scene.store.step_result(scene.held, "a", word)],
     "events_page.run_id": lambda scene, word: scene.store.events_page(word),
+    "attempts.run_id": lambda scene, word: scene.store.attempts(word),
+    "matching_ids.prefix": lambda scene, word: scene.store.matching_ids(word),
+    "save_trace_context.trace_context": lambda scene, word: scene.store.save_trace_context(
+        scene.lease, scene.held, word
+    ),
+    "pause.queue": lambda scene, word: scene.store.pause(word),
+    "pause.reason": lambda scene, word: scene.store.pause("paused", reason=word),
+    "pause.actor": lambda scene, word: scene.store.pause("paused", actor=word),
+    "resume.queue": lambda scene, word: scene.store.resume(word),
+    "resume.actor": lambda scene, word: scene.store.resume("paused", actor=word),
+    "repeat.run_id": lambda scene, word: scene.store.repeat(word),
+    **{
+        f"repeat.{name}": lambda scene, word, name=name: scene.store.repeat("ended", **{name: word})  # type: ignore[misc]
+        for name in ("queue", "id", "idempotency_key", "actor", "trace_context")
+    },
     "overdue.queue": lambda scene, word: scene.store.overdue(word),
     "sweep.actor": lambda scene, word: scene.store.sweep(actor=word),
     "entries.after": lambda scene, word: scene.store.entries(word),

@@ -44,6 +44,12 @@ def home(postgres_server: Server) -> Iterator[str]:
 # --- what a handler meets ---------------------------------------------------------------------------------------------
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the warnings of the library so far. The lines about each run are INFO."""
+    records = [record for record in caplog.records if record.name.startswith("runstate")]
+    return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+
+
 def raising(kind: str, errors: list[BaseException], calls: list[Any]) -> Any:
     """Return a handler that raises these, one a call, and completes when there are no more."""
 
@@ -346,7 +352,7 @@ async def test_a_checkpoint_waits_as_its_worker_does(
             for run_id in runs:
                 assert "completed" == (await ended_somehow(store, run_id)).status
         assert sorted(runs) == sorted(calls)
-        told = [record.getMessage() for record in caplog.records if record.name.startswith("runstate")]
+        told = warnings(caplog)
         assert 2 == len(told), told
         assert told[1].startswith("the store is back after")
 
@@ -535,7 +541,7 @@ def test_the_log_of_a_worker_in_an_outage_of_a_minute(
             await asyncio.sleep(1.0)
             await asyncio.to_thread(allow, admin, name, False)
             await asyncio.sleep(60.0)
-            away = [record.getMessage() for record in caplog.records]
+            away = warnings(caplog)
             await asyncio.to_thread(allow, admin, name, True)
             while (await counts(store))["completed"] < 200:
                 await asyncio.sleep(0.1)
@@ -544,7 +550,7 @@ def test_the_log_of_a_worker_in_an_outage_of_a_minute(
 
     with open_store(home, wait_s=1.0) as store, Prompt(postgres_server.address) as admin:
         asyncio.run(asyncio.wait_for(scene(store, admin), 110.0))
-    told = [record.getMessage() for record in caplog.records if "taken over" not in record.getMessage()]
+    told = warnings(caplog)
     assert len(told) <= 5, told
     assert any(line.startswith("the store is back after") for line in told)
 
