@@ -65,6 +65,15 @@ def fresh_caches() -> None:
     RUN_LIFECYCLE._refusal_cache.clear()
 
 
+@pytest.fixture(autouse=True)
+def unchanged_log_level() -> Iterator[None]:
+    """Set back the level that a command sets, when a test calls it in its own process."""
+    logger = logging.getLogger("runstate")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
 @pytest.fixture
 def clock() -> Iterator[ManualClock]:
     """The clock that everything reads, standing still until the test moves it."""

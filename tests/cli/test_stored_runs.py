@@ -101,7 +101,7 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'runs.db'}"
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
+@pytest.fixture(params=["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.slow)])
 def store_cli(request: pytest.FixtureRequest) -> Iterator[StoreCli]:
     """A store in either dialect."""
     url = request.getfixturevalue(request.param)
@@ -1098,6 +1098,7 @@ def test_a_run_in_a_queue_with_a_similar_name(store_cli: StoreCli) -> None:
         assert store_cli.invoke("runs", "create", *names, "--queue", queue).stderr == ""
 
 
+@pytest.mark.slow
 def test_a_worker_of_an_empty_queue(store_cli: StoreCli, tmp_path: Path) -> None:
     """It starts with a hint about queues in which runs wait, unless a run waits in one of its own."""
     (tmp_path / "handlers.py").write_text("def answer(ctx): pass\n", encoding="utf-8")
@@ -1408,6 +1409,7 @@ def test_all_ids_are_looked_up_before_the_first_cancel(store_cli: StoreCli) -> N
     assert "queued" == store_cli.store.get("run_cancel1").status
 
 
+@pytest.mark.slow
 def test_a_worker_logs_lines_or_json(store_cli: StoreCli) -> None:
     """Off a terminal: the time in UTC, the level, the message. As JSON: an object a line, with the run."""
     for kind in ("text", "json"):

@@ -69,6 +69,7 @@ def test_nineteen_and_eleven(form: Format) -> None:
     assert (19, 11, True) == (len(whole), len(part), part < whole)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     lifecycle=lifecycles(),

@@ -27,6 +27,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_a_program_runs_and_says_something(path: Path) -> None:
     """It ends well, prints, and has nothing to complain about."""
@@ -78,6 +79,7 @@ def test_a_trace_shows_the_calls_of_two_workers_in_their_order() -> None:
     assert sorted(set(lefts)) == lefts, "each begins after the one before"
 
 
+@pytest.mark.slow
 def test_an_agent_survives_its_worker() -> None:
     """Only the call in which the first worker was killed is repeated."""
     pytest.importorskip("pydantic_ai", reason="pydantic-ai is not installed")
@@ -127,6 +129,7 @@ def in_project(name: str, folder: Path, *command: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_the_service_with_fastapi_passes_its_tests(tmp_path: Path) -> None:
     """Its question and its run are one transaction, its tables come from Alembic, its handler is tested by itself."""
     done = in_project("fastapi_project", tmp_path / "service", "-m", "pytest", "-q", "-p", "no:cacheprovider")
@@ -138,6 +141,7 @@ def test_the_service_with_fastapi_passes_its_tests(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_shop_with_django_does_what_its_page_says(tmp_path: Path) -> None:
     """Its commands, and its tests."""
     shop = tmp_path / "shop"

@@ -430,6 +430,7 @@ def _probe(name: str, store_url: str) -> int:
     return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode
 
 
+@pytest.mark.slow
 def test_the_probes_say_whether_a_worker_is_at_work(tmp_path: Path) -> None:
     """A worker without a lease is neither ready nor alive; one whose store is away is alive, and not ready."""
     url = f"sqlite:///{tmp_path / 'runs.db'}"

@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LIFECYCLE = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8")
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
 BLOCKS = [
-    pytest.param(code, id=f"{page.name}-{place}")
+    pytest.param(code, id=f"{page.name}-{place}", marks=() if page.name == "README.md" else pytest.mark.slow)
     for page in PAGES
     for place, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
 ]

@@ -14,6 +14,8 @@ from tests.support.postgres import Server, postgres_server
 
 __all__ = ["postgres_server"]
 
+pytestmark = pytest.mark.slow  # a process for each scene
+
 ROOT = Path(__file__).parents[2]
 
 SCENE = """

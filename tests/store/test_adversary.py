@@ -28,6 +28,8 @@ from tests.store.support import (
 from tests.store.test_jumps import FREE, spoilt
 from tests.support.lifecycle import LIVE, STAMPS, STATUSES, TABLE, TERMINAL
 
+pytestmark = pytest.mark.slow  # plain SQL against every guard
+
 
 def refused(prompt: Prompt, statement: str, given: Any = ()) -> str:
     """Return the sentence of a refusal; the database must be as it was before."""

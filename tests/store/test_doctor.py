@@ -113,7 +113,7 @@ def on_postgres(request: pytest.FixtureRequest) -> Iterator[Patient]:
         yield Patient(url, store)
 
 
-@pytest.fixture(params=["on_sqlite", "on_postgres"])
+@pytest.fixture(params=["on_sqlite", pytest.param("on_postgres", marks=pytest.mark.slow)])
 def patient(request: pytest.FixtureRequest) -> Patient:
     """A healthy store in either."""
     found: Patient = request.getfixturevalue(request.param)
@@ -210,6 +210,7 @@ def test_another_schema_is_one_error(patient: Patient, change: str, sentence: st
     assert remedy in found.remedy
 
 
+@pytest.mark.slow
 def test_every_guard_that_is_gone_is_named(patient: Patient) -> None:
     """One after the other is dropped, found, and put back."""
     if patient.is_sqlite:
@@ -390,6 +391,7 @@ def test_what_else_can_be_altered(on_postgres: Patient, change: str, thing: str)
     assert thing in {finding.thing for finding in on_postgres.examine().errors}
 
 
+@pytest.mark.slow
 def test_a_check_that_is_gone_is_named(on_postgres: Patient) -> None:
     checks = (
         "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c'"
@@ -481,6 +483,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sentence", BROKEN)
 def test_a_broken_run_is_found(patient: Patient, sentence: str) -> None:
     """Rows written past the guards are errors with the run's id; its neighbours are not."""

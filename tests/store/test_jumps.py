@@ -16,6 +16,8 @@ from runstate.store._sql.triggers.conditions import RARE_COLUMNS
 from tests.store.support import FIRST, LATER, Prompt, birth, bring_in_store, by_hand, insert, update
 from tests.support.lifecycle import EVENTS, HELD_IN, LIVE, ROWS, STAMPED_BY, STATUSES, TABLE, WAYS
 
+pytestmark = pytest.mark.slow  # plain SQL against every guard
+
 LEADS_TO = {target: event for event, _, target, _ in ROWS}
 """The one event that leads to each status; there are nine of both."""
 
@@ -153,7 +155,6 @@ def spoilt(columns: dict[str, Any], row: dict[str, Any], place: str) -> Iterator
     yield from (value for value in some if value != right)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("source", "event"), sorted(TABLE))
 def test_a_legal_move_with_one_column_wrong(
     store: Store, prompt: Prompt, clock: object, source: str, event: str

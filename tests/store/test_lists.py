@@ -216,6 +216,7 @@ def rows_read(prompt: Prompt, statement: str, params: Mapping[str, Any]) -> int:
     return round(sum(float(rows) * int(loops) for rows, loops in found)) + sum(map(int, removed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CONDITIONS, "counts"])
 def test_what_is_read_does_not_grow_with_the_ended_runs(name: str, prompt: Prompt, store: Store) -> None:
     """A list of few runs, and the counts, read as much with 2,000 completed runs as with 500."""

@@ -262,6 +262,7 @@ def test_a_plan_for_a_store_that_is_in_use(make: Make) -> None:
     assert expected == catalog(url)
 
 
+@pytest.mark.slow
 def test_a_migration_behind_a_long_reader(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL: it waits for a little, lets the clients work, and says what keeps it; later it goes through."""
     url = make()
@@ -409,6 +410,7 @@ def test_eight_threads_migrate_at_once(make: Make) -> None:
     open_store(url).close()
 
 
+@pytest.mark.slow
 def test_four_processes_open_at_once(make: Make) -> None:
     """The same of processes, each of which opens the store and creates a run."""
     url = make()

@@ -129,6 +129,7 @@ def test_a_cancel_repeated(store: Store, prompt: Prompt, clock: ManualClock, sta
     assert before == prompt.everything()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ["complete", "mark_incomplete", "fail", "expire"])
 def test_a_cancel_that_lost_is_not_repeated(store: Store, clock: ManualClock, event: str) -> None:
     """Where the end won the race, the same cancel again is told so."""

@@ -21,6 +21,8 @@ from tests.store.support import (
 )
 from tests.support.lifecycle import STATUSES
 
+pytestmark = pytest.mark.slow  # plain SQL against every guard
+
 Shape = Callable[[Store], str]
 """Makes a run and returns its id."""
 
@@ -121,7 +123,6 @@ def values(row: Mapping[str, Any], column: str) -> Iterator[object]:
 CLAUSES = ("UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE", "UPDATE OR FAIL", "UPDATE OR ROLLBACK", "UPDATE OR ABORT")
 
 
-@pytest.mark.slow
 def test_one_column_of_a_run(store: Store, prompt: Prompt, clock: object, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs of fifteen shapes, all columns, many values each: refused, and the database as it was."""
     runs = shapes(store)
@@ -150,7 +151,6 @@ def test_one_column_of_a_run(store: Store, prompt: Prompt, clock: object, capsys
     assert refused > (30_000 if prompt.is_sqlite else 5_000)
 
 
-@pytest.mark.slow
 def test_one_column_of_the_history(store: Store, prompt: Prompt, clock: object) -> None:
     """No column of any entry can be changed, of live runs and ended ones; nothing says so but the trigger."""
     runs = shapes(store)

@@ -127,6 +127,7 @@ WRONG: Mapping[str, Sequence[tuple[str, Sequence[object]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
 @pytest.mark.parametrize("what", ["INSERT", "UPDATE", "DELETE"])
 @pytest.mark.parametrize("table", TABLES)
@@ -163,6 +164,7 @@ SUPPRESSING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "table"), SUPPRESSING)
 @pytest.mark.parametrize(("source", "event"), sorted(TABLE))
 def test_no_second_move_without_an_entry(
@@ -246,6 +248,7 @@ def test_no_update_inside_another(store: Store, prompt: Prompt, when: str, table
     assert "in_progress" == store.start(one.id).status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "event"), sorted(TABLE))
 def test_no_move_of_a_row_that_has_moved_meanwhile(store: Store, prompt: Prompt, source: str, event: str) -> None:
     """An update whose row a BEFORE trigger moves is refused, though OLD is still what the statement has found."""

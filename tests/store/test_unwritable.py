@@ -274,6 +274,7 @@ def test_the_skipped_runs_are_limited(passed: Callable[[float], None]) -> None:
     assert () == runs.seqs
 
 
+@pytest.mark.slow
 def test_more_of_them_than_one_request_tries(store: Store, prompt: Prompt, caplog: pytest.LogCaptureFixture) -> None:
     """Each request finds 500 more, and the runs behind them are reached. Few are logged, and the rest counted."""
     bad = [run for _ in range(2) for run in store.create_many([names(priority=9)] * 600)]
@@ -286,6 +287,7 @@ def test_more_of_them_than_one_request_tries(store: Store, prompt: Prompt, caplo
         assert 2 == caplog.text.count("480 more runs cannot be claimed")
 
 
+@pytest.mark.slow
 def test_a_handler_is_not_called_again_for_a_run_that_cannot_be_written(store: Store, prompt: Prompt) -> None:
     """Its outcome is refused, and the worker keeps the run: what the handler did is not done once more."""
     calls: list[str] = []

@@ -535,6 +535,7 @@ BROKEN: dict[MakeHandler, set[str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", BROKEN, ids=lambda make: make.__name__)
 def test_a_broken_handler_is_found(make: MakeHandler) -> None:
     """The findings contain the mistake, each with a point of death, what was expected, what came, and what to do."""

@@ -68,6 +68,7 @@ def test_the_readmes_first_test_file(tmp_path: Path, python: Path) -> None:
     assert str(ROOT) not in told  # what ran was what was installed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -282,6 +282,7 @@ def test_addresses_of_every_form_get_the_schema(url: str, inside: str) -> None:
     assert conninfo_to_dict(url).items() - {("options", "-cjit=off")} <= conninfo_to_dict(inside).items()
 
 
+@pytest.mark.slow
 def test_a_session_inside_a_session(pytester: pytest.Pytester) -> None:
     """What a test asks after it has run pytest itself still counts."""
     pytester.makepyfile("""
@@ -545,6 +546,7 @@ def test_a_worker_that_dies(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["note: what gw0 counted is missing: the worker ended without a word"])
 
 
+@pytest.mark.slow
 def test_files_of_one_name(pytester: pytest.Pytester) -> None:
     """With `--import-mode=importlib`, tests of one name in two folders are told apart."""
     for folder in ("a", "b"):
@@ -575,6 +577,7 @@ ELSEWHERE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_what_is_not_seen_is_said(pytester: pytest.Pytester, options: tuple[str, ...]) -> None:
     """What other processes do is invisible, and the tests that started some are named; other tests are not."""

@@ -257,6 +257,7 @@ def test_a_run_that_hypothesis_makes_has_a_lawful_history(run: Run) -> None:
     assert judge(run.to_dict()) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["hypothesis", "runstate"])
 def test_neither_library_loads_the_other(first: str) -> None:
     """Whichever is there first, the type is known once both are; one alone stays alone."""

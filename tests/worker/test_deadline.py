@@ -9,6 +9,8 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 from runstate import ManualClock, Usage
 from runstate.store import Store, StoredRun
 from runstate.worker import Context, Outcome, drive_async
@@ -166,6 +168,7 @@ SCENES: tuple[Any, ...] = (
 )
 
 
+@pytest.mark.slow
 @limited
 async def test_deadlines(both: dict[str, tuple[str, Store]]) -> None:
     """Every scene of this page."""

@@ -266,6 +266,7 @@ async def keep(store: Store) -> None:
     assert ("completed", 1) == (driven.status, driven.attempt)
 
 
+@pytest.mark.slow
 @limited
 async def test_a_driver_keeps_its_lease(both: dict[str, tuple[str, Store]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler longer than the lease keeps its run."""

@@ -158,6 +158,7 @@ async def test_a_worker_that_is_stopped_gives_its_place_back(store: Store) -> No
     assert 1 == counting.most_at_once
 
 
+@pytest.mark.slow
 @limited
 async def test_a_run_that_fails_or_expires_makes_room(store: Store) -> None:
     """However the run before it ended: by an exception, or by its deadline while a plain handler goes on."""

@@ -27,6 +27,7 @@ def total(store: Store, run_id: str) -> tuple[int, int]:
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_kept", [True, False], ids=["noted", "in memory alone"])
 def test_tokens_of_a_call_that_met_an_outage_count(
@@ -132,6 +133,7 @@ async def test_a_run_that_waits_is_cancelled_at_once(way: str, store: Store, mon
 # --- what is kept of a run --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @limited
 async def test_nothing_is_kept_of_runs_that_are_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """However they end: by their handler, a deadline while they wait or while they are called, or a cancel."""

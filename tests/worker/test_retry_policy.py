@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -249,9 +250,11 @@ def test_a_run_that_ends_in_place_of_a_retry_counts_as_settled(
     """And the log says that it is not retried."""
     run = store.create(**new(expires_in_s=30))
 
-    def answer(ctx: Context) -> Outcome:
-        if why == "cancel":
-            store.request_cancel(run.id)
+    async def answer(ctx: Context) -> Outcome:
+        if why == "cancel":  # while the event loop stands still, so that the worker hears of it too late
+            cancelling = Thread(target=store.request_cancel, args=(run.id,))
+            cancelling.start()
+            cancelling.join()
         return ctx.retry(after_s=40.0 if why == "deadline" else 0.0, reason="not yet")
 
     worker = Worker(store, answer)

@@ -51,6 +51,7 @@ def nobody_holds_anything(prompt: Prompt) -> None:
     assert [] == prompt.run("SELECT name FROM runstate_worker_session WHERE closed = 0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["answer", "request"])
 def test_any_write_of_a_life(loss: Loss, store: Store, proxy: Proxy, prompt: Prompt) -> None:
     """Every write in the life of a run, one after the other, is lost on its way, or its answer is."""
