@@ -110,3 +110,12 @@ def test_what_a_hint_installs_is_what_the_extra_installs() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "runstate").rglob("*.py")]
     hints = {name for text in sources for line in re.findall(r"pip install ('.*')", text) for name in line.split("'")}
     assert wanted - {"django>=4.2"} == {hint for hint in hints if hint.strip() and not hint.startswith('"')}
+
+
+def test_no_page_installs_the_project_from_an_index() -> None:
+    """It is on none. A package of its name there would be somebody else's."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    for page in pages:
+        if "_build" not in page.parts:
+            for installed in re.findall(r"pip install ([^`\n]*)", page.read_text(encoding="utf-8")):
+                assert not re.search(r"(?<![\w/.-])runstate\b", installed), f"{page}: pip install {installed}"
