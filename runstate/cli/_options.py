@@ -89,6 +89,13 @@ _LEAST_PREFIX: Final = len("run_") + 4
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
+def _why_no_file(path: str) -> str:
+    if os.path.isdir(path):  # noqa: PTH112
+        return "it is a folder"
+    folder = os.path.dirname(path)  # noqa: PTH120
+    return f"there is no folder {folder}" if folder and not os.path.isdir(folder) else "`runstate migrate` makes one"  # noqa: PTH112
+
+
 def database_from_url(url: str) -> Database:
     """Return the database at a URL. Raises `StoreError` if there is none, or if it is in memory."""
     from runstate.store._api.url import database_at
@@ -98,8 +105,7 @@ def database_from_url(url: str) -> Database:
         raise StoreError("a database in memory is gone when this command ends: name a file, as in sqlite:///runs.db")
     path = getattr(database, "path", None)
     if isinstance(path, str) and not os.path.isfile(path):  # noqa: PTH113  # a Path raises if the folder is not readable
-        why = "it is a folder" if os.path.isdir(path) else "`runstate migrate` makes one"  # noqa: PTH112
-        raise StoreError(f"there is no database {path}: {why}")
+        raise StoreError(f"there is no database {path}: {_why_no_file(path)}")
     return database
 
 

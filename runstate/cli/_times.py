@@ -24,7 +24,9 @@ def duration(text: str) -> float:
     """
     parts = _PATTERN.findall(text[:_MAX_CHARACTERS])  # the pattern takes quadratic time for digits without a unit
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 2h or 30d")
+        is_number = text.isascii() and text.isdecimal() and len(text) < _MAX_CHARACTERS
+        meant = f"; did you mean {text}s?" if is_number else ""
+        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 2h or 30d{meant}")
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if seconds > _MAX_S:
         raise click.BadParameter(f"{text!r} is longer than a thousand years")

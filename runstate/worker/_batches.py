@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from runstate.clock import time_us
 from runstate.lifecycle import RUN_LIFECYCLE, RunEvent
 from runstate.lifecycle.errors import IllegalTransition, RunstateError
 from runstate.store import Claim, Settle, SettleAndClaimResult
@@ -178,7 +179,10 @@ class Batches:
         if settle.retry is None or settle.run.seq in result.refused:
             return
         if settle.run.seq in result.not_retried:
-            _log.warning("run %s is not retried: its cancel was requested, or its deadline is too near", settle.run.id)
+            deadline = settle.run.expires_at
+            is_too_late = deadline is not None and time_us() + settle.retry.after_us >= deadline * 1_000_000
+            why = "its deadline is too near" if is_too_late else "its cancel was requested"
+            _log.warning("run %s is not retried: %s", settle.run.id, why)
             return
         self.settled -= 1
         self._on_waiting(settle.retry.after_us / 1_000_000)

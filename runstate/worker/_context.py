@@ -291,6 +291,8 @@ class Context(Outcomes):
         """
         if self._limit is not None:
             return Outcome(RunEvent.MARK_INCOMPLETE, IncompleteDetails(self._limit))
+        if self._steps is not None and (not_awaited := self._steps.not_awaited()) is not None:
+            return Outcome(RunEvent.FAIL, LastError("server_error", not_awaited))
         made = self._made
         if returned is None and (made is None or made is COMPLETE):
             if not self._saw_cancelling:
@@ -305,6 +307,8 @@ class Context(Outcomes):
     def settle(self, returned: object) -> Settle:
         """Return the `Settle` for a handler's return value."""
         outcome = self.outcome_of(returned)
+        if self._steps is not None:
+            self._steps.close()
         if outcome is COMPLETE or outcome is _CONFIRM_CANCEL:
             return self.settle_event(outcome.event)
         if outcome is returned:

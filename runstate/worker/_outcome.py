@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import MethodType
 from typing import Any, Final, get_args
 
 import attrs
@@ -146,7 +147,10 @@ def mistake_of(returned: object, made: Outcome | tuple[Outcome, ...] | None) -> 
         call = made.call
         what = "nothing" if returned is None else _shown(returned)
         return f"the handler called {call} and returned {what}; expected `return {call}`"
-    return f"the handler returned {_shown(returned)}; expected what a method of the context returns, or nothing"
+    if isinstance(returned, MethodType) and isinstance(returned.__self__, Outcomes):
+        name = returned.__name__
+        return f"the handler returned the method ctx.{name}; expected its result, `return ctx.{name}(...)`"
+    return f"the handler returned {_shown(returned)}; expected an outcome, such as `return ctx.complete()`, or nothing"
 
 
 def _shown(returned: object) -> str:

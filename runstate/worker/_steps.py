@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
-from inspect import isawaitable
+from inspect import CORO_CREATED, getcoroutinestate, isawaitable
 from threading import Lock
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
@@ -32,7 +32,12 @@ Place: TypeAlias = tuple[str, str]
 """The name and the key of a step."""
 
 _NAME: Final = validators.indexed_identifier
+_MOST_GIVEN: Final = 32  # how many coroutines are kept before those that have begun are removed
 _LOOK_S: Final = 0.05  # between two checks of a lease that may have lapsed
+
+
+def _is_new(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    return getcoroutinestate(coroutine) == CORO_CREATED
 
 
 def _retrieve(saving: asyncio.Future[None]) -> None:
@@ -53,6 +58,8 @@ class HandlerSteps:
         """The steps that this call has executed, or executes now."""
         self._claiming = Lock()
         """Guards `_here`: a handler may execute steps in several threads."""
+        self._given: list[tuple[str, Coroutine[Any, Any, Any]]] = []
+        """The coroutines that an async handler was given, with the names of their steps."""
         self._unsaved: dict[Place, asyncio.Future[None]] = {}
         """The saves that a step did not wait for to the end, because it was cancelled."""
 
@@ -81,10 +88,48 @@ class HandlerSteps:
             self._save(execution, Checkpoint(value, f"the result of step {name!r}"))
             return value
 
-    async def call_later(
+    def call_later(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], key: str | None, once: bool
+    ) -> Coroutine[Any, Any, Any]:
+        """Return a coroutine that executes a step of an async handler, or returns its kept result."""
+        coroutine = self._execute_later(name, function, args, key, once)
+        if len(self._given) >= _MOST_GIVEN:
+            self._given = [given for given in self._given if _is_new(given[1])]
+        self._given.append((name, coroutine))
+        return coroutine
+
+    def not_awaited(self) -> str | None:
+        """Return the message for an async handler that did not await a step, or None if it awaited all.
+
+        A task that was cancelled before it began has closed its coroutine, and is no mistake.
+        """
+        for name, coroutine in self._given:
+            if _is_new(coroutine):
+                call = f"ctx.step({name!r}, ...)"
+                return f"the handler called {call} and did not await it; expected `await {call}`"
+        return None
+
+    def close(self) -> None:
+        """Close the coroutines that were not awaited, or Python prints a warning that names a private function.
+
+        Tasks that are about to begin do so first: a coroutine that is closed would raise in its task.
+        """
+        if self.not_awaited() is not None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # it has ended, and so have its tasks
+                self._close_new()
+            else:
+                loop.call_soon(self._close_new)
+
+    def _close_new(self) -> None:
+        for _, coroutine in self._given:
+            if _is_new(coroutine):
+                coroutine.close()
+
+    async def _execute_later(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], key: str | None, once: bool
     ) -> Any:
-        """Execute a step of an async handler, or return its kept result."""
         ctx, place = self._ctx, self._claim(name, function, key)
         with self._released_on_error(place):
             if self._before is None:

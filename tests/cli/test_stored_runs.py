@@ -744,10 +744,13 @@ def test_doctor_prints_what_it_may_not_read(request: pytest.FixtureRequest) -> N
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("mysql://me:hunter2@host/db", "'mysql' is no dialect of a store"),
+        ("mysql://me:hunter2@host/db", "'mysql' names no kind of store"),
         ("runs.db", "'runs.db' is not an address"),
         ("sqlite:/runs.db", "three slashes"),
-        ("sqlite:////no/such/folder/runs.db", "there is no database /no/such/folder/runs.db: `runstate migrate`"),
+        (
+            "sqlite:////no/such/folder/runs.db",
+            "there is no database /no/such/folder/runs.db: there is no folder /no/such/folder",
+        ),
         ("sqlite:////tmp", "it is a folder"),
         ("sqlite:///:memory:", "gone when this command ends"),
         ("postgresql://me:hun%zzter2@127.0.0.1/db", "% is %25"),
@@ -837,11 +840,17 @@ def test_a_role_without_rights(request: pytest.FixtureRequest) -> None:
         (["runs", "submit", "run_absent", "call_1=x"], "No run found with id 'run_absent'."),
         (["runs", "list", "--after", "run_absent"], "No run found with id 'run_absent'."),
         (["runs", "list", "--status", "paused"], "paused"),
-        (["runs", "list", "--older-than", "90"], "'90' is not a duration: write 90s, 15m, 2h or 30d"),
+        (
+            ["runs", "list", "--older-than", "90"],
+            "'90' is not a duration: write 90s, 15m, 2h or 30d; did you mean 90s?",
+        ),
         (["runs", "list", "--older-than", "-1h"], "is not a duration"),
         (["runs", "prune", "--older-than", "9999999d"], "longer than a thousand years"),
         (["runs", "prune"], "expected --older-than, --events-older-than or both"),
-        (["runs", "prune", "--events-older-than", "90"], "'90' is not a duration: write 90s, 15m, 2h or 30d"),
+        (
+            ["runs", "prune", "--events-older-than", "90"],
+            "'90' is not a duration: write 90s, 15m, 2h or 30d; did you mean 90s?",
+        ),
         (["runs", "events", "run_absent"], "No run found with id 'run_absent'."),
         (["runs", "events", "run_absent", "--no-follow"], "No run found with id 'run_absent'."),
         (["runs", "events", "run_1", "--after", "-1"], "--after"),

@@ -115,7 +115,7 @@ def test_a_token_limit_ends_the_run_as_incomplete() -> None:
 @pytest.mark.parametrize(
     ("handler", "sentence"),
     [
-        (lambda ctx: {"text": "hi"}, "the handler returned a dict; expected what a method of the context returns"),
+        (lambda ctx: {"text": "hi"}, "the handler returned a dict; expected an outcome, such as `return ctx.complete"),
         (
             lambda ctx: ctx.fail("server_error", "x") and None,
             r"the handler called ctx.fail\(...\) and returned nothing",

@@ -306,7 +306,7 @@ def test_an_address_that_is_none(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(STORES)
     result = quick(pytester, "--runstate-store", "mysql://here")
     result.assert_outcomes(errors=2)
-    result.stdout.fnmatch_lines(["E * 'mysql' is no dialect of a store: expected *"])
+    result.stdout.fnmatch_lines(["E * 'mysql' names no kind of store: expected *"])
 
 
 # --- transition coverage ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -106,6 +107,65 @@ def test_something_else_is_returned(store: Store, caplog: pytest.LogCaptureFixtu
     check_mistake(store, done(store, answer), caplog, "called ctx.fail(...) and returned a dict")
 
 
+# --- not called, or not awaited ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("event", MAKES)
+def test_a_method_of_the_context_is_returned(
+    event: str, kind: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The brackets were forgotten, and the sentence names the method."""
+    run = done(store, of_kind(kind, lambda ctx: getattr(ctx, event)))
+    check_mistake(store, run, caplog, f"returned the method ctx.{event}; expected its result")
+
+
+@pytest.mark.parametrize("by", ["worker", "drive"])
+@pytest.mark.parametrize("ends", ["completes", "returns nothing", "requires tools"])
+def test_a_step_that_is_not_awaited(ends: str, by: str, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """Its function is not called, so the run must not go on as if it had been, and Python has no warning to print."""
+    called: list[int] = []
+
+    async def answer(ctx: Context) -> Outcome | None:
+        await ctx.step("first", called.append, 1)
+        ctx.step("charge", called.append, 2)
+        if ends == "requires tools":
+            return MAKES["require_action"](ctx)
+        return ctx.complete() if ends == "completes" else None
+
+    run = done(store, answer, by)
+    told = "called ctx.step('charge', ...) and did not await it; expected `await ctx.step('charge', ...)`"
+    check_mistake(store, run, caplog, told)
+    assert [1] == called
+    assert ["first"] == [step.name for step in store.steps(run.id)]
+    gc.collect()  # a warning about a coroutine is an error in these tests
+
+
+def test_one_of_many_steps_is_not_awaited(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """It is noticed among hundreds that were."""
+
+    async def answer(ctx: Context) -> None:
+        for number in range(100):
+            step = ctx.step("page", int, key=str(number))
+            if number != 7:
+                await step
+
+    check_mistake(store, done(store, answer), caplog, "called ctx.step('page', ...) and did not await it")
+
+
+def test_a_step_whose_task_was_cancelled_is_no_mistake(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A group of tasks cancels those that have not begun, when another fails."""
+
+    async def answer(ctx: Context) -> Outcome:
+        late = asyncio.create_task(ctx.step("late", int))
+        late.cancel()
+        await asyncio.wait([late])
+        return ctx.complete()
+
+    assert "completed" == done(store, answer).status
+    assert [] == caplog.records
+
+
 # --- made twice -------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +247,7 @@ def test_an_outcome_made_by_hand(store: Store, caplog: pytest.LogCaptureFixture)
     """Outcomes are made by the context: one by hand is refused, though nothing is wrong with it but that."""
     for outcome in (Outcome(RunEvent.COMPLETE), Outcome(RunEvent.FAIL, LastError("server_error", "by hand"))):
         run = done(store, lambda ctx: outcome)  # noqa: B023
-        check_mistake(store, run, caplog, "did not make", "expected what a method of the context returns")
+        check_mistake(store, run, caplog, "did not make", "expected an outcome, such as")
 
 
 def test_both_at_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:

@@ -252,7 +252,7 @@ def test_nonsense_fails(kind: str, store: Store) -> None:
         error = error_of(store.get(run_id))
         assert "server_error" == error["code"]
         assert told in error["message"]
-        assert "expected what a method of the context returns" in error["message"]
+        assert "expected an outcome, such as `return ctx.complete()`, or nothing" in error["message"]
     assert "completed" == store.get(other.id).status
 
 

@@ -203,7 +203,7 @@ def test_a_run_to_be_cancelled_is_not_retried_and_not_failed_in_place_of_it(
                 time.sleep(0.01)
             raise ValueError("broke")
 
-        Worker(store, answer, lease_s=0.5, retry=policy).run(until_idle=True)
+        Worker(store, answer, retry=policy).run(until_idle=True)
         is_retried = policy is not None and policy.max_attempts > 1
         assert ("cancelled" if is_retried else "failed") == store.get(run.id).status
         assert () == store.attempts(run.id)
@@ -261,7 +261,8 @@ def test_a_run_that_ends_in_place_of_a_retry_counts_as_settled(
     worker.run(until_idle=True)
     assert {"cancel": "cancelled", "deadline": "failed"}[why] == store.get(run.id).status
     assert 1 == worker.settled
-    assert f"run {run.id} is not retried: " in caplog.text
+    told = {"cancel": "its cancel was requested", "deadline": "its deadline is too near"}[why]
+    assert f"run {run.id} is not retried: {told}" in caplog.text
 
 
 @limited

@@ -61,7 +61,7 @@ def _told(params: str) -> str:
     """Return the message about a wrong address. It quotes only a scheme or a file name: the rest may be a password."""
     scheme, colon, _ = params.partition("://")
     if colon and _SCHEME.fullmatch(scheme):
-        return f"{scheme!r} is no dialect of a store"
+        return f"{scheme!r} names no kind of store"
     return f"{params!r} is not an address" if _FILE.fullmatch(params) else "that is not an address"
 
 
