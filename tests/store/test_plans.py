@@ -70,22 +70,23 @@ def test_by_an_index(name: str, store_url: str) -> None:
 
 
 class ExplainedConnection:
-    """A connection that counts how many entries its statements read."""
+    """A connection that counts how many rows of a table its statements read."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, table: str) -> None:
         self._connection = connection
+        self._table = table
         self.statements = connection.statements
         self.read = 0
 
     def execute(self, statement: str, params: Mapping[str, Any]) -> Sequence[Any]:
         ((found,),) = self._connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", params)
         (plan,) = json.loads(found) if isinstance(found, str) else found
-        self.read += self._entries_read(plan["Plan"])
+        self.read += self._rows_read(plan["Plan"])
         return self._connection.execute(statement, params)
 
-    def _entries_read(self, node: Mapping[str, Any]) -> int:
-        below: int = sum(map(self._entries_read, node.get("Plans", ())))
-        if node.get("Relation Name") != "runstate_history":
+    def _rows_read(self, node: Mapping[str, Any]) -> int:
+        below: int = sum(map(self._rows_read, node.get("Plans", ())))
+        if node.get("Relation Name") != self._table:
             return below
         removed = node.get("Rows Removed by Index Recheck", 0) + node.get("Rows Removed by Filter", 0)
         rows: float = node["Actual Loops"] * (node["Actual Rows"] + removed)
@@ -111,10 +112,25 @@ def test_a_page_of_entries_costs_the_same_however_many_follow(postgres_url: str)
         connection = database_of(store).open(reading=True)
         read: dict[int, int] = {}
         for first in (1, transactions // 2, transactions - 200):
-            explained = ExplainedConnection(connection)
+            explained = ExplainedConnection(connection, "runstate_history")
             page, has_more, _ = read_entries(cast("Connection", explained), (first, 0, 0))
             assert (1000, True) == (len(page), has_more)
             assert [each * (first - 1) + 2 + place for place in range(1000)] == [entry.version for entry in page]
             read[first] = explained.read
         connection.close()
     assert max(read.values()) < 30_000, read
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_the_overdue_runs_are_read_until_there_are_enough(has_statistics: bool, postgres_url: str) -> None:
+    """PostgreSQL: ten of two thousand that wait too long are found without a look at the others, oldest first."""
+    with open_store(postgres_url, migrate=True) as store, Prompt(postgres_url) as prompt:
+        runs = store.create_many([{"thread_id": "thread_1", "assistant_id": "asst_1", "model": "gpt-4o"}] * 2000)
+        if has_statistics:
+            prompt.run("ANALYZE")
+        connection = database_of(store).open(reading=True)
+        explained = ExplainedConnection(connection, "runstate_run")
+        found = explained.execute(connection.statements.overdue, {"queue": "default", "age": 0, "limit": 10})
+        connection.close()
+    assert [run.id for run in runs[:10]] == [row[0] for row in found]
+    assert explained.read <= 20

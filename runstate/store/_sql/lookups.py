@@ -128,8 +128,11 @@ class Lookups(ABC):
         """
 
     @abstractmethod
-    def overdue(self, queue: str) -> str:
-        """Return the tables and the condition of the claimable runs `r` of a queue."""
+    def overdue(self, queue: str, ready: str) -> str:
+        """Return the tables, the condition and the order of the claimable runs `r` of a queue, oldest first.
+
+        `ready` is a condition on `r`.
+        """
 
     @abstractmethod
     def held_by(self, workers: str, row: str = "q.") -> str:
@@ -209,9 +212,10 @@ class _SqliteLookups(Lookups):
             f" AND claimable_at_us <= {now} AND expires_at > {now} / 1000000 AND {unpaused('queue')}{where}"
         )
 
-    def overdue(self, queue: str) -> str:
+    def overdue(self, queue: str, ready: str) -> str:
         claimable = f"r.status = '{INITIAL_STATUS}' AND r.claimable_at_us IS NOT NULL"
-        return f"runstate_run AS r INDEXED BY runstate_run_claim WHERE r.queue = {queue} AND {claimable}"
+        table = f"runstate_run AS r INDEXED BY runstate_run_claim WHERE r.queue = {queue}"
+        return f"{table} AND {claimable} AND {ready} ORDER BY r.seq"
 
     def held_by(self, workers: str, row: str = "q.") -> str:
         return f"{row}worker IN ({workers})"
@@ -317,10 +321,13 @@ class _PostgresLookups(Lookups):
             f" AND expires_at > {now} / 1000000 AND {unpaused('queue')}{where}"
         )
 
-    def overdue(self, queue: str) -> str:
+    def overdue(self, queue: str, ready: str) -> str:
+        # One run after the other, until there are enough: a join of both tables reads all that are claimable.
+        in_order = f"SELECT run FROM runstate_claimable WHERE queue = {queue} ORDER BY run OFFSET 0"
+        run = "SELECT id, seq, status, changed_at_us, claimable_at_us FROM runstate_run WHERE seq = c.run OFFSET 0"
         return (
-            f"runstate_claimable AS c JOIN runstate_run AS r ON r.seq = c.run WHERE c.queue = {queue}"
-            f" AND r.status = '{INITIAL_STATUS}'"
+            f"({in_order}) AS c CROSS JOIN LATERAL ({run}) AS r WHERE r.status = '{INITIAL_STATUS}' AND {ready}"
+            " ORDER BY c.run"
         )
 
     def held_by(self, workers: str, row: str = "q.") -> str:

@@ -263,11 +263,9 @@ class Queries:
         A run is ready when it is queued and claimable, or when its retry is due. A paused queue has no such runs.
         """
         queue = self.param("queue", "text")
-        ready = (
-            f"SELECT r.id, r.seq FROM {self.dialect.lookups.overdue(queue)}"
-            f" AND {self.dialect.greatest}(r.changed_at_us, r.claimable_at_us)"
-            f" <= {self.now} - {self.param('age')}"
-        )
+        age = f"{self.dialect.greatest}(r.changed_at_us, r.claimable_at_us) <= {self.now} - {self.param('age')}"
+        oldest = f"SELECT r.id, r.seq FROM {self.dialect.lookups.overdue(queue, age)} LIMIT {self.param('limit')}"
+        ready = f"SELECT id, seq FROM ({oldest}) AS oldest"
         adrift = (
             f"SELECT r.id, r.seq FROM runstate_run AS r WHERE {self.dialect.unindexed('r.queue')} = {queue}"
             f" AND r.status = '{RUN_LIFECYCLE.target_of(RunEvent.START)}'"
