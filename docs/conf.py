@@ -26,6 +26,7 @@ html_theme = "furo"
 html_title = "runstate"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(ROOT / "docs" / "_static" / "search_scorer.js")  # a name alone is taken in the current folder
 html_show_sourcelink = False
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True

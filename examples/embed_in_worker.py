@@ -1,7 +1,7 @@
 """Embed runs in a worker of your own, with a database of your own: here sqlite3, with one row a run.
 
 The run decides what is legal. The database decides who was first: a change is written only if nobody wrote since it was
-read (`version`). Whoever was slower reads again and asks again, and then the law has the last word.
+read (`version`). Whoever was slower reads again and asks again, and then the table of transitions decides.
 
     python examples/embed_in_worker.py
 """
@@ -31,7 +31,7 @@ class Runs:
         return Run.from_json(text), version
 
     def change(self, run_id: str, move: Move) -> Run:
-        """Make a move: read, let the law decide, write if nobody else did. A refusal writes nothing."""
+        """Make a move: read, let the table decide, write if no other did. A refusal writes nothing."""
         while True:
             run, version = self.get(run_id)
             move(run)
@@ -40,7 +40,7 @@ class Runs:
                 (run.status, run.to_json(), run_id, version),
             )
             if written.rowcount == 1:
-                return run  # otherwise somebody else wrote meanwhile: read what they left, and ask the law again
+                return run  # otherwise another program wrote meanwhile: read what it left, and ask the table again
 
     def live(self) -> list[Run]:
         rows = self.db.execute("SELECT run FROM runs ORDER BY id")

@@ -1,4 +1,4 @@
-"""Prints every picture: the law as lanes, the lanes of one run, and the first line of each other format.
+"""Prints every picture: the table as lanes, the lanes of one run, and the first line of each other format.
 
 Run it: python examples/print_diagrams.py
 """

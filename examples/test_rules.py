@@ -27,14 +27,14 @@ from runstate.testing.fixtures import MakeRun
 
 @pytest.mark.parametrize("cell", moves())
 def test_what_moves(cell: Cell, make_run: MakeRun) -> None:
-    """An event leads where the law says, with its stamp and no other."""
+    """An event leads where the table says, with its stamp and no other."""
     run = assert_moves(make_run(cell.status), cell.event, to=cell.target)
     assert_plausible(run)
 
 
 @pytest.mark.parametrize("cell", refusals())
 def test_what_is_refused(cell: Cell, make_run: MakeRun) -> None:
-    """What the law has no row for is refused, and changes nothing."""
+    """What the table has no row for is refused, and changes nothing."""
     assert_refused(make_run(cell.status), cell.event)
 
 

@@ -118,7 +118,7 @@ class Context(Outcomes):
 
     @property
     def attempt(self) -> int:
-        """1, or more if other workers began the run and died."""
+        """How many times the run was claimed since it was queued: 1, or more after a retry, a release or a death."""
         return self.run.attempt
 
     @property

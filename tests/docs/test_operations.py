@@ -395,11 +395,15 @@ def _drain_s(words: list[str]) -> int:
     return int(words[words.index("--drain") + 1].removesuffix("s"))
 
 
+def manifests() -> Mapping[str, Any]:
+    """Return the objects of Kubernetes on the page, by their kinds."""
+    return {found["kind"]: found for found in map(yaml.safe_load, blocks("deploy.md", "yaml"))}
+
+
 def pod() -> Mapping[str, Any]:
     """Return the specification of the pods of the deployment."""
-    (text,) = blocks("deploy.md", "yaml")
-    deployment = yaml.safe_load(text)
-    assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
+    deployment = manifests()["Deployment"]
+    assert deployment["apiVersion"] == "apps/v1"
     template = deployment["spec"]["template"]
     assert deployment["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
     specification: Mapping[str, Any] = template["spec"]
@@ -417,6 +421,21 @@ def test_the_deployment_gives_a_worker_the_time_to_drain() -> None:
     used = set(re.findall(r"\$\(?(\w+)", json.dumps(container)))
     assert given == {"POD_NAME", "RUNSTATE_STORE"}
     assert used - given == set()
+
+
+def test_the_job_migrates_before_the_roll_out() -> None:
+    """The YAML can be read; the job has the image of the workers, another address, and the name that is waited for."""
+    job = manifests()["Job"]
+    assert job["apiVersion"] == "batch/v1"
+    specification = job["spec"]["template"]["spec"]
+    assert specification["restartPolicy"] == "Never"
+    (container,), (worker,) = specification["containers"], pod()["containers"]
+    assert container["command"] == ["runstate", "migrate"]
+    assert container["image"] == worker["image"]
+    (variable,) = container["env"]
+    assert variable["name"] == "RUNSTATE_STORE"
+    assert variable not in worker["env"]
+    assert f"job/{job['metadata']['name']}\n" in "".join(blocks("deploy.md", "console"))
 
 
 def _probe(name: str, store_url: str) -> int:
@@ -450,21 +469,24 @@ def test_the_image_executes_a_worker() -> None:
     shell, flag, script = json.loads(command)
     assert (shell, flag, script.partition(" ")[0]) == ("sh", "-c", "exec")
     check_command(shlex.split(script)[2:])
-    (health,) = re.findall(r"^HEALTHCHECK .* CMD (.*) \|\| exit 1$", text, re.MULTILINE)
-    check_command(shlex.split(health)[1:])
+    (health,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.*)$", text, re.MULTILINE)
+    (container,) = pod()["containers"]
+    assert health.replace("WORKER_NAME", "POD_NAME") == container["livenessProbe"]["exec"]["command"][-1]
 
 
 # --- retention.md -----------------------------------------------------------------------------------------------------
 
 
-def test_the_copy_of_the_page_has_what_ended(store: Store, prompt: Prompt, request: pytest.FixtureRequest) -> None:
-    """It is a statement for both databases."""
-    fill(store)
-    prompt.run(recipes("retention.md")["copy"])
+def test_the_copy_of_the_page_has_what_ended(store: Store, prompt: Prompt) -> None:
+    """The statements are for both databases. A second copy adds what has ended since, and nothing twice."""
+    ids = fill(store)
+    statements = recipes("retention.md")
+    prompt.run(statements["table"])
     try:
-        assert prompt.run("SELECT status, count(*) FROM my_runs GROUP BY status ORDER BY status") == [
-            ("completed", 1),
-            ("failed", 3),
-        ]
+        for cancelled in ([], [("cancelled", 1)]):
+            prompt.run(statements["copy"])
+            counts = prompt.run("SELECT status, count(*) FROM my_runs GROUP BY status ORDER BY status")
+            assert counts == [*cancelled, ("completed", 1), ("failed", 3)]
+            store.request_cancel(ids["soon"])
     finally:
         prompt.run("DROP TABLE my_runs")

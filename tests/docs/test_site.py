@@ -26,7 +26,10 @@ QUESTIONS: Final = {
     "thread already active run": "faq",
     "stuck cancelling": "faq",
     "executed exactly once": "faq",
+    "run stay queued": "faq",
+    "retry failed run": "faq",
     "retry backoff": "how-to/retry-a-model-call",
+    "rate limit": "how-to/retry-a-model-call",
     "grant role permission": "how-to/permissions",
     "kubernetes probe": "how-to/deploy",
     "pgbouncer transaction": "how-to/pgbouncer",
@@ -96,6 +99,21 @@ def test_a_question_of_a_user_finds_its_page_by_the_search(question: str, page: 
         places = [terms.get(word, []) for terms in (index["terms"], index["titleterms"])]
         pages = {place for each in places for place in (each if isinstance(each, list) else [each])}
         assert number in pages, word
+
+
+@pytest.mark.slow
+def test_the_search_lists_answers_first(site: Path) -> None:
+    """Sphinx puts the scorer into language_data.js, which replaces that of searchtools.js. Its numbers are the same."""
+    scorer = (DOCS / "_static" / "search_scorer.js").read_text(encoding="utf-8").strip()
+    search = (site / "_static" / "searchtools.js").read_text(encoding="utf-8")
+    assert scorer in (site / "_static" / "language_data.js").read_text(encoding="utf-8")
+    assert "Scorer.score(item)" in search
+    page = (site / "search.html").read_text(encoding="utf-8")
+    assert page.index("/searchtools.js") < page.index("/language_data.js")
+    number = re.compile(r"\b([A-Za-z]+|\d): (-?\d+),?")
+    numbers = dict(number.findall(search.partition("var Scorer = {")[2].partition("\n  };")[0]))
+    assert {"objNameMatch", "0", "1", "2", "title", "term"} <= numbers.keys()
+    assert numbers == dict(number.findall(scorer[scorer.index("objNameMatch") :]))
 
 
 @pytest.mark.slow

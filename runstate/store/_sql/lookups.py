@@ -129,10 +129,7 @@ class Lookups(ABC):
 
     @abstractmethod
     def overdue(self, queue: str, ready: str) -> str:
-        """Return the tables, the condition and the order of the claimable runs `r` of a queue, oldest first.
-
-        `ready` is a condition on `r`.
-        """
+        """Return the tables, the condition and the order of the claimable runs `r` of a queue that are `ready`."""
 
     @abstractmethod
     def held_by(self, workers: str, row: str = "q.") -> str:
