@@ -65,8 +65,17 @@ class ManualClock:
         return float(self.now)
 
     def advance(self, seconds: float) -> None:
-        """Move it by `seconds`; backwards if negative, as real clocks sometimes move."""
+        """Move it by `seconds`; backwards if negative, as real clocks sometimes move.
+
+        Raises `TypeError` for what is no number.
+        """
+        _check_number(seconds)
         self.now += seconds
+
+
+def _check_number(seconds: object) -> None:
+    if not isinstance(seconds, int | float):
+        raise TypeError(f"seconds: expected a number, got {type(seconds).__name__}")
 
 
 class _Current:
@@ -142,7 +151,12 @@ ClockT = TypeVar("ClockT", bound=Clock)
 
 @contextmanager
 def use_clock(clock: ClockT) -> Generator[ClockT, None, None]:
-    """Use `clock` in the whole process inside the block, then the previous one again."""
+    """Use `clock` in the whole process inside the block, then the previous one again.
+
+    Raises `TypeError` for what is no clock.
+    """
+    if not callable(getattr(clock, "time", None)):
+        raise TypeError(f"clock: expected a clock, such as ManualClock(1_700_000_000), got {type(clock).__name__}")
     before = None if current.time is _system_time else current.time
     current.time = clock.time
     try:

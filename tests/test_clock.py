@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from freezegun import freeze_time
 
 from runstate import ManualClock, Run, SystemClock, use_clock
-from runstate.clock import monotonic, override_us
+from runstate.clock import current, monotonic, override_us
 from runstate.store import open_store
 from runstate.worker import Worker
 from tests.support.lifecycle import NOW, new_run
@@ -136,3 +137,22 @@ def test_freezegun_moves_stored_runs_and_not_leases(tmp_path: Path) -> None:
         run = store.get(run.id)
         assert (IN_2030, IN_2030, IN_2030) == (run.created_at, run.started_at, run.completed_at)
         assert {IN_2030 * 1_000_000} == {entry.at_us for entry in store.history(run.id)}
+
+
+def test_a_number_is_no_clock() -> None:
+    """The sentence names the clock that takes one, and the clock in use is the same as before."""
+    before = current.time
+    with (
+        pytest.raises(TypeError, match=r"expected a clock, such as ManualClock\(1_700_000_000\), got int"),
+        use_clock(1_700_000_000),  # type: ignore[type-var]
+    ):
+        pass
+    assert before == current.time
+
+
+def test_a_timedelta_is_no_number_of_seconds() -> None:
+    """The clock has not moved."""
+    clock = ManualClock(1.0)
+    with pytest.raises(TypeError, match="seconds: expected a number, got timedelta"):
+        clock.advance(timedelta(seconds=1))  # type: ignore[arg-type]
+    assert 1.0 == clock.time()

@@ -50,7 +50,7 @@ def draw(
     `ascii`, and the other formats ignore them. In a narrow width the names form a staircase, and below that the lanes
     become a list.
 
-    Raises `ValueError` for an unknown format.
+    Raises `ValueError` for an unknown format, and `TypeError` for what is no lifecycle.
 
     >>> from runstate.lifecycle import Basis, RunEvent, RunStatus, Transition
     >>> start = Transition(RunEvent.START, RunStatus.QUEUED, RunStatus.IN_PROGRESS, "started_at", Basis.DOCUMENTED)
@@ -61,6 +61,7 @@ def draw(
     start       o------------>
     o allowed here   > leads to
     """
+    _check_lifecycle(lifecycle)
     model = DiagramModel.of(lifecycle, position)
     if format in ("lanes", "ascii"):
         return lanes_text(model, ascii_only=format == "ascii", width=width, color=color)
@@ -68,3 +69,9 @@ def draw(
     if renderer is None:
         raise ValueError(f"{format!r} is no format; a picture can be drawn as {', '.join(FORMATS)}")
     return renderer(model)
+
+
+def _check_lifecycle(given: object) -> None:
+    if not isinstance(given, Lifecycle):
+        hint = f": write draw(format={given!r})" if given in FORMATS else ""
+        raise TypeError(f"lifecycle: expected a Lifecycle, got {type(given).__name__}{hint}")

@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -273,3 +274,12 @@ def test_the_command_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("runstate.diagram.readme", run_name="__main__")
     assert 1 == ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("mermaid", r"got str: write draw\(format='mermaid'\)"), ("run", "got str$"), (7, "got int$")]
+)
+def test_what_is_no_lifecycle(given: Any, said: str) -> None:
+    """A format in the place of the lifecycle is noticed."""
+    with pytest.raises(TypeError, match=f"lifecycle: expected a Lifecycle, {said}"):
+        draw(given)
