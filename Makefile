@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(DEMO_READY)  ## drive runs through every status
 	$(BIN)/runstate demo $(DEMO)
 
-test: $(TEST_READY)  ## run all tests but the slow and the foreign ones, in at most three minutes on two cores
+test: $(TEST_READY)  ## run all tests but the slow and the foreign ones
 	$(PYTEST) -m "not slow and not foreign"
 
 test-quick: $(TEST_READY)  ## run what needs no server and no other process
