@@ -20,29 +20,25 @@ _FIELDS: Final = ("run_id", "thread_id", "event", "seconds", "attempt")
 """What the records of a worker have besides a message."""
 
 
-class _LineFormatter(logging.Formatter):
+class _EscapingFormatter(logging.Formatter):
+    """The message. Names in it come from clients, and may have line breaks and sequences that a terminal obeys."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """Return the escaped message, in the format."""
+        record.message = escape(record.message)
+        return super().formatMessage(record)
+
+
+class _LineFormatter(_EscapingFormatter):
     """One line a record: the time in UTC, the level, and the message; a traceback follows in further lines."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        """Return the line. Names come from clients, and may have line breaks and sequences that a terminal obeys."""
-        record.message = escape(record.message)
-        return super().formatMessage(record)
-
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # logging's name
         """Return the time of a record, in UTC with milliseconds."""
         at = datetime.fromtimestamp(record.created, UTC)
         return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class _MessageFormatter(logging.Formatter):
-    """The message alone, without sequences that a terminal obeys."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        """Return the message."""
-        return escape(record.message)
 
 
 class _JsonFormatter(_LineFormatter):
@@ -66,7 +62,7 @@ def log_handler(console: Console, log_format: str) -> logging.Handler:
     """Return the handler for a format, `text` or `json`. On a terminal, text is colored and wrapped."""
     if log_format == "text" and console.is_terminal:
         handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
-        handler.setFormatter(_MessageFormatter("%(message)s"))
+        handler.setFormatter(_EscapingFormatter("%(message)s"))
         return handler
     handler = logging.StreamHandler()
     handler.setFormatter(_LineFormatter() if log_format == "text" else _JsonFormatter())

@@ -51,6 +51,13 @@ async def order(own: Any, number: int) -> None:
     await own.execute(sa.text(statement) if type(own).__module__.startswith("sqlalchemy") else statement)
 
 
+async def go_on(own: Any, number: int) -> None:
+    """Roll back what the store has done, and commit a row of the caller on the same connection."""
+    await own.rollback()
+    await order(own, number)
+    await own.commit()
+
+
 @contextmanager
 def nobody_writes(store_url: str) -> Generator[Callable[[], None]]:
     """Hold a lock that every create waits for. Yield what releases it."""
@@ -128,9 +135,7 @@ def test_a_cancelled_call_ends_with_its_request(
                     release()
                     with pytest.raises(asyncio.CancelledError):
                         await call
-            await own.rollback()
-            await order(own, 1)
-            await own.commit()
+            await go_on(own, 1)
 
     run(scene())
     assert () == store.list().data
@@ -153,9 +158,7 @@ def test_a_call_that_times_out_leaves_no_run_after_a_rollback(
                     async with store.aio.within(own) as bound, asyncio.timeout(0):
                         await bound.create(**names())
                 assert releasing.done()
-            await own.rollback()
-            await order(own, 1)
-            await own.commit()
+            await go_on(own, 1)
 
     run(scene())
     assert () == store.list().data
@@ -176,9 +179,7 @@ def test_a_call_that_is_cancelled_at_any_time_leaves_no_run_after_a_rollback(
                     await turns(number)
                     call.cancel()
                     await asyncio.wait([call])
-                await own.rollback()
-                await order(own, number)
-                await own.commit()
+                await go_on(own, number)
 
     run(scene())
     assert () == store.list().data
@@ -212,9 +213,7 @@ def test_a_call_can_be_cancelled_at_each_of_its_statements(
                     call = asyncio.ensure_future(bound.create(**names(metadata={"a": "b"})))
                     cancel_at(len(results), call, monkeypatch)
                     results.extend(await asyncio.gather(call, return_exceptions=True))
-                await own.rollback()
-                await order(own, len(results))
-                await own.commit()
+                await go_on(own, len(results))
 
     run(scene())
     assert isinstance(results[-1], StoredRun)  # it has fewer statements

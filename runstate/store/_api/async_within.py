@@ -85,7 +85,7 @@ async def _wait_for_end(request: asyncio.Future[Any]) -> None:
             cancelled = error
     if cancelled is not None:
         if not request.cancelled():
-            request.exception()  # asyncio logs an error that nobody has looked at
+            request.exception()  # asyncio logs an error that is never retrieved
         raise cancelled
 
 
